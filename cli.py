@@ -1,0 +1,107 @@
+"""The command line. It reads flags, calls the testbed, and prints; it decides nothing else."""
+
+import os
+import sys
+import time
+
+STARTED_S = time.monotonic()
+
+# Before numpy and torch come in: a process that is to be forked may have no other threads.
+for _pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_pool, "1")
+
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import click  # noqa: E402
+
+from testbed.config_error import ConfigError  # noqa: E402
+
+USAGE_EXIT = 2
+INTERRUPTED_EXIT = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main() -> None:
+    """Measure how long a federated fine-tuning method takes, and how many bytes it moves,
+    on a network of a given kind."""
+
+
+def _options(values: tuple[str, ...]) -> dict[str, Any]:
+    """``rank=4`` to {"rank": 4}: numbers and true/false as in TOML, anything else is text."""
+    import tomllib
+
+    found: dict[str, Any] = {}
+    for text in values:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {text!r}: write OPTION=VALUE, such as --set rank=4")
+        try:
+            found[key.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[key.strip()] = value
+    return found
+
+
+@main.command()
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE.toml",
+              help="A run as a file, such as the config.toml of an earlier one. Flags override it.")
+@click.option("--profile", metavar="NAME|MIX",
+              help="Access link of the clients: a profile, your own .toml file, or a mix such as "
+                   "4g:12,wifi:5,3g:3.  [default: 4g]")
+@click.option("--clients", type=int, metavar="N",
+              help="Client processes.  [default: the mix's sum, or 20]")
+@click.option("--method", metavar="NAME", help="A file of methods/.  [default: fedpeft]")
+@click.option("--rounds", type=int, metavar="N", help="[default: 5]")
+@click.option("--links", metavar="auto|userspace|loopback",
+              help="userspace: kernel TCP in network namespaces (root, or user namespaces). "
+                   "loopback: a shaped relay on 127.0.0.1, no privileges. auto: the first that "
+                   "works.  [default: auto]")
+@click.option("--seed", type=int, metavar="N", help="[default: 0]")
+@click.option("--model", metavar="NAME", help="[default: vit-glyphs]")
+@click.option("--dataset", metavar="NAME",
+              help="digits: 1,797 handwritten digits. glyphs: drawn, as many as the clients "
+                   "need.  [default: digits]")
+@click.option("--partition", metavar="dirichlet|iid",
+              help="How samples are split over clients.  [default: dirichlet]")
+@click.option("--alpha", type=float, metavar="X",
+              help="Dirichlet concentration; smaller is more skewed.  [default: 0.5]")
+@click.option("--round-timeout", "round_timeout_s", type=float, metavar="SECONDS",
+              help="Limit of every wait in a round.  [default: 600]")
+@click.option("--time-limit", "time_limit_s", type=float, metavar="SECONDS",
+              help="Limit of the whole run.  [default: 86400]")
+@click.option("--set", "options", multiple=True, metavar="OPTION=VALUE",
+              help="An option of the method, such as rank=4; may be repeated.")
+@click.option("--out", metavar="FOLDER", help="Gets one folder a run.  [default: results]")
+def launch(config: Path | None, options: tuple[str, ...], **flags: Any) -> None:
+    """Run one method over shaped links and measure it.
+
+    \b
+    Examples:
+      python cli.py launch --profile=4g --clients=20
+      python cli.py launch --profile=4g:12,wifi:5,3g:3 --method=fedavg --rounds=10
+      python cli.py launch --links=loopback --clients=2 --rounds=1
+    """
+    from nodes import launch as launching
+
+    flags["options"] = _options(options)
+    sys.exit(launching.launch(config, flags, sys.argv, STARTED_S))
+
+
+
+def run() -> None:
+    """``main``, with a refusal as one line on stderr and exit status 2."""
+    try:
+        main.main(standalone_mode=False)
+    except ConfigError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(USAGE_EXIT)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(INTERRUPTED_EXIT)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,75 @@
+"""What many methods do inside a client or a server: train, evaluate, read and write weights."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from methods import Shard
+
+EVALUATION_BATCH = 256
+
+
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the trainable parameters by name, safe to send while the model trains on."""
+    return {
+        name: parameter.detach().clone()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def load_trainable(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Write ``state`` into the model's trainable parameters of the same names."""
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in state.items():
+            parameters[name].copy_(tensor)
+
+
+def train(
+    model: nn.Module,
+    shard: Shard,
+    optimizer: torch.optim.Optimizer,
+    *,
+    epochs: int,
+    batch_size: int,
+    generator: torch.Generator,
+) -> float:
+    """Cross-entropy over shuffled batches of the shard; the mean loss of the last epoch."""
+    model.train()
+    total = 0.0
+    for _ in range(epochs):
+        total = 0.0
+        order = torch.randperm(len(shard.labels), generator=generator)
+        for batch in order.split(batch_size):
+            optimizer.zero_grad(set_to_none=True)
+            loss = F.cross_entropy(model(shard.images[batch]), shard.labels[batch])
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(batch)
+    return total / len(shard.labels)
+
+
+def accuracy_and_loss(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, float]:
+    """Share of right answers and mean cross-entropy over held-out images."""
+    model.eval()
+    right, total = 0, 0.0
+    with torch.inference_mode():
+        for some, truth in zip(
+            images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True
+        ):
+            logits = model(some)
+            right += int((logits.argmax(dim=1) == truth).sum())
+            total += float(F.cross_entropy(logits, truth, reduction="sum"))
+    return {"accuracy": right / len(labels), "loss": total / len(labels)}
+
+
+def warm_up() -> None:
+    """Train a tiny model, so that what torch imports at a first step is imported by now."""
+    model = nn.Linear(4, 2)
+    shard = Shard(torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64))
+    optimizer = torch.optim.AdamW(model.parameters())
+    train(model, shard, optimizer, epochs=1, batch_size=2, generator=torch.Generator())
+    accuracy_and_loss(model, shard.images, shard.labels)

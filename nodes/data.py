@@ -1,0 +1,189 @@
+"""Data sets and their partition over clients. Importing this costs no more than numpy."""
+
+from __future__ import annotations
+
+import gzip
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+SIDE = 16
+"""Height and width of every image, pixels: the input of the shipped models."""
+
+TEST_SEED = 1_000_003
+"""Draws what must be the same for every seed of a run: held-out images and the digits' split."""
+
+GLYPHS_TRAIN = 20_000
+GLYPHS_TEST = 1_000
+DIGITS_TRAIN = 1_437
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images float32 (n, 1, SIDE, SIDE) in 0..1, ink high; labels int64 (n,) in 0..classes-1."""
+
+    name: str
+    classes: int
+    train_images: NDArray[np.float32]
+    train_labels: NDArray[np.int64]
+    test_images: NDArray[np.float32]
+    test_labels: NDArray[np.int64]
+
+
+def names() -> list[str]:
+    """The data sets that `load` knows."""
+    return sorted(_LOADERS)
+
+
+def train_size(name: str) -> int | None:
+    """Training images of a data set; None: as many as wanted. ValueError for an unknown name."""
+    _check(name)
+    return {"digits": DIGITS_TRAIN}.get(name)
+
+
+def load(name: str, *, seed: int, train_samples: int | None = None) -> Dataset:
+    """A data set, the same for the same arguments; its test images are the same for every seed.
+
+    `train_samples`: how many training images; None: all (digits), 20,000 (glyphs).
+    ValueError for an unknown name, or for more images than there are.
+    """
+    _check(name)
+    if train_samples is not None and train_samples < 1:
+        raise ValueError(f"train_samples must be at least 1, not {train_samples}")
+    return _LOADERS[name](seed, train_samples)
+
+
+def partition(
+    labels: NDArray[np.int64],
+    clients: int,
+    *,
+    kind: str,
+    alpha: float = 0.5,
+    seed: int,
+    minimum: int = 8,
+) -> list[NDArray[np.int64]]:
+    """Sorted indices of each client's samples; every sample goes to exactly one client.
+
+    `kind` "iid" deals samples out at random, evenly. "dirichlet" splits each class by shares drawn
+    from Dirichlet(`alpha`) over the clients (Hsu et al., 2019; a smaller alpha is more skewed).
+    A client left with fewer than `minimum` samples is then given random ones of whichever client
+    has most, one at a time, so heavy skew over many clients is softened rather than redrawn.
+    ValueError for a bad argument, or if the samples do not suffice for the minimum.
+    """
+    if clients < 1:
+        raise ValueError(f"clients must be at least 1, not {clients}")
+    if clients * minimum > len(labels):
+        raise ValueError(
+            f"{clients} clients with at least {minimum} samples each need {clients * minimum} "
+            f"samples, and there are {len(labels)}: take fewer clients, or a smaller minimum"
+        )
+    rng = np.random.default_rng([seed, clients])
+    if kind == "iid":
+        owners = rng.permutation(np.arange(len(labels)) % clients)
+    elif kind == "dirichlet":
+        owners = _dirichlet_owners(labels, clients, alpha, rng)
+    else:
+        raise ValueError(f"unknown partition {kind!r}; known: dirichlet, iid")
+    _top_up(owners, clients, minimum, rng)
+    ends = np.cumsum(np.bincount(owners, minlength=clients))[:-1]
+    return np.split(np.argsort(owners, kind="stable"), ends)
+
+
+def _dirichlet_owners(
+    labels: NDArray[np.int64], clients: int, alpha: float, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """The client of each sample, (n,): every class split by its own draw of Dirichlet(alpha)."""
+    if not 0 < alpha < np.inf:
+        raise ValueError(f"alpha must be above 0 and finite, not {alpha}")
+    owners = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        shares = np.cumsum(rng.dirichlet(np.full(clients, alpha)))
+        ends = np.round(shares * len(members)).astype(np.int64)
+        # The shares add up to one only to rounding, and every sample needs an owner.
+        ends[-1] = len(members)
+        owners[members] = np.repeat(np.arange(clients), np.diff(ends, prepend=0))
+    return owners
+
+
+def _top_up(
+    owners: NDArray[np.int64], clients: int, minimum: int, rng: np.random.Generator
+) -> None:
+    """Move random samples, in place, from the largest clients until each has `minimum`."""
+    sizes = np.bincount(owners, minlength=clients)
+    if sizes.min() >= minimum:
+        return
+    order = rng.permutation(len(owners))
+    order = order[np.argsort(owners[order], kind="stable")]
+    piles = [pile.tolist() for pile in np.split(order, np.cumsum(sizes)[:-1])]
+    largest = [(-len(pile), client) for client, pile in enumerate(piles)]
+    heapq.heapify(largest)
+    for poor in np.flatnonzero(sizes < minimum):
+        for _ in range(minimum - sizes[poor]):
+            size, rich = largest[0]
+            owners[piles[rich].pop()] = poor
+            heapq.heapreplace(largest, (size + 1, rich))
+
+
+def _digits(seed: int, train_samples: int | None) -> Dataset:
+    """scikit-learn's 1,797 handwritten digits, a fixed stratified split of 1,437 and 360."""
+    wanted = DIGITS_TRAIN if train_samples is None else train_samples
+    if wanted > DIGITS_TRAIN:
+        raise ValueError(f"digits has {DIGITS_TRAIN} training images, and {wanted} were asked for")
+    small, labels = read_digits()
+    images = enlarge((small / 16).astype(np.float32)[:, None])
+    shuffled = np.random.default_rng(TEST_SEED).permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    held_out = np.arange(len(labels)) % 5 == 0
+    test, train = by_class[held_out], by_class[~held_out]
+    train = np.random.default_rng(seed).permutation(train)[:wanted]
+    return Dataset("digits", 10, images[train], labels[train], images[test], labels[test])
+
+
+def read_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images (1797, 8, 8) with values 0..16 and labels (1797,), as `sklearn.datasets` has them.
+
+    Read from the installed package's own file: importing scikit-learn would take over a second.
+    ModuleNotFoundError where scikit-learn is not installed.
+    """
+    package = find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("the digits are scikit-learn's: install scikit-learn")
+    path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    with gzip.open(path, "rt") as file:
+        table = np.loadtxt(file, delimiter=",", dtype=np.uint8)
+    return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
+
+
+def enlarge(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Images (n, 1, SIDE/k, SIDE/k) to (n, 1, SIDE, SIDE): each pixel a square of k by k."""
+    factor = SIDE // images.shape[-1]
+    return images.repeat(factor, axis=-2).repeat(factor, axis=-1)
+
+
+def _glyphs(seed: int, train_samples: int | None) -> Dataset:
+    """The ten digits of the DejaVu fonts, more distorted than pretraining ever saw them."""
+    # Drawing needs torch and the fonts, which most users of this file do not.
+    from nodes import glyphs
+
+    def draw(count: int, stream: list[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        return glyphs.glyphs(
+            count, stream, characters=glyphs.DIGITS, distortion=glyphs.STRONG, side=SIDE
+        )
+
+    train = draw(train_samples or GLYPHS_TRAIN, [TEST_SEED, 1, seed])
+    test = draw(GLYPHS_TEST, [TEST_SEED, 0])
+    return Dataset("glyphs", 10, *train, *test)
+
+
+def _check(name: str) -> None:
+    if name not in _LOADERS:
+        raise ValueError(f"unknown data set {name!r}; known: {', '.join(names())}")
+
+
+_LOADERS: dict[str, Callable[[int, int | None], Dataset]] = {"digits": _digits, "glyphs": _glyphs}

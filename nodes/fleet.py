@@ -1,0 +1,187 @@
+"""The server's side of the method contract: clients by name, with limits on every wait."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+
+from torch import Tensor
+
+from methods import Missed
+from nodes.checks import difference
+from testbed.transport import Report, ServerTransport, Unreachable
+from testbed.wire import Detail, Message, encode_tensors
+
+HELLO = "hello"
+WELCOME = "welcome"
+STOP = "stop"
+
+_Inbox = asyncio.Queue[Message | Missed]
+
+
+class Fleet:
+    """See ``methods.Fleet``. Every lost update is reported with its reason."""
+
+    def __init__(
+        self, transport: ServerTransport, names: list[str], report: Report, round_timeout_s: float
+    ) -> None:
+        self._transport = transport
+        self._report = report
+        self._round_timeout_s = round_timeout_s
+        self._deadline_s = 0.0
+        self._inboxes: dict[str, _Inbox] = {name: asyncio.Queue() for name in names}
+        self._gone: dict[str, str] = {}
+        self._missed: set[str] = set()
+        self._all_joined = asyncio.Event()
+        self.round = 0
+        self.samples: dict[str, int] = {}
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        return tuple(name for name in self.samples if name not in self._gone)
+
+    @property
+    def failed(self) -> int:
+        """Clients of the present round whose part was missed or that left before it."""
+        return len(self._missed | self._gone.keys())
+
+    async def pump(self) -> None:
+        """Sort what arrives into the clients' inboxes; runs until cancelled."""
+        while True:
+            message = await self._transport.receive()
+            if message.kind != HELLO:
+                self._inboxes[message.sender].put_nowait(message)
+                continue
+            samples = message.details.get("samples")
+            if not isinstance(samples, int) or samples < 1:
+                self._drop(message, f"hello with samples = {samples!r}")
+                continue
+            await self._transport.send(message.sender, WELCOME, 0, ([], []), {})
+            # A client may say hello twice: its first may have been lost with a connection.
+            self.samples.setdefault(message.sender, samples)
+            self._check_joined()
+
+    async def join(self, timeout_s: float) -> None:
+        """Wait until every client that still runs has said hello, or ``timeout_s`` is over.
+
+        Raises:
+            Missed: none came at all.
+        """
+        try:
+            await asyncio.wait_for(self._all_joined.wait(), timeout_s)
+        except TimeoutError:
+            for name in self._inboxes.keys() - self.samples.keys():
+                self._miss(name, f"did not connect within {timeout_s:g} s")
+        if not self.clients:
+            raise Missed(f"no client connected within {timeout_s:g} s")
+
+    def lose(self, client: str, reason: str) -> None:
+        """``client`` is gone for good: whoever waits for it is told."""
+        self._gone.setdefault(client, reason)
+        self._inboxes[client].put_nowait(Missed(reason))
+        self._check_joined()
+
+    def begin(self, number: int) -> None:
+        """Start a round and its clock."""
+        self.round = number
+        self._missed = set()
+        self._deadline_s = time.monotonic() + self._round_timeout_s
+
+    async def send(
+        self, client: str, kind: str, tensors: Mapping[str, Tensor], **details: Detail
+    ) -> None:
+        try:
+            await self._transport.send(
+                client, kind, self.round, encode_tensors(tensors), details
+            )
+        except Unreachable as error:
+            raise self._miss(client, str(error)) from error
+
+    async def broadcast(self, kind: str, tensors: Mapping[str, Tensor], **details: Detail) -> None:
+        encoded = encode_tensors(tensors)
+        for client in self.clients:
+            try:
+                await self._transport.send(client, kind, self.round, encoded, details)
+            except Unreachable as error:
+                self._miss(client, str(error))
+
+    async def receive(
+        self, client: str, kind: str, like: Mapping[str, Tensor] | None = None
+    ) -> Message:
+        while True:
+            message = await self._next(client)
+            reason = self._objection(message, kind, like)
+            if reason is None:
+                return message
+            self._drop(message, reason)
+
+    async def gather(
+        self, kind: str, like: Mapping[str, Tensor] | None = None
+    ) -> AsyncIterator[Message]:
+        waits = [
+            asyncio.create_task(self.receive(client, kind, like))
+            for client in self.clients
+            if client not in self._missed
+        ]
+        try:
+            for wait in asyncio.as_completed(waits):
+                try:
+                    message = await wait
+                except Missed:
+                    continue
+                yield message
+        finally:
+            for task in waits:
+                task.cancel()
+
+    async def stop(self) -> None:
+        """Tell every client that the run is over."""
+        for client in self.clients:
+            try:
+                await self._transport.send(client, STOP, self.round, ([], []), {})
+            except Unreachable:
+                continue
+
+    async def _next(self, client: str) -> Message:
+        inbox = self._inboxes[client]
+        remaining_s = self._deadline_s - time.monotonic()
+        if client in self._gone and inbox.empty():
+            raise self._miss(client, self._gone[client])
+        try:
+            found = await asyncio.wait_for(inbox.get(), max(0.0, remaining_s))
+        except TimeoutError:
+            limit = f"nothing within round_timeout_s = {self._round_timeout_s:g}"
+            raise self._miss(client, limit) from None
+        if isinstance(found, Missed):
+            raise self._miss(client, str(found))
+        return found
+
+    def _objection(
+        self, message: Message, kind: str, like: Mapping[str, Tensor] | None
+    ) -> str | None:
+        if message.round != self.round:
+            return f"belongs to round {message.round}, this is round {self.round}"
+        if message.kind != kind:
+            return f"kind {message.kind!r} where {kind!r} was expected"
+        return None if like is None else difference(message.tensors, like)
+
+    def _miss(self, client: str, reason: str) -> Missed:
+        if client not in self._missed:
+            self._missed.add(client)
+            self._report(
+                {"event": "missed", "peer": client, "round": self.round, "reason": reason}
+            )
+        return Missed(reason)
+
+    def _drop(self, message: Message, reason: str) -> None:
+        self._report(
+            {
+                "event": "dropped",
+                "peer": message.sender,
+                "bytes": message.message_bytes,
+                "reason": reason,
+            }
+        )
+
+    def _check_joined(self) -> None:
+        if self._inboxes.keys() <= self.samples.keys() | self._gone.keys():
+            self._all_joined.set()

@@ -1,0 +1,90 @@
+"""One run from flags to a closing table: what `cli.py launch` does."""
+
+import shlex
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+
+from testbed import meter
+from testbed.config import DEFAULT_CLIENTS, RunConfig, load
+from testbed.links import choice
+from testbed.profiles import LinkProfile, parse_mix
+from testbed.progress import RoundLines, closing_table
+from testbed.record import Recorder, create_folder
+from testbed.supervisor import allow_descriptors, run
+from testbed.topology import Plan, plan
+
+EXIT_CODES = {"ok": 0, "failed": 1, "interrupted": 130}
+
+
+def launch(file: Path | None, flags: dict[str, Any], command: list[str], started_s: float) -> int:
+    """Carry out a run; returns the exit status.
+
+    Raises:
+        ConfigError: refused before anything has started.
+    """
+    # 1. Everything is checked before anything starts, the quick checks first.
+    config = load(file, flags)
+    profiles = parse_mix(config.profile, config.clients, default=DEFAULT_CLIENTS)
+    layout = plan(profiles)
+    allow_descriptors(len(layout.nodes))
+    from nodes.program import FineTuning  # Brings in torch, which takes seconds.
+
+    program = FineTuning(config, len(profiles))
+    backend, why = choice.choose(config.links)
+    # 2. The configuration as it will be written: nothing left to a default.
+    config = msgspec.structs.replace(
+        config, clients=len(profiles), links=backend.name, options=program.options
+    )
+    profile = mix_label(profiles)
+    label = f"{config.method}-{profile.replace(':', 'x').replace(',', '+')}-{len(profiles)}"
+    folder = create_folder(Path(config.out), label)
+    # 3. The run.
+    console = Console()
+    console.print(f"results: {folder}\n{why}", highlight=False, soft_wrap=True)
+    progress = RoundLines(console, config.rounds, len(profiles))
+    recorder = Recorder(folder, started_s)
+    try:
+        summary = run(
+            config, layout, backend, program, recorder,
+            run_facts(config, layout, profile, folder, command), progress,
+        )
+    finally:
+        progress.close()
+        recorder.close()
+    # 4. What came of it.
+    if summary["rounds_done"]:
+        console.print(closing_table(summary))
+    if summary["status"] != "ok":
+        console.print(f"[red]{summary['status']}: {summary['reason']}", highlight=False)
+    return EXIT_CODES[summary["status"]]
+
+
+def mix_label(profiles: list[LinkProfile]) -> str:
+    """"4g", or "4g:12,wifi:5" for a mix."""
+    counts = Counter(profile.name for profile in profiles)
+    if len(counts) == 1:
+        return profiles[0].name
+    return ",".join(f"{name}:{count}" for name, count in counts.items())
+
+
+def run_facts(
+    config: RunConfig, layout: Plan, profile: str, folder: Path, command: list[str]
+) -> dict[str, Any]:
+    """What the "run" event says of a run before it begins."""
+    return {
+        "run_id": folder.name,
+        "command": shlex.join(command),
+        "method": config.method,
+        "model": config.model,
+        "dataset": config.dataset,
+        "profile": profile,
+        "seed": config.seed,
+        "client_names": [node.name for node in layout.clients],
+        "client_profiles": [node.profile.name for node in layout.clients if node.profile],
+        "config": msgspec.to_builtins(config),
+        "environment": meter.environment(),
+    }

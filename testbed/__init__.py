@@ -1,0 +1,1 @@
+"""The emulator: processes, links, transport, measurement. It knows no machine learning."""

@@ -1,0 +1,102 @@
+"""JSON lines between two processes of one run, with descriptors alongside where asked.
+
+The supervisor speaks to its zygote, its link process and every node over one of these. It is a
+socket pair that only the run's own processes hold; nothing from the network comes this way.
+"""
+
+import contextlib
+import os
+import select
+import socket
+from collections import deque
+from typing import Any
+
+import msgspec
+
+MAX_FDS_PER_LINE = 200
+"""The kernel passes at most 253 descriptors with one message (SCM_MAX_FD)."""
+
+Line = dict[str, Any]
+
+
+class ChannelClosed(ConnectionError):
+    """The process at the other end is gone."""
+
+
+class Channel:
+    """One end. Sends block; receives have a limit."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._partial = b""
+        self._lines: deque[Line] = deque()
+        self.descriptors: deque[int] = deque()
+        """Descriptors received and not yet taken, in the order they were sent."""
+        self.closed = False
+        """The other end is gone, and every line it sent has been read."""
+
+    @staticmethod
+    def pair() -> tuple["Channel", "Channel"]:
+        ours, theirs = socket.socketpair()
+        return Channel(ours), Channel(theirs)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def send(self, line: Line, descriptors: tuple[int, ...] = ()) -> None:
+        """Write one line.
+
+        Raises:
+            ChannelClosed: nobody reads any more.
+        """
+        data = msgspec.json.encode(line) + b"\n"
+        try:
+            if descriptors:
+                sent = socket.send_fds(self._socket, [data], list(descriptors))
+                data = data[sent:]
+            self._socket.sendall(data)
+        except OSError as error:
+            raise ChannelClosed(str(error)) from error
+
+    def receive(self, timeout_s: float | None = None) -> Line:
+        """The next line.
+
+        Raises:
+            TimeoutError: none came within ``timeout_s``.
+            ChannelClosed: the other end is gone.
+        """
+        while not self._lines:
+            if self.closed:
+                raise ChannelClosed("the other end has closed")
+            ready, _, _ = select.select([self._socket], [], [], timeout_s)
+            if not ready:
+                raise TimeoutError(f"no answer within {timeout_s} s")
+            self._read()
+        return self._lines.popleft()
+
+    def drain(self) -> list[Line]:
+        """Every line that is here now, without waiting; sets ``closed`` at the end."""
+        while not self.closed and select.select([self._socket], [], [], 0)[0]:
+            self._read()
+        lines = list(self._lines)
+        self._lines.clear()
+        return lines
+
+    def _read(self) -> None:
+        try:
+            data, fds, _, _ = socket.recv_fds(self._socket, 1 << 16, MAX_FDS_PER_LINE)
+        except ConnectionError:
+            data, fds = b"", []
+        self.descriptors.extend(fds)
+        if not data:
+            self.closed = True
+            return
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        self._lines.extend(msgspec.json.decode(line, type=Line) for line in lines)
+
+    def close(self) -> None:
+        """Close this end and every descriptor received and not taken."""
+        self._socket.close()
+        while self.descriptors:
+            with contextlib.suppress(OSError):
+                os.close(self.descriptors.popleft())

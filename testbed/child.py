@@ -1,0 +1,93 @@
+"""A forked process that its parent owns: it dies with the parent, and is ended by its own id."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when ``parent``, which made it, ends.
+
+    Linux only; elsewhere a process notices its parent's end by the channel between them. A change
+    of user namespace clears the setting, so a node calls this once more after it has entered its
+    own. The parent must fork from its main thread: the signal comes when that thread ends.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+class Child:
+    """A process that runs ``body`` and exits: 0 when it returns, 1 when it raises."""
+
+    def __init__(self, name: str, body: Callable[[], None]) -> None:
+        self.name = name
+        self.exit_status: int | None = None
+        """As from waitpid, once the process has been seen to end."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        parent = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            run_as_child(body, parent)
+
+    def poll(self) -> bool:
+        """Whether the process still runs."""
+        if self.exit_status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.exit_status = status
+        return self.exit_status is None
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for its end; False where it still runs after ``timeout_s``."""
+        deadline = time.monotonic() + timeout_s
+        while self.poll():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.005)
+        return True
+
+    def kill(self) -> None:
+        """End it now. Safe by id: a child that was not waited for keeps its id."""
+        if self.poll():
+            os.kill(self.pid, signal.SIGKILL)
+            self.wait(10)
+
+
+def run_as_child(body: Callable[[], None], parent: int) -> None:
+    """Be the forked process: take no terminal signals, run ``body``, exit. Never returns."""
+    code = 1
+    try:
+        die_with_parent(parent)
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        body()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def describe_exit(status: int) -> str:
+    """A wait status in words: "killed by SIGKILL", "exited with 3"."""
+    if os.WIFSIGNALED(status):
+        return f"killed by {signal.Signals(os.WTERMSIG(status)).name}"
+    return f"exited with {os.waitstatus_to_exitcode(status)}"

@@ -1,0 +1,123 @@
+"""What a run is: one frozen Struct, from a TOML file and flags, checked before anything starts."""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+import tomli_w
+
+from testbed.config_error import ConfigError
+
+Struct = TypeVar("Struct")
+
+DEFAULT_CLIENTS = 20
+MAX_CLIENTS = 4096
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+OptionValue = bool | int | float | str
+
+
+class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A run, complete: the same file starts the same run again."""
+
+    profile: str = "4g"
+    """Access link of the clients: a profile, or a mix such as "4g:12,wifi:5,3g:3"."""
+    clients: Annotated[int, msgspec.Meta(ge=1, le=MAX_CLIENTS)] | None = None
+    """Client processes; where absent, what the mix adds up to, or 20."""
+    method: str = "fedpeft"
+    rounds: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 5
+    links: Literal["auto", "userspace", "loopback"] = "auto"
+    model: str = "vit-glyphs"
+    dataset: str = "digits"
+    partition: Literal["dirichlet", "iid"] = "dirichlet"
+    alpha: Positive = 0.5
+    """Concentration of the Dirichlet partition: the smaller, the more the clients differ."""
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
+    join_timeout_s: Positive = 60.0
+    """How long the server waits for the clients to connect."""
+    round_timeout_s: Positive = 600.0
+    """The limit of every wait in a round; a client not heard from by then is lost."""
+    time_limit_s: Positive = 24 * 3600.0
+    """The limit of the whole run, after which it ends as failed."""
+    out: str = "results"
+    """Folder that gets one folder a run."""
+    options: dict[str, OptionValue] = {}
+    """The method's own options; see its Config in methods/."""
+
+
+def load(file: Path | None, flags: Mapping[str, Any]) -> RunConfig:
+    """Join a TOML file with flags; flags win, key by key within ``options`` too.
+
+    Raises:
+        ConfigError: naming the file, the field, the value and what would be right.
+    """
+    values: dict[str, Any] = {}
+    where = "the flags"
+    if file is not None:
+        where = str(file)
+        try:
+            values = tomllib.loads(file.read_text())
+        except OSError as error:
+            raise ConfigError(f"--config {file}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file} is no TOML file: {error}") from error
+    options = values.get("options", {})
+    given = {key: value for key, value in flags.items() if value is not None and key != "options"}
+    if isinstance(options, dict):
+        options = {**options, **flags.get("options", {})}
+    values = {**values, **given, "options": options}
+    known = RunConfig.__struct_fields__
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{where}: unknown field {key!r}{closest(key, known)}")
+    return convert(values, RunConfig, where)
+
+
+def convert(values: Mapping[str, Any], kind: type[Struct], where: str) -> Struct:
+    """Check ``values`` against a Struct, in a user's words.
+
+    Raises:
+        ConfigError: naming the field and what would be right.
+    """
+    try:
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        reason, _, path = text.partition(" - at `$.")
+        field = path.rstrip("`")
+        if field:
+            value: Any = values
+            for part in field.split("."):
+                value = value.get(part.strip("[]"), "?") if isinstance(value, Mapping) else value
+            raise ConfigError(f"{where}: {field} = {value!r}: {reason}") from error
+        raise ConfigError(f"{where}: {text}") from error
+
+
+def write(config: RunConfig, path: Path) -> None:
+    """Write the run as a TOML file that ``load`` reads back equal."""
+    values = msgspec.to_builtins(config)
+    present = {key: value for key, value in values.items() if value is not None}
+    path.write_text(tomli_w.dumps(present))
+
+
+def choose(kind: str, name: str, known: Iterable[str]) -> str:
+    """``name`` if it is one of ``known``.
+
+    Raises:
+        ConfigError: with the closest of the known names, and all of them.
+    """
+    names = sorted(known)
+    if name in names:
+        return name
+    raise ConfigError(
+        f"unknown {kind} {name!r}{closest(name, names)} Known: {', '.join(names)}."
+    )
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """A question with the closest names, or a full stop where none is close."""
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f": did you mean {' or '.join(near)}?" if near else "."

@@ -1,0 +1,33 @@
+"""Which link backend a run uses: the one asked for, or the first that a probe shows to work."""
+
+from typing import cast
+
+from testbed.config_error import ConfigError
+from testbed.links import Backend, loopback, userspace
+
+BACKENDS: tuple[Backend, ...] = tuple(
+    cast(Backend, module) for module in (userspace, loopback)
+)
+"""Most faithful first."""
+
+
+def choose(name: str) -> tuple[Backend, str]:
+    """The backend, and one line that says which it is and why.
+
+    Raises:
+        ConfigError: the one asked for does not work here; the text says what is missing.
+    """
+    if name != "auto":
+        backend = next(backend for backend in BACKENDS if backend.name == name)
+        reason = backend.probe()
+        if reason is not None:
+            raise ConfigError(f"--links={name} does not work here: {reason}")
+        return backend, f"links: {name}, as asked"
+    reasons = []
+    for backend in BACKENDS:
+        reason = backend.probe()
+        if reason is None:
+            why = "; ".join(reasons) or "the most faithful that works here"
+            return backend, f"links: {backend.name} ({why})"
+        reasons.append(f"not {backend.name}: {reason}")
+    raise ConfigError("no link backend works here: " + "; ".join(reasons))

@@ -1,0 +1,143 @@
+"""Network namespaces held by descriptors, and TUN devices in them.
+
+Nothing here has a name in the file system: a namespace lives as long as a process stands in it or
+a descriptor points at it, so a crash leaves nothing behind. pyroute2's ``netns.create`` binds a
+name and takes ten times as long; the handful of ioctls below need no netlink.
+"""
+
+import ctypes
+import fcntl
+import os
+import socket
+import struct
+from pathlib import Path
+
+from testbed.links import LinkError
+
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
+TUN_PATH = "/dev/net/tun"
+INTERFACE = "wire0"
+
+_TUNSETIFF = 0x400454CA
+_TUNSETPERSIST = 0x400454CB
+_SIOCGIFFLAGS = 0x8913
+_SIOCSIFFLAGS = 0x8914
+_SIOCSIFADDR = 0x8916
+_SIOCSIFNETMASK = 0x891C
+_SIOCSIFMTU = 0x8922
+_SIOCSIFTXQLEN = 0x8943
+_IFF_UP = 0x1
+_IFF_TUN_NO_PI = 0x1001
+_CAP_SYS_ADMIN = 21
+_CAP_NET_ADMIN = 12
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _step(result: int, what: str) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise LinkError(f"{what}: {os.strerror(number)}")
+
+
+def is_privileged() -> bool:
+    """Whether this process may make network namespaces as it is (root's capabilities)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            effective = int(line.split()[1], 16)
+            return bool(effective >> _CAP_SYS_ADMIN & 1 and effective >> _CAP_NET_ADMIN & 1)
+    return False
+
+
+def enter_new_user_namespace() -> None:
+    """Become root of a new user namespace, mapped to the present user. Single thread only.
+
+    Raises:
+        LinkError: the kernel or its administrator does not let users have one.
+    """
+    uid, gid = os.geteuid(), os.getegid()
+    _step(
+        _libc.unshare(CLONE_NEWUSER),
+        "make a user namespace (see sysctl kernel.unprivileged_userns_clone, "
+        "user.max_user_namespaces and kernel.apparmor_restrict_unprivileged_userns)",
+    )
+    try:
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
+        Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
+    except OSError as error:
+        raise LinkError(f"map user {uid} into a user namespace: {error.strerror}") from error
+
+
+def enter_new_network_namespace() -> int:
+    """Move this thread into a new, empty network namespace; returns a descriptor of it."""
+    _step(_libc.unshare(CLONE_NEWNET), "make a network namespace")
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def enter(namespaces: tuple[int, ...]) -> None:
+    """Move this process into namespaces by descriptor, in the given order. Single thread only."""
+    for descriptor in namespaces:
+        _step(_libc.setns(descriptor, 0), "enter a node's namespace")
+
+
+def set_sysctl(name: str, value: str) -> None:
+    """Set one sysctl of the present network namespace.
+
+    Raises:
+        LinkError: the kernel lacks it or refuses the value.
+    """
+    try:
+        Path("/proc/sys", name).write_text(value)
+    except OSError as error:
+        raise LinkError(f"set {name} to {value}: {error.strerror}") from error
+
+
+def congestion_control() -> str:
+    """What new TCP connections of the present network namespace use."""
+    return Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
+
+
+def open_tun(address: str, prefix_bits: int, mtu_bytes: int, queue_packets: int) -> int:
+    """Make the namespace's one TUN device, addressed and up; returns its descriptor.
+
+    The device is persistent, so that it goes with its namespace, in one batch with all others,
+    instead of one kernel grace period a device when descriptors close.
+
+    Raises:
+        LinkError: naming the step that the kernel refused.
+    """
+    step = f"open {TUN_PATH}"
+    descriptor = -1
+    try:
+        descriptor = os.open(TUN_PATH, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        step = "make a TUN device"
+        name = INTERFACE.encode()
+        fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", name, _IFF_TUN_NO_PI))
+        fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
+        mask = (0xFFFFFFFF << (32 - prefix_bits)) & 0xFFFFFFFF
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+            step = f"give {INTERFACE} the address {address}"
+            fcntl.ioctl(control, _SIOCSIFADDR, _address_request(name, socket.inet_aton(address)))
+            fcntl.ioctl(control, _SIOCSIFNETMASK, _address_request(name, struct.pack("!I", mask)))
+            step = f"set {INTERFACE} up"
+            fcntl.ioctl(control, _SIOCSIFMTU, struct.pack("16si20x", name, mtu_bytes))
+            fcntl.ioctl(control, _SIOCSIFTXQLEN, struct.pack("16si20x", name, queue_packets))
+            _set_up(control, name)
+            _set_up(control, b"lo")
+    except OSError as error:
+        if descriptor >= 0:
+            os.close(descriptor)
+        raise LinkError(f"{step}: {error.strerror}") from error
+    return descriptor
+
+
+def _address_request(name: bytes, address: bytes) -> bytes:
+    return struct.pack("16sHH4s16x", name, socket.AF_INET, 0, address)
+
+
+def _set_up(control: socket.socket, name: bytes) -> None:
+    reply = fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack("16sH22x", name, 0))
+    flags = struct.unpack("16sH22x", reply)[1]
+    fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH22x", name, flags | _IFF_UP))

@@ -1,0 +1,122 @@
+"""What a person sees while a run goes: a line a round, and a table at the end."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from testbed.summary import Tally
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def human_bytes(count: float) -> str:
+    """Decimal units, three significant figures: 53032 -> "53.0 kB"."""
+    size, unit = float(count), 0
+    while size >= 1000 and unit < len(_UNITS) - 1:
+        size, unit = size / 1000, unit + 1
+    digits = 0 if unit == 0 or size >= 100 else 1 if size >= 10 else 2
+    return f"{size:.{digits}f} {_UNITS[unit]}"
+
+
+class RoundLines:
+    """Prints each round as it ends; on a terminal also what is going on in between."""
+
+    def __init__(self, console: Console, rounds: int, clients: int) -> None:
+        self._console = console
+        self._rounds = rounds
+        self._clients = clients
+        self._ready = 0
+        self._arrived = 0
+        self._status = console.status("starting") if console.is_terminal else None
+        if self._status:
+            self._status.start()
+
+    def take(self, event: dict[str, Any], tally: Tally) -> None:
+        handler = getattr(self, f"_on_{event['event']}", None)
+        if handler is not None:
+            handler(event, tally)
+
+    def close(self) -> None:
+        if self._status:
+            self._status.stop()
+
+    def _say(self, text: str) -> None:
+        if self._status:
+            self._status.update(text)
+
+    def _on_links(self, event: dict[str, Any], tally: Tally) -> None:
+        self._say("links are up; loading")
+
+    def _on_ready(self, event: dict[str, Any], tally: Tally) -> None:
+        self._ready += 1
+        self._say(f"{self._ready} of {self._clients + 1} nodes are ready")
+
+    def _on_evaluated(self, event: dict[str, Any], tally: Tally) -> None:
+        shown = _metrics(event["metrics"])
+        self._console.print(f"before training: {shown}", highlight=False)
+
+    def _on_round_started(self, event: dict[str, Any], tally: Tally) -> None:
+        self._arrived = 0
+        if event["round"] == 1:
+            self._console.print(f"training began after {event['t']:.1f} s", highlight=False)
+        self._say(f"round {event['round']} of {self._rounds}")
+
+    def _on_message(self, event: dict[str, Any], tally: Tally) -> None:
+        if event["node"] == "server" and event["round"]:
+            self._arrived += 1
+            self._say(f"round {event['round']} of {self._rounds}: {self._arrived} updates arrived")
+
+    def _on_lost(self, event: dict[str, Any], tally: Tally) -> None:
+        self._console.print(f"[yellow]lost {event['peer']}: {event['reason']}", highlight=False)
+
+    def _on_missed(self, event: dict[str, Any], tally: Tally) -> None:
+        text = f"[yellow]round {event['round']}: no update from {event['peer']}: {event['reason']}"
+        self._console.print(text, highlight=False)
+
+    def _on_wire(self, event: dict[str, Any], tally: Tally) -> None:
+        if event["round"] is None:
+            return
+        row = tally.round_summary(event["round"])
+        wire = row["bytes"]["wire"]
+        failed = f"  {row['clients_failed']} clients failed" if row["clients_failed"] else ""
+        self._console.print(
+            f"round {event['round']}/{self._rounds}  {_metrics(row['metrics'])}  "
+            f"up {human_bytes(wire['up'])}  down {human_bytes(wire['down'])}  "
+            f"{row['seconds']:.2f} s{failed}",
+            highlight=False,
+        )
+
+
+def _metrics(metrics: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+
+
+def closing_table(summary: dict[str, Any]) -> Table:
+    """The run in one table: result, time, and bytes at their three levels."""
+    table = Table(title=f"{summary['method']} on {summary['profile']}", title_justify="left")
+    table.add_column("what")
+    table.add_column("value", justify="right")
+    for name, value in summary["metrics"]["final"].items():
+        before = summary["metrics"]["initial"].get(name)
+        was = f"{before:.3f} -> " if before is not None else ""
+        table.add_row(name, f"{was}{value:.3f}")
+    table.add_row("rounds", str(summary["rounds_done"]))
+    for name in ("startup", "training", "total"):
+        seconds = summary["seconds"][name]
+        if seconds is not None:
+            table.add_row(f"{name}, s", f"{seconds:.2f}")
+    for level in ("payload", "message", "wire"):
+        amounts = summary["bytes"][level]
+        label = f"{level} bytes, up / down"
+        if level == "wire" and summary["links"] == "loopback":
+            label += " (estimate)"
+        table.add_row(label, f"{human_bytes(amounts['up'])} / {human_bytes(amounts['down'])}")
+    clients = [row for row in summary["processes"] if row["node"] != "server"]
+    if clients:
+        most = max(row["private_mb"] for row in clients)
+        table.add_row("most private memory of a client, MB", f"{most:.1f}")
+    lost = [row for row in summary["per_client"] if row["lost"]]
+    if lost:
+        table.add_row("clients lost", str(len(lost)))
+    return table

@@ -1,0 +1,97 @@
+"""A run's folder: events.jsonl as things happen, and summary.json, whole after every round.
+
+One event is one line ``{"t": seconds since the command, "node": name, "event": kind, ...}``:
+
+==============  ==========  ====================================================================
+event           node        further fields
+==============  ==========  ====================================================================
+run             supervisor  run_id, command, config
+links           supervisor  facts of the network
+started, ended  the node    pid; how (of ended)
+ready           the node    samples (clients); trainable_parameters, total_parameters (server)
+connection      the node    congestion: the connection's congestion control
+message         receiver    peer (sender), kind, round, payload_bytes, message_bytes, sent_ns,
+                            received_ns (one monotonic clock for all nodes)
+dropped         receiver    peer, bytes, reason: a message that was not taken
+lost            supervisor  peer, reason: a client that left the run
+missed          server      peer, round, reason: an update that did not come
+round_started   server      round
+round           server      round, seconds, metrics, clients_ok, clients_failed
+wire            supervisor  round, counters: a list a node of [[frames, bytes, queue_drops,
+                            losses] up, [...] down] since the start
+evaluated       server      metrics before the first round
+usage           the node    pid, private_mb, cpu_s, run_delay_s
+failed          the node    traceback
+done            server
+closed          supervisor  status, reason, and closing facts of the links
+==============  ==========  ====================================================================
+"""
+
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from testbed.config_error import ConfigError
+
+FREE_BYTES_NEEDED = 32 * 1024 * 1024
+
+
+class Recorder:
+    """Owns the run's open events.jsonl."""
+
+    def __init__(self, folder: Path, started_s: float) -> None:
+        """``started_s``: when the command began, on ``time.monotonic``'s clock."""
+        self.folder = folder
+        self._started_s = started_s
+        self._file = (folder / "events.jsonl").open("wb", buffering=0)
+
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self._started_s
+
+    def write(self, node: str, event: dict[str, Any]) -> dict[str, Any]:
+        """Append one event and return it as written."""
+        line = {"t": round(self.elapsed_s(), 6), "node": node, **event}
+        self._file.write(msgspec.json.encode(line) + b"\n")
+        return line
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Replace summary.json in one step, so that a reader never sees half of it."""
+        text = msgspec.json.format(msgspec.json.encode(summary), indent=2)
+        unfinished = self.folder / ".summary.json"
+        unfinished.write_bytes(text + b"\n")
+        unfinished.replace(self.folder / "summary.json")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def create_folder(out: Path, label: str) -> Path:
+    """Make the run's own folder under ``out`` and check that results can be written there.
+
+    Raises:
+        ConfigError: ``out`` cannot be written, or the disk has no room; the text says which.
+    """
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        folder = out / f"{stamp}-{label}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            folder = out / f"{stamp}-{label}-{secrets.token_hex(3)}"
+            folder.mkdir()
+    except OSError as error:
+        raise ConfigError(f"--out {out}: {error.strerror}; name a folder you can write") from error
+    free = os.statvfs(folder)
+    free_bytes = free.f_bavail * free.f_frsize
+    if free_bytes < FREE_BYTES_NEEDED:
+        folder.rmdir()
+        raise ConfigError(
+            f"--out {out}: {free_bytes / 1e6:.1f} MB free on that disk, a run needs "
+            f"{FREE_BYTES_NEEDED / 1e6:.0f} MB; free some or name another folder"
+        )
+    return folder

@@ -1,0 +1,264 @@
+"""From events to summary.json: totals a round, a client and a message kind.
+
+Bytes stand at three levels that are never mixed: payload (tensor bytes), message (ZeroMQ frames)
+and wire (interface counters: headers, acknowledgements and retransmissions included). Up is
+client to server, down is to a client; a message counts where it arrives. Payload and message
+bytes belong to the round in their header. Wire bytes belong to the round that was running.
+"""
+
+from collections import defaultdict
+from typing import Any
+
+Event = dict[str, Any]
+LEVELS = ("payload", "message")
+DIRECTIONS = ("up", "down")
+
+# Where one direction's counters stand in a "wire" event.
+_FRAMES, _BYTES, _QUEUE_DROPS, _LOSSES = range(4)
+
+
+def _both_ways() -> dict[str, int]:
+    return {"up": 0, "down": 0}
+
+
+class _Bytes:
+    """Payload and message bytes, in all and by kind."""
+
+    def __init__(self) -> None:
+        self.levels = {level: _both_ways() for level in LEVELS}
+        self.by_kind: dict[str, dict[str, int]] = defaultdict(_both_ways)
+
+    def add(self, direction: str, event: Event) -> None:
+        for level in LEVELS:
+            self.levels[level][direction] += event[f"{level}_bytes"]
+        self.by_kind[event["kind"]][direction] += event["payload_bytes"]
+
+    def as_dict(self, wire: dict[str, int]) -> dict[str, Any]:
+        return {**self.levels, "wire": wire, "by_kind": dict(self.by_kind)}
+
+
+class _Round:
+    """One round's messages and what the server said at its end."""
+
+    def __init__(self) -> None:
+        self.bytes = _Bytes()
+        self.messages: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
+        """Per client: (received_ns, sent_ns, direction)."""
+        self.report: Event | None = None
+        self.wire = _both_ways()
+        self.missed: list[dict[str, str]] = []
+
+    def spans(self) -> dict[str, float]:
+        """Seconds of the slowest client's round: computing, on the way, and the rest.
+
+        The slowest is the one whose last message reached the server last. It computes from a
+        message's arrival to its own next sending; transfers are from sending to arrival.
+        """
+        arrivals = {
+            client: max((received for received, _, way in messages if way == "up"), default=0)
+            for client, messages in self.messages.items()
+        }
+        compute_ns = transfer_ns = 0
+        if arrivals:
+            slowest = max(arrivals, key=lambda client: arrivals[client])
+            last_down: int | None = None
+            for received, sent, way in sorted(
+                self.messages[slowest], key=lambda message: message[0]
+            ):
+                transfer_ns += received - sent
+                if way == "down":
+                    last_down = received
+                elif last_down is not None:
+                    compute_ns += max(0, sent - last_down)
+                    last_down = None
+        seconds = self.report["seconds"] if self.report else 0.0
+        compute_s, transfer_s = compute_ns / 1e9, transfer_ns / 1e9
+        return {
+            "compute_s": round(compute_s, 6),
+            "transfer_s": round(transfer_s, 6),
+            "wait_s": round(max(0.0, seconds - compute_s - transfer_s), 6),
+        }
+
+
+class Tally:
+    """Takes every event of a run as it happens; ``summary`` is whole at any moment."""
+
+    def __init__(self) -> None:
+        self._facts: dict[str, Any] = {}
+        self._bytes = _Bytes()
+        self._rounds: dict[int, _Round] = defaultdict(_Round)
+        self._clients: dict[str, dict[str, Any]] = {}
+        self._client_bytes: dict[str, _Bytes] = defaultdict(_Bytes)
+        self._processes: dict[str, dict[str, Any]] = {}
+        self._connections: dict[str, int] = defaultdict(int)
+        self._dropped: list[dict[str, Any]] = []
+        self._counters: list[Any] = []
+        self._metrics: dict[str, Any] = {"initial": {}, "final": {}}
+        self._training_began_s: float | None = None
+        self._training_ended_s: float | None = None
+        self._closed: Event = {
+            "status": "interrupted",
+            "reason": "the run was not closed: its supervisor ended before it could",
+        }
+        self._last_t = 0.0
+
+    def take(self, event: Event) -> None:
+        """Account for one event as the recorder wrote it; unknown kinds change nothing."""
+        self._last_t = event["t"]
+        handler = getattr(self, f"_on_{event['event']}", None)
+        if handler is not None:
+            handler(event)
+
+    def _on_run(self, event: Event) -> None:
+        self._facts = {
+            key: value for key, value in event.items() if key not in ("t", "node", "event")
+        }
+        for name, profile in zip(event["client_names"], event["client_profiles"], strict=True):
+            self._clients[name] = {"name": name, "profile": profile, "lost": None}
+
+    def _on_links(self, event: Event) -> None:
+        self._facts["links"] = event["facts"]["backend"]
+        self._facts["link_facts"] = event["facts"]
+
+    def _on_ready(self, event: Event) -> None:
+        for key in ("trainable_parameters", "total_parameters"):
+            if key in event:
+                self._facts[key] = event[key]
+        if "samples" in event:
+            self._clients[event["node"]]["samples"] = event["samples"]
+
+    def _on_connection(self, event: Event) -> None:
+        self._connections[str(event["congestion"])] += 1
+
+    def _on_message(self, event: Event) -> None:
+        sides = []
+        if event["peer"] in self._clients:
+            sides.append(("up", event["peer"]))
+        if event["node"] in self._clients:
+            sides.append(("down", event["node"]))
+        for direction, client in sides:
+            number = event["round"]
+            self._bytes.add(direction, event)
+            self._rounds[number].bytes.add(direction, event)
+            self._client_bytes[client].add(direction, event)
+            self._rounds[number].messages[client].append(
+                (event["received_ns"], event["sent_ns"], direction)
+            )
+
+    def _on_dropped(self, event: Event) -> None:
+        self._dropped.append({key: event[key] for key in ("node", "peer", "bytes", "reason")})
+
+    def _on_lost(self, event: Event) -> None:
+        self._clients[event["peer"]]["lost"] = event["reason"]
+
+    def _on_missed(self, event: Event) -> None:
+        miss = {"client": event["peer"], "reason": event["reason"]}
+        self._rounds[event["round"]].missed.append(miss)
+
+    def _on_evaluated(self, event: Event) -> None:
+        self._metrics["initial"] = event["metrics"]
+
+    def _on_round_started(self, event: Event) -> None:
+        if self._training_began_s is None:
+            self._training_began_s = event["t"]
+
+    def _on_round(self, event: Event) -> None:
+        self._rounds[event["round"]].report = event
+        self._metrics["final"] = event["metrics"]
+        self._training_ended_s = event["t"]
+
+    def _on_wire(self, event: Event) -> None:
+        before, now = self._wire(), self._wire(event["counters"])
+        self._counters = event["counters"]
+        if event["round"] is not None:
+            target = self._rounds[event["round"]].wire
+            for direction in DIRECTIONS:
+                target[direction] += now[direction] - before[direction]
+
+    def _on_usage(self, event: Event) -> None:
+        fields = ("pid", "private_mb", "cpu_s", "run_delay_s")
+        row = {"node": event["node"], **{key: event[key] for key in fields}}
+        self._processes[event["node"]] = row
+
+    def _on_closed(self, event: Event) -> None:
+        self._closed = event
+
+    def _wire(self, counters: list[Any] | None = None) -> dict[str, int]:
+        """Bytes at the clients' interfaces, since the start."""
+        clients = (self._counters if counters is None else counters)[1:]
+        return {
+            direction: sum(link[way][_BYTES] for link in clients)
+            for way, direction in enumerate(DIRECTIONS)
+        }
+
+    def rounds_done(self) -> int:
+        return sum(1 for entry in self._rounds.values() if entry.report is not None)
+
+    def bytes(self) -> dict[str, Any]:
+        """Totals so far, as summary.json gives them."""
+        return self._bytes.as_dict(self._wire())
+
+    def summary(self) -> dict[str, Any]:
+        """summary.json as it stands."""
+        facts = self._facts
+        began, ended = self._training_began_s, self._training_ended_s
+        return {
+            "schema": 1,
+            "run_id": facts.get("run_id"),
+            "command": facts.get("command"),
+            "method": facts.get("method"),
+            "model": facts.get("model"),
+            "dataset": facts.get("dataset"),
+            "profile": facts.get("profile"),
+            "links": facts.get("links"),
+            "clients": len(self._clients),
+            "rounds_done": self.rounds_done(),
+            "seed": facts.get("seed"),
+            "status": self._closed["status"],
+            "reason": self._closed["reason"],
+            "seconds": {
+                "startup": began,
+                "calibration": 0.0,
+                "training": ended - began if began is not None and ended is not None else None,
+                "total": self._last_t,
+            },
+            "bytes": self.bytes(),
+            "rounds": [self.round_summary(number) for number in sorted(self._rounds) if number],
+            "metrics": self._metrics,
+            "trainable_parameters": facts.get("trainable_parameters"),
+            "total_parameters": facts.get("total_parameters"),
+            "per_client": [self._client(index) for index in range(len(self._clients))],
+            "processes": list(self._processes.values()),
+            "connections": dict(self._connections),
+            "dropped_messages": self._dropped,
+            "link_facts": {**facts.get("link_facts", {}), **self._closed.get("links", {})},
+            "fidelity": {"verdict": "skipped", "checks": []},
+            "environment": facts.get("environment"),
+        }
+
+    def round_summary(self, number: int) -> dict[str, Any]:
+        """One entry of the summary's "rounds"."""
+        entry = self._rounds[number]
+        report = entry.report or {}
+        return {
+            "round": number,
+            "finished": entry.report is not None,
+            "seconds": report.get("seconds"),
+            **entry.spans(),
+            "bytes": entry.bytes.as_dict(entry.wire),
+            "metrics": report.get("metrics", {}),
+            "clients_ok": report.get("clients_ok"),
+            "clients_failed": report.get("clients_failed"),
+            "missed": entry.missed,
+        }
+
+    def _client(self, index: int) -> dict[str, Any]:
+        client = list(self._clients.values())[index]
+        wire, drops = _both_ways(), {"queue_drops": _both_ways(), "losses": _both_ways()}
+        if self._counters:
+            for way, direction in enumerate(DIRECTIONS):
+                counters = self._counters[index + 1][way]
+                wire[direction] = counters[_BYTES]
+                drops["queue_drops"][direction] = counters[_QUEUE_DROPS]
+                drops["losses"][direction] = counters[_LOSSES]
+        return {**client, "bytes": self._client_bytes[client["name"]].as_dict(wire), **drops}

@@ -1,0 +1,248 @@
+"""A run from its plan to its summary: build, start, watch, stop. Every end has a reason."""
+
+import contextlib
+import os
+import resource
+import selectors
+import signal
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, Protocol
+
+import msgspec
+
+from testbed.channel import Channel, ChannelClosed
+from testbed.config import RunConfig, write
+from testbed.config_error import ConfigError
+from testbed.links import Backend, LinkError, Network
+from testbed.record import Recorder
+from testbed.summary import Tally
+from testbed.topology import Node, Plan
+from testbed.zygote import NodeFailed, Program, Zygote
+
+PREPARE_LIMIT_S = 300.0
+"""Imports from a cold disk can take minutes; nothing else waits this long."""
+LEAVE_LIMIT_S = 10.0
+"""How long nodes get to leave once the server is done."""
+DESCRIPTORS_PER_NODE = 4
+SPARE_DESCRIPTORS = 100
+
+
+class RunFailed(RuntimeError):
+    """The run cannot go on; the text is the summary's reason."""
+
+
+class Interrupted(BaseException):
+    """A signal asked the run to end."""
+
+
+class Progress(Protocol):
+    """Shows a run as it goes."""
+
+    def take(self, event: dict[str, Any], tally: Tally) -> None: ...
+
+
+def run(
+    config: RunConfig,
+    plan: Plan,
+    backend: Backend,
+    program: Program,
+    recorder: Recorder,
+    facts: dict[str, Any],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Carry out a run and return its summary, which is then also on disk.
+
+    ``facts`` goes into the "run" event as it is. Whatever happens, no process, namespace or
+    device of the run is left when this returns; after a SIGKILL the kernel sees to that.
+    """
+    return _Run(config, plan, backend, program, recorder, progress).execute(facts)
+
+
+def allow_descriptors(nodes: int) -> None:
+    """Raise this process's limit of open files to what ``nodes`` nodes need.
+
+    Raises:
+        ConfigError: the hard limit is lower.
+    """
+    needed = nodes * DESCRIPTORS_PER_NODE + SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and needed > hard:
+        raise ConfigError(
+            f"clients = {nodes - 1}: needs {needed} open files, the limit here is {hard}; "
+            f"raise it with: ulimit -Hn {needed}"
+        )
+    if soft != resource.RLIM_INFINITY and needed > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+class _Run:
+    def __init__(
+        self,
+        config: RunConfig,
+        plan: Plan,
+        backend: Backend,
+        program: Program,
+        recorder: Recorder,
+        progress: Progress,
+    ) -> None:
+        self._config = config
+        self._plan = plan
+        self._backend = backend
+        self._program = program
+        self._recorder = recorder
+        self._progress = progress
+        self._tally = Tally()
+        self._channels: dict[int, Channel] = {}
+        self._ended: dict[int, str] = {}
+        self._started = 0
+        self._server_done = False
+        self._failures: list[str] = []
+
+    def execute(self, facts: dict[str, Any]) -> dict[str, Any]:
+        status, reason = "failed", "unknown"
+        closing: dict[str, Any] = {}
+        try:
+            with _signals_interrupt(), contextlib.ExitStack() as owned:
+                try:
+                    self._record("supervisor", {"event": "run", **facts})
+                    write(self._config, self._recorder.folder / "config.toml")
+                    self._carry_out(owned, closing)
+                    status, reason = "ok", ""
+                except Interrupted as signal_name:
+                    status, reason = "interrupted", f"stopped by {signal_name}"
+                except (RunFailed, LinkError, NodeFailed) as error:
+                    reason = str(error)
+                except OSError as error:
+                    reason = f"write the results: {error}"
+        except Interrupted as signal_name:
+            status, reason = "interrupted", f"stopped by {signal_name}"
+        event = {"event": "closed", "status": status, "reason": reason or None, "links": closing}
+        with contextlib.suppress(OSError):
+            self._record("supervisor", event)
+            self._recorder.write_summary(self._tally.summary())
+        return self._tally.summary()
+
+    def _carry_out(self, owned: contextlib.ExitStack, closing: dict[str, Any]) -> None:
+        # 1. The zygote imports and loads while the network is built.
+        log = os.open(
+            self._recorder.folder / "nodes.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644
+        )
+        owned.callback(os.close, log)
+        zygote = Zygote(self._plan, self._program, log)
+        owned.callback(zygote.down)
+        network = self._backend.up(self._plan)
+        owned.callback(lambda: closing.update(network.down()))
+        self._record("supervisor", {"event": "links", "facts": network.facts})
+        zygote.wait_ready(PREPARE_LIMIT_S)
+        # 2. Every node is forked into its place, the server first.
+        for node in self._plan.nodes:
+            self._channels[node.index] = zygote.spawn(node, network.endpoint(node))
+            owned.callback(self._channels[node.index].close)
+        # 3. The rounds run in the nodes; here they are watched and recorded.
+        self._watch(zygote, network, time.monotonic() + self._config.time_limit_s, lambda: False)
+        # 4. The nodes leave.
+        leave_by = time.monotonic() + LEAVE_LIMIT_S
+        self._watch(zygote, network, leave_by, lambda: len(self._ended) == len(self._plan.nodes))
+        self._record_wire(network, None)
+
+    def _watch(
+        self, zygote: Zygote, network: Network, deadline: float, finished: Callable[[], bool]
+    ) -> None:
+        leaving = self._server_done
+        with selectors.DefaultSelector() as selector:
+            selector.register(network, selectors.EVENT_READ, None)
+            selector.register(zygote.channel, selectors.EVENT_READ, None)
+            for index, channel in self._channels.items():
+                if not channel.closed:
+                    selector.register(channel, selectors.EVENT_READ, index)
+            while self._server_done == leaving and not finished():
+                ready = selector.select(max(0.0, deadline - time.monotonic()))
+                if not ready and time.monotonic() >= deadline:
+                    if leaving:
+                        return
+                    raise RunFailed(f"not finished within time_limit_s = {self._config.time_limit_s:g}")
+                for key, _ in ready:
+                    if isinstance(key.data, int):
+                        self._hear_node(key.data, network)
+                        if self._channels[key.data].closed:
+                            selector.unregister(key.fileobj)
+                self._hear_zygote(zygote)
+                if not self._server_done:
+                    self._check(zygote, network)
+
+    def _hear_node(self, index: int, network: Network) -> None:
+        node = self._plan.nodes[index]
+        for line in self._channels[index].drain():
+            self._record(node.name, line)
+            if line["event"] == "failed":
+                self._failures.append(f"{node.name}: {_last_line(line['traceback'])}")
+            elif line["event"] == "round":
+                self._record_wire(network, line["round"])
+                self._recorder.write_summary(self._tally.summary())
+            elif line["event"] == "done":
+                self._server_done = True
+
+    def _hear_zygote(self, zygote: Zygote) -> None:
+        for line in zygote.channel.drain():
+            if "started" in line:
+                node = self._plan.nodes[line["started"]]
+                self._record(node.name, {"event": "started", "pid": line["pid"]})
+            elif "ended" in line:
+                self._on_end(self._plan.nodes[line["ended"]], line["pid"], line["how"])
+
+    def _on_end(self, node: Node, pid: int, how: str) -> None:
+        self._ended[node.index] = how
+        self._record(node.name, {"event": "ended", "pid": pid, "how": how})
+        if self._server_done or node is self._plan.server:
+            return
+        self._record("supervisor", {"event": "lost", "peer": node.name, "reason": how})
+        with contextlib.suppress(ChannelClosed):
+            self._channels[self._plan.server.index].send({"lost": node.name, "reason": how})
+
+    def _check(self, zygote: Zygote, network: Network) -> None:
+        """Raise where the run cannot go on."""
+        reason = network.failure() or zygote.failure()
+        server = self._ended.get(self._plan.server.index)
+        if reason is None and server is not None:
+            reason = f"the server {server} before the last round"
+        if reason is None and self._ended.keys() >= {node.index for node in self._plan.clients}:
+            reason = "no client is left"
+        if reason is not None:
+            for index in self._channels:
+                self._hear_node(index, network)
+            if self._server_done:
+                return
+            raise RunFailed("; ".join([reason, *self._failures[:3]]))
+
+    def _record(self, node: str, event: dict[str, Any]) -> None:
+        written = self._recorder.write(node, event)
+        self._tally.take(written)
+        self._progress.take(written, self._tally)
+
+    def _record_wire(self, network: Network, number: int | None) -> None:
+        counters = msgspec.to_builtins(network.counters())
+        self._record("supervisor", {"event": "wire", "round": number, "counters": counters})
+
+
+def _last_line(text: str) -> str:
+    return text.strip().splitlines()[-1]
+
+
+@contextlib.contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """Turn the first SIGINT, SIGTERM or SIGHUP into Interrupted; later ones wait for the end."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for other in numbers:
+            signal.signal(other, signal.SIG_IGN)
+        raise Interrupted(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

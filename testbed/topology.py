@@ -1,0 +1,51 @@
+"""From a run's configuration to a Plan: which nodes there are, and behind which links.
+
+Pure data: nothing here touches the kernel. A link backend realises the plan.
+"""
+
+import ipaddress
+
+import msgspec
+
+from testbed.profiles import LinkProfile
+
+PORT = 5555
+SUBNET = ipaddress.IPv4Network("10.0.0.0/8")
+FIRST_CLIENT = ipaddress.IPv4Address("10.1.0.1")
+
+
+class Node(msgspec.Struct, frozen=True):
+    """One process of the run and the access link it stands behind."""
+
+    index: int
+    """0 is the server, clients count from 1."""
+    name: str
+    address: str
+    """IPv4 address in the node's own namespace, where the backend makes one."""
+    profile: LinkProfile | None
+    """The access link; None is a link without limits."""
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """Every node of a run, the server first."""
+
+    nodes: tuple[Node, ...]
+    port: int = PORT
+
+    @property
+    def server(self) -> Node:
+        return self.nodes[0]
+
+    @property
+    def clients(self) -> tuple[Node, ...]:
+        return self.nodes[1:]
+
+
+def plan(profiles: list[LinkProfile]) -> Plan:
+    """Lay out one server and a client for each of ``profiles``, in their order."""
+    server = Node(0, "server", str(SUBNET[1]), None)
+    clients = (
+        Node(number, f"client-{number}", str(FIRST_CLIENT + number - 1), profile)
+        for number, profile in enumerate(profiles, start=1)
+    )
+    return Plan((server, *clients))

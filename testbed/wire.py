@@ -1,0 +1,161 @@
+"""Tensors to frames and back: one msgpack header and one raw buffer a tensor, no pickle.
+
+A header that does not parse, a dtype that is not listed or a buffer of the wrong length is a
+WireError and never more than that: what arrives is not trusted.
+"""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import torch
+
+DTYPES: dict[str, torch.dtype] = {
+    "f64": torch.float64,
+    "f32": torch.float32,
+    "f16": torch.float16,
+    "bf16": torch.bfloat16,
+    "i64": torch.int64,
+    "i32": torch.int32,
+    "i16": torch.int16,
+    "i8": torch.int8,
+    "u8": torch.uint8,
+    "bool": torch.bool,
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+MAX_HEADER_BYTES = 1 << 20
+MAX_FRAME_BYTES = 1 << 32
+MAX_TENSORS = 10_000
+
+Name = Annotated[str, msgspec.Meta(max_length=200)]
+Extent = Annotated[int, msgspec.Meta(ge=0, le=MAX_FRAME_BYTES)]
+Detail = int | float | Annotated[str, msgspec.Meta(max_length=1000)]
+
+# A received buffer is read-only on purpose; whoever wants to write to it clones it.
+warnings.filterwarnings("ignore", message="The given buffer is not writable")
+
+
+class WireError(ValueError):
+    """A message that cannot be taken; the text says why."""
+
+
+class TensorHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    name: Name
+    dtype: Annotated[str, msgspec.Meta(max_length=8)]
+    shape: Annotated[tuple[Extent, ...], msgspec.Meta(max_length=8)]
+
+
+class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The first frame of every message."""
+
+    kind: Name
+    """What the bytes are, and what the byte report groups by: "adapter", "logits", ..."""
+    round: Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+    sent_ns: int
+    """When the sender handed it to its socket, on the machine's monotonic clock."""
+    details: Annotated[dict[Name, Detail], msgspec.Meta(max_length=100)] = {}
+    """Small facts that go with the tensors, such as the number of samples."""
+    tensors: Annotated[list[TensorHeader], msgspec.Meta(max_length=MAX_TENSORS)] = []
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A message that has arrived."""
+
+    sender: str
+    header: Header
+    tensors: dict[str, torch.Tensor]
+    """Read-only views of the received buffers: clone before writing."""
+    received_ns: int
+    message_bytes: int
+
+    @property
+    def kind(self) -> str:
+        return self.header.kind
+
+    @property
+    def round(self) -> int:
+        return self.header.round
+
+    @property
+    def details(self) -> dict[str, Detail]:
+        return self.header.details
+
+    @property
+    def payload_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Header)
+
+
+def encode_tensors(
+    tensors: Mapping[str, torch.Tensor],
+) -> tuple[list[TensorHeader], list[memoryview]]:
+    """Headers and raw buffers of named tensors.
+
+    The buffers are the tensors' own memory wherever that is contiguous on the CPU: do not write
+    to a tensor between sending it and the answer to it.
+
+    Raises:
+        WireError: a dtype that has no name on the wire.
+    """
+    headers, buffers = [], []
+    for name, tensor in tensors.items():
+        if tensor.dtype not in NAMES:
+            raise WireError(f"{name}: {tensor.dtype} cannot be sent; known: {', '.join(DTYPES)}")
+        flat = tensor.detach().cpu().contiguous().view(-1)
+        headers.append(TensorHeader(name, NAMES[tensor.dtype], tuple(tensor.shape)))
+        buffers.append(memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b""))
+    return headers, buffers
+
+
+def encode_header(header: Header) -> bytes:
+    return _encoder.encode(header)
+
+
+def decode(frames: Sequence[memoryview | bytes]) -> tuple[Header, dict[str, torch.Tensor]]:
+    """A header and its named tensors from the frames of one message, without a copy.
+
+    Raises:
+        WireError: anything is not as the header says, or not allowed.
+    """
+    if not frames:
+        raise WireError("no frames")
+    if len(frames[0]) > MAX_HEADER_BYTES:
+        raise WireError(f"header of {len(frames[0])} bytes; at most {MAX_HEADER_BYTES}")
+    try:
+        header = _decoder.decode(frames[0])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise WireError(f"header: {error}") from error
+    if len(header.tensors) != len(frames) - 1:
+        raise WireError(f"{len(header.tensors)} tensors announced, {len(frames) - 1} frames sent")
+    tensors: dict[str, torch.Tensor] = {}
+    for entry, frame in zip(header.tensors, frames[1:], strict=True):
+        if entry.name in tensors:
+            raise WireError(f"tensor {entry.name!r} twice")
+        tensors[entry.name] = _decode_tensor(entry, frame)
+    return header, tensors
+
+
+def _decode_tensor(entry: TensorHeader, frame: memoryview | bytes) -> torch.Tensor:
+    dtype = DTYPES.get(entry.dtype)
+    if dtype is None:
+        raise WireError(f"tensor {entry.name!r}: dtype {entry.dtype!r} is not allowed")
+    expected = math.prod(entry.shape) * dtype.itemsize
+    if len(frame) != expected:
+        raise WireError(
+            f"tensor {entry.name!r}: {entry.dtype}{list(entry.shape)} takes {expected} bytes, "
+            f"its frame has {len(frame)}"
+        )
+    if expected == 0:
+        return torch.empty(entry.shape, dtype=dtype)
+    raw = torch.from_numpy(np.frombuffer(frame, dtype=np.uint8))
+    # A frame may begin at any address; a view of wider elements needs an aligned one.
+    if raw.data_ptr() % dtype.itemsize:
+        raw = raw.clone()
+    return raw.view(dtype).view(entry.shape)

@@ -1,0 +1,371 @@
+"""Profiles: every shipped file, the arithmetic of a Direction, and what each mistake is told."""
+
+import contextlib
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from testbed import profiles
+from testbed.config_error import ConfigError
+from testbed.profiles import FRAME_BYTES, Direction, LinkProfile, load, names, parse_mix
+
+EXPECTED = (
+    *("ethernet", "wifi", "5g", "4g", "3g", "2g", "dsl", "cable", "starlink", "geo-satellite"),
+    *("unlimited", "wpt-3g-slow", "devtools-slow-4g", "lighthouse-slow-4g", "atc-2g-rural"),
+    *("loadero-4g", "lte-m", "nb-iot", "ble-1m"),
+)
+
+GOOD = """\
+title = "Mine"
+summary = "A link of my own."
+sources = ["measured at home, 2025-01-01"]
+
+[up]
+rate_kbit = 1000
+
+[down]
+rate_kbit = 8000
+delay_ms = 20
+
+[provenance]
+up.rate_kbit = "sourced: speed test"
+down.rate_kbit = "sourced: speed test"
+down.delay_ms = "assumed: a guess"
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD)
+    return path
+
+
+def refusal(path: Path, old: str, new: str) -> str:
+    """The text that refuses GOOD with ``old`` made ``new``; it must name the file."""
+    assert old in GOOD
+    path.write_text(GOOD.replace(old, new))
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ")
+    return text
+
+
+# What ships
+
+
+@pytest.mark.parametrize("name", names())
+def test_shipped_profile_is_whole(name: str) -> None:
+    profile = load(name)
+    assert profile.name == name
+    assert profile.title and profile.summary
+    assert all(len(source) > 10 for source in profile.sources) and profile.sources
+    for direction in ("up", "down"):
+        link = getattr(profile, direction)
+        for field, default in zip(link.__struct_fields__, (None, 0, 0, 0, 200), strict=True):
+            if getattr(link, field) != default:
+                assert f"{direction}.{field}" in profile.provenance
+        if link.rate_kbit is not None:
+            # TCP starts with 10 segments: a smaller buffer would drop at every start
+            assert link.rate_kbit * link.queue_ms / (8 * FRAME_BYTES) >= 15.9
+    assert not profile.composite or len(profile.sources) > 1
+
+
+def test_the_expected_profiles_ship() -> None:
+    assert set(EXPECTED) <= set(names())
+    assert names() == sorted(names())
+
+
+def test_default_4g_is_as_designed() -> None:
+    profile = load("4g")
+    assert (profile.down.rate_kbit, profile.up.rate_kbit, profile.rtt_ms) == (21300, 6300, 55)
+    assert (profile.down.jitter_ms, profile.up.jitter_ms) == (5, 15)
+    assert profile.down.loss_percent == profile.up.loss_percent == 0.2
+    assert profile.composite
+    assert "5.8 Mbit/s" in profile.summary
+
+
+def test_delays_that_a_source_gives_apart_stay_apart() -> None:
+    profile = load("atc-edge-lossy")
+    assert (profile.down.delay_ms, profile.up.delay_ms) == (400, 440)
+    assert profile.rtt_ms == 840
+
+
+def test_unlimited_has_no_numbers() -> None:
+    profile = load("unlimited")
+    assert profile.up == profile.down == Direction()
+    assert profile.up.limit_packets is None and profile.up.ideal_goodput_kbit is None
+
+
+def test_import_is_cheap() -> None:
+    heavy = ["torch", "numpy", "transformers", "zmq", "click", "testbed.wire"]
+    code = f"import sys, testbed.profiles; print([m for m in {heavy} if m in sys.modules])"
+    root = Path(profiles.__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+# The arithmetic
+
+
+@pytest.mark.parametrize(
+    ("rate", "delay", "jitter", "queue", "expected"),
+    [
+        # 10 Mbit/s * 50 ms = 500 000 bit = 41.28 frames of 12 112 bit -> 42, twice
+        (10_000, 50, 0, 50, 84),
+        # ... and 200 ms = 165.13 frames -> 166
+        (10_000, 50, 0, 200, 42 + 166),
+        # jitter widens the delay line: 60 ms = 49.54 -> 50
+        (10_000, 50, 10, 50, 50 + 42),
+        # 21 300 * 32.5 / 12 112 = 57.15 -> 58; 21 300 * 200 / 12 112 = 351.7 -> 352
+        (21_300, 27.5, 5, 200, 58 + 352),
+        # exactly 100 frames in 100 ms: no frame more
+        (12_112, 100, 0, 100, 200),
+        (12_112, 0, 0, 100, 100),
+        # 0.1 * 3 is a hair above 0.3: still 3 frames
+        (12_112 * 0.1, 30, 0, 100, 3 + 10),
+        # 20 kbit/s * 200 ms is a third of a frame -> 1: the least is 4
+        (20, 0, 0, 200, 4),
+        (None, 50, 10, 200, None),
+    ],
+)
+def test_limit_packets(
+    rate: float | None, delay: float, jitter: float, queue: float, expected: int | None
+) -> None:
+    link = Direction(rate_kbit=rate, delay_ms=delay, jitter_ms=jitter, queue_ms=queue)
+    assert link.limit_packets == expected
+
+
+@settings(derandomize=True, deadline=None)
+@given(
+    rate=st.floats(1, 10e6),
+    delay=st.floats(0, 2000),
+    queue=st.floats(0.1, 10_000),
+)
+def test_limit_holds_the_queue_and_little_more(rate: float, delay: float, queue: float) -> None:
+    limit = Direction(rate_kbit=rate, delay_ms=delay, queue_ms=queue).limit_packets
+    assert limit is not None
+    frames = rate * (delay + queue) / (8 * FRAME_BYTES)
+    assert limit >= profiles.MIN_LIMIT_PACKETS
+    assert limit >= math.floor(frames) and limit <= max(frames + 2, profiles.MIN_LIMIT_PACKETS)
+
+
+def test_ideal_goodput() -> None:
+    assert Direction(rate_kbit=1514).ideal_goodput_kbit == 1448
+    # LINKS: 9.56 of 10 Mbit/s
+    assert Direction(rate_kbit=10_000).ideal_goodput_kbit == pytest.approx(9564.1, abs=0.1)
+
+
+def test_frame_constants_agree() -> None:
+    assert FRAME_BYTES == profiles.MTU_BYTES + profiles.FRAME_OVERHEAD_BYTES == 1514
+    assert profiles.SEGMENT_BYTES == profiles.MTU_BYTES - 20 - 20 - 12 == 1448
+
+
+# Made in code
+
+
+def test_profile_without_a_file() -> None:
+    profile = LinkProfile(name="test", up=Direction(delay_ms=3), down=Direction(delay_ms=4))
+    assert profile.rtt_ms == 7
+    assert profile.sources == () and profile.provenance == {}
+    assert msgspec.convert(msgspec.to_builtins(profile), LinkProfile) == profile
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "right"),
+    [
+        ("rate_kbit", 0, "above 0 kbit/s; leave it out for an unlimited line"),
+        ("rate_kbit", -5, "above 0 kbit/s"),
+        ("rate_kbit", math.inf, "finite number"),
+        ("rate_kbit", "10mbit", "finite number"),
+        ("delay_ms", -1, "at least 0 ms"),
+        ("delay_ms", None, "finite number"),
+        ("jitter_ms", -1, "at least 0 ms"),
+        ("jitter_ms", 20, "at most delay_ms = 10"),
+        ("loss_percent", 100, "below 100 %"),
+        ("loss_percent", -0.1, "at least 0"),
+        ("loss_percent", math.nan, "finite number"),
+        ("queue_ms", 0, "above 0 ms"),
+        ("queue_ms", True, "finite number"),
+    ],
+)
+def test_direction_refuses(field: str, value: object, right: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Direction(**{"delay_ms": 10, field: value})  # type: ignore[arg-type]
+    text = str(caught.value)
+    assert f"{field} = {value!r}: " in text and right in text
+
+
+# A user's own file
+
+
+def test_own_file(mine: Path) -> None:
+    profile = load(mine)
+    assert profile == load(str(mine))
+    assert profile.name == "mine"
+    assert profile.up == Direction(rate_kbit=1000)
+    assert profile.provenance["down.delay_ms"] == "assumed: a guess"
+
+
+def test_own_file_by_its_bare_name(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(mine.parent)
+    assert load("mine.toml").title == "Mine"
+
+
+def test_quoted_provenance_keys_are_the_same(mine: Path) -> None:
+    mine.write_text(GOOD.replace("down.delay_ms =", '"down.delay_ms" ='))
+    assert load(mine).provenance["down.delay_ms"] == "assumed: a guess"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "parts"),
+    [
+        (
+            "rate_kbit = 8000",
+            "rate_kbit = -8000",
+            ("down.rate_kbit = -8000: must be above 0 kbit/s",),
+        ),
+        ("rate_kbit = 8000", "rate_kbit = true", ("down.rate_kbit = True: must be a finite",)),
+        ("rate_kbit = 8000", "rate_kbit = nan", ("down.rate_kbit = nan: must be a finite",)),
+        ("rate_kbit = 8000", 'rate_kbit = "8M"', ("down.rate_kbit = '8M': must be a finite",)),
+        ("delay_ms = 20", "delay_ms = 20\njitter_ms = 21", ("down.jitter_ms = 21", "20")),
+        ("rate_kbit = 8000", "rate = 8000", ("down.rate = 8000", "did you mean rate_kbit?")),
+        ("rate_kbit = 8000", "rate_mbit = 8", ("down.rate_mbit = 8", "did you mean rate_kbit?")),
+        ("delay_ms = 20", "delay = 20", ("down.delay = 20", "did you mean delay_ms?")),
+        ("delay_ms = 20", "loss = 1", ("down.loss = 1", "did you mean loss_percent?")),
+        ("delay_ms = 20", "mtu = 9000", ("down.mtu = 9000", "it is one of rate_kbit, delay_ms")),
+        ("title =", "titel =", ("titel = 'Mine'", "did you mean title?")),
+        ('title = "Mine"', 'name = "Mine"', ("name = 'Mine'", "is no key here")),
+        ('title = "Mine"', "", ("title = None", "(it is missing)")),
+        ('title = "Mine"', "title = 4", ("title = 4: must be some text",)),
+        ('title = "Mine"', 'title = "Mine"\ncomposite = 1', ("composite = 1", "true or false")),
+        ('sources = ["measured at home, 2025-01-01"]', "", ("sources = None", "it is missing")),
+        ('["measured at home, 2025-01-01"]', "[]", ("sources = []", "must name one at least")),
+        ('["measured at home, 2025-01-01"]', '"me"', ("sources = 'me'", "list of texts")),
+        ('["measured at home, 2025-01-01"]', '[" "]', ("sources = [' ']", "list of texts")),
+        ("[up]\nrate_kbit = 1000", "", ("up = None", "must be a table [up] (it is missing)")),
+        ("[up]\nrate_kbit = 1000", "up = 1000", ("up = 1000", "must be a table [up]")),
+        (
+            'down.delay_ms = "assumed: a guess"',
+            "",
+            ("down.delay_ms = 20: has no provenance", '"assumed: why"'),
+        ),
+        (
+            "down.delay_ms =",
+            "down.delai_ms =",
+            ("provenance.down.delai_ms = 'assumed: a guess'", "did you mean down.delay_ms"),
+        ),
+        ("down.delay_ms =", "sideways =", ("provenance.sideways", "it is one of up.rate_kbit")),
+        ("assumed: a guess", "guessed: a guess", ("delay_ms = 'guessed: a guess'", "sourced")),
+        ("assumed: a guess", "assumed:", ("provenance.down.delay_ms = 'assumed:'", "why")),
+        ('"assumed: a guess"', "1", ("provenance.down.delay_ms = 1", "must be one of")),
+        (GOOD[GOOD.index("[provenance]") :], "", ("provenance = None", "(it is missing)")),
+        ("[up]", "[up", ("is not TOML", "line 5")),
+        ("[down]", "[up]", ("is not TOML",)),
+    ],
+)
+def test_own_file_with_a_mistake(mine: Path, old: str, new: str, parts: tuple[str, ...]) -> None:
+    text = refusal(mine, old, new)
+    for part in parts:
+        assert part in text
+
+
+def test_file_that_is_not_text(mine: Path) -> None:
+    mine.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"mine\.toml: is not TOML"):
+        load(mine)
+
+
+def test_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read .*absent\.toml: No such file"):
+        load(tmp_path / "absent.toml")
+    with pytest.raises(ConfigError, match="Is a directory"):
+        load(f"{tmp_path}/")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [("4gg", "4g"), ("4G", "4g"), ("wfi", "wifi"), ("dialup", "wpt-dialup"), ("lte", "wpt-lte")],
+)
+def test_unknown_name_is_told_the_closest(wrong: str, meant: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(wrong)
+    text = str(caught.value)
+    assert f"profile {wrong!r}: there is none of that name: did you mean " in text
+    assert meant in text.split("?")[0]
+    assert ", ".join(names()) in text
+
+
+def test_name_like_nothing_gets_the_list_only() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load("zzzzzz")
+    assert "did you mean" not in str(caught.value) and ", wifi" in str(caught.value)
+
+
+# Mixes
+
+
+def test_one_name_is_for_all() -> None:
+    assert [p.name for p in parse_mix("4g", 3)] == ["4g"] * 3
+    assert [p.name for p in parse_mix(" 4g ", None, default=2)] == ["4g"] * 2
+    assert len(parse_mix("4g")) == 1
+
+
+def test_counts_are_laid_out_in_order() -> None:
+    mix = [p.name for p in parse_mix("4g:12,wifi:5, 3g : 3")]
+    assert mix == ["4g"] * 12 + ["wifi"] * 5 + ["3g"] * 3
+    assert [p.name for p in parse_mix("4g:12,wifi:5,3g:3", 20)] == mix
+    assert [p.name for p in parse_mix("4g:1,wifi:1,4g:2", 4)] == ["4g", "wifi", "4g", "4g"]
+    assert len(parse_mix("4g:7", default=2)) == 7
+
+
+def test_mix_takes_files(mine: Path) -> None:
+    assert [p.name for p in parse_mix(f"{mine}:2,4g:1")] == ["mine", "mine", "4g"]
+
+
+@pytest.mark.parametrize(
+    ("text", "clients", "parts"),
+    [
+        ("4g:12,wifi:5,3g:3", 10, ("12 + 5 + 3 = 20 clients", "clients = 10")),
+        ("4g:12", 10, ("give 12 clients", "clients = 10")),
+        ("4g:x", None, ("'4g:x'", "the count 'x' must be a whole number")),
+        ("4g:1.5", None, ("the count '1.5'",)),
+        ("4g:0", None, ("the count '0'", "at least 1")),
+        ("4g:-3", None, ("the count '-3'", "at least 1")),
+        ("4g:1_0", None, ("the count '1_0'",)),
+        ("4g:٣", None, ("must be a whole number",)),
+        ("4g:", None, ("the count ''",)),
+        ("4g:" + "9" * 5000, None, ("must be a whole number",)),
+        ("", None, ("profile mix ''", "empty piece", "NAME:COUNT")),
+        ("4g:1,,wifi:2", None, ("empty piece",)),
+        ("4g:1,", None, ("empty piece",)),
+        (":3", None, ("':3' lacks a name", "'4g:3'")),
+        ("4g,wifi", None, ("'4g' lacks a count", "'4g:3'")),
+        ("4g:3,wifi", 5, ("'wifi' lacks a count", "'wifi:3'")),
+        ("4gg:3", None, ("profile '4gg'", "did you mean 4g")),
+        ("4g:6000,wifi:6000", None, ("6000 + 6000 = 12000", "at most 10000")),
+        ("4g", 0, ("clients = 0: must be 1 to 10000",)),
+        ("4g", -1, ("clients = -1",)),
+    ],
+)
+def test_mix_refuses(text: str, clients: int | None, parts: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_mix(text, clients)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.text("34g:, -x.\0é\ud800", max_size=12), st.none() | st.integers(-2, 50))
+def test_any_text_is_a_mix_or_a_config_error(text: str, clients: int | None) -> None:
+    with contextlib.suppress(ConfigError):
+        assert parse_mix(text, clients)
+    with contextlib.suppress(ConfigError):
+        assert parse_mix(f"./{text}.toml", clients)
