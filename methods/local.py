@@ -66,10 +66,12 @@ def accuracy_and_loss(model: nn.Module, images: Tensor, labels: Tensor) -> dict[
     return {"accuracy": right / len(labels), "loss": total / len(labels)}
 
 
-def warm_up() -> None:
-    """Train a tiny model, so that what torch imports at a first step is imported by now."""
-    model = nn.Linear(4, 2)
-    shard = Shard(torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64))
+def warm_up(model: nn.Module, images: Tensor) -> None:
+    """Train ``model`` for a step, so that what torch loads and allocates at first use is there.
+
+    A process forked afterwards shares it. The model is changed.
+    """
+    shard = Shard(images, torch.zeros(len(images), dtype=torch.int64))
     optimizer = torch.optim.AdamW(model.parameters())
-    train(model, shard, optimizer, epochs=1, batch_size=2, generator=torch.Generator())
-    accuracy_and_loss(model, shard.images, shard.labels)
+    train(model, shard, optimizer, epochs=1, batch_size=len(images), generator=torch.Generator())
+    accuracy_and_loss(model, *shard)

@@ -30,6 +30,7 @@ class Fleet:
         self._deadline_s = 0.0
         self._inboxes: dict[str, _Inbox] = {name: asyncio.Queue() for name in names}
         self._gone: dict[str, str] = {}
+        self._present: tuple[str, ...] = ()
         self._missed: set[str] = set()
         self._all_joined = asyncio.Event()
         self.round = 0
@@ -37,12 +38,14 @@ class Fleet:
 
     @property
     def clients(self) -> tuple[str, ...]:
-        return tuple(name for name in self.samples if name not in self._gone)
+        """Those that were there when the round began; one that joins later waits for the next."""
+        return tuple(name for name in self._present if name not in self._gone)
 
     @property
     def failed(self) -> int:
-        """Clients of the present round whose part was missed or that left before it."""
-        return len(self._missed | self._gone.keys())
+        """Clients whose part of the present round was missed, or that were not there for it."""
+        absent = self._inboxes.keys() - set(self._present)
+        return len(self._missed | self._gone.keys() | absent)
 
     async def pump(self) -> None:
         """Sort what arrives into the clients' inboxes; runs until cancelled."""
@@ -55,7 +58,11 @@ class Fleet:
             if not isinstance(samples, int) or samples < 1:
                 self._drop(message, f"hello with samples = {samples!r}")
                 continue
-            await self._transport.send(message.sender, WELCOME, 0, ([], []), {})
+            try:
+                await self._transport.send(message.sender, WELCOME, 0, ([], []), {})
+            except Unreachable as error:
+                self._drop(message, str(error))
+                continue
             # A client may say hello twice: its first may have been lost with a connection.
             self.samples.setdefault(message.sender, samples)
             self._check_joined()
@@ -71,7 +78,7 @@ class Fleet:
         except TimeoutError:
             for name in self._inboxes.keys() - self.samples.keys():
                 self._miss(name, f"did not connect within {timeout_s:g} s")
-        if not self.clients:
+        if not self._joined():
             raise Missed(f"no client connected within {timeout_s:g} s")
 
     def lose(self, client: str, reason: str) -> None:
@@ -83,6 +90,7 @@ class Fleet:
     def begin(self, number: int) -> None:
         """Start a round and its clock."""
         self.round = number
+        self._present = self._joined()
         self._missed = set()
         self._deadline_s = time.monotonic() + self._round_timeout_s
 
@@ -135,7 +143,7 @@ class Fleet:
 
     async def stop(self) -> None:
         """Tell every client that the run is over."""
-        for client in self.clients:
+        for client in self._joined():
             try:
                 await self._transport.send(client, STOP, self.round, ([], []), {})
             except Unreachable:
@@ -181,6 +189,9 @@ class Fleet:
                 "reason": reason,
             }
         )
+
+    def _joined(self) -> tuple[str, ...]:
+        return tuple(name for name in self.samples if name not in self._gone)
 
     def _check_joined(self) -> None:
         if self._inboxes.keys() <= self.samples.keys() | self._gone.keys():

@@ -186,17 +186,18 @@ def _basis(side: int) -> Floats:
 def _coarsen(images: Floats) -> Floats:
     """Half the resolution in 17 levels, enlarged again: how scikit-learn's digits look."""
     count, _, side, _ = images.shape
-    small = images.reshape(count, 1, side // 2, 2, side // 2, 2).mean(axis=(3, 5))
-    small = np.round(small * 16) / 16
+    squares = images.reshape(count, 1, side // 2, 2, side // 2, 2)
+    small: Floats = np.round(squares.mean(axis=(3, 5)) * 16) / 16
     return small.repeat(2, axis=-2).repeat(2, axis=-1)
 
 
 def _between(rng: np.random.Generator, ends: tuple[float, float], count: int) -> Floats:
     low, high = ends
-    return np.float32(low) + np.float32(high - low) * rng.random(count, dtype=np.float32)
+    spread = (high - low) * rng.random(count, dtype=np.float32)
+    return spread + np.float32(low)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def atlas(characters: str) -> tuple[Floats, Floats]:
     """Distance maps (characters, faces, GRID, GRID), positive in ink, and half stroke widths."""
     shapes = np.stack([[_draw(character, face) for face in FACES] for character in characters])

@@ -12,6 +12,7 @@ from methods.local import warm_up
 from nodes import data, models
 from nodes.client import participate
 from nodes.server import serve
+from testbed import meter
 from testbed.channel import Channel
 from testbed.config import RunConfig, choose, convert
 from testbed.config_error import ConfigError
@@ -69,7 +70,9 @@ class FineTuning:
         model = models.build(run.model, self._data.classes, seed=run.seed)
         adapt = getattr(self._method, "adapt", None)
         self._model = adapt(self._options, model) if adapt else model
-        warm_up()
+        small = models.VisionTransformer(models.ModelSpec(depth=1), classes=2)
+        warm_up(small, torch.from_numpy(self._data.test_images[:2]))
+        meter.usage()
 
     def run_node(self, node: Node, channel: Channel) -> None:
         run = self._run

@@ -55,7 +55,10 @@ async def _serve(
     transport = ServerTransport(address["host"], address["port"], set(clients), report)
     fleet = Fleet(transport, clients, report, config.round_timeout_s)
     _listen(channel, fleet)
-    background = [asyncio.create_task(fleet.pump()), asyncio.create_task(transport.watch_connections())]
+    background = [
+        asyncio.create_task(fleet.pump()),
+        asyncio.create_task(transport.watch_connections()),
+    ]
     report({"event": "ready", **count_parameters(method.model)})
     report({"event": "evaluated", "metrics": method.evaluate(*test)})
     # 1. Wait for the clients.

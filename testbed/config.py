@@ -4,7 +4,7 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 import tomli_w
@@ -16,7 +16,8 @@ Struct = TypeVar("Struct")
 DEFAULT_CLIENTS = 20
 MAX_CLIENTS = 4096
 
-Positive = Annotated[float, msgspec.Meta(gt=0)]
+Positive = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
+"""Bounded, since a poll of the system takes no infinity and at most 2**31 ms."""
 OptionValue = bool | int | float | str
 
 
@@ -69,10 +70,6 @@ def load(file: Path | None, flags: Mapping[str, Any]) -> RunConfig:
     if isinstance(options, dict):
         options = {**options, **flags.get("options", {})}
     values = {**values, **given, "options": options}
-    known = RunConfig.__struct_fields__
-    for key in values:
-        if key not in known:
-            raise ConfigError(f"{where}: unknown field {key!r}{closest(key, known)}")
     return convert(values, RunConfig, where)
 
 
@@ -82,18 +79,20 @@ def convert(values: Mapping[str, Any], kind: type[Struct], where: str) -> Struct
     Raises:
         ConfigError: naming the field and what would be right.
     """
+    hints = get_type_hints(kind)
+    for key in values:
+        if key not in hints:
+            raise ConfigError(f"{where}: unknown field {key!r}{closest(key, hints)}")
     try:
         return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
-        text = str(error)
-        reason, _, path = text.partition(" - at `$.")
-        field = path.rstrip("`")
-        if field:
-            value: Any = values
-            for part in field.split("."):
-                value = value.get(part.strip("[]"), "?") if isinstance(value, Mapping) else value
-            raise ConfigError(f"{where}: {field} = {value!r}: {reason}") from error
-        raise ConfigError(f"{where}: {text}") from error
+        reason, _, path = str(error).partition(" - at `$.")
+        field = path.partition("[")[0].partition(".")[0].rstrip("`")
+        if not field:
+            raise ConfigError(f"{where}: {reason}") from error
+        if get_origin(hints[field]) is Literal:
+            reason = f"must be one of {', '.join(get_args(hints[field]))}"
+        raise ConfigError(f"{where}: {field} = {values[field]!r}: {reason}") from error
 
 
 def write(config: RunConfig, path: Path) -> None:

@@ -162,7 +162,8 @@ class _Run:
                 if not ready and time.monotonic() >= deadline:
                     if leaving:
                         return
-                    raise RunFailed(f"not finished within time_limit_s = {self._config.time_limit_s:g}")
+                    limit = f"time_limit_s = {self._config.time_limit_s:g}"
+                    raise RunFailed(f"not finished within {limit}")
                 for key, _ in ready:
                     if isinstance(key.data, int):
                         self._hear_node(key.data, network)

@@ -122,7 +122,11 @@ class ServerTransport:
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         self._socket.setsockopt(zmq.BACKLOG, 4096)
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_ACCEPTED)
-        self._socket.bind(f"tcp://{host}:{port}")
+        try:
+            self._socket.bind(f"tcp://{host}:{port}")
+        except zmq.ZMQError:
+            self.close()
+            raise
 
     async def send(
         self, peer: str, kind: str, number: int, encoded: Encoded, details: Mapping[str, Detail]

@@ -36,7 +36,7 @@ Extent = Annotated[int, msgspec.Meta(ge=0, le=MAX_FRAME_BYTES)]
 Detail = int | float | Annotated[str, msgspec.Meta(max_length=1000)]
 
 # A received buffer is read-only on purpose; whoever wants to write to it clones it.
-warnings.filterwarnings("ignore", message="The given buffer is not writable")
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 
 class WireError(ValueError):
@@ -110,7 +110,8 @@ def encode_tensors(
             raise WireError(f"{name}: {tensor.dtype} cannot be sent; known: {', '.join(DTYPES)}")
         flat = tensor.detach().cpu().contiguous().view(-1)
         headers.append(TensorHeader(name, NAMES[tensor.dtype], tuple(tensor.shape)))
-        buffers.append(memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b""))
+        # An empty tensor has no address that a view could stand on.
+        buffers.append(memoryview(flat.view(torch.uint8).numpy().data if flat.numel() else b""))
     return headers, buffers
 
 
@@ -146,6 +147,9 @@ def _decode_tensor(entry: TensorHeader, frame: memoryview | bytes) -> torch.Tens
     dtype = DTYPES.get(entry.dtype)
     if dtype is None:
         raise WireError(f"tensor {entry.name!r}: dtype {entry.dtype!r} is not allowed")
+    # Beside an extent of zero the others cost no bytes, but torch multiplies them for its strides.
+    if math.prod(extent for extent in entry.shape if extent) > MAX_FRAME_BYTES:
+        raise WireError(f"tensor {entry.name!r}: shape {list(entry.shape)} is too large")
     expected = math.prod(entry.shape) * dtype.itemsize
     if len(frame) != expected:
         raise WireError(

@@ -65,9 +65,10 @@ class _Carrier:
     def __init__(self, plan: Plan, devices: list[int], counters: CounterTable) -> None:
         self._devices = devices
         self._words = counters.words
-        profiles = [node.profile for node in plan.nodes]
-        self._up = [_Line(i, UP, p and p.up, counters) for i, p in enumerate(profiles)]
-        self._down = [_Line(i, DOWN, p and p.down, counters) for i, p in enumerate(profiles)]
+        # The plan numbers its nodes from 0, so that a node's index is its place in every list.
+        profiles = [(node.index, node.profile) for node in plan.nodes]
+        self._up = [_Line(i, UP, p.up if p else None, counters) for i, p in profiles]
+        self._down = [_Line(i, DOWN, p.down if p else None, counters) for i, p in profiles]
         self._node_at = {
             socket.inet_aton(node.address): index for index, node in enumerate(plan.nodes)
         }

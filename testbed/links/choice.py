@@ -5,9 +5,7 @@ from typing import cast
 from testbed.config_error import ConfigError
 from testbed.links import Backend, loopback, userspace
 
-BACKENDS: tuple[Backend, ...] = tuple(
-    cast(Backend, module) for module in (userspace, loopback)
-)
+BACKENDS = tuple(cast(Backend, module) for module in (userspace, loopback))
 """Most faithful first."""
 
 
@@ -23,7 +21,7 @@ def choose(name: str) -> tuple[Backend, str]:
         if reason is not None:
             raise ConfigError(f"--links={name} does not work here: {reason}")
         return backend, f"links: {name}, as asked"
-    reasons = []
+    reasons: list[str] = []
     for backend in BACKENDS:
         reason = backend.probe()
         if reason is None:

@@ -22,6 +22,7 @@ import select
 import selectors
 import socket
 import struct
+import sys
 import time
 from collections import deque
 from itertools import islice
@@ -55,6 +56,8 @@ MAX_UNWRITTEN_BYTES = 1 << 20
 MAX_CONNECTIONS = 16
 """Open at once from one client; more wait to be accepted."""
 SPARE_DESCRIPTORS = 256
+SELECT_LIMIT = 1024
+"""Select takes descriptors below this (FD_SETSIZE)."""
 LATE_S = 0.001
 """A release later than this after its time counts as late."""
 _UNBOUNDED_MS = 1e9
@@ -98,9 +101,7 @@ class LoopbackNetwork:
     """Owns the relay process."""
 
     def __init__(self, plan: Plan) -> None:
-        self._process = LinkProcess(
-            len(plan.nodes), lambda channel, counters: _Relay(plan, counters).run(channel)
-        )
+        self._process = LinkProcess(len(plan.nodes), lambda c, table: _run(plan, c, table))
         try:
             line = self._process.wait_up(timeout_s=30 + 0.01 * len(plan.nodes))
         except LinkError:
@@ -131,6 +132,15 @@ class LoopbackNetwork:
 
     def down(self) -> dict[str, object]:
         return self._process.down()
+
+
+def _run(plan: Plan, channel: Channel, counters: CounterTable) -> None:
+    try:
+        relay = _Relay(plan, counters)
+    except OSError as error:
+        raise LinkError(f"open {len(plan.nodes)} ports on {HOST}: {error.strerror}") from error
+    gc.freeze()
+    relay.run(channel)
 
 
 class _Hop:
@@ -170,7 +180,8 @@ class _End:
         self.socket = sock
         self.mask = 0
         sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(OSError):  # macOS refuses where the peer has gone again.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 class _Flow:
@@ -215,9 +226,10 @@ class _Relay:
         self._due: list[tuple[float, int, _Hop]] = []
         self._released: dict[_Flow, None] = {}
         self._selector = selectors.DefaultSelector()
-        fileno = getattr(self._selector, "fileno", lambda: -1)()
+        self._precise: list[int] = []
         # epoll counts in milliseconds; select on its descriptor, where it can, in microseconds.
-        self._precise = [fileno] if 0 <= fileno < 1024 else None
+        if sys.platform == "linux" and self._selector.fileno() < SELECT_LIMIT:
+            self._precise.append(self._selector.fileno())
         self._most_connections = _allowed_connections(len(nodes) - 1)
         self._open = [0 for _ in nodes]
         self._reserved = socket.socket()
@@ -227,7 +239,7 @@ class _Relay:
         self._server = (HOST, self._reserved.getsockname()[1])
         self._listeners = [self._reserved]
         for node in nodes[1:]:
-            self._listeners.append(socket.create_server((HOST, 0), backlog=MAX_CONNECTIONS))
+            self._listeners.append(socket.create_server((HOST, 0)))
             self._listeners[node].setblocking(False)
             self._selector.register(self._listeners[node], EVENT_READ, node)
         self._connections = self._releases = self._late = 0
@@ -235,7 +247,6 @@ class _Relay:
 
     def run(self, channel: Channel) -> None:
         """Relay until ``channel`` says stop or closes."""
-        gc.freeze()
         self._selector.register(channel, EVENT_READ, channel)
         channel.send({"up": True, "ports": [sock.getsockname()[1] for sock in self._listeners]})
         while True:

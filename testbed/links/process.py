@@ -107,7 +107,10 @@ class LinkProcess:
         if self._child.poll():
             try:
                 self.channel.send({"stop": True})
-                self._closing = self.channel.receive(timeout_s).get("closing", {})
+                line: dict[str, Any] = {}
+                while "closing" not in line:
+                    line = self.channel.receive(timeout_s)
+                self._closing = line["closing"]
             except (ChannelClosed, TimeoutError):
                 pass
             if not self._child.wait(timeout_s):

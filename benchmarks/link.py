@@ -1,0 +1,160 @@
+"""One client behind one link: idle round trip, goodput both ways, bytes on the wire.
+
+    python benchmarks/link.py [--profile=4g] [--links=userspace] [--megabytes=20]
+
+The transfer goes through the transport that runs use (ZeroMQ on kernel TCP) in messages of 1 MB.
+Goodput is payload over the time from the first message's arrival to the last's, so that TCP's
+start does not count; the whole transfer's, start included, stands beside it. Each goodput row
+ends with its ratio to the most that TCP can carry on the line, rate * 1448 / 1514.
+"""
+
+import asyncio
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+import torch
+
+from testbed.channel import Channel
+from testbed.child import Child
+from testbed.links import Network, choice
+from testbed.profiles import load
+from testbed.topology import Node, Plan, plan
+from testbed.transport import ClientTransport, ServerTransport
+from testbed.wire import encode_tensors
+
+MESSAGE_BYTES = 1_000_000
+PINGS = 200
+WAIT_S = 3600.0
+
+
+def quiet(event: dict[str, Any]) -> None:
+    """A report that nobody reads."""
+
+
+def stand(network: Network, node: Node) -> tuple[str, int]:
+    """Enter the node's namespaces, if it has any; its address."""
+    endpoint = network.endpoint(node)
+    if endpoint.namespaces:
+        from testbed.links.namespaces import enter
+
+        enter(endpoint.namespaces)
+    return endpoint.host, endpoint.port
+
+
+async def serve(host: str, port: int, messages: int, results: Channel) -> None:
+    connections: list[dict[str, Any]] = []
+    transport = ServerTransport(host, port, {"client-1"}, connections.append)
+    watching = asyncio.create_task(transport.watch_connections())
+    for _ in range(PINGS):
+        await transport.receive()
+        await transport.send("client-1", "pong", 0, ([], []), {})
+    uplink = [await transport.receive() for _ in range(messages)]
+    congestion = [e["congestion"] for e in connections if e["event"] == "connection"]
+    results.send({"direction": "up", "congestion": congestion, **timing(uplink)})
+    block = encode_tensors({"block": torch.zeros(MESSAGE_BYTES, dtype=torch.uint8)})
+    for _ in range(messages):
+        await transport.send("client-1", "down", 0, block, {})
+    await transport.receive()
+    watching.cancel()
+    transport.close()
+
+
+def call(host: str, port: int, messages: int, results: Channel) -> None:
+    transport = ClientTransport("client-1", host, port, quiet)
+    trips_ms = []
+    for _ in range(PINGS):
+        began = time.monotonic()
+        transport.send("ping", 0, {}, {})
+        transport.receive(WAIT_S)
+        trips_ms.append(1000 * (time.monotonic() - began))
+    # The first holds the connection's making.
+    results.send({"rtt_mean_ms": statistics.mean(trips_ms[1:]), "rtt_min_ms": min(trips_ms)})
+    block = {"block": torch.zeros(MESSAGE_BYTES, dtype=torch.uint8)}
+    for _ in range(messages):
+        transport.send("up", 0, block, {})
+    downlink = [transport.receive(WAIT_S) for _ in range(messages)]
+    results.send({"direction": "down", **timing(downlink)})
+    transport.send("bye", 0, {}, {})
+    transport.close()
+
+
+def timing(arrived: list[Any]) -> dict[str, float]:
+    """Goodput in kbit/s: between arrivals, and from the first sending."""
+    steady_ns = arrived[-1].received_ns - arrived[0].received_ns
+    whole_ns = arrived[-1].received_ns - arrived[0].header.sent_ns
+    size = sum(message.payload_bytes for message in arrived)
+    rest = size - arrived[0].payload_bytes
+    return {"steady_kbit": rest * 8e6 / steady_ns, "whole_kbit": size * 8e6 / whole_ns}
+
+
+def measure(layout: Plan, network: Network, messages: int) -> list[dict[str, Any]]:
+    """Run both ends in processes of their own and collect what they found."""
+    ours, theirs = Channel.pair()
+    parts: list[tuple[Node, Callable[[str, int], None]]] = [
+        (layout.server, lambda host, port: asyncio.run(serve(host, port, messages, theirs))),
+        (layout.clients[0], lambda host, port: call(host, port, messages, theirs)),
+    ]
+    children = [
+        Child(node.name, lambda node=node, part=part: part(*stand(network, node)))  # type: ignore
+        for node, part in parts
+    ]
+    theirs.close()
+    found = []
+    before = network.counters()[1]
+    for _ in range(3):
+        found.append(ours.receive(WAIT_S))
+        now = network.counters()[1]
+        for way in ("up", "down"):
+            found[-1][f"wire_{way}"] = getattr(now, way).bytes - getattr(before, way).bytes
+        before = now
+    for child in children:
+        if not child.wait(30):
+            child.kill()
+    ours.close()
+    return found
+
+
+@click.command()
+@click.option("--profile", default="4g", show_default=True)
+@click.option("--links", default="userspace", show_default=True)
+@click.option("--megabytes", default=20, show_default=True, type=click.IntRange(2, 10_000))
+def main(profile: str, links: str, megabytes: int) -> None:
+    link = load(profile)
+    layout = plan([link])
+    backend, _ = choice.choose(links)
+    network = backend.up(layout)
+    try:
+        trip, *ways = measure(layout, network, megabytes)
+        counted = network.counters()[1]
+    finally:
+        closing = network.down()
+    click.echo(f"{profile} over {links}, {megabytes} MB each way")
+    mean, least = trip["rtt_mean_ms"], trip["rtt_min_ms"]
+    click.echo(
+        f"idle RTT, ms      {mean:9.2f}  profile {link.rtt_ms:9.2f}  "
+        f"difference {mean - link.rtt_ms:+.2f}  (least {least:.2f})"
+    )
+    for way, direction in zip(ways, (link.up, link.down), strict=True):
+        ideal = direction.ideal_goodput_kbit
+        for name in ("steady", "whole"):
+            measured = way[f"{name}_kbit"]
+            against = f"ideal {ideal:9.0f}  ratio {measured / ideal:.4f}" if ideal else "no rate"
+            click.echo(f"{way['direction']:4} {name:6}, kbit/s {measured:9.0f}  {against}")
+    payload = megabytes * MESSAGE_BYTES
+    for way, back in zip(ways, ("down", "up"), strict=True):
+        forth = way["direction"]
+        data, answers = way[f"wire_{forth}"], way[f"wire_{back}"]
+        click.echo(
+            f"{forth:4} wire over payload {100 * (data / payload - 1):+.2f} %, "
+            f"acknowledgements on the way back {100 * answers / payload:.2f} %"
+        )
+    for name, counters in (("up", counted.up), ("down", counted.down)):
+        click.echo(f"{name:4} queue drops {counters.queue_drops}, losses {counters.losses}")
+    click.echo(f"congestion control {ways[0]['congestion']}; link process {closing}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""A forked process: how it ends, that its end is told, and that it does not outlive its parent."""
+
+import os
+import select
+import signal
+import sys
+import time
+
+import pytest
+
+from testbed.channel import Channel
+from testbed.child import Child, describe_exit, die_with_parent
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="a parent-death signal needs Linux")
+
+
+def sleep_forever() -> None:
+    while True:
+        signal.pause()
+
+
+def ended(body) -> Child:
+    child = Child("test", body)
+    assert child.wait(10)
+    return child
+
+
+def exit_with(code):
+    raise SystemExit(code)
+
+
+def test_a_body_that_returns_exits_with_0():
+    child = ended(lambda: None)
+    assert not child.poll()
+    assert describe_exit(child.exit_status) == "exited with 0"
+
+
+def test_a_body_that_raises_exits_with_1_and_says_why(capfd):
+    child = ended(lambda: 1 / 0)
+    assert describe_exit(child.exit_status) == "exited with 1"
+    assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("code", "status"), [(3, 3), (0, 0), ("a text", 1)])
+def test_a_body_may_choose_its_exit_status(code, status):
+    child = ended(lambda: exit_with(code))
+    assert describe_exit(child.exit_status) == f"exited with {status}"
+
+
+def test_kill_ends_a_child_by_its_id():
+    child = Child("test", sleep_forever)
+    assert child.poll()
+    assert not child.wait(0)
+    child.kill()
+    assert describe_exit(child.exit_status) == "killed by SIGKILL"
+    child.kill()
+
+
+def test_terminal_signals_are_ignored_and_termination_is_not():
+    def body() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert describe_exit(ended(body).exit_status) == "killed by SIGTERM"
+
+
+def test_what_is_printed_is_printed_once(capfd):
+    print("before", end="")
+    ended(lambda: print("within", end=""))
+    print("after", end="")
+    assert capfd.readouterr().out == "beforewithinafter"
+
+
+def test_a_child_has_a_channel_to_its_parent():
+    ours, theirs = Channel.pair()
+    child = Child("test", lambda: theirs.send({"double": 2 * theirs.receive(10)["number"]}))
+    theirs.close()
+    ours.send({"number": 21})
+    assert ours.receive(10) == {"double": 42}
+    assert child.wait(10)
+    ours.close()
+
+
+@linux
+def test_a_child_dies_when_its_parent_is_killed():
+    reader, writer = os.pipe()
+
+    def parent() -> None:
+        Child("grandchild", lambda: (os.write(writer, b"up"), sleep_forever()))
+        sleep_forever()
+
+    child = Child("parent", parent)
+    os.close(writer)
+    assert os.read(reader, 2) == b"up"
+    child.kill()
+    # Both held the pipe's other end: its end is that of the grandchild.
+    assert select.select([reader], [], [], 10)[0] and os.read(reader, 1) == b""
+    os.close(reader)
+
+
+@linux
+def test_a_child_whose_parent_has_gone_already_ends_at_once(capfd):
+    child = ended(lambda: (die_with_parent(os.getpid()), print("still here")))
+    assert describe_exit(child.exit_status) == "exited with 1"
+    assert capfd.readouterr().out == ""
+
+
+def test_wait_returns_soon_after_the_end():
+    reader, writer = os.pipe()
+    child = Child("test", lambda: (os.read(reader, 1), None)[1])
+    os.write(writer, b"x")
+    start = time.monotonic()
+    assert child.wait(60)
+    assert time.monotonic() - start < 30
+    for descriptor in (reader, writer):
+        os.close(descriptor)
+
+
+def test_a_status_in_words():
+    assert describe_exit(7 << 8) == "exited with 7"
+    assert describe_exit(signal.SIGSEGV) == "killed by SIGSEGV"

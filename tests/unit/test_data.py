@@ -1,0 +1,222 @@
+"""Data sets, their partition over clients, and the glyph generator."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nodes import data
+from nodes.glyphs import DIGITS, STRONG, Distortion, glyphs
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Torch's threads wait for each other, which costs seconds on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+LABELS = np.random.default_rng(0).integers(0, 10, 3000)
+
+
+def split(kind: str, clients: int = 20, **options: float) -> list[np.ndarray]:
+    return data.partition(LABELS, clients, kind=kind, **{"seed": 0, **options})  # type: ignore[arg-type]
+
+
+def skew(shards: list[np.ndarray], labels: np.ndarray = LABELS) -> float:
+    """Mean share of a client's most frequent class: 0.1 with ten even classes, 1 with one."""
+    return float(np.mean([np.bincount(labels[each]).max() / len(each) for each in shards]))
+
+
+@pytest.mark.parametrize("kind", ["iid", "dirichlet"])
+@pytest.mark.parametrize("clients", [1, 7, 20, 300])
+def test_every_sample_has_one_client(kind: str, clients: int) -> None:
+    shards = split(kind, clients, alpha=0.3)
+    assert len(shards) == clients
+    assert np.array_equal(np.sort(np.concatenate(shards)), np.arange(len(LABELS)))
+    assert all((np.diff(each) > 0).all() for each in shards)
+
+
+@pytest.mark.parametrize("alpha", [1e-4, 0.05, 0.5, 1000.0])
+@pytest.mark.parametrize("minimum", [0, 8, 30])
+def test_every_client_has_its_minimum(alpha: float, minimum: int) -> None:
+    sizes = [len(each) for each in split("dirichlet", 100, alpha=alpha, minimum=minimum)]
+    assert min(sizes) >= minimum
+    assert sum(sizes) == len(LABELS)
+
+
+def test_iid_is_even_and_dirichlet_is_as_skewed_as_alpha_says() -> None:
+    even = split("iid")
+    assert {len(each) for each in even} == {150}
+    skews = [skew(even), *(skew(split("dirichlet", alpha=alpha)) for alpha in (100, 0.5, 0.05))]
+    assert skews[0] < 0.2
+    assert abs(skews[1] - skews[0]) < 0.05
+    assert skews[2] > skews[0] + 0.15
+    assert skews[3] > skews[2] + 0.15
+
+
+def test_the_minimum_leaves_rich_clients_as_they_were() -> None:
+    free = split("dirichlet", alpha=0.1, minimum=0)
+    held = split("dirichlet", alpha=0.1, minimum=8)
+    assert min(len(each) for each in free) < 8
+    moved = sum(len(np.setdiff1d(new, old)) for old, new in zip(free, held, strict=True))
+    assert moved == sum(max(0, 8 - len(each)) for each in free)
+
+
+def test_a_partition_is_its_seed() -> None:
+    def flat(seed: int) -> list[list[int]]:
+        return [each.tolist() for each in split("dirichlet", alpha=0.5, seed=seed)]
+
+    assert flat(1) == flat(1)
+    assert flat(1) != flat(2)
+
+
+def test_partition_is_fast() -> None:
+    labels = np.random.default_rng(0).integers(0, 10, 60_000)
+    started = time.process_time()
+    data.partition(labels, 1000, kind="dirichlet", alpha=0.1, seed=0)
+    assert time.process_time() - started < 1
+
+
+def test_partition_refuses_what_cannot_be() -> None:
+    with pytest.raises(ValueError, match=r"need 3200 samples, and there are 3000: take fewer"):
+        split("iid", 400)
+    with pytest.raises(ValueError, match="known: dirichlet, iid"):
+        split("pathological")
+    for alpha in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="alpha"):
+            split("dirichlet", alpha=alpha)
+    with pytest.raises(ValueError, match="clients"):
+        split("iid", 0)
+
+
+def test_digits_are_scikit_learns() -> None:
+    from sklearn.datasets import load_digits
+
+    theirs = load_digits()
+    images, labels = data.read_digits()
+    assert np.array_equal(images, theirs.images)
+    assert np.array_equal(labels, theirs.target)
+
+
+def test_digits_split_is_stratified_complete_and_the_same_for_every_seed() -> None:
+    first, second = data.load("digits", seed=0), data.load("digits", seed=5)
+    assert first.train_images.shape == (1437, 1, 16, 16)
+    assert first.test_images.shape == (360, 1, 16, 16)
+    assert np.ptp(np.bincount(first.test_labels)) <= 2
+    assert np.array_equal(first.test_images, second.test_images)
+
+    def rows(*parts: np.ndarray) -> np.ndarray:
+        small = np.concatenate(parts)[:, 0, ::2, ::2].reshape(-1, 64) * 16
+        return small[np.lexsort(small.T)]
+
+    images, _ = data.read_digits()
+    whole = rows(images[:, None].repeat(2, axis=2).repeat(2, axis=3) / 16)
+    assert np.array_equal(rows(first.train_images, first.test_images), whole)
+    assert np.array_equal(rows(second.train_images, second.test_images), whole)
+
+
+@pytest.mark.parametrize("name", ["digits", "glyphs"])
+def test_a_data_set_keeps_its_promises(name: str) -> None:
+    first, again, other = (data.load(name, seed=seed, train_samples=300) for seed in (0, 0, 1))
+    assert first.name == name
+    assert len(first.train_images) == len(first.train_labels) == 300
+    assert len(first.test_images) == len(first.test_labels)
+    for images in (first.train_images, first.test_images):
+        assert images.dtype == np.float32
+        assert images.shape[1:] == (1, data.SIDE, data.SIDE)
+        assert images.min() == 0 and 0.8 < images.max() <= 1
+    for labels in (first.train_labels, first.test_labels):
+        assert labels.dtype == np.int64
+        assert set(labels) == set(range(first.classes))
+    assert np.array_equal(first.train_images, again.train_images)
+    assert not np.array_equal(first.train_images, other.train_images)
+    assert np.array_equal(first.test_images, other.test_images)
+
+
+def test_train_size_agrees_with_load() -> None:
+    assert data.names() == ["digits", "glyphs"]
+    assert data.train_size("digits") == len(data.load("digits", seed=0).train_labels)
+    assert data.train_size("glyphs") is None
+
+
+def test_data_refuses_what_it_lacks() -> None:
+    with pytest.raises(ValueError, match="unknown data set 'mnist'; known: digits, glyphs"):
+        data.load("mnist", seed=0)
+    with pytest.raises(ValueError, match="unknown data set"):
+        data.train_size("mnist")
+    with pytest.raises(ValueError, match="1437 training images, and 1438"):
+        data.load("digits", seed=0, train_samples=1438)
+    with pytest.raises(ValueError, match="at least 1"):
+        data.load("glyphs", seed=0, train_samples=0)
+
+
+def test_importing_data_and_reading_digits_imports_nothing_heavy() -> None:
+    script = (
+        "import sys; from nodes import data, glyphs; data.load('digits', seed=0); "
+        "sys.exit(bool({'torch', 'sklearn', 'scipy', 'matplotlib', 'PIL'} & set(sys.modules)))"
+    )
+    root = Path(data.__file__).parent.parent
+    subprocess.run([sys.executable, "-c", script], cwd=root, check=True)
+
+
+SOME = "AbC"
+
+
+def test_glyphs_are_drawn_from_their_seed() -> None:
+    images, labels = glyphs(600, 3, characters=SOME)
+    assert images.shape == (600, 1, 16, 16) and images.dtype == np.float32
+    assert labels.dtype == np.int64 and set(labels) <= set(range(len(SOME)))
+    assert images.min() >= 0 and images.max() <= 1
+    again, same = glyphs(600, 3, characters=SOME)
+    assert np.array_equal(images, again) and np.array_equal(labels, same)
+    assert not np.array_equal(images, glyphs(600, 4, characters=SOME)[0])
+    assert glyphs(0, 0, characters="A")[0].shape == (0, 1, 16, 16)
+    assert glyphs(2, 0, characters="A", side=28)[0].shape == (2, 1, 28, 28)
+
+
+STILL = Distortion(
+    rotation=0, slant=0, stretch=0, size=(0.9, 0.9), shift=0, bend=0, noise=0, coarse=0
+)
+
+
+def test_glyphs_look_like_their_characters() -> None:
+    """Undistorted: upright, whole, centred, and a digit unlike every other."""
+    images, labels = glyphs(800, 0, characters=DIGITS, distortion=STILL, side=32)
+    means = np.stack([images[labels == digit].mean(axis=0)[0] for digit in range(10)])
+    assert means[8, 16, 16] > means[0, 16, 16] + 0.3
+    assert means[:, 0].max() < 0.2 and means[:, 2:6].max(axis=(1, 2)).min() > 0.5
+    top_heavy = means[7, :16].sum() / means[7].sum()
+    assert top_heavy > 0.5 > means[6, :16].sum() / means[6].sum()
+    flat = means.reshape(10, -1)
+    apart = np.linalg.norm(flat[:, None] - flat[None], axis=-1)
+    assert apart[~np.eye(10, dtype=bool)].min() > 2
+
+
+def test_distortions_do_what_they_say() -> None:
+    coarse, _ = glyphs(50, 0, characters=DIGITS, distortion=Distortion(coarse=1))
+    assert np.array_equal(coarse, coarse[:, :, ::2, ::2].repeat(2, axis=2).repeat(2, axis=3))
+    assert np.array_equal(coarse * 16, np.round(coarse * 16))
+    thin, thick = (
+        glyphs(50, 0, characters=DIGITS, distortion=Distortion(stroke=(half, half)))[0].mean()
+        for half in (0.1, 0.3)
+    )
+    assert thick > 1.5 * thin
+
+    def spread(distortion: Distortion) -> float:
+        return float(glyphs(200, 0, characters="5", distortion=distortion)[0].std(axis=0).mean())
+
+    assert spread(STILL) < spread(Distortion(coarse=0)) < spread(STRONG)
+
+
+def test_glyphs_refuse_what_cannot_be_drawn() -> None:
+    for arguments in ({"characters": ""}, {"characters": "1", "side": 15}):
+        with pytest.raises(ValueError, match="glyphs need a character"):
+            glyphs(1, 0, **arguments)  # type: ignore[arg-type]

@@ -1,0 +1,452 @@
+"""The loopback relay: whole streams, each over its own link, and every way to end.
+
+Times are held against bounds that no machine can beat (a line is never faster than its rate or
+its delay); only generous limits stand against slowness.
+"""
+
+import contextlib
+import errno
+import random
+import select
+import socket
+import struct
+import time
+
+import pytest
+
+from testbed.links import LinkError, loopback
+from testbed.profiles import FRAME_BYTES, SEGMENT_BYTES, Direction, LinkProfile
+from testbed.topology import Node, Plan
+
+LIMIT_S = 20.0
+FREE = Direction()
+
+
+def link(up: Direction = FREE, down: Direction = FREE) -> LinkProfile:
+    return LinkProfile(name="test", up=up, down=down)
+
+
+def rate(mbit: float, **fields: float) -> Direction:
+    return Direction(rate_kbit=1000 * mbit, **fields)
+
+
+class Bench:
+    """A network that is up, a server that listens on it, and what tests do with the two."""
+
+    def __init__(self, stack: contextlib.ExitStack, clients, server=None) -> None:
+        profiles = [server, *clients]
+        nodes = (Node(i, f"node-{i}", "127.0.0.1", p) for i, p in enumerate(profiles))
+        self.stack = stack
+        self.plan = Plan(tuple(nodes))
+        self.network = loopback.up(self.plan)
+        stack.callback(self.network.down)
+        self.listen()
+
+    def listen(self) -> None:
+        _, host, port = self.network.endpoint(self.plan.server)
+        self.server = self.stack.enter_context(socket.create_server((host, port)))
+        self.server.settimeout(LIMIT_S)
+
+    def connect(self, client: int = 1) -> tuple[socket.socket, socket.socket]:
+        """A connection's two ends: the client's and the server's."""
+        ours = self.call(client)
+        theirs, _ = self.server.accept()
+        theirs.settimeout(LIMIT_S)
+        return ours, self.stack.enter_context(theirs)
+
+    def call(self, client: int = 1) -> socket.socket:
+        _, host, port = self.network.endpoint(self.plan.nodes[client])
+        return self.stack.enter_context(socket.create_connection((host, port), LIMIT_S))
+
+    def accepted_says(self, text: bytes) -> bool:
+        """Whether the next connection at the server, if it has not broken yet, says ``text``."""
+        server, _ = self.server.accept()
+        server.settimeout(LIMIT_S)
+        with server, contextlib.suppress(ConnectionResetError):
+            return server.recv(10) == text
+        return False
+
+    def counters(self, node: int):
+        return self.network.counters()[node]
+
+
+@pytest.fixture
+def bench():
+    with contextlib.ExitStack() as stack:
+        yield lambda *clients, server=None: Bench(stack, clients, server)
+
+
+def carry(*jobs: tuple[socket.socket, bytes, socket.socket]) -> list[float]:
+    """Send each job's bytes, all at once; when each had all of it, in seconds from the start."""
+    left = {job[0]: memoryview(job[1]) for job in jobs}
+    got = {job[2]: bytearray() for job in jobs}
+    wanted = {job[2]: job[1] for job in jobs}
+    times = {}
+    start = time.monotonic()
+    for sock in {*left, *got}:
+        sock.setblocking(False)
+    while len(times) < len(jobs):
+        readers, writers = [s for s in got if s not in times], [s for s in left if left[s]]
+        readable, writable, _ = select.select(readers, writers, [], LIMIT_S)
+        assert readable or writable, "nothing moves"
+        for sock in writable:
+            left[sock] = left[sock][sock.send(left[sock][: 1 << 18]) :]
+        for sock in readable:
+            data = sock.recv(1 << 18)
+            assert data, "the stream ended early"
+            got[sock] += data
+            if len(got[sock]) >= len(wanted[sock]):
+                times[sock] = time.monotonic() - start
+    for sock in {*left, *got}:
+        sock.settimeout(LIMIT_S)
+    assert all(got[sock] == wanted[sock] for sock in got), "the bytes are not those sent"
+    return list(times[job[2]] for job in jobs)
+
+
+def read_all(sock: socket.socket) -> bytes:
+    return b"".join(iter(lambda: sock.recv(1 << 18), b""))
+
+
+def echo_s(client: socket.socket, server: socket.socket) -> float:
+    return carry((client, b"x", server))[0] + carry((server, b"y", client))[0]
+
+
+def reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def line_s(size_bytes: int, mbit: float) -> float:
+    """What the line needs for that much of a stream, in full frames."""
+    return 8 * size_bytes * FRAME_BYTES / SEGMENT_BYTES / (mbit * 1e6)
+
+
+def noise(size_bytes: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size_bytes)
+
+
+# Streams
+
+
+def test_streams_arrive_whole_both_ways_at_once(bench):
+    b = bench(link(), link())
+    (client, server), (other, other_server) = b.connect(1), b.connect(2)
+    jobs = [(client, server), (server, client), (other, other_server), (other_server, other)]
+    carry(*[(a, noise(3_000_000, seed), z) for seed, (a, z) in enumerate(jobs)])
+
+
+def test_jitter_and_small_queues_neither_reorder_nor_lose(bench):
+    up = rate(40, delay_ms=5, jitter_ms=5, queue_ms=0.1)
+    b = bench(link(up, up), link(up, up), server=link(rate(50, queue_ms=0.1), rate(50)))
+    (client, server), (other, other_server) = b.connect(1), b.connect(2)
+    carry(
+        (client, noise(200_000, 1), server),
+        (other, noise(200_000, 2), other_server),
+        (other_server, noise(200_000, 3), other),
+    )
+
+
+def test_each_client_and_direction_has_its_own_rate(bench):
+    b = bench(link(rate(8), rate(4)), link(rate(2)))
+    (client, server), (other, other_server) = b.connect(1), b.connect(2)
+    payload = noise(100_000)
+    times = carry(
+        (client, payload, server), (server, payload, client), (other, payload, other_server)
+    )
+    for seconds, mbit in zip(times, (8, 4, 2), strict=True):
+        assert line_s(100_000, mbit) <= seconds < line_s(100_000, mbit) + 5
+    assert carry((other_server, noise(2_000_000), other))[0] < line_s(2_000_000, 2)
+
+
+def test_clients_share_the_servers_link(bench):
+    b = bench(link(), link(), server=link(up=rate(8), down=rate(4)))
+    (client, server), (other, other_server) = b.connect(1), b.connect(2)
+    payload = noise(60_000)
+    assert max(carry((client, payload, server), (other, payload, other_server))) >= line_s(
+        120_000, 4
+    )
+    seconds = max(carry((server, payload, client), (other_server, payload, other)))
+    assert line_s(120_000, 8) <= seconds < line_s(120_000, 8) + 5
+
+
+def test_nothing_is_faster_than_the_delay(bench):
+    b = bench(
+        link(Direction(delay_ms=20), Direction(delay_ms=40)),
+        server=link(Direction(delay_ms=5), Direction(delay_ms=10)),
+    )
+    client, server = b.connect()
+    for _ in range(3):
+        assert 0.030 <= carry((client, b"x", server))[0] < 5
+        assert 0.045 <= carry((server, b"x", client))[0] < 5
+
+
+def test_loss_enters_as_throughput(bench):
+    loss = Direction(delay_ms=20, loss_percent=2)
+    b = bench(link(loss, Direction(delay_ms=20)), server=link(FREE, Direction(loss_percent=2)))
+    client, server = b.connect()
+    cap_mbit = loopback.mathis_kbit(1 - 0.98**2, 0.040) / 1000
+    assert carry((client, noise(100_000), server))[0] >= line_s(100_000, cap_mbit)
+    assert b.counters(1).up.losses == b.counters(1).up.queue_drops == 0
+    assert carry((server, noise(2_000_000), client))[0] < line_s(2_000_000, cap_mbit)
+
+
+def test_mathis_by_hand():
+    # 1514 bytes a round of 100 ms are 121.12 kbit/s; sqrt(1.5 / 0.015) is 10.
+    assert loopback.mathis_kbit(0.015, 0.1) == pytest.approx(1211.2)
+    assert loopback.mathis_kbit(0.015, 0.2) == pytest.approx(605.6)
+    assert loopback.mathis_kbit(0.0, 0.1) == loopback.mathis_kbit(0.1, 0.0) == float("inf")
+
+
+# Room
+
+
+def fill(sock: socket.socket) -> int:
+    """Send until nobody takes more; how much that was."""
+    sock.setblocking(False)
+    sent = 0
+    while select.select([], [sock], [], 0.2)[1]:
+        sent += sock.send(noise(1 << 16))
+        assert sent < 100_000_000, "nothing holds the sender back"
+    return sent
+
+
+def test_a_receiver_that_does_not_read_holds_its_sender_back(bench):
+    b = bench(link())
+    client, server = b.connect()
+    sent = fill(client)
+    client.shutdown(socket.SHUT_WR)
+    assert read_all(server) == noise(1 << 16) * (sent // (1 << 16)) + noise(1 << 16)[: sent % 65536]
+
+
+def test_a_full_queue_holds_its_sender_back(bench):
+    shape = rate(1, delay_ms=100, queue_ms=100)
+    b = bench(link(shape))
+    client, server = b.connect()
+    client.setblocking(False)
+    client.send(noise(1 << 18))
+    most = 0
+    for _ in range(10):
+        assert server.recv(1 << 16)
+        nodes = b.network.counters()
+        most = max(most, nodes[1].up.frames - nodes[0].down.frames)
+    # A frame or two may arrive while the counters are read.
+    assert shape.limit_packets - 3 <= most <= shape.limit_packets + 3
+
+
+# Counters
+
+
+def test_counters_add_up_to_what_was_sent(bench):
+    b = bench(link(rate(20)), link())
+    (client, server), (other, other_server) = b.connect(1), b.connect(2)
+    carry((client, noise(100_000), server))
+    up, down = b.counters(1)
+    # 70 frames if each were full; what was read in pieces is more.
+    assert 70 <= up.frames <= 90
+    assert up.bytes == 100_000 + 66 * up.frames
+    assert (down.frames, down.bytes) == (up.frames // 2, 66 * (up.frames // 2))
+    assert b.counters(0) == (down, up), "the server alone has seen what its client did"
+    assert b.counters(2).up.frames == 0
+    carry((other_server, noise(50_000), other))
+    up, down = b.counters(2)
+    assert down.bytes == 50_000 + 66 * down.frames
+    assert up.frames == down.frames // 2
+    for way in ("up", "down"):
+        across = "down" if way == "up" else "up"
+        total = sum(getattr(b.counters(node), way).bytes for node in (1, 2))
+        assert total == getattr(b.counters(0), across).bytes
+
+
+# Ends
+
+
+def test_a_half_close_leaves_the_other_half_open(bench):
+    b = bench(link(Direction(delay_ms=5), Direction(delay_ms=5)))
+    client, server = b.connect()
+    client.sendall(b"question")
+    client.shutdown(socket.SHUT_WR)
+    assert read_all(server) == b"question"
+    server.sendall(b"answer")
+    server.close()
+    assert read_all(client) == b"answer"
+
+
+def test_a_client_that_closes_is_seen_after_its_last_byte(bench):
+    b = bench(link(rate(4, delay_ms=20)))
+    client, server = b.connect()
+    start = time.monotonic()
+    client.sendall(noise(50_000))
+    client.close()
+    assert read_all(server) == noise(50_000)
+    assert time.monotonic() - start >= line_s(50_000, 4) + 0.020
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_a_reset_is_passed_on(bench, who):
+    b = bench(link(Direction(delay_ms=5), Direction(delay_ms=5)))
+    ends = b.connect()
+    carry((ends[0], b"x", ends[1]), (ends[1], b"y", ends[0]))
+    reset(ends[who])
+    with pytest.raises(ConnectionResetError):
+        ends[1 - who].recv(1)
+
+
+def test_a_sender_learns_that_its_receiver_is_gone(bench):
+    b = bench(link())
+    client, server = b.connect()
+    server.shutdown(socket.SHUT_WR)
+    assert client.recv(1) == b""
+    server.close()
+    with pytest.raises((ConnectionResetError, BrokenPipeError)):
+        while select.select([], [client], [], LIMIT_S)[1]:
+            client.send(b"x")
+
+
+def test_who_calls_before_the_server_listens_is_refused_and_may_call_again(bench):
+    b = bench(link())
+    b.server.close()
+    client = b.call()
+    with contextlib.suppress(ConnectionResetError):
+        assert client.recv(1) == b""
+    b.listen()
+    echo_s(*b.connect())
+
+
+def test_bad_peers_harm_nobody(bench, monkeypatch):
+    monkeypatch.setattr(loopback, "MAX_CONNECTIONS", 3)
+    b = bench(link(), link())
+    good = b.connect(2)
+    for _ in range(20):
+        reset(b.call(1))
+    idle = [b.call(1) for _ in range(5)]
+    echo_s(*good)
+    for sock in idle:
+        sock.close()
+    for client in (1, 2):
+        caller = b.call(client)
+        caller.sendall(b"me")
+        while not b.accepted_says(b"me"):
+            pass
+    assert b.network.failure() is None
+
+
+def test_a_client_has_so_many_connections_and_no_more(bench, monkeypatch):
+    monkeypatch.setattr(loopback, "MAX_CONNECTIONS", 2)
+    b = bench(link())
+    first, _ = b.connect()
+    b.connect()
+    third = b.call()
+    assert not select.select([b.server], [], [], 0.1)[0]
+    reset(first)
+    server, _ = b.server.accept()
+    with server:
+        echo_s(third, server)
+
+
+# The network
+
+
+def test_facts_and_endpoints(bench):
+    assert loopback.probe() is None
+    b = bench(link(), link())
+    endpoints = [b.network.endpoint(node) for node in b.plan.nodes]
+    assert {(e.namespaces, e.host) for e in endpoints} == {((), "127.0.0.1")}
+    assert len({e.port for e in endpoints}) == 3
+    assert b.network.facts["backend"] == loopback.name == "loopback"
+    assert b.network.facts["wire_bytes"] == "estimated from the relayed stream"
+    assert "Mathis" in str(b.network.facts["loss"])
+
+
+def test_the_servers_port_is_kept_for_the_server(bench):
+    b = bench(link())
+    b.server.close()
+    _, host, port = b.network.endpoint(b.plan.server)
+    with socket.socket() as thief, pytest.raises(OSError) as refusal:
+        thief.bind((host, port))
+    assert refusal.value.errno == errno.EADDRINUSE
+
+
+def test_two_networks_stand_beside_each_other(bench):
+    one, two = bench(link()), bench(link())
+    ends = one.connect(), two.connect()
+    carry(*[(client, noise(50_000, seed), server) for seed, (client, server) in enumerate(ends)])
+
+
+def test_shape_holds_from_then_on(bench):
+    b = bench(link())
+    client, server = b.connect()
+    node = b.plan.clients[0]
+    assert echo_s(client, server) < 5
+    b.network.shape(node, rate(2, delay_ms=200), Direction())
+    deadline = time.monotonic() + LIMIT_S
+    while echo_s(client, server) < 0.200:
+        assert time.monotonic() < deadline, "shape had no effect"
+    assert carry((client, noise(50_000), server))[0] >= 0.200 + line_s(50_000, 2)
+    b.network.shape(node, Direction(), Direction())
+    while echo_s(client, server) >= 0.200:
+        assert time.monotonic() < deadline, "shape had no effect"
+
+
+def test_shape_of_the_server_reaches_every_client(bench):
+    b = bench(link(Direction(loss_percent=1)))
+    client, server = b.connect()
+    b.network.shape(b.plan.server, Direction(), Direction(delay_ms=100))
+    deadline = time.monotonic() + LIMIT_S
+    while carry((client, b"x", server))[0] < 0.100:
+        assert time.monotonic() < deadline, "shape had no effect"
+    # Only with that delay has the client's own loss a throughput.
+    cap_mbit = loopback.mathis_kbit(0.01, 0.100) / 1000
+    assert carry((client, noise(50_000), server))[0] >= 0.100 + line_s(50_000, cap_mbit)
+
+
+def test_down_twice(bench):
+    b = bench(link(Direction(delay_ms=1)))
+    client, server = b.connect()
+    echo_s(client, server)
+    closing = b.network.down()
+    assert closing["connections"] == 1
+    assert closing["releases"] == 2
+    assert 0 <= closing["lateness_mean_ms"] <= closing["lateness_max_ms"] < 1000 * LIMIT_S
+    assert b.network.down() == closing
+    with pytest.raises(ConnectionRefusedError):
+        b.call()
+
+
+def test_a_killed_relay_is_a_failure(bench):
+    b = bench(link())
+    client, _ = b.connect()
+    assert b.network.failure() is None
+    assert not select.select([b.network], [], [], 0)[0]
+    b.network._process._child.kill()
+    assert select.select([b.network], [], [], LIMIT_S)[0]
+    assert b.network.failure() == "the link process killed by SIGKILL"
+    with contextlib.suppress(ConnectionResetError):
+        assert client.recv(1) == b""
+    assert b.network.down() == {}
+
+
+def test_the_relay_ends_when_its_supervisor_is_gone(bench):
+    b = bench(link())
+    b.network._process.channel.close()
+    assert b.network._process._child.wait(LIMIT_S)
+    assert b.network._process._child.exit_status == 0
+
+
+def test_a_relay_that_cannot_open_its_ports_says_so(monkeypatch):
+    def refuse(*_) -> None:
+        raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+
+    monkeypatch.setattr(loopback.socket, "create_server", refuse)
+    assert "Cannot assign requested address" in str(loopback.probe())
+    node = Node(0, "server", "127.0.0.1", None)
+    with pytest.raises(LinkError, match=r"open 2 ports on .*: Cannot assign"):
+        loopback.up(Plan((node, node)))
+
+
+def test_too_few_open_files_are_refused_with_the_number_needed(monkeypatch):
+    monkeypatch.setattr(loopback.resource, "getrlimit", lambda _: (1024, 1024))
+    monkeypatch.setattr(loopback.resource, "setrlimit", lambda *_: None)
+    assert loopback._allowed_connections(1) == loopback.MAX_CONNECTIONS
+    assert loopback._allowed_connections(100) == 3
+    with pytest.raises(LinkError, match="relay 1000 clients: 3256 open files needed, 1024 allowed"):
+        loopback._allowed_connections(1000)
