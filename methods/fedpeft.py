@@ -19,9 +19,9 @@ PRELOAD = ("peft",)
 class Config(fedavg.Config, frozen=True, forbid_unknown_fields=True, kw_only=True):
     rank: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 8
     """Rank of each adapter."""
-    lora_alpha: Annotated[float, msgspec.Meta(gt=0)] = 16.0
+    lora_alpha: Annotated[float, msgspec.Meta(gt=0)] = 8.0
     """The adapter's output is scaled by lora_alpha / rank."""
-    learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 5e-3
+    learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 1e-2
 
 
 def adapt(config: Config, model: nn.Module) -> nn.Module:

@@ -5,6 +5,7 @@ socket pair that only the run's own processes hold; nothing from the network com
 """
 
 import contextlib
+import math
 import os
 import select
 import socket
@@ -68,19 +69,24 @@ class Channel:
         while not self._lines:
             if self.closed:
                 raise ChannelClosed("the other end has closed")
-            ready, _, _ = select.select([self._socket], [], [], timeout_s)
-            if not ready:
+            if not self._readable(timeout_s):
                 raise TimeoutError(f"no answer within {timeout_s} s")
             self._read()
         return self._lines.popleft()
 
     def drain(self) -> list[Line]:
         """Every line that is here now, without waiting; sets ``closed`` at the end."""
-        while not self.closed and select.select([self._socket], [], [], 0)[0]:
+        while not self.closed and self._readable(0):
             self._read()
         lines = list(self._lines)
         self._lines.clear()
         return lines
+
+    def _readable(self, timeout_s: float | None) -> bool:
+        # select would refuse a descriptor above 1023, which a run of 500 nodes has.
+        waiter = select.poll()
+        waiter.register(self._socket, select.POLLIN)
+        return bool(waiter.poll(None if timeout_s is None else math.ceil(1000 * timeout_s)))
 
     def _read(self) -> None:
         try:

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable
 
 PR_SET_PDEATHSIG = 1
+_PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def die_with_parent(parent: int) -> None:
@@ -32,12 +33,19 @@ class Child:
         self.name = name
         self.exit_status: int | None = None
         """As from waitpid, once the process has been seen to end."""
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            # None where this process was started without, broken where nobody reads any more.
+            with contextlib.suppress(AttributeError, OSError):
+                stream.flush()
         parent = os.getpid()
-        self.pid = os.fork()
-        if self.pid == 0:
-            run_as_child(body, parent)
+        # A handler that ran in the child before it is one would raise through the parent's code.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENTS_SIGNALS)
+        try:
+            self.pid = os.fork()
+            if self.pid == 0:
+                run_as_child(body, parent)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def poll(self) -> bool:
         """Whether the process still runs."""
@@ -73,6 +81,7 @@ def run_as_child(body: Callable[[], None], parent: int) -> None:
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _PARENTS_SIGNALS)
         body()
         code = 0
     except SystemExit as stop:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from testbed.summary import Tally
@@ -28,9 +29,7 @@ class RoundLines:
         self._clients = clients
         self._ready = 0
         self._arrived = 0
-        self._status = console.status("starting") if console.is_terminal else None
-        if self._status:
-            self._status.start()
+        self._status = console.status("links are up; loading") if console.is_terminal else None
 
     def take(self, event: dict[str, Any], tally: Tally) -> None:
         handler = getattr(self, f"_on_{event['event']}", None)
@@ -46,7 +45,9 @@ class RoundLines:
             self._status.update(text)
 
     def _on_links(self, event: dict[str, Any], tally: Tally) -> None:
-        self._say("links are up; loading")
+        # Not before: it starts a thread, and by now the supervisor has forked all it will fork.
+        if self._status:
+            self._status.start()
 
     def _on_ready(self, event: dict[str, Any], tally: Tally) -> None:
         self._ready += 1
@@ -68,11 +69,12 @@ class RoundLines:
             self._say(f"round {event['round']} of {self._rounds}: {self._arrived} updates arrived")
 
     def _on_lost(self, event: dict[str, Any], tally: Tally) -> None:
-        self._console.print(f"[yellow]lost {event['peer']}: {event['reason']}", highlight=False)
+        text = f"[yellow]lost {event['peer']}: {escape(event['reason'])}"
+        self._console.print(text, highlight=False)
 
     def _on_missed(self, event: dict[str, Any], tally: Tally) -> None:
-        text = f"[yellow]round {event['round']}: no update from {event['peer']}: {event['reason']}"
-        self._console.print(text, highlight=False)
+        text = f"round {event['round']}: no update from {event['peer']}: {escape(event['reason'])}"
+        self._console.print(f"[yellow]{text}", highlight=False)
 
     def _on_wire(self, event: dict[str, Any], tally: Tally) -> None:
         if event["round"] is None:

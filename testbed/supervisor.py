@@ -96,35 +96,35 @@ class _Run:
         self._tally = Tally()
         self._channels: dict[int, Channel] = {}
         self._ended: dict[int, str] = {}
-        self._started = 0
         self._server_done = False
-        self._failures: list[str] = []
+        self._failures: dict[int, str] = {}
+        self._shown = True
 
     def execute(self, facts: dict[str, Any]) -> dict[str, Any]:
         status, reason = "failed", "unknown"
         closing: dict[str, Any] = {}
-        try:
-            with _signals_interrupt(), contextlib.ExitStack() as owned:
-                try:
+        with _Signals() as signals:
+            try:
+                # What was made is removed after ``raised``: no signal interrupts that.
+                with contextlib.ExitStack() as owned, signals.raised():
                     self._record("supervisor", {"event": "run", **facts})
                     write(self._config, self._recorder.folder / "config.toml")
                     self._carry_out(owned, closing)
-                    status, reason = "ok", ""
-                except Interrupted as signal_name:
-                    status, reason = "interrupted", f"stopped by {signal_name}"
-                except (RunFailed, LinkError, NodeFailed) as error:
-                    reason = str(error)
-                except OSError as error:
-                    reason = f"write the results: {error}"
-        except Interrupted as signal_name:
-            status, reason = "interrupted", f"stopped by {signal_name}"
-        event = {"event": "closed", "status": status, "reason": reason or None, "links": closing}
-        with contextlib.suppress(OSError):
-            self._record("supervisor", event)
-            self._recorder.write_summary(self._tally.summary())
+                status, reason = "ok", ""
+            except Interrupted as signal_name:
+                status, reason = "interrupted", f"stopped by {signal_name}"
+            except (RunFailed, LinkError, NodeFailed) as error:
+                reason = str(error)
+            except OSError as error:
+                reason = f"write the results: {error}"
+            event = {"event": "closed", "status": status, "reason": reason or None}
+            with contextlib.suppress(OSError):
+                self._record("supervisor", {**event, "links": closing})
+                self._recorder.write_summary(self._tally.summary())
         return self._tally.summary()
 
     def _carry_out(self, owned: contextlib.ExitStack, closing: dict[str, Any]) -> None:
+        deadline = time.monotonic() + self._config.time_limit_s
         # 1. The zygote imports and loads while the network is built.
         log = os.open(
             self._recorder.folder / "nodes.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644
@@ -141,7 +141,7 @@ class _Run:
             self._channels[node.index] = zygote.spawn(node, network.endpoint(node))
             owned.callback(self._channels[node.index].close)
         # 3. The rounds run in the nodes; here they are watched and recorded.
-        self._watch(zygote, network, time.monotonic() + self._config.time_limit_s, lambda: False)
+        self._watch(zygote, network, deadline, lambda: False)
         # 4. The nodes leave.
         leave_by = time.monotonic() + LEAVE_LIMIT_S
         self._watch(zygote, network, leave_by, lambda: len(self._ended) == len(self._plan.nodes))
@@ -158,18 +158,18 @@ class _Run:
                 if not channel.closed:
                     selector.register(channel, selectors.EVENT_READ, index)
             while self._server_done == leaving and not finished():
-                ready = selector.select(max(0.0, deadline - time.monotonic()))
-                if not ready and time.monotonic() >= deadline:
-                    if leaving:
-                        return
+                remaining_s = deadline - time.monotonic()
+                if remaining_s <= 0 and not leaving:
                     limit = f"time_limit_s = {self._config.time_limit_s:g}"
                     raise RunFailed(f"not finished within {limit}")
-                for key, _ in ready:
+                if leaving and (remaining_s <= 0 or network.failure() or zygote.failure()):
+                    return
+                for key, _ in selector.select(remaining_s):
                     if isinstance(key.data, int):
                         self._hear_node(key.data, network)
                         if self._channels[key.data].closed:
                             selector.unregister(key.fileobj)
-                self._hear_zygote(zygote)
+                self._hear_zygote(zygote, network)
                 if not self._server_done:
                     self._check(zygote, network)
 
@@ -178,15 +178,20 @@ class _Run:
         for line in self._channels[index].drain():
             self._record(node.name, line)
             if line["event"] == "failed":
-                self._failures.append(f"{node.name}: {_last_line(line['traceback'])}")
+                self._failures[index] = _last_line(line["traceback"])
             elif line["event"] == "round":
                 self._record_wire(network, line["round"])
                 self._recorder.write_summary(self._tally.summary())
             elif line["event"] == "done":
                 self._server_done = True
 
-    def _hear_zygote(self, zygote: Zygote) -> None:
-        for line in zygote.channel.drain():
+    def _hear_zygote(self, zygote: Zygote, network: Network) -> None:
+        lines = zygote.channel.drain()
+        for index in [line["ended"] for line in lines if "ended" in line]:
+            # A node's own last words, and the server's "done", came before its end.
+            self._hear_node(index, network)
+            self._hear_node(self._plan.server.index, network)
+        for line in lines:
             if "started" in line:
                 node = self._plan.nodes[line["started"]]
                 self._record(node.name, {"event": "started", "pid": line["pid"]})
@@ -198,9 +203,11 @@ class _Run:
         self._record(node.name, {"event": "ended", "pid": pid, "how": how})
         if self._server_done or node is self._plan.server:
             return
-        self._record("supervisor", {"event": "lost", "peer": node.name, "reason": how})
+        failure = self._failures.get(node.index)
+        reason = f"{how}: {failure}" if failure else how
+        self._record("supervisor", {"event": "lost", "peer": node.name, "reason": reason})
         with contextlib.suppress(ChannelClosed):
-            self._channels[self._plan.server.index].send({"lost": node.name, "reason": how})
+            self._channels[self._plan.server.index].send({"lost": node.name, "reason": reason})
 
     def _check(self, zygote: Zygote, network: Network) -> None:
         """Raise where the run cannot go on."""
@@ -215,12 +222,17 @@ class _Run:
                 self._hear_node(index, network)
             if self._server_done:
                 return
-            raise RunFailed("; ".join([reason, *self._failures[:3]]))
+            failures = [f"{self._plan.nodes[i].name}: {why}" for i, why in self._failures.items()]
+            raise RunFailed("; ".join([reason, *failures[:3]]))
 
     def _record(self, node: str, event: dict[str, Any]) -> None:
         written = self._recorder.write(node, event)
         self._tally.take(written)
-        self._progress.take(written, self._tally)
+        if self._shown:
+            try:
+                self._progress.take(written, self._tally)
+            except (OSError, SystemExit):  # The latter is how rich ends when its reader is gone.
+                self._shown = False
 
     def _record_wire(self, network: Network, number: int | None) -> None:
         counters = msgspec.to_builtins(network.counters())
@@ -231,19 +243,35 @@ def _last_line(text: str) -> str:
     return text.strip().splitlines()[-1]
 
 
-@contextlib.contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """Turn the first SIGINT, SIGTERM or SIGHUP into Interrupted; later ones wait for the end."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+class _Signals:
+    """Takes SIGINT, SIGTERM and SIGHUP; within ``raised`` the first one raises Interrupted."""
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        for other in numbers:
-            signal.signal(other, signal.SIG_IGN)
-        raise Interrupted(signal.Signals(number).name)
+    _numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+    def __init__(self) -> None:
+        self._raising = False
+        self._came: str | None = None
+
+    def __enter__(self) -> "_Signals":
+        self._before = [(number, signal.signal(number, self._take)) for number in self._numbers]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before:
             signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def raised(self) -> Iterator[None]:
+        try:
+            self._raising = True
+            if self._came:
+                raise Interrupted(self._came)
+            yield
+        finally:
+            self._raising = False
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        self._came = self._came or signal.Signals(number).name
+        if self._raising:
+            self._raising = False
+            raise Interrupted(self._came)

@@ -124,6 +124,9 @@ def encode_header(header: Header) -> bytes:
 
 
 def _inflate(frame: memoryview | bytes) -> bytes:
+    # An inflater copies what it leaves unread.
+    if len(frame) > MAX_HEADER_BYTES:
+        raise WireError(f"header of {len(frame)} bytes; at most {MAX_HEADER_BYTES}")
     inflater = zlib.decompressobj()
     try:
         header = inflater.decompress(frame, MAX_HEADER_BYTES)

@@ -88,10 +88,10 @@ class Zygote:
         handles = [theirs.fileno(), *endpoint.namespaces]
         try:
             socket.send_fds(self._requests, [_REQUEST.pack(node.index)], handles)
+            theirs.close()
+            ours.send({"host": endpoint.host, "port": endpoint.port})
         except OSError as error:
             raise NodeFailed(f"start {node.name}: the zygote is gone ({error})") from error
-        theirs.close()
-        ours.send({"host": endpoint.host, "port": endpoint.port})
         return ours
 
     def failure(self) -> str | None:

@@ -2,7 +2,7 @@
 
 Nothing here has a name in the file system: a namespace lives as long as a process stands in it or
 a descriptor points at it, so a crash leaves nothing behind. pyroute2's ``netns.create`` binds a
-name and takes ten times as long; the handful of ioctls below need no netlink.
+name and takes ten times as long; a handful of ioctls and one netlink message need no library.
 """
 
 import ctypes
@@ -26,7 +26,9 @@ _SIOCSIFFLAGS = 0x8914
 _SIOCSIFADDR = 0x8916
 _SIOCSIFNETMASK = 0x891C
 _SIOCSIFMTU = 0x8922
-_SIOCSIFTXQLEN = 0x8943
+_RTM_NEWLINK = 16
+_NLM_F_REQUEST, _NLM_F_ACK = 1, 4
+_IFLA_TXQLEN = 13
 _IFF_UP = 0x1
 _IFF_TUN_NO_PI = 0x1001
 _CAP_SYS_ADMIN = 21
@@ -108,7 +110,7 @@ def open_tun(address: str, prefix_bits: int, mtu_bytes: int, queue_packets: int)
     Raises:
         LinkError: naming the step that the kernel refused.
     """
-    step = f"open {TUN_PATH}"
+    step = f"open {TUN_PATH} (modprobe tun; in a container, --device={TUN_PATH})"
     descriptor = -1
     try:
         descriptor = os.open(TUN_PATH, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -121,9 +123,11 @@ def open_tun(address: str, prefix_bits: int, mtu_bytes: int, queue_packets: int)
             step = f"give {INTERFACE} the address {address}"
             fcntl.ioctl(control, _SIOCSIFADDR, _address_request(name, socket.inet_aton(address)))
             fcntl.ioctl(control, _SIOCSIFNETMASK, _address_request(name, struct.pack("!I", mask)))
-            step = f"set {INTERFACE} up"
+            step = f"set the MTU of {INTERFACE} to {mtu_bytes}"
             fcntl.ioctl(control, _SIOCSIFMTU, struct.pack("16si20x", name, mtu_bytes))
-            fcntl.ioctl(control, _SIOCSIFTXQLEN, struct.pack("16si20x", name, queue_packets))
+            step = f"set the queue of {INTERFACE} to {queue_packets} packets"
+            _set_queue_length(INTERFACE, queue_packets)
+            step = f"set {INTERFACE} up"
             _set_up(control, name)
             _set_up(control, b"lo")
     except OSError as error:
@@ -135,6 +139,18 @@ def open_tun(address: str, prefix_bits: int, mtu_bytes: int, queue_packets: int)
 
 def _address_request(name: bytes, address: bytes) -> bytes:
     return struct.pack("16sHH4s16x", name, socket.AF_INET, 0, address)
+
+
+def _set_queue_length(name: str, packets: int) -> None:
+    """By netlink, since SIOCSIFTXQLEN is refused to root of a user namespace."""
+    device = struct.pack("BxHiII", socket.AF_UNSPEC, 0, socket.if_nametoindex(name), 0, 0)
+    body = device + struct.pack("HHI", 8, _IFLA_TXQLEN, packets)
+    header = struct.pack("IHHII", 16 + len(body), _RTM_NEWLINK, _NLM_F_REQUEST | _NLM_F_ACK, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW) as route:
+        route.send(header + body)
+        (error,) = struct.unpack_from("i", route.recv(4096), len(header))
+    if error:
+        raise OSError(-error, os.strerror(-error))
 
 
 def _set_up(control: socket.socket, name: bytes) -> None:

@@ -65,7 +65,8 @@ class UserspaceNetwork:
         try:
             line = self._process.wait_up(timeout_s=30 + 0.05 * len(plan.nodes))
             self._namespaces: list[tuple[int, ...]] = self._take_namespaces(line["rootless"])
-        except LinkError:
+        except BaseException:
+            # A signal too: nobody else knows of the process yet.
             self._process.down()
             raise
         self.facts: dict[str, object] = {

@@ -1,7 +1,9 @@
 """JSON lines between two processes: order, limits, descriptors, and the end of the other side."""
 
 import contextlib
+import fcntl
 import os
+import resource
 import socket
 
 import pytest
@@ -137,3 +139,27 @@ def test_select_can_wait_for_a_channel(pair):
     assert other.fileno() >= 0
     one.close()
     assert one.fileno() == -1
+
+
+@pytest.fixture
+def many_descriptors():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    except ValueError:
+        pytest.skip("not enough open files allowed")
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_descriptor_that_select_would_refuse(many_descriptors):
+    raw, theirs = socket.socketpair()
+    with raw, theirs:
+        high = socket.socket(fileno=fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, 1024))
+        with contextlib.closing(Channel(high)) as channel:
+            assert channel.fileno() >= 1024
+            assert channel.drain() == []
+            raw.sendall(b'{"a":1}\n')
+            assert channel.receive(1) == {"a": 1}
+            with pytest.raises(TimeoutError):
+                channel.receive(0.01)

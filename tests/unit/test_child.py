@@ -65,11 +65,26 @@ def test_terminal_signals_are_ignored_and_termination_is_not():
     assert describe_exit(ended(body).exit_status) == "killed by SIGTERM"
 
 
-def test_what_is_printed_is_printed_once(capfd):
-    print("before", end="")
-    ended(lambda: print("within", end=""))
-    print("after", end="")
-    assert capfd.readouterr().out == "beforewithinafter"
+def test_what_is_printed_is_printed_once(tmp_path, monkeypatch):
+    path = tmp_path / "out"
+    with path.open("w") as buffered:
+        monkeypatch.setattr(sys, "stdout", buffered)
+        print("before,", end="")
+        ended(lambda: print("within,", end=""))
+        print("after", end="")
+    assert path.read_text() == "before,within,after"
+
+
+def test_a_process_without_standard_output_has_children_too(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert describe_exit(ended(lambda: None).exit_status) == "exited with 0"
+
+
+def test_the_parents_signal_mask_is_as_before():
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    ended(lambda: None)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
 def test_a_child_has_a_channel_to_its_parent():

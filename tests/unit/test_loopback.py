@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from testbed.links import LinkError, loopback
+from testbed.links import LinkError, loopback, relay
 from testbed.profiles import FRAME_BYTES, SEGMENT_BYTES, Direction, LinkProfile
 from testbed.topology import Node, Plan
 
@@ -125,6 +125,8 @@ def noise(size_bytes: int, seed: int = 0) -> bytes:
     return random.Random(seed).randbytes(size_bytes)
 
 
+BLOCK = noise(1 << 16)
+
 # Streams
 
 
@@ -184,7 +186,7 @@ def test_loss_enters_as_throughput(bench):
     loss = Direction(delay_ms=20, loss_percent=2)
     b = bench(link(loss, Direction(delay_ms=20)), server=link(FREE, Direction(loss_percent=2)))
     client, server = b.connect()
-    cap_mbit = loopback.mathis_kbit(1 - 0.98**2, 0.040) / 1000
+    cap_mbit = relay.mathis_kbit(1 - 0.98**2, 0.040) / 1000
     assert carry((client, noise(100_000), server))[0] >= line_s(100_000, cap_mbit)
     assert b.counters(1).up.losses == b.counters(1).up.queue_drops == 0
     assert carry((server, noise(2_000_000), client))[0] < line_s(2_000_000, cap_mbit)
@@ -192,20 +194,20 @@ def test_loss_enters_as_throughput(bench):
 
 def test_mathis_by_hand():
     # 1514 bytes a round of 100 ms are 121.12 kbit/s; sqrt(1.5 / 0.015) is 10.
-    assert loopback.mathis_kbit(0.015, 0.1) == pytest.approx(1211.2)
-    assert loopback.mathis_kbit(0.015, 0.2) == pytest.approx(605.6)
-    assert loopback.mathis_kbit(0.0, 0.1) == loopback.mathis_kbit(0.1, 0.0) == float("inf")
+    assert relay.mathis_kbit(0.015, 0.1) == pytest.approx(1211.2)
+    assert relay.mathis_kbit(0.015, 0.2) == pytest.approx(605.6)
+    assert relay.mathis_kbit(0.0, 0.1) == relay.mathis_kbit(0.1, 0.0) == float("inf")
 
 
 # Room
 
 
 def fill(sock: socket.socket) -> int:
-    """Send until nobody takes more; how much that was."""
+    """Send BLOCK over and over until nobody takes more; how many bytes were taken."""
     sock.setblocking(False)
     sent = 0
-    while select.select([], [sock], [], 0.2)[1]:
-        sent += sock.send(noise(1 << 16))
+    while select.select([], [sock], [], 0.1)[1]:
+        sent += sock.send(BLOCK[sent % len(BLOCK) :])
         assert sent < 100_000_000, "nothing holds the sender back"
     return sent
 
@@ -215,7 +217,8 @@ def test_a_receiver_that_does_not_read_holds_its_sender_back(bench):
     client, server = b.connect()
     sent = fill(client)
     client.shutdown(socket.SHUT_WR)
-    assert read_all(server) == noise(1 << 16) * (sent // (1 << 16)) + noise(1 << 16)[: sent % 65536]
+    whole, rest = divmod(sent, len(BLOCK))
+    assert read_all(server) == BLOCK * whole + BLOCK[:rest]
 
 
 def test_a_full_queue_holds_its_sender_back(bench):
@@ -302,6 +305,31 @@ def test_a_sender_learns_that_its_receiver_is_gone(bench):
             client.send(b"x")
 
 
+def test_a_sender_that_is_held_back_learns_it_too(bench):
+    b = bench(link())
+    client, server = b.connect()
+    fill(server)
+    reset(client)
+    server.settimeout(LIMIT_S)
+    with pytest.raises(ConnectionResetError):
+        server.recv(1)
+
+
+def test_what_is_under_way_at_a_reset_reaches_nobody(bench, monkeypatch):
+    monkeypatch.setattr(relay, "MAX_CONNECTIONS", 1)
+    b = bench(link(up=Direction(delay_ms=50)))
+    client, server = b.connect()
+    client.sendall(b"never read")
+    reset(server)
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+    again = b.connect()
+    for _ in range(3):
+        echo_s(*again)
+    b.call()
+    assert not select.select([b.server], [], [], 0.1)[0], "the first one was closed twice"
+
+
 def test_who_calls_before_the_server_listens_is_refused_and_may_call_again(bench):
     b = bench(link())
     b.server.close()
@@ -313,7 +341,7 @@ def test_who_calls_before_the_server_listens_is_refused_and_may_call_again(bench
 
 
 def test_bad_peers_harm_nobody(bench, monkeypatch):
-    monkeypatch.setattr(loopback, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(relay, "MAX_CONNECTIONS", 3)
     b = bench(link(), link())
     good = b.connect(2)
     for _ in range(20):
@@ -331,7 +359,7 @@ def test_bad_peers_harm_nobody(bench, monkeypatch):
 
 
 def test_a_client_has_so_many_connections_and_no_more(bench, monkeypatch):
-    monkeypatch.setattr(loopback, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(relay, "MAX_CONNECTIONS", 2)
     b = bench(link())
     first, _ = b.connect()
     b.connect()
@@ -395,7 +423,7 @@ def test_shape_of_the_server_reaches_every_client(bench):
     while carry((client, b"x", server))[0] < 0.100:
         assert time.monotonic() < deadline, "shape had no effect"
     # Only with that delay has the client's own loss a throughput.
-    cap_mbit = loopback.mathis_kbit(0.01, 0.100) / 1000
+    cap_mbit = relay.mathis_kbit(0.01, 0.100) / 1000
     assert carry((client, noise(50_000), server))[0] >= 0.100 + line_s(50_000, cap_mbit)
 
 
@@ -444,9 +472,9 @@ def test_a_relay_that_cannot_open_its_ports_says_so(monkeypatch):
 
 
 def test_too_few_open_files_are_refused_with_the_number_needed(monkeypatch):
-    monkeypatch.setattr(loopback.resource, "getrlimit", lambda _: (1024, 1024))
-    monkeypatch.setattr(loopback.resource, "setrlimit", lambda *_: None)
-    assert loopback._allowed_connections(1) == loopback.MAX_CONNECTIONS
-    assert loopback._allowed_connections(100) == 3
+    monkeypatch.setattr(relay.resource, "getrlimit", lambda _: (1024, 1024))
+    monkeypatch.setattr(relay.resource, "setrlimit", lambda *_: None)
+    assert relay._allowed_connections(1) == relay.MAX_CONNECTIONS
+    assert relay._allowed_connections(100) == 3
     with pytest.raises(LinkError, match="relay 1000 clients: 3256 open files needed, 1024 allowed"):
-        loopback._allowed_connections(1000)
+        relay._allowed_connections(1000)

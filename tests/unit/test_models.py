@@ -212,6 +212,7 @@ def test_pretraining_writes_a_file_that_builds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(models, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(pretrain, "CHARACTERS", "01")
     spec = models.ModelSpec(width=12, depth=1, heads=2)
     first, second = pretrain.train(spec, 2, seed=1), pretrain.train(spec, 2, seed=1)
     pretrain.save(first, tmp_path / "tiny.safetensors", {"seed": "1"})

@@ -5,6 +5,7 @@ import contextlib
 import gc
 import resource
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -29,13 +30,18 @@ from testbed.wire import (
 )
 
 ROOT = Path(__file__).parents[2]
-SPARE_BYTES = 128 << 20
+SPARE_BYTES = 48 << 20
 fuzz = settings(derandomize=True, deadline=None, max_examples=100)
 
 
 def arrived(data: bytes | memoryview) -> memoryview:
     """A frame as ZeroMQ hands it over: memory of its own."""
     return memoryview(bytearray(data))
+
+
+def deflated(data: bytes) -> memoryview:
+    """A first frame with ``data`` in it."""
+    return arrived(zlib.compress(data))
 
 
 def message(tensors: dict[str, Tensor]) -> list[memoryview]:
@@ -45,10 +51,14 @@ def message(tensors: dict[str, Tensor]) -> list[memoryview]:
     return [arrived(frame) for frame in (header, *buffers)]
 
 
-def header(*entries: object, **fields: object) -> memoryview:
-    """A first frame with fields of any type, right or wrong."""
+def packed(*entries: object, **fields: object) -> bytes:
+    """A header before it is deflated, with fields of any type, right or wrong."""
     values = {"kind": "model", "round": 1, "sent_ns": 0, "details": {}, "tensors": list(entries)}
-    return arrived(msgspec.msgpack.encode(list((values | fields).values())))
+    return msgspec.msgpack.encode(list((values | fields).values()))
+
+
+def header(*entries: object, **fields: object) -> memoryview:
+    return deflated(packed(*entries, **fields))
 
 
 def raw_bytes(tensor: Tensor) -> bytes:
@@ -264,7 +274,7 @@ def test_a_name_twice_is_refused() -> None:
 
 
 def test_a_header_over_its_limit_is_refused_unread() -> None:
-    text = refusal(arrived(b"\x95" * (MAX_HEADER_BYTES + 1)))
+    text = refusal(arrived(bytes(header()).ljust(MAX_HEADER_BYTES + 1)))
     assert text == f"header of {MAX_HEADER_BYTES + 1} bytes; at most {MAX_HEADER_BYTES}"
 
 
@@ -345,14 +355,14 @@ DEEP = 300_000
     [
         b"\x91" * DEEP,
         b"\x81" * DEEP,
-        bytes(header())[:-1] + b"\x91" * DEEP,
+        packed()[:-1] + b"\x91" * DEEP,
         b"\x95\xa1k\x01\x00" + b"\x81\xa1a" * DEEP,
-        b"\x96" + bytes(header())[1:] + b"\x91" * DEEP + b"\xc0",
+        b"\x96" + packed()[1:] + b"\x91" * DEEP + b"\xc0",
     ],
     ids=["arrays", "maps", "in the tensors", "in the details", "in a field too many"],
 )
 def test_deep_nesting_is_refused(frame: bytes) -> None:
-    assert refusal(arrived(frame)).startswith("header: ")
+    assert refusal(deflated(frame)).startswith("header: ")
 
 
 HUGE = b"\xff\xff\xff\xff"
@@ -371,16 +381,28 @@ HUGE = b"\xff\xff\xff\xff"
     ids=["fields", "text", "binary", "details", "tensors", "shape"],
 )
 def test_a_length_that_the_header_does_not_have_is_refused(frame: bytes) -> None:
-    assert refusal(arrived(frame)).startswith("header: ")
+    assert refusal(deflated(frame)).startswith("header: ")
 
 
-@pytest.mark.parametrize("frame", [b"", b"\x95", b"{}", bytes(header())[:-1], b"\x95\xa1\xff"])
+@pytest.mark.parametrize("frame", [b"", b"\x95", b"{}", packed()[:-1], b"\x95\xa1\xff"])
 def test_a_header_that_is_no_header_is_refused(frame: bytes) -> None:
-    assert refusal(arrived(frame)).startswith("header: ")
+    assert refusal(deflated(frame)).startswith("header: ")
 
 
-def test_bytes_after_the_header_are_refused() -> None:
-    assert "trailing" in refusal(arrived(bytes(header()) + b"\x00"))
+@pytest.mark.parametrize("frame", [b"", packed(), bytes(header())[:-1], b"x" + bytes(header())])
+def test_a_header_that_is_not_deflated_is_refused(frame: bytes) -> None:
+    assert refusal(arrived(frame)).startswith("header")
+
+
+@pytest.mark.parametrize("frame", [deflated(packed() + b"\0"), arrived(bytes(header()) + b"\0")])
+def test_bytes_after_the_header_are_refused(frame: memoryview) -> None:
+    assert refusal(frame).startswith("header")
+
+
+@pytest.mark.parametrize("size", [MAX_HEADER_BYTES + 1, 2 * SPARE_BYTES])
+def test_a_header_that_swells_over_its_limit_is_refused(size: int) -> None:
+    text = refusal(deflated(bytes(size)))
+    assert text == f"header is not one deflated block of at most {MAX_HEADER_BYTES} bytes"
 
 
 # Fuzzing: take() fails on anything that is neither a message nor a WireError
@@ -419,12 +441,17 @@ def test_any_header_is_a_message_or_refused(
 def test_a_damaged_message_is_a_message_or_refused(
     tensors: dict[str, Tensor], data: st.DataObject
 ) -> None:
-    frames = [bytearray(frame) for frame in message(tensors)]
+    first, *rest = message(tensors)
+    # Damage in the header itself, or in what deflating made of it.
+    deflate = data.draw(st.booleans())
+    frames = [bytearray(frame) for frame in (zlib.decompress(first) if deflate else first, *rest)]
     for _ in range(data.draw(st.integers(1, 3))):
         frame = data.draw(st.sampled_from(frames))
         place = data.draw(st.integers(0, len(frame)))
         end = data.draw(st.integers(place, min(len(frame), place + 3)))
         frame[place:end] = data.draw(st.binary(max_size=3))
+    if deflate:
+        frames[0][:] = zlib.compress(frames[0])
     take([memoryview(frame) for frame in data.draw(st.permutations(frames))])
 
 

@@ -1,0 +1,81 @@
+"""What tests of namespaces and of whole runs share: when they skip, and how they wait."""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from testbed.links import namespaces, userspace
+
+POLL_S = 0.01
+
+_DROP = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+PR_CAPBSET_DROP = 24
+CAP_SETFCAP = 31  # Without it the kernel lets nobody map root into a user namespace.
+def drop():
+    last = int(open("/proc/sys/kernel/cap_last_cap").read())
+    for capability in set(range(last + 1)) - {CAP_SETFCAP}:
+        if libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0):
+            raise OSError(ctypes.get_errno(), "drop a capability")
+"""
+_EXECUTE = "\nos.execv(sys.argv[1], sys.argv[1:])\n"
+_NO_MORE_USER_NAMESPACES = """
+CLONE_NEWUSER = 0x10000000
+uid, gid = os.getuid(), os.getgid()
+if libc.unshare(CLONE_NEWUSER):
+    raise OSError(ctypes.get_errno(), "unshare")
+for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+    with open(f"/proc/self/{name}", "w") as file:
+        file.write(text)
+with open("/proc/sys/user/max_user_namespaces", "w") as file:
+    file.write("0")
+"""
+
+
+@pytest.fixture(scope="session")
+def without_capabilities(root: None) -> list[str]:
+    """Prefix of a command that root runs without its capabilities, as in a strict container."""
+    return [sys.executable, "-c", _DROP + "drop()" + _EXECUTE]
+
+
+@pytest.fixture(scope="session")
+def without_user_namespaces(root: None) -> list[str]:
+    """Prefix of a command that has no capability and may not make a user namespace either."""
+    return [sys.executable, "-c", _DROP + _NO_MORE_USER_NAMESPACES + "drop()" + _EXECUTE]
+
+
+@pytest.fixture(scope="session")
+def userspace_links() -> None:
+    """Skip where userspace links do not work."""
+    reason = userspace.probe()
+    if reason is not None:
+        pytest.skip(f"userspace links do not work here: {reason}")
+
+
+@pytest.fixture(scope="session")
+def root() -> None:
+    """Skip where this process is not root with its capabilities."""
+    if sys.platform != "linux" or os.geteuid() != 0 or not namespaces.is_privileged():
+        pytest.skip("needs root with CAP_SYS_ADMIN")
+
+
+def until(condition: Callable[[], Any], what: str, limit_s: float) -> Any:
+    """Poll ``condition`` until it returns something true, and return that."""
+    deadline = time.monotonic() + limit_s
+    while True:
+        found = condition()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {limit_s} s: {what}")
+        time.sleep(POLL_S)
+
+
+@pytest.fixture(scope="session", name="until")
+def _until() -> Callable[..., Any]:
+    return until

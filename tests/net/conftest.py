@@ -1,0 +1,43 @@
+"""Networks and stations that end with their test."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from stations import Station
+
+from testbed.channel import Channel
+from testbed.links import Network, userspace
+from testbed.profiles import LinkProfile
+from testbed.topology import Node, Plan, plan
+
+Build = Callable[..., tuple[Plan, Network]]
+Stand = Callable[[Network, Node, Callable[[Channel], Any]], Station]
+
+
+@pytest.fixture
+def build(userspace_links: None) -> Iterator[Build]:
+    """``build(profile, profile, ...)``: a network of a server and a client for each."""
+    with contextlib.ExitStack() as owned:
+
+        def make(*profiles: LinkProfile) -> tuple[Plan, Network]:
+            layout = plan(list(profiles))
+            network = userspace.up(layout)
+            owned.callback(network.down)
+            return layout, network
+
+        yield make
+
+
+@pytest.fixture
+def stand() -> Iterator[Stand]:
+    """``stand(network, node, body)``: a process in the node's namespaces."""
+    with contextlib.ExitStack() as owned:
+
+        def make(network: Network, node: Node, body: Callable[[Channel], Any]) -> Station:
+            station = Station(network, node, body)
+            owned.callback(station.close)
+            return station
+
+        yield make

@@ -1,0 +1,619 @@
+"""Fleet and Peer: whoever is lost, late or wrong costs its own part of a round and no more."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from methods import Missed
+from nodes import peer as peer_module
+from nodes.fleet import HELLO, STOP, WELCOME, Fleet
+from nodes.peer import Peer, Stopped
+from testbed.transport import Encoded, Timeout, Unreachable
+from testbed.wire import Header, Message, encode_tensors
+
+LIKE = {"w": torch.zeros(2, 3), "b": torch.zeros(3)}
+NAMES = ["a", "b", "c"]
+SHORT_S = 0.25
+"""A limit that is waited out, long against what a busy machine may take from a test."""
+LONG_S = 20.0
+"""Nothing waits it out where the code works."""
+
+
+def made(
+    sender: str, kind: str, number: int, tensors: Mapping[str, Tensor] = LIKE, **details: Any
+) -> Message:
+    """A message as a transport hands it over."""
+    return Message(sender, Header(kind, number, 0, details), dict(tensors), 0, 99)
+
+
+class FakeServerTransport:
+    """In place of a ServerTransport: ``arrive`` says what comes, ``sent`` what went."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, str, int]] = []
+        self.encoded: list[Encoded] = []
+        self.unreachable: set[str] = set()
+        self._arrivals: asyncio.Queue[Message] = asyncio.Queue()
+
+    def arrive(self, *messages: Message) -> None:
+        for message in messages:
+            self._arrivals.put_nowait(message)
+
+    async def receive(self) -> Message:
+        return await self._arrivals.get()
+
+    async def send(
+        self, peer: str, kind: str, number: int, encoded: Encoded, details: Mapping[str, Any]
+    ) -> None:
+        await asyncio.sleep(0)
+        if peer in self.unreachable:
+            raise Unreachable(f"{peer}: no route")
+        self.sent.append((peer, kind, number))
+        self.encoded.append(encoded)
+
+
+class Case:
+    """A fleet of a, b and c over a fake transport, its pump running."""
+
+    def __init__(self, round_timeout_s: float) -> None:
+        self.transport = FakeServerTransport()
+        self.events: list[dict[str, Any]] = []
+        self.fleet = Fleet(
+            self.transport,  # type: ignore[arg-type]
+            NAMES,
+            self.events.append,
+            round_timeout_s,
+        )
+
+    def hello(self, *names: str) -> None:
+        self.transport.arrive(*(made(name, HELLO, 0, {}, samples=10) for name in names))
+
+    async def joined(self, *names: str) -> None:
+        """Let just these join, and begin round 1."""
+        self.hello(*names)
+        await until(lambda: self.fleet.samples.keys() >= set(names))
+        self.fleet.begin(1)
+
+    async def gathered(self, kind: str = "update", like: Mapping[str, Tensor] = LIKE) -> list[str]:
+        return [message.sender async for message in self.fleet.gather(kind, like)]
+
+    def of(self, kind: str) -> list[tuple[Any, ...]]:
+        """Who, in which round where that is said, and why."""
+        return [
+            tuple(event[key] for key in ("peer", "round", "reason") if key in event)
+            for event in self.events
+            if event["event"] == kind
+        ]
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Let the other tasks run until something is so; nothing here waits for a clock."""
+    for _ in range(1000):
+        if true():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it did not come to that")
+
+
+async def waiting(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    """Work under way, as far as it gets by itself."""
+    task = asyncio.create_task(work)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    return task
+
+
+def play(test: Callable[[Case], Awaitable[None]], round_timeout_s: float = LONG_S) -> Case:
+    """Run ``test`` beside the pump; an error in the pump fails it too."""
+
+    async def run() -> Case:
+        case = Case(round_timeout_s)
+        pump = asyncio.create_task(case.fleet.pump())
+        work = asyncio.ensure_future(test(case))
+        done, _ = await asyncio.wait(
+            {pump, work}, timeout=LONG_S, return_when=asyncio.FIRST_COMPLETED
+        )
+        pump.cancel()
+        work.cancel()
+        assert done, "neither ended"
+        for task in done:
+            await task
+        return case
+
+    return asyncio.run(run())
+
+
+# Gathering
+
+
+def test_gather_yields_updates_as_they_arrive() -> None:
+    async def test(case: Case) -> None:
+        await case.joined(*NAMES)
+        updates = case.fleet.gather("update", LIKE)
+        for name in ("c", "a", "b"):
+            case.transport.arrive(made(name, "update", 1))
+            assert (await anext(updates)).sender == name
+        assert [rest async for rest in updates] == []
+
+    case = play(test)
+    assert case.events == [] and case.fleet.failed == 0
+
+
+def test_an_update_that_came_before_the_gather_is_kept() -> None:
+    async def test(case: Case) -> None:
+        await case.joined("a", "b")
+        case.transport.arrive(made("b", "update", 1), made("a", "update", 1))
+        await waiting(asyncio.sleep(0))
+        assert sorted(await case.gathered()) == ["a", "b"]
+
+    play(test)
+
+
+def test_a_client_lost_in_the_middle_is_missed_once_and_the_others_come_through() -> None:
+    async def test(case: Case) -> None:
+        await case.joined(*NAMES)
+        gathering = await waiting(case.gathered())
+        case.transport.arrive(made("a", "update", 1))
+        case.fleet.lose("b", "was killed by SIGKILL")
+        case.transport.arrive(made("c", "update", 1))
+        assert await gathering == ["a", "c"]
+        with pytest.raises(Missed, match="was killed by SIGKILL"):
+            await case.fleet.receive("b", "update")
+        assert case.fleet.failed == 1
+
+    case = play(test)
+    assert case.of("missed") == [("b", 1, "was killed by SIGKILL")]
+
+
+def test_a_lost_client_is_left_out_of_the_next_round() -> None:
+    async def test(case: Case) -> None:
+        await case.joined(*NAMES)
+        case.fleet.lose("b", "gone")
+        case.fleet.begin(2)
+        assert case.fleet.clients == ("a", "c") and case.fleet.failed == 1
+        await case.fleet.broadcast("model", LIKE)
+        case.transport.arrive(made("a", "update", 2), made("c", "update", 2))
+        assert await case.gathered() == ["a", "c"]
+
+    case = play(test)
+    assert [sent for sent in case.transport.sent if sent[1] == "model"] == [
+        ("a", "model", 2),
+        ("c", "model", 2),
+    ]
+    assert case.of("missed") == []
+
+
+def test_an_update_that_came_before_its_client_was_lost_counts() -> None:
+    async def test(case: Case) -> None:
+        await case.joined("a", "b")
+        case.transport.arrive(made("a", "update", 1))
+        await waiting(asyncio.sleep(0))
+        case.fleet.lose("a", "gone")
+        assert (await case.fleet.receive("a", "update", LIKE)).sender == "a"
+
+    assert play(test).of("missed") == []
+
+
+def test_a_silent_client_is_missed_when_the_round_is_over() -> None:
+    async def test(case: Case) -> None:
+        await case.joined(*NAMES)
+        case.transport.arrive(made("a", "update", 1), made("c", "update", 1))
+        await waiting(asyncio.sleep(0))
+        case.fleet.begin(1)
+        assert sorted(await case.gathered()) == ["a", "c"]
+        assert case.fleet.failed == 1
+        # It is not gone for good.
+        case.fleet.begin(2)
+        assert case.fleet.clients == ("a", "b", "c") and case.fleet.failed == 0
+
+    case = play(test, round_timeout_s=SHORT_S)
+    assert case.of("missed") == [("b", 1, "nothing within round_timeout_s = 0.25")]
+
+
+def test_wrong_messages_do_not_lengthen_a_round() -> None:
+    async def test(case: Case) -> None:
+        await case.joined("a")
+
+        async def babble() -> None:
+            while True:
+                case.transport.arrive(made("a", "noise", 1))
+                await asyncio.sleep(SHORT_S / 10)
+
+        babbling = asyncio.create_task(babble())
+        assert await case.gathered() == []
+        babbling.cancel()
+
+    case = play(test, round_timeout_s=SHORT_S)
+    assert len(case.of("dropped")) > 1 and len(case.of("missed")) == 1
+
+
+def test_a_gather_left_early_leaves_nothing_running() -> None:
+    async def test(case: Case) -> None:
+        await case.joined(*NAMES)
+        case.transport.arrive(made("b", "update", 1))
+        updates = case.fleet.gather("update")
+        await anext(updates)
+        before = len(asyncio.all_tasks())
+        await updates.aclose()  # type: ignore[attr-defined]
+        await until(lambda: len(asyncio.all_tasks()) == before - 2)
+
+    play(test)
+
+
+# What is not taken
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (made("a", "update", 0), "belongs to round 0, this is round 1"),
+        (made("a", "update", 2), "belongs to round 2, this is round 1"),
+        (made("a", "logits", 1), "kind 'logits' where 'update' was expected"),
+        (made("a", "update", 1, {}), "tensors differ in 'b' and 1 more names"),
+        (made("a", "update", 1, {"w": LIKE["w"]}), "tensors differ in 'b' and 0 more names"),
+        (made("a", "update", 1, {**LIKE, "x": LIKE["b"]}), "tensors differ in 'x' and 0 more"),
+        (
+            made("a", "update", 1, {**LIKE, "w": torch.zeros(3, 2)}),
+            "w is torch.float32[3, 2], expected torch.float32[2, 3]",
+        ),
+        (
+            made("a", "update", 1, {**LIKE, "b": torch.zeros(3, dtype=torch.float64)}),
+            "b is torch.float64[3], expected torch.float32[3]",
+        ),
+        (
+            made("a", "update", 1, {**LIKE, "b": torch.tensor([0, torch.nan, 0])}),
+            "b holds values that are not finite",
+        ),
+        (
+            made("a", "update", 1, {**LIKE, "b": torch.tensor([0, -torch.inf, 0])}),
+            "b holds values that are not finite",
+        ),
+    ],
+    ids=[
+        *("earlier round", "later round", "kind", "no tensors", "name missing", "name too many"),
+        *("shape", "dtype", "nan", "infinity"),
+    ],
+)
+def test_a_wrong_message_is_dropped_and_the_right_one_still_taken(
+    wrong: Message, reason: str
+) -> None:
+    async def test(case: Case) -> None:
+        await case.joined("a")
+        right = made("a", "update", 1)
+        case.transport.arrive(wrong, right)
+        assert await case.fleet.receive("a", "update", LIKE) is right
+
+    case = play(test)
+    (dropped,) = case.events
+    assert (dropped["event"], dropped["peer"], dropped["bytes"]) == ("dropped", "a", 99)
+    assert reason in dropped["reason"]
+
+
+def test_without_a_like_any_tensors_are_taken() -> None:
+    async def test(case: Case) -> None:
+        await case.joined("a")
+        case.transport.arrive(made("a", "mask", 1, {"m": torch.tensor([torch.nan])}))
+        assert (await case.fleet.receive("a", "mask")).kind == "mask"
+
+    assert play(test).events == []
+
+
+# Sending
+
+
+def test_a_broadcast_encodes_once_and_skips_whom_it_cannot_reach() -> None:
+    async def test(case: Case) -> None:
+        await case.joined(*NAMES)
+        case.transport.sent.clear()
+        case.transport.encoded.clear()
+        case.transport.unreachable.add("b")
+        await case.fleet.broadcast("model", LIKE)
+        case.transport.arrive(made("a", "update", 1), made("c", "update", 1))
+        assert await case.gathered() == ["a", "c"]
+
+    case = play(test)
+    assert case.transport.sent == [("a", "model", 1), ("c", "model", 1)]
+    assert case.transport.encoded[0] is case.transport.encoded[1]
+    assert case.of("missed") == [("b", 1, "b: no route")]
+
+
+def test_sending_to_one_that_cannot_be_reached_is_missed() -> None:
+    async def test(case: Case) -> None:
+        await case.joined("a", "b")
+        case.transport.unreachable.add("b")
+        with pytest.raises(Missed, match="no route"):
+            await case.fleet.send("b", "smashed", LIKE)
+        await case.fleet.send("a", "smashed", LIKE)
+        assert case.transport.encoded[-1][0] == encode_tensors(LIKE)[0]
+
+    assert play(test).of("missed") == [("b", 1, "b: no route")]
+
+
+def test_stop_goes_to_everybody_who_is_left() -> None:
+    async def test(case: Case) -> None:
+        await case.joined("a", "b")
+        case.hello("c")
+        await until(lambda: "c" in case.fleet.samples)
+        case.fleet.lose("a", "gone")
+        case.transport.unreachable.add("b")
+        case.transport.sent.clear()
+        await case.fleet.stop()
+
+    assert play(test).transport.sent == [("c", STOP, 1)]
+
+
+# Joining
+
+
+def test_a_hello_is_answered_and_its_samples_are_known() -> None:
+    async def test(case: Case) -> None:
+        case.hello(*NAMES)
+        await case.fleet.join(LONG_S)
+        assert case.fleet.samples == {"a": 10, "b": 10, "c": 10}
+
+    assert play(test).transport.sent == [(name, WELCOME, 0) for name in NAMES]
+
+
+@pytest.mark.parametrize("samples", [0, -3, 1.5, "12", None])
+def test_a_hello_with_bad_samples_is_dropped(samples: Any) -> None:
+    async def test(case: Case) -> None:
+        details = {} if samples is None else {"samples": samples}
+        case.transport.arrive(made("a", HELLO, 0, {}, **details))
+        await until(lambda: len(case.events) == 1)
+        assert case.fleet.samples == {}
+        case.hello("a")
+        await until(lambda: "a" in case.fleet.samples)
+
+    case = play(test)
+    assert case.of("dropped") == [("a", f"hello with samples = {samples!r}")]
+
+
+def test_a_second_hello_is_answered_and_changes_nothing() -> None:
+    async def test(case: Case) -> None:
+        await case.joined("a")
+        case.transport.arrive(made("a", HELLO, 0, {}, samples=99))
+        await until(lambda: len(case.transport.sent) == 2)
+        assert case.fleet.samples == {"a": 10}
+
+    play(test)
+
+
+def test_a_client_that_leaves_between_its_hello_and_the_welcome_does_not_end_the_server() -> None:
+    async def test(case: Case) -> None:
+        case.transport.unreachable.add("a")
+        case.hello("a", "b", "c")
+        await until(lambda: case.fleet.samples.keys() == {"b", "c"})
+        case.fleet.lose("a", "gone")
+        await case.fleet.join(LONG_S)
+
+    assert play(test).of("dropped") == [("a", "a: no route")]
+
+
+def test_joining_ends_as_soon_as_the_last_one_is_known_to_be_lost() -> None:
+    async def test(case: Case) -> None:
+        case.hello("a", "b")
+        joining = await waiting(case.fleet.join(LONG_S))
+        assert not joining.done()
+        case.fleet.lose("c", "died")
+        await joining
+        case.fleet.begin(1)
+        assert case.fleet.clients == ("a", "b")
+
+    play(test)
+
+
+def test_joining_goes_on_without_those_that_are_late() -> None:
+    async def test(case: Case) -> None:
+        case.hello("a", "c")
+        await until(lambda: len(case.fleet.samples) == 2)
+        await case.fleet.join(SHORT_S)
+        case.fleet.begin(1)
+        assert case.fleet.clients == ("a", "c") and case.fleet.failed == 1
+
+    assert play(test).of("missed") == [("b", 0, "did not connect within 0.25 s")]
+
+
+def test_joining_with_nobody_there_fails() -> None:
+    async def test(case: Case) -> None:
+        with pytest.raises(Missed, match=r"no client connected within 0\.25 s"):
+            await case.fleet.join(SHORT_S)
+
+    assert sorted(miss[0] for miss in play(test).of("missed")) == NAMES
+
+
+def test_joining_with_all_lost_fails_at_once() -> None:
+    async def test(case: Case) -> None:
+        for name in NAMES:
+            case.fleet.lose(name, "died")
+        with pytest.raises(Missed, match="no client connected"):
+            await case.fleet.join(LONG_S)
+
+    play(test)
+
+
+def test_a_client_joining_late_takes_part_in_the_next_round_and_holds_up_none() -> None:
+    async def test(case: Case) -> None:
+        await case.joined("a", "b")
+        await case.fleet.broadcast("model", LIKE)
+        case.hello("c")
+        await until(lambda: "c" in case.fleet.samples)
+        assert case.fleet.clients == ("a", "b") and case.fleet.failed == 1
+        # It has nothing to answer yet, so this round must not wait for it.
+        case.transport.arrive(made("a", "update", 1), made("b", "update", 1))
+        assert await case.gathered() == ["a", "b"]
+        case.fleet.begin(2)
+        assert case.fleet.clients == ("a", "b", "c") and case.fleet.failed == 0
+        await case.fleet.broadcast("model", LIKE)
+        case.transport.arrive(*(made(name, "update", 2) for name in NAMES))
+        assert await case.gathered() == NAMES
+
+    assert play(test).of("missed") == []
+
+
+# The peer
+
+
+class FakeClientTransport:
+    """In place of a ClientTransport: gives what it is told to; None is a wait in vain."""
+
+    def __init__(self, *arrivals: Message | None) -> None:
+        self.arrivals = list(arrivals)
+        self.sent: list[tuple[str, int, Mapping[str, Tensor], Mapping[str, Any]]] = []
+        self.waits: list[float] = []
+        self.now_s = 1000.0
+
+    def send(
+        self, kind: str, number: int, tensors: Mapping[str, Tensor], details: Mapping[str, Any]
+    ) -> None:
+        self.sent.append((kind, number, tensors, details))
+
+    def receive(self, timeout_s: float) -> Message:
+        self.waits.append(timeout_s)
+        found = self.arrivals.pop(0) if self.arrivals else None
+        if found is None:
+            self.now_s += timeout_s
+            raise Timeout("nothing")
+        return found
+
+
+def from_server(kind: str, number: int, tensors: Mapping[str, Tensor] = LIKE) -> Message:
+    return made("server", kind, number, tensors)
+
+
+class PeerCase:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *arrivals: Message | None) -> None:
+        self.transport = FakeClientTransport(*arrivals)
+        self.events: list[dict[str, Any]] = []
+        self.peer = Peer(
+            self.transport,  # type: ignore[arg-type]
+            self.events.append,
+            timeout_s=30,
+        )
+        clock = SimpleNamespace(monotonic=lambda: self.transport.now_s)
+        monkeypatch.setattr(peer_module, "time", clock)
+
+    def reasons(self) -> list[str]:
+        assert all((e["event"], e["peer"]) == ("dropped", "server") for e in self.events)
+        return [event["reason"] for event in self.events]
+
+
+WELCOMED = from_server(WELCOME, 0, {})
+
+
+def test_join_says_hello_until_it_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = PeerCase(monkeypatch, None, None, WELCOMED)
+    case.peer.join(12, 60)
+    assert case.transport.sent == [(HELLO, 0, {}, {"samples": 12})] * 3
+    assert case.transport.waits == [2, 4, 8]
+
+
+def test_join_gives_up_at_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = PeerCase(monkeypatch)
+    with pytest.raises(Timeout, match="no answer from the server within 5 s"):
+        case.peer.join(12, 5)
+    assert case.transport.waits == [2, 3]
+
+
+def test_a_first_round_message_stands_in_for_a_lost_welcome(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = from_server("model", 3)
+    case = PeerCase(monkeypatch, None, first, WELCOMED, from_server("model", 4))
+    case.peer.join(12, 60)
+    case.peer.await_round()
+    assert case.peer.round == 3
+    assert case.peer.receive("model", LIKE) is first
+    # The welcome that comes after all is no message of a round.
+    case.peer.await_round()
+    assert case.peer.round == 4 and case.events == []
+
+
+def test_one_round_follows_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = PeerCase(
+        monkeypatch, WELCOMED, from_server("model", 1), from_server("model", 2), None
+    )
+    case.peer.join(12, 60)
+    for number in (1, 2):
+        case.peer.await_round()
+        assert case.peer.receive("model", LIKE).round == number
+        case.peer.send("update", LIKE, loss=0.5)
+        assert case.transport.sent[-1] == ("update", number, LIKE, {"loss": 0.5})
+    with pytest.raises(Timeout):
+        case.peer.await_round()
+    assert case.transport.waits[-1] == 30 and case.events == []
+
+
+def test_many_messages_make_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = PeerCase(monkeypatch, from_server("smashed", 1), from_server("gradient", 1))
+    case.peer.await_round()
+    case.peer.receive("smashed")
+    assert case.peer.receive("gradient").kind == "gradient"
+
+
+def test_a_stop_between_rounds_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = PeerCase(monkeypatch, from_server(STOP, 5, {}))
+    with pytest.raises(Stopped):
+        case.peer.await_round()
+
+
+def test_a_stop_inside_a_round_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = PeerCase(monkeypatch, from_server("model", 1), from_server(STOP, 1, {}))
+    case.peer.await_round()
+    case.peer.receive("model")
+    with pytest.raises(Stopped):
+        case.peer.receive("gradient")
+
+
+def test_a_stop_in_place_of_a_welcome_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = PeerCase(monkeypatch, from_server(STOP, 5, {}))
+    case.peer.join(12, 60)
+    with pytest.raises(Stopped):
+        case.peer.await_round()
+
+
+def test_messages_of_a_round_that_is_over_begin_no_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    stale = [from_server("model", 2), from_server("mask", 1)]
+    case = PeerCase(monkeypatch, from_server("model", 2), *stale, from_server("model", 3))
+    case.peer.await_round()
+    case.peer.receive("model")
+    case.peer.await_round()
+    assert case.peer.round == 3
+    assert case.reasons() == [
+        "belongs to round 2, which is over",
+        "belongs to round 1, which is over",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (from_server("model", 1), "'model' of round 1, expected 'model' of round 2"),
+        (from_server("mask", 2), "'mask' of round 2, expected 'model' of round 2"),
+        (from_server("model", 2, {}), "tensors differ in 'b' and 1 more names"),
+        (
+            from_server("model", 2, {**LIKE, "b": torch.full((3,), torch.nan)}),
+            "b holds values that are not finite",
+        ),
+    ],
+    ids=["stale", "kind", "names", "nan"],
+)
+def test_inside_a_round_a_wrong_message_is_dropped(
+    monkeypatch: pytest.MonkeyPatch, wrong: Message, reason: str
+) -> None:
+    case = PeerCase(monkeypatch, from_server("start", 2), wrong, from_server("model", 2))
+    case.peer.await_round()
+    case.peer.receive("start")
+    assert case.peer.receive("model", LIKE).round == 2
+    assert case.reasons() == [reason]
+
+
+def test_a_silent_server_is_waited_for_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = PeerCase(monkeypatch)
+    with pytest.raises(Timeout):
+        case.peer.receive("model")
+    assert case.transport.waits == [30]

@@ -1,0 +1,482 @@
+"""Tally and Recorder: made events against sums worked out by hand, and files whole at any time."""
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from testbed.config_error import ConfigError
+from testbed.record import Recorder, create_folder
+from testbed.summary import Tally
+
+S = 1_000_000_000
+
+CONTRACT = {
+    *("schema", "run_id", "command", "method", "model", "dataset", "profile", "links", "clients"),
+    *("rounds_done", "seed", "status", "reason", "seconds", "bytes", "rounds", "metrics"),
+    *("trainable_parameters", "total_parameters", "processes", "fidelity", "environment"),
+}
+"""The top level of summary.json in the design; scripts read it."""
+ROUND = {
+    *("round", "seconds", "compute_s", "transfer_s", "wait_s", "bytes", "metrics"),
+    *("clients_ok", "clients_failed"),
+}
+
+RUN = {
+    "event": "run",
+    "run_id": "20251121-4g-2",
+    "command": "cli.py launch",
+    "method": "fedpeft",
+    "model": "vit-glyphs",
+    "dataset": "digits",
+    "profile": "4g",
+    "seed": 7,
+    "client_names": ["client-1", "client-2"],
+    "client_profiles": ["4g", "3g"],
+    "config": {"rounds": 2},
+    "environment": {"cores": 2},
+}
+
+
+def at(t: float, node: str, event: str, **fields: Any) -> dict[str, Any]:
+    return {"t": t, "node": node, "event": event, **fields}
+
+
+def message(
+    sender: str,
+    receiver: str,
+    number: int,
+    *,
+    sent_s: float = 0,
+    received_s: float = 0,
+    payload: int = 0,
+    kind: str = "adapter",
+) -> dict[str, Any]:
+    """A message of which 10 bytes are header."""
+    return at(
+        received_s,
+        receiver,
+        "message",
+        peer=sender,
+        kind=kind,
+        round=number,
+        payload_bytes=payload,
+        message_bytes=payload + 10,
+        sent_ns=round(sent_s * S),
+        received_ns=round(received_s * S),
+    )
+
+
+def up(client: int, number: int, **fields: Any) -> dict[str, Any]:
+    return message(f"client-{client}", "server", number, **fields)
+
+
+def down(client: int, number: int, **fields: Any) -> dict[str, Any]:
+    return message("server", f"client-{client}", number, **fields)
+
+
+def wire(number: int | None, *clients: tuple[int, int], drops: int = 0) -> dict[str, Any]:
+    """Counters since the start: the server's, then each client's bytes (up, down)."""
+    rows = [[[9, 999, 9, 9], [9, 999, 9, 9]]]
+    rows += [[[1, up, drops, 1], [1, down, 2 * drops, 3]] for up, down in clients]
+    return at(0, "supervisor", "wire", round=number, counters=rows)
+
+
+def finished(number: int, t: float, seconds: float, **fields: Any) -> dict[str, Any]:
+    facts = {"metrics": {}, "clients_ok": 2, "clients_failed": 0} | fields
+    return at(t, "server", "round", round=number, seconds=seconds, **facts)
+
+
+def tally_of(*events: dict[str, Any]) -> Tally:
+    tally = Tally()
+    tally.take({"t": 0.0, "node": "supervisor", **RUN})
+    for event in events:
+        tally.take(event)
+    return tally
+
+
+def summary_of(*events: dict[str, Any]) -> dict[str, Any]:
+    return tally_of(*events).summary()
+
+
+def both(up: int, down: int) -> dict[str, int]:
+    return {"up": up, "down": down}
+
+
+# Bytes
+
+
+MESSAGES = (
+    up(1, 0, kind="hello"),
+    down(1, 0, kind="welcome"),
+    down(1, 1, payload=1000),
+    down(2, 1, payload=1000),
+    up(1, 1, payload=300),
+    up(2, 1, payload=400, kind="logits"),
+    down(1, 2, payload=50),
+    up(1, 2, payload=7),
+)
+
+
+def test_totals_are_over_all_messages() -> None:
+    found = summary_of(*MESSAGES)["bytes"]
+    assert found["payload"] == both(707, 2050)
+    assert found["message"] == both(707 + 4 * 10, 2050 + 4 * 10)
+
+
+def test_kinds_are_told_apart() -> None:
+    assert summary_of(*MESSAGES)["bytes"]["by_kind"] == {
+        "hello": both(0, 0),
+        "welcome": both(0, 0),
+        "adapter": both(307, 2050),
+        "logits": both(400, 0),
+    }
+
+
+def test_rounds_are_told_apart_and_joining_is_none() -> None:
+    one, two = summary_of(*MESSAGES)["rounds"]
+    assert (one["round"], two["round"]) == (1, 2)
+    assert one["bytes"]["payload"] == both(700, 2000)
+    assert one["bytes"]["message"] == both(720, 2020)
+    assert one["bytes"]["by_kind"] == {"adapter": both(300, 2000), "logits": both(400, 0)}
+    assert two["bytes"]["payload"] == both(7, 50)
+
+
+def test_clients_are_told_apart() -> None:
+    one, two = summary_of(*MESSAGES)["per_client"]
+    assert (one["name"], one["profile"]) == ("client-1", "4g")
+    assert (two["name"], two["profile"]) == ("client-2", "3g")
+    assert one["bytes"]["payload"] == both(307, 1050)
+    assert two["bytes"]["payload"] == both(400, 1000)
+    assert two["bytes"]["by_kind"] == {"adapter": both(0, 1000), "logits": both(400, 0)}
+
+
+def test_bytes_so_far_are_those_of_the_summary() -> None:
+    tally = tally_of(*MESSAGES, wire(1, (5, 6), (7, 8)))
+    assert tally.bytes() == tally.summary()["bytes"]
+
+
+def test_a_round_gets_the_wire_bytes_that_were_new_in_it() -> None:
+    found = summary_of(
+        finished(1, 1, 1),
+        wire(1, (100, 1000), (200, 2000)),
+        finished(2, 2, 1),
+        wire(2, (150, 1500), (260, 2700)),
+        wire(None, (151, 1502), (263, 2704)),
+    )
+    one, two = found["rounds"]
+    assert one["bytes"]["wire"] == both(300, 3000)
+    assert two["bytes"]["wire"] == both(110, 1200)
+    # What crossed after the last round is in the total only; the server's own link is in none.
+    assert found["bytes"]["wire"] == both(414, 4206)
+
+
+def test_wire_bytes_and_drops_of_a_client_are_the_last_that_were_read() -> None:
+    _, two = summary_of(wire(1, (1, 2), (3, 4)), wire(2, (5, 6), (7, 8), drops=4))["per_client"]
+    assert two["bytes"]["wire"] == both(7, 8)
+    assert two["queue_drops"] == both(4, 8) and two["losses"] == both(1, 3)
+
+
+# Time
+
+
+def spans(*events: dict[str, Any]) -> tuple[float, float, float]:
+    """Computing, on the way and waiting, of round 1."""
+    first = summary_of(*events)["rounds"][0]
+    return first["compute_s"], first["transfer_s"], first["wait_s"]
+
+
+SLOW = (
+    # client-2: 2 s down, 5 s of work, 3 s up, done at 11.
+    down(2, 1, sent_s=1, received_s=3),
+    up(2, 1, sent_s=8, received_s=11),
+)
+FAST = (
+    down(1, 1, sent_s=1, received_s=2),
+    up(1, 1, sent_s=9, received_s=10),
+)
+
+
+def test_spans_are_those_of_the_client_that_came_last() -> None:
+    # Of the round's 12 s, 5 + (2 + 3) are accounted for.
+    assert spans(*FAST, *SLOW, finished(1, 13, 12)) == (5, 5, 2)
+
+
+def test_spans_do_not_depend_on_the_order_of_the_events() -> None:
+    assert spans(*reversed((*SLOW, *FAST)), finished(1, 13, 12)) == (5, 5, 2)
+
+
+def test_spans_of_many_exchanges_add_up() -> None:
+    exchanges = (
+        down(1, 1, sent_s=0, received_s=1),
+        up(1, 1, sent_s=3, received_s=4),
+        down(1, 1, sent_s=4.5, received_s=5),
+        down(1, 1, sent_s=4.5, received_s=6),
+        # Work begins when the last of both is there; a second message up adds none.
+        up(1, 1, sent_s=7, received_s=8),
+        up(1, 1, sent_s=7, received_s=9),
+    )
+    compute_s = (3 - 1) + (7 - 6)
+    transfer_s = 1 + 1 + 0.5 + 1.5 + 1 + 2
+    assert spans(*exchanges, finished(1, 10, 12)) == (compute_s, transfer_s, 2)
+
+
+def test_spans_never_make_a_wait_negative() -> None:
+    assert spans(*SLOW, finished(1, 13, 9)) == (5, 5, 0)
+
+
+def test_a_round_without_messages_is_all_waiting() -> None:
+    assert spans(finished(1, 13, 4)) == (0, 0, 4)
+
+
+def test_seconds_run_from_the_first_round_to_the_end_of_the_last() -> None:
+    found = summary_of(
+        at(2.5, "server", "round_started", round=1),
+        finished(1, 4, 1.5),
+        at(5, "server", "round_started", round=2),
+        finished(2, 7, 2),
+        at(9, "supervisor", "closed", status="ok", reason=None, links={}),
+    )
+    assert found["seconds"] == {"startup": 2.5, "calibration": 0, "training": 4.5, "total": 9}
+
+
+# Facts
+
+
+def test_every_key_of_the_contract_is_there() -> None:
+    found = summary_of(*MESSAGES, finished(1, 1, 1))
+    assert found["schema"] == 1
+    assert found.keys() >= CONTRACT
+    assert all(entry.keys() >= ROUND for entry in found["rounds"])
+    assert found["seconds"].keys() == {"startup", "calibration", "training", "total"}
+    for level in (found["bytes"], *(entry["bytes"] for entry in found["rounds"])):
+        assert level.keys() == {"payload", "message", "wire", "by_kind"}
+    assert found["metrics"].keys() == {"initial", "final"}
+    assert found["fidelity"].keys() == {"verdict", "checks"}
+
+
+def test_an_empty_tally_has_every_key_too() -> None:
+    assert Tally().summary().keys() >= CONTRACT
+
+
+def test_the_run_names_itself() -> None:
+    found = summary_of(
+        at(1, "supervisor", "links", facts={"backend": "userspace", "congestion": "cubic"}),
+        at(2, "server", "ready", trainable_parameters=1234, total_parameters=300_000),
+        at(2, "client-2", "ready", samples=71),
+        at(9, "supervisor", "closed", status="ok", reason=None, links={"late": 3}),
+    )
+    assert {key: found[key] for key in ("run_id", "method", "seed", "clients", "links")} == {
+        "run_id": "20251121-4g-2",
+        "method": "fedpeft",
+        "seed": 7,
+        "clients": 2,
+        "links": "userspace",
+    }
+    assert (found["trainable_parameters"], found["total_parameters"]) == (1234, 300_000)
+    assert found["per_client"][1]["samples"] == 71
+    assert found["link_facts"] == {"backend": "userspace", "congestion": "cubic", "late": 3}
+    assert found["environment"] == {"cores": 2}
+    assert (found["status"], found["reason"]) == ("ok", None)
+
+
+def test_metrics_are_those_before_the_first_and_after_the_last_round() -> None:
+    found = summary_of(
+        at(1, "server", "evaluated", metrics={"accuracy": 0.1}),
+        finished(1, 2, 1, metrics={"accuracy": 0.5}),
+        finished(2, 3, 1, metrics={"accuracy": 0.9}),
+    )
+    assert found["metrics"] == {"initial": {"accuracy": 0.1}, "final": {"accuracy": 0.9}}
+    assert [entry["metrics"]["accuracy"] for entry in found["rounds"]] == [0.5, 0.9]
+
+
+def test_a_lost_client_says_why() -> None:
+    lost = at(3, "supervisor", "lost", peer="client-2", reason="was killed by SIGKILL")
+    one, two = summary_of(lost)["per_client"]
+    assert (one["lost"], two["lost"]) == (None, "was killed by SIGKILL")
+
+
+def test_a_missed_update_stands_in_its_round() -> None:
+    missed = at(3, "server", "missed", peer="client-2", round=1, reason="too late")
+    ended = finished(1, 4, 1, clients_ok=1, clients_failed=1)
+    one, two = summary_of(missed, ended, finished(2, 5, 1))["rounds"]
+    assert one["missed"] == [{"client": "client-2", "reason": "too late"}]
+    assert (one["clients_ok"], one["clients_failed"]) == (1, 1)
+    assert two["missed"] == []
+
+
+def test_dropped_messages_and_connections_are_listed() -> None:
+    found = summary_of(
+        at(1, "server", "dropped", peer="client-1", bytes=7, reason="header: no"),
+        at(1, "server", "connection", congestion="cubic"),
+        at(1, "client-1", "connection", congestion="cubic"),
+        at(1, "client-2", "connection", congestion=None),
+    )
+    assert found["dropped_messages"] == [
+        {"node": "server", "peer": "client-1", "bytes": 7, "reason": "header: no"}
+    ]
+    assert found["connections"] == {"cubic": 2, "None": 1}
+    assert found["bytes"]["message"] == both(0, 0)
+
+
+def test_a_process_is_listed_once_with_what_it_last_used() -> None:
+    usage = {"pid": 42, "private_mb": 9.0, "cpu_s": 1.0, "run_delay_s": 0.1}
+    found = summary_of(
+        at(1, "client-1", "usage", **usage),
+        at(2, "client-1", "usage", **usage | {"cpu_s": 2.0}),
+    )
+    assert found["processes"] == [{"node": "client-1", **usage, "cpu_s": 2.0}]
+
+
+def test_a_summary_before_the_end_says_interrupted_and_holds_what_there_is() -> None:
+    found = summary_of(
+        at(2, "server", "round_started", round=1),
+        *MESSAGES,
+        finished(1, 4, 2),
+        at(5, "server", "round_started", round=2),
+    )
+    assert found["status"] == "interrupted" and "was not closed" in found["reason"]
+    assert found["rounds_done"] == 1
+    one, two = found["rounds"]
+    assert (one["finished"], one["seconds"]) == (True, 2)
+    assert (two["finished"], two["seconds"]) == (False, None)
+    assert found["seconds"]["training"] == 2 and found["seconds"]["total"] == 5
+
+
+@pytest.mark.parametrize("status", ["failed", "interrupted"])
+def test_a_run_that_was_closed_gives_its_own_reason(status: str) -> None:
+    closed = at(5, "supervisor", "closed", status=status, reason="no client is left", links={})
+    found = summary_of(closed)
+    assert (found["status"], found["reason"]) == (status, "no client is left")
+
+
+def test_an_unknown_event_changes_nothing_but_the_time() -> None:
+    before, after = summary_of(), summary_of(at(3, "server", "novelty", peer="nobody"))
+    assert after["seconds"].pop("total") == 3 and before["seconds"].pop("total") == 0
+    assert after == before
+
+
+def test_a_summary_is_json() -> None:
+    tally = tally_of(*MESSAGES, finished(1, 1, 1), wire(1, (1, 2), (3, 4)))
+    assert json.loads(msgspec.json.encode(tally.summary())) == tally.summary()
+
+
+# The recorder
+
+
+@pytest.fixture
+def recorder(tmp_path: Path) -> Iterator[Recorder]:
+    found = Recorder(tmp_path, time.monotonic())
+    yield found
+    found.close()
+
+
+def lines_of(recorder: Recorder) -> list[dict[str, Any]]:
+    text = (recorder.folder / "events.jsonl").read_text()
+    assert not text or text.endswith("\n")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_every_event_can_be_read_as_soon_as_it_is_written(recorder: Recorder) -> None:
+    for number in range(3):
+        written = recorder.write("server", {"event": "round_started", "round": number})
+        # Nothing is closed or flushed first: a killed run leaves all that it wrote.
+        assert lines_of(recorder)[number] == written
+    assert written == {"t": written["t"], "node": "server", "event": "round_started", "round": 2}
+
+
+def test_an_event_is_one_line_whatever_is_in_it(recorder: Recorder) -> None:
+    recorder.write("client-1", {"event": "failed", "traceback": "a\nb\r\n\u2028 \0 é"})
+    assert (recorder.folder / "events.jsonl").read_bytes().count(b"\n") == 1
+
+
+def test_times_count_from_the_start_of_the_command(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, time.monotonic() - 100)
+    times = [recorder.write("server", {"event": "done"})["t"] for _ in range(3)]
+    recorder.close()
+    assert times == sorted(times) and 100 <= times[0] <= times[-1] < 200
+
+
+def test_the_summary_is_replaced_in_one_step(recorder: Recorder) -> None:
+    recorder.write_summary({"schema": 1, "rounds_done": 1})
+    with (recorder.folder / "summary.json").open("rb") as reader:
+        recorder.write_summary({"schema": 1, "rounds_done": 2})
+        # Whoever had opened the old one goes on reading the old one, whole.
+        assert json.load(reader)["rounds_done"] == 1
+    assert json.loads((recorder.folder / "summary.json").read_text())["rounds_done"] == 2
+    assert {path.name for path in recorder.folder.iterdir()} == {"events.jsonl", "summary.json"}
+
+
+def test_a_summary_that_cannot_be_written_leaves_the_one_before(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder.write_summary({"rounds_done": 1})
+
+    def full_disk(path: Path, data: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        recorder.write_summary({"rounds_done": 2})
+    assert json.loads((recorder.folder / "summary.json").read_text()) == {"rounds_done": 1}
+
+
+# The run's folder
+
+
+def names_in(folder: Path) -> Iterable[str]:
+    return (path.name for path in folder.iterdir())
+
+
+def test_a_folder_is_made_with_its_parents_and_named_by_time_and_label(tmp_path: Path) -> None:
+    folder = create_folder(tmp_path / "new" / "results", "fedpeft-4g-2")
+    assert folder.is_dir() and folder.parent == tmp_path / "new" / "results"
+    stamp, _, label = folder.name.partition("-fedpeft")
+    assert time.strptime(stamp, "%Y%m%d-%H%M%S") and label == "-4g-2"
+
+
+def test_folders_made_in_one_second_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "strftime", lambda form: "20251121-120000")
+    made = {create_folder(tmp_path, "run") for _ in range(3)}
+    assert len(made) == 3 and {folder.name for folder in made} == set(names_in(tmp_path))
+
+
+def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("mine")
+    with pytest.raises(ConfigError) as caught:
+        create_folder(tmp_path / "results", "run")
+    assert str(caught.value) == (
+        f"--out {tmp_path}/results: File exists; name a folder you can write"
+    )
+    assert (tmp_path / "results").read_text() == "mine"
+
+
+def test_a_place_under_a_device_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^--out /dev/null/x: Not a directory; name a folder"):
+        create_folder(Path("/dev/null/x"), "run")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(ConfigError, match="Permission denied"):
+        create_folder(tmp_path, "run")
+
+
+def test_a_full_disk_is_refused_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=5, f_frsize=200_000))
+    with pytest.raises(ConfigError, match=r"1\.0 MB free on that disk, a run needs 34 MB"):
+        create_folder(tmp_path, "run")
+    assert list(names_in(tmp_path)) == []
