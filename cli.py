@@ -44,34 +44,70 @@ def _options(values: tuple[str, ...]) -> dict[str, Any]:
 
 
 @main.command()
-@click.option("--config", type=click.Path(path_type=Path), metavar="FILE.toml",
-              help="A run as a file, such as the config.toml of an earlier one. Flags override it.")
-@click.option("--profile", metavar="NAME|MIX",
-              help="Access link of the clients: a profile, your own .toml file, or a mix such as "
-                   "4g:12,wifi:5,3g:3.  [default: 4g]")
-@click.option("--clients", type=int, metavar="N",
-              help="Client processes.  [default: the mix's sum, or 20]")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE.toml",
+    help="A run as a file, such as the config.toml of an earlier one. Flags override it.",
+)
+@click.option(
+    "--profile",
+    metavar="NAME|MIX",
+    help="Access link of the clients: a profile, your own .toml file, or a mix such as "
+    "4g:12,wifi:5,3g:3.  [default: 4g]",
+)
+@click.option(
+    "--clients", type=int, metavar="N", help="Client processes.  [default: the mix's sum, or 20]"
+)
 @click.option("--method", metavar="NAME", help="A file of methods/.  [default: fedpeft]")
 @click.option("--rounds", type=int, metavar="N", help="[default: 5]")
-@click.option("--links", metavar="auto|userspace|loopback",
-              help="userspace: kernel TCP in network namespaces (root, or user namespaces). "
-                   "loopback: a shaped relay on 127.0.0.1, no privileges. auto: the first that "
-                   "works.  [default: auto]")
+@click.option(
+    "--links",
+    metavar="auto|userspace|loopback",
+    help="userspace: kernel TCP in network namespaces (root, or user namespaces). "
+    "loopback: a shaped relay on 127.0.0.1, no privileges. auto: the first that "
+    "works.  [default: auto]",
+)
 @click.option("--seed", type=int, metavar="N", help="[default: 0]")
 @click.option("--model", metavar="NAME", help="[default: vit-glyphs]")
-@click.option("--dataset", metavar="NAME",
-              help="digits: 1,797 handwritten digits. glyphs: drawn, as many as the clients "
-                   "need.  [default: digits]")
-@click.option("--partition", metavar="dirichlet|iid",
-              help="How samples are split over clients.  [default: dirichlet]")
-@click.option("--alpha", type=float, metavar="X",
-              help="Dirichlet concentration; smaller is more skewed.  [default: 0.5]")
-@click.option("--round-timeout", "round_timeout_s", type=float, metavar="SECONDS",
-              help="Limit of every wait in a round.  [default: 600]")
-@click.option("--time-limit", "time_limit_s", type=float, metavar="SECONDS",
-              help="Limit of the whole run.  [default: 86400]")
-@click.option("--set", "options", multiple=True, metavar="OPTION=VALUE",
-              help="An option of the method, such as rank=4; may be repeated.")
+@click.option(
+    "--dataset",
+    metavar="NAME",
+    help="digits: 1,797 handwritten digits. glyphs: drawn, as many as the clients "
+    "need.  [default: digits]",
+)
+@click.option(
+    "--partition",
+    metavar="dirichlet|iid",
+    help="How samples are split over clients.  [default: dirichlet]",
+)
+@click.option(
+    "--alpha",
+    type=float,
+    metavar="X",
+    help="Dirichlet concentration; smaller is more skewed.  [default: 0.5]",
+)
+@click.option(
+    "--round-timeout",
+    "round_timeout_s",
+    type=float,
+    metavar="SECONDS",
+    help="Limit of every wait in a round.  [default: 600]",
+)
+@click.option(
+    "--time-limit",
+    "time_limit_s",
+    type=float,
+    metavar="SECONDS",
+    help="Limit of the whole run.  [default: 86400]",
+)
+@click.option(
+    "--set",
+    "options",
+    multiple=True,
+    metavar="OPTION=VALUE",
+    help="An option of the method, such as rank=4; may be repeated.",
+)
 @click.option("--out", metavar="FOLDER", help="Gets one folder a run.  [default: results]")
 def launch(config: Path | None, options: tuple[str, ...], **flags: Any) -> None:
     """Run one method over shaped links and measure it.
@@ -86,7 +122,6 @@ def launch(config: Path | None, options: tuple[str, ...], **flags: Any) -> None:
 
     flags["options"] = _options(options)
     sys.exit(launching.launch(config, flags, sys.argv, STARTED_S))
-
 
 
 def run() -> None:

@@ -32,6 +32,5 @@ class WeightedMean:
     def result(self) -> dict[str, Tensor]:
         """The mean, in the dtypes of the first update; empty where nothing was taken."""
         return {
-            name: (total / self.weight).to(self._dtypes[name])
-            for name, total in self._sums.items()
+            name: (total / self.weight).to(self._dtypes[name]) for name, total in self._sums.items()
         }

@@ -85,6 +85,4 @@ def new_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
             nesterov=True,
             weight_decay=config.weight_decay,
         )
-    return torch.optim.AdamW(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay
-    )
+    return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from methods import Peer as MethodPeer
-from nodes.peer import Peer, Stopped
+from nodes.peer import Overtaken, Peer, Stopped
 from testbed import meter
 from testbed.channel import Channel
 from testbed.config import RunConfig
@@ -27,7 +27,10 @@ def participate(
         peer.join(samples, config.join_timeout_s)
         while True:
             peer.await_round()
-            method.round(peer)
+            try:
+                method.round(peer)
+            except Overtaken as reason:
+                report({"event": "overtaken", "reason": str(reason)})
             report({"event": "usage", **meter.usage()})
     except Stopped:
         transport.close()

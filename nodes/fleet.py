@@ -98,9 +98,7 @@ class Fleet:
         self, client: str, kind: str, tensors: Mapping[str, Tensor], **details: Detail
     ) -> None:
         try:
-            await self._transport.send(
-                client, kind, self.round, encode_tensors(tensors), details
-            )
+            await self._transport.send(client, kind, self.round, encode_tensors(tensors), details)
         except Unreachable as error:
             raise self._miss(client, str(error)) from error
 
@@ -175,9 +173,7 @@ class Fleet:
     def _miss(self, client: str, reason: str) -> Missed:
         if client not in self._missed:
             self._missed.add(client)
-            self._report(
-                {"event": "missed", "peer": client, "round": self.round, "reason": reason}
-            )
+            self._report({"event": "missed", "peer": client, "round": self.round, "reason": reason})
         return Missed(reason)
 
     def _drop(self, message: Message, reason: str) -> None:

@@ -49,8 +49,13 @@ def launch(file: Path | None, flags: dict[str, Any], command: list[str], started
     recorder = Recorder(folder, started_s)
     try:
         summary = run(
-            config, layout, backend, program, recorder,
-            run_facts(config, layout, profile, folder, command), progress,
+            config,
+            layout,
+            backend,
+            program,
+            recorder,
+            run_facts(config, layout, profile, folder, command),
+            progress,
         )
     finally:
         progress.close()
@@ -64,7 +69,7 @@ def launch(file: Path | None, flags: dict[str, Any], command: list[str], started
 
 
 def mix_label(profiles: list[LinkProfile]) -> str:
-    """"4g", or "4g:12,wifi:5" for a mix."""
+    """ "4g", or "4g:12,wifi:5" for a mix."""
     counts = Counter(profile.name for profile in profiles)
     if len(counts) == 1:
         return profiles[0].name

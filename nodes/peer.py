@@ -18,6 +18,10 @@ class Stopped(Exception):
     """The server says that the run is over."""
 
 
+class Overtaken(Exception):
+    """The server has begun another round: what this client was about is no longer wanted."""
+
+
 class Peer:
     """See ``methods.Peer``."""
 
@@ -70,6 +74,9 @@ class Peer:
     def receive(self, kind: str, like: Mapping[str, Tensor] | None = None) -> Message:
         while True:
             message = self._take()
+            if message.round > self.round:
+                self._next = message
+                raise Overtaken(f"round {message.round} began during round {self.round}")
             if message.kind != kind or message.round != self.round:
                 expected = f"{kind!r} of round {self.round}"
                 reason = f"{message.kind!r} of round {message.round}, expected {expected}"

@@ -1,6 +1,7 @@
 """What a run is: one frozen Struct, from a TOML file and flags, checked before anything starts."""
 
 import difflib
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -43,7 +44,7 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """The limit of every wait in a round; a client not heard from by then is lost."""
     time_limit_s: Positive = 24 * 3600.0
     """The limit of the whole run, after which it ends as failed."""
-    out: str = "results"
+    out: Annotated[str, msgspec.Meta(min_length=1)] = "results"
     """Folder that gets one folder a run."""
     options: dict[str, OptionValue] = {}
     """The method's own options; see its Config in methods/."""
@@ -56,21 +57,19 @@ def load(file: Path | None, flags: Mapping[str, Any]) -> RunConfig:
         ConfigError: naming the file, the field, the value and what would be right.
     """
     values: dict[str, Any] = {}
-    where = "the flags"
     if file is not None:
-        where = str(file)
         try:
             values = tomllib.loads(file.read_text())
         except OSError as error:
             raise ConfigError(f"--config {file}: {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{file} is no TOML file: {error}") from error
+        # By itself first, so that a mistake is blamed on the right one of the two.
+        convert(values, RunConfig, str(file))
     options = values.get("options", {})
     given = {key: value for key, value in flags.items() if value is not None and key != "options"}
-    if isinstance(options, dict):
-        options = {**options, **flags.get("options", {})}
-    values = {**values, **given, "options": options}
-    return convert(values, RunConfig, where)
+    options = {**options, **flags.get("options", {})}
+    return convert({**values, **given, "options": options}, RunConfig, "the flags")
 
 
 def convert(values: Mapping[str, Any], kind: type[Struct], where: str) -> Struct:
@@ -83,6 +82,9 @@ def convert(values: Mapping[str, Any], kind: type[Struct], where: str) -> Struct
     for key in values:
         if key not in hints:
             raise ConfigError(f"{where}: unknown field {key!r}{closest(key, hints)}")
+        # "inf" and "nan" are numbers to TOML and to the ranges of a Struct.
+        if isinstance(values[key], float) and not math.isfinite(values[key]):
+            raise ConfigError(f"{where}: {key} = {values[key]}: must be a finite number")
     try:
         return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
@@ -111,9 +113,7 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     if name in names:
         return name
-    raise ConfigError(
-        f"unknown {kind} {name!r}{closest(name, names)} Known: {', '.join(names)}."
-    )
+    raise ConfigError(f"unknown {kind} {name!r}{closest(name, names)} Known: {', '.join(names)}.")
 
 
 def closest(name: str, known: Iterable[str]) -> str:

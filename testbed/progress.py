@@ -105,9 +105,7 @@ def closing_table(summary: dict[str, Any]) -> Table:
         table.add_row(name, f"{was}{value:.3f}")
     table.add_row("rounds", str(summary["rounds_done"]))
     for name in ("startup", "training", "total"):
-        seconds = summary["seconds"][name]
-        if seconds is not None:
-            table.add_row(f"{name}, s", f"{seconds:.2f}")
+        table.add_row(f"{name}, s", f"{summary['seconds'][name]:.2f}")
     for level in ("payload", "message", "wire"):
         amounts = summary["bytes"][level]
         label = f"{level} bytes, up / down"

@@ -15,6 +15,7 @@ message         receiver    peer (sender), kind, round, payload_bytes, message_b
 dropped         receiver    peer, bytes, reason: a message that was not taken
 lost            supervisor  peer, reason: a client that left the run
 missed          server      peer, round, reason: an update that did not come
+overtaken       client      reason: it was still busy with an earlier round
 round_started   server      round
 round           server      round, seconds, metrics, clients_ok, clients_failed
 wire            supervisor  round, counters: a list a node of [[frames, bytes, queue_drops,

@@ -94,6 +94,7 @@ class Tally:
         self._dropped: list[dict[str, Any]] = []
         self._counters: list[Any] = []
         self._metrics: dict[str, Any] = {"initial": {}, "final": {}}
+        self._last_begun = 0
         self._training_began_s: float | None = None
         self._training_ended_s: float | None = None
         self._closed: Event = {
@@ -159,10 +160,12 @@ class Tally:
         self._metrics["initial"] = event["metrics"]
 
     def _on_round_started(self, event: Event) -> None:
+        self._last_begun = event["round"]
         if self._training_began_s is None:
             self._training_began_s = event["t"]
 
     def _on_round(self, event: Event) -> None:
+        self._last_begun = max(self._last_begun, event["round"])
         self._rounds[event["round"]].report = event
         self._metrics["final"] = event["metrics"]
         self._training_ended_s = event["t"]
@@ -217,13 +220,13 @@ class Tally:
             "status": self._closed["status"],
             "reason": self._closed["reason"],
             "seconds": {
-                "startup": began,
+                "startup": self._last_t if began is None else began,
                 "calibration": 0.0,
-                "training": ended - began if began is not None and ended is not None else None,
+                "training": 0.0 if began is None else (ended or self._last_t) - began,
                 "total": self._last_t,
             },
             "bytes": self.bytes(),
-            "rounds": [self.round_summary(number) for number in sorted(self._rounds) if number],
+            "rounds": [self.round_summary(number) for number in range(1, self._last_begun + 1)],
             "metrics": self._metrics,
             "trainable_parameters": facts.get("trainable_parameters"),
             "total_parameters": facts.get("total_parameters"),

@@ -109,6 +109,7 @@ class _Run:
                 with contextlib.ExitStack() as owned, signals.raised():
                     self._record("supervisor", {"event": "run", **facts})
                     write(self._config, self._recorder.folder / "config.toml")
+                    self._recorder.write_summary(self._tally.summary())
                     self._carry_out(owned, closing)
                 status, reason = "ok", ""
             except Interrupted as signal_name:
@@ -253,7 +254,9 @@ class _Signals:
         self._came: str | None = None
 
     def __enter__(self) -> "_Signals":
-        self._before = [(number, signal.signal(number, self._take)) for number in self._numbers]
+        # Ignored before, as by nohup or a shell's "&", is ignored now.
+        heard = [n for n in self._numbers if signal.getsignal(n) is not signal.SIG_IGN]
+        self._before = [(number, signal.signal(number, self._take)) for number in heard]
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -223,5 +223,3 @@ class ClientTransport:
         self._monitor.close()
         self._socket.close()
         self._context.term()
-
-

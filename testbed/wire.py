@@ -178,4 +178,6 @@ def _decode_tensor(entry: TensorHeader, frame: memoryview | bytes) -> torch.Tens
     # A frame may begin at any address; a view of wider elements needs an aligned one.
     if raw.data_ptr() % dtype.itemsize:
         raw = raw.clone()
+    if dtype is torch.bool and int(raw.max()) > 1:
+        raise WireError(f"tensor {entry.name!r}: a bool byte is 0 or 1, found {int(raw.max())}")
     return raw.view(dtype).view(entry.shape)

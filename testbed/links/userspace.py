@@ -118,9 +118,7 @@ def _run(plan: Plan, channel: Channel, counters: CounterTable) -> None:
     handles = [network for network, _ in made]
     if user is not None:
         handles.insert(0, user)
-    channel.send(
-        {"rootless": user is not None, "congestion": congestion, "realtime": realtime}
-    )
+    channel.send({"rootless": user is not None, "congestion": congestion, "realtime": realtime})
     for start in range(0, len(handles), DESCRIPTORS_PER_LINE):
         channel.send({}, tuple(handles[start : start + DESCRIPTORS_PER_LINE]))
     for descriptor in handles:

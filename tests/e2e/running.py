@@ -36,7 +36,7 @@ class Run:
         self._deadline = time.monotonic() + LIMIT_S
         with self._logs[0].open("wb") as stdout, self._logs[1].open("wb") as stderr:
             self.process = subprocess.Popen(
-                [*prefix, *CLI, "launch", *flags, f"--out={out}"],
+                [*prefix, *CLI, "launch", f"--out={out}", *flags],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,

@@ -12,7 +12,7 @@ from torch import Tensor
 from methods import Missed
 from nodes import peer as peer_module
 from nodes.fleet import HELLO, STOP, WELCOME, Fleet
-from nodes.peer import Peer, Stopped
+from nodes.peer import Overtaken, Peer, Stopped
 from testbed.transport import Encoded, Timeout, Unreachable
 from testbed.wire import Header, Message, encode_tensors
 
@@ -610,6 +610,19 @@ def test_inside_a_round_a_wrong_message_is_dropped(
     case.peer.receive("start")
     assert case.peer.receive("model", LIKE).round == 2
     assert case.reasons() == [reason]
+
+
+def test_a_client_left_behind_abandons_its_round_and_enters_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = PeerCase(monkeypatch, from_server("model", 1), from_server("model", 2))
+    case.peer.await_round()
+    case.peer.receive("model")
+    with pytest.raises(Overtaken, match="round 2 began during round 1"):
+        case.peer.receive("gradient")
+    case.peer.await_round()
+    assert case.peer.receive("model").round == 2
+    assert case.reasons() == []
 
 
 def test_a_silent_server_is_waited_for_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import copy
 import itertools
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -23,6 +23,15 @@ from testbed.wire import Header, Message, decode, encode_header, encode_tensors
 CLASSES = 3
 SPEC = ModelSpec(side=4, patch=2, width=8, depth=2, heads=2)
 SAMPLES = {"client-1": 5, "client-2": 9, "client-3": 1}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in a node; threads that wait for each other on busy cores take many times as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def through_the_wire(sender: str, kind: str, number: int, tensors: Mapping[str, Tensor]) -> Message:
@@ -347,7 +356,7 @@ def updates_of(method: Any, config: Any, model: nn.Module, seed: int) -> list[Me
 def test_the_same_seed_sends_the_same_updates(method: Any, adapted: nn.Module) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, CLASSES)) if method is fedavg else adapted
-    config = method.Config(batch_size=2)
+    config = method.Config(local_epochs=1, batch_size=2)
     once = updates_of(method, config, model, seed=5)
     torch.manual_seed(99)
     again = updates_of(method, config, model, seed=5)

@@ -101,6 +101,10 @@ def tally_of(*events: dict[str, Any]) -> Tally:
     return tally
 
 
+def begun(*numbers: int) -> list[dict[str, Any]]:
+    return [at(0, "server", "round_started", round=number) for number in numbers]
+
+
 def summary_of(*events: dict[str, Any]) -> dict[str, Any]:
     return tally_of(*events).summary()
 
@@ -140,7 +144,7 @@ def test_kinds_are_told_apart() -> None:
 
 
 def test_rounds_are_told_apart_and_joining_is_none() -> None:
-    one, two = summary_of(*MESSAGES)["rounds"]
+    one, two = summary_of(*begun(1, 2), *MESSAGES)["rounds"]
     assert (one["round"], two["round"]) == (1, 2)
     assert one["bytes"]["payload"] == both(700, 2000)
     assert one["bytes"]["message"] == both(720, 2020)
@@ -164,6 +168,7 @@ def test_bytes_so_far_are_those_of_the_summary() -> None:
 
 def test_a_round_gets_the_wire_bytes_that_were_new_in_it() -> None:
     found = summary_of(
+        *begun(1, 2),
         finished(1, 1, 1),
         wire(1, (100, 1000), (200, 2000)),
         finished(2, 2, 1),
@@ -188,7 +193,7 @@ def test_wire_bytes_and_drops_of_a_client_are_the_last_that_were_read() -> None:
 
 def spans(*events: dict[str, Any]) -> tuple[float, float, float]:
     """Computing, on the way and waiting, of round 1."""
-    first = summary_of(*events)["rounds"][0]
+    first = summary_of(*begun(1), *events)["rounds"][0]
     return first["compute_s"], first["transfer_s"], first["wait_s"]
 
 
@@ -358,7 +363,8 @@ def test_a_run_that_was_closed_gives_its_own_reason(status: str) -> None:
 
 def test_an_unknown_event_changes_nothing_but_the_time() -> None:
     before, after = summary_of(), summary_of(at(3, "server", "novelty", peer="nobody"))
-    assert after["seconds"].pop("total") == 3 and before["seconds"].pop("total") == 0
+    for clock in ("total", "startup"):
+        assert after["seconds"].pop(clock) == 3 and before["seconds"].pop(clock) == 0
     assert after == before
 
 
@@ -480,3 +486,9 @@ def test_a_full_disk_is_refused_and_nothing_is_left(
     with pytest.raises(ConfigError, match=r"1\.0 MB free on that disk, a run needs 34 MB"):
         create_folder(tmp_path, "run")
     assert list(names_in(tmp_path)) == []
+
+
+def test_a_message_of_a_round_that_never_began_makes_none() -> None:
+    found = summary_of(*begun(1), up(1, 1, payload=5), up(1, 10**9, payload=7))
+    assert [entry["round"] for entry in found["rounds"]] == [1]
+    assert found["bytes"]["payload"]["up"] == 12

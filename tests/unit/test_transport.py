@@ -417,11 +417,14 @@ def test_what_was_sent_before_a_close_arrives() -> None:
     async def run() -> None:
         port = free_port()
         large = torch.arange(1_000_000)
+        client = ClientTransport("client-1", HOST, port, Reports())
+        client.send("model", 1, {"w": large}, {})
+        # Nobody is there to take it yet, so that closing has something to wait for.
+        closing = asyncio.create_task(asyncio.to_thread(client.close))
+        await asyncio.sleep(0)
         async with serving(port) as (server, _):
-            client = ClientTransport("client-1", HOST, port, Reports())
-            client.send("model", 1, {"w": large}, {})
-            client.close()
             got = await soon(server.receive())
+        await soon(closing)
         assert torch.equal(got.tensors["w"], large)
 
     asyncio.run(run())

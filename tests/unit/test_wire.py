@@ -30,8 +30,8 @@ from testbed.wire import (
 )
 
 ROOT = Path(__file__).parents[2]
-SPARE_BYTES = 48 << 20
-fuzz = settings(derandomize=True, deadline=None, max_examples=100)
+SPARE_BYTES = 24 << 20
+fuzz = settings(derandomize=True, deadline=None, max_examples=60)
 
 
 def arrived(data: bytes | memoryview) -> memoryview:
@@ -553,3 +553,10 @@ def test_the_walk_finds_a_call_and_leaves_alone_what_only_sounds_like_it() -> No
     assert calls("x = [eval(a) for a in b]\ntorch.load(f)") & CALLS == {"eval", "torch.load"}
     assert not calls("model.eval()\nmethods.load(name)") & CALLS
     assert not of(imports("import timeit\nfrom testbed.wire import Message"), NETWORK_AND_TIME)
+
+
+def test_a_bool_that_is_neither_true_nor_false_is_refused() -> None:
+    header, good = message({"mask": torch.tensor([True, False])})
+    assert decode([header, good])[1]["mask"].tolist() == [True, False]
+    with pytest.raises(WireError, match="a bool byte is 0 or 1, found 2"):
+        decode([header, bytes([1, 2])])

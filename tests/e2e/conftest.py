@@ -1,0 +1,59 @@
+"""Runs that end with their test or module."""
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from running import Run
+
+from testbed.links import userspace
+
+Launch = Callable[..., Run]
+
+
+@contextlib.contextmanager
+def launching(folder: Path) -> Iterator[Launch]:
+    with contextlib.ExitStack() as owned:
+        count = 0
+
+        def launch(*flags: str, **options: list[str]) -> Run:
+            nonlocal count
+            count += 1
+            run = Run(folder / f"out-{count}", *flags, **options)
+            owned.callback(run.end)
+            return run
+
+        yield launch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hearing_signals() -> Iterator[None]:
+    """A shell's "&" has its commands ignore SIGINT, and they hand that on to what they start."""
+    numbers = (signal.SIGINT, signal.SIGHUP)
+    ignored = [number for number in numbers if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Launch]:
+    """``launch(*flags)`` starts ``cli.py launch`` with a folder of its own for results."""
+    with launching(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def launch_for_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
+    with launching(tmp_path_factory.mktemp("runs")) as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def best_links() -> str:
+    """Flag of the most faithful links that work here."""
+    return f"--links={'loopback' if userspace.probe() else 'userspace'}"

@@ -1,0 +1,104 @@
+"""What cannot be run is refused: exit status 2, one line that helps, and nothing made."""
+
+import contextlib
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+from running import Run
+
+CASES = {
+    "profile": (["--profile=4gg"], ["'4gg'", "did you mean 4g"]),
+    "profile in a mix": (["--profile=wifi:1,etherent:1"], ["'etherent'", "ethernet"]),
+    "sum of a mix": (["--profile=4g:2,wifi:3", "--clients=4"], ["2 + 3 = 5", "clients = 4"]),
+    "count of a mix": (["--profile=4g:x"], ["'4g:x'", "whole number"]),
+    "own profile": (["--profile=/nowhere/my.toml"], ["/nowhere/my.toml"]),
+    "method": (["--method=fedpft"], ["'fedpft'", "did you mean fedpeft"]),
+    "model": (["--model=vit-glyph"], ["'vit-glyph'", "did you mean vit-glyphs"]),
+    "dataset": (["--dataset=digit"], ["'digit'", "did you mean digits"]),
+    "option": (["--set=rnk=4"], ["fedpeft", "rnk", "rank"]),
+    "option without a value": (["--set=rank"], ["'rank'", "OPTION=VALUE"]),
+    "value of an option": (["--set=rank=0"], ["rank = 0", ">= 1"]),
+    "flag": (["--metod=fedavg"], ["--metod", "--method"]),
+    "links": (["--links=loopbak"], ["links = 'loopbak'", "loopback"]),
+    "partition": (["--partition=idd"], ["partition = 'idd'", "iid"]),
+    "no clients": (["--clients=0"], ["clients = 0", ">= 1"]),
+    "clients beyond the data": (["--clients=180"], ["clients = 180", "1437", "179"]),
+    "no rounds": (["--rounds=0"], ["rounds = 0", ">= 1"]),
+    "rounds that are no number": (["--rounds=many"], ["--rounds", "many"]),
+    "negative seed": (["--seed=-1"], ["seed = -1", ">= 0"]),
+    "time limit": (["--time-limit=0"], ["time_limit_s = 0", "> 0"]),
+    "alpha": (["--alpha=nan"], ["alpha = nan"]),
+    "results nowhere": (["--out="], ["out = ''", ">= 1"]),
+    "results in a file": (["--out=cli.py"], ["--out cli.py", "name a folder you can write"]),
+    "configuration that is not there": (["--config=/nowhere.toml"], ["/nowhere.toml"]),
+    "configuration that is no TOML": (["--config=cli.py"], ["cli.py", "TOML"]),
+}
+SMALL_DISK = """
+import ctypes, os, subprocess, sys
+libc = ctypes.CDLL(None, use_errno=True)
+CLONE_NEWNS, MS_REC_PRIVATE = 0x20000, 0x44000
+folder, *command = sys.argv[1:]
+assert libc.unshare(CLONE_NEWNS) == 0
+assert libc.mount(b"none", b"/", None, MS_REC_PRIVATE, None) == 0
+assert libc.mount(b"none", folder.encode(), b"tmpfs", 0, b"size=1m") == 0
+status = subprocess.run(command).returncode
+print(os.listdir(folder), os.listdir(os.path.join(folder, "results")))
+sys.exit(status)
+"""
+
+
+def in_session(session: int) -> list[int]:
+    found = []
+    for pid in psutil.pids():
+        with contextlib.suppress(OSError):
+            if os.getsid(pid) == session and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                found.append(pid)
+    return found
+
+
+@pytest.fixture(scope="module")
+def refused(launch_for_module) -> dict[str, Run]:
+    """Every case, as many at once as there are cores: each that asks torch costs seconds."""
+
+    def one(flags: list[str]) -> Run:
+        run = launch_for_module(*flags)
+        run.finish()
+        return run
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        runs = pool.map(one, [flags for flags, _ in CASES.values()])
+        return dict(zip(CASES, runs, strict=True))
+
+
+def check(run: Run) -> None:
+    assert run.process.returncode == 2, run.describe()
+    assert "Traceback" not in run.stderr
+    assert run.stdout == ""
+    assert in_session(run.pid) == []
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_a_wrong_word_is_refused_with_the_right_one(refused, case):
+    run, (_, words) = refused[case], CASES[case]
+    check(run)
+    assert not run.out.exists()
+    assert [word for word in words if word not in run.stderr] == [], run.stderr
+    if case not in ("flag", "rounds that are no number"):  # Those are click's own.
+        assert run.stderr.startswith("error: ")
+        assert run.stderr.count("\n") == 1
+
+
+def test_a_full_disk_is_refused(root, launch, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    prefix = [sys.executable, "-c", SMALL_DISK, str(disk)]
+    run = launch(f"--out={disk / 'results'}", "--clients=1", prefix=prefix)
+    assert run.finish() == 2, run.describe()
+    assert f"error: --out {disk / 'results'}: " in run.stderr
+    assert "MB free on that disk, a run needs" in run.stderr
+    assert "Traceback" not in run.stderr
+    # What the disk held at the end: no folder of a run.
+    assert run.stdout == "['results'] []\n"

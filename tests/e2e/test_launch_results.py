@@ -1,0 +1,237 @@
+"""What a finished run leaves: its folder, its numbers, and the same numbers a second time."""
+
+import re
+import subprocess
+import tomllib
+
+import pytest
+from running import CLI, FAST, KINDS, ROOT
+
+from testbed.links import userspace
+
+CONTRACT = {
+    "schema", "run_id", "command", "method", "model", "dataset", "profile", "links", "clients",
+    "rounds_done", "seed", "status", "reason", "seconds", "bytes", "rounds", "metrics",
+    "trainable_parameters", "total_parameters", "processes", "fidelity", "environment",
+}  # fmt: skip
+ROUND_CONTRACT = {
+    "round", "seconds", "compute_s", "transfer_s", "wait_s", "bytes", "metrics", "clients_ok",
+    "clients_failed",
+}  # fmt: skip
+LEVELS = ("payload", "message", "wire")
+WAYS = ("up", "down")
+CLIENTS = 2
+FLAGS = {
+    "userspace": ("--profile=ethernet:1,wifi:1", "--rounds=3", "--seed=7",
+                  "--set=local_epochs=1", "--set=batch_size=32"),
+    "loopback": ("--profile=ethernet", "--clients=2", "--rounds=2", *FAST),
+}  # fmt: skip
+METHODS = {"userspace": "fedpeft", "loopback": "fedavg"}
+ROUNDS = {"userspace": 3, "loopback": 2}
+
+
+@pytest.fixture(scope="module")
+def first(launch_for_module):
+    """One run over each kind of links that works here, all at once."""
+    kinds = [kind for kind in FLAGS if kind != "userspace" or userspace.probe() is None]
+    runs = {kind: launch_for_module(f"--links={kind}", *FLAGS[kind]) for kind in kinds}
+    statuses = {kind: run.finish() for kind, run in runs.items()}
+    assert set(statuses.values()) == {0}, [run.describe() for run in runs.values()]
+    return runs
+
+
+@pytest.fixture(scope="module")
+def again(launch_for_module, first):
+    """Each of them once more, from the configuration that it left."""
+    runs = {
+        kind: launch_for_module(f"--config={run.folder / 'config.toml'}")
+        for kind, run in first.items()
+    }
+    assert {run.finish() for run in runs.values()} == {0}
+    return runs
+
+
+@pytest.fixture(params=list(FLAGS))
+def kind(request, first):
+    if request.param not in first:
+        pytest.skip(f"{request.param}: {userspace.probe()}")
+    return request.param
+
+
+@pytest.fixture
+def run(kind, first):
+    return first[kind]
+
+
+@pytest.fixture
+def summary(run):
+    return run.summary
+
+
+def test_a_folder_holds_these_files_and_no_others(run):
+    assert sorted(path.name for path in run.folder.iterdir()) == [
+        "config.toml", "events.jsonl", "nodes.log", "summary.json",
+    ]  # fmt: skip
+    assert (run.folder / "nodes.log").read_text() == ""
+
+
+def test_the_summary_has_every_key_of_the_contract(summary, kind):
+    assert summary.keys() >= CONTRACT
+    assert all(entry.keys() >= ROUND_CONTRACT for entry in summary["rounds"])
+    assert summary["schema"] == 1
+    assert (summary["status"], summary["reason"]) == ("ok", None)
+    assert (summary["links"], summary["method"]) == (kind, METHODS[kind])
+    assert (summary["model"], summary["dataset"]) == ("vit-glyphs", "digits")
+    assert summary["clients"] == CLIENTS
+    assert summary["rounds_done"] == ROUNDS[kind] == len(summary["rounds"])
+    assert summary["fidelity"]["verdict"] in ("pass", "fail", "skipped")
+    assert 0 < summary["trainable_parameters"] <= summary["total_parameters"]
+    environment = summary["environment"]
+    assert environment.keys() >= {
+        "python", "torch", "kernel", "cores", "memory_mb", "git", "packages",
+    }  # fmt: skip
+
+
+def test_seconds_add_up(summary):
+    seconds = summary["seconds"]
+    assert 0 < seconds["startup"] < seconds["total"]
+    assert seconds["startup"] + seconds["training"] <= seconds["total"]
+    assert sum(entry["seconds"] for entry in summary["rounds"]) <= seconds["training"] + 0.1
+    for entry in summary["rounds"]:
+        parts = [entry[name] for name in ("compute_s", "transfer_s", "wait_s")]
+        assert min(parts) >= 0
+        assert sum(parts) == pytest.approx(entry["seconds"], abs=0.02)
+
+
+def test_every_payload_byte_is_a_trainable_parameter(summary, kind):
+    one_way = 4 * summary["trainable_parameters"]
+    total = ROUNDS[kind] * CLIENTS * one_way
+    assert summary["bytes"]["payload"] == {"up": total, "down": total}
+    by_kind = summary["bytes"]["by_kind"]
+    assert by_kind[KINDS[METHODS[kind]]] == {"up": total, "down": total}
+    assert sum(amounts[way] for amounts in by_kind.values() for way in WAYS) == 2 * total
+    for client in summary["per_client"]:
+        assert client["bytes"]["payload"] == dict.fromkeys(WAYS, ROUNDS[kind] * one_way)
+    for entry in summary["rounds"]:
+        assert entry["bytes"]["payload"] == dict.fromkeys(WAYS, CLIENTS * one_way)
+
+
+def test_each_level_of_bytes_holds_the_one_above(summary):
+    for amounts in (summary["bytes"], *(client["bytes"] for client in summary["per_client"])):
+        for way in WAYS:
+            payload, message, wire = (amounts[level][way] for level in LEVELS)
+            assert 0 < payload < message < wire
+            # Headers and acknowledgements; a resent byte or two.
+            assert wire < 1.3 * message
+    for level in LEVELS:
+        for way in WAYS:
+            clients = sum(client["bytes"][level][way] for client in summary["per_client"])
+            assert summary["bytes"][level][way] == clients
+
+
+def test_training_works(summary):
+    accuracy = [summary["metrics"]["initial"]["accuracy"]]
+    accuracy += [entry["metrics"]["accuracy"] for entry in summary["rounds"]]
+    losses = [entry["metrics"]["loss"] for entry in summary["rounds"]]
+    assert losses == sorted(losses, reverse=True)
+    assert accuracy[1] > accuracy[0] + 0.3
+    assert accuracy[-1] > 0.8
+    assert summary["metrics"]["final"] == summary["rounds"][-1]["metrics"]
+
+
+def test_every_client_took_part_in_every_round(summary):
+    for number, entry in enumerate(summary["rounds"], start=1):
+        assert (entry["round"], entry["clients_ok"], entry["clients_failed"]) == (number, 2, 0)
+        assert entry["missed"] == []
+    assert summary["dropped_messages"] == []
+    assert [client["lost"] for client in summary["per_client"]] == [None, None]
+    assert sum(client["samples"] for client in summary["per_client"]) == 1437
+
+
+def test_a_mix_of_profiles_is_recorded_client_by_client(summary, kind):
+    mixed = kind == "userspace"
+    assert summary["profile"] == ("ethernet:1,wifi:1" if mixed else "ethernet")
+    profiles = [client["profile"] for client in summary["per_client"]]
+    assert profiles == ["ethernet", "wifi" if mixed else "ethernet"]
+
+
+def test_processes_are_accounted_for(summary, run):
+    rows = {row["node"]: row for row in summary["processes"]}
+    assert rows.keys() == {"server", "client-1", "client-2"}
+    assert len({row["pid"] for row in rows.values()}) == 3
+    for name, row in rows.items():
+        assert row["pid"] == run.events("started", node=name)[0]["pid"]
+        assert row["private_mb"] > 0 and row["cpu_s"] > 0
+
+
+def test_the_congestion_control_of_each_connection_is_recorded(summary, kind):
+    # Each connection has two ends.
+    assert sum(summary["connections"].values()) == 2 * CLIENTS
+    if kind == "userspace":
+        assert set(summary["connections"]) == {summary["link_facts"]["congestion_default"]}
+
+
+def test_the_links_kept_their_own_time(summary, kind):
+    facts = summary["link_facts"]
+    assert facts["releases"] > 0
+    assert 0 <= facts["late_releases"] <= facts["releases"]
+    if kind == "userspace":
+        assert facts["rootless"] is False
+        assert (facts["unroutable_packets"], facts["write_errors"]) == (0, 0)
+
+
+def test_events_are_in_order_and_the_last_one_closes(run, kind):
+    events = run.events()
+    assert (events[0]["event"], events[-1]["event"]) == ("run", "closed")
+    times = [event["t"] for event in events]
+    assert times == sorted(times)
+    assert [event["round"] for event in run.events("round")] == list(range(1, ROUNDS[kind] + 1))
+    for name in ("server", "client-1", "client-2"):
+        assert [event["how"] for event in run.events("ended", node=name)] == ["exited with 0"]
+    for event in run.events("message"):
+        assert event["received_ns"] >= event["sent_ns"]
+
+
+def test_the_configuration_that_is_left_starts_the_same_run(first, again, kind):
+    before, after = (
+        tomllib.loads((runs[kind].folder / "config.toml").read_text()) for runs in (first, again)
+    )
+    assert before.pop("out") != after.pop("out")
+    assert before == after
+    assert before["options"]["local_epochs"] == 1
+
+
+def test_the_same_seed_gives_the_same_metrics(first, again, kind):
+    runs = first[kind].summary, again[kind].summary
+    pairs = [(one["metrics"]["initial"], two["metrics"]["initial"]) for one, two in [runs]]
+    pairs += [
+        (one["metrics"], two["metrics"])
+        for one, two in zip(*(found["rounds"] for found in runs), strict=True)
+    ]
+    for one, two in pairs:
+        assert one["accuracy"] == two["accuracy"]
+        assert one["loss"] == pytest.approx(two["loss"], rel=0, abs=1e-6)
+
+
+def test_without_a_terminal_the_output_is_plain_lines(run, kind):
+    text = run.stdout + run.stderr
+    assert "\x1b" not in text and "\r" not in text
+    assert run.stderr == ""
+    lines = run.stdout.splitlines()
+    assert lines[0] == f"results: {run.folder}"
+    assert lines[1].startswith(f"links: {kind}")
+    rounds = [line for line in lines if re.match(r"round \d+/\d+  accuracy 0\.\d{3}  loss ", line)]
+    assert len(rounds) == ROUNDS[kind]
+
+
+@pytest.mark.parametrize("name", ["--help", "-h"])
+def test_help_names_every_flag(name):
+    done = subprocess.run(
+        [*CLI, "launch", name], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    for flag in (
+        "config", "profile", "clients", "method", "rounds", "links", "seed", "model", "dataset",
+        "partition", "alpha", "round-timeout", "time-limit", "set", "out", "help",
+    ):  # fmt: skip
+        assert re.search(rf"(^|\s)--{flag}\b", done.stdout), flag
