@@ -9,6 +9,7 @@ ends with its ratio to the most that TCP can carry on the line, rate * 1448 / 15
 """
 
 import asyncio
+import socket
 import statistics
 import time
 from collections.abc import Callable
@@ -44,13 +45,54 @@ def stand(network: Network, node: Node) -> tuple[str, int]:
     return endpoint.host, endpoint.port
 
 
+def echo(host: str, port: int) -> None:
+    """Answer the pings of one connection."""
+    with socket.create_server((host, port)) as listener:
+        connection, _ = listener.accept()
+        with connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            while data := connection.recv(1):
+                connection.sendall(data)
+
+
+def ping(host: str, port: int) -> dict[str, float]:
+    """Round trips of single bytes over TCP, in ms: the link's own, with no transport above it."""
+    connection = connect(host, port)
+    trips_ms = []
+    with connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(PINGS):
+            began = time.monotonic()
+            connection.sendall(b"x")
+            if not connection.recv(1):
+                raise ConnectionError("the echo ended")
+            trips_ms.append(1000 * (time.monotonic() - began))
+    # A lost ping takes TCP's retransmission timeout, so that the mean tells of the loss; the
+    # median tells of the delay.
+    return {
+        "rtt_ms": statistics.median(trips_ms),
+        "rtt_min_ms": min(trips_ms),
+        "rtt_max_ms": max(trips_ms),
+    }
+
+
+def connect(host: str, port: int) -> socket.socket:
+    """Connect, trying again while the server is not there yet."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return socket.create_connection((host, port), timeout=30)
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
 async def serve(host: str, port: int, messages: int, results: Channel) -> None:
+    echo(host, port)
     connections: list[dict[str, Any]] = []
     transport = ServerTransport(host, port, {"client-1"}, connections.append)
     watching = asyncio.create_task(transport.watch_connections())
-    for _ in range(PINGS):
-        await transport.receive()
-        await transport.send("client-1", "pong", 0, ([], []), {})
     uplink = [await transport.receive() for _ in range(messages)]
     congestion = [e["congestion"] for e in connections if e["event"] == "connection"]
     results.send({"direction": "up", "congestion": congestion, **timing(uplink)})
@@ -63,15 +105,8 @@ async def serve(host: str, port: int, messages: int, results: Channel) -> None:
 
 
 def call(host: str, port: int, messages: int, results: Channel) -> None:
+    results.send(ping(host, port))
     transport = ClientTransport("client-1", host, port, quiet)
-    trips_ms = []
-    for _ in range(PINGS):
-        began = time.monotonic()
-        transport.send("ping", 0, {}, {})
-        transport.receive(WAIT_S)
-        trips_ms.append(1000 * (time.monotonic() - began))
-    # The first holds the connection's making.
-    results.send({"rtt_mean_ms": statistics.mean(trips_ms[1:]), "rtt_min_ms": min(trips_ms)})
     block = {"block": torch.zeros(MESSAGE_BYTES, dtype=torch.uint8)}
     for _ in range(messages):
         transport.send("up", 0, block, {})
@@ -132,10 +167,10 @@ def main(profile: str, links: str, megabytes: int) -> None:
     finally:
         closing = network.down()
     click.echo(f"{profile} over {links}, {megabytes} MB each way")
-    mean, least = trip["rtt_mean_ms"], trip["rtt_min_ms"]
     click.echo(
-        f"idle RTT, ms      {mean:9.2f}  profile {link.rtt_ms:9.2f}  "
-        f"difference {mean - link.rtt_ms:+.2f}  (least {least:.2f})"
+        f"idle RTT, ms      {trip['rtt_ms']:9.2f}  profile {link.rtt_ms:9.2f}  "
+        f"difference {trip['rtt_ms'] - link.rtt_ms:+.2f}  "
+        f"(median of {PINGS}, from {trip['rtt_min_ms']:.2f} to {trip['rtt_max_ms']:.2f})"
     )
     for way, direction in zip(ways, (link.up, link.down), strict=True):
         ideal = direction.ideal_goodput_kbit
