@@ -19,6 +19,7 @@ from testbed.config_error import ConfigError  # noqa: E402
 
 USAGE_EXIT = 2
 INTERRUPTED_EXIT = 130
+PIPE_COLUMNS = 160
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -122,6 +123,62 @@ def launch(config: Path | None, options: tuple[str, ...], **flags: Any) -> None:
 
     flags["options"] = _options(options)
     sys.exit(launching.launch(config, flags, sys.argv, STARTED_S))
+
+
+@main.group(invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@click.pass_context
+def profiles(context: click.Context, as_json: bool) -> None:
+    """List the link profiles; `profiles show NAME` prints one."""
+    if context.invoked_subcommand is None:
+        from testbed import profiles as links
+        from testbed import report_profiles as report
+
+        found = [links.load(name) for name in links.names()]
+        _print([report.row(profile) for profile in found], report.listing(found), as_json)
+
+
+@profiles.command()
+@click.argument("name", metavar="NAME|FILE.toml")
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def show(name: str, as_json: bool) -> None:
+    """One profile: its numbers, where each comes from, and what it can carry."""
+    from testbed import report_profiles as report
+    from testbed.profiles import load
+
+    profile = load(name)
+    if not as_json:
+        click.echo(f"{profile.summary}\n")
+    _print(report.details(profile), report.page(profile), as_json)
+    if not as_json:
+        for source in profile.sources:
+            click.echo(f"source: {source}")
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def doctor(as_json: bool) -> None:
+    """Say what this machine can do, and how to close each gap."""
+    import msgspec
+
+    from testbed import doctor as checks
+
+    findings = checks.examine()
+    _print(msgspec.to_builtins(findings), checks.table(findings), as_json)
+
+
+def _print(data: Any, table: Any, as_json: bool) -> None:
+    """A table for people or JSON for scripts."""
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.format(msgspec.json.encode(data), indent=2))
+    else:
+        from rich.console import Console
+
+        # Without a terminal rich assumes 80 columns, and would cut names short.
+        console = Console()
+        Console(width=None if console.is_terminal else PIPE_COLUMNS).print(table)
 
 
 def run() -> None:

@@ -20,12 +20,15 @@ ROUND_CONTRACT = {
 }  # fmt: skip
 LEVELS = ("payload", "message", "wire")
 WAYS = ("up", "down")
-CLIENTS = 2
+CLIENTS = {"userspace": 2, "loopback": 3}
 FLAGS = {
-    "userspace": ("--profile=ethernet:1,wifi:1", "--rounds=3", "--seed=7",
+    "userspace": ("--profile=ethernet", "--clients=2", "--rounds=3", "--seed=7",
                   "--set=local_epochs=1", "--set=batch_size=32"),
-    "loopback": ("--profile=ethernet", "--clients=2", "--rounds=2", *FAST),
+    "loopback": ("--profile=wifi:1,ethernet:2", "--partition=iid", "--rounds=2", *FAST),
 }  # fmt: skip
+PROFILES = {"userspace": 2 * ["ethernet"], "loopback": ["wifi", "ethernet", "ethernet"]}
+OTHER_ORDER = {"userspace": "ethernet:2", "loopback": "ethernet:2,wifi:1"}
+"""The second time another client's update comes last."""
 METHODS = {"userspace": "fedpeft", "loopback": "fedavg"}
 ROUNDS = {"userspace": 3, "loopback": 2}
 
@@ -42,9 +45,11 @@ def first(launch_for_module):
 
 @pytest.fixture(scope="module")
 def again(launch_for_module, first):
-    """Each of them once more, from the configuration that it left."""
+    """Each of them once more, from the configuration that it left, the links dealt out anew."""
     runs = {
-        kind: launch_for_module(f"--config={run.folder / 'config.toml'}")
+        kind: launch_for_module(
+            f"--config={run.folder / 'config.toml'}", f"--profile={OTHER_ORDER[kind]}"
+        )
         for kind, run in first.items()
     }
     assert {run.finish() for run in runs.values()} == {0}
@@ -82,7 +87,7 @@ def test_the_summary_has_every_key_of_the_contract(summary, kind):
     assert (summary["status"], summary["reason"]) == ("ok", None)
     assert (summary["links"], summary["method"]) == (kind, METHODS[kind])
     assert (summary["model"], summary["dataset"]) == ("vit-glyphs", "digits")
-    assert summary["clients"] == CLIENTS
+    assert summary["clients"] == CLIENTS[kind]
     assert summary["rounds_done"] == ROUNDS[kind] == len(summary["rounds"])
     assert summary["fidelity"]["verdict"] in ("pass", "fail", "skipped")
     assert 0 < summary["trainable_parameters"] <= summary["total_parameters"]
@@ -105,7 +110,7 @@ def test_seconds_add_up(summary):
 
 def test_every_payload_byte_is_a_trainable_parameter(summary, kind):
     one_way = 4 * summary["trainable_parameters"]
-    total = ROUNDS[kind] * CLIENTS * one_way
+    total = ROUNDS[kind] * CLIENTS[kind] * one_way
     assert summary["bytes"]["payload"] == {"up": total, "down": total}
     by_kind = summary["bytes"]["by_kind"]
     assert by_kind[KINDS[METHODS[kind]]] == {"up": total, "down": total}
@@ -113,7 +118,7 @@ def test_every_payload_byte_is_a_trainable_parameter(summary, kind):
     for client in summary["per_client"]:
         assert client["bytes"]["payload"] == dict.fromkeys(WAYS, ROUNDS[kind] * one_way)
     for entry in summary["rounds"]:
-        assert entry["bytes"]["payload"] == dict.fromkeys(WAYS, CLIENTS * one_way)
+        assert entry["bytes"]["payload"] == dict.fromkeys(WAYS, CLIENTS[kind] * one_way)
 
 
 def test_each_level_of_bytes_holds_the_one_above(summary):
@@ -139,26 +144,26 @@ def test_training_works(summary):
     assert summary["metrics"]["final"] == summary["rounds"][-1]["metrics"]
 
 
-def test_every_client_took_part_in_every_round(summary):
+def test_every_client_took_part_in_every_round(summary, kind):
     for number, entry in enumerate(summary["rounds"], start=1):
-        assert (entry["round"], entry["clients_ok"], entry["clients_failed"]) == (number, 2, 0)
+        assert entry["round"] == number
+        assert (entry["clients_ok"], entry["clients_failed"]) == (CLIENTS[kind], 0)
         assert entry["missed"] == []
     assert summary["dropped_messages"] == []
-    assert [client["lost"] for client in summary["per_client"]] == [None, None]
+    assert [client["lost"] for client in summary["per_client"]] == CLIENTS[kind] * [None]
     assert sum(client["samples"] for client in summary["per_client"]) == 1437
 
 
 def test_a_mix_of_profiles_is_recorded_client_by_client(summary, kind):
-    mixed = kind == "userspace"
-    assert summary["profile"] == ("ethernet:1,wifi:1" if mixed else "ethernet")
-    profiles = [client["profile"] for client in summary["per_client"]]
-    assert profiles == ["ethernet", "wifi" if mixed else "ethernet"]
+    expected = {"userspace": "ethernet", "loopback": "wifi:1,ethernet:2"}
+    assert summary["profile"] == expected[kind]
+    assert [client["profile"] for client in summary["per_client"]] == PROFILES[kind]
 
 
-def test_processes_are_accounted_for(summary, run):
+def test_processes_are_accounted_for(summary, run, kind):
     rows = {row["node"]: row for row in summary["processes"]}
-    assert rows.keys() == {"server", "client-1", "client-2"}
-    assert len({row["pid"] for row in rows.values()}) == 3
+    assert rows.keys() == {"server", *(f"client-{n}" for n in range(1, CLIENTS[kind] + 1))}
+    assert len({row["pid"] for row in rows.values()}) == CLIENTS[kind] + 1
     for name, row in rows.items():
         assert row["pid"] == run.events("started", node=name)[0]["pid"]
         assert row["private_mb"] > 0 and row["cpu_s"] > 0
@@ -166,7 +171,7 @@ def test_processes_are_accounted_for(summary, run):
 
 def test_the_congestion_control_of_each_connection_is_recorded(summary, kind):
     # Each connection has two ends.
-    assert sum(summary["connections"].values()) == 2 * CLIENTS
+    assert sum(summary["connections"].values()) == 2 * CLIENTS[kind]
     if kind == "userspace":
         assert set(summary["connections"]) == {summary["link_facts"]["congestion_default"]}
 
@@ -197,6 +202,9 @@ def test_the_configuration_that_is_left_starts_the_same_run(first, again, kind):
         tomllib.loads((runs[kind].folder / "config.toml").read_text()) for runs in (first, again)
     )
     assert before.pop("out") != after.pop("out")
+    # The flag won over the file.
+    assert after.pop("profile") == OTHER_ORDER[kind]
+    before.pop("profile")
     assert before == after
     assert before["options"]["local_epochs"] == 1
 

@@ -1,0 +1,114 @@
+"""`profiles`, `profiles show` and `doctor` as a user calls them, in this process."""
+
+import json
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+import cli
+from testbed import doctor, profiles
+from testbed.config_error import ConfigError
+from testbed.links import choice
+from testbed.profiles import Direction
+from testbed.report_profiles import human_seconds, transfer_s
+
+
+def output(*arguments: str) -> str:
+    result = CliRunner().invoke(cli.main, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.output
+
+
+def test_profiles_lists_every_profile_by_its_whole_name() -> None:
+    listed = {line.split("│")[1].strip() for line in output("profiles").splitlines() if "│" in line}
+    assert set(profiles.names()) <= listed
+
+
+def test_profiles_json_has_numbers_with_units() -> None:
+    rows = {row["name"]: row for row in json.loads(output("profiles", "--json"))}
+    assert rows.keys() == set(profiles.names())
+    assert (rows["4g"]["down_kbit"], rows["4g"]["up_kbit"], rows["4g"]["rtt_ms"]) == (
+        21300,
+        6300,
+        55,
+    )
+    assert rows["unlimited"]["down_kbit"] is None
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_every_profile_can_be_shown_with_its_sources(name: str) -> None:
+    shown = output("profiles", "show", name)
+    assert all(source in shown for source in profiles.load(name).sources)
+
+
+def test_show_says_what_a_link_can_carry() -> None:
+    found = json.loads(output("profiles", "show", "4g", "--json"))
+    assert found["up"]["ideal_goodput_kbit"] == pytest.approx(6300 * 1448 / 1514)
+    # 10 MB are 80,000 kbit, behind one delay of 27.5 ms.
+    assert found["up"]["least_seconds"]["10 MB"] == pytest.approx(
+        0.0275 + 80_000 / 6025.36, rel=1e-4
+    )
+    assert "6025" in output("profiles", "show", "4g")
+
+
+def test_show_of_an_unknown_profile_is_refused_with_the_closest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 4g"):
+        CliRunner().invoke(cli.main, ["profiles", "show", "4gg"], catch_exceptions=False)
+
+
+def test_an_unlimited_line_takes_its_delay() -> None:
+    assert transfer_s(Direction(delay_ms=20), 100) == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(3.21, "3.21 s"), (119, "119 s"), (300, "5 min"), (9000, "2.5 h")]
+)
+def test_times_are_said_in_their_unit(seconds: float, text: str) -> None:
+    assert human_seconds(seconds) == text
+
+
+class Broken:
+    name = "broken"
+
+    def probe(self) -> str:
+        return "no such device here"
+
+
+def test_doctor_names_a_backend_that_does_not_work_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "BACKENDS", (Broken(), *choice.BACKENDS))
+    first, *others = json.loads(output("doctor", "--json"))
+    assert first["what"] == "links: broken" and not first["ok"]
+    assert first["found"] == "no such device here"
+    assert "--links=auto" in first["cure"]
+    assert any(found["what"] == "links: loopback" and found["ok"] for found in others)
+
+
+def test_doctor_says_how_to_close_each_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    switches = {
+        "/proc/sys/user/max_user_namespaces": "0",
+        "/proc/sys/kernel/unprivileged_userns_clone": None,
+        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns": None,
+    }
+    monkeypatch.setattr(doctor, "_read", switches.get)
+    monkeypatch.setattr(doctor.sys, "platform", "linux")
+    monkeypatch.setattr(doctor.resource, "getrlimit", lambda _: (256, 256))
+    found: dict[str, Any] = {f.what: f for f in [*doctor._privileges(), doctor._descriptors()]}
+    assert not found["user namespaces"].ok
+    assert found["user namespaces"].cure == "sysctl user.max_user_namespaces=10000"
+    assert not found["open files"].ok and "ulimit" in found["open files"].cure
+
+
+def test_doctor_tells_an_unprivileged_user_of_the_switch_that_forbids_namespaces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    switches = {"/proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1"}
+    monkeypatch.setattr(doctor, "_read", switches.get)
+    monkeypatch.setattr(doctor.sys, "platform", "linux")
+    monkeypatch.setattr(doctor.os, "geteuid", lambda: 1000)
+    gap = doctor._privileges()[-1]
+    assert gap.cure == "sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+
+
+def test_doctor_prints_a_table() -> None:
+    assert "links: loopback" in output("doctor")
