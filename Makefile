@@ -1,7 +1,7 @@
 # Two commands: `make launch` runs the default experiment, `make test` the tests.
 # Each makes its environment the first time and starts at once after that.
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?= --profile=4g --clients=20
@@ -10,7 +10,8 @@ INPUTS := pyproject.toml constraints.txt
 .PHONY: env launch test lint bench clean
 
 $(BIN)/.installed: $(INPUTS)
-	command -v $(PYTHON) >/dev/null || { echo "needs Python 3.11 or newer: set PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch $@

@@ -58,6 +58,11 @@ def _options(values: tuple[str, ...]) -> dict[str, Any]:
     "4g:12,wifi:5,3g:3.  [default: 4g]",
 )
 @click.option(
+    "--server-profile",
+    metavar="NAME",
+    help="Access link of the server, which all clients share.  [default: without limits]",
+)
+@click.option(
     "--clients", type=int, metavar="N", help="Client processes.  [default: the mix's sum, or 20]"
 )
 @click.option("--method", metavar="NAME", help="A file of methods/.  [default: fedpeft]")

@@ -12,6 +12,7 @@ from testbed import meter
 from testbed.config import DEFAULT_CLIENTS, RunConfig, load
 from testbed.links import choice
 from testbed.profiles import LinkProfile, parse_mix
+from testbed.profiles import load as load_profile
 from testbed.progress import RoundLines, closing_table
 from testbed.record import Recorder, create_folder
 from testbed.supervisor import allow_descriptors, run
@@ -29,7 +30,8 @@ def launch(file: Path | None, flags: dict[str, Any], command: list[str], started
     # 1. Everything is checked before anything starts, the quick checks first.
     config = load(file, flags)
     profiles = parse_mix(config.profile, config.clients, default=DEFAULT_CLIENTS)
-    layout = plan(profiles)
+    server = None if config.server_profile is None else load_profile(config.server_profile)
+    layout = plan(profiles, server)
     allow_descriptors(len(layout.nodes))
     from nodes.program import FineTuning  # Brings in torch, which takes seconds.
 
@@ -87,6 +89,7 @@ def run_facts(
         "model": config.model,
         "dataset": config.dataset,
         "profile": profile,
+        "server_profile": config.server_profile,
         "seed": config.seed,
         "client_names": [node.name for node in layout.clients],
         "client_profiles": [node.profile.name for node in layout.clients if node.profile],

@@ -29,6 +29,8 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """Access link of the clients: a profile, or a mix such as "4g:12,wifi:5,3g:3"."""
     clients: Annotated[int, msgspec.Meta(ge=1, le=MAX_CLIENTS)] | None = None
     """Client processes; where absent, what the mix adds up to, or 20."""
+    server_profile: str | None = None
+    """Access link of the server, which all clients share; absent: without limits."""
     method: str = "fedpeft"
     rounds: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 5
     links: Literal["auto", "userspace", "loopback"] = "auto"

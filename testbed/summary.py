@@ -213,6 +213,7 @@ class Tally:
             "model": facts.get("model"),
             "dataset": facts.get("dataset"),
             "profile": facts.get("profile"),
+            "server_profile": facts.get("server_profile"),
             "links": facts.get("links"),
             "clients": len(self._clients),
             "rounds_done": self.rounds_done(),

@@ -41,9 +41,9 @@ class Plan(msgspec.Struct, frozen=True):
         return self.nodes[1:]
 
 
-def plan(profiles: list[LinkProfile]) -> Plan:
+def plan(profiles: list[LinkProfile], server_profile: LinkProfile | None = None) -> Plan:
     """Lay out one server and a client for each of ``profiles``, in their order."""
-    server = Node(0, "server", str(SUBNET[1]), None)
+    server = Node(0, "server", str(SUBNET[1]), server_profile)
     clients = (
         Node(number, f"client-{number}", str(FIRST_CLIENT + number - 1), profile)
         for number, profile in enumerate(profiles, start=1)

@@ -51,14 +51,14 @@ class Station:
         self._channel.close()
 
 
-def take_stream(address: str, answer: bytes = b"") -> Callable[[Channel], Any]:
+def take_stream(address: str, answer: bytes = b"", port: int = PORT) -> Callable[[Channel], Any]:
     """Accept one connection, read it to its end, then send ``answer``.
 
     Returns {"sha256", "bytes", "ended_s"}; the time is the monotonic clock's, one for all.
     """
 
     def body(channel: Channel) -> Any:
-        with socket.create_server((address, PORT)) as listener:
+        with socket.create_server((address, port)) as listener:
             listener.settimeout(LIMIT_S)
             channel.send(READY)
             connection, _ = listener.accept()
@@ -70,14 +70,14 @@ def take_stream(address: str, answer: bytes = b"") -> Callable[[Channel], Any]:
     return body
 
 
-def send_stream(address: str, data: bytes) -> Callable[[Channel], Any]:
+def send_stream(address: str, data: bytes, port: int = PORT) -> Callable[[Channel], Any]:
     """Connect, send ``data``, end it, read the answer to its end.
 
     Returns what ``take_stream`` does, with "began_s" and the "congestion" control in use.
     """
 
     def body(channel: Channel) -> Any:
-        with socket.create_connection((address, PORT), LIMIT_S) as connection:
+        with socket.create_connection((address, port), LIMIT_S) as connection:
             name = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
             began_s = time.monotonic()
             connection.sendall(data)

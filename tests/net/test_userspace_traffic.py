@@ -116,6 +116,25 @@ def test_an_idle_round_trip_takes_the_delays_of_both_directions(build, stand):
     assert min(trips) < 42 + 8
 
 
+def test_the_servers_own_link_is_shared_and_adds_its_delays(build, stand):
+    size, rate_kbit = 150_000, 4000
+    narrow = profile(Direction(delay_ms=3), Direction(rate_kbit=rate_kbit, delay_ms=4))
+    layout, network = build(
+        profile(Direction(delay_ms=5), Direction(delay_ms=6)), UNLIMITED, server=narrow
+    )
+    server, near, far = (layout.server, layout.clients[1], layout.clients[0])
+    stand(network, server, echo(server.address)).ready()
+    assert min(stand(network, far, ping(server.address, 10)).result()) >= 3 + 4 + 5 + 6
+    taking = [stand(network, server, take_stream(server.address, port=p)).ready() for p in (1, 2)]
+    sending = [
+        stand(network, client, send_stream(server.address, bytes(size), port=p))
+        for client, p in ((near, 1), (far, 2))
+    ]
+    began = min(station.result()["began_s"] for station in sending)
+    ended = max(station.result()["ended_s"] for station in taking)
+    assert ended - began >= least_seconds(2 * size, rate_kbit)
+
+
 def test_between_clients_both_access_links_count(build, stand):
     size = 200_000
     first = profile(Direction(rate_kbit=8000, delay_ms=3), Direction(delay_ms=4))
