@@ -74,6 +74,18 @@ def _options(values: tuple[str, ...]) -> dict[str, Any]:
     "loopback: a shaped relay on 127.0.0.1, no privileges. auto: the first that "
     "works.  [default: auto]",
 )
+@click.option(
+    "--calibrate/--no-calibrate",
+    default=None,
+    help="Probe every link's round trip and rate while the nodes load, and certify them.  "
+    "[default: calibrate]",
+)
+@click.option(
+    "--strict",
+    is_flag=True,
+    default=None,
+    help="Fail before training where a link is not what its profile says.",
+)
 @click.option("--seed", type=int, metavar="N", help="[default: 0]")
 @click.option("--model", metavar="NAME", help="[default: vit-glyphs]")
 @click.option(

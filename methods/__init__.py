@@ -17,15 +17,18 @@ Split training talks to one client at a time (``send``, ``receive``), averaging 
 (``broadcast``, ``gather``).
 """
 
+from __future__ import annotations
+
 import importlib
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from torch import Tensor
+if TYPE_CHECKING:  # Naming the methods must not cost the seconds that torch takes to import.
+    from torch import Tensor
 
-from testbed.wire import Detail, Message
+    from testbed.wire import Detail, Message
 
 _NOT_METHODS = {"__init__", "local", "averaging"}
 
@@ -63,8 +66,8 @@ class Fleet(Protocol):
     ) -> Message:
         """The client's next message of this kind and round.
 
-        With ``like``, one whose tensors differ from it in names, shapes or dtypes, or are not
-        finite, is not taken. Raises Missed where the client left or the round's limit passed.
+        Raises Missed where the client left, the round's limit passed, or, with ``like``, the
+        message's tensors differ from it in names, shapes or dtypes, or are not finite.
         """
 
     def gather(self, kind: str, like: Mapping[str, Tensor] | None = None) -> AsyncIterator[Message]:

@@ -115,10 +115,16 @@ class Fleet:
     ) -> Message:
         while True:
             message = await self._next(client)
-            reason = self._objection(message, kind, like)
+            reason = self._objection(message, kind)
             if reason is None:
-                return message
+                break
             self._drop(message, reason)
+        reason = None if like is None else difference(message.tensors, like)
+        if reason is not None:
+            # It is the client's answer, and no better one will come: do not wait out the limit.
+            self._drop(message, reason)
+            raise self._miss(client, f"its update was not taken: {reason}")
+        return message
 
     async def gather(
         self, kind: str, like: Mapping[str, Tensor] | None = None
@@ -161,14 +167,12 @@ class Fleet:
             raise self._miss(client, str(found))
         return found
 
-    def _objection(
-        self, message: Message, kind: str, like: Mapping[str, Tensor] | None
-    ) -> str | None:
+    def _objection(self, message: Message, kind: str) -> str | None:
         if message.round != self.round:
             return f"belongs to round {message.round}, this is round {self.round}"
         if message.kind != kind:
             return f"kind {message.kind!r} where {kind!r} was expected"
-        return None if like is None else difference(message.tensors, like)
+        return None
 
     def _miss(self, client: str, reason: str) -> Missed:
         if client not in self._missed:

@@ -8,8 +8,10 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
+import methods
+from nodes import data
 from testbed import meter
-from testbed.config import DEFAULT_CLIENTS, RunConfig, load
+from testbed.config import DEFAULT_CLIENTS, RunConfig, choose, load
 from testbed.links import choice
 from testbed.profiles import LinkProfile, parse_mix
 from testbed.profiles import load as load_profile
@@ -33,6 +35,8 @@ def launch(file: Path | None, flags: dict[str, Any], command: list[str], started
     server = None if config.server_profile is None else load_profile(config.server_profile)
     layout = plan(profiles, server)
     allow_descriptors(len(layout.nodes))
+    choose("method", config.method, methods.names())
+    choose("dataset", config.dataset, data.names())
     from nodes.program import FineTuning  # Brings in torch, which takes seconds.
 
     program = FineTuning(config, len(profiles))
@@ -43,10 +47,11 @@ def launch(file: Path | None, flags: dict[str, Any], command: list[str], started
     )
     profile = mix_label(profiles)
     label = f"{config.method}-{profile.replace(':', 'x').replace(',', '+')}-{len(profiles)}"
+    facts = run_facts(config, layout, profile, command)
     folder = create_folder(Path(config.out), label)
     # 3. The run.
     console = Console()
-    console.print(f"results: {folder}\n{why}", highlight=False, soft_wrap=True)
+    console.print(f"results: {folder}\n{why}", highlight=False, soft_wrap=True, markup=False)
     progress = RoundLines(console, config.rounds, len(profiles))
     recorder = Recorder(folder, started_s)
     try:
@@ -56,7 +61,7 @@ def launch(file: Path | None, flags: dict[str, Any], command: list[str], started
             backend,
             program,
             recorder,
-            run_facts(config, layout, profile, folder, command),
+            {"run_id": folder.name, **facts},
             progress,
         )
     finally:
@@ -66,7 +71,8 @@ def launch(file: Path | None, flags: dict[str, Any], command: list[str], started
     if summary["rounds_done"]:
         console.print(closing_table(summary))
     if summary["status"] != "ok":
-        console.print(f"[red]{summary['status']}: {summary['reason']}", highlight=False)
+        text = f"{summary['status']}: {summary['reason']}"
+        console.print(text, style="red", highlight=False, markup=False)
     return EXIT_CODES[summary["status"]]
 
 
@@ -78,12 +84,9 @@ def mix_label(profiles: list[LinkProfile]) -> str:
     return ",".join(f"{name}:{count}" for name, count in counts.items())
 
 
-def run_facts(
-    config: RunConfig, layout: Plan, profile: str, folder: Path, command: list[str]
-) -> dict[str, Any]:
+def run_facts(config: RunConfig, layout: Plan, profile: str, command: list[str]) -> dict[str, Any]:
     """What the "run" event says of a run before it begins."""
     return {
-        "run_id": folder.name,
         "command": shlex.join(command),
         "method": config.method,
         "model": config.model,

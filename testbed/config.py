@@ -39,6 +39,10 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     partition: Literal["dirichlet", "iid"] = "dirichlet"
     alpha: Positive = 0.5
     """Concentration of the Dirichlet partition: the smaller, the more the clients differ."""
+    calibrate: bool = True
+    """Probe every link before training, while the nodes load; costs no time of its own."""
+    strict: bool = False
+    """End the run as failed, before training, where a link is not what its profile says."""
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
     join_timeout_s: Positive = 60.0
     """How long the server waits for the clients to connect."""

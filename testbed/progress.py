@@ -68,6 +68,11 @@ class RoundLines:
             self._arrived += 1
             self._say(f"round {event['round']} of {self._rounds}: {self._arrived} updates arrived")
 
+    def _on_certified(self, event: dict[str, Any], tally: Tally) -> None:
+        verdict, reason = event["fidelity"]["verdict"], event["fidelity"]["reason"]
+        colour = "[yellow]" if verdict == "fail" else ""
+        self._console.print(f"{colour}links checked: {verdict}: {escape(reason)}", highlight=False)
+
     def _on_lost(self, event: dict[str, Any], tally: Tally) -> None:
         text = f"[yellow]lost {event['peer']}: {escape(event['reason'])}"
         self._console.print(text, highlight=False)
@@ -112,6 +117,7 @@ def closing_table(summary: dict[str, Any]) -> Table:
         if level == "wire" and summary["links"] == "loopback":
             label += " (estimate)"
         table.add_row(label, f"{human_bytes(amounts['up'])} / {human_bytes(amounts['down'])}")
+    table.add_row("links checked", summary["fidelity"]["verdict"])
     clients = [row for row in summary["processes"] if row["node"] != "server"]
     if clients:
         most = max(row["private_mb"] for row in clients)

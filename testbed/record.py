@@ -7,6 +7,7 @@ event           node        further fields
 ==============  ==========  ====================================================================
 run             supervisor  run_id, command, config
 links           supervisor  facts of the network
+certified       supervisor  fidelity, seconds, counters: what probing added to the links' counters
 started, ended  the node    pid; how (of ended)
 ready           the node    samples (clients); trainable_parameters, total_parameters (server)
 connection      the node    congestion: the connection's congestion control

@@ -21,6 +21,14 @@ def _both_ways() -> dict[str, int]:
     return {"up": 0, "down": 0}
 
 
+def _less(counters: list[Any], before: list[Any]) -> list[Any]:
+    """Counters since ``before``, number by number."""
+    return [
+        [[n - b for n, b in zip(*way, strict=True)] for way in zip(link, was, strict=True)]
+        for link, was in zip(counters, before, strict=True)
+    ]
+
+
 class _Bytes:
     """Payload and message bytes, in all and by kind."""
 
@@ -93,6 +101,13 @@ class Tally:
         self._connections: dict[str, int] = defaultdict(int)
         self._dropped: list[dict[str, Any]] = []
         self._counters: list[Any] = []
+        self._before: list[Any] | None = None
+        self._fidelity: dict[str, Any] = {
+            "verdict": "skipped",
+            "reason": "the run ended before its links were probed",
+            "checks": [],
+        }
+        self._calibration_s = 0.0
         self._metrics: dict[str, Any] = {"initial": {}, "final": {}}
         self._last_begun = 0
         self._training_began_s: float | None = None
@@ -120,6 +135,11 @@ class Tally:
     def _on_links(self, event: Event) -> None:
         self._facts["links"] = event["facts"]["backend"]
         self._facts["link_facts"] = event["facts"]
+
+    def _on_certified(self, event: Event) -> None:
+        self._fidelity = event["fidelity"]
+        self._calibration_s = event["seconds"]
+        self._before = event["counters"]
 
     def _on_ready(self, event: Event) -> None:
         for key in ("trainable_parameters", "total_parameters"):
@@ -171,8 +191,12 @@ class Tally:
         self._training_ended_s = event["t"]
 
     def _on_wire(self, event: Event) -> None:
-        before, now = self._wire(), self._wire(event["counters"])
-        self._counters = event["counters"]
+        counters = event["counters"]
+        if self._before is not None:
+            # What probing sent is not the run's.
+            counters = _less(counters, self._before)
+        before, now = self._wire(), self._wire(counters)
+        self._counters = counters
         if event["round"] is not None:
             target = self._rounds[event["round"]].wire
             for direction in DIRECTIONS:
@@ -222,7 +246,7 @@ class Tally:
             "reason": self._closed["reason"],
             "seconds": {
                 "startup": self._last_t if began is None else began,
-                "calibration": 0.0,
+                "calibration": self._calibration_s,
                 "training": 0.0 if began is None else (ended or self._last_t) - began,
                 "total": self._last_t,
             },
@@ -236,7 +260,7 @@ class Tally:
             "connections": dict(self._connections),
             "dropped_messages": self._dropped,
             "link_facts": {**facts.get("link_facts", {}), **self._closed.get("links", {})},
-            "fidelity": {"verdict": "skipped", "checks": []},
+            "fidelity": self._fidelity,
             "environment": facts.get("environment"),
         }
 

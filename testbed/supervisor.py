@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from testbed import fidelity
 from testbed.channel import Channel, ChannelClosed
 from testbed.config import RunConfig, write
 from testbed.config_error import ConfigError
@@ -126,7 +127,7 @@ class _Run:
 
     def _carry_out(self, owned: contextlib.ExitStack, closing: dict[str, Any]) -> None:
         deadline = time.monotonic() + self._config.time_limit_s
-        # 1. The zygote imports and loads while the network is built.
+        # 1. The zygote imports and loads while the network is built and probed.
         log = os.open(
             self._recorder.folder / "nodes.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644
         )
@@ -136,7 +137,9 @@ class _Run:
         network = self._backend.up(self._plan)
         owned.callback(lambda: closing.update(network.down()))
         self._record("supervisor", {"event": "links", "facts": network.facts})
+        finish_probing = self._probe_links(owned, network)
         zygote.wait_ready(PREPARE_LIMIT_S)
+        finish_probing()
         # 2. Every node is forked into its place, the server first.
         for node in self._plan.nodes:
             self._channels[node.index] = zygote.spawn(node, network.endpoint(node))
@@ -147,6 +150,27 @@ class _Run:
         leave_by = time.monotonic() + LEAVE_LIMIT_S
         self._watch(zygote, network, leave_by, lambda: len(self._ended) == len(self._plan.nodes))
         self._record_wire(network, None)
+
+    def _probe_links(self, owned: contextlib.ExitStack, network: Network) -> Callable[[], None]:
+        """Start probing; what is returned waits for its end and records the certificate."""
+        reason = fidelity.reason_to_skip(self._plan, network, self._config.calibrate)
+        prober = None if reason else fidelity.Prober(self._plan, network)
+        if prober is not None:
+            owned.callback(prober.close)
+        began_s = time.monotonic()
+
+        def finish() -> None:
+            certificate, seconds = fidelity.skipped(reason or ""), 0.0
+            if prober is not None:
+                certificate, seconds = prober.certificate(), time.monotonic() - began_s
+                prober.close()
+            event = {"seconds": round(seconds, 3), "fidelity": msgspec.to_builtins(certificate)}
+            counters = msgspec.to_builtins(network.counters())
+            self._record("supervisor", {"event": "certified", **event, "counters": counters})
+            if self._config.strict and certificate.verdict == "fail":
+                raise RunFailed(f"--strict: {certificate.reason}")
+
+        return finish
 
     def _watch(
         self, zygote: Zygote, network: Network, deadline: float, finished: Callable[[], bool]

@@ -8,7 +8,8 @@ import pytest
 from running import FAST, all_gone, network_namespaces
 
 PAIR = ("--profile=ethernet", "--clients=2", *FAST)
-FOREVER = ("--rounds=1000", *PAIR)
+FOREVER = ("--rounds=1000", "--time-limit=150", *PAIR)
+"""Beyond a test's own limit, so that a killed pytest leaves nothing for long."""
 
 
 def kill(pid: int) -> None:

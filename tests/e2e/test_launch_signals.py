@@ -10,7 +10,8 @@ import psutil
 import pytest
 from running import FAST, Run, all_gone, network_namespaces
 
-FOREVER = ("--rounds=1000", "--profile=ethernet", "--clients=2", *FAST)
+FOREVER = ("--rounds=1000", "--time-limit=150", "--profile=ethernet", "--clients=2", *FAST)
+"""Beyond a test's own limit, so that a killed pytest leaves nothing for long."""
 INTERRUPTED = 130
 IN_A_TERMINAL = (
     "import fcntl, os, sys, termios\n"

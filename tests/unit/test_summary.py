@@ -263,7 +263,7 @@ def test_every_key_of_the_contract_is_there() -> None:
     for level in (found["bytes"], *(entry["bytes"] for entry in found["rounds"])):
         assert level.keys() == {"payload", "message", "wire", "by_kind"}
     assert found["metrics"].keys() == {"initial", "final"}
-    assert found["fidelity"].keys() == {"verdict", "checks"}
+    assert found["fidelity"].keys() >= {"verdict", "checks"}
 
 
 def test_an_empty_tally_has_every_key_too() -> None:
@@ -492,3 +492,19 @@ def test_a_message_of_a_round_that_never_began_makes_none() -> None:
     found = summary_of(*begun(1), up(1, 1, payload=5), up(1, 10**9, payload=7))
     assert [entry["round"] for entry in found["rounds"]] == [1]
     assert found["bytes"]["payload"]["up"] == 12
+
+
+def test_what_probing_sent_is_not_the_runs() -> None:
+    certificate = {"verdict": "pass", "reason": "all hold", "checks": []}
+    probed = wire(None, (40, 400), (50, 500))["counters"]
+    found = summary_of(
+        at(1, "supervisor", "certified", seconds=0.5, fidelity=certificate, counters=probed),
+        *begun(1),
+        finished(1, 2, 1),
+        wire(1, (100, 1000), (200, 2000)),
+    )
+    assert found["fidelity"] == certificate
+    assert found["seconds"]["calibration"] == 0.5
+    assert found["bytes"]["wire"] == both(300 - 90, 3000 - 900)
+    assert found["rounds"][0]["bytes"]["wire"] == both(300 - 90, 3000 - 900)
+    assert found["per_client"][1]["bytes"]["wire"] == both(150, 1500)
