@@ -13,8 +13,6 @@ from torch import nn
 
 from methods import fedavg
 
-PRELOAD = ("peft",)
-
 
 class Config(fedavg.Config, frozen=True, forbid_unknown_fields=True, kw_only=True):
     rank: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 8
