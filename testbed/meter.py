@@ -4,37 +4,45 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+_SMAPS = Path("/proc/self/smaps_rollup")
+_TASKS = Path("/proc/self/task")
+
 PACKAGES = ("torch", "peft", "transformers", "numpy", "pyzmq", "msgspec", "safetensors")
 
 
-def usage(pid: int | None = None) -> dict[str, float | int | None]:
-    """Private memory (MB of 10^6 bytes), CPU seconds and run-queue delay of a process.
+def usage() -> dict[str, float | int | None]:
+    """Private memory (MB of 10^6 bytes), CPU seconds and run-queue delay of this process.
 
     ``run_delay_s`` is how long its threads were ready and had no core (Linux; else None): time
     that the host and not the network cost.
     """
-    process = psutil.Process(pid)
-    with process.oneshot():
-        times = process.cpu_times()
-        private_bytes = process.memory_full_info().uss
     return {
-        "pid": process.pid,
-        "private_mb": round(private_bytes / 1e6, 2),
-        "cpu_s": round(times.user + times.system, 3),
-        "run_delay_s": _run_delay_s(process.pid),
+        "pid": os.getpid(),
+        "private_mb": round(_private_bytes() / 1e6, 2),
+        "cpu_s": round(time.process_time(), 3),
+        "run_delay_s": _run_delay_s(),
     }
 
 
-def _run_delay_s(pid: int) -> float | None:
-    tasks = Path(f"/proc/{pid}/task")
+def _private_bytes() -> int:
+    """Bytes that no other process shares: the unique set size."""
+    if not _SMAPS.exists():
+        return int(psutil.Process().memory_full_info().uss)
+    # psutil reads the same file, and leaves half a megabyte behind in a process of twenty.
+    fields = (line.split() for line in _SMAPS.read_bytes().splitlines())
+    return 1024 * sum(int(row[1]) for row in fields if row[0].startswith(b"Private_"))
+
+
+def _run_delay_s() -> float | None:
     try:
-        delays_ns = [int((task / "schedstat").read_text().split()[1]) for task in tasks.iterdir()]
+        delays_ns = [int((task / "schedstat").read_bytes().split()[1]) for task in _TASKS.iterdir()]
     except (OSError, IndexError):
         return None
     return round(sum(delays_ns) / 1e9, 3)

@@ -1,0 +1,84 @@
+"""What a process says of its own memory and time, against what it is known to have used."""
+
+import mmap
+import sys
+import time
+from typing import Any
+
+import psutil
+import pytest
+
+from testbed import meter
+from testbed.channel import Channel
+from testbed.child import Child
+
+MB = 1_000_000
+
+
+def of_a_child(body: Any) -> Any:
+    """What ``body`` returns in a forked process."""
+    ours, theirs = Channel.pair()
+    child = Child("measured", lambda: theirs.send({"result": body()}))
+    theirs.close()
+    try:
+        return ours.receive(30)["result"]
+    finally:
+        child.kill()
+        ours.close()
+
+
+def test_private_memory_is_what_was_written_and_not_what_is_shared() -> None:
+    inherited = mmap.mmap(-1, 40 * MB, flags=mmap.MAP_PRIVATE)
+    inherited.write(bytes(40 * MB))
+
+    def write() -> list[float | int | None]:
+        before = meter.usage()["private_mb"]
+        with mmap.mmap(-1, 30 * MB, flags=mmap.MAP_PRIVATE) as own:
+            own.write(bytes(30 * MB))
+            return [before, meter.usage()["private_mb"]]
+
+    before, after = of_a_child(write)
+    assert before < 40
+    assert 30 <= after - before < 75
+    inherited.close()
+
+
+def test_private_memory_is_psutils_unique_set_size() -> None:
+    ours = meter.usage()["private_mb"]
+    assert ours == pytest.approx(psutil.Process().memory_full_info().uss / 1e6, rel=0.05, abs=2)
+
+
+def test_cpu_time_counts_work_and_not_sleep() -> None:
+    before = meter.usage()["cpu_s"]
+    ends = time.process_time() + 0.05
+    while time.process_time() < ends:
+        pass
+    after = meter.usage()["cpu_s"]
+    assert before is not None and after is not None
+    assert after - before >= 0.049
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="schedstat is Linux's")
+def test_the_run_queue_delay_never_shrinks() -> None:
+    before, after = (meter.usage()["run_delay_s"] for _ in range(2))
+    assert before is not None and after is not None and after >= before >= 0
+
+
+def test_where_there_is_no_such_file_the_figure_is_absent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setattr(meter, "_SMAPS", tmp_path / "none")
+    monkeypatch.setattr(meter, "_TASKS", tmp_path / "none")
+    found = meter.usage()
+    assert found["run_delay_s"] is None
+    assert found["private_mb"] == pytest.approx(
+        psutil.Process().memory_full_info().uss / 1e6, rel=0.2
+    )
+
+
+def test_the_environment_names_the_machine_and_the_packages() -> None:
+    found = meter.environment()
+    assert found["cores"] >= 1 and found["memory_mb"] > 100
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert set(found["packages"]) == set(meter.PACKAGES)
+    assert found["torch"].startswith("2.")
