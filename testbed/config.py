@@ -11,11 +11,11 @@ import msgspec
 import tomli_w
 
 from testbed.config_error import ConfigError
+from testbed.profiles import MAX_CLIENTS
 
 Struct = TypeVar("Struct")
 
 DEFAULT_CLIENTS = 20
-MAX_CLIENTS = 4096
 
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
 """Bounded, since a poll of the system takes no infinity and at most 2**31 ms."""

@@ -45,7 +45,7 @@ SEGMENT_BYTES = 1448
 
 MIN_LIMIT_PACKETS = 4
 """With fewer in flight TCP never sees three duplicate ACKs, and each loss waits for a timeout."""
-MAX_CLIENTS = 10_000
+MAX_CLIENTS = 4096
 """Most clients of a mix: each is a process. A slip of the keyboard must not fill the memory."""
 
 

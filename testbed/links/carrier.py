@@ -19,15 +19,13 @@ import msgspec
 
 from testbed.channel import Channel
 from testbed.links.process import BYTES, DOWN, FRAMES, LOSSES, QUEUE_DROPS, UP, CounterTable
-from testbed.links.queue import FOREVER, LinkQueue
+from testbed.links.queue import FOREVER, LATE_S, LinkQueue
 from testbed.profiles import FRAME_OVERHEAD_BYTES, MTU_BYTES, Direction
 from testbed.topology import Plan
 
 READS_PER_TURN = 64
 """Packets taken from one device before the others and the releases get their turn."""
 REALTIME_PRIORITY = 10
-LATE_S = 0.001
-"""A release later than this after its time counts as late."""
 _PR_SET_TIMERSLACK = 29
 
 

@@ -17,6 +17,8 @@ from testbed.profiles import Direction
 T = TypeVar("T")
 
 FOREVER = math.inf
+LATE_S = 0.001
+"""A release later than this after its time counts as late."""
 
 
 class LinkQueue(Generic[T]):

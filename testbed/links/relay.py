@@ -21,7 +21,7 @@ import msgspec
 from testbed.channel import Channel
 from testbed.links import LinkError
 from testbed.links.process import BYTES, DOWN, FRAMES, UP, CounterTable
-from testbed.links.queue import LinkQueue
+from testbed.links.queue import LATE_S, LinkQueue
 from testbed.profiles import FRAME_BYTES, SEGMENT_BYTES, Direction, LinkProfile
 from testbed.topology import Plan
 
@@ -44,8 +44,6 @@ MAX_CONNECTIONS = 16
 SPARE_DESCRIPTORS = 256
 SELECT_LIMIT = 1024
 """Select takes descriptors below this (FD_SETSIZE)."""
-LATE_S = 0.001
-"""A release later than this after its time counts as late."""
 _UNBOUNDED_MS = 1e9
 _OPEN, _FIN, _RESET, _DONE = range(4)
 

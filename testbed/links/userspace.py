@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from testbed.channel import Channel
+from testbed.channel import MAX_FDS_PER_LINE, Channel
 from testbed.child import Child
 from testbed.links import Endpoint, LinkCounters, LinkError, carrier, namespaces
 from testbed.links.process import CounterTable, LinkProcess
@@ -18,7 +18,6 @@ name = "userspace"
 
 DEVICE_QUEUE_PACKETS = 10_000
 """Room in each TUN device, so that drops happen in the modelled queue and not before it."""
-DESCRIPTORS_PER_LINE = 200
 
 
 def probe() -> str | None:
@@ -119,8 +118,8 @@ def _run(plan: Plan, channel: Channel, counters: CounterTable) -> None:
     if user is not None:
         handles.insert(0, user)
     channel.send({"rootless": user is not None, "congestion": congestion, "realtime": realtime})
-    for start in range(0, len(handles), DESCRIPTORS_PER_LINE):
-        channel.send({}, tuple(handles[start : start + DESCRIPTORS_PER_LINE]))
+    for start in range(0, len(handles), MAX_FDS_PER_LINE):
+        channel.send({}, tuple(handles[start : start + MAX_FDS_PER_LINE]))
     for descriptor in handles:
         os.close(descriptor)
     carrier.carry(plan, [device for _, device in made], channel, counters)

@@ -350,8 +350,8 @@ def test_mix_takes_files(mine: Path) -> None:
         ("4g,wifi", None, ("'4g' lacks a count", "'4g:3'")),
         ("4g:3,wifi", 5, ("'wifi' lacks a count", "'wifi:3'")),
         ("4gg:3", None, ("profile '4gg'", "did you mean 4g")),
-        ("4g:6000,wifi:6000", None, ("6000 + 6000 = 12000", "at most 10000")),
-        ("4g", 0, ("clients = 0: must be 1 to 10000",)),
+        ("4g:6000,wifi:6000", None, ("6000 + 6000 = 12000", "at most 4096")),
+        ("4g", 0, ("clients = 0: must be 1 to 4096",)),
         ("4g", -1, ("clients = -1",)),
     ],
 )
