@@ -5,25 +5,43 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
 
 PR_SET_PDEATHSIG = 1
+PARENT_CHECK_S = 1.0
 _PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def die_with_parent(parent: int) -> None:
     """Have the kernel kill this process when ``parent``, which made it, ends.
 
-    Linux only; elsewhere a process notices its parent's end by the channel between them. A change
-    of user namespace clears the setting, so a node calls this once more after it has entered its
-    own. The parent must fork from its main thread: the signal comes when that thread ends.
+    Linux only; elsewhere a process notices its parent's end by the channel between them, or by
+    ``watch_parent``. A change of user namespace clears the setting, so a node calls this once more
+    after it has entered its own. The parent must fork from its main thread: the signal comes when
+    that thread ends.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def watch_parent(parent: int) -> None:
+    """Where the kernel does not do it, end this process within a second of ``parent``'s end.
+
+    By a thread, so only for a process that forks no more.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_CHECK_S)
+        os._exit(1)
+
+    if sys.platform != "linux":
+        threading.Thread(target=watch, daemon=True).start()
 
 
 class Child:

@@ -1,6 +1,5 @@
 """What a run is: one frozen Struct, from a TOML file and flags, checked before anything starts."""
 
-import difflib
 import math
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -10,12 +9,13 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 import msgspec
 import tomli_w
 
-from testbed.config_error import ConfigError
+from testbed.config_error import ConfigError, closest
 from testbed.profiles import MAX_CLIENTS
 
 Struct = TypeVar("Struct")
 
 DEFAULT_CLIENTS = 20
+DEFAULT_PROFILE = "4g"
 
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
 """Bounded, since a poll of the system takes no infinity and at most 2**31 ms."""
@@ -25,20 +25,31 @@ OptionValue = bool | int | float | str
 class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A run, complete: the same file starts the same run again."""
 
-    profile: str = "4g"
-    """Access link of the clients: a profile, or a mix such as "4g:12,wifi:5,3g:3"."""
+    profile: str | None = None
+    """Access link of the clients: a profile, or a mix such as "4g:12,wifi:5,3g:3"; where absent,
+    what ``positions`` gives, or DEFAULT_PROFILE."""
+    positions: str | None = None
+    """File of an access point and where its stations, the clients, stand or move."""
+    schedule: str | None = None
+    """File of changes to the clients' links while the run goes on."""
     clients: Annotated[int, msgspec.Meta(ge=1, le=MAX_CLIENTS)] | None = None
-    """Client processes; where absent, what the mix adds up to, or 20."""
+    """Client processes; absent: what the mix or the stations add up to, or DEFAULT_CLIENTS."""
+    clients_per_round: Annotated[int, msgspec.Meta(ge=1, le=MAX_CLIENTS)] | None = None
+    """How many clients a round takes, drawn anew each time; absent: all."""
     server_profile: str | None = None
     """Access link of the server, which all clients share; absent: without limits."""
     method: str = "fedpeft"
     rounds: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 5
-    links: Literal["auto", "userspace", "loopback"] = "auto"
+    congestion: str | None = None
+    """TCP congestion control of every connection, such as cubic; absent: the host's default."""
+    links: Literal["auto", "netem", "userspace", "loopback"] = "auto"
     model: str = "vit-glyphs"
     dataset: str = "digits"
-    partition: Literal["dirichlet", "iid"] = "dirichlet"
+    partition: Literal["dirichlet", "iid", "pathological"] = "dirichlet"
     alpha: Positive = 0.5
     """Concentration of the Dirichlet partition: the smaller, the more the clients differ."""
+    classes_per_client: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 2
+    """Most classes that a client has in the pathological partition."""
     calibrate: bool = True
     """Probe every link before training, while the nodes load; costs no time of its own."""
     strict: bool = False
@@ -75,6 +86,9 @@ def load(file: Path | None, flags: Mapping[str, Any]) -> RunConfig:
     options = values.get("options", {})
     given = {key: value for key, value in flags.items() if value is not None and key != "options"}
     options = {**options, **flags.get("options", {})}
+    for one, other in (("profile", "positions"), ("positions", "profile")):
+        if one in given and other not in given:
+            values.pop(other, None)
     return convert({**values, **given, "options": options}, RunConfig, "the flags")
 
 
@@ -87,7 +101,7 @@ def convert(values: Mapping[str, Any], kind: type[Struct], where: str) -> Struct
     hints = get_type_hints(kind)
     for key in values:
         if key not in hints:
-            raise ConfigError(f"{where}: unknown field {key!r}{closest(key, hints)}")
+            raise ConfigError(f"{where}: unknown field {key!r}{closest(key, hints) or '.'}")
         # "inf" and "nan" are numbers to TOML and to the ranges of a Struct.
         if isinstance(values[key], float) and not math.isfinite(values[key]):
             raise ConfigError(f"{where}: {key} = {values[key]}: must be a finite number")
@@ -119,10 +133,5 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     if name in names:
         return name
-    raise ConfigError(f"unknown {kind} {name!r}{closest(name, names)} Known: {', '.join(names)}.")
-
-
-def closest(name: str, known: Iterable[str]) -> str:
-    """A question with the closest names, or a full stop where none is close."""
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return f": did you mean {' or '.join(near)}?" if near else "."
+    near = closest(name, names) or "."
+    raise ConfigError(f"unknown {kind} {name!r}{near} Known: {', '.join(names)}.")

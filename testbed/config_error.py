@@ -1,5 +1,31 @@
-"""The one error that means: what was asked for cannot be run."""
+"""The one error that means: what was asked for cannot be run; and how it words a wrong name."""
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any
 
 
 class ConfigError(ValueError):
     """Refused before anything starts; the text names the field, the value and what is right."""
+
+
+def closest(wrong: str, known: Iterable[str]) -> str:
+    """``: did you mean ...?`` or nothing; a key without its unit finds the one with it."""
+    names, low = list(known), wrong.lower()
+    stem = low.split("_")[0]
+    inside = [name for name in names if stem and stem in name]
+    begin = [name for name in inside if name.startswith(stem)]
+    close = get_close_matches(low, names, n=3, cutoff=0.6)
+    best = list(dict.fromkeys([*begin, *close, *inside]))[:3]
+    return f": did you mean {' or '.join(best)}?" if best else ""
+
+
+def refuse_unknown(prefix: str, table: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Refuse the first key of a TOML table that is not one of ``known``."""
+    names = list(known)
+    for key, value in table.items():
+        if key not in names:
+            raise ConfigError(
+                f"{prefix}{key} = {value!r}: is no key here{closest(key, names)}; "
+                f"it is one of {', '.join(names)}"
+            )

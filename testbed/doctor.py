@@ -9,6 +9,7 @@ import msgspec
 import psutil
 from rich.table import Table
 
+from testbed import kernel_modules
 from testbed.links import choice
 from testbed.supervisor import DESCRIPTORS_PER_NODE, SPARE_DESCRIPTORS
 
@@ -24,7 +25,15 @@ class Finding(msgspec.Struct, frozen=True):
 
 def examine() -> list[Finding]:
     """Probe everything; starts no more than the backends' own short probes."""
-    return [*_backends(), *_privileges(), _congestion(), _cores(), _memory(), _descriptors()]
+    return [
+        *_backends(),
+        *_modules(),
+        *_privileges(),
+        _congestion(),
+        _cores(),
+        _memory(),
+        _descriptors(),
+    ]
 
 
 def table(findings: list[Finding]) -> Table:
@@ -44,6 +53,17 @@ def _backends() -> list[Finding]:
             Finding(f"links: {backend.name}", reason is None, reason or "works here", cure)
         )
     return found
+
+
+def _modules() -> list[Finding]:
+    found = kernel_modules.states()
+    if not found:
+        return []
+    missing = [name for name, state in found.items() if state == kernel_modules.MISSING]
+    options = " and ".join(f"{kernel_modules.CONFIGURED_BY[name]}=m" for name in missing)
+    cure = f"Ubuntu: apt install linux-modules-extra-$(uname -r); else a kernel with {options}"
+    text = ", ".join(f"{name} {state}" for name, state in found.items())
+    return [Finding("kernel modules", not missing, text, cure if missing else "")]
 
 
 def _privileges() -> list[Finding]:

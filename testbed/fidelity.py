@@ -1,29 +1,18 @@
-"""Whether the links of a run are what was asked: probed before training, judged, certified.
+"""Whether links are what was asked: what to send over each, what came through, the certificate.
 
-One process enters every node's namespace in turn and opens a UDP socket there; a socket stays in
-the namespace where it was made, so one loop can speak for all nodes. Pings give each link's round
-trip, a burst that its queue can hold gives its rate in each direction. Arrival times are the
-kernel's (SO_TIMESTAMPNS), so that a busy host delays the prober and not the measurement.
+Pings give a link's round trip, a burst that its queue can hold gives its rate in each direction.
+All of this is pure; ``prober`` sends and receives.
 """
 
-import contextlib
 import math
-import os
-import select
-import socket
 import statistics
-import struct
-import time
-from collections import defaultdict
-from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
 
-from testbed.channel import Channel, ChannelClosed
-from testbed.child import Child
-from testbed.links import Network
-from testbed.profiles import FRAME_BYTES, MTU_BYTES, Direction
+from testbed import trace_windows, traces
+from testbed.direction import FRAME_BYTES, Direction
+from testbed.links.mathis import mathis_kbit
 from testbed.topology import Node, Plan
 
 RATE_TOLERANCE = 0.02
@@ -31,23 +20,19 @@ RATE_TOLERANCE = 0.02
 RTT_TOLERANCE_MS = 2.0
 """Beyond the profile's delays and their jitter."""
 
-PORT = 9
 PINGS = 9
 PING_GAP_S = 0.02
+PINGS_S = 2.0
+"""How long the pings may take together where one must wait for the one before."""
 BURST_S = 0.2
 """A burst is what the line carries in this time, if its queue can hold it."""
 MOST_BURST_PACKETS = 2000
 LEAST_BURST_PACKETS = 8
-LAST_PACKET_S = 0.3
-"""Allowed beyond that for the last packet: lost ones are not waited for longer."""
-PATIENCE_S = 5.0
-"""How long the prober waits beyond what the profiles say it should take."""
-
-_UDP_PAYLOAD_BYTES = MTU_BYTES - 28
-_HEADER = struct.Struct("!BHI")
-_PING, _PONG, _BURST = range(3)
-_PING_FRAME_BYTES = _HEADER.size + 28 + 14
-_SO_TIMESTAMPNS = 35
+LONGEST_WAIT_S = 30.0
+"""A trace may say nothing for hours; a burst is not waited for longer."""
+PING_BYTES, STREAM_PING_BYTES = 49, 67
+"""On the line: 7 bytes of payload with 28 of UDP and IP, or 1 with 52 of TCP and IP, and each with
+14 of Ethernet."""
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -65,14 +50,6 @@ class Check(msgspec.Struct, frozen=True):
     ok: bool
 
 
-class Arrivals(NamedTuple):
-    """What one client's link let through."""
-
-    round_trips_ms: list[float]
-    bursts_ns: dict[str, list[int]]
-    """By direction, arrival times of the packets of a burst, in order."""
-
-
 class Certificate(msgspec.Struct, frozen=True):
     verdict: str
     """pass, fail or skipped."""
@@ -80,46 +57,158 @@ class Certificate(msgspec.Struct, frozen=True):
     checks: list[Check]
 
 
+class Path(NamedTuple):
+    """The way between a client and the server while one access link on it is probed alone."""
+
+    link: str
+    """Name of the node whose link it is."""
+    client: Node
+    up: Direction
+    """Towards the server."""
+    down: Direction
+    """Towards the client."""
+    names: tuple[str, str]
+    """What the link's owner calls ``up`` and ``down``."""
+    ping_bytes: int = PING_BYTES
+
+    @property
+    def ways(self) -> tuple[tuple[str, Direction], tuple[str, Direction]]:
+        """Both directions by the names that the probes use."""
+        return ("up", self.up), ("down", self.down)
+
+
+class Arrivals(NamedTuple):
+    """What one path let through."""
+
+    round_trips_ms: list[float]
+    bursts_ns: dict[str, list[int]]
+    """By way, arrival times of the full frames of a burst, in order."""
+
+
+def client_paths(plan: Plan, streams: bool) -> list[Path]:
+    """Every client's own link, the server's taken away; ``streams``: loss is a rate's limit."""
+    found = []
+    for node in plan.clients:
+        assert node.profile is not None
+        up, down = node.profile.up, node.profile.down
+        if streams:
+            up, down = _as_stream(up, down), _as_stream(down, up)
+        found.append(Path(node.name, node, up, down, ("up", "down"), _ping_bytes(streams)))
+    return found
+
+
+def server_path(plan: Plan, streams: bool) -> Path | None:
+    """The server's link behind the first client, whose own is taken away; None without limits."""
+    profile = plan.server.profile
+    if profile is None:
+        return None
+    up, down = profile.up, profile.down
+    if streams:
+        up, down = _as_stream(up, down), _as_stream(down, up)
+    names = ("down", "up")
+    return Path(plan.server.name, plan.clients[0], down, up, names, _ping_bytes(streams))
+
+
+def _ping_bytes(streams: bool) -> int:
+    return STREAM_PING_BYTES if streams else PING_BYTES
+
+
+def _as_stream(direction: Direction, back: Direction) -> Direction:
+    """What a relayed stream meets: no loss, but the rate that loss would leave to TCP."""
+    rtt_s = (direction.delay_ms + back.delay_ms) / 1000
+    most_kbit = mathis_kbit(direction.mean_loss_percent / 100, rtt_s)
+    if direction.trace is not None or math.isinf(most_kbit):
+        return direction
+    rate_kbit = min(direction.rate_kbit or math.inf, most_kbit)
+    return msgspec.structs.replace(
+        direction, rate_kbit=rate_kbit, loss_percent=0.0, gilbert_elliott=None
+    )
+
+
 def burst_packets(direction: Direction) -> int:
     """How many full frames a burst has: none on an unlimited line."""
-    if direction.rate_kbit is None or direction.limit_packets is None:
+    rate_kbit, limit = direction.line_kbit, direction.limit_packets
+    if rate_kbit is None or limit is None:
         return 0
-    packets = math.ceil(direction.rate_kbit * BURST_S * 1000 / (8 * FRAME_BYTES))
+    packets = math.ceil(rate_kbit * BURST_S * 1000 / (8 * FRAME_BYTES))
     return max(
-        min(packets + _shaken(direction), direction.limit_packets, MOST_BURST_PACKETS),
-        min(LEAST_BURST_PACKETS, direction.limit_packets),
+        min(packets + _shaken(direction), limit, MOST_BURST_PACKETS),
+        min(LEAST_BURST_PACKETS, limit),
     )
 
 
 def _shaken(direction: Direction) -> int:
     """Packets at the head of a burst whose spacing jitter may still show: until the backlog is
     longer than jitter can be."""
-    assert direction.rate_kbit is not None
-    return math.ceil(direction.rate_kbit * 2 * direction.jitter_ms / (8 * FRAME_BYTES))
+    rate_kbit = direction.line_kbit
+    assert rate_kbit is not None
+    return math.ceil(rate_kbit * 2 * direction.jitter_ms / (8 * FRAME_BYTES))
 
 
-def judge(node: Node, up: Direction, down: Direction, seen: Arrivals) -> list[Check]:
-    """Hold what came through ``node``'s link against its profile. Pure."""
-    checks = [_judge_round_trip(node, up, down, seen.round_trips_ms)]
-    for name, direction in (("up", up), ("down", down)):
-        if direction.rate_kbit is not None:
-            checks.append(_judge_rate(node, name, direction, seen.bursts_ns.get(name, [])))
+def burst_s(path: Path) -> float:
+    """How long the bursts of a path take to arrive if the link is what was asked."""
+    longest = 0.0
+    for _, direction in path.ways:
+        count, rate_kbit = burst_packets(direction), direction.line_kbit
+        if direction.trace is not None:
+            trace = traces.load(direction.trace)
+            longest = max(longest, trace_windows.longest_ms(trace, count) / 1000)
+        elif rate_kbit is not None:
+            longest = max(longest, 8 * FRAME_BYTES * count / (rate_kbit * 1000))
+    return min(longest, LONGEST_WAIT_S) + round_trip_s(path)
+
+
+def round_trip_s(path: Path) -> float:
+    """The longest that an idle link's round trip takes if the link is what was asked."""
+    middle_ms, tolerance_ms = _round_trip(path)
+    return min((middle_ms + tolerance_ms) / 1000, LONGEST_WAIT_S)
+
+
+def ping_gap_s(path: Path) -> float:
+    """From one ping to the next, so that none finds another on the line."""
+    frames_s = [8 * path.ping_bytes / (1000 * d.line_kbit) for _, d in path.ways if d.line_kbit]
+    return max([PING_GAP_S, *(2 * frame_s for frame_s in frames_s)])
+
+
+def pings(gap_s: float) -> int:
+    """How many there is time for."""
+    return max(1, min(PINGS, int(PINGS_S / gap_s)))
+
+
+def judge(path: Path, seen: Arrivals) -> list[Check]:
+    """Hold what came through a link against its profile."""
+    checks = [_judge_round_trip(path, seen.round_trips_ms)]
+    for (way, direction), name in zip(path.ways, path.names, strict=True):
+        arrivals = seen.bursts_ns.get(way, [])
+        if direction.trace is not None:
+            checks.append(_judge_trace(path.link, name, direction, arrivals))
+        elif direction.rate_kbit is not None:
+            checks.append(_judge_rate(path.link, name, direction, arrivals))
     return checks
 
 
-def _judge_round_trip(node: Node, up: Direction, down: Direction, trips: list[float]) -> Check:
-    serialising_ms = sum(
-        8 * _PING_FRAME_BYTES / direction.rate_kbit
-        for direction in (up, down)
-        if direction.rate_kbit
-    )
-    expected = up.delay_ms + down.delay_ms + serialising_ms
-    # A few uniform draws scatter around the middle by as much as the jitter itself.
-    tolerance = RTT_TOLERANCE_MS + up.jitter_ms + down.jitter_ms
+def _round_trip(path: Path) -> tuple[float, float]:
+    """Middle and tolerance of the median round trip, in ms."""
+    middle, tolerance = 0.0, RTT_TOLERANCE_MS
+    for _, direction in path.ways:
+        middle += direction.delay_ms
+        # A few uniform draws scatter around the middle by as much as the jitter itself.
+        tolerance += direction.jitter_ms
+        if direction.trace is not None:
+            gap_ms = trace_windows.longest_ms(traces.load(direction.trace), 1)
+            middle += gap_ms / 2
+            tolerance += gap_ms / 2
+        elif direction.rate_kbit:
+            middle += 8 * path.ping_bytes / direction.rate_kbit
+    return middle, tolerance
+
+
+def _judge_round_trip(path: Path, trips: list[float]) -> Check:
+    expected, tolerance = _round_trip(path)
     measured = statistics.median(trips) if trips else None
     return Check(
         "round trip",
-        node.name,
+        path.link,
         "both",
         round(expected, 3),
         measured,
@@ -129,18 +218,20 @@ def _judge_round_trip(node: Node, up: Direction, down: Direction, trips: list[fl
     )
 
 
-def _judge_rate(node: Node, name: str, direction: Direction, arrivals: list[int]) -> Check:
+def _judge_rate(link: str, name: str, direction: Direction, arrivals: list[int]) -> Check:
     assert direction.rate_kbit is not None
-    expected, tolerance = direction.rate_kbit, direction.rate_kbit * RATE_TOLERANCE
+    expected = direction.rate_kbit
+    # A packet that overtakes takes no time on the line, and comes besides those it serves.
+    overtaking = direction.reorder_percent / (100.001 - direction.reorder_percent)
+    tolerance = expected * (RATE_TOLERANCE + overtaking)
     steady = arrivals[_shaken(direction) :]
     measured = None
     if len(steady) >= 2 and steady[-1] > steady[0]:
         # Lost packets take no time on the line, so those that came are those it served.
-        bits = 8 * FRAME_BYTES * (len(steady) - 1)
-        measured = round(bits * 1e6 / (steady[-1] - steady[0]), 3)
+        measured = round(_kbit(len(steady) - 1, (steady[-1] - steady[0]) / 1e6), 3)
     return Check(
         "rate",
-        node.name,
+        link,
         name,
         expected,
         measured,
@@ -148,6 +239,27 @@ def _judge_rate(node: Node, name: str, direction: Direction, arrivals: list[int]
         tolerance,
         measured is not None and abs(measured - expected) <= tolerance,
     )
+
+
+def _judge_trace(link: str, name: str, direction: Direction, arrivals: list[int]) -> Check:
+    """No slower and no faster than the trace is in any window of that length."""
+    assert direction.trace is not None
+    expected, tolerance, measured = direction.line_kbit or 0.0, 0.0, None
+    steady = arrivals[_shaken(direction) :]
+    if len(steady) >= 2 and steady[-1] > steady[0]:
+        span_ms = (steady[-1] - steady[0]) / 1e6
+        least, most = trace_windows.chances(traces.load(direction.trace), span_ms)
+        # The window's ends are known to a millisecond, in which one more packet may come.
+        slowest, fastest = _kbit(least - 1, span_ms), _kbit(most + 1, span_ms)
+        expected = round((slowest + fastest) / 2, 3)
+        tolerance = round((fastest - slowest) / 2 + RATE_TOLERANCE * expected, 3)
+        measured = round(_kbit(len(steady) - 1, span_ms), 3)
+    fits = measured is not None and abs(measured - expected) <= tolerance
+    return Check("trace", link, name, expected, measured, "kbit/s", tolerance, fits)
+
+
+def _kbit(frames: int, span_ms: float) -> float:
+    return 8 * FRAME_BYTES * frames / span_ms
 
 
 def certify(checks: list[Check]) -> Certificate:
@@ -167,153 +279,5 @@ def certify(checks: list[Check]) -> Certificate:
     )
 
 
-def reason_to_skip(plan: Plan, network: Network, asked: bool) -> str | None:
-    """Why a run's links are not probed, or None where they can be."""
-    if not asked:
-        return "not asked for (--no-calibrate)"
-    if not network.endpoint(plan.server).namespaces:
-        return "links without namespaces carry only the nodes' own connections"
-    if plan.server.profile is not None:
-        return "the clients share the server's link, so that theirs cannot be probed one by one"
-    return None
-
-
 def skipped(reason: str) -> Certificate:
     return Certificate("skipped", reason, [])
-
-
-class Prober:
-    """A process that probes every link of a network; owns that process."""
-
-    def __init__(self, plan: Plan, network: Network) -> None:
-        """Start probing."""
-        self._plan = plan
-        self._channel, theirs = Channel.pair()
-        self._limit_s = expected_s(plan) + 2 * PATIENCE_S
-
-        def run() -> None:
-            self._channel.close()
-            _probe(plan, network, lambda node, seen: theirs.send({"node": node, **seen._asdict()}))
-
-        self._child = Child("prober", run)
-        theirs.close()
-
-    def certificate(self) -> Certificate:
-        """Wait for the prober to finish and judge what it saw; bounded."""
-        seen = {node.index: Arrivals([], {}) for node in self._plan.clients}
-        deadline = time.monotonic() + self._limit_s
-        with contextlib.suppress(ChannelClosed, TimeoutError):
-            while True:
-                line = self._channel.receive(max(0.0, deadline - time.monotonic()))
-                node = line.pop("node")
-                seen[node] = Arrivals(**line)
-        checks = []
-        for node in self._plan.clients:
-            assert node.profile is not None
-            checks += judge(node, node.profile.up, node.profile.down, seen[node.index])
-        return certify(checks)
-
-    def close(self) -> None:
-        self._child.kill()
-        self._channel.close()
-
-
-def expected_s(plan: Plan) -> float:
-    """How long probing takes if every link is what was asked."""
-    longest = 0.0
-    for node in plan.clients:
-        assert node.profile is not None
-        for direction in (node.profile.up, node.profile.down):
-            burst_s = 0.0
-            if direction.rate_kbit:
-                burst_s = 8 * FRAME_BYTES * burst_packets(direction) / (direction.rate_kbit * 1000)
-            longest = max(longest, burst_s + 2 * node.profile.rtt_ms / 1000)
-    return PINGS * PING_GAP_S + 2 * longest
-
-
-def _probe(plan: Plan, network: Network, done: Callable[[int, Arrivals], None]) -> None:
-    """Ping every client's link, then fill it both ways; report each client's arrivals."""
-    sockets = [_open(network, node) for node in plan.nodes]
-    server, clients = sockets[0], sockets[1:]
-    address = (plan.server.address, PORT)
-    trips: dict[int, list[float]] = defaultdict(list)
-    bursts: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    nodes = {node.address: node.index for node in plan.clients}
-    sent_ns: dict[tuple[int, int], int] = {}
-
-    def take(sock: socket.socket) -> None:
-        data, ancillary, _, (host, _) = sock.recvmsg(2048, 64)
-        kind, index, number = _HEADER.unpack_from(data)
-        arrived_ns = _timestamp_ns(ancillary)
-        if kind == _PING and sock is server:
-            server.sendto(_HEADER.pack(_PONG, index, number), (host, PORT))
-        elif kind == _PONG and (index, number) in sent_ns:
-            trips[index].append((arrived_ns - sent_ns.pop((index, number))) / 1e6)
-        elif kind == _BURST:
-            way = "up" if sock is server else "down"
-            bursts[nodes[host] if way == "up" else index][way].append(arrived_ns)
-
-    def drain(until_s: float, finished: Callable[[], bool]) -> None:
-        poller = select.epoll()
-        for sock in sockets:
-            poller.register(sock.fileno(), select.EPOLLIN)
-        by_descriptor = {sock.fileno(): sock for sock in sockets}
-        while not finished() and (left_s := until_s - time.monotonic()) > 0:
-            for descriptor, _ in poller.poll(left_s):
-                with contextlib.suppress(BlockingIOError):
-                    while True:
-                        take(by_descriptor[descriptor])
-        poller.close()
-
-    for number in range(PINGS):
-        for node, sock in zip(plan.clients, clients, strict=True):
-            sent_ns[node.index, number] = time.time_ns()
-            sock.sendto(_HEADER.pack(_PING, node.index, number), address)
-        drain(time.monotonic() + PING_GAP_S, lambda: False)
-    longest_s = max(node.profile.rtt_ms for node in plan.clients if node.profile) / 1000
-    drain(time.monotonic() + longest_s + LAST_PACKET_S, lambda: not sent_ns)
-
-    padding = bytes(_UDP_PAYLOAD_BYTES - _HEADER.size)
-    expected = {}
-    for node, sock in zip(plan.clients, clients, strict=True):
-        assert node.profile is not None
-        ways = (
-            ("up", node.profile.up, sock, address),
-            ("down", node.profile.down, server, (node.address, PORT)),
-        )
-        for way, direction, sender, target in ways:
-            expected[node.index, way] = count = burst_packets(direction)
-            for number in range(count):
-                sender.sendto(_HEADER.pack(_BURST, node.index, number) + padding, target)
-
-    def all_came() -> bool:
-        return all(len(bursts[index][way]) >= count for (index, way), count in expected.items())
-
-    drain(time.monotonic() + expected_s(plan) + LAST_PACKET_S, all_came)
-    for node in plan.clients:
-        done(node.index, Arrivals(trips[node.index], dict(bursts[node.index])))
-
-
-def _open(network: Network, node: Node) -> socket.socket:
-    """A non-blocking UDP socket in the node's namespace, with arrival times."""
-    from testbed.links.namespaces import enter
-
-    user, here = network.endpoint(node).namespaces[:-1], network.endpoint(node).namespaces[-1:]
-    if user and os.readlink(f"/proc/self/fd/{user[0]}") != os.readlink("/proc/self/ns/user"):
-        enter(user)
-    enter(here)
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.setblocking(False)
-    sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-    for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-        sock.setsockopt(socket.SOL_SOCKET, option, 8 << 20)
-    sock.bind((node.address, PORT))
-    return sock
-
-
-def _timestamp_ns(ancillary: list[tuple[int, int, bytes]]) -> int:
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
-            seconds, nanoseconds = struct.unpack("@qq", data[:16])
-            return int(seconds) * 1_000_000_000 + int(nanoseconds)
-    return time.time_ns()

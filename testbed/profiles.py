@@ -12,90 +12,36 @@ One file is one profile; its name is the file's. A file looks like this::
     jitter_ms = 15
     loss_percent = 0.2
     queue_ms = 200
+    [[schedule]]                 # optional, as testbed/schedule.py has it
+    at_s = 30
+    outage_s = 5
     [provenance]                 # for each field set: sourced, derived or assumed, and why
     up.rate_kbit = "sourced: the average upload of the first source"
+
+[up] and [down] take every field of a Direction but ``outage``, and Mininet's names for some.
 
 Rates count the frame: the IP packet and 14 bytes of Ethernet header. Sources mostly give what a
 speed test saw, which is goodput; it stands here as the line's rate, 4.6 % more than the line
 then carries.
 """
 
-import math
 import os
 import re
 import tomllib
-from collections.abc import Iterable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from testbed.config_error import ConfigError
+from testbed import direction_table, schedule
+from testbed.config_error import ConfigError, closest, refuse_unknown
+from testbed.direction import Direction
+from testbed.schedule import State
 
 PROFILE_DIR = Path(__file__).resolve().parent.parent / "netem_profiles"
 
-MTU_BYTES = 1500
-"""Greatest IP packet."""
-FRAME_OVERHEAD_BYTES = 14
-"""Ethernet header, which the rate counts; preamble, checksum and gap are not counted."""
-FRAME_BYTES = MTU_BYTES + FRAME_OVERHEAD_BYTES
-SEGMENT_BYTES = 1448
-"""TCP payload of a full packet: 1500 less 20 (IP), 20 (TCP) and 12 (timestamps)."""
-
-MIN_LIMIT_PACKETS = 4
-"""With fewer in flight TCP never sees three duplicate ACKs, and each loss waits for a timeout."""
 MAX_CLIENTS = 4096
 """Most clients of a mix: each is a process. A slip of the keyboard must not fill the memory."""
-
-
-class Direction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One direction of an access link.
-
-    Raises:
-        ConfigError: a value that no link can have; the text names the field and what is right.
-    """
-
-    rate_kbit: float | None = None
-    """Line rate in kbit/s (1000 bit/s), above 0; None is unlimited."""
-    delay_ms: float = 0.0
-    """One-way delay, at least 0."""
-    jitter_ms: float = 0.0
-    """Each packet's delay is uniform in delay ± jitter, as netem's default; at most the delay."""
-    loss_percent: float = 0.0
-    """Chance that a packet is lost, independent of the others: 0 <= loss < 100."""
-    queue_ms: float = 200.0
-    """What the buffer holds, as the time the line needs to send it; above 0."""
-
-    def __post_init__(self) -> None:
-        for field in self.__struct_fields__:
-            problem = _problem(field, getattr(self, field))
-            if problem:
-                raise ConfigError(f"{field} = {getattr(self, field)!r}: {problem}")
-        if self.jitter_ms > self.delay_ms:
-            raise ConfigError(
-                f"jitter_ms = {self.jitter_ms!r}: must be at most delay_ms = {self.delay_ms!r}, "
-                "for no packet arrives before it is sent"
-            )
-
-    @property
-    def limit_packets(self) -> int | None:
-        """Packets that delay line and queue hold together (netem's ``limit``).
-
-        ``ceil(rate*(delay+jitter)/frame) + ceil(rate*queue/frame)`` in full frames, and
-        MIN_LIMIT_PACKETS at least; None where the rate is unlimited, for then nothing queues.
-        """
-        if self.rate_kbit is None:
-            return None
-        flying = _frames(self.rate_kbit, self.delay_ms + self.jitter_ms)
-        return max(flying + _frames(self.rate_kbit, self.queue_ms), MIN_LIMIT_PACKETS)
-
-    @property
-    def ideal_goodput_kbit(self) -> float | None:
-        """Most that TCP can deliver, in kbit/s of payload; None where the rate is unlimited."""
-        if self.rate_kbit is None:
-            return None
-        return self.rate_kbit * SEGMENT_BYTES / FRAME_BYTES
 
 
 class LinkProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -113,6 +59,8 @@ class LinkProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """Client to server."""
     down: Direction = msgspec.field(default_factory=Direction)
     """Server to client."""
+    schedule: tuple[State, ...] = ()
+    """How the link changes once training has begun, in ascending order of ``at_s``."""
     provenance: dict[str, str] = {}
     """``"down.rate_kbit": "sourced: why"``; the first word is one of PROVENANCE."""
 
@@ -124,7 +72,6 @@ class LinkProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 PROVENANCE = ("sourced", "derived", "assumed")
 _DIRECTIONS = ("up", "down")
-_FIELDS = Direction.__struct_fields__
 _KEYS = tuple(key for key in LinkProfile.__struct_fields__ if key != "name")
 
 
@@ -143,23 +90,28 @@ def load(name_or_path: str | os.PathLike[str]) -> LinkProfile:
             and what would be right.
     """
     text = os.fspath(name_or_path)
-    if os.sep in text or text.endswith(".toml"):
+    if is_path(text):
         path = Path(text)
     elif text in names():
         path = PROFILE_DIR / f"{text}.toml"
     else:
         raise ConfigError(
-            f"profile {text!r}: there is none of that name{_closest(text, names())}; "
+            f"profile {text!r}: there is none of that name{closest(text, names())}; "
             f"it is one of {', '.join(names())}, or the path of your own .toml file"
         )
     try:
-        return _profile(path.stem, tomllib.loads(path.read_text(encoding="utf-8")))
+        return _profile(path, tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise ConfigError(f"profile {text!r}: cannot read {path}: {error.strerror}") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     except ValueError as error:  # of tomllib, of UTF-8, or of a path that cannot be one
         raise ConfigError(f"{path}: is not TOML: {error}") from error
+
+
+def is_path(text: str) -> bool:
+    """Whether it names a file and not a profile that ships."""
+    return os.sep in text or text.endswith(".toml")
 
 
 def parse_mix(text: str, clients: int | None = None, default: int = 1) -> list[LinkProfile]:
@@ -209,32 +161,22 @@ def _counted(text: str, piece: str) -> tuple[str, int]:
     return name, int(count)
 
 
-def _frames(rate_kbit: float, time_ms: float) -> int:
-    """Full frames that the line sends in that time, rounded up."""
-    # round: 0.1 * 3 must not make one frame more
-    return math.ceil(round(rate_kbit * time_ms / (8 * FRAME_BYTES), 9))
+def absolute_mix(text: str) -> str:
+    """The same mix with absolute paths, so that it means the same in any folder.
+
+    A path that would then hold one of a mix's own marks stays as it is.
+    """
+    pieces = []
+    for piece in text.split(","):
+        name, colon, count = piece.rpartition(":") if ":" in piece else (piece, "", "")
+        absolute = str(Path(name.strip()).resolve()) if is_path(name) else name
+        pieces.append((name if set(",:") & set(absolute) else absolute) + colon + count)
+    return ",".join(pieces)
 
 
-def _problem(field: str, value: Any) -> str | None:
-    """What is wrong with a Direction's field, or None; kbit/s times ms is bits."""
-    if field == "rate_kbit" and value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return "must be a finite number"
-    if field == "rate_kbit" and value <= 0:
-        return "must be above 0 kbit/s; leave it out for an unlimited line"
-    if field == "queue_ms" and value <= 0:
-        return "must be above 0 ms: 200 is usual"
-    if field == "loss_percent" and not 0 <= value < 100:
-        return "must be at least 0 and below 100 %"
-    if value < 0:
-        return "must be at least 0 ms"
-    return None
-
-
-def _profile(name: str, document: dict[str, Any]) -> LinkProfile:
+def _profile(path: Path, document: dict[str, Any]) -> LinkProfile:
     """Check a file's contents, naming the key at fault."""
-    _known("", document, _KEYS)
+    refuse_unknown("", document, _KEYS)
     for key in ("title", "summary"):
         value = document.get(key)
         if not isinstance(value, str) or not value.strip():
@@ -247,27 +189,27 @@ def _profile(name: str, document: dict[str, Any]) -> LinkProfile:
     composite = document.get("composite", False)
     if not isinstance(composite, bool):
         raise ConfigError(f"composite = {composite!r}: must be true or false")
-    up, down = (_direction(key, document.get(key)) for key in _DIRECTIONS)
+    up, down = (_direction(path.parent, key, document.get(key)) for key in _DIRECTIONS)
+    states: tuple[State, ...] = ()
+    if "schedule" in document:
+        states = schedule.states(schedule.read(document["schedule"], path.parent), up, down)
     return LinkProfile(
-        name=name,
+        name=path.stem,
         title=document["title"],
         summary=document["summary"],
         sources=tuple(sources),
         composite=composite,
         up=up,
         down=down,
+        schedule=states,
         provenance=_provenance(document),
     )
 
 
-def _direction(key: str, table: Any) -> Direction:
+def _direction(folder: Path, key: str, table: Any) -> Direction:
     if not isinstance(table, dict):
         raise ConfigError(f"{key} = {table!r}: must be a table [{key}]" + _missing(table))
-    _known(f"{key}.", table, _FIELDS)
-    try:
-        return Direction(**table)
-    except ConfigError as error:
-        raise ConfigError(f"{key}.{error}") from None
+    return direction_table.read(f"{key}.", table, folder)
 
 
 def _provenance(document: dict[str, Any]) -> dict[str, str]:
@@ -279,41 +221,30 @@ def _provenance(document: dict[str, Any]) -> dict[str, str]:
     for key, value in table.items():
         nested = isinstance(value, dict)
         flat |= {f"{key}.{field}": why for field, why in value.items()} if nested else {key: value}
-    known = [f"{key}.{field}" for key in _DIRECTIONS for field in _FIELDS]
-    _known("provenance.", flat, known)
+    keys = [f"{way}.{key}" for way in _DIRECTIONS for key in direction_table.KEYS]
+    refuse_unknown("provenance.", flat, [*keys, "schedule"])
     kinds = ", ".join(f'"{kind}: why"' for kind in PROVENANCE)
+    found: dict[str, str] = {}
     for key, why in flat.items():
         if not isinstance(why, str) or not re.match(rf"({'|'.join(PROVENANCE)}): *\S", why):
             raise ConfigError(f"provenance.{key} = {why!r}: must be one of {kinds}")
-    for direction in _DIRECTIONS:
-        for field, value in document[direction].items():
-            if f"{direction}.{field}" not in flat:
-                raise ConfigError(
-                    f"{direction}.{field} = {value!r}: has no provenance; "
-                    f"add {direction}.{field} under [provenance], one of {kinds}"
-                )
-    return flat
-
-
-def _known(prefix: str, table: dict[str, Any], known: Iterable[str]) -> None:
-    """Refuse the first key that is not one of ``known``."""
-    known = list(known)
-    for key, value in table.items():
-        if key not in known:
+        found[_canonical(key)] = why
+    numbers = {f"{way}.{key}": value for way in _DIRECTIONS for key, value in document[way].items()}
+    if "schedule" in document:
+        numbers["schedule"] = document["schedule"]
+    for key, value in numbers.items():
+        if _canonical(key) not in found:
             raise ConfigError(
-                f"{prefix}{key} = {value!r}: is no key here{_closest(key, known)}; "
-                f"it is one of {', '.join(known)}"
+                f"{key} = {value!r}: has no provenance; add {key} under [provenance], "
+                f"one of {kinds}"
             )
+    return found
 
 
-def _closest(wrong: str, known: list[str]) -> str:
-    """``: did you mean ...?`` or nothing; a key without its unit finds the one with it."""
-    low = wrong.lower()
-    stem = low.split("_")[0]
-    inside = [name for name in known if stem and stem in name]
-    close = get_close_matches(low, known, n=3, cutoff=0.6)
-    best = list(dict.fromkeys([*close, *inside]))[:3]
-    return f": did you mean {' or '.join(best)}?" if best else ""
+def _canonical(key: str) -> str:
+    """ "up.bw" -> "up.rate_kbit" """
+    way, _, name = key.rpartition(".")
+    return f"{way}.{direction_table.MININET[name]}" if name in direction_table.MININET else key
 
 
 def _missing(value: Any) -> str:

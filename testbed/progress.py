@@ -54,8 +54,10 @@ class RoundLines:
         self._say(f"{self._ready} of {self._clients + 1} nodes are ready")
 
     def _on_evaluated(self, event: dict[str, Any], tally: Tally) -> None:
-        shown = _metrics(event["metrics"])
-        self._console.print(f"before training: {shown}", highlight=False)
+        # There are none where all models are the clients' own.
+        if event["metrics"]:
+            shown = _metrics(event["metrics"])
+            self._console.print(f"before training: {shown}", highlight=False)
 
     def _on_round_started(self, event: dict[str, Any], tally: Tally) -> None:
         self._arrived = 0

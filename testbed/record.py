@@ -9,7 +9,9 @@ run             supervisor  run_id, command, config
 links           supervisor  facts of the network
 certified       supervisor  fidelity, seconds, counters: what probing added to the links' counters
 started, ended  the node    pid; how (of ended)
-ready           the node    samples (clients); trainable_parameters, total_parameters (server)
+ready           the node    samples, round_flops: floating-point operations of its part in a
+                            round, or null (clients); trainable_parameters, total_parameters
+                            (server)
 connection      the node    congestion: the connection's congestion control
 message         receiver    peer (sender), kind, round, payload_bytes, message_bytes, sent_ns,
                             received_ns (one monotonic clock for all nodes)
@@ -22,6 +24,9 @@ round           server      round, seconds, metrics, clients_ok, clients_failed
 wire            supervisor  round, counters: a list a node of [[frames, bytes, queue_drops,
                             losses] up, [...] down] since the start
 evaluated       server      metrics before the first round
+shaped          the node    at_s: when its link was to change, in seconds since training began;
+                            actual_s: when it was told to; up, down: what each direction is from
+                            then on, all that is not at its default
 usage           the node    pid, private_mb, cpu_s, run_delay_s
 failed          the node    traceback
 done            server

@@ -2,11 +2,18 @@
 
 from typing import Any
 
+import msgspec
 from rich.table import Table
 
-from testbed.profiles import Direction, LinkProfile
+from testbed import traces
+from testbed.direction import Direction
+from testbed.direction_table import INSTEAD
+from testbed.profiles import LinkProfile
 
 TRANSFERS_MB = (1, 10, 100)
+USUAL = ("rate_kbit", "delay_ms", "jitter_ms", "loss_percent", "queue_ms")
+"""Shown of every direction; the other fields only where they are set."""
+_DEFAULT = Direction()
 
 
 def transfer_s(direction: Direction, megabytes: float) -> float:
@@ -32,11 +39,14 @@ def row(profile: LinkProfile) -> dict[str, Any]:
     return {
         "name": profile.name,
         "title": profile.title,
-        "down_kbit": profile.down.rate_kbit,
-        "up_kbit": profile.up.rate_kbit,
+        "down_kbit": profile.down.line_kbit,
+        "up_kbit": profile.up.line_kbit,
         "rtt_ms": profile.rtt_ms,
         "jitter_ms": {"down": profile.down.jitter_ms, "up": profile.up.jitter_ms},
-        "loss_percent": {"down": profile.down.loss_percent, "up": profile.up.loss_percent},
+        "loss_percent": {
+            "down": profile.down.mean_loss_percent,
+            "up": profile.up.mean_loss_percent,
+        },
         "composite": profile.composite,
     }
 
@@ -54,12 +64,47 @@ def details(profile: LinkProfile) -> dict[str, Any]:
     }
     for name, direction in (("down", profile.down), ("up", profile.up)):
         found[name] = {
-            **{field: getattr(direction, field) for field in Direction.__struct_fields__},
+            **{field: getattr(direction, field) for field in USUAL},
+            **extras(direction),
             "limit_packets": direction.limit_packets,
             "ideal_goodput_kbit": direction.ideal_goodput_kbit,
             "least_seconds": {f"{size} MB": transfer_s(direction, size) for size in TRANSFERS_MB},
         }
+    if profile.schedule:
+        found["schedule"] = [
+            {
+                "at_s": state.at_s,
+                "down": changes(profile.down, state.down),
+                "up": changes(profile.up, state.up),
+            }
+            for state in profile.schedule
+        ]
     return found
+
+
+def extras(direction: Direction) -> dict[str, Any]:
+    """The fields beyond the usual ones that are set, and what follows from a trace or a model."""
+    found: dict[str, Any] = {
+        field: msgspec.to_builtins(value)
+        for field in Direction.__struct_fields__
+        if field not in USUAL and (value := getattr(direction, field)) != getattr(_DEFAULT, field)
+    }
+    if direction.trace is not None:
+        trace = traces.load(direction.trace)
+        found["trace_mean_kbit"] = round(trace.mean_kbit, 3)
+        found["trace_period_s"] = trace.period_ms / 1000
+    if direction.gilbert_elliott is not None:
+        found["mean_loss_percent"] = direction.mean_loss_percent
+    return found
+
+
+def changes(before: Direction, after: Direction) -> dict[str, Any]:
+    """What is other in ``after``; None is a field that no longer counts."""
+    return {
+        field: msgspec.to_builtins(value)
+        for field in Direction.__struct_fields__
+        if (value := getattr(after, field)) != getattr(before, field)
+    }
 
 
 def listing(profiles: list[LinkProfile]) -> Table:
@@ -77,7 +122,7 @@ def listing(profiles: list[LinkProfile]) -> Table:
             _rate(up),
             f"{profile.rtt_ms:g}",
             f"{down.jitter_ms:g} / {up.jitter_ms:g}",
-            f"{down.loss_percent:g} / {up.loss_percent:g}",
+            f"{down.mean_loss_percent:g} / {up.mean_loss_percent:g}",
         )
     return table
 
@@ -87,21 +132,49 @@ def page(profile: LinkProfile) -> Table:
     table = Table(title=f"{profile.name}: {profile.title}", title_justify="left")
     for name in ("", "down", "up", "down is", "up is"):
         table.add_column(name)
-    for field in Direction.__struct_fields__:
-        values = [getattr(direction, field) for direction in (profile.down, profile.up)]
-        shown = ["unlimited" if value is None else f"{value:g}" for value in values]
-        why = [profile.provenance.get(f"{way}.{field}", "default") for way in ("down", "up")]
+    directions = (profile.down, profile.up)
+    more = [extras(direction) for direction in directions]
+    for field in dict.fromkeys([*USUAL, *more[0], *more[1]]):
+        shown, why = [], []
+        for way, direction, extra in zip(("down", "up"), directions, more, strict=True):
+            other = INSTEAD.get(field)
+            replaced = other is not None and getattr(direction, other) is not None
+            usual = field in USUAL and not replaced
+            value = getattr(direction, field) if usual else extra.get(field, "-")
+            shown.append(f"see {other}" if replaced else _text(value))
+            why.append(profile.provenance.get(f"{way}.{field}", "default" if usual else ""))
         table.add_row(field, *shown, *why)
+    for state in profile.schedule:
+        told = [_told(profile.down, state.down), _told(profile.up, state.up)]
+        table.add_row(f"from {state.at_s:g} s", *told, profile.provenance.get("schedule", ""))
     table.add_section()
-    goodputs = [direction.ideal_goodput_kbit for direction in (profile.down, profile.up)]
+    goodputs = [direction.ideal_goodput_kbit for direction in directions]
     table.add_row(
         "most TCP can carry, kbit/s", *(f"{kbit:.0f}" if kbit else "unlimited" for kbit in goodputs)
     )
     for size in TRANSFERS_MB:
-        least = [transfer_s(direction, size) for direction in (profile.down, profile.up)]
+        least = [transfer_s(direction, size) for direction in directions]
         table.add_row(f"{size} MB take at least", *(human_seconds(seconds) for seconds in least))
     return table
 
 
 def _rate(direction: Direction) -> str:
-    return "unlimited" if direction.rate_kbit is None else f"{direction.rate_kbit:g}"
+    rate = direction.line_kbit
+    return "unlimited" if rate is None else f"{rate:g}"
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "unlimited"
+    if isinstance(value, dict):
+        return "\n".join(f"{name} {_text(number)}" for name, number in value.items())
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+
+def _told(before: Direction, after: Direction) -> str:
+    """A state in a few words."""
+    if after.outage:
+        return "nothing passes"
+    # None: another field stands instead.
+    found = {name: value for name, value in changes(before, after).items() if value is not None}
+    return "\n".join(f"{name} {_text(value)}" for name, value in found.items()) or "as above"

@@ -108,6 +108,8 @@ class Tally:
             "checks": [],
         }
         self._calibration_s = 0.0
+        self._lateness_s: list[float] = []
+        """Of each change of a link."""
         self._metrics: dict[str, Any] = {"initial": {}, "final": {}}
         self._last_begun = 0
         self._training_began_s: float | None = None
@@ -147,6 +149,7 @@ class Tally:
                 self._facts[key] = event[key]
         if "samples" in event:
             self._clients[event["node"]]["samples"] = event["samples"]
+            self._clients[event["node"]]["round_flops"] = event.get("round_flops")
 
     def _on_connection(self, event: Event) -> None:
         self._connections[str(event["congestion"])] += 1
@@ -201,6 +204,9 @@ class Tally:
             target = self._rounds[event["round"]].wire
             for direction in DIRECTIONS:
                 target[direction] += now[direction] - before[direction]
+
+    def _on_shaped(self, event: Event) -> None:
+        self._lateness_s.append(event["actual_s"] - event["at_s"])
 
     def _on_usage(self, event: Event) -> None:
         fields = ("pid", "private_mb", "cpu_s", "run_delay_s")
@@ -260,8 +266,18 @@ class Tally:
             "connections": dict(self._connections),
             "dropped_messages": self._dropped,
             "link_facts": {**facts.get("link_facts", {}), **self._closed.get("links", {})},
+            "dynamics": self._dynamics(),
             "fidelity": self._fidelity,
             "environment": facts.get("environment"),
+        }
+
+    def _dynamics(self) -> dict[str, Any]:
+        """How many changes links have taken, and how long after their times."""
+        late_s = self._lateness_s or [0.0]
+        return {
+            "changes": len(self._lateness_s),
+            "lateness_mean_ms": round(1000 * sum(late_s) / len(late_s), 3),
+            "lateness_max_ms": round(1000 * max(late_s), 3),
         }
 
     def round_summary(self, number: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A run from its plan to its summary: build, start, watch, stop. Every end has a reason."""
 
 import contextlib
+import math
 import os
 import resource
 import selectors
@@ -16,7 +17,10 @@ from testbed import fidelity
 from testbed.channel import Channel, ChannelClosed
 from testbed.config import RunConfig, write
 from testbed.config_error import ConfigError
+from testbed.dynamics import Dynamics
+from testbed.feasible import Traffic, refusal
 from testbed.links import Backend, LinkError, Network
+from testbed.prober import Prober
 from testbed.record import Recorder
 from testbed.summary import Tally
 from testbed.topology import Node, Plan
@@ -95,6 +99,7 @@ class _Run:
         self._recorder = recorder
         self._progress = progress
         self._tally = Tally()
+        self._dynamics = Dynamics(plan)
         self._channels: dict[int, Channel] = {}
         self._ended: dict[int, str] = {}
         self._server_done = False
@@ -136,31 +141,40 @@ class _Run:
         owned.callback(zygote.down)
         network = self._backend.up(self._plan)
         owned.callback(lambda: closing.update(network.down()))
-        self._record("supervisor", {"event": "links", "facts": network.facts})
         finish_probing = self._probe_links(owned, network)
-        zygote.wait_ready(PREPARE_LIMIT_S)
+        self._record("supervisor", {"event": "links", "facts": network.facts})
+        self._refuse_what_cannot_end(zygote.wait_ready(PREPARE_LIMIT_S))
         finish_probing()
         # 2. Every node is forked into its place, the server first.
         for node in self._plan.nodes:
             self._channels[node.index] = zygote.spawn(node, network.endpoint(node))
             owned.callback(self._channels[node.index].close)
-        # 3. The rounds run in the nodes; here they are watched and recorded.
+            # It says who has started; unread, that would fill its channel and stop it.
+            self._hear_zygote(zygote, network)
+        # 3. The rounds run in the nodes; here they are watched and recorded, and links change.
         self._watch(zygote, network, deadline, lambda: False)
         # 4. The nodes leave.
         leave_by = time.monotonic() + LEAVE_LIMIT_S
         self._watch(zygote, network, leave_by, lambda: len(self._ended) == len(self._plan.nodes))
         self._record_wire(network, None)
 
+    def _refuse_what_cannot_end(self, traffic: Traffic | None) -> None:
+        run = self._config
+        if traffic is not None:
+            limits = (run.rounds, run.round_timeout_s, run.time_limit_s)
+            reason = refusal(self._plan, traffic, *limits)
+            if reason is not None:
+                raise RunFailed(reason)
+
     def _probe_links(self, owned: contextlib.ExitStack, network: Network) -> Callable[[], None]:
         """Start probing; what is returned waits for its end and records the certificate."""
-        reason = fidelity.reason_to_skip(self._plan, network, self._config.calibrate)
-        prober = None if reason else fidelity.Prober(self._plan, network)
+        prober = Prober(self._plan, network) if self._config.calibrate else None
         if prober is not None:
             owned.callback(prober.close)
         began_s = time.monotonic()
 
         def finish() -> None:
-            certificate, seconds = fidelity.skipped(reason or ""), 0.0
+            certificate, seconds = fidelity.skipped("not asked for (--no-calibrate)"), 0.0
             if prober is not None:
                 certificate, seconds = prober.certificate(), time.monotonic() - began_s
                 prober.close()
@@ -189,7 +203,8 @@ class _Run:
                     raise RunFailed(f"not finished within {limit}")
                 if leaving and (remaining_s <= 0 or network.failure() or zygote.failure()):
                     return
-                for key, _ in selector.select(remaining_s):
+                due_s = math.inf if leaving else self._dynamics.wait_s
+                for key, _ in selector.select(min(remaining_s, due_s)):
                     if isinstance(key.data, int):
                         self._hear_node(key.data, network)
                         if self._channels[key.data].closed:
@@ -197,6 +212,7 @@ class _Run:
                 self._hear_zygote(zygote, network)
                 if not self._server_done:
                     self._check(zygote, network)
+                    self._change_links(network)
 
     def _hear_node(self, index: int, network: Network) -> None:
         node = self._plan.nodes[index]
@@ -204,11 +220,19 @@ class _Run:
             self._record(node.name, line)
             if line["event"] == "failed":
                 self._failures[index] = _last_line(line["traceback"])
+            elif line["event"] == "round_started":
+                self._dynamics.begin()
             elif line["event"] == "round":
                 self._record_wire(network, line["round"])
                 self._recorder.write_summary(self._tally.summary())
             elif line["event"] == "done":
                 self._server_done = True
+
+    def _change_links(self, network: Network) -> None:
+        # A link process that has gone is for _check to name.
+        with contextlib.suppress(ChannelClosed):
+            for name, event in self._dynamics.apply(network):
+                self._record(name, event)
 
     def _hear_zygote(self, zygote: Zygote, network: Network) -> None:
         lines = zygote.channel.drain()

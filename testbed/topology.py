@@ -41,11 +41,20 @@ class Plan(msgspec.Struct, frozen=True):
         return self.nodes[1:]
 
 
+def client_name(number: int) -> str:
+    """``number`` counts from 1."""
+    return f"client-{number}"
+
+
+def client_address(number: int) -> str:
+    return str(FIRST_CLIENT + number - 1)
+
+
 def plan(profiles: list[LinkProfile], server_profile: LinkProfile | None = None) -> Plan:
     """Lay out one server and a client for each of ``profiles``, in their order."""
     server = Node(0, "server", str(SUBNET[1]), server_profile)
     clients = (
-        Node(number, f"client-{number}", str(FIRST_CLIENT + number - 1), profile)
+        Node(number, client_name(number), client_address(number), profile)
         for number, profile in enumerate(profiles, start=1)
     )
     return Plan((server, *clients))

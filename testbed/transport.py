@@ -5,11 +5,8 @@ where they arrive, so a message counts once, whoever sent it. A message that doe
 dropped and reported with its reason.
 """
 
-import os
-import socket
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +14,7 @@ import zmq
 import zmq.asyncio
 from zmq.utils.monitor import recv_monitor_message
 
+from testbed import congestion
 from testbed.wire import (
     MAX_FRAME_BYTES,
     Detail,
@@ -34,6 +32,11 @@ Report = Callable[[dict[str, Any]], None]
 Encoded = tuple[list[TensorHeader], list[memoryview]]
 """Tensors ready for the wire, so that a broadcast encodes once."""
 
+Neighbours = Mapping[str, tuple[str, int]]
+"""Host and port of other clients, by name."""
+
+SERVER = "server"
+"""The server's name among those that send and receive."""
 LINGER_MS = 5_000
 """How long a closing socket keeps sending what it still holds."""
 RECONNECT_MS = 100
@@ -80,6 +83,18 @@ def _receive(sender: str, frames: list[zmq.Frame], report: Report) -> Message | 
     return message
 
 
+def _from_known(
+    identity: zmq.Frame, frames: list[zmq.Frame], known: Container[str], report: Report
+) -> Message | None:
+    """What came over a socket that anyone may call, if the sender belongs to the run."""
+    sender = identity.bytes.decode(errors="replace")
+    if sender not in known:
+        size = sum(len(frame) for frame in frames)
+        report({"event": "dropped", "peer": sender[:100], "bytes": size, "reason": "stranger"})
+        return None
+    return _receive(sender, frames, report)
+
+
 def _configure(sock: zmq.Socket[Any]) -> None:
     sock.setsockopt(zmq.LINGER, LINGER_MS)
     sock.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
@@ -88,32 +103,39 @@ def _configure(sock: zmq.Socket[Any]) -> None:
     sock.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
 
 
-def _report_connection(event: Mapping[str, Any], report: Report) -> None:
-    """Say which congestion control a new connection really uses."""
-    if event["event"] not in (zmq.EVENT_CONNECTED, zmq.EVENT_ACCEPTED):
-        return
-    congestion = None
-    if sys.platform == "linux":
-        try:
-            with socket.socket(fileno=os.dup(event["value"])) as connection:
-                name = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
-                congestion = name.split(b"\0")[0].decode()
-        except OSError:
-            return  # Closed again before it was looked at.
-    report({"event": "connection", "congestion": congestion})
+def _on_connection(event: Mapping[str, Any], wanted: str | None, report: Report) -> None:
+    """Give a socket the congestion control asked for; of a connection, say which it really uses."""
+    try:
+        if wanted is not None:
+            congestion.set_on(event["value"], wanted)
+        if event["event"] in (zmq.EVENT_CONNECTED, zmq.EVENT_ACCEPTED):
+            used = congestion.used_by(event["value"])
+            report({"event": "connection", "congestion": used})
+    except OSError:
+        return  # Closed again before it was looked at.
 
 
 class ServerTransport:
     """The server's end: any number of clients, told apart by their names."""
 
-    def __init__(self, host: str, port: int, clients: set[str], report: Report) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        clients: set[str],
+        report: Report,
+        congestion: str | None = None,
+    ) -> None:
         """Bind and listen. Messages of anyone not in ``clients`` are dropped.
+
+        ``congestion``: of every connection; None leaves the host's default.
 
         Raises:
             zmq.ZMQError: the address cannot be bound.
         """
         self._clients = clients
         self._report = report
+        self._congestion = congestion
         self._context = zmq.asyncio.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         _configure(self._socket)
@@ -121,7 +143,7 @@ class ServerTransport:
         # A client whose connection broke comes back under its name at once.
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         self._socket.setsockopt(zmq.BACKLOG, 4096)
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_ACCEPTED)
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED)
         try:
             self._socket.bind(f"tcp://{host}:{port}")
         except zmq.ZMQError:
@@ -146,21 +168,15 @@ class ServerTransport:
         """The next message that parses, from a client that belongs to the run."""
         while True:
             identity, *frames = await self._socket.recv_multipart(copy=False)
-            sender = identity.bytes.decode(errors="replace")
-            if sender not in self._clients:
-                size = sum(len(frame) for frame in frames)
-                self._report(
-                    {"event": "dropped", "peer": sender[:100], "bytes": size, "reason": "stranger"}
-                )
-                continue
-            message = _receive(sender, frames, self._report)
+            message = _from_known(identity, frames, self._clients, self._report)
             if message is not None:
                 return message
 
     async def watch_connections(self) -> None:
         """Report each connection as it is made; runs until cancelled."""
         while True:
-            _report_connection(await recv_monitor_message(self._monitor), self._report)
+            event = await recv_monitor_message(self._monitor)
+            _on_connection(event, self._congestion, self._report)
 
     def close(self) -> None:
         """Send what is still queued, within the linger time, and end."""
@@ -171,19 +187,33 @@ class ServerTransport:
 
 
 class ClientTransport:
-    """A client's end: one connection to the server."""
+    """A client's end: one connection to the server and, where asked, one to each neighbour."""
 
-    def __init__(self, name: str, host: str, port: int, report: Report) -> None:
+    def __init__(
+        self, name: str, host: str, port: int, report: Report, congestion: str | None = None
+    ) -> None:
+        """``congestion``: of the connection; None leaves the host's default."""
+        self._name = name
         self._report = report
+        self._congestion = congestion
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        _configure(self._socket)
-        self._socket.setsockopt(zmq.IDENTITY, name.encode())
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_CONNECTED)
         self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
-        self._poller.register(self._monitor, zmq.POLLIN)
-        self._socket.connect(f"tcp://{host}:{port}")
+        self._monitors: dict[zmq.Socket[Any], zmq.Socket[Any]] = {}
+        self._listener: zmq.Socket[Any] | None = None
+        self._neighbours: Neighbours = {}
+        self._sockets = {SERVER: self._call(host, port)}
+
+    def listen(self, host: str, port: int, neighbours: Neighbours) -> None:
+        """Take messages of ``neighbours``, other clients by name, and be able to send to them.
+
+        Raises:
+            zmq.ZMQError: the address cannot be bound.
+        """
+        self._neighbours = neighbours
+        self._listener = self._open(zmq.ROUTER, zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED)
+        self._listener.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self._listener.bind(f"tcp://{host}:{port}")
+        self._poller.register(self._listener, zmq.POLLIN)
 
     def send(
         self,
@@ -191,14 +221,17 @@ class ClientTransport:
         number: int,
         tensors: Mapping[str, torch.Tensor],
         details: Mapping[str, Detail],
+        to: str = SERVER,
     ) -> None:
-        """Queue a message; do not write to its tensors until the server has answered it."""
-        self._socket.send_multipart(
+        """Queue a message; do not write to its tensors until the receiver has answered it."""
+        if to not in self._sockets:
+            self._sockets[to] = self._call(*self._neighbours[to])
+        self._sockets[to].send_multipart(
             _frames(kind, number, encode_tensors(tensors), details), copy=False
         )
 
     def receive(self, timeout_s: float) -> Message:
-        """The next message that parses.
+        """The next message that parses, of the server or a neighbour.
 
         Raises:
             Timeout: none came within ``timeout_s``.
@@ -207,19 +240,43 @@ class ClientTransport:
         while True:
             remaining_ms = max(0, round(1000 * (deadline - time.monotonic())))
             ready = dict(self._poller.poll(remaining_ms))
-            if self._monitor in ready:
-                _report_connection(recv_monitor_message(self._monitor), self._report)
-            if self._socket in ready:
-                frames = self._socket.recv_multipart(copy=False)
-                message = _receive("server", frames, self._report)
-                if message is not None:
-                    return message
+            for monitor in self._monitors.values():
+                if monitor in ready:
+                    _on_connection(recv_monitor_message(monitor), self._congestion, self._report)
+            message = None
+            if self._sockets[SERVER] in ready:
+                frames = self._sockets[SERVER].recv_multipart(copy=False)
+                message = _receive(SERVER, frames, self._report)
+            elif self._listener in ready:
+                message = self._hear_neighbour()
             elif remaining_ms == 0:
-                raise Timeout(f"nothing from the server within {timeout_s:g} s")
+                raise Timeout(f"nothing within {timeout_s:g} s")
+            if message is not None:
+                return message
+
+    def _hear_neighbour(self) -> Message | None:
+        assert self._listener is not None
+        identity, *frames = self._listener.recv_multipart(copy=False)
+        return _from_known(identity, frames, self._neighbours, self._report)
+
+    def _call(self, host: str, port: int) -> zmq.Socket[Any]:
+        sock = self._open(zmq.DEALER, zmq.EVENT_CONNECTED)
+        sock.setsockopt(zmq.IDENTITY, self._name.encode())
+        self._poller.register(sock, zmq.POLLIN)
+        sock.connect(f"tcp://{host}:{port}")
+        return sock
+
+    def _open(self, kind: int, events: int) -> zmq.Socket[Any]:
+        sock: zmq.Socket[Any] = self._context.socket(kind)
+        _configure(sock)
+        self._monitors[sock] = sock.get_monitor_socket(events)
+        self._poller.register(self._monitors[sock], zmq.POLLIN)
+        return sock
 
     def close(self) -> None:
         """Send what is still queued, within the linger time, and end."""
-        self._socket.disable_monitor()
-        self._monitor.close()
-        self._socket.close()
+        for sock, monitor in self._monitors.items():
+            sock.disable_monitor()
+            monitor.close()
+            sock.close()
         self._context.term()

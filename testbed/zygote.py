@@ -17,7 +17,9 @@ import psutil
 
 from testbed import heap
 from testbed.channel import Channel, ChannelClosed
-from testbed.child import Child, describe_exit, die_with_parent, run_as_child
+from testbed.child import Child, describe_exit, die_with_parent, run_as_child, watch_parent
+from testbed.config_error import ConfigError
+from testbed.feasible import Traffic
 from testbed.links import Endpoint
 from testbed.topology import Node, Plan
 
@@ -28,8 +30,12 @@ _MAX_NAMESPACES = 4
 class Program(Protocol):
     """What the nodes of a run execute."""
 
-    def prepare(self) -> None:
-        """Import and load what all nodes share; runs once, in the zygote."""
+    def prepare(self) -> Traffic | None:
+        """Import and load what all nodes share; runs once, in the zygote.
+
+        Returns what a round moves at least, where that is known. A ConfigError ends the run with
+        its text alone.
+        """
 
     def run_node(self, node: Node, channel: Channel) -> None:
         """Be one node, to its end; runs in the node's own process and namespace.
@@ -45,7 +51,7 @@ class NodeFailed(RuntimeError):
 class Zygote:
     """The supervisor's handle: owns the zygote and, through it, every node.
 
-    Killing the zygote kills its nodes: each has asked the kernel to die with it.
+    Killing the zygote kills its nodes: each has asked the kernel to die with it, or watches it.
     """
 
     def __init__(self, plan: Plan, program: Program, log: int) -> None:
@@ -64,8 +70,8 @@ class Zygote:
         theirs.close()
         requests.close()
 
-    def wait_ready(self, timeout_s: float) -> None:
-        """Wait until ``prepare`` has run.
+    def wait_ready(self, timeout_s: float) -> Traffic | None:
+        """Wait until ``prepare`` has run; returns what it did.
 
         Raises:
             NodeFailed: it raised, died or took longer than ``timeout_s``.
@@ -79,6 +85,9 @@ class Zygote:
             raise NodeFailed(f"the zygote did not become ready: {reason}") from error
         if "failed" in line:
             raise NodeFailed(f"the zygote could not prepare:\n{line['failed']}")
+        if "refused" in line:
+            raise NodeFailed(line["refused"])
+        return Traffic(*line["traffic"]) if line["traffic"] else None
 
     def spawn(self, node: Node, endpoint: Endpoint) -> Channel:
         """Fork ``node`` into its namespaces and tell it its address; returns its channel."""
@@ -113,7 +122,10 @@ def _serve(plan: Plan, program: Program, channel: Channel, requests: socket.sock
     """The zygote: prepare, then fork a node a request and report every end."""
     gc.disable()
     try:
-        program.prepare()
+        traffic = program.prepare()
+    except ConfigError as error:
+        channel.send({"refused": str(error)})
+        return
     except Exception:
         channel.send({"failed": traceback.format_exc()})
         return
@@ -125,7 +137,7 @@ def _serve(plan: Plan, program: Program, channel: Channel, requests: socket.sock
     gc.collect()
     gc.freeze()
     heap.settle()
-    channel.send({"ready": os.getpid()})
+    channel.send({"ready": os.getpid(), "traffic": traffic})
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -186,6 +198,7 @@ def _be_node(node: Node, handles: list[int], program: Program, parent: int) -> N
     gc.enable()
     control, *entered = handles
     channel = Channel(socket.socket(fileno=control))
+    watch_parent(parent)
     try:
         if entered:
             from testbed.links.namespaces import enter

@@ -7,7 +7,7 @@ those in ``down``.
 
 from typing import NamedTuple, Protocol
 
-from testbed.profiles import Direction
+from testbed.direction import Direction
 from testbed.topology import Node, Plan
 
 
@@ -52,7 +52,10 @@ class Network(Protocol):
         """Where ``node`` stands; what a client's endpoint names is the server as it sees it."""
 
     def shape(self, node: Node, up: Direction, down: Direction) -> None:
-        """Give ``node``'s access link new parameters from now on."""
+        """Give ``node``'s access link new parameters from now on.
+
+        What is in the line keeps its times. A trace starts at its first line.
+        """
 
     def counters(self) -> list[LinkCounters]:
         """One entry a node, in the plan's order."""

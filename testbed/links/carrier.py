@@ -4,6 +4,9 @@ Every IP packet that a node sends passes through the sender's uplink and then th
 downlink, client to client as well: routing is by destination address. Delay, queue and loss are
 per packet; only the queue is ours and not the kernel's, as in Mahimahi (Netravali et al., USENIX
 ATC 2015).
+
+A device hands over a TCP connection's consecutive segments as one burst, and takes them so. In a
+line each has its own release; those that are due when the loop gets there leave in one write.
 """
 
 import contextlib
@@ -14,19 +17,33 @@ import os
 import select
 import socket
 import time
+from random import Random
 
 import msgspec
 
 from testbed.channel import Channel
+from testbed.direction import Direction
+from testbed.links.bursts import (
+    DESTINATION,
+    GSO_TYPE,
+    MAX_READ_BYTES,
+    PACKET_TO_FRAME_BYTES,
+    Burst,
+    with_flipped_bit,
+)
+from testbed.links.lateness import Lateness
 from testbed.links.process import BYTES, DOWN, FRAMES, LOSSES, QUEUE_DROPS, UP, CounterTable
-from testbed.links.queue import FOREVER, LATE_S, LinkQueue
-from testbed.profiles import FRAME_OVERHEAD_BYTES, MTU_BYTES, Direction
+from testbed.links.queue import FOREVER, Entry, LinkQueue
+from testbed.links.spread import backlog_drops
+from testbed.links.turns import Turns, polled_s
 from testbed.topology import Plan
 
-READS_PER_TURN = 64
-"""Packets taken from one device before the others and the releases get their turn."""
+MOST_ROUNDS = MOST_RELEASES = 64
+"""In one turn: how often each device is read that has something, and what is then moved on."""
 REALTIME_PRIORITY = 10
 _PR_SET_TIMERSLACK = 29
+
+Packet = bytes | Burst
 
 
 def prefer_this_process() -> bool:
@@ -46,118 +63,172 @@ def carry(plan: Plan, devices: list[int], channel: Channel, counters: CounterTab
     _Carrier(plan, devices, counters).run(channel)
 
 
+def _corrupted(packet: Packet, number: int, random: Random) -> Packet:
+    single = packet.single(number) if isinstance(packet, Burst) else packet
+    return with_flipped_bit(single, random)
+
+
 class _Line:
     """One direction of a node's access link, with where its counters stand."""
 
-    __slots__ = ("counter", "node", "queue", "sequence", "up")
+    __slots__ = ("counter", "device", "polled_s", "queue", "scheduled", "sequence", "up")
 
-    def __init__(self, node: int, direction: int, shape: Direction | None, table: CounterTable):
-        self.node = node
+    def __init__(
+        self, node: int, direction: int, shape: Direction | None, device: int, table: CounterTable
+    ) -> None:
+        self.device = device
+        """The node's."""
         self.up = direction == UP
-        self.queue: LinkQueue[bytes] = LinkQueue(shape, seed=2 * node + direction)
-        self.counter = table.offset(node, direction)
         self.sequence = 2 * node + direction
+        self.queue: LinkQueue[Packet] = LinkQueue(
+            shape, self.sequence, time.monotonic(), _corrupted
+        )
+        self.counter = table.offset(node, direction)
+        self.polled_s = polled_s(shape)
+        self.scheduled = FOREVER
+        """When its next release stands in the heap; an entry of another time is out of date."""
 
 
 class _Carrier:
     def __init__(self, plan: Plan, devices: list[int], counters: CounterTable) -> None:
-        self._devices = devices
         self._words = counters.words
         # The plan numbers its nodes from 0, so that a node's index is its place in every list.
-        profiles = [(node.index, node.profile) for node in plan.nodes]
-        self._up = [_Line(i, UP, p.up if p else None, counters) for i, p in profiles]
-        self._down = [_Line(i, DOWN, p.down if p else None, counters) for i, p in profiles]
-        self._node_at = {
-            socket.inet_aton(node.address): index for index, node in enumerate(plan.nodes)
+        ends = [(node.index, node.profile, devices[node.index]) for node in plan.nodes]
+        self._up = [_Line(i, UP, p.up if p else None, fd, counters) for i, p, fd in ends]
+        self._down = [_Line(i, DOWN, p.down if p else None, fd, counters) for i, p, fd in ends]
+        self._line_to = {
+            socket.inet_aton(node.address): self._down[node.index] for node in plan.nodes
         }
         self._due: list[tuple[float, int, _Line]] = []
-        self._releases = 0
-        self._late = 0
-        self._lateness_sum_s = 0.0
-        self._lateness_max_s = 0.0
+        self._epoll = select.epoll()
+        self._turns = Turns(self._epoll.fileno())
+        self._lateness = Lateness()
         self._unroutable = 0
         self._write_errors = 0
+        self._backlog_drops = backlog_drops()
 
     def run(self, channel: Channel) -> None:
-        # epoll_wait counts in milliseconds; select on the epoll descriptor waits in microseconds.
-        epoll = select.epoll()
-        for device in self._devices:
-            epoll.register(device, select.EPOLLIN)
-        node_of = {device: index for index, device in enumerate(self._devices)}
-        epoll.register(channel.fileno(), select.EPOLLIN)
-        waited = [epoll.fileno()]
-        due = self._due
+        line_of = {line.device: line for line in self._up}
+        for descriptor in (*line_of, channel.fileno()):
+            self._epoll.register(descriptor, select.EPOLLIN)
+        due, turns = self._due, self._turns
         while True:
-            wait_s = max(0.0, due[0][0] - time.monotonic()) if due else None
-            select.select(waited, [], [], wait_s)
-            for descriptor, _ in epoll.poll(0):
-                node = node_of.get(descriptor)
-                if node is not None:
-                    self._read(node, descriptor)
-                elif self._obey(channel):
-                    return
+            if due:
+                turns.wait(due[0][0], due[0][2].polled_s)
+            else:
+                turns.wait(FOREVER, 0.0)
+            for _ in range(MOST_ROUNDS if turns.in_turns else 1):
+                ready = self._epoll.poll(0)
+                if not ready:
+                    break
+                now = time.monotonic()
+                for descriptor, _ in ready:
+                    line = line_of.get(descriptor)
+                    if line is not None:
+                        self._read(line, now)
+                    elif self._obey(channel):
+                        return
             self._release()
 
-    def _read(self, node: int, device: int) -> None:
-        """Take what the node has sent and put it into its uplink."""
-        line, words = self._up[node], self._words
-        now = time.monotonic()
-        for _ in range(READS_PER_TURN):
-            try:
-                packet = os.read(device, MTU_BYTES)
-            except BlockingIOError:
-                return
-            words[line.counter + FRAMES] += 1
-            words[line.counter + BYTES] += len(packet) + FRAME_OVERHEAD_BYTES
-            self._offer(line, now, packet)
+    def _read(self, line: _Line, now: float) -> None:
+        """Take one packet or burst that a node has sent."""
+        try:
+            data = os.read(line.device, MAX_READ_BYTES)
+        except BlockingIOError:
+            return
+        words, counter = self._words, line.counter
+        if data[GSO_TYPE]:
+            burst = Burst(data)
+            count, size, last = burst.frames, burst.frame_bytes, burst.last_frame_bytes
+            words[counter + FRAMES] += count
+            words[counter + BYTES] += (count - 1) * size + last
+            full = count if last == size else count - 1
+            if full:
+                self._enter(line, (now, burst, 0, full, 0.0, size))
+            if full < count:
+                self._enter(line, (now, burst, full, 1, 0.0, last))
+        else:
+            size = len(data) + PACKET_TO_FRAME_BYTES
+            words[counter + FRAMES] += 1
+            words[counter + BYTES] += size
+            self._enter(line, (now, data, 0, 1, 0.0, size))
 
-    def _offer(self, line: _Line, now: float, packet: bytes) -> None:
+    def _enter(self, line: _Line, segments: Entry[Packet]) -> None:
+        """Put segments into a line as they come, or through it where it is clear and empty."""
         queue = line.queue
-        if not queue.offer(now, len(packet) + FRAME_OVERHEAD_BYTES, packet):
+        if queue.is_clear and queue.due == FOREVER:
+            self._leave(line, segments)
+            return
+        now, packet, first, count, spacing, size = segments
+        if queue.offer(now, size, packet, first, count, spacing) != count or queue.befalls:
             self._words[line.counter + QUEUE_DROPS] = queue.queue_drops
             self._words[line.counter + LOSSES] = queue.losses
-        elif len(queue) == 1:
+        if queue.due < line.scheduled:
+            line.scheduled = queue.due
             heapq.heappush(self._due, (queue.due, line.sequence, line))
 
     def _release(self) -> None:
-        """Move on every packet whose time has come, by the model's time and not the clock's."""
+        """Move on what is due, by the model's time and not the clock's."""
         due = self._due
         now = time.monotonic()
-        while due and due[0][0] <= now:
-            _, _, line = heapq.heappop(due)
-            release, packet = line.queue.pop()
-            if line.queue.due != FOREVER:
-                heapq.heappush(due, (line.queue.due, line.sequence, line))
-            if line.up:
-                receiver = self._node_at.get(packet[16:20])
-                if receiver is None:
-                    self._unroutable += 1
-                else:
-                    self._offer(self._down[receiver], release, packet)
+        for _ in range(MOST_RELEASES):
+            if not due or due[0][0] > now:
+                return
+            scheduled, sequence, line = due[0]
+            if scheduled != line.scheduled:
+                heapq.heappop(due)
+                continue
+            queue = line.queue
+            segments = queue.take(now)
+            line.scheduled = queue.due
+            if queue.due == FOREVER:
+                heapq.heappop(due)
             else:
-                self._deliver(line, now - release, packet)
+                heapq.heapreplace(due, (queue.due, sequence, line))
+            self._leave(line, segments)
 
-    def _deliver(self, line: _Line, late_s: float, packet: bytes) -> None:
-        try:
-            os.write(self._devices[line.node], packet)
-        except OSError:
-            self._write_errors += 1
+    def _leave(self, line: _Line, segments: Entry[Packet]) -> None:
+        """Have segments that leave a line enter the next one, or reach their receiver."""
+        if not line.up:
+            self._deliver(line, segments)
             return
-        self._words[line.counter + FRAMES] += 1
-        self._words[line.counter + BYTES] += len(packet) + FRAME_OVERHEAD_BYTES
-        self._releases += 1
-        self._lateness_sum_s += late_s
-        self._lateness_max_s = max(self._lateness_max_s, late_s)
-        self._late += late_s > LATE_S
+        packet = segments[1]
+        address = packet[DESTINATION] if isinstance(packet, bytes) else packet.destination
+        receiver = self._line_to.get(address)
+        if receiver is None:
+            self._unroutable += segments[3]
+        else:
+            self._enter(receiver, segments)
+
+    def _deliver(self, line: _Line, segments: Entry[Packet]) -> None:
+        release, packet, first, count, step, size = segments
+        self._lateness.add(time.monotonic() - release, count, step)
+        self._turns.frames += count
+        try:
+            if isinstance(packet, bytes):
+                os.write(line.device, packet)
+            elif count == packet.frames:
+                os.write(line.device, packet.data)
+            else:
+                os.writev(line.device, packet.buffers(first, count))
+        except OSError:
+            self._write_errors += count
+            return
+        words, counter = self._words, line.counter
+        words[counter + FRAMES] += count
+        words[counter + BYTES] += count * size
 
     def _obey(self, channel: Channel) -> bool:
         """Do what the supervisor says; True where it says stop or is gone."""
         stop = False
         for order in channel.drain():
             if "shape" in order:
+                now = time.monotonic()
                 for lines, key in ((self._up, "up"), (self._down, "down")):
-                    shape = msgspec.convert(order[key], Direction)
-                    lines[order["shape"]].queue.shape(shape)
+                    direction = msgspec.convert(order[key], Direction)
+                    line = lines[order["shape"]]
+                    line.queue.shape(direction, now)
+                    line.polled_s = polled_s(direction)
             stop = stop or "stop" in order
         if stop:
             with contextlib.suppress(ConnectionError):
@@ -166,10 +237,9 @@ class _Carrier:
 
     def _closing_facts(self) -> dict[str, float | int]:
         return {
-            "releases": self._releases,
-            "late_releases": self._late,
-            "lateness_mean_ms": 1000 * self._lateness_sum_s / max(1, self._releases),
-            "lateness_max_ms": 1000 * self._lateness_max_s,
+            **self._lateness.facts(),
+            "frames_in_turns": self._turns.frames_in_turns,
             "unroutable_packets": self._unroutable,
             "write_errors": self._write_errors,
+            "backlog_drops": backlog_drops() - self._backlog_drops,
         }

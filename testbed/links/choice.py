@@ -3,29 +3,41 @@
 from typing import cast
 
 from testbed.config_error import ConfigError
-from testbed.links import Backend, loopback, userspace
+from testbed.links import Backend, loopback, netem, userspace
+from testbed.topology import Plan
 
-BACKENDS = tuple(cast(Backend, module) for module in (userspace, loopback))
+BACKENDS = tuple(cast(Backend, module) for module in (netem, userspace, loopback))
 """Most faithful first."""
 
 
-def choose(name: str) -> tuple[Backend, str]:
+def choose(name: str, plan: Plan | None = None) -> tuple[Backend, str]:
     """The backend, and one line that says which it is and why.
 
     Raises:
-        ConfigError: the one asked for does not work here; the text says what is missing.
+        ConfigError: the one asked for does not work here, or not for ``plan``; the text says what
+            is missing.
     """
     if name != "auto":
         backend = next(backend for backend in BACKENDS if backend.name == name)
-        reason = backend.probe()
+        reason = _objection(backend, plan)
         if reason is not None:
             raise ConfigError(f"--links={name} does not work here: {reason}")
         return backend, f"links: {name}, as asked"
     reasons: list[str] = []
     for backend in BACKENDS:
-        reason = backend.probe()
+        reason = _objection(backend, plan)
         if reason is None:
             why = "; ".join(reasons) or "the most faithful that works here"
             return backend, f"links: {backend.name} ({why})"
         reasons.append(f"not {backend.name}: {reason}")
     raise ConfigError("no link backend works here: " + "; ".join(reasons))
+
+
+def _objection(backend: Backend, plan: Plan | None) -> str | None:
+    """Why the backend cannot be used; one that cannot make every link has ``unsupported``."""
+    unsupported = getattr(backend, "unsupported", None)
+    if unsupported is not None and plan is not None:
+        reason: str | None = unsupported(plan)
+        if reason is not None:
+            return reason
+    return backend.probe()

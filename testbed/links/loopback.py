@@ -14,13 +14,17 @@ server does.
 
 import socket
 
+from testbed.direction import Direction
 from testbed.links import Endpoint, LinkCounters, LinkError
+from testbed.links.doors import HOST
 from testbed.links.process import LinkProcess
-from testbed.links.relay import HOST, relay
-from testbed.profiles import Direction
+from testbed.links.relay import relay
+from testbed.schedule import State
 from testbed.topology import Node, Plan
 
 name = "loopback"
+
+_OF_PACKETS = ("duplicate_percent", "reorder_percent", "corrupt_percent")
 
 
 def probe() -> str | None:
@@ -32,12 +36,29 @@ def probe() -> str | None:
         return f"listen on {HOST}: {error.strerror}; bring the loopback interface up"
 
 
+def unsupported(plan: Plan) -> str | None:
+    """What a link of the plan has that no stream can have, or None."""
+    for node in plan.nodes:
+        if node.profile is None:
+            continue
+        beginning = State(0.0, node.profile.up, node.profile.down)
+        for state in (beginning, *node.profile.schedule):
+            found = _of_packets(state.up, state.down)
+            if found is not None:
+                when = "" if state is beginning else f"schedule at {state.at_s:g} s: "
+                return f"profile {node.profile.name!r}: {when}{found}"
+    return None
+
+
 def up(plan: Plan) -> "LoopbackNetwork":
     """Start the relay.
 
     Raises:
         LinkError: naming the step that failed.
     """
+    reason = unsupported(plan)
+    if reason is not None:
+        raise LinkError(reason)
     return LoopbackNetwork(plan)
 
 
@@ -48,21 +69,30 @@ class LoopbackNetwork:
         self._process = LinkProcess(len(plan.nodes), lambda c, table: relay(plan, c, table))
         try:
             line = self._process.wait_up(timeout_s=30 + 0.01 * len(plan.nodes))
-        except LinkError:
+        except BaseException:
+            # A signal too: nobody else knows of the process yet.
             self._process.down()
             raise
         self._ports: list[int] = line["ports"]
         self.facts: dict[str, object] = {
             "backend": name,
             "wire_bytes": "estimated from the relayed stream",
-            "loss": "none; rates capped at MSS/RTT*sqrt(3/2)/sqrt(p) (Mathis et al. 1997)",
-            "not_modelled": "slow start, connection set-up, the capacity acknowledgements take",
+            "loss": "none; the rate of a client's connections together is capped at what one TCP "
+            "connection reaches by MSS/RTT*sqrt(3/2)/sqrt(p) (Mathis et al. 1997), with p the mean "
+            "where losses come in bursts: an upper approximation of Reno",
+            "jitter": "of each chunk of the stream, without overtaking",
+            "outage": "the stream stops; nothing is lost, new connections wait",
+            "not_modelled": "slow start, connection set-up, the capacity acknowledgements take, "
+            "retransmission and its timeouts (a stream resumes at once when an outage ends)",
         }
 
     def endpoint(self, node: Node) -> Endpoint:
         return Endpoint((), HOST, self._ports[node.index])
 
     def shape(self, node: Node, up: Direction, down: Direction) -> None:
+        reason = _of_packets(up, down)
+        if reason is not None:
+            raise LinkError(f"shape the link of {node.name}: {reason}")
         self._process.shape(node.index, up, down)
 
     def counters(self) -> list[LinkCounters]:
@@ -76,3 +106,15 @@ class LoopbackNetwork:
 
     def down(self) -> dict[str, object]:
         return self._process.down()
+
+
+def _of_packets(up: Direction, down: Direction) -> str | None:
+    for way, direction in (("up", up), ("down", down)):
+        for field in _OF_PACKETS:
+            value = getattr(direction, field)
+            if value:
+                return (
+                    f"{way}.{field} = {value!r}: a stream has no packets to duplicate, reorder or "
+                    "corrupt; leave it out, or take links that carry packets (netem, userspace)"
+                )
+    return None

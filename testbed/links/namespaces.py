@@ -18,9 +18,12 @@ CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
 TUN_PATH = "/dev/net/tun"
 INTERFACE = "wire0"
+IFF_UP = 0x1
+IFF_NOARP = 0x80
 
 _TUNSETIFF = 0x400454CA
 _TUNSETPERSIST = 0x400454CB
+_TUNSETOFFLOAD = 0x400454D0
 _SIOCGIFFLAGS = 0x8913
 _SIOCSIFFLAGS = 0x8914
 _SIOCSIFADDR = 0x8916
@@ -29,8 +32,8 @@ _SIOCSIFMTU = 0x8922
 _RTM_NEWLINK = 16
 _NLM_F_REQUEST, _NLM_F_ACK = 1, 4
 _IFLA_TXQLEN = 13
-_IFF_UP = 0x1
-_IFF_TUN_NO_PI = 0x1001
+_IFF_TUN_NO_PI_VNET_HDR = 0x5001
+_TUN_F_CSUM_TSO4 = 0x3
 _CAP_SYS_ADMIN = 21
 _CAP_NET_ADMIN = 12
 
@@ -72,6 +75,14 @@ def enter_new_user_namespace() -> None:
         raise LinkError(f"map user {uid} into a user namespace: {error.strerror}") from error
 
 
+def enter_user_namespace_if_needed() -> int | None:
+    """As ``enter_new_user_namespace``, where this process lacks the rights; its descriptor."""
+    if is_privileged():
+        return None
+    enter_new_user_namespace()
+    return os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+
+
 def enter_new_network_namespace() -> int:
     """Move this thread into a new, empty network namespace; returns a descriptor of it."""
     _step(_libc.unshare(CLONE_NEWNET), "make a network namespace")
@@ -82,6 +93,18 @@ def enter(namespaces: tuple[int, ...]) -> None:
     """Move this process into namespaces by descriptor, in the given order. Single thread only."""
     for descriptor in namespaces:
         _step(_libc.setns(descriptor, 0), "enter a node's namespace")
+
+
+def enter_new_node_namespace() -> int:
+    """Move this thread into a network namespace that sends nothing by itself; its descriptor."""
+    network = enter_new_network_namespace()
+    if Path("/proc/sys/net/ipv6").exists():
+        # Else the kernel sends router solicitations over every link, and they would be counted.
+        set_sysctl("net/ipv6/conf/all/disable_ipv6", "1")
+        set_sysctl("net/ipv6/conf/default/disable_ipv6", "1")
+    # Else a second run of TCP starts from what the first one learned.
+    set_sysctl("net/ipv4/tcp_no_metrics_save", "1")
+    return network
 
 
 def set_sysctl(name: str, value: str) -> None:
@@ -104,6 +127,7 @@ def congestion_control() -> str:
 def open_tun(address: str, prefix_bits: int, mtu_bytes: int, queue_packets: int) -> int:
     """Make the namespace's one TUN device, addressed and up; returns its descriptor.
 
+    With every packet goes a virtio-net header, and TCP bursts come and go whole (``bursts``).
     The device is persistent, so that it goes with its namespace, in one batch with all others,
     instead of one kernel grace period a device when descriptors close.
 
@@ -116,20 +140,20 @@ def open_tun(address: str, prefix_bits: int, mtu_bytes: int, queue_packets: int)
         descriptor = os.open(TUN_PATH, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         step = "make a TUN device"
         name = INTERFACE.encode()
-        fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", name, _IFF_TUN_NO_PI))
+        fcntl.ioctl(descriptor, _TUNSETIFF, struct.pack("16sH22x", name, _IFF_TUN_NO_PI_VNET_HDR))
         fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
-        mask = (0xFFFFFFFF << (32 - prefix_bits)) & 0xFFFFFFFF
+        step = "switch checksum and segmentation offload of a TUN device on"
+        fcntl.ioctl(descriptor, _TUNSETOFFLOAD, _TUN_F_CSUM_TSO4)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
             step = f"give {INTERFACE} the address {address}"
-            fcntl.ioctl(control, _SIOCSIFADDR, _address_request(name, socket.inet_aton(address)))
-            fcntl.ioctl(control, _SIOCSIFNETMASK, _address_request(name, struct.pack("!I", mask)))
+            set_address(control, address, prefix_bits)
             step = f"set the MTU of {INTERFACE} to {mtu_bytes}"
             fcntl.ioctl(control, _SIOCSIFMTU, struct.pack("16si20x", name, mtu_bytes))
             step = f"set the queue of {INTERFACE} to {queue_packets} packets"
             _set_queue_length(INTERFACE, queue_packets)
             step = f"set {INTERFACE} up"
-            _set_up(control, name)
-            _set_up(control, b"lo")
+            set_flags(control, INTERFACE, IFF_UP)
+            set_flags(control, "lo", IFF_UP)
     except OSError as error:
         if descriptor >= 0:
             os.close(descriptor)
@@ -137,8 +161,15 @@ def open_tun(address: str, prefix_bits: int, mtu_bytes: int, queue_packets: int)
     return descriptor
 
 
-def _address_request(name: bytes, address: bytes) -> bytes:
-    return struct.pack("16sHH4s16x", name, socket.AF_INET, 0, address)
+def set_address(control: socket.socket, address: str, prefix_bits: int) -> None:
+    """Give INTERFACE of the namespace where ``control`` was made its one IPv4 address."""
+    mask = (0xFFFFFFFF << (32 - prefix_bits)) & 0xFFFFFFFF
+    fcntl.ioctl(control, _SIOCSIFADDR, _address_request(socket.inet_aton(address)))
+    fcntl.ioctl(control, _SIOCSIFNETMASK, _address_request(struct.pack("!I", mask)))
+
+
+def _address_request(address: bytes) -> bytes:
+    return struct.pack("16sHH4s16x", INTERFACE.encode(), socket.AF_INET, 0, address)
 
 
 def _set_queue_length(name: str, packets: int) -> None:
@@ -153,7 +184,9 @@ def _set_queue_length(name: str, packets: int) -> None:
         raise OSError(-error, os.strerror(-error))
 
 
-def _set_up(control: socket.socket, name: bytes) -> None:
+def set_flags(control: socket.socket, device: str, flags: int) -> None:
+    """Set flags of a device, such as IFF_UP, beside those that it has."""
+    name = device.encode()
     reply = fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack("16sH22x", name, 0))
-    flags = struct.unpack("16sH22x", reply)[1]
-    fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH22x", name, flags | _IFF_UP))
+    had = struct.unpack("16sH22x", reply)[1]
+    fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH22x", name, had | flags))

@@ -12,8 +12,8 @@ import msgspec
 
 from testbed.channel import Channel, ChannelClosed
 from testbed.child import Child, describe_exit
+from testbed.direction import Direction
 from testbed.links import Counters, LinkCounters, LinkError
-from testbed.profiles import Direction
 
 UP, DOWN = 0, 1
 FRAMES, BYTES, QUEUE_DROPS, LOSSES = range(4)

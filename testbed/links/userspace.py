@@ -5,19 +5,20 @@ Needs /dev/net/tun and root, or a kernel that lets users make user namespaces.
 
 import os
 import sys
-from pathlib import Path
 
-from testbed.channel import MAX_FDS_PER_LINE, Channel
+from testbed.channel import Channel
 from testbed.child import Child
-from testbed.links import Endpoint, LinkCounters, LinkError, carrier, namespaces
+from testbed.direction import MTU_BYTES, Direction
+from testbed.links import Endpoint, LinkCounters, LinkError, carrier, handover, namespaces, spread
 from testbed.links.process import CounterTable, LinkProcess
-from testbed.profiles import MTU_BYTES, Direction
+from testbed.links.turns import MOST_FRAMES_PER_S, TURN_S
 from testbed.topology import SUBNET, Node, Plan
 
 name = "userspace"
 
-DEVICE_QUEUE_PACKETS = 10_000
-"""Room in each TUN device, so that drops happen in the modelled queue and not before it."""
+SERVER_QUEUE_PACKETS, CLIENT_QUEUE_PACKETS = 10_000, 4000
+"""Room in each TUN device, so that drops happen in the modelled queue and not before it. The kernel
+takes 32 bytes of memory for each at once."""
 
 
 def probe() -> str | None:
@@ -28,8 +29,8 @@ def probe() -> str | None:
 
     def attempt() -> None:
         try:
-            _enter_user_namespace_if_needed()
-            _make_namespace(str(SUBNET[1]))
+            namespaces.enter_user_namespace_if_needed()
+            _make_namespace(str(SUBNET[1]), CLIENT_QUEUE_PACKETS, set())
         except LinkError as error:
             theirs.send({"reason": str(error)})
         else:
@@ -73,16 +74,13 @@ class UserspaceNetwork:
             "rootless": line["rootless"],
             "congestion_default": line["congestion"],
             "realtime": line["realtime"],
+            "receiving": line["receiving"],
+            "offload": "TCP bursts cross the devices whole; in the lines each segment is a frame",
+            "turns": f"of {1000 * TURN_S:g} ms beyond {MOST_FRAMES_PER_S} frames a second",
         }
 
     def _take_namespaces(self, rootless: bool) -> list[tuple[int, ...]]:
-        expected = len(self._plan.nodes) + rootless
-        while len(self._process.channel.descriptors) < expected:
-            try:
-                self._process.channel.receive(10)
-            except (ConnectionError, TimeoutError) as error:
-                raise LinkError(f"receive the nodes' namespaces: {error}") from error
-        received = [self._process.channel.descriptors.popleft() for _ in range(expected)]
+        received = handover.take(self._process.channel, len(self._plan.nodes) + rootless)
         user = received[:1] if rootless else []
         return [(*user, network) for network in received[rootless:]]
 
@@ -110,36 +108,37 @@ class UserspaceNetwork:
 
 def _run(plan: Plan, channel: Channel, counters: CounterTable) -> None:
     """The link process: make the namespaces, hand them out, carry packets until told to stop."""
-    user = _enter_user_namespace_if_needed()
-    made = [_make_namespace(node.address) for node in plan.nodes]
+    user = namespaces.enter_user_namespace_if_needed()
+    cores = spread.choose_cores(plan)
+    others = cores[1] if cores else set()
+    made = [_make_namespace(plan.server.address, SERVER_QUEUE_PACKETS, others)]
+    made += [_make_namespace(node.address, CLIENT_QUEUE_PACKETS, others) for node in plan.clients]
+    spreads = all(spreads for _, _, spreads in made)
+    if cores and spreads:
+        os.sched_setaffinity(0, {cores[0]})
     congestion = namespaces.congestion_control()
     realtime = carrier.prefer_this_process()
-    handles = [network for network, _ in made]
+    handles = [network for network, _, _ in made]
     if user is not None:
         handles.insert(0, user)
-    channel.send({"rootless": user is not None, "congestion": congestion, "realtime": realtime})
-    for start in range(0, len(handles), MAX_FDS_PER_LINE):
-        channel.send({}, tuple(handles[start : start + MAX_FDS_PER_LINE]))
-    for descriptor in handles:
-        os.close(descriptor)
-    carrier.carry(plan, [device for _, device in made], channel, counters)
+    channel.send(
+        {
+            "rootless": user is not None,
+            "congestion": congestion,
+            "realtime": realtime,
+            "receiving": f"on cores {sorted(others)}" if spreads else "in the link process",
+        }
+    )
+    handover.give(channel, handles)
+    carrier.carry(plan, [device for _, device, _ in made], channel, counters)
 
 
-def _enter_user_namespace_if_needed() -> int | None:
-    if namespaces.is_privileged():
-        return None
-    namespaces.enter_new_user_namespace()
-    return os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+def _make_namespace(address: str, queue_packets: int, cores: set[int]) -> tuple[int, int, bool]:
+    """A network namespace with one addressed device: descriptors of both.
 
-
-def _make_namespace(address: str) -> tuple[int, int]:
-    """A network namespace with one addressed device; descriptors of both."""
-    network = namespaces.enter_new_network_namespace()
-    if Path("/proc/sys/net/ipv6").exists():
-        # Else the kernel sends router solicitations over every link, and they would be counted.
-        namespaces.set_sysctl("net/ipv6/conf/all/disable_ipv6", "1")
-        namespaces.set_sysctl("net/ipv6/conf/default/disable_ipv6", "1")
-    # Else a second run of TCP starts from what the first one learned.
-    namespaces.set_sysctl("net/ipv4/tcp_no_metrics_save", "1")
-    device = namespaces.open_tun(address, SUBNET.prefixlen, MTU_BYTES, DEVICE_QUEUE_PACKETS)
-    return network, device
+    And whether the namespace's kernel receives on ``cores``, rather than in the link process.
+    """
+    network = namespaces.enter_new_node_namespace()
+    spreads = bool(cores) and spread.receive_on(cores)
+    device = namespaces.open_tun(address, SUBNET.prefixlen, MTU_BYTES, queue_packets)
+    return network, device, spreads

@@ -2,14 +2,21 @@
 
 import msgspec
 
-from testbed.fidelity import Prober, reason_to_skip
-from testbed.profiles import Direction, LinkProfile
-from testbed.topology import Plan
+from testbed.direction import Direction
+from testbed.links import loopback
+from testbed.prober import Prober
+from testbed.profiles import LinkProfile
+from testbed.topology import Plan, plan
 
 LINK = LinkProfile(
     name="asked",
     up=Direction(rate_kbit=4000, delay_ms=20),
     down=Direction(rate_kbit=8000, delay_ms=10),
+)
+OTHER = LinkProfile(
+    name="other",
+    up=Direction(rate_kbit=8000, delay_ms=60),
+    down=Direction(rate_kbit=16_000, delay_ms=10),
 )
 
 
@@ -45,12 +52,7 @@ def test_every_link_is_probed_and_what_came_is_near_what_was_asked(build):
 
 def test_a_link_that_is_not_what_was_asked_fails(build):
     layout, network = build(LINK)
-    faster = LinkProfile(
-        name="other",
-        up=Direction(rate_kbit=8000, delay_ms=60),
-        down=Direction(rate_kbit=16_000, delay_ms=10),
-    )
-    found = probed(pretending(layout, faster), network)
+    found = probed(pretending(layout, OTHER), network)
     assert found.verdict == "fail"
     assert [check.ok for check in found.checks] == [False] * 3
 
@@ -63,9 +65,53 @@ def test_a_dead_link_fails_and_does_not_hang(build):
     assert found.checks[0].measured is None
 
 
-def test_a_shared_server_link_is_not_probed(build):
+def test_the_servers_link_is_probed_by_itself_and_all_is_put_back(build):
+    layout, network = build(LINK, LINK, server=LINK)
+    shaped = []
+    shape = network.shape
+    network.shape = lambda node, up, down: (shaped.append((node.name, up)), shape(node, up, down))
+    found = probed(layout, network)
+    assert [(check.link, check.name, check.direction) for check in found.checks[-3:]] == [
+        ("server", "round trip", "both"), ("server", "rate", "down"), ("server", "rate", "up"),
+    ]  # fmt: skip
+    assert len(found.checks) == 9
+    for check in found.checks:
+        assert check.measured is not None
+        # Through both links a client's round trip would be twice as long.
+        assert 0.8 * check.expected < check.measured < 1.5 * check.expected
+    assert shaped == [
+        ("server", Direction()), ("server", LINK.up), ("client-1", Direction()),
+        ("client-1", LINK.up),
+    ]  # fmt: skip
+    assert len(probed(layout, network).checks) == 9
+
+
+def test_a_server_link_that_is_not_what_was_asked_fails(build):
     layout, network = build(LINK, server=LINK)
-    assert "share the server's link" in str(reason_to_skip(layout, network, asked=True))
-    layout, network = build(LINK)
-    assert reason_to_skip(layout, network, asked=True) is None
-    assert "--no-calibrate" in str(reason_to_skip(layout, network, asked=False))
+    prober = Prober(layout, network)
+    try:
+        restore = network.shape
+        wrong = Direction(rate_kbit=2000, delay_ms=40)
+        network.shape = lambda node, up, down: restore(
+            node, *((wrong, wrong) if node.name == "server" else (up, down))
+        )
+        found = prober.certificate()
+    finally:
+        prober.close()
+    assert [check.ok for check in found.checks if check.link == "server"] == [False] * 3
+    assert not [check for check in found.checks if check.link != "server" and not check.ok]
+
+
+def test_links_that_carry_streams_are_probed_with_streams():
+    layout = plan([LINK, LINK], LINK)
+    network = loopback.up(layout)
+    try:
+        found = probed(layout, network)
+        assert len(found.checks) == 9
+        for check in found.checks:
+            assert check.measured is not None
+            assert 0.7 * check.expected < check.measured < 1.5 * check.expected
+        wrong = probed(pretending(layout, OTHER), network)
+        assert [check.ok for check in wrong.checks if check.link == "client-1"] == [False] * 3
+    finally:
+        network.down()

@@ -18,8 +18,9 @@ from stations import Station, device_counters, echo, ipv6_addresses, ping
 
 from testbed.channel import Channel
 from testbed.child import Child
+from testbed.direction import Direction
 from testbed.links import LinkError, namespaces, userspace
-from testbed.profiles import Direction, LinkProfile
+from testbed.profiles import LinkProfile
 from testbed.topology import Plan, plan
 
 UNLIMITED = LinkProfile(name="unlimited")
@@ -110,8 +111,7 @@ def test_a_channel_works_above_the_limit_of_select():
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1200), hard))
     pair = socket.socketpair()
     one, other = (
-        Channel(socket.socket(fileno=fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 1100)))
-        for end in pair
+        Channel(socket.socket(fileno=fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 1100))) for end in pair
     )
     for end in pair:
         end.close()

@@ -8,8 +8,9 @@ import time
 
 import pytest
 
+from testbed import child as child_module
 from testbed.channel import Channel
-from testbed.child import Child, describe_exit, die_with_parent
+from testbed.child import Child, describe_exit, die_with_parent, watch_parent
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="a parent-death signal needs Linux")
 
@@ -110,6 +111,26 @@ def test_a_child_dies_when_its_parent_is_killed():
     assert os.read(reader, 2) == b"up"
     child.kill()
     # Both held the pipe's other end: its end is that of the grandchild.
+    assert select.select([reader], [], [], 10)[0] and os.read(reader, 1) == b""
+    os.close(reader)
+
+
+def test_elsewhere_a_child_that_watches_its_parent_ends_with_it(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(child_module, "PARENT_CHECK_S", 0.01)
+    reader, writer = os.pipe()
+
+    def grandchild() -> None:
+        signal.alarm(30)
+        watch_parent(os.getppid())
+        os.write(writer, b"up")
+        sleep_forever()
+
+    child = Child("parent", lambda: (Child("grandchild", grandchild), sleep_forever()))
+    os.close(writer)
+    assert os.read(reader, 2) == b"up"
+    assert not select.select([reader], [], [], 0.1)[0], "it ended with its parent alive"
+    child.kill()
     assert select.select([reader], [], [], 10)[0] and os.read(reader, 1) == b""
     os.close(reader)
 

@@ -42,6 +42,22 @@ def test_flags_override_the_file_field_by_field(tmp_path: Path) -> None:
     assert config.method == RunConfig().method
 
 
+@pytest.mark.parametrize(
+    ("written", "flags", "expected"),
+    [
+        ('profile = "3g"', {"positions": "p.toml"}, (None, "p.toml")),
+        ('positions = "p.toml"', {"profile": "3g"}, ("3g", None)),
+        ('positions = "p.toml"', {"profile": None}, (None, "p.toml")),
+        ('positions = "p.toml"', {"profile": "3g", "positions": "q.toml"}, ("3g", "q.toml")),
+    ],
+)
+def test_a_flag_replaces_the_other_way_to_say_where_links_come_from(
+    tmp_path: Path, written: str, flags: dict[str, Any], expected: tuple[str | None, str | None]
+) -> None:
+    config = load(file_of(tmp_path, written), flags)
+    assert (config.profile, config.positions) == expected
+
+
 def test_a_flag_of_nought_is_still_a_flag(tmp_path: Path) -> None:
     assert load(file_of(tmp_path, "seed = 3"), {"seed": 0}).seed == 0
 
@@ -66,6 +82,7 @@ def test_a_whole_number_will_do_for_seconds(tmp_path: Path) -> None:
     [
         RunConfig(),
         RunConfig(clients=3, seed=2**32 - 1, out='a "b"\\c ä'),
+        RunConfig(positions="/a/walk.toml", schedule="/a/s.toml"),
         RunConfig(
             profile="4g:12,wifi:5",
             links="loopback",
@@ -74,7 +91,7 @@ def test_a_whole_number_will_do_for_seconds(tmp_path: Path) -> None:
             options={"rank": 4, "learning_rate": 1e-5, "nested.key": True, "optimizer": "sgd"},
         ),
     ],
-    ids=["defaults", "some", "many"],
+    ids=["defaults", "some", "paths", "many"],
 )
 def test_what_is_written_loads_back_equal(tmp_path: Path, config: RunConfig) -> None:
     write(config, tmp_path / "config.toml")
@@ -118,17 +135,16 @@ def test_an_unknown_field_like_no_other_is_only_named() -> None:
         ("round_timeout_s = -1", "round_timeout_s = -1: Expected `float` > 0.0"),
         ("time_limit_s = inf", "time_limit_s = inf: must be a finite number"),
         ("join_timeout_s = 1e300", "join_timeout_s = 1e+300: Expected `float` <= 1000000.0"),
-        ("profile = 4", "profile = 4: Expected `str`, got `int`"),
-        ('links = "netns"', "links = 'netns': must be one of auto, userspace, loopback"),
-        ("links = 1", "links = 1: must be one of auto, userspace, loopback"),
-        ('partition = "skew"', "partition = 'skew': must be one of dirichlet, iid"),
+        ("profile = 4", "profile = 4: Expected `str | null`, got `int`"),
+        ("schedule = 4", "schedule = 4: Expected `str | null`, got `int`"),
+        ('links = "netns"', "links = 'netns': must be one of auto, netem, userspace, loopback"),
+        ("links = 1", "links = 1: must be one of auto, netem, userspace, loopback"),
+        ('partition = "skew"', "partition = 'skew': must be one of dirichlet, iid, pathological"),
         ("options = 3", "options = 3: Expected `object`, got `int`"),
         ("options.rank = [1]", "options = {'rank': [1]}: Expected `bool | int | float | str`"),
     ],
 )
-def test_a_wrong_value_names_file_field_and_value(
-    tmp_path: Path, line: str, expected: str
-) -> None:
+def test_a_wrong_value_names_file_field_and_value(tmp_path: Path, line: str, expected: str) -> None:
     file = file_of(tmp_path, line)
     assert refusal(file).startswith(f"{file}: {expected}")
 
@@ -253,8 +269,9 @@ def test_an_option_out_of_range_is_refused(option: str, value: object, expected:
 def test_a_programs_options_are_complete() -> None:
     program = FineTuning(RunConfig(options={"rank": 4}), 2)
     config = methods.load("fedpeft").Config
-    assert program.options == msgspec.to_builtins(config(rank=4))
-    assert program.options.keys() == set(config.__struct_fields__)
+    there = {k: v for k, v in msgspec.to_builtins(config(rank=4)).items() if v is not None}
+    assert program.options == there
+    assert program.options.keys() == set(config.__struct_fields__) - {"adapter_width"}
 
 
 # The label of a mix

@@ -1,11 +1,26 @@
 """The certificate: made arrivals held against made profiles, worked out by hand."""
 
+import msgspec
 import pytest
 
-from testbed import fidelity
-from testbed.fidelity import Arrivals, Check, burst_packets, certify, judge
-from testbed.profiles import FRAME_BYTES, Direction
-from testbed.topology import Node
+from testbed import fidelity, traces
+from testbed.direction import FRAME_BYTES, Direction, GilbertElliott
+from testbed.fidelity import (
+    Arrivals,
+    Check,
+    Path,
+    burst_packets,
+    burst_s,
+    certify,
+    client_paths,
+    judge,
+    server_path,
+)
+from testbed.links.mathis import mathis_kbit
+from testbed.profiles import LinkProfile
+from testbed.topology import Node, plan
+from testbed.trace_windows import chances, longest_ms
+from testbed.traces import Trace
 
 NODE = Node(1, "client-1", "10.1.0.1", None)
 LINE = Direction(rate_kbit=12_112, delay_ms=10)
@@ -20,7 +35,8 @@ def spaced(count: int, gap_ms: float, start_ms: float = 0) -> list[int]:
 def checks(
     uplink: Direction, downlink: Direction, trips: list[float], **bursts: list[int]
 ) -> list[Check]:
-    return judge(NODE, uplink, downlink, Arrivals(trips, bursts))
+    path = Path("client-1", NODE, uplink, downlink, ("up", "down"))
+    return judge(path, Arrivals(trips, bursts))
 
 
 def test_a_link_that_is_what_was_asked_passes() -> None:
@@ -88,5 +104,104 @@ def test_the_certificate_names_the_first_check_that_fails() -> None:
     assert "client-1 rate up: 6056.0 kbit/s, expected 12112" in certify(found).reason
 
 
+def test_pings_do_not_queue_behind_one_another() -> None:
+    # 49 bytes at 5 kbit/s take 78.4 ms.
+    slow = Path("client-1", NODE, Direction(rate_kbit=5), Direction(), ("up", "down"))
+    fast = Path("client-1", NODE, LINE, LINE, ("up", "down"))
+    assert fidelity.ping_gap_s(slow) > 0.1 and fidelity.ping_gap_s(fast) == fidelity.PING_GAP_S
+    assert fidelity.pings(fidelity.PING_GAP_S) == fidelity.PINGS
+    assert fidelity.pings(0.7) == 2 and fidelity.pings(60) == 1
+
+
 def test_without_checks_the_verdict_is_not_a_pass() -> None:
     assert certify([]).verdict == "skipped"
+
+
+def test_the_servers_link_is_judged_by_the_servers_own_names() -> None:
+    server = LinkProfile(name="shared", up=LINE, down=Direction(rate_kbit=6056, delay_ms=1))
+    path = server_path(plan([LinkProfile(name="far")], server), streams=False)
+    assert path is not None and path.client.name == "client-1"
+    # Towards the server is the server's down.
+    arrivals = Arrivals([11.0], {"up": spaced(50, 2), "down": spaced(50, 1)})
+    found = judge(path, arrivals)
+    assert [(check.link, check.name, check.direction) for check in found] == [
+        ("server", "round trip", "both"), ("server", "rate", "down"), ("server", "rate", "up"),
+    ]  # fmt: skip
+    assert all(check.ok for check in found)
+    assert server_path(plan([server]), streams=False) is None
+
+
+def test_over_streams_loss_is_the_rate_that_it_leaves_to_tcp() -> None:
+    lossy = LinkProfile(
+        name="lossy",
+        up=Direction(rate_kbit=50_000, delay_ms=25, loss_percent=1),
+        down=Direction(rate_kbit=500, delay_ms=25, loss_percent=1),
+    )
+    bursty = LinkProfile(
+        name="bursty",
+        up=Direction(
+            rate_kbit=50_000,
+            delay_ms=25,
+            gilbert_elliott=GilbertElliott(good_to_bad_percent=1, bad_to_good_percent=99),
+        ),
+        down=Direction(delay_ms=25),
+    )
+    first, second = client_paths(plan([lossy, bursty]), streams=True)
+    expected = pytest.approx(mathis_kbit(0.01, 0.05))
+    assert first.up.rate_kbit == second.up.rate_kbit == expected
+    assert first.down.rate_kbit == 500 and second.down.rate_kbit is None
+    assert {d.mean_loss_percent for _, d in (*first.ways, *second.ways)} == {0}
+    (packets,) = client_paths(plan([lossy]), streams=False)
+    assert packets.up == lossy.up
+
+
+def test_packets_that_overtake_come_besides_those_the_line_serves() -> None:
+    mixed = Direction(rate_kbit=12_112, delay_ms=10, reorder_percent=10)
+    # In 90 ms the line serves 90 packets; ten more skip it.
+    seen = spaced(100, 0.9)
+    _, up = checks(mixed, Direction(), [10.0], up=seen)
+    assert up.ok
+    _, up = checks(LINE, Direction(), [10.0], up=seen)
+    assert not up.ok
+
+
+@pytest.fixture
+def traced(tmp_path) -> Direction:
+    """A packet a millisecond for 100 ms, nothing for 50, two a millisecond for 50."""
+    times = [*range(1, 101), *(t for t in range(151, 201) for _ in range(2))]
+    path = tmp_path / "x.up"
+    path.write_text("".join(f"{t}\n" for t in times))
+    return Direction(trace=str(path), delay_ms=5)
+
+
+def test_windows_of_a_trace(traced: Direction) -> None:
+    trace = traces.load(str(traced.trace))
+    assert longest_ms(trace, 1) == 51
+    # A whole period, from anywhere.
+    assert longest_ms(trace, 200) == 200
+    assert chances(trace, 200) == (200, 201)  # From the first of two in one millisecond.
+    assert chances(trace, 40)[0] == 0
+    assert chances(trace, 30)[1] == 61
+    assert chances(Trace((5,)), 24.0) == (4, 4)
+
+
+@pytest.mark.parametrize(("gap_ms", "ok"), [(0.25, False), (0.5, True), (1.0, True), (1.9, False)])
+def test_a_traced_line_must_be_as_some_part_of_its_trace(traced, gap_ms: float, ok: bool) -> None:
+    trip, up = checks(traced, Direction(), [30.0], up=spaced(100, gap_ms))
+    assert trip.ok and up.name == "trace"
+    assert up.ok == ok
+
+
+def test_the_shaken_head_of_a_burst_over_a_trace_does_not_count(traced) -> None:
+    shaky = msgspec.structs.replace(traced, jitter_ms=5)
+    arrivals = [0, *spaced(40, 1, start_ms=300)]
+    assert not checks(traced, Direction(), [30.0], up=arrivals)[1].ok
+    assert checks(shaky, Direction(), [30.0], up=arrivals)[1].ok
+
+
+def test_a_burst_over_a_trace_is_waited_for_through_its_longest_gap(traced) -> None:
+    path = Path("client-1", NODE, traced, Direction(), ("up", "down"))
+    count = burst_packets(traced)
+    assert count > 0
+    assert burst_s(path) > longest_ms(traces.load(str(traced.trace)), count) / 1000
+    assert judge(path, Arrivals([], {"up": []}))[1].ok is False

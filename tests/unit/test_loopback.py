@@ -6,68 +6,29 @@ its delay); only generous limits stand against slowness.
 
 import contextlib
 import errno
-import random
 import select
 import socket
-import struct
 import time
 
 import pytest
+from relayed import (
+    BLOCK,
+    LIMIT_S,
+    Bench,
+    carry,
+    echo_s,
+    fill,
+    line_s,
+    link,
+    noise,
+    rate,
+    read_all,
+    reset,
+)
 
-from testbed.links import LinkError, loopback, relay
-from testbed.profiles import FRAME_BYTES, SEGMENT_BYTES, Direction, LinkProfile
+from testbed.direction import Direction
+from testbed.links import LinkError, doors, loopback
 from testbed.topology import Node, Plan
-
-LIMIT_S = 20.0
-FREE = Direction()
-
-
-def link(up: Direction = FREE, down: Direction = FREE) -> LinkProfile:
-    return LinkProfile(name="test", up=up, down=down)
-
-
-def rate(mbit: float, **fields: float) -> Direction:
-    return Direction(rate_kbit=1000 * mbit, **fields)
-
-
-class Bench:
-    """A network that is up, a server that listens on it, and what tests do with the two."""
-
-    def __init__(self, stack: contextlib.ExitStack, clients, server=None) -> None:
-        profiles = [server, *clients]
-        nodes = (Node(i, f"node-{i}", "127.0.0.1", p) for i, p in enumerate(profiles))
-        self.stack = stack
-        self.plan = Plan(tuple(nodes))
-        self.network = loopback.up(self.plan)
-        stack.callback(self.network.down)
-        self.listen()
-
-    def listen(self) -> None:
-        _, host, port = self.network.endpoint(self.plan.server)
-        self.server = self.stack.enter_context(socket.create_server((host, port)))
-        self.server.settimeout(LIMIT_S)
-
-    def connect(self, client: int = 1) -> tuple[socket.socket, socket.socket]:
-        """A connection's two ends: the client's and the server's."""
-        ours = self.call(client)
-        theirs, _ = self.server.accept()
-        theirs.settimeout(LIMIT_S)
-        return ours, self.stack.enter_context(theirs)
-
-    def call(self, client: int = 1) -> socket.socket:
-        _, host, port = self.network.endpoint(self.plan.nodes[client])
-        return self.stack.enter_context(socket.create_connection((host, port), LIMIT_S))
-
-    def accepted_says(self, text: bytes) -> bool:
-        """Whether the next connection at the server, if it has not broken yet, says ``text``."""
-        server, _ = self.server.accept()
-        server.settimeout(LIMIT_S)
-        with server, contextlib.suppress(ConnectionResetError):
-            return server.recv(10) == text
-        return False
-
-    def counters(self, node: int):
-        return self.network.counters()[node]
 
 
 @pytest.fixture
@@ -75,57 +36,6 @@ def bench():
     with contextlib.ExitStack() as stack:
         yield lambda *clients, server=None: Bench(stack, clients, server)
 
-
-def carry(*jobs: tuple[socket.socket, bytes, socket.socket]) -> list[float]:
-    """Send each job's bytes, all at once; when each had all of it, in seconds from the start."""
-    left = {job[0]: memoryview(job[1]) for job in jobs}
-    got = {job[2]: bytearray() for job in jobs}
-    wanted = {job[2]: job[1] for job in jobs}
-    times = {}
-    start = time.monotonic()
-    for sock in {*left, *got}:
-        sock.setblocking(False)
-    while len(times) < len(jobs):
-        readers, writers = [s for s in got if s not in times], [s for s in left if left[s]]
-        readable, writable, _ = select.select(readers, writers, [], LIMIT_S)
-        assert readable or writable, "nothing moves"
-        for sock in writable:
-            left[sock] = left[sock][sock.send(left[sock][: 1 << 18]) :]
-        for sock in readable:
-            data = sock.recv(1 << 18)
-            assert data, "the stream ended early"
-            got[sock] += data
-            if len(got[sock]) >= len(wanted[sock]):
-                times[sock] = time.monotonic() - start
-    for sock in {*left, *got}:
-        sock.settimeout(LIMIT_S)
-    assert all(got[sock] == wanted[sock] for sock in got), "the bytes are not those sent"
-    return list(times[job[2]] for job in jobs)
-
-
-def read_all(sock: socket.socket) -> bytes:
-    return b"".join(iter(lambda: sock.recv(1 << 18), b""))
-
-
-def echo_s(client: socket.socket, server: socket.socket) -> float:
-    return carry((client, b"x", server))[0] + carry((server, b"y", client))[0]
-
-
-def reset(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
-
-
-def line_s(size_bytes: int, mbit: float) -> float:
-    """What the line needs for that much of a stream, in full frames."""
-    return 8 * size_bytes * FRAME_BYTES / SEGMENT_BYTES / (mbit * 1e6)
-
-
-def noise(size_bytes: int, seed: int = 0) -> bytes:
-    return random.Random(seed).randbytes(size_bytes)
-
-
-BLOCK = noise(1 << 16)
 
 # Streams
 
@@ -182,34 +92,7 @@ def test_nothing_is_faster_than_the_delay(bench):
         assert 0.045 <= carry((server, b"x", client))[0] < 5
 
 
-def test_loss_enters_as_throughput(bench):
-    loss = Direction(delay_ms=20, loss_percent=2)
-    b = bench(link(loss, Direction(delay_ms=20)), server=link(FREE, Direction(loss_percent=2)))
-    client, server = b.connect()
-    cap_mbit = relay.mathis_kbit(1 - 0.98**2, 0.040) / 1000
-    assert carry((client, noise(100_000), server))[0] >= line_s(100_000, cap_mbit)
-    assert b.counters(1).up.losses == b.counters(1).up.queue_drops == 0
-    assert carry((server, noise(2_000_000), client))[0] < line_s(2_000_000, cap_mbit)
-
-
-def test_mathis_by_hand():
-    # 1514 bytes a round of 100 ms are 121.12 kbit/s; sqrt(1.5 / 0.015) is 10.
-    assert relay.mathis_kbit(0.015, 0.1) == pytest.approx(1211.2)
-    assert relay.mathis_kbit(0.015, 0.2) == pytest.approx(605.6)
-    assert relay.mathis_kbit(0.0, 0.1) == relay.mathis_kbit(0.1, 0.0) == float("inf")
-
-
 # Room
-
-
-def fill(sock: socket.socket) -> int:
-    """Send BLOCK over and over until nobody takes more; how many bytes were taken."""
-    sock.setblocking(False)
-    sent = 0
-    while select.select([], [sock], [], 0.1)[1]:
-        sent += sock.send(BLOCK[sent % len(BLOCK) :])
-        assert sent < 100_000_000, "nothing holds the sender back"
-    return sent
 
 
 def test_a_receiver_that_does_not_read_holds_its_sender_back(bench):
@@ -316,7 +199,7 @@ def test_a_sender_that_is_held_back_learns_it_too(bench):
 
 
 def test_what_is_under_way_at_a_reset_reaches_nobody(bench, monkeypatch):
-    monkeypatch.setattr(relay, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(doors, "MAX_CONNECTIONS", 1)
     b = bench(link(up=Direction(delay_ms=50)))
     client, server = b.connect()
     client.sendall(b"never read")
@@ -333,15 +216,14 @@ def test_what_is_under_way_at_a_reset_reaches_nobody(bench, monkeypatch):
 def test_who_calls_before_the_server_listens_is_refused_and_may_call_again(bench):
     b = bench(link())
     b.server.close()
-    client = b.call()
     with contextlib.suppress(ConnectionResetError):
-        assert client.recv(1) == b""
+        assert b.call().recv(1) == b""
     b.listen()
     echo_s(*b.connect())
 
 
 def test_bad_peers_harm_nobody(bench, monkeypatch):
-    monkeypatch.setattr(relay, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(doors, "MAX_CONNECTIONS", 3)
     b = bench(link(), link())
     good = b.connect(2)
     for _ in range(20):
@@ -359,7 +241,7 @@ def test_bad_peers_harm_nobody(bench, monkeypatch):
 
 
 def test_a_client_has_so_many_connections_and_no_more(bench, monkeypatch):
-    monkeypatch.setattr(relay, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(doors, "MAX_CONNECTIONS", 2)
     b = bench(link())
     first, _ = b.connect()
     b.connect()
@@ -398,33 +280,6 @@ def test_two_networks_stand_beside_each_other(bench):
     one, two = bench(link()), bench(link())
     ends = one.connect(), two.connect()
     carry(*[(client, noise(50_000, seed), server) for seed, (client, server) in enumerate(ends)])
-
-
-def test_shape_holds_from_then_on(bench):
-    b = bench(link())
-    client, server = b.connect()
-    node = b.plan.clients[0]
-    assert echo_s(client, server) < 5
-    b.network.shape(node, rate(2, delay_ms=200), Direction())
-    deadline = time.monotonic() + LIMIT_S
-    while echo_s(client, server) < 0.200:
-        assert time.monotonic() < deadline, "shape had no effect"
-    assert carry((client, noise(50_000), server))[0] >= 0.200 + line_s(50_000, 2)
-    b.network.shape(node, Direction(), Direction())
-    while echo_s(client, server) >= 0.200:
-        assert time.monotonic() < deadline, "shape had no effect"
-
-
-def test_shape_of_the_server_reaches_every_client(bench):
-    b = bench(link(Direction(loss_percent=1)))
-    client, server = b.connect()
-    b.network.shape(b.plan.server, Direction(), Direction(delay_ms=100))
-    deadline = time.monotonic() + LIMIT_S
-    while carry((client, b"x", server))[0] < 0.100:
-        assert time.monotonic() < deadline, "shape had no effect"
-    # Only with that delay has the client's own loss a throughput.
-    cap_mbit = relay.mathis_kbit(0.01, 0.100) / 1000
-    assert carry((client, noise(50_000), server))[0] >= 0.100 + line_s(50_000, cap_mbit)
 
 
 def test_down_twice(bench):
@@ -472,9 +327,9 @@ def test_a_relay_that_cannot_open_its_ports_says_so(monkeypatch):
 
 
 def test_too_few_open_files_are_refused_with_the_number_needed(monkeypatch):
-    monkeypatch.setattr(relay.resource, "getrlimit", lambda _: (1024, 1024))
-    monkeypatch.setattr(relay.resource, "setrlimit", lambda *_: None)
-    assert relay._allowed_connections(1) == relay.MAX_CONNECTIONS
-    assert relay._allowed_connections(100) == 3
+    monkeypatch.setattr(doors.resource, "getrlimit", lambda _: (1024, 1024))
+    monkeypatch.setattr(doors.resource, "setrlimit", lambda *_: None)
+    assert doors.allowed_connections(1) == doors.MAX_CONNECTIONS
+    assert doors.allowed_connections(100) == 3
     with pytest.raises(LinkError, match="relay 1000 clients: 3256 open files needed, 1024 allowed"):
-        relay._allowed_connections(1000)
+        doors.allowed_connections(1000)

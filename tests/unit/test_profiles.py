@@ -1,7 +1,6 @@
-"""Profiles: every shipped file, the arithmetic of a Direction, and what each mistake is told."""
+"""Profiles: every shipped file, a user's own, mixes, and what each mistake is told."""
 
 import contextlib
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testbed import profiles
+from testbed import profiles, traces
 from testbed.config_error import ConfigError
-from testbed.profiles import FRAME_BYTES, Direction, LinkProfile, load, names, parse_mix
+from testbed.direction import FRAME_BYTES, Direction, GilbertElliott
+from testbed.profiles import LinkProfile, load, names, parse_mix
+from testbed.schedule import State
 
 EXPECTED = (
     *("ethernet", "wifi", "5g", "4g", "3g", "2g", "dsl", "cable", "starlink", "geo-satellite"),
     *("unlimited", "wpt-3g-slow", "devtools-slow-4g", "lighthouse-slow-4g", "atc-2g-rural"),
-    *("loadero-4g", "lte-m", "nb-iot", "ble-1m"),
+    *("loadero-4g", "lte-m", "nb-iot", "ble-1m", "lora-sf7"),
 )
 
 GOOD = """\
@@ -69,8 +70,8 @@ def test_shipped_profile_is_whole(name: str) -> None:
     assert all(len(source) > 10 for source in profile.sources) and profile.sources
     for direction in ("up", "down"):
         link = getattr(profile, direction)
-        for field, default in zip(link.__struct_fields__, (None, 0, 0, 0, 200), strict=True):
-            if getattr(link, field) != default:
+        for field in link.__struct_fields__:
+            if getattr(link, field) != getattr(Direction(), field):
                 assert f"{direction}.{field}" in profile.provenance
         if link.rate_kbit is not None:
             # TCP starts with 10 segments: a smaller buffer would drop at every start
@@ -112,62 +113,6 @@ def test_import_is_cheap() -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
-# The arithmetic
-
-
-@pytest.mark.parametrize(
-    ("rate", "delay", "jitter", "queue", "expected"),
-    [
-        # 10 Mbit/s * 50 ms = 500 000 bit = 41.28 frames of 12 112 bit -> 42, twice
-        (10_000, 50, 0, 50, 84),
-        # ... and 200 ms = 165.13 frames -> 166
-        (10_000, 50, 0, 200, 42 + 166),
-        # jitter widens the delay line: 60 ms = 49.54 -> 50
-        (10_000, 50, 10, 50, 50 + 42),
-        # 21 300 * 32.5 / 12 112 = 57.15 -> 58; 21 300 * 200 / 12 112 = 351.7 -> 352
-        (21_300, 27.5, 5, 200, 58 + 352),
-        # exactly 100 frames in 100 ms: no frame more
-        (12_112, 100, 0, 100, 200),
-        (12_112, 0, 0, 100, 100),
-        # 0.1 * 3 is a hair above 0.3: still 3 frames
-        (12_112 * 0.1, 30, 0, 100, 3 + 10),
-        # 20 kbit/s * 200 ms is a third of a frame -> 1: the least is 4
-        (20, 0, 0, 200, 4),
-        (None, 50, 10, 200, None),
-    ],
-)
-def test_limit_packets(
-    rate: float | None, delay: float, jitter: float, queue: float, expected: int | None
-) -> None:
-    link = Direction(rate_kbit=rate, delay_ms=delay, jitter_ms=jitter, queue_ms=queue)
-    assert link.limit_packets == expected
-
-
-@settings(derandomize=True, deadline=None)
-@given(
-    rate=st.floats(1, 10e6),
-    delay=st.floats(0, 2000),
-    queue=st.floats(0.1, 10_000),
-)
-def test_limit_holds_the_queue_and_little_more(rate: float, delay: float, queue: float) -> None:
-    limit = Direction(rate_kbit=rate, delay_ms=delay, queue_ms=queue).limit_packets
-    assert limit is not None
-    frames = rate * (delay + queue) / (8 * FRAME_BYTES)
-    assert limit >= profiles.MIN_LIMIT_PACKETS
-    assert limit >= math.floor(frames) and limit <= max(frames + 2, profiles.MIN_LIMIT_PACKETS)
-
-
-def test_ideal_goodput() -> None:
-    assert Direction(rate_kbit=1514).ideal_goodput_kbit == 1448
-    # LINKS: 9.56 of 10 Mbit/s
-    assert Direction(rate_kbit=10_000).ideal_goodput_kbit == pytest.approx(9564.1, abs=0.1)
-
-
-def test_frame_constants_agree() -> None:
-    assert FRAME_BYTES == profiles.MTU_BYTES + profiles.FRAME_OVERHEAD_BYTES == 1514
-    assert profiles.SEGMENT_BYTES == profiles.MTU_BYTES - 20 - 20 - 12 == 1448
-
-
 # Made in code
 
 
@@ -178,32 +123,93 @@ def test_profile_without_a_file() -> None:
     assert msgspec.convert(msgspec.to_builtins(profile), LinkProfile) == profile
 
 
+# A user's own file
+
+
+MORE = """\
+title = "More"
+summary = "Every way to say it."
+sources = ["nobody"]
+[up]
+trace = "x.up"
+gilbert_elliott = { good_to_bad_percent = 1, bad_to_good_percent = 25, bad_loss_percent = 50 }
+max_queue_size = 60
+[down]
+bw = 8
+delay = "20ms"
+jitter = "1ms"
+reorder_percent = 1
+[[schedule]]
+at_s = 5
+up = { bw = 0.5 }
+[[schedule]]
+at_s = 9
+outage_s = 1
+[provenance]
+schedule = "assumed: for a test"
+up.trace = "assumed: for a test"
+up.gilbert_elliott = "assumed: for a test"
+up.max_packets = "assumed: for a test"
+down = { bw = "assumed: for a test", delay_ms = "assumed: for a test", jitter = "assumed: x", \
+reorder_percent = "assumed: x" }
+"""
+
+
+@pytest.fixture
+def more(tmp_path: Path) -> Path:
+    (tmp_path / "x.up").write_text("5\n10\n")
+    path = tmp_path / "more.toml"
+    path.write_text(MORE)
+    return path
+
+
+def test_own_file_with_everything(more: Path) -> None:
+    profile = load(more)
+    bursts = GilbertElliott(good_to_bad_percent=1, bad_to_good_percent=25, bad_loss_percent=50)
+    up = Direction(trace=str(more.parent / "x.up"), gilbert_elliott=bursts, max_packets=60)
+    down = Direction(rate_kbit=8000, delay_ms=20, jitter_ms=1, reorder_percent=1)
+    assert (profile.up, profile.down) == (up, down)
+    step = Direction(rate_kbit=500, gilbert_elliott=bursts, max_packets=60)
+    outage = [msgspec.structs.replace(direction, outage=True) for direction in (step, down)]
+    assert profile.schedule == (State(5, step, down), State(9, *outage), State(10, step, down))
+    assert profile.provenance.keys() == {
+        *("schedule", "up.trace", "up.gilbert_elliott", "up.max_packets", "down.rate_kbit"),
+        *("down.delay_ms", "down.jitter_ms", "down.reorder_percent"),
+    }
+
+
 @pytest.mark.parametrize(
-    ("field", "value", "right"),
+    ("old", "new", "parts"),
     [
-        ("rate_kbit", 0, "above 0 kbit/s; leave it out for an unlimited line"),
-        ("rate_kbit", -5, "above 0 kbit/s"),
-        ("rate_kbit", math.inf, "finite number"),
-        ("rate_kbit", "10mbit", "finite number"),
-        ("delay_ms", -1, "at least 0 ms"),
-        ("delay_ms", None, "finite number"),
-        ("jitter_ms", -1, "at least 0 ms"),
-        ("jitter_ms", 20, "at most delay_ms = 10"),
-        ("loss_percent", 100, "below 100 %"),
-        ("loss_percent", -0.1, "at least 0"),
-        ("loss_percent", math.nan, "finite number"),
-        ("queue_ms", 0, "above 0 ms"),
-        ("queue_ms", True, "finite number"),
+        ('schedule = "assumed: for a test"', "", ("has no provenance; add schedule under",)),
+        ('bw = "assumed: for a test", ', "", ("down.bw = 8: has no provenance",)),
+        ("at_s = 9", "at_s = 4", ("schedule entry 2: at_s = 4: is before 5 of entry 1",)),
+        ("bw = 0.5", "bw = -1", ("schedule entry 1: up.bw = -1: is rate_kbit = -1000: must",)),
+        ("outage_s = 1", "outage_s = 1\nclients = [1]", ("entry 2: clients = [1]: is only for",)),
+        ('"x.up"', '"y.up"', ("up.trace ", "y.up: cannot read it: No such file")),
+        ('"20ms"', "20", ('down.delay = 20: must be a text with its unit (us, ms, s): "20ms"',)),
+        ("bw = 8", "bw = 8\nrate_kbit = 8000", ("down.rate_kbit = 8000: says the same as bw",)),
+        ("bw = 8", "bw = 8\noutage = true", ("down.outage = True: does not belong here",)),
+        ("_percent = 25,", "_percent = 0,", ("gilbert_elliott.bad_to_good_percent = 0: must",)),
     ],
 )
-def test_direction_refuses(field: str, value: object, right: str) -> None:
+def test_own_file_with_everything_and_a_mistake(
+    more: Path, old: str, new: str, parts: tuple[str, ...]
+) -> None:
+    assert MORE.count(old) == 1
+    more.write_text(MORE.replace(old, new))
     with pytest.raises(ConfigError) as caught:
-        Direction(**{"delay_ms": 10, field: value})  # type: ignore[arg-type]
-    text = str(caught.value)
-    assert f"{field} = {value!r}: " in text and right in text
+        load(more)
+    assert str(caught.value).startswith(f"{more}: ")
+    for part in parts:
+        assert part in str(caught.value)
 
 
-# A user's own file
+def test_an_empty_trace_is_refused_with_its_path(more: Path) -> None:
+    (more.parent / "x.up").write_text("")
+    traces.load.cache_clear()
+    with pytest.raises(ConfigError, match=r"more\.toml: up\.trace .*x\.up: is empty; it needs one"):
+        load(more)
 
 
 def test_own_file(mine: Path) -> None:
@@ -236,11 +242,11 @@ def test_quoted_provenance_keys_are_the_same(mine: Path) -> None:
         ("rate_kbit = 8000", "rate_kbit = nan", ("down.rate_kbit = nan: must be a finite",)),
         ("rate_kbit = 8000", 'rate_kbit = "8M"', ("down.rate_kbit = '8M': must be a finite",)),
         ("delay_ms = 20", "delay_ms = 20\njitter_ms = 21", ("down.jitter_ms = 21", "20")),
-        ("rate_kbit = 8000", "rate = 8000", ("down.rate = 8000", "did you mean rate_kbit?")),
+        ("rate_kbit = 8000", "rate = 8000", ("down.rate = 8000", "did you mean rate_kbit")),
         ("rate_kbit = 8000", "rate_mbit = 8", ("down.rate_mbit = 8", "did you mean rate_kbit?")),
-        ("delay_ms = 20", "delay = 20", ("down.delay = 20", "did you mean delay_ms?")),
-        ("delay_ms = 20", "loss = 1", ("down.loss = 1", "did you mean loss_percent?")),
-        ("delay_ms = 20", "mtu = 9000", ("down.mtu = 9000", "it is one of rate_kbit, delay_ms")),
+        ("delay_ms = 20", "delay = 20", ("down.delay = 20: must be", 'us, ms, s): "20ms"')),
+        ("delay_ms = 20", "los = 1", ("down.los = 1", "did you mean loss")),
+        ("delay_ms = 20", "mtu = 9000", ("down.mtu = 9000", "it is one of rate_kbit, trace")),
         ("title =", "titel =", ("titel = 'Mine'", "did you mean title?")),
         ('title = "Mine"', 'name = "Mine"', ("name = 'Mine'", "is no key here")),
         ('title = "Mine"', "", ("title = None", "(it is missing)")),

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from testbed.direction import FRAME_BYTES, Direction
 from testbed.links.queue import FOREVER, LinkQueue
-from testbed.profiles import FRAME_BYTES, Direction
 
 MS = 0.001
 BYTE_PER_US = 8000.0
@@ -21,6 +21,16 @@ def line(seed: int = 1, **fields: float) -> LinkQueue[int]:
 
 def releases(queue: LinkQueue[int]) -> list[float]:
     return [queue.pop()[0] for _ in range(len(queue))]
+
+
+def taken_by(queue: LinkQueue[int], now: float) -> list[tuple[float, int]]:
+    """(release, number) of every segment that the queue lets go of by then."""
+    found = []
+    while len(queue) and queue.due <= now:
+        release, _, first, count, step, _ = queue.take(now)
+        assert release + (count - 1) * step <= now + 1e-9
+        found += [(release + number * step, first + number) for number in range(count)]
+    return found
 
 
 def approx_ms(*times: float) -> object:
@@ -82,6 +92,34 @@ def test_the_limit_counts_delay_line_and_queue_and_frees_as_packets_leave():
     assert queue.offer(0.0, FRAME_BYTES, 13)
     assert not queue.offer(0.0, FRAME_BYTES, 14)
     assert (queue.queue_drops, queue.losses, len(queue)) == (3, 0, 11)
+
+
+def test_what_has_left_makes_room_though_nobody_has_taken_it():
+    queue = line(rate_kbit=BYTE_PER_US, max_packets=4)
+    assert queue.offer(0.0, 1000, 0, 0, 4) == 4
+    assert queue.offer(0.9 * MS, 1000, 1) == 0
+    assert queue.offer(1.0 * MS, 1000, 2) == 1
+    assert queue.offer(3.5 * MS, 1000, 3, 0, 9) == 2
+    assert (len(queue), queue.queue_drops) == (7, 8)
+
+
+def test_a_burst_is_cut_where_the_queue_is_full():
+    queue = line(rate_kbit=BYTE_PER_US, max_packets=10)
+    assert queue.offer(0.0, 1000, 7, 3, 16) == 10
+    assert queue.queue_drops == 6
+    assert [number for _, number in taken_by(queue, FOREVER)] == list(range(3, 13))
+
+
+def test_segments_of_a_burst_leave_one_by_one_as_their_times_come():
+    queue = line(rate_kbit=BYTE_PER_US, delay_ms=10)
+    queue.offer(0.0, 1000, 7, 0, 5)
+    assert queue.due == pytest.approx(11 * MS)
+    assert queue.take(11.5 * MS) == (pytest.approx(11 * MS), 7, 0, 1, pytest.approx(1 * MS), 1000)
+    assert queue.due == pytest.approx(12 * MS)
+    assert [number for _, number in taken_by(queue, 14.5 * MS)] == [1, 2, 3]
+    assert len(queue) == 1
+    assert taken_by(queue, 15.5 * MS) == [(pytest.approx(15 * MS), 4)]
+    assert queue.due == FOREVER
 
 
 def test_jitter_is_uniform_on_a_line_without_backlog():
@@ -170,7 +208,7 @@ def test_what_holds_for_every_line(direction, arrivals, seed):
     now, offered = 0.0, []
     for number, (gap, size) in enumerate(arrivals):
         now += gap
-        room = len(queue) < limit
+        room = queue.room(now) > 0
         drops, losses = queue.queue_drops, queue.losses
         if queue.offer(now, size, number):
             assert room and (queue.queue_drops, queue.losses) == (drops, losses)
@@ -183,7 +221,7 @@ def test_what_holds_for_every_line(direction, arrivals, seed):
 
     seconds_per_byte = 8e-3 / direction.rate_kbit if direction.rate_kbit else 0.0
     earliest_ms = direction.delay_ms - direction.jitter_ms
-    before = -FOREVER
+    before, left = -FOREVER, []
     for number, entered, size in offered:
         due = queue.due
         release, packet = queue.pop()
@@ -194,7 +232,57 @@ def test_what_holds_for_every_line(direction, arrivals, seed):
         if before <= entered:
             latest_ms = direction.delay_ms + direction.jitter_ms
             assert release <= entered + latest_ms * MS + serialisation + 1e-9, "an idle line waited"
+        assert sum(entered < other for other in left) < limit, "more than the limit"
+        left.append(release)
         before = release
+
+
+bursts = st.lists(
+    st.tuples(
+        st.floats(0, 0.02),
+        st.integers(1, 12),
+        st.sampled_from([0.0, 0.0, 1e-5, 1e-3]),
+        st.sampled_from([66, 700, FRAME_BYTES]),
+    ),
+    max_size=12,
+)
+
+
+@settings(derandomize=True, deadline=None, max_examples=300)
+@given(
+    st.builds(
+        Direction,
+        rate_kbit=st.one_of(st.none(), st.floats(100, 1e6)),
+        delay_ms=st.floats(0, 20),
+        queue_ms=st.just(1e6),
+    ),
+    bursts,
+    st.lists(st.floats(0, 0.5), max_size=4),
+)
+def test_a_burst_is_served_as_its_segments_one_by_one(direction, arrivals, looks):
+    whole, single = LinkQueue[int](direction, 1), LinkQueue[int](direction, 1)
+    now, number = 0.0, 0
+    for gap, count, spacing, size in arrivals:
+        now += gap
+        assert whole.offer(now, size, 0, number, count, spacing) == count
+        for segment in range(count):
+            single.offer(now + segment * spacing, size, 0, number + segment)
+        now += count * spacing
+        number += count
+    # Taken at any times, in pieces.
+    found = [pair for look in (*sorted(looks), FOREVER) for pair in taken_by(whole, look)]
+    expected = taken_by(single, FOREVER)
+    assert [n for _, n in found] == [n for _, n in expected] == list(range(number))
+    assert [t for t, _ in found] == pytest.approx([t for t, _ in expected], abs=1e-9)
+
+
+def test_jitter_that_backlog_does_not_absorb_is_each_segments_own():
+    queue = line(rate_kbit=BYTE_PER_US, delay_ms=20, jitter_ms=8)
+    queue.offer(0.0, 100, 7, 0, 50)
+    times = [release for release, _ in taken_by(queue, FOREVER)]
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    assert max(gaps) > 0.2 * MS and min(gaps) == pytest.approx(0.1 * MS)
+    assert times[-1] <= (28 + 5) * MS
 
 
 @settings(derandomize=True, deadline=None)

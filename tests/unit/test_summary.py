@@ -113,6 +113,21 @@ def both(up: int, down: int) -> dict[str, int]:
     return {"up": up, "down": down}
 
 
+# Links that change
+
+
+def test_changes_of_links_are_counted_with_their_lateness() -> None:
+    quiet = {"changes": 0, "lateness_mean_ms": 0, "lateness_max_ms": 0}
+    assert summary_of()["dynamics"] == quiet
+    times = [(0, 0.001), (2.5, 2.504), (9, 9.001)]
+    events = [at(0, "client-1", "shaped", at_s=due, actual_s=actual) for due, actual in times]
+    assert summary_of(*events)["dynamics"] == {
+        "changes": 3,
+        "lateness_mean_ms": 2,
+        "lateness_max_ms": 4,
+    }
+
+
 # Bytes
 
 
@@ -274,7 +289,7 @@ def test_the_run_names_itself() -> None:
     found = summary_of(
         at(1, "supervisor", "links", facts={"backend": "userspace", "congestion": "cubic"}),
         at(2, "server", "ready", trainable_parameters=1234, total_parameters=300_000),
-        at(2, "client-2", "ready", samples=71),
+        at(2, "client-2", "ready", samples=71, round_flops=9_000),
         at(9, "supervisor", "closed", status="ok", reason=None, links={"late": 3}),
     )
     assert {key: found[key] for key in ("run_id", "method", "seed", "clients", "links")} == {
@@ -286,6 +301,7 @@ def test_the_run_names_itself() -> None:
     }
     assert (found["trainable_parameters"], found["total_parameters"]) == (1234, 300_000)
     assert found["per_client"][1]["samples"] == 71
+    assert found["per_client"][1]["round_flops"] == 9_000
     assert found["link_facts"] == {"backend": "userspace", "congestion": "cubic", "late": 3}
     assert found["environment"] == {"cores": 2}
     assert (found["status"], found["reason"]) == ("ok", None)
@@ -449,9 +465,7 @@ def test_a_folder_is_made_with_its_parents_and_named_by_time_and_label(tmp_path:
     assert time.strptime(stamp, "%Y%m%d-%H%M%S") and label == "-4g-2"
 
 
-def test_folders_made_in_one_second_differ(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folders_made_in_one_second_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "strftime", lambda form: "20251121-120000")
     made = {create_folder(tmp_path, "run") for _ in range(3)}
     assert len(made) == 3 and {folder.name for folder in made} == set(names_in(tmp_path))

@@ -15,6 +15,8 @@ import pytest
 import torch
 import zmq
 
+from testbed import congestion
+from testbed.config_error import ConfigError
 from testbed.transport import ClientTransport, ServerTransport, Timeout, Unreachable
 from testbed.wire import Header, TensorHeader, encode_header, encode_tensors
 
@@ -97,10 +99,12 @@ def free_port() -> int:
 
 
 @contextlib.asynccontextmanager
-async def serving(port: int) -> AsyncIterator[tuple[ServerTransport, Reports]]:
+async def serving(
+    port: int, congestion: str | None = None
+) -> AsyncIterator[tuple[ServerTransport, Reports]]:
     """A server that knows client-1 and client-2."""
     reports = Reports()
-    server = ServerTransport(HOST, port, {"client-1", "client-2"}, reports)
+    server = ServerTransport(HOST, port, {"client-1", "client-2"}, reports, congestion)
     try:
         yield server, reports
     finally:
@@ -108,9 +112,11 @@ async def serving(port: int) -> AsyncIterator[tuple[ServerTransport, Reports]]:
 
 
 @contextlib.contextmanager
-def calling(port: int, name: str = "client-1") -> Iterator[tuple[ClientTransport, Reports]]:
+def calling(
+    port: int, name: str = "client-1", congestion: str | None = None
+) -> Iterator[tuple[ClientTransport, Reports]]:
     reports = Reports()
-    client = ClientTransport(name, HOST, port, reports)
+    client = ClientTransport(name, HOST, port, reports, congestion)
     try:
         yield client, reports
     finally:
@@ -343,7 +349,7 @@ def test_junk_on_a_plain_tcp_connection_does_no_harm(junk: bytes) -> None:
 def test_a_wait_for_the_server_has_its_limit() -> None:
     with calling(free_port()) as (client, _):
         began_s = time.monotonic()
-        with pytest.raises(Timeout, match=r"nothing from the server within 0\.1 s"):
+        with pytest.raises(Timeout, match=r"nothing within 0\.1 s"):
             client.receive(0.1)
         assert 0.09 <= time.monotonic() - began_s < LIMIT_S
 
@@ -391,14 +397,16 @@ def test_sending_to_a_client_that_is_not_there_is_refused() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux names it")
-def test_both_ends_report_the_congestion_control_of_their_connection() -> None:
-    known = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
+@pytest.mark.parametrize("asked", [None, "reno"])
+def test_both_ends_report_the_congestion_control_of_their_connection(asked: str | None) -> None:
+    default = Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
+    wanted = asked or default
 
     async def run() -> None:
         port = free_port()
-        async with serving(port) as (server, reports):
+        async with serving(port, asked) as (server, reports):
             watching = asyncio.create_task(server.watch_connections())
-            with calling(port) as (client, heard):
+            with calling(port, congestion=asked) as (client, heard):
                 client.send("hello", 0, {}, {})
                 await soon(server.receive())
                 accepted = await reports.next("connection")
@@ -408,9 +416,18 @@ def test_both_ends_report_the_congestion_control_of_their_connection() -> None:
             with pytest.raises(asyncio.CancelledError):
                 await watching
         (connected,) = heard.all("connection")
-        assert accepted["congestion"] in known and connected["congestion"] in known
+        assert accepted["congestion"] == wanted == connected["congestion"]
 
     asyncio.run(run())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a choice")
+def test_a_congestion_control_that_connections_cannot_have_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"'newest': this kernel has .*modprobe tcp_newest"):
+        congestion.check("newest", "userspace")
+    with pytest.raises(ConfigError, match="a relay stands in for TCP"):
+        congestion.check("reno", "loopback")
+    congestion.check("reno", "userspace")
 
 
 def test_what_was_sent_before_a_close_arrives() -> None:

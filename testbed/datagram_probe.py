@@ -1,0 +1,90 @@
+"""Probing with UDP from inside the nodes' namespaces.
+
+One process enters every node's namespace in turn and opens a socket there; a socket stays in the
+namespace where it was made, so one loop can speak for all nodes. Arrival times are the kernel's
+(SO_TIMESTAMPNS), so that a busy host delays the prober and not the measurement.
+"""
+
+import contextlib
+import select
+import socket
+import struct
+import time
+from collections import defaultdict
+from collections.abc import Callable
+
+from testbed import fidelity
+from testbed.direction import MTU_BYTES
+from testbed.fidelity import Arrivals, Path
+from testbed.links import Network
+from testbed.probing import open_datagrams, timestamp_ns
+from testbed.topology import Plan
+
+PORT = 9
+LAST_PACKET_S = 0.3
+"""Allowed beyond what the profiles say: lost packets are not waited for longer."""
+_UDP_PAYLOAD_BYTES = MTU_BYTES - 28
+_HEADER = struct.Struct("!BHI")
+_PING, _PONG, _BURST = range(3)
+
+
+def probe(plan: Plan, network: Network, paths: list[Path]) -> list[Arrivals]:
+    """Ping over every path, then fill it both ways; what came through each, in their order."""
+    server = open_datagrams(network, plan.server, PORT)
+    clients = [open_datagrams(network, path.client, PORT) for path in paths]
+    address = (plan.server.address, PORT)
+    trips: dict[int, list[float]] = defaultdict(list)
+    bursts: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    sent_ns: dict[tuple[int, int], int] = {}
+
+    def take(sock: socket.socket) -> None:
+        data, ancillary, _, (host, _) = sock.recvmsg(2048, 64)
+        kind, index, number = _HEADER.unpack_from(data)
+        arrived_ns = timestamp_ns(ancillary)
+        if kind == _PING and sock is server:
+            server.sendto(_HEADER.pack(_PONG, index, number), (host, PORT))
+        elif kind == _PONG and (index, number) in sent_ns:
+            trips[index].append((arrived_ns - sent_ns.pop((index, number))) / 1e6)
+        elif kind == _BURST:
+            bursts[index]["up" if sock is server else "down"].append(arrived_ns)
+
+    def drain(until_s: float, finished: Callable[[], bool]) -> None:
+        poller = select.epoll()
+        by_descriptor = {sock.fileno(): sock for sock in (server, *clients)}
+        for descriptor in by_descriptor:
+            poller.register(descriptor, select.EPOLLIN)
+        while not finished() and (left_s := until_s - time.monotonic()) > 0:
+            for descriptor, _ in poller.poll(left_s):
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        take(by_descriptor[descriptor])
+        poller.close()
+
+    # 1. Pings: what comes back later than its time is lost.
+    gap_s = max(fidelity.ping_gap_s(path) for path in paths)
+    for number in range(fidelity.pings(gap_s)):
+        for index, sock in enumerate(clients):
+            sent_ns[index, number] = time.time_ns()
+            sock.sendto(_HEADER.pack(_PING, index, number), address)
+        drain(time.monotonic() + gap_s, lambda: False)
+    longest_s = max(fidelity.round_trip_s(path) for path in paths)
+    drain(time.monotonic() + longest_s + LAST_PACKET_S, lambda: not sent_ns)
+    # 2. Bursts, all at once.
+    padding = bytes(_UDP_PAYLOAD_BYTES - _HEADER.size)
+    expected = {}
+    for index, (path, sock) in enumerate(zip(paths, clients, strict=True)):
+        ends = {"up": (sock, address), "down": (server, (path.client.address, PORT))}
+        for way, direction in path.ways:
+            sender, target = ends[way]
+            expected[index, way] = count = fidelity.burst_packets(direction)
+            for number in range(count):
+                sender.sendto(_HEADER.pack(_BURST, index, number) + padding, target)
+
+    def all_came() -> bool:
+        return all(len(bursts[index][way]) >= count for (index, way), count in expected.items())
+
+    longest_s = max(fidelity.burst_s(path) for path in paths)
+    drain(time.monotonic() + longest_s + LAST_PACKET_S, all_came)
+    for sock in (server, *clients):
+        sock.close()
+    return [Arrivals(trips[index], dict(bursts[index])) for index in range(len(paths))]

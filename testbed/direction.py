@@ -1,0 +1,191 @@
+"""One direction of an access link: rate or trace, delay, queue, and what befalls a packet."""
+
+import math
+import sys
+from typing import Any, TypeGuard
+
+import msgspec
+
+from testbed import traces
+from testbed.config_error import ConfigError
+
+MTU_BYTES = 1500
+"""Greatest IP packet."""
+FRAME_OVERHEAD_BYTES = 14
+"""Ethernet header, which the rate counts; preamble, checksum and gap are not counted."""
+FRAME_BYTES = MTU_BYTES + FRAME_OVERHEAD_BYTES
+SEGMENT_BYTES = 1448
+"""TCP payload of a full packet: 1500 less 20 (IP), 20 (TCP) and 12 (timestamps)."""
+
+MIN_LIMIT_PACKETS = 4
+"""With fewer in flight TCP never sees three duplicate ACKs, and each loss waits for a timeout."""
+
+
+class GilbertElliott(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Loss in bursts: a chain of a good and a bad state that steps once a packet.
+
+    The parameters are those of tc's ``loss gemodel p r 1-h 1-k`` (Gilbert 1960, Elliott 1963).
+    """
+
+    good_to_bad_percent: float
+    """p: chance, at each packet, to go from the good state to the bad one; above 0, to 100."""
+    bad_to_good_percent: float
+    """r: chance to go back; above 0, to 100. The bad state lasts 100/r packets on average."""
+    bad_loss_percent: float = 100.0
+    """1-h: chance that a packet is lost in the bad state; above 0, to 100."""
+    good_loss_percent: float = 0.0
+    """1-k: chance that a packet is lost in the good state; from 0 to below 100."""
+
+    def __post_init__(self) -> None:
+        for field in self.__struct_fields__:
+            value = getattr(self, field)
+            if not is_number(value) or not 0 <= value <= 100:
+                raise ConfigError(f"{field} = {value!r}: must be from 0 to 100 %")
+            if field != "good_loss_percent" and value == 0:
+                raise ConfigError(f"{field} = {value!r}: must be above 0 %")
+        if self.good_loss_percent == 100:
+            raise ConfigError("good_loss_percent = 100: must be below 100 %")
+
+    @property
+    def mean_loss_percent(self) -> float:
+        """Share of packets lost in the long run."""
+        p, r = self.good_to_bad_percent, self.bad_to_good_percent
+        return (p * self.bad_loss_percent + r * self.good_loss_percent) / (p + r)
+
+
+class Direction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One direction of an access link.
+
+    Raises:
+        ConfigError: a value that no link can have; the text names the field and what is right.
+    """
+
+    rate_kbit: float | None = None
+    """Line rate in kbit/s (1000 bit/s), above 0; None is unlimited, or as ``trace`` says."""
+    trace: str | None = None
+    """Path of a Mahimahi trace, instead of a rate."""
+    delay_ms: float = 0.0
+    """One-way delay, at least 0."""
+    jitter_ms: float = 0.0
+    """Each packet's delay is uniform in delay ± jitter, as netem's default; at most the delay."""
+    loss_percent: float = 0.0
+    """Chance that a packet is lost, independent of the others: 0 <= loss < 100."""
+    gilbert_elliott: GilbertElliott | None = None
+    """Loss in bursts, instead of ``loss_percent``."""
+    duplicate_percent: float = 0.0
+    """Chance that a packet comes twice: 0 to 100."""
+    reorder_percent: float = 0.0
+    """Chance that a packet skips the delay and the queue, as netem's: 0 to 100; needs a delay."""
+    corrupt_percent: float = 0.0
+    """Chance that one bit of a packet is flipped: 0 to 100."""
+    queue_ms: float = 200.0
+    """What the buffer holds, as the time the line needs to send it; above 0."""
+    max_packets: int | None = None
+    """Most packets in the delay line and the queue together, instead of ``queue_ms``: netem's
+    ``limit``."""
+    outage: bool = False
+    """Nothing passes: whatever is sent is lost."""
+
+    def __post_init__(self) -> None:
+        for field in self.__struct_fields__:
+            problem = _problem(field, getattr(self, field))
+            if problem:
+                raise ConfigError(f"{field} = {getattr(self, field)!r}: {problem}")
+        if self.jitter_ms > self.delay_ms:
+            raise ConfigError(
+                f"jitter_ms = {self.jitter_ms!r}: must be at most delay_ms = {self.delay_ms!r}, "
+                "for no packet arrives before it is sent"
+            )
+        if self.reorder_percent and not self.delay_ms:
+            raise ConfigError(
+                f"reorder_percent = {self.reorder_percent!r}: needs delay_ms above 0, "
+                "for a packet overtakes by skipping the delay"
+            )
+        if self.trace is not None:
+            if self.rate_kbit is not None:
+                raise ConfigError(
+                    f"rate_kbit = {self.rate_kbit!r}: leave it out where there is a trace"
+                )
+            traces.load(self.trace)
+        if self.gilbert_elliott is not None and self.loss_percent:
+            raise ConfigError(
+                f"loss_percent = {self.loss_percent!r}: leave it out where there is gilbert_elliott"
+            )
+
+    @property
+    def line_kbit(self) -> float | None:
+        """The line's rate, a trace's mean rate in frames, or None where there is no limit."""
+        if self.trace is None:
+            return self.rate_kbit
+        return traces.load(self.trace).mean_kbit * FRAME_BYTES / MTU_BYTES
+
+    @property
+    def mean_loss_percent(self) -> float:
+        """Share of packets lost in the long run."""
+        if self.outage:
+            return 100.0
+        if self.gilbert_elliott is not None:
+            return self.gilbert_elliott.mean_loss_percent
+        return self.loss_percent
+
+    @property
+    def limit_packets(self) -> int | None:
+        """Packets that delay line and queue hold together (netem's ``limit``).
+
+        ``max_packets``, or ``ceil(rate*(delay+jitter)/frame) + ceil(rate*queue/frame)`` in full
+        frames and MIN_LIMIT_PACKETS at least; None where the rate is unlimited, for then nothing
+        queues.
+        """
+        if self.max_packets is not None:
+            return self.max_packets
+        rate_kbit = self.line_kbit
+        if rate_kbit is None:
+            return None
+        flying = _frames(rate_kbit, self.delay_ms + self.jitter_ms)
+        return max(flying + _frames(rate_kbit, self.queue_ms), MIN_LIMIT_PACKETS)
+
+    @property
+    def ideal_goodput_kbit(self) -> float | None:
+        """Most that TCP can deliver, in kbit/s of payload; None where the rate is unlimited."""
+        rate_kbit = self.line_kbit
+        return None if rate_kbit is None else rate_kbit * SEGMENT_BYTES / FRAME_BYTES
+
+
+def _frames(rate_kbit: float, time_ms: float) -> int:
+    """Full frames that the line sends in that time, rounded up."""
+    # round: 0.1 * 3 must not make one frame more
+    return math.ceil(round(rate_kbit * time_ms / (8 * FRAME_BYTES), 9))
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether it is a finite number, truth values aside; TOML's integers may be beyond floats."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and abs(value) <= sys.float_info.max
+
+
+def _problem(field: str, value: Any) -> str | None:
+    """What is wrong with a Direction's field, or None; kbit/s times ms is bits."""
+    if field == "outage":
+        return None if isinstance(value, bool) else "must be true or false"
+    if field == "gilbert_elliott":
+        fine = value is None or isinstance(value, GilbertElliott)
+        return None if fine else "must be a table with good_to_bad_percent and bad_to_good_percent"
+    if field in ("rate_kbit", "trace", "max_packets") and value is None:
+        return None
+    if field == "trace":
+        return None if isinstance(value, str) and value else "must be the path of a file"
+    if not is_number(value):
+        return "must be a finite number"
+    if field == "max_packets":
+        return None if isinstance(value, int) and value >= 1 else "must be a whole number above 0"
+    if field == "rate_kbit" and value <= 0:
+        return "must be above 0 kbit/s; leave it out for an unlimited line"
+    if field == "queue_ms" and value <= 0:
+        return "must be above 0 ms: 200 is usual"
+    if field == "loss_percent" and not 0 <= value < 100:
+        return "must be at least 0 and below 100 %"
+    if field.endswith("_percent") and not 0 <= value <= 100:
+        return "must be from 0 to 100 %"
+    if value < 0:
+        return "must be at least 0 ms"
+    return None

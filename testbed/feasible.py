@@ -1,0 +1,80 @@
+"""Whether a run's transfers can end within its limits, worked out before a node starts."""
+
+from typing import NamedTuple
+
+from testbed.direction import Direction
+from testbed.topology import Node, Plan
+from testbed.units import human_seconds
+
+
+class Traffic(NamedTuple):
+    """Least payload bytes that a client sends (up) and receives (down) in a round."""
+
+    up: int
+    down: int
+
+
+def refusal(
+    plan: Plan, traffic: Traffic, rounds: int, round_timeout_s: float, time_limit_s: float
+) -> str | None:
+    """Why the run cannot end in time, with the arithmetic; None where it can.
+
+    A round takes a client at least both its transfers, one after the other, at the most that TCP
+    can carry; the server's own link carries those of all clients.
+    """
+    candidates = [(_client_s(node, traffic), node) for node in plan.clients]
+    if plan.server.profile is not None:
+        candidates.append((_server_s(plan, traffic), plan.server))
+    slowest_s, node = max(candidates, key=lambda pair: pair[0])
+    whole_s = rounds * slowest_s
+    if slowest_s <= round_timeout_s and whole_s <= time_limit_s:
+        return None
+    limit = f"round_timeout_s = {round_timeout_s:g}"
+    times = f"a round takes at least {human_seconds(slowest_s)}"
+    if whole_s > time_limit_s:
+        limit = f"time_limit_s = {time_limit_s:g}"
+        times = (
+            f"{rounds} rounds of at least {human_seconds(slowest_s)} take {human_seconds(whole_s)}"
+        )
+    return (
+        f"cannot end within {limit}: {times}, for {_sums(plan, node, traffic)}. Raise the limit, "
+        "take a method or options that send less, fewer rounds, or a faster profile"
+    )
+
+
+def _client_s(node: Node, traffic: Traffic) -> float:
+    assert node.profile is not None
+    return _transfer_s(node.profile.up, traffic.up) + _transfer_s(node.profile.down, traffic.down)
+
+
+def _server_s(plan: Plan, traffic: Traffic) -> float:
+    """Up is what the server sends."""
+    assert plan.server.profile is not None
+    profile, clients = plan.server.profile, len(plan.clients)
+    return max(
+        _transfer_s(profile.up, clients * traffic.down),
+        _transfer_s(profile.down, clients * traffic.up),
+    )
+
+
+def _transfer_s(direction: Direction, payload_bytes: int) -> float:
+    goodput_kbit = direction.ideal_goodput_kbit
+    sending_s = 8 * payload_bytes / (1000 * goodput_kbit) if goodput_kbit else 0.0
+    return direction.delay_ms / 1000 + sending_s
+
+
+def _sums(plan: Plan, node: Node, traffic: Traffic) -> str:
+    """ "client-3 (nb-iot) sends 213 kB at 59.3 kbit/s and receives ..." """
+    assert node.profile is not None
+    up, down = traffic.up, traffic.down
+    if node is plan.server:
+        up, down = (len(plan.clients) * size for size in (down, up))
+    parts = []
+    for verb, size, direction in (
+        ("sends", up, node.profile.up),
+        ("receives", down, node.profile.down),
+    ):
+        goodput = direction.ideal_goodput_kbit
+        at = f" at {goodput:.4g} kbit/s of payload" if goodput else ""
+        parts.append(f"{verb} {size:,} bytes{at}")
+    return f"{node.name} ({node.profile.name}) {' and '.join(parts)}"

@@ -1,0 +1,97 @@
+"""The relay's ports: one for each client to call, and the server's, kept free for it."""
+
+import contextlib
+import errno
+import resource
+import selectors
+import socket
+from selectors import EVENT_READ
+
+from testbed.links import LinkError
+from testbed.links.hop import Hop
+from testbed.links.stream import Streams
+
+HOST = "127.0.0.1"
+MAX_CONNECTIONS = 16
+"""Open at once from one client; more wait to be accepted."""
+SPARE_DESCRIPTORS = 256
+
+
+class Doors:
+    """Takes each client's connections and calls the server for them."""
+
+    def __init__(
+        self, selector: selectors.BaseSelector, streams: Streams, hops: list[list[Hop]]
+    ) -> None:
+        self._selector, self._streams, self._hops = selector, streams, hops
+        self._most_connections = allowed_connections(len(hops) - 1)
+        self.opened = 0
+        self._open = [0 for _ in hops]
+        reserved = socket.socket()
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Any address: BSD lets a second socket bind a port only with a more precise one.
+        reserved.bind(("", 0))
+        self._server = (HOST, reserved.getsockname()[1])
+        self._listeners = [reserved]
+        self._listening = [False for _ in hops]
+        for node in range(1, len(hops)):
+            self._listeners.append(socket.create_server((HOST, 0)))
+            self._listeners[node].setblocking(False)
+            self.listen(node)
+
+    @property
+    def ports(self) -> list[int]:
+        """By node: the server's own, and what each client calls."""
+        return [sock.getsockname()[1] for sock in self._listeners]
+
+    def listen(self, node: int) -> None:
+        """Take a client's connections while it may have more and no outage is on their way.
+
+        Until then they wait in the kernel, as a connection does whose SYN finds no way through.
+        """
+        outage = any(hop.outage for hop in (*self._hops[0], *self._hops[node]))
+        wanted = self._open[node] < self._most_connections and not outage
+        if wanted and not self._listening[node]:
+            self._selector.register(self._listeners[node], EVENT_READ, node)
+        elif self._listening[node] and not wanted:
+            self._selector.unregister(self._listeners[node])
+        self._listening[node] = wanted
+
+    def accept(self, node: int) -> None:
+        """Take a client's connection and begin its counterpart to the server."""
+        try:
+            client, _ = self._listeners[node].accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise LinkError(f"accept a connection of node {node}: {error.strerror}") from error
+            return  # It has gone again.
+        self.opened += 1
+        self._open[node] += 1
+        self.listen(node)
+
+        def ended() -> None:
+            self._open[node] -= 1
+            self.listen(node)
+
+        self._streams.open(node, client, self._server, ended)
+
+
+def allowed_connections(clients: int) -> int:
+    """Connections at once for each client that the limit on open files leaves, once raised.
+
+    Raises:
+        LinkError: not even one.
+    """
+    wanted = SPARE_DESCRIPTORS + clients * (1 + 2 * MAX_CONNECTIONS)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return MAX_CONNECTIONS
+    target = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    with contextlib.suppress(ValueError, OSError):  # macOS has a lower limit of its own.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
+        soft = target
+    allowed = ((soft - SPARE_DESCRIPTORS) // clients - 1) // 2
+    if allowed < 1:
+        needed = SPARE_DESCRIPTORS + 3 * clients
+        raise LinkError(f"relay {clients} clients: {needed} open files needed, {soft} allowed")
+    return min(MAX_CONNECTIONS, allowed)

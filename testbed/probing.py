@@ -1,0 +1,51 @@
+"""Sockets for probes: UDP in any node's namespace, with the kernel's arrival times."""
+
+import os
+import socket
+import struct
+import time
+
+from testbed.links import Endpoint, Network
+from testbed.topology import Node
+
+BUFFER_BYTES = 8 << 20
+TIMESTAMP_SPACE = 64
+"""Bytes of ancillary data that ``recvmsg`` needs for ``timestamp_ns``."""
+_SO_TIMESTAMPNS = 35
+
+
+def enter(endpoint: Endpoint) -> None:
+    """Move this process into an endpoint's namespaces, if it has any, from those of another."""
+    if not endpoint.namespaces:
+        return
+    from testbed.links import namespaces
+
+    user, here = endpoint.namespaces[:-1], endpoint.namespaces[-1:]
+    if user and os.readlink(f"/proc/self/fd/{user[0]}") != os.readlink("/proc/self/ns/user"):
+        namespaces.enter(user)
+    namespaces.enter(here)
+
+
+def open_datagrams(network: Network, node: Node, port: int) -> socket.socket:
+    """A non-blocking UDP socket of ``node``; this process moves into the node's namespaces.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    enter(network.endpoint(node))
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setblocking(False)
+    sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+    for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+        sock.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
+    sock.bind((node.address, port))
+    return sock
+
+
+def timestamp_ns(ancillary: list[tuple[int, int, bytes]]) -> int:
+    """When the kernel took a datagram in, on the clock of ``time.time_ns``."""
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
+            seconds, nanoseconds = struct.unpack("@qq", data[:16])
+            return int(seconds) * 1_000_000_000 + int(nanoseconds)
+    return time.time_ns()

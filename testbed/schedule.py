@@ -1,0 +1,188 @@
+"""How an access link changes while a run goes on: ``[[schedule]]`` entries to States.
+
+The entries stand in a profile's own file, or in one for all clients (``--schedule``)::
+
+    [[schedule]]
+    at_s = 30                                    # counted from where training begins
+    up = { rate_kbit = 1000, delay_ms = 80 }     # what is not named is the profile's own
+    down = { rate_kbit = 4000 }
+    [[schedule]]
+    at_s = 60
+    outage_s = 10                                # nothing passes; then what held before goes on
+
+Each step stands by itself: it changes the profile and not the step before. An entry with both a
+step and an outage is an outage with the step after it.
+"""
+
+import os
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from testbed import direction_table
+from testbed.config_error import ConfigError, refuse_unknown
+from testbed.direction import Direction, is_number
+
+MAX_S = 1e6
+"""As long as a run may last."""
+
+_KEYS = ("at_s", "up", "down", "outage_s")
+
+
+class State(msgspec.Struct, frozen=True):
+    """What a link is from a moment on, until the next state."""
+
+    at_s: float
+    """Seconds since training began."""
+    up: Direction
+    down: Direction
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One ``[[schedule]]`` entry, as written; its tables are read when it meets a link."""
+
+    number: int
+    """Its place in the file, from 1."""
+    at_s: float
+    up: dict[str, Any] | None
+    down: dict[str, Any] | None
+    outage_s: float
+    """0 where it is no outage."""
+    clients: tuple[int, ...] | None
+    """Whom it is for, counted from 1; None is everybody."""
+    folder: Path
+    """What a trace's path is relative to."""
+
+
+def load(path: str | os.PathLike[str], clients: int) -> list[Entry]:
+    """Read a file of entries for a run of that many clients.
+
+    Raises:
+        ConfigError: naming file, entry, key, value and what would be right.
+    """
+    file = Path(path)
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+        refuse_unknown("", document, ("schedule",))
+        return read(document.get("schedule"), file.parent, clients)
+    except OSError as error:
+        raise ConfigError(f"schedule {file}: cannot read it: {error.strerror}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
+    except ValueError as error:
+        raise ConfigError(f"{file}: is not TOML: {error}") from error
+
+
+def read(rows: Any, folder: Path, clients: int | None = None) -> list[Entry]:
+    """Check the entries of a TOML document, all but their directions.
+
+    Args:
+        clients: how many clients an entry may name; None in a profile's own schedule, where it
+            names none.
+
+    Raises:
+        ConfigError: naming entry, key, value and what would be right.
+    """
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        missing = " (there is none)" if rows is None else ""
+        raise ConfigError(f"schedule = {rows!r}: must be [[schedule]] entries{missing}")
+    entries: list[Entry] = []
+    for number, row in enumerate(rows, start=1):
+        where = f"schedule entry {number}: "
+        if clients is None and "clients" in row:
+            raise ConfigError(
+                f"{where}clients = {row['clients']!r}: is only for a file of --schedule; "
+                "a profile's schedule is for every client that has the profile"
+            )
+        refuse_unknown(where, row, _KEYS if clients is None else (*_KEYS, "clients"))
+        at_s = _seconds(where, "at_s", row.get("at_s"))
+        if entries and at_s < entries[-1].at_s:
+            raise ConfigError(
+                f"{where}at_s = {at_s:g}: is before {entries[-1].at_s:g} of entry {number - 1}; "
+                "entries stand in the order of their times"
+            )
+        for key in ("up", "down"):
+            if not isinstance(row.get(key, {}), dict):
+                raise ConfigError(
+                    f"{where}{key} = {row[key]!r}: must be a table {{ rate_kbit = 1000 }}, say"
+                )
+        outage_s = _seconds(where, "outage_s", row["outage_s"]) if "outage_s" in row else None
+        if outage_s == 0:
+            raise ConfigError(f"{where}outage_s = 0: must be above 0 s")
+        if outage_s is None and "up" not in row and "down" not in row:
+            raise ConfigError(
+                f"{where}at_s = {at_s:g}: says nothing of the link; add up, down or outage_s "
+                "(up = {} is the profile's own again)"
+            )
+        named = _clients(where, row["clients"], clients) if "clients" in row and clients else None
+        entries.append(
+            Entry(number, at_s, row.get("up"), row.get("down"), outage_s or 0.0, named, folder)
+        )
+    return entries
+
+
+def states(entries: Sequence[Entry], up: Direction, down: Direction) -> tuple[State, ...]:
+    """What a link that is ``up`` and ``down`` by itself becomes, and when.
+
+    Only changes are given. Outages may overlap, and steps may come within one: they show at its
+    end.
+
+    Raises:
+        ConfigError: a direction that cannot be, or two steps at one time; naming entry, key,
+            value and what would be right.
+    """
+    steps: dict[float, tuple[Direction, Direction]] = {}
+    outages: dict[float, float] = {}
+    for entry in entries:
+        where = f"schedule entry {entry.number}: "
+        if entry.outage_s:
+            end_s = round(entry.at_s + entry.outage_s, 6)
+            outages[entry.at_s] = max(end_s, outages.get(entry.at_s, 0.0))
+        if entry.up is None and entry.down is None:
+            continue
+        if entry.at_s in steps:
+            raise ConfigError(
+                f"{where}at_s = {entry.at_s:g}: the link has a step at that time already; "
+                "make one entry of the two"
+            )
+        steps[entry.at_s] = (
+            direction_table.read(f"{where}up.", entry.up or {}, entry.folder, up),
+            direction_table.read(f"{where}down.", entry.down or {}, entry.folder, down),
+        )
+    found: list[State] = []
+    shown = held = (up, down)
+    outage_until_s = 0.0
+    for at_s in sorted({*steps, *outages, *outages.values()}):
+        held = steps.get(at_s, held)
+        outage_until_s = max(outage_until_s, outages.get(at_s, 0.0))
+        state = held
+        if at_s < outage_until_s:
+            state = shown if shown[0].outage else (_cut(held[0]), _cut(held[1]))
+        if state != shown:
+            found.append(State(at_s, *state))
+            shown = state
+    return tuple(found)
+
+
+def _cut(direction: Direction) -> Direction:
+    return msgspec.structs.replace(direction, outage=True)
+
+
+def _seconds(where: str, key: str, value: Any) -> float:
+    if not is_number(value) or not 0 <= value <= MAX_S:
+        missing = " (it is missing)" if value is None else ""
+        raise ConfigError(f"{where}{key} = {value!r}: must be 0 to {MAX_S:.0f} seconds{missing}")
+    return round(float(value), 6)
+
+
+def _clients(where: str, value: Any, clients: int) -> tuple[int, ...]:
+    right = f"must be a list of client numbers, 1 to {clients}"
+    if not isinstance(value, list) or not value:
+        raise ConfigError(f"{where}clients = {value!r}: {right}")
+    for number in value:
+        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= clients:
+            raise ConfigError(f"{where}clients = {value!r}: {number!r} is no client; {right}")
+    return tuple(value)

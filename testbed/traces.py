@@ -1,0 +1,92 @@
+"""Mahimahi packet-delivery traces: one integer millisecond a line, each a chance to send a packet.
+
+The file wraps at its last time stamp, which is its period; equal stamps are several chances in one
+millisecond (Netravali et al., "Mahimahi: Accurate Record-and-Replay for HTTP", USENIX ATC 2015).
+"""
+
+import bisect
+import functools
+from pathlib import Path
+
+import msgspec
+
+from testbed.config_error import ConfigError
+
+OPPORTUNITY_BYTES = 1500
+"""What one chance carries: bytes of IP packets, without the Ethernet header."""
+MAX_OPPORTUNITIES = 2_000_000
+STEP_MS = 100
+
+
+class Trace(msgspec.Struct, frozen=True):
+    """One direction's chances to send, over one period."""
+
+    opportunities_ms: tuple[int, ...]
+    """In ascending order, the last one above 0."""
+
+    @property
+    def period_ms(self) -> int:
+        return self.opportunities_ms[-1]
+
+    @property
+    def mean_kbit(self) -> float:
+        """Mean rate over a period, in kbit/s of IP packets."""
+        return 8 * OPPORTUNITY_BYTES * len(self.opportunities_ms) / self.period_ms
+
+    def steps(self, step_ms: int = STEP_MS) -> list[tuple[int, float]]:
+        """The trace as rates that hold for a while: (from this ms of the period, kbit/s).
+
+        A step lasts at least ``step_ms``, and until there is a chance to send in it, so that no
+        rate is 0. For backends that can set a rate but not a packet's own time.
+        """
+        found: list[tuple[int, float]] = []
+        began = 0
+        while began < self.period_ms:
+            end = min(began + step_ms, self.period_ms)
+            # Chances of (began, end]; one at 0 belongs to the first step.
+            low = bisect.bisect_right(self.opportunities_ms, began) if began else 0
+            high = bisect.bisect_right(self.opportunities_ms, end)
+            if low == high:
+                end = self.opportunities_ms[high]
+                high = bisect.bisect_right(self.opportunities_ms, end)
+            found.append((began, 8 * OPPORTUNITY_BYTES * (high - low) / (end - began)))
+            began = end
+        return found
+
+
+@functools.cache
+def load(path: str) -> Trace:
+    """Read a trace; each file is read once a process.
+
+    Raises:
+        ConfigError: naming the file, the line, its text and what would be right.
+    """
+    try:
+        lines = Path(path).read_text(encoding="ascii").splitlines()
+    except OSError as error:
+        raise ConfigError(f"trace {path}: cannot read it: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise ConfigError(
+            f"trace {path}: is not text; a Mahimahi trace has one integer millisecond a line"
+        ) from None
+    if len(lines) > MAX_OPPORTUNITIES:
+        raise ConfigError(f"trace {path}: {len(lines)} lines; at most {MAX_OPPORTUNITIES}")
+    found: list[int] = []
+    for number, line in enumerate(lines, start=1):
+        text = line.strip()
+        if not text.isdigit() or len(text) > 12:
+            raise ConfigError(
+                f"trace {path}: line {number}: {text[:40]!r}: must be a whole number of "
+                "milliseconds, one a line"
+            )
+        if found and int(text) < found[-1]:
+            raise ConfigError(
+                f"trace {path}: line {number}: {text}: is before {found[-1]} of the line above; "
+                "times must ascend"
+            )
+        found.append(int(text))
+    if not found:
+        raise ConfigError(f"trace {path}: is empty; it needs one integer millisecond a line")
+    if found[-1] == 0:
+        raise ConfigError(f"trace {path}: ends at 0 ms; its last line is its period, above 0")
+    return Trace(tuple(found))

@@ -1,0 +1,147 @@
+"""Links change at their times, on a clock of the test's own and a network that takes notes."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from testbed.direction import Direction, GilbertElliott
+from testbed.dynamics import Dynamics
+from testbed.links import Network
+from testbed.profiles import LinkProfile
+from testbed.schedule import State
+from testbed.topology import Node, Plan, plan
+
+SLOW, FAST = Direction(rate_kbit=100), Direction(rate_kbit=900)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Notes:
+    """A network that does nothing but remember; each shape takes ``seconds``."""
+
+    def __init__(self, clock: Clock, seconds: float = 0.0) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self.shaped: list[tuple[str, Direction, Direction]] = []
+
+    def shape(self, node: Node, up: Direction, down: Direction) -> None:
+        self._clock.now_s += self._seconds
+        self.shaped.append((node.name, up, down))
+
+
+def profile(*states: tuple[float, Direction, Direction], **fields: Any) -> LinkProfile:
+    return LinkProfile(name="p", schedule=tuple(State(*state) for state in states), **fields)
+
+
+def applied(layout: Plan, *moments_s: float) -> list[list[tuple[str, float]]]:
+    """What is applied at each of these seconds after training began: node and its time."""
+    clock = Clock()
+    dynamics = Dynamics(layout, clock)
+    network: Network = Notes(clock)  # type: ignore[assignment]
+    dynamics.begin()
+    found = []
+    for moment_s in moments_s:
+        clock.now_s = 1000 + moment_s
+        found.append([(name, event["at_s"]) for name, event in dynamics.apply(network)])
+    return found
+
+
+def test_every_node_takes_its_states_in_the_order_of_time() -> None:
+    layout = plan(
+        [profile((1, SLOW, FAST), (3, FAST, FAST)), profile((2, SLOW, SLOW))],
+        profile((2.5, FAST, SLOW)),
+    )
+    assert applied(layout, 0, 0.9, 1, 2.4, 2.6, 9, 10) == [
+        [],
+        [],
+        [("client-1", 1)],
+        [("client-2", 2)],
+        [("server", 2.5)],
+        [("client-1", 3)],
+        [],
+    ]
+
+
+def test_what_came_due_in_one_wait_is_all_applied() -> None:
+    layout = plan([profile((1, SLOW, FAST), (3, FAST, FAST)), profile((2, SLOW, SLOW))])
+    assert applied(layout, 5) == [[("client-1", 1), ("client-2", 2), ("client-1", 3)]]
+
+
+def test_a_link_becomes_what_its_state_says() -> None:
+    clock = Clock()
+    network = Notes(clock)
+    dynamics = Dynamics(plan([profile((0, SLOW, FAST), up=FAST, down=FAST)]), clock)
+    dynamics.begin()
+    dynamics.apply(network)  # type: ignore[arg-type]
+    assert network.shaped == [("client-1", SLOW, FAST)]
+
+
+def test_the_wait_is_until_the_next_state() -> None:
+    clock = Clock()
+    dynamics = Dynamics(plan([profile((3, SLOW, SLOW), (5, FAST, FAST))]), clock)
+    assert dynamics.wait_s == math.inf  # Training has not begun.
+    dynamics.begin()
+    clock.now_s += 1
+    dynamics.begin()  # A later round begins nothing.
+    assert dynamics.wait_s == pytest.approx(2)
+    clock.now_s += 3
+    assert dynamics.wait_s == 0
+    dynamics.apply(Notes(clock))  # type: ignore[arg-type]
+    assert dynamics.wait_s == pytest.approx(1)
+    clock.now_s += 1
+    dynamics.apply(Notes(clock))  # type: ignore[arg-type]
+    assert dynamics.wait_s == math.inf
+
+
+def test_nothing_is_applied_before_training_begins() -> None:
+    clock = Clock()
+    dynamics = Dynamics(plan([profile((0, SLOW, SLOW))]), clock)
+    clock.now_s += 50
+    assert dynamics.apply(Notes(clock)) == []  # type: ignore[arg-type]
+
+
+def test_links_without_a_schedule_wait_for_nothing() -> None:
+    dynamics = Dynamics(plan([profile(up=SLOW)]), Clock())
+    dynamics.begin()
+    assert dynamics.wait_s == math.inf
+
+
+def test_an_event_says_when_and_what() -> None:
+    clock = Clock()
+    bursts = GilbertElliott(good_to_bad_percent=1, bad_to_good_percent=25)
+    cut = Direction(rate_kbit=100, delay_ms=5, outage=True)
+    dynamics = Dynamics(plan([profile((2, cut, Direction(gilbert_elliott=bursts)))]), clock)
+    dynamics.begin()
+    clock.now_s += 2.25
+    ((name, event),) = dynamics.apply(Notes(clock, seconds=0.5))  # type: ignore[arg-type]
+    assert name == "client-1"
+    assert event == {
+        "event": "shaped",
+        "at_s": 2,
+        "actual_s": 2.75,
+        "up": {"rate_kbit": 100, "delay_ms": 5, "outage": True},
+        "down": {"gilbert_elliott": msgspec.to_builtins(bursts)},
+    }
+
+
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_a_trace_begins_with_training(tmp_path: Path, way: str) -> None:
+    path = tmp_path / "x.up"
+    path.write_text("10\n")
+    traced = Direction(trace=str(path))
+    directions: dict[str, Any] = {way: traced}
+    assert applied(plan([profile(**directions)]), 0) == [[("client-1", 0)]]
+    later = profile((4, SLOW, SLOW), **directions)
+    assert applied(plan([later]), 9) == [[("client-1", 0), ("client-1", 4)]]
+    # A schedule that begins at 0 s says itself what the link is then.
+    at_once = profile((0, SLOW, SLOW), **directions)
+    assert applied(plan([at_once]), 9) == [[("client-1", 0)]]

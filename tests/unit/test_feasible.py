@@ -1,0 +1,58 @@
+"""Runs whose transfers cannot end in time: refused with sums worked out by hand."""
+
+import pytest
+
+from testbed.direction import FRAME_BYTES, SEGMENT_BYTES, Direction
+from testbed.feasible import Traffic, refusal
+from testbed.profiles import LinkProfile
+from testbed.topology import plan
+
+PAYLOAD_KBIT = 8.0
+LINE_KBIT = PAYLOAD_KBIT * FRAME_BYTES / SEGMENT_BYTES
+"""A kilobyte of payload a second."""
+SLOW = LinkProfile(
+    name="slow",
+    up=Direction(rate_kbit=LINE_KBIT, delay_ms=500),
+    down=Direction(rate_kbit=2 * LINE_KBIT),
+)
+FAST = LinkProfile(name="fast")
+TRAFFIC = Traffic(up=10_000, down=6_000)
+"""Over ``SLOW``: 10 s and half a second up, 3 s down."""
+
+
+def refused(profiles, rounds=4, round_timeout_s=1e6, time_limit_s=1e6, server=None) -> str | None:
+    return refusal(plan(profiles, server), TRAFFIC, rounds, round_timeout_s, time_limit_s)
+
+
+@pytest.mark.parametrize(("limit_s", "fits"), [(54.1, True), (53.9, False)])
+def test_the_slowest_client_decides(limit_s: float, fits: bool) -> None:
+    assert (refused([FAST, SLOW, FAST], time_limit_s=limit_s) is None) == fits
+
+
+@pytest.mark.parametrize(("limit_s", "fits"), [(13.6, True), (13.4, False)])
+def test_a_round_must_fit_its_own_limit(limit_s: float, fits: bool) -> None:
+    reason = refused([SLOW], round_timeout_s=limit_s)
+    assert (reason is None) == fits
+    if reason:
+        assert "round_timeout_s = 13.4: a round takes at least 13.5 s" in reason
+
+
+def test_the_reason_is_the_arithmetic() -> None:
+    reason = refused([FAST, SLOW], time_limit_s=50)
+    assert reason is not None
+    assert reason.startswith(
+        "cannot end within time_limit_s = 50: 4 rounds of at least 13.5 s take 54 s, for client-2 "
+        "(slow) sends 10,000 bytes at 8 kbit/s of payload and receives 6,000 bytes at 16 kbit/s"
+    )
+
+
+def test_the_servers_link_carries_all_clients() -> None:
+    # Down is what the server receives: three clients' 10 kB at 2 kB/s.
+    server = LinkProfile(name="shared", down=Direction(rate_kbit=2 * LINE_KBIT))
+    assert refused([FAST] * 3, rounds=1, time_limit_s=15.1, server=server) is None
+    reason = refused([FAST] * 3, rounds=1, time_limit_s=14.9, server=server)
+    assert reason is not None and "server (shared)" in reason and "receives 30,000 bytes" in reason
+
+
+def test_links_without_limits_are_never_too_slow() -> None:
+    assert refused([FAST], time_limit_s=0.001) is None

@@ -1,0 +1,137 @@
+"""When the link process sleeps, by a clock of the test's own."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from testbed.direction import Direction
+from testbed.links import turns
+from testbed.links.queue import FOREVER
+from testbed.links.turns import (
+    LEAST_REST,
+    MOST_FRAMES_PER_S,
+    POLLED_S,
+    TURN_S,
+    WINDOW_S,
+    Turns,
+    polled_s,
+)
+
+
+class Clock:
+    """Time passes in sleeping, and where the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.slept: list[float | None] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+    def select(self, readers, writers, others, seconds: float | None):
+        self.slept.append(seconds)
+        self.now += 5.0 if seconds is None else seconds
+        return [], [], []
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    fake = SimpleNamespace(monotonic=lambda: clock.now, sleep=clock.sleep)
+    monkeypatch.setattr(turns, "time", fake)
+    monkeypatch.setattr(turns, "select", SimpleNamespace(select=clock.select))
+    return clock
+
+
+def busy(clock: Clock, waiting: Turns, frames_per_s: float, load: float, windows: int) -> None:
+    """Work for a share ``load`` of each millisecond; something is due when it ends."""
+    carried, began = waiting.frames, clock.now
+    while clock.now < began + windows * WINDOW_S:
+        ends = clock.now + 0.001
+        clock.now += load * 0.001
+        waiting.frames = carried + round(frames_per_s * (clock.now - began))
+        waiting.wait(ends, 0.0)
+
+
+def test_with_nothing_due_it_sleeps_until_something_can_be_read(clock):
+    Turns(7).wait(FOREVER, 0.0)
+    assert clock.slept == [None]
+
+
+def test_it_wakes_before_a_release_and_polls(clock):
+    waiting = Turns(7)
+    waiting.wait(100.005, POLLED_S)
+    assert clock.slept == [pytest.approx(0.005 - POLLED_S)]
+    for late_s in (1e-6, POLLED_S):
+        clock.now += late_s
+        waiting.wait(100.005, POLLED_S)
+    assert len(clock.slept) == 1
+
+
+@pytest.mark.parametrize(
+    ("rate_kbit", "polled"),
+    [(None, False), (21_300, False), (25_000, True), (100_000, True), (200_000, False)],
+)
+def test_only_lines_that_need_it_and_have_time_for_it_are_polled(rate_kbit, polled):
+    assert polled_s(Direction(rate_kbit=rate_kbit)) == (POLLED_S if polled else 0)
+
+
+def test_a_node_without_a_profile_is_not_polled():
+    assert polled_s(None) == 0
+
+
+def test_what_a_core_can_do_frame_by_frame_is_done_so(clock):
+    waiting = Turns(7)
+    busy(clock, waiting, 0.9 * MOST_FRAMES_PER_S, 0.9, 5)
+    assert not waiting.in_turns
+    assert waiting.frames_in_turns == 0
+
+
+def test_more_frames_are_carried_in_turns_until_there_are_less(clock):
+    waiting = Turns(7)
+    busy(clock, waiting, 2 * MOST_FRAMES_PER_S, 0.1, 4)
+    assert waiting.in_turns
+    waiting.wait(clock.now, 0.0)
+    clock.slept.clear()
+    clock.now += TURN_S / 4
+    waiting.wait(clock.now, 0.0)
+    assert clock.slept == [pytest.approx(TURN_S * 3 / 4)]
+    assert 0 < waiting.frames_in_turns < waiting.frames
+    busy(clock, waiting, MOST_FRAMES_PER_S / 2, 0.1, 4)
+    assert not waiting.in_turns
+    before = waiting.frames_in_turns
+    busy(clock, waiting, MOST_FRAMES_PER_S / 2, 0.1, 4)
+    assert waiting.frames_in_turns == before
+
+
+def test_a_process_that_cannot_rest_works_in_turns_and_rests_in_each(clock):
+    waiting = Turns(7)
+    busy(clock, waiting, 1000, 1.0, 4)
+    assert waiting.in_turns
+    busy(clock, waiting, 1000, 1.0, 10)
+    assert waiting.in_turns
+    clock.slept.clear()
+    clock.now += 0.010
+    waiting.wait(clock.now, 0.0)
+    assert clock.slept == [pytest.approx(0.010 * LEAST_REST)]
+    busy(clock, waiting, 1000, 0.1, 4)
+    assert not waiting.in_turns
+
+
+def test_polling_is_given_up_before_that_and_taken_up_when_it_is_calm(clock):
+    waiting = Turns(7)
+
+    def slept_before_a_release():
+        clock.slept.clear()
+        waiting.wait(clock.now + 0.001, POLLED_S)
+        return clock.slept
+
+    busy(clock, waiting, 1000, 1.0, 2)
+    assert not waiting.in_turns
+    assert slept_before_a_release() == [pytest.approx(0.001)]
+    busy(clock, waiting, 1000, 0.8, 3)
+    assert not waiting.in_turns
+    assert slept_before_a_release() == [pytest.approx(0.001)]
+    busy(clock, waiting, 1000, 0.1, 3)
+    assert slept_before_a_release() == [pytest.approx(0.001 - POLLED_S)]
