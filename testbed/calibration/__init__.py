@@ -1,0 +1,5 @@
+"""Measures what links are and holds it against their profiles: `cli.py calibrate`.
+
+The way of a measurement: ``plan`` says which probes there will be, ``conduct`` carries them out
+with ``datagrams`` and ``transfers``, ``figures`` and the judges make rows of what was seen.
+"""

@@ -1,0 +1,186 @@
+"""Gates of what befalls single packets, and of the bytes that the link has counted.
+
+Shares lie inside the 99 % interval of their sample, counted bytes within 0.5 %.
+"""
+
+from msgspec.structs import replace
+
+from testbed.calibration import figures, interval
+from testbed.calibration.probes import Stream
+from testbed.calibration.row import Row
+from testbed.calibration.seen import Arrived
+from testbed.calibration.side import NO_PACKETS, Side
+from testbed.calibration.sizing import PROBE_BYTES
+from testbed.direction import FRAME_OVERHEAD_BYTES
+
+BYTES_TOLERANCE = 0.005
+LEAST_OVERTAKEN = 3.0
+"""Packets in the delay line: with fewer, one that skips it may overtake none."""
+_HEADER_BYTES = 28
+_TCP_STAGE = "goodput"
+
+
+def shares(side: Side) -> list[Row]:
+    """Loss, what skips the delay, comes twice or changed, where asked for; order; bytes."""
+    direction = side.direction
+    asked = {
+        "reordering": direction.reorder_percent,
+        "duplicates": direction.duplicate_percent,
+        "flipped bits": direction.corrupt_percent,
+    }
+    names = ["loss", *(name for name, percent in asked.items() if percent)]
+    if side.schedule.streams:
+        names = [name for name in names if name != "loss" or direction.mean_loss_percent]
+        return [side.unmeasured(name, NO_PACKETS) for name in names]
+    found = []
+    for name in names:
+        reason = side.why_not("shares")
+        if reason:
+            found.append(side.unmeasured(name, reason))
+        else:
+            found.append(_GATES[name](side, *side.filled("shares")))
+    if not (direction.outage or (direction.reorder_percent and direction.duplicate_percent)):
+        found.append(_order(side))
+    return [*found, _bytes(side)]
+
+
+def _loss(side: Side, stream: Stream, arrived: Arrived) -> Row:
+    """Packets that did not come. Of a packet and its copy both must be lost; a bit flipped in a
+    header loses the packet, and one flipped unasked does so everywhere."""
+    direction, sent = side.direction, arrived.sent
+    if not arrived.numbers and not direction.outage:
+        return side.gate("loss", direction.mean_loss_percent, None, "%", 0.0, sent)
+    came = len(set(arrived.numbers)) + arrived.overflowed
+    if direction.corrupt_percent:
+        came += arrived.corrupt
+    chance = direction.mean_loss_percent / 100 * (1 - direction.duplicate_percent / 100)
+    headers = direction.corrupt_percent / 100 * (1 - _payload_share(stream, FRAME_OVERHEAD_BYTES))
+    if direction.gilbert_elliott is not None:
+        low, high = interval.chain(sent, direction.gilbert_elliott)
+        high += headers * sent
+    else:
+        low, _ = interval.binomial(sent, chance)
+        _, high = interval.binomial(sent, chance + headers)
+    note = f"{arrived.overflowed} overran the receiver's socket" if arrived.overflowed else ""
+    return _within(side, "loss", chance, sent - came, sent, (low, high), note)
+
+
+def _reordered(side: Side, stream: Stream, arrived: Arrived) -> Row:
+    """Packets that skipped the delay, and so overtook those in it."""
+    flying = stream.per_second * side.direction.delay_ms / 1000
+    if flying < LEAST_OVERTAKEN:
+        reason = f"of {flying:.2g} packets in the delay at once too few are overtaken"
+        return side.unmeasured("reordering", reason)
+    chance, came = side.direction.reorder_percent / 100, len(set(arrived.numbers))
+    limits = interval.binomial(came, chance)
+    count = len(figures.overtaking(arrived.numbers))
+    return _within(side, "reordering", chance, count, came, limits, "of those that came")
+
+
+def _duplicates(side: Side, stream: Stream, arrived: Arrived) -> Row:
+    """Packets that came twice: the copy goes the way of the other, and may be lost as well."""
+    survives = 1 - side.direction.mean_loss_percent / 100
+    chance = side.direction.duplicate_percent / 100 * survives**2
+    limits = interval.binomial(arrived.sent, chance)
+    return _within(side, "duplicates", chance, _twice(arrived), arrived.sent, limits)
+
+
+def _flipped(side: Side, stream: Stream, arrived: Arrived) -> Row:
+    """Packets whose payload has changed. What hits a header is lost, or in the source port unseen;
+    netem counts the Ethernet header too, other links do not."""
+    survives = (1 - side.direction.mean_loss_percent / 100) * side.direction.corrupt_percent / 100
+    least = survives * _payload_share(stream, FRAME_OVERHEAD_BYTES)
+    most = survives * _payload_share(stream, 0)
+    low, _ = interval.binomial(arrived.sent, least)
+    _, high = interval.binomial(arrived.sent, most)
+    note = "those in the payload"
+    return _within(side, "flipped bits", most, arrived.corrupt, arrived.sent, (low, high), note)
+
+
+_GATES = {
+    "loss": _loss,
+    "reordering": _reordered,
+    "duplicates": _duplicates,
+    "flipped bits": _flipped,
+}
+
+
+def _order(side: Side) -> Row:
+    """Nothing overtakes and nothing comes twice, where neither was asked for."""
+    streams = [
+        arrived
+        for (_, client, way), arrived in side.seen.streams.items()
+        if (client, way) == (0, side.way)
+    ]
+    count, strays = 0, 0
+    for arrived in streams:
+        count += len(arrived.numbers)
+        if not side.direction.reorder_percent:
+            strays += len(figures.overtaking(arrived.numbers))
+        if not side.direction.duplicate_percent:
+            strays += _twice(arrived)
+    if not streams:
+        return side.unmeasured("order", "no stream of packets was sent")
+    note = "that came too early or twice"
+    return side.gate("order", 0.0, float(strays) if count else None, "packets", 0.0, count, note)
+
+
+def _twice(arrived: Arrived) -> int:
+    return len(arrived.numbers) - len(set(arrived.numbers))
+
+
+def _payload_share(stream: Stream, more_bytes: int) -> float:
+    """Of a packet's bits, and ``more_bytes`` of headers, those of its payload."""
+    return (stream.packet_bytes - _HEADER_BYTES) / (stream.packet_bytes + more_bytes)
+
+
+def _within(
+    side: Side,
+    name: str,
+    chance: float,
+    count: int,
+    n: int,
+    limits: tuple[float, float],
+    note: str = "",
+) -> Row:
+    """A count held against the 99 % interval of its sample."""
+    low, high = limits
+    tolerance = max(high - n * chance, n * chance - low)
+    measured = 100 * count / n if n else None
+    inside = f"{100 * max(low, 0) / max(n, 1):.3g} to {100 * high / max(n, 1):.3g} % allowed"
+    row = side.gate(
+        name,
+        100 * chance,
+        measured,
+        "%",
+        100 * tolerance / max(n, 1),
+        n,
+        "; ".join(filter(None, (inside, note))),
+    )
+    return row if measured is None else replace(row, ok=low <= count <= high)
+
+
+def _bytes(side: Side) -> Row:
+    """What the link has counted against what the probes put in (up) or got out (down)."""
+    seen = side.seen
+    expected = frames = 0
+    for (purpose, client, way), arrived in seen.streams.items():
+        if (client, way) == (0, side.way):
+            stream = side.schedule.stream(purpose, client, way)
+            came = len(arrived.numbers) + arrived.corrupt + arrived.overflowed
+            count = arrived.sent if way == "up" else came
+            frames += count
+            expected += count * (stream.packet_bytes + FRAME_OVERHEAD_BYTES)
+    if seen.pinged is not None:
+        count = seen.pinged.sent if side.way == "up" else seen.pinged.came
+        frames += count
+        expected += count * (PROBE_BYTES + FRAME_OVERHEAD_BYTES)
+    counted = [
+        getattr(counters, side.way).bytes
+        for stage, counters in seen.counted.items()
+        if not stage.startswith(_TCP_STAGE)
+    ]
+    measured = float(sum(counted)) if frames else None
+    tolerance = (BYTES_TOLERANCE + side.direction.corrupt_percent / 100) * expected
+    note = "counted by the link"
+    return side.gate("bytes", float(expected), measured, "bytes", tolerance, frames, note)

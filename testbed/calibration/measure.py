@@ -1,0 +1,138 @@
+"""From profiles to rows: plans each one, builds networks, measures, judges."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from testbed import profiles as shipped
+from testbed.calibration.conduct import Job, conduct
+from testbed.calibration.judge import judge
+from testbed.calibration.plan import schedule
+from testbed.calibration.probes import Schedule
+from testbed.calibration.row import Row
+from testbed.config import choose
+from testbed.config_error import ConfigError
+from testbed.links import Backend, choice
+from testbed.profiles import LinkProfile
+from testbed.topology import plan
+from testbed.units import human_seconds
+
+TOGETHER_KBIT = 100_000.0
+"""Profiles are measured side by side as long as all their lines together carry no more."""
+MOST_TOGETHER = 8
+EACH = 2
+"""Clients a profile: one alone, and one that joins it."""
+ALL = "all"
+
+
+class Calibration(msgspec.Struct):
+    """What `calibrate` found."""
+
+    links: str
+    """The backend, and why."""
+    seconds: float
+    rows: list[Row]
+    facts: list[dict[str, Any]]
+    """Of each network that was up: what its backend said of it at first, and at the end."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether no gate is missed, and each profile has one that holds."""
+        judged = {row.link for row in self.rows if row.ok}
+        return all(row.ok is not False and row.link in judged for row in self.rows)
+
+
+def named(texts: tuple[str, ...]) -> list[LinkProfile]:
+    """The profiles that ``--profile`` names: each once, in their order.
+
+    A text is a name or a path, several after commas, or "all"; the counts of a mix ("4g:12") say
+    nothing here.
+
+    Raises:
+        ConfigError: a profile that does not load.
+    """
+    found: list[LinkProfile] = []
+    for piece in (piece.strip() for text in texts for piece in text.split(",")):
+        name, _, count = piece.rpartition(":")
+        if piece == ALL:
+            found += [shipped.load(one) for one in shipped.names()]
+        else:
+            found.append(shipped.load(name if name and count.strip().isdigit() else piece))
+    by_name: dict[str, LinkProfile] = {}
+    for profile in found:
+        if by_name.setdefault(profile.name, profile) != profile:
+            raise ConfigError(f"profile {profile.name!r}: two files have that name; rename one")
+    return list(by_name.values())
+
+
+def calibrate(
+    profiles: list[LinkProfile], links: str, seconds: float, say: Callable[[str], None]
+) -> Calibration:
+    """Measure ``profiles`` over ``links``, each within about ``seconds``; ``say`` hears the plan.
+
+    Raises:
+        ConfigError: ``links`` is unknown or does not work here.
+        LinkError: a network could not be built, or failed.
+    """
+    choose("links", links, ["auto", *(backend.name for backend in choice.BACKENDS)])
+    backend, why = choice.choose(links, plan(profiles))
+    schedules = [schedule(profile, seconds, backend.name == "loopback") for profile in profiles]
+    began_s = time.monotonic()
+    result = Calibration(why, 0.0, [], [])
+    say(why)
+    for group in grouped(schedules):
+        for one in group:
+            say(_described(one))
+        found, facts = _measure(backend, group)
+        result.rows += found
+        result.facts.append(facts)
+    order = {profile.name: index for index, profile in enumerate(profiles)}
+    result.rows.sort(key=lambda row: order[row.link])
+    result.seconds = time.monotonic() - began_s
+    return result
+
+
+def grouped(schedules: list[Schedule]) -> list[list[Schedule]]:
+    """Which profiles are measured side by side: the quickest to measure with each other."""
+    groups: list[list[Schedule]] = []
+    for one in sorted(schedules, key=lambda one: one.seconds):
+        last = groups[-1] if groups else []
+        kbit = _kbit(one) + sum(_kbit(other) for other in last)
+        if last and len(last) < MOST_TOGETHER and kbit <= TOGETHER_KBIT:
+            last.append(one)
+        else:
+            groups.append([one])
+    return groups
+
+
+def _kbit(one: Schedule) -> float:
+    """What its lines carry when all are full; a line without a rate is a group of its own."""
+    ways = (one.profile.up.line_kbit, one.profile.down.line_kbit)
+    return EACH * sum(TOGETHER_KBIT if kbit is None else kbit for kbit in ways)
+
+
+def _measure(backend: Backend, group: list[Schedule]) -> tuple[list[Row], dict[str, Any]]:
+    layout = plan([one.profile for one in group for _ in range(EACH)])
+    network = backend.up(layout)
+    closing: dict[str, Any] = {}
+    try:
+        jobs = [
+            Job(one, layout.clients[EACH * index : EACH * (index + 1)])
+            for index, one in enumerate(group)
+        ]
+        seen = conduct(layout, network, jobs)
+    finally:
+        closing = network.down()
+    rows = [row for job, one in zip(jobs, seen, strict=True) for row in judge(job.schedule, one)]
+    return rows, {**network.facts, **closing, "profiles": [one.profile.name for one in group]}
+
+
+def _described(one: Schedule) -> str:
+    """ "4g: 28.9 s: delay 9.4 s, rate 2.55 s, ...; not measured: ..." """
+    spent = ", ".join(f"{step.stage} {human_seconds(step.seconds)}" for step in one.steps)
+    text = f"{one.profile.name}: {human_seconds(one.seconds)}: {spent or 'nothing'}"
+    for purpose, reason in one.left_out.items():
+        text += f"\n  no {purpose}: {reason}"
+    return text
