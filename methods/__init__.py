@@ -4,13 +4,35 @@ What a method file holds:
 
 ``Config``
     A frozen Struct of the method's options, each with unit, range and default.
-``Server(config, model, seed)``
-    ``model`` (its present global model), ``async round(fleet)`` and ``evaluate(images, labels)``.
+``Server(config, model, shard, seed)``
+    ``model`` (its present global model, or None where there is none), ``async round(fleet)`` and
+    ``evaluate(images, labels)``.
 ``Client(config, model, shard, seed)``
-    ``round(peer)``: its part in one round, a plain function that may block.
+    ``round(peer)``: its part in one round, a plain function that may block. Where clients keep
+    models of their own, also ``evaluate(images, labels)``: the mean over clients joins the
+    server's metrics as ``client_accuracy`` and so on.
+``check(config, model)`` (optional)
+    Raises ValueError where the method cannot train such a model. Asked before anything starts: the
+    model is on the meta device, shapes without values.
 ``adapt(config, model)`` (optional)
     The model as this method trains it, adapters and all. Like loading and importing it is done
     once, before the nodes are forked, and they share what they do not write.
+``public_samples(config)`` (optional)
+    How many unlabelled images the server and all clients are to have in common.
+``public_source(config)`` (optional)
+    Where they come from: "held-out" of the training set, so that no client has them of its own
+    (the default), or "glyphs", drawn from a font.
+``peer_to_peer`` (optional)
+    True: clients also speak to one another, ``to`` and ``sender`` naming "client-1" and so on,
+    over the uplink of one and the downlink of the other.
+``traffic(config, model)`` (optional)
+    Least payload bytes that a client sends and receives in a round, as a pair. With it a run whose
+    transfers cannot end within its limits is refused before a node starts.
+``client_flops(config, model, image)`` (optional)
+    Floating-point operations of a client's part in a round for each sample that it has, by
+    ``methods.flops``; ``image`` is a batch of one. Counted once, before the nodes are forked.
+``fixed_flops(config, model, image)`` (optional)
+    The same of what it does however many samples it has, such as with public images.
 
 A fleet and a peer are all that a method sees of the network: no sockets, clocks or namespaces.
 Split training talks to one client at a time (``send``, ``receive``), averaging to all at once
@@ -30,14 +52,20 @@ if TYPE_CHECKING:  # Naming the methods must not cost the seconds that torch tak
 
     from testbed.wire import Detail, Message
 
-_NOT_METHODS = {"__init__", "local", "averaging"}
+_NOT_METHODS = {"__init__", "local", "averaging", "flops"}
 
 
 class Shard(NamedTuple):
-    """A client's own data: images float32 (n, channels, height, width), labels int64 (n,)."""
+    """What a node holds: its own data, none at the server, and what all have in common."""
 
     images: Tensor
+    """float32 (n, channels, height, width), values in 0..1."""
     labels: Tensor
+    """int64 (n,)."""
+    public: Tensor
+    """Unlabelled images (m, channels, height, width), the same for every node, in one order."""
+    client: int
+    """The client's number, from 1; 0 is the server."""
 
 
 class Missed(Exception):
@@ -70,20 +98,30 @@ class Fleet(Protocol):
         message's tensors differ from it in names, shapes or dtypes, or are not finite.
         """
 
+    def refuse(self, client: str, reason: str) -> Missed:
+        """For the caller to raise: what this client sent cannot be taken; recorded with why."""
+
     def gather(self, kind: str, like: Mapping[str, Tensor] | None = None) -> AsyncIterator[Message]:
         """One message of this kind from every client, as they arrive; missed ones are left out."""
 
 
 class Peer(Protocol):
-    """A client's view of the server in the present round."""
+    """A client's view of the server, and of its neighbours, in the present round."""
 
     round: int
 
-    def send(self, kind: str, tensors: Mapping[str, Tensor], **details: Detail) -> None:
-        """Queue a message; its tensors must not change until the server has answered it."""
+    def send(
+        self, kind: str, tensors: Mapping[str, Tensor], *, to: str = "server", **details: Detail
+    ) -> None:
+        """Queue a message; its tensors must not change until the receiver has answered it."""
 
-    def receive(self, kind: str, like: Mapping[str, Tensor] | None = None) -> Message:
-        """The server's next message of this kind and round; ``like`` as for a Fleet."""
+    def receive(
+        self, kind: str, like: Mapping[str, Tensor] | None = None, *, sender: str = "server"
+    ) -> Message:
+        """The sender's next message of this kind and round; ``like`` as for a Fleet.
+
+        Raises Missed where a neighbour's does not come within the round's limit.
+        """
 
 
 def names() -> list[str]:

@@ -12,7 +12,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from methods import Fleet, Peer, Shard
+from methods import Fleet, Peer, Shard, flops
 from methods.averaging import WeightedMean
 from methods.local import accuracy_and_loss, load_trainable, train, trainable_state
 
@@ -31,7 +31,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class Server:
     kind = "model"
 
-    def __init__(self, config: Config, model: nn.Module, seed: int) -> None:
+    def __init__(self, config: Config, model: nn.Module, shard: Shard, seed: int) -> None:
         self.model = model
 
     async def round(self, fleet: Fleet) -> None:
@@ -73,6 +73,17 @@ class Client:
         )
         # 3. Send the result.
         peer.send(self.kind, trainable_state(self.model))
+
+
+def traffic(config: Config, model: nn.Module) -> tuple[int, int]:
+    """Both ways, every trainable parameter."""
+    size = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    return size, size
+
+
+def client_flops(config: Config, model: nn.Module, image: Tensor) -> float:
+    """Each epoch: the model forward and backward."""
+    return config.local_epochs * flops.step(model, image, model)
 
 
 def new_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:

@@ -2,12 +2,15 @@
 
 from typing import Protocol
 
+from torch import Tensor
+
 from methods import Peer as MethodPeer
+from nodes.fleet import METRICS
 from nodes.peer import Overtaken, Peer, Stopped
 from testbed import meter
 from testbed.channel import Channel
 from testbed.config import RunConfig
-from testbed.transport import ClientTransport
+from testbed.transport import ClientTransport, Neighbours
 
 
 class MethodClient(Protocol):
@@ -15,20 +18,37 @@ class MethodClient(Protocol):
 
 
 def participate(
-    config: RunConfig, method: MethodClient, name: str, samples: int, channel: Channel
+    config: RunConfig,
+    method: MethodClient,
+    test: tuple[Tensor, Tensor],
+    name: str,
+    neighbours: Neighbours,
+    samples: int,
+    flops: int | None,
+    channel: Channel,
 ) -> None:
-    """Take part in every round that the server begins."""
+    """Take part in every round that the server begins.
+
+    ``neighbours``: addresses of all clients, where they speak to one another; else empty.
+    ``flops``: floating-point operations of its part in a round, where known.
+    """
     address = channel.receive(timeout_s=30)
     report = channel.send
-    transport = ClientTransport(name, address["host"], address["port"], report)
-    peer = Peer(transport, report, timeout_s=config.join_timeout_s + config.round_timeout_s)
-    report({"event": "ready", "samples": samples})
+    transport = ClientTransport(name, address["host"], address["port"], report, config.congestion)
+    if neighbours:
+        transport.listen(*neighbours[name], neighbours)
+    # A client that no round chooses hears nothing for as long as the run lasts.
+    peer = Peer(transport, report, config.round_timeout_s, between_rounds_s=config.time_limit_s)
+    report({"event": "ready", "samples": samples, "round_flops": flops})
     try:
         peer.join(samples, config.join_timeout_s)
         while True:
             peer.await_round()
             try:
                 method.round(peer)
+                evaluate = getattr(method, "evaluate", None)
+                if evaluate is not None:
+                    peer.send(METRICS, {}, **evaluate(*test))
             except Overtaken as reason:
                 report({"event": "overtaken", "reason": str(reason)})
             report({"event": "usage", **meter.usage()})

@@ -18,6 +18,8 @@ SIDE = 16
 TEST_SEED = 1_000_003
 """Draws what must be the same for every seed of a run: held-out images and the digits' split."""
 
+CLASSES = 10
+"""Of either data set: the digits."""
 GLYPHS_TRAIN = 20_000
 GLYPHS_TEST = 1_000
 DIGITS_TRAIN = 1_437
@@ -40,6 +42,12 @@ def names() -> list[str]:
     return sorted(_LOADERS)
 
 
+def classes(name: str) -> int:
+    """Classes of a data set. ValueError for an unknown name."""
+    _check(name)
+    return CLASSES
+
+
 def train_size(name: str) -> int | None:
     """Training images of a data set; None: as many as wanted. ValueError for an unknown name."""
     _check(name)
@@ -58,12 +66,19 @@ def load(name: str, *, seed: int, train_samples: int | None = None) -> Dataset:
     return _LOADERS[name](seed, train_samples)
 
 
+def hold_out(samples: int, held: int, *, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sorted indices of ``held`` random ones of ``samples``, and of all the others."""
+    order = np.random.default_rng([seed, held]).permutation(samples)
+    return np.sort(order[:held]), np.sort(order[held:])
+
+
 def partition(
     labels: NDArray[np.int64],
     clients: int,
     *,
     kind: str,
     alpha: float = 0.5,
+    classes_per_client: int = 2,
     seed: int,
     minimum: int = 8,
 ) -> list[NDArray[np.int64]]:
@@ -73,6 +88,9 @@ def partition(
     from Dirichlet(`alpha`) over the clients (Hsu et al., 2019; a smaller alpha is more skewed).
     A client left with fewer than `minimum` samples is then given random ones of whichever client
     has most, one at a time, so heavy skew over many clients is softened rather than redrawn.
+    "pathological" deals every client as many shards of one class as `classes_per_client` (McMahan
+    et al., 2017, whose shards, cut from samples in order of class, may hold two); where samples
+    move to reach the minimum, they are of classes that the client has.
     ValueError for a bad argument, or if the samples do not suffice for the minimum.
     """
     if clients < 1:
@@ -87,8 +105,11 @@ def partition(
         owners = rng.permutation(np.arange(len(labels)) % clients)
     elif kind == "dirichlet":
         owners = _dirichlet_owners(labels, clients, alpha, rng)
+    elif kind == "pathological":
+        owners = _pathological_owners(labels, clients, classes_per_client, rng)
+        _top_up_within_classes(owners, labels, clients, minimum)
     else:
-        raise ValueError(f"unknown partition {kind!r}; known: dirichlet, iid")
+        raise ValueError(f"unknown partition {kind!r}; known: dirichlet, iid, pathological")
     _top_up(owners, clients, minimum, rng)
     ends = np.cumsum(np.bincount(owners, minlength=clients))[:-1]
     return np.split(np.argsort(owners, kind="stable"), ends)
@@ -109,6 +130,58 @@ def _dirichlet_owners(
         ends[-1] = len(members)
         owners[members] = np.repeat(np.arange(clients), np.diff(ends, prepend=0))
     return owners
+
+
+def check_classes(classes_per_client: int, *, classes: int, clients: int) -> None:
+    """ValueError where no client can have so many classes, or some class would have no client."""
+    if not 1 <= classes_per_client <= classes:
+        raise ValueError(
+            f"classes_per_client = {classes_per_client}: must be 1 to {classes}, "
+            "the number of classes"
+        )
+    if clients * classes_per_client < classes:
+        raise ValueError(
+            f"classes_per_client = {classes_per_client}: {clients} clients would leave out some of "
+            f"the {classes} classes; take at least {-(-classes // clients)}, or more clients"
+        )
+
+
+def _pathological_owners(
+    labels: NDArray[np.int64], clients: int, classes_per_client: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """The client of each sample, (n,): shards of one class each, dealt out at random."""
+    classes, sizes = np.unique(labels, return_counts=True)
+    check_classes(classes_per_client, classes=len(classes), clients=clients)
+    dealt = rng.permutation(np.arange(clients * classes_per_client) % clients)
+    shards = np.ones(len(classes), dtype=np.int64)
+    for _ in range(len(dealt) - len(classes)):
+        shards[np.argmax(sizes / shards)] += 1
+    owners = np.empty(len(labels), dtype=np.int64)
+    first = 0
+    for label, count in zip(classes, shards, strict=True):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        for piece, owner in zip(
+            np.array_split(members, count), dealt[first : first + count], strict=True
+        ):
+            owners[piece] = owner
+        first += count
+    return owners
+
+
+def _top_up_within_classes(
+    owners: NDArray[np.int64], labels: NDArray[np.int64], clients: int, minimum: int
+) -> None:
+    """Give each poor client, in place, samples of its own classes from whoever has most of all."""
+    for poor in np.flatnonzero(np.bincount(owners, minlength=clients) < minimum):
+        own = np.isin(labels, labels[owners == poor])
+        while (sizes := np.bincount(owners, minlength=clients))[poor] < minimum:
+            spare = np.flatnonzero(own & (sizes[owners] > minimum))
+            if not len(spare):
+                raise ValueError(
+                    f"client {poor + 1} cannot have {minimum} samples of its classes: take fewer "
+                    "clients, or more classes per client"
+                )
+            owners[spare[np.argmax(sizes[owners[spare]])]] = poor
 
 
 def _top_up(
@@ -142,7 +215,7 @@ def _digits(seed: int, train_samples: int | None) -> Dataset:
     held_out = np.arange(len(labels)) % 5 == 0
     test, train = by_class[held_out], by_class[~held_out]
     train = np.random.default_rng(seed).permutation(train)[:wanted]
-    return Dataset("digits", 10, images[train], labels[train], images[test], labels[test])
+    return Dataset("digits", CLASSES, images[train], labels[train], images[test], labels[test])
 
 
 def read_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -168,17 +241,24 @@ def enlarge(images: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _glyphs(seed: int, train_samples: int | None) -> Dataset:
     """The ten digits of the DejaVu fonts, more distorted than pretraining ever saw them."""
+    train = _draw(train_samples or GLYPHS_TRAIN, [TEST_SEED, 1, seed])
+    test = _draw(GLYPHS_TEST, [TEST_SEED, 0])
+    return Dataset("glyphs", CLASSES, *train, *test)
+
+
+def public_glyphs(count: int, *, seed: int) -> NDArray[np.float32]:
+    """Images (count, 1, SIDE, SIDE) as the data set glyphs has them, and none of its own."""
+    images, _ = _draw(count, [TEST_SEED, 2, seed])
+    return images
+
+
+def _draw(count: int, stream: list[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     # Drawing needs torch and the fonts, which most users of this file do not.
     from nodes import glyphs
 
-    def draw(count: int, stream: list[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        return glyphs.glyphs(
-            count, stream, characters=glyphs.DIGITS, distortion=glyphs.STRONG, side=SIDE
-        )
-
-    train = draw(train_samples or GLYPHS_TRAIN, [TEST_SEED, 1, seed])
-    test = draw(GLYPHS_TEST, [TEST_SEED, 0])
-    return Dataset("glyphs", 10, *train, *test)
+    return glyphs.glyphs(
+        count, stream, characters=glyphs.DIGITS, distortion=glyphs.STRONG, side=SIDE
+    )
 
 
 def _check(name: str) -> None:

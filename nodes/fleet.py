@@ -1,6 +1,7 @@
 """The server's side of the method contract: clients by name, with limits on every wait."""
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncIterator, Mapping
 
@@ -14,6 +15,7 @@ from testbed.wire import Detail, Message, encode_tensors
 HELLO = "hello"
 WELCOME = "welcome"
 STOP = "stop"
+METRICS = "metrics"
 
 _Inbox = asyncio.Queue[Message | Missed]
 
@@ -22,10 +24,19 @@ class Fleet:
     """See ``methods.Fleet``. Every lost update is reported with its reason."""
 
     def __init__(
-        self, transport: ServerTransport, names: list[str], report: Report, round_timeout_s: float
+        self,
+        transport: ServerTransport,
+        names: list[str],
+        report: Report,
+        round_timeout_s: float,
+        per_round: int | None = None,
+        seed: int = 0,
     ) -> None:
+        """``per_round``: how many clients a round takes, drawn from ``seed``; None: all."""
         self._transport = transport
         self._report = report
+        self._expected = len(names) if per_round is None else per_round
+        self._seed = seed
         self._round_timeout_s = round_timeout_s
         self._deadline_s = 0.0
         self._inboxes: dict[str, _Inbox] = {name: asyncio.Queue() for name in names}
@@ -38,14 +49,19 @@ class Fleet:
 
     @property
     def clients(self) -> tuple[str, ...]:
-        """Those that were there when the round began; one that joins later waits for the next."""
+        """Those chosen of who was there when the round began; who joins later waits."""
         return tuple(name for name in self._present if name not in self._gone)
 
     @property
     def failed(self) -> int:
-        """Clients whose part of the present round was missed, or that were not there for it."""
-        absent = self._inboxes.keys() - set(self._present)
-        return len(self._missed | self._gone.keys() | absent)
+        """How many fewer clients did their part of the present round than the run asks for."""
+        done = [name for name in self.clients if name not in self._missed]
+        return self._expected - len(done)
+
+    @property
+    def succeeded(self) -> int:
+        """Clients that did their part of the present round."""
+        return self._expected - self.failed
 
     async def pump(self) -> None:
         """Sort what arrives into the clients' inboxes; runs until cancelled."""
@@ -88,9 +104,9 @@ class Fleet:
         self._check_joined()
 
     def begin(self, number: int) -> None:
-        """Start a round and its clock."""
+        """Choose a round's clients and start its clock."""
         self.round = number
-        self._present = self._joined()
+        self._present = self._choose()
         self._missed = set()
         self._deadline_s = time.monotonic() + self._round_timeout_s
 
@@ -123,8 +139,11 @@ class Fleet:
         if reason is not None:
             # It is the client's answer, and no better one will come: do not wait out the limit.
             self._drop(message, reason)
-            raise self._miss(client, f"its update was not taken: {reason}")
+            raise self.refuse(client, reason)
         return message
+
+    def refuse(self, client: str, reason: str) -> Missed:
+        return self._miss(client, f"its update was not taken: {reason}")
 
     async def gather(
         self, kind: str, like: Mapping[str, Tensor] | None = None
@@ -189,6 +208,14 @@ class Fleet:
                 "reason": reason,
             }
         )
+
+    def _choose(self) -> tuple[str, ...]:
+        """All who are there, or a draw of them that depends on the round and the seed alone."""
+        joined = self._joined()
+        if len(joined) <= self._expected:
+            return joined
+        draw = random.Random(f"{self._seed} {self.round}").sample(sorted(joined), self._expected)
+        return tuple(name for name in joined if name in draw)
 
     def _joined(self) -> tuple[str, ...]:
         return tuple(name for name in self.samples if name not in self._gone)

@@ -10,10 +10,11 @@ from rich.console import Console
 
 import methods
 from nodes import data
-from testbed import meter
-from testbed.config import DEFAULT_CLIENTS, RunConfig, choose, load
+from testbed import access, congestion, meter
+from testbed.config import RunConfig, choose, load
+from testbed.config_error import ConfigError
 from testbed.links import choice
-from testbed.profiles import LinkProfile, parse_mix
+from testbed.profiles import LinkProfile
 from testbed.profiles import load as load_profile
 from testbed.progress import RoundLines, closing_table
 from testbed.record import Recorder, create_folder
@@ -31,7 +32,7 @@ def launch(file: Path | None, flags: dict[str, Any], command: list[str], started
     """
     # 1. Everything is checked before anything starts, the quick checks first.
     config = load(file, flags)
-    profiles = parse_mix(config.profile, config.clients, default=DEFAULT_CLIENTS)
+    profiles = access.client_links(config)
     server = None if config.server_profile is None else load_profile(config.server_profile)
     layout = plan(profiles, server)
     allow_descriptors(len(layout.nodes))
@@ -40,10 +41,20 @@ def launch(file: Path | None, flags: dict[str, Any], command: list[str], started
     from nodes.program import FineTuning  # Brings in torch, which takes seconds.
 
     program = FineTuning(config, len(profiles))
-    backend, why = choice.choose(config.links)
+    backend, why = choice.choose(config.links, layout)
+    if program.peer_to_peer and backend.name == "loopback":
+        raise ConfigError(
+            f"method = {config.method!r}: its clients speak to one another, which takes links "
+            "with namespaces; loopback links lead to the server alone"
+        )
+    if config.congestion is not None:
+        congestion.check(config.congestion, backend.name)
     # 2. The configuration as it will be written: nothing left to a default.
     config = msgspec.structs.replace(
-        config, clients=len(profiles), links=backend.name, options=program.options
+        access.repeatable(config),
+        clients=len(profiles),
+        links=backend.name,
+        options=program.options,
     )
     profile = mix_label(profiles)
     label = f"{config.method}-{profile.replace(':', 'x').replace(',', '+')}-{len(profiles)}"

@@ -1,7 +1,9 @@
-"""Backbones in stages: a small vision transformer that any method can cut between blocks.
+"""Backbones in stages: vision transformers that any method can cut between blocks.
 
 `embed` turns images into tokens, each of `blocks` maps tokens to tokens, `head` turns tokens into
 logits. The shipped weights are read by memory map, so all processes of a run share one copy.
+Architectures of the papers' size have random weights: they have its bytes and FLOPs, and know
+nothing.
 """
 
 from __future__ import annotations
@@ -42,11 +44,42 @@ class ModelSpec(msgspec.Struct, frozen=True):
         return (self.side // self.patch) ** 2 + 1
 
 
+PAPER_SIZE = {
+    "vit-b16": ModelSpec(
+        side=224, channels=3, patch=16, width=768, depth=12, heads=12, mlp_ratio=4
+    ),
+    "vit-l16": ModelSpec(
+        side=224, channels=3, patch=16, width=1024, depth=24, heads=16, mlp_ratio=4
+    ),
+}
+"""Dosovitskiy et al., 2021, table 1; 16 is the patch."""
+
+
+def fit(images: Tensor, spec: ModelSpec) -> Tensor:
+    """Images (batch, any, any, any) as `spec` takes them; those that are right stay themselves.
+
+    Another size is interpolated bilinearly, with antialiasing where it shrinks. A single channel
+    is repeated; for a greyscale model several become their mean. ValueError for other channels.
+    """
+    if images.shape[1] != spec.channels:
+        if images.shape[1] != 1 and spec.channels != 1:
+            raise ValueError(f"images of {images.shape[1]} channels for a model of {spec.channels}")
+        images = images.mean(dim=1, keepdim=True).expand(-1, spec.channels, -1, -1)
+    if images.shape[2:] != (spec.side, spec.side):
+        size = (spec.side, spec.side)
+        images = F.interpolate(images, size, mode="bilinear", antialias=True)
+    return images
+
+
 class Embed(nn.Module):
-    """Images (batch, channels, side, side) to tokens (batch, tokens, width), class token first."""
+    """Images (batch, channels, side, side) to tokens (batch, tokens, width), class token first.
+
+    Images of another size or number of channels are made to fit.
+    """
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
+        self.spec = spec
         self.patches = nn.Conv2d(spec.channels, spec.width, spec.patch, stride=spec.patch)
         self.class_token = nn.Parameter(torch.zeros(1, 1, spec.width))
         self.positions = nn.Parameter(torch.empty(1, spec.tokens, spec.width))
@@ -54,7 +87,7 @@ class Embed(nn.Module):
         nn.init.trunc_normal_(self.positions, std=0.02)
 
     def forward(self, images: Tensor) -> Tensor:
-        patches: Tensor = self.patches(images).flatten(2).transpose(1, 2)
+        patches: Tensor = self.patches(fit(images, self.spec)).flatten(2).transpose(1, 2)
         first = self.class_token.expand(len(images), -1, -1)
         return torch.cat([first, patches], dim=1) + self.positions
 
@@ -132,37 +165,50 @@ class VisionTransformer(nn.Module):
 
 
 def names() -> list[str]:
-    """The shipped models: one file of `weights/` is one model."""
-    return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+    """Every model: one file of `weights/` each, and those of the papers' size."""
+    return sorted([*_shipped(), *PAPER_SIZE])
 
 
 def path_of(name: str) -> Path:
     """The weights file of a shipped model. ValueError, with the known names, for another name."""
-    if name not in names():
-        raise ValueError(f"unknown model {name!r}; known: {', '.join(names())}")
+    if name not in _shipped():
+        raise ValueError(f"unknown model {name!r}; known: {', '.join(_shipped())}")
     return WEIGHTS / f"{name}.safetensors"
 
 
 def read_spec(name: str) -> ModelSpec:
-    """The architecture of a shipped model, from its file's metadata. Errors as `path_of`."""
+    """The architecture of a model. ValueError, with the known names, for an unknown one."""
+    if name not in names():
+        raise ValueError(f"unknown model {name!r}; known: {', '.join(names())}")
+    if name in PAPER_SIZE:
+        return PAPER_SIZE[name]
     with safe_open(path_of(name), framework="pt") as file:
         return msgspec.json.decode(file.metadata()["spec"], type=ModelSpec)
 
 
-def build(name: str, classes: int, seed: int) -> VisionTransformer:
-    """A shipped backbone under a new classifier of `classes` outputs, drawn from `seed`.
-
-    The backbone is mapped from its file privately: processes share its pages until one of them
-    writes (a training step copies the pages it changes and never reaches the file). Every
-    parameter requires a gradient. ValueError for an unknown name or fewer than one class.
-    """
+def skeleton(name: str, classes: int) -> VisionTransformer:
+    """The model on the meta device: every shape, no values and no memory. Errors as `build`."""
     if classes < 1:
         raise ValueError(f"a classifier needs at least one class, not {classes}")
     with torch.device("meta"):
-        model = VisionTransformer(read_spec(name), classes)
-    with safe_open(path_of(name), framework="pt") as file:
-        keys = file.keys()
-        state = {key: file.get_tensor(key) for key in keys}
+        return VisionTransformer(read_spec(name), classes)
+
+
+def build(name: str, classes: int, seed: int) -> VisionTransformer:
+    """A backbone under a new classifier of `classes` outputs, drawn from `seed`.
+
+    A shipped backbone is mapped from its file privately: processes share its pages until one of
+    them writes (a training step copies the pages it changes and never reaches the file). One of a
+    paper's size is drawn from `seed` as well. Every parameter requires a gradient. ValueError for
+    an unknown name or fewer than one class.
+    """
+    model = skeleton(name, classes)
+    if name in PAPER_SIZE:
+        state = random_weights(model, seed)
+    else:
+        with safe_open(path_of(name), framework="pt") as file:
+            keys = file.keys()
+            state = {key: file.get_tensor(key) for key in keys}
     state |= new_classifier(model.spec.width, classes, seed)
     model.load_state_dict(state, assign=True)
     return model
@@ -173,3 +219,24 @@ def new_classifier(width: int, classes: int, seed: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(classes, width, generator=generator) * (0.1 / math.sqrt(width))
     return {"head.classifier.weight": weight, "head.classifier.bias": torch.zeros(classes)}
+
+
+def random_weights(model: VisionTransformer, seed: int) -> dict[str, Tensor]:
+    """A backbone's first weights: normal with deviation 0.02, norms one, biases zero."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for name, parameter in model.named_parameters():
+        kind = name.rpartition(".")[2]
+        if name.startswith("head.classifier."):
+            continue
+        if kind in ("bias", "class_token"):
+            state[name] = torch.zeros(parameter.shape)
+        elif parameter.dim() == 1:
+            state[name] = torch.ones(parameter.shape)
+        else:
+            state[name] = torch.empty(parameter.shape).normal_(std=0.02, generator=generator)
+    return state
+
+
+def _shipped() -> list[str]:
+    return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))

@@ -1,13 +1,15 @@
 """A client's side of the method contract: its server, with limits on every wait."""
 
 import time
+from collections import defaultdict, deque
 from collections.abc import Mapping
 
 from torch import Tensor
 
+from methods import Missed
 from nodes.checks import difference
 from nodes.fleet import HELLO, STOP, WELCOME
-from testbed.transport import ClientTransport, Report, Timeout
+from testbed.transport import SERVER, ClientTransport, Report, Timeout
 from testbed.wire import Detail, Message
 
 FIRST_ANSWER_S = 2.0
@@ -25,11 +27,19 @@ class Overtaken(Exception):
 class Peer:
     """See ``methods.Peer``."""
 
-    def __init__(self, transport: ClientTransport, report: Report, timeout_s: float) -> None:
+    def __init__(
+        self,
+        transport: ClientTransport,
+        report: Report,
+        timeout_s: float,
+        between_rounds_s: float,
+    ) -> None:
+        """``timeout_s``: how long a message within a round is waited for."""
         self._transport = transport
         self._report = report
         self._timeout_s = timeout_s
-        self._next: Message | None = None
+        self._between_rounds_s = between_rounds_s
+        self._inboxes: dict[str, deque[Message]] = defaultdict(deque)
         self.round = 0
 
     def join(self, samples: int, timeout_s: float) -> None:
@@ -50,7 +60,7 @@ class Peer:
                 wait_s *= 2
                 continue
             if answer.kind != WELCOME:
-                self._next = answer
+                self._inboxes[SERVER].append(answer)
             return
 
     def await_round(self) -> None:
@@ -61,22 +71,32 @@ class Peer:
             Timeout: the server was silent for too long.
         """
         while True:
-            message = self._take()
+            message = self._take(self._between_rounds_s, SERVER)
             if message.round > self.round:
                 self.round = message.round
-                self._next = message
+                self._inboxes[SERVER].appendleft(message)
                 return
             self._drop(message, f"belongs to round {message.round}, which is over")
 
-    def send(self, kind: str, tensors: Mapping[str, Tensor], **details: Detail) -> None:
-        self._transport.send(kind, self.round, tensors, details)
+    def send(
+        self, kind: str, tensors: Mapping[str, Tensor], *, to: str = SERVER, **details: Detail
+    ) -> None:
+        self._transport.send(kind, self.round, tensors, details, to)
 
-    def receive(self, kind: str, like: Mapping[str, Tensor] | None = None) -> Message:
+    def receive(
+        self, kind: str, like: Mapping[str, Tensor] | None = None, *, sender: str = SERVER
+    ) -> Message:
         while True:
-            message = self._take()
+            try:
+                message = self._take(self._timeout_s, sender)
+            except Timeout:
+                if sender == SERVER:
+                    raise
+                raise self._miss(sender, f"nothing within {self._timeout_s:g} s") from None
             if message.round > self.round:
-                self._next = message
-                raise Overtaken(f"round {message.round} began during round {self.round}")
+                self._inboxes[sender].appendleft(message)
+                reason = f"round {message.round} began during round {self.round}"
+                raise Overtaken(reason) if sender == SERVER else self._miss(sender, reason)
             if message.kind != kind or message.round != self.round:
                 expected = f"{kind!r} of round {self.round}"
                 reason = f"{message.kind!r} of round {message.round}, expected {expected}"
@@ -87,14 +107,34 @@ class Peer:
                 reason = objection
             self._drop(message, reason)
 
-    def _take(self) -> Message:
-        message, self._next = self._next, None
-        while message is None or message.kind == WELCOME:
-            message = self._transport.receive(self._timeout_s)
-        if message.kind == STOP:
+    def _take(self, timeout_s: float, sender: str) -> Message:
+        """The next message of the server or of a neighbour; those of others are kept.
+
+        Raises:
+            Stopped: the run is over.
+            Overtaken: the server began another round while a neighbour was waited for.
+            Timeout: nothing came in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not self._inboxes[sender]:
+            message = self._transport.receive(max(0.0, deadline - time.monotonic()))
+            if message.kind == WELCOME and message.sender == SERVER:
+                continue
+            self._inboxes[message.sender].append(message)
+            if sender != SERVER == message.sender and (
+                message.round > self.round or message.kind == STOP
+            ):
+                raise Overtaken(f"round {message.round} began while {sender} was waited for")
+        message = self._inboxes[sender].popleft()
+        if message.kind == STOP and sender == SERVER:
             raise Stopped
         return message
 
+    def _miss(self, neighbour: str, reason: str) -> Missed:
+        event = {"event": "missed", "peer": neighbour, "round": self.round, "reason": reason}
+        self._report(event)
+        return Missed(f"{neighbour}: {reason}")
+
     def _drop(self, message: Message, reason: str) -> None:
         size = message.message_bytes
-        self._report({"event": "dropped", "peer": "server", "bytes": size, "reason": reason})
+        self._report({"event": "dropped", "peer": message.sender, "bytes": size, "reason": reason})

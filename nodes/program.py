@@ -1,5 +1,7 @@
 """What the processes of a run execute: prepared once in the zygote, then one node each."""
 
+import contextlib
+from collections.abc import Iterator
 from types import ModuleType
 
 import msgspec
@@ -16,7 +18,8 @@ from testbed import meter
 from testbed.channel import Channel
 from testbed.config import RunConfig, choose, convert
 from testbed.config_error import ConfigError
-from testbed.topology import Node
+from testbed.feasible import Traffic
+from testbed.topology import PORT, Node, client_address, client_name
 
 MIN_SAMPLES = 8
 """Every client gets at least as many."""
@@ -35,68 +38,147 @@ class FineTuning:
         choose("method", config.method, methods.names())
         choose("model", config.model, models.names())
         choose("dataset", config.dataset, data.names())
+        if config.clients_per_round is not None and config.clients_per_round > clients:
+            raise ConfigError(
+                f"clients_per_round = {config.clients_per_round}: must be at most the "
+                f"{clients} clients of the run"
+            )
         self._run = config
         self._clients = clients
         self._method: ModuleType = methods.load(config.method)
         self._options = convert(
             config.options, self._method.Config, f"options of method {config.method}"
         )
-        self._samples = training_samples(config, clients)
+        public_samples = getattr(self._method, "public_samples", None)
+        self._public_samples: int = public_samples(self._options) if public_samples else 0
+        public_source = getattr(self._method, "public_source", None)
+        source = public_source(self._options) if public_source else "held-out"
+        self._held_out = self._public_samples if source == "held-out" else 0
+        self._samples = training_samples(config, clients, self._held_out)
+        if config.partition == "pathological":
+            with _refusing("partition pathological"):
+                data.check_classes(
+                    config.classes_per_client, classes=data.classes(config.dataset), clients=clients
+                )
+        check = getattr(self._method, "check", None)
+        if check:
+            with _refusing(f"method {config.method} cannot train model {config.model}"):
+                check(self._options, models.skeleton(config.model, data.classes(config.dataset)))
         self._shards: list[np.ndarray] = []
+        self._public: np.ndarray
+        self._flops: float | None = None
+        """Of a client's part in a round, a sample that it has; None: the method does not say."""
+        self._fixed_flops = 0.0
         self._data: data.Dataset
         self._model: torch.nn.Module
 
     @property
     def options(self) -> dict[str, object]:
-        """Every option of the method, defaults included."""
+        """Every option of the method, defaults included; those that are None are left out."""
         found = msgspec.to_builtins(self._options)
         assert isinstance(found, dict)
-        return found
+        return {name: value for name, value in found.items() if value is not None}
 
-    def prepare(self) -> None:
+    @property
+    def peer_to_peer(self) -> bool:
+        """Whether clients speak to one another."""
+        return bool(getattr(self._method, "peer_to_peer", False))
+
+    def prepare(self) -> Traffic | None:
         torch.set_num_threads(1)
         run = self._run
         self._data = data.load(run.dataset, seed=run.seed, train_samples=self._samples)
-        self._shards = data.partition(
-            self._data.train_labels,
-            self._clients,
-            kind=run.partition,
-            alpha=run.alpha,
-            seed=run.seed,
-            minimum=MIN_SAMPLES,
+        held_out, private = data.hold_out(
+            len(self._data.train_labels), self._held_out, seed=run.seed
         )
+        self._public = self._data.train_images[held_out]
+        if self._public_samples > self._held_out:
+            self._public = data.public_glyphs(self._public_samples, seed=run.seed)
+            _check_alike(self._public, self._data)
+        with _refusing(f"partition {run.partition}"):
+            parts = data.partition(
+                self._data.train_labels[private],
+                self._clients,
+                kind=run.partition,
+                alpha=run.alpha,
+                classes_per_client=run.classes_per_client,
+                seed=run.seed,
+                minimum=MIN_SAMPLES,
+            )
+        self._shards = [private[part] for part in parts]
         # Adapters draw their first values from the global generator.
         torch.manual_seed(run.seed)
         model = models.build(run.model, self._data.classes, seed=run.seed)
         adapt = getattr(self._method, "adapt", None)
-        self._model = adapt(self._options, model) if adapt else model
+        with _refusing(f"options of method {run.method}"):
+            self._model = adapt(self._options, model) if adapt else model
         small = models.VisionTransformer(models.ModelSpec(depth=1), classes=2)
         warm_up(small, torch.from_numpy(self._data.test_images[:2]))
+        client_flops = getattr(self._method, "client_flops", None)
+        if client_flops:
+            image = torch.from_numpy(self._data.test_images[:1])
+            self._flops = client_flops(self._options, self._model, image)
+            fixed_flops = getattr(self._method, "fixed_flops", None)
+            if fixed_flops:
+                self._fixed_flops = fixed_flops(self._options, self._model, image)
         meter.usage()
+        traffic = getattr(self._method, "traffic", None)
+        return Traffic(*traffic(self._options, self._model)) if traffic else None
 
     def run_node(self, node: Node, channel: Channel) -> None:
         run = self._run
-        if node.index == 0:
-            server = self._method.Server(self._options, self._model, run.seed)
-            test = (
-                torch.from_numpy(self._data.test_images),
-                torch.from_numpy(self._data.test_labels),
-            )
-            names = [f"client-{number}" for number in range(1, self._clients + 1)]
-            serve(run, server, test, names, channel)
-            return
-        chosen = self._shards[node.index - 1]
-        shard = Shard(
-            torch.from_numpy(self._data.train_images[chosen]),
-            torch.from_numpy(self._data.train_labels[chosen]),
+        test = (
+            torch.from_numpy(self._data.test_images),
+            torch.from_numpy(self._data.test_labels),
         )
+        shard = self._shard(node.index)
+        if node.index == 0:
+            server = self._method.Server(self._options, self._model, shard, run.seed)
+            names = [client_name(number) for number in range(1, self._clients + 1)]
+            evaluating = hasattr(self._method.Client, "evaluate")
+            serve(run, server, test, names, evaluating, channel)
+            return
         # Distinct for every client of every run seed, and far from the run seed itself.
         seed = int(np.random.SeedSequence([run.seed, node.index]).generate_state(1)[0])
         client = self._method.Client(self._options, self._model, shard, seed)
-        participate(run, client, node.name, len(shard.labels), channel)
+        neighbours = {}
+        if self.peer_to_peer:
+            numbers = range(1, self._clients + 1)
+            neighbours = {client_name(n): (client_address(n), PORT) for n in numbers}
+        samples = len(shard.labels)
+        flops = None if self._flops is None else round(self._flops * samples + self._fixed_flops)
+        participate(run, client, test, node.name, neighbours, samples, flops, channel)
+
+    def _shard(self, number: int) -> Shard:
+        chosen = self._shards[number - 1] if number else []
+        return Shard(
+            torch.from_numpy(self._data.train_images[chosen]),
+            torch.from_numpy(self._data.train_labels[chosen]),
+            torch.from_numpy(self._public),
+            number,
+        )
 
 
-def training_samples(config: RunConfig, clients: int) -> int | None:
+@contextlib.contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """A ValueError from within becomes a ConfigError that begins with ``what``."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(f"{what}: {error}") from error
+
+
+def _check_alike(public: np.ndarray, dataset: data.Dataset) -> None:
+    """Raises ConfigError where drawn images are no input of a model of the data set's."""
+    drawn, wanted = (" x ".join(map(str, one.shape[1:])) for one in (public, dataset.train_images))
+    if drawn != wanted:
+        raise ConfigError(
+            f"public_source = glyphs: they are images of {drawn}, those of {dataset.name} are of "
+            f"{wanted}; take held-out"
+        )
+
+
+def training_samples(config: RunConfig, clients: int, public: int) -> int | None:
     """How many training images to draw; None is all there are.
 
     Raises:
@@ -104,7 +186,13 @@ def training_samples(config: RunConfig, clients: int) -> int | None:
     """
     there = data.train_size(config.dataset)
     if there is None:
-        return max(2_000, GLYPHS_PER_CLIENT * clients)
+        return max(2_000, GLYPHS_PER_CLIENT * clients) + public
+    if public and clients * MIN_SAMPLES + public > there:
+        raise ConfigError(
+            f"options of method {config.method} ask for {public} public images: {config.dataset} "
+            f"has {there} training images, and {clients} clients need {clients * MIN_SAMPLES} of "
+            "them; take fewer, or --dataset=glyphs, which draws as many images as wanted"
+        )
     if clients * MIN_SAMPLES > there:
         raise ConfigError(
             f"clients = {clients}: {config.dataset} has {there} training images, enough for "

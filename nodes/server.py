@@ -2,30 +2,38 @@
 
 import asyncio
 import contextlib
+import math
 import os
+import statistics
 import time
-from typing import Any, Protocol
+from collections import defaultdict
+from collections.abc import Awaitable
+from typing import Protocol, TypeVar
 
 from torch import Tensor, nn
 
 from methods import Fleet as MethodFleet
-from nodes.fleet import Fleet
+from nodes.fleet import METRICS, Fleet
 from testbed import meter
 from testbed.channel import Channel
 from testbed.config import RunConfig
 from testbed.transport import ServerTransport
 
+Result = TypeVar("Result")
+
 
 class MethodServer(Protocol):
-    model: nn.Module
+    model: nn.Module | None
 
     async def round(self, fleet: MethodFleet) -> None: ...
 
     def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]: ...
 
 
-def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Trainable and all parameters of a model, as the "ready" event gives them."""
+def count_parameters(model: nn.Module | None) -> dict[str, int]:
+    """Trainable and all parameters of a model, as the "ready" event gives them; none of None."""
+    if model is None:
+        return {}
     return {
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "total_parameters": sum(p.numel() for p in model.parameters()),
@@ -37,10 +45,14 @@ def serve(
     method: MethodServer,
     test: tuple[Tensor, Tensor],
     clients: list[str],
+    clients_evaluate: bool,
     channel: Channel,
 ) -> None:
-    """Run every round of the method, then tell the clients to stop."""
-    asyncio.run(_serve(config, method, test, clients, channel))
+    """Run every round of the method, then tell the clients to stop.
+
+    ``clients_evaluate``: each client sends its own metrics after a round.
+    """
+    asyncio.run(_serve(config, method, test, clients, clients_evaluate, channel))
 
 
 async def _serve(
@@ -48,12 +60,22 @@ async def _serve(
     method: MethodServer,
     test: tuple[Tensor, Tensor],
     clients: list[str],
+    clients_evaluate: bool,
     channel: Channel,
 ) -> None:
     address = channel.receive(timeout_s=30)
     report = channel.send
-    transport = ServerTransport(address["host"], address["port"], set(clients), report)
-    fleet = Fleet(transport, clients, report, config.round_timeout_s)
+    transport = ServerTransport(
+        address["host"], address["port"], set(clients), report, config.congestion
+    )
+    fleet = Fleet(
+        transport,
+        clients,
+        report,
+        config.round_timeout_s,
+        per_round=config.clients_per_round,
+        seed=config.seed,
+    )
     _listen(channel, fleet)
     background = [
         asyncio.create_task(fleet.pump()),
@@ -69,8 +91,21 @@ async def _serve(
         report({"event": "round_started", "round": number})
         fleet.begin(number)
         await _unless_broken(method.round(fleet), background)
-        # 3. Evaluate the global model on held-out data.
-        report(_round_event(number, began_s, method.evaluate(*test), fleet, len(clients)))
+        seconds = round(time.monotonic() - began_s, 6)
+        # 3. Evaluate the global model on held-out data, and the clients' own where they have such.
+        metrics = method.evaluate(*test)
+        if clients_evaluate:
+            metrics |= await _unless_broken(_clients_metrics(fleet), background)
+        report(
+            {
+                "event": "round",
+                "round": number,
+                "seconds": seconds,
+                "metrics": metrics,
+                "clients_ok": fleet.succeeded,
+                "clients_failed": fleet.failed,
+            }
+        )
         report({"event": "usage", **meter.usage()})
     # 4. Everybody goes home; from here on a client that ends is not lost.
     report({"event": "done"})
@@ -80,17 +115,14 @@ async def _serve(
     transport.close()
 
 
-def _round_event(
-    number: int, began_s: float, metrics: dict[str, float], fleet: Fleet, clients: int
-) -> dict[str, Any]:
-    return {
-        "event": "round",
-        "round": number,
-        "seconds": round(time.monotonic() - began_s, 6),
-        "metrics": metrics,
-        "clients_ok": clients - fleet.failed,
-        "clients_failed": fleet.failed,
-    }
+async def _clients_metrics(fleet: Fleet) -> dict[str, float]:
+    """The mean over clients of what each says of its own model."""
+    told: dict[str, list[float]] = defaultdict(list)
+    async for message in fleet.gather(METRICS):
+        for name, value in message.details.items():
+            if isinstance(value, int | float) and math.isfinite(value):
+                told[f"client_{name}"].append(value)
+    return {name: statistics.fmean(values) for name, values in sorted(told.items())}
 
 
 def _listen(channel: Channel, fleet: Fleet) -> None:
@@ -105,7 +137,7 @@ def _listen(channel: Channel, fleet: Fleet) -> None:
     asyncio.get_running_loop().add_reader(channel.fileno(), hear)
 
 
-async def _unless_broken(step: Any, background: list[asyncio.Task[None]]) -> None:
+async def _unless_broken(step: Awaitable[Result], background: list[asyncio.Task[None]]) -> Result:
     """Await ``step``; an error in a background task ends it instead of leaving it waiting."""
     task = asyncio.ensure_future(step)
     done, _ = await asyncio.wait({task, *background}, return_when=asyncio.FIRST_COMPLETED)
@@ -113,5 +145,6 @@ async def _unless_broken(step: Any, background: list[asyncio.Task[None]]) -> Non
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-    for finished in done:
+    for finished in done - {task}:
         await finished
+    return await task

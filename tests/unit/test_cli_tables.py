@@ -1,16 +1,17 @@
 """`profiles`, `profiles show` and `doctor` as a user calls them, in this process."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 import cli
-from testbed import doctor, profiles
+from testbed import doctor, profiles, report_profiles
 from testbed.config_error import ConfigError
+from testbed.direction import Direction
 from testbed.links import choice
-from testbed.profiles import Direction
 from testbed.report_profiles import human_seconds, transfer_s
 
 
@@ -50,6 +51,92 @@ def test_show_says_what_a_link_can_carry() -> None:
         0.0275 + 80_000 / 6025.36, rel=1e-4
     )
     assert "6025" in output("profiles", "show", "4g")
+
+
+OWN = """\
+title = "Own"
+summary = "Every kind of field."
+sources = ["nobody"]
+[up]
+trace = "x.up"
+gilbert_elliott = { good_to_bad_percent = 1, bad_to_good_percent = 25 }
+max_packets = 60
+[down]
+rate_kbit = 8000
+corrupt_percent = 0.5
+[[schedule]]
+at_s = 30
+up = { rate_kbit = 500 }
+down = { loss_percent = 2 }
+[[schedule]]
+at_s = 60
+outage_s = 10
+[provenance]
+schedule = "assumed: a lift"
+up.trace = "sourced: a drive"
+up.gilbert_elliott = "assumed: x"
+up.max_packets = "assumed: x"
+down.rate_kbit = "assumed: x"
+down.corrupt_percent = "assumed: x"
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> str:
+    # 4 packets in 40 ms: 1200 kbit/s
+    (tmp_path / "x.up").write_text("10\n20\n20\n40\n")
+    (tmp_path / "own.toml").write_text(OWN)
+    return str(tmp_path / "own.toml")
+
+
+def test_show_has_what_a_link_sets_beyond_the_usual(own: str) -> None:
+    lines = [
+        [cell.strip() for cell in line.split("│")[1:-1]]
+        for line in output("profiles", "show", own).splitlines()
+        if "│" in line
+    ]
+    rows = {cells[0]: cells[1:] for cells in lines if cells[0]}
+    assert rows["rate_kbit"][:2] == ["8000", "see trace"]
+    assert rows["loss_percent"][:2] == ["0", "see gilbert_elliott"]
+    assert rows["queue_ms"][:2] == ["200", "see max_packets"]
+    assert rows["trace"][1].startswith("/") and rows["trace"][3] == "sourced: a drive"
+    assert rows["trace_mean_kbit"][:2] == ["-", "1200"]
+    assert rows["trace_period_s"][:2] == ["-", "0.04"]
+    assert rows["gilbert_elliott"][:2] == ["-", "good_to_bad_percent 1"]
+    assert rows["mean_loss_percent"][:2] == ["-", "3.84615"]
+    assert rows["max_packets"][:2] == ["-", "60"]
+    assert rows["corrupt_percent"][:3] == ["0.5", "-", "assumed: x"]
+    assert rows["from 30 s"][:3] == ["loss_percent 2", "rate_kbit 500", "assumed: a lift"]
+    assert rows["from 60 s"][:2] == ["nothing passes", "nothing passes"]
+    assert rows["from 70 s"][:2] == ["loss_percent 2", "rate_kbit 500"]
+    # 1200 kbit/s of IP, of which 1448 of 1500 bytes are payload
+    assert rows["most TCP can carry, kbit/s"][:2] == ["7651", "1158"]
+    assert "reorder_percent" not in rows and "duplicate_percent" not in rows
+
+
+def test_show_json_has_it_too(own: str) -> None:
+    found = json.loads(output("profiles", "show", own, "--json"))
+    assert found["up"]["trace"].endswith("/x.up")
+    assert (found["up"]["trace_mean_kbit"], found["up"]["trace_period_s"]) == (1200, 0.04)
+    assert found["up"]["gilbert_elliott"]["bad_loss_percent"] == 100
+    assert found["down"]["corrupt_percent"] == 0.5
+    assert [state["at_s"] for state in found["schedule"]] == [30, 60, 70]
+    assert found["schedule"][0]["down"] == {"loss_percent": 2}
+    assert found["schedule"][1]["down"] == {"loss_percent": 2, "outage": True}
+
+
+def test_show_says_nothing_of_what_is_not_set() -> None:
+    shown = output("profiles", "show", "4g")
+    for field in ("trace", "gilbert_elliott", "max_packets", "outage", "from "):
+        assert f"│ {field}" not in shown
+    found = json.loads(output("profiles", "show", "4g", "--json"))
+    assert "schedule" not in found and "trace" not in found["up"]
+
+
+def test_a_list_row_has_a_traces_mean_rate_and_a_chains_mean_loss(own: str) -> None:
+    row = report_profiles.row(profiles.load(own))
+    assert row["up_kbit"] == pytest.approx(1200 * 1514 / 1500)
+    assert row["loss_percent"] == {"down": 0, "up": pytest.approx(100 / 26)}
 
 
 def test_show_of_an_unknown_profile_is_refused_with_the_closest() -> None:

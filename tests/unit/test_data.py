@@ -35,10 +35,10 @@ def skew(shards: list[np.ndarray], labels: np.ndarray = LABELS) -> float:
     return float(np.mean([np.bincount(labels[each]).max() / len(each) for each in shards]))
 
 
-@pytest.mark.parametrize("kind", ["iid", "dirichlet"])
+@pytest.mark.parametrize("kind", ["iid", "dirichlet", "pathological"])
 @pytest.mark.parametrize("clients", [1, 7, 20, 300])
 def test_every_sample_has_one_client(kind: str, clients: int) -> None:
-    shards = split(kind, clients, alpha=0.3)
+    shards = split(kind, clients, alpha=0.3, classes_per_client=10 if clients == 1 else 2)
     assert len(shards) == clients
     assert np.array_equal(np.sort(np.concatenate(shards)), np.arange(len(LABELS)))
     assert all((np.diff(each) > 0).all() for each in shards)
@@ -70,26 +70,57 @@ def test_the_minimum_leaves_rich_clients_as_they_were() -> None:
     assert moved == sum(max(0, 8 - len(each)) for each in free)
 
 
-def test_a_partition_is_its_seed() -> None:
+@pytest.mark.parametrize("clients", [10, 20, 100, 300])
+@pytest.mark.parametrize("classes", [1, 2, 3])
+def test_a_pathological_client_has_few_classes_and_its_share(clients: int, classes: int) -> None:
+    shards = split("pathological", clients, classes_per_client=classes)
+    there = [len(np.unique(LABELS[each])) for each in shards]
+    assert max(there) == classes
+    # Some are dealt two shards of one class.
+    assert np.mean(there) > 0.8 * classes
+    sizes = [len(each) for each in shards]
+    assert min(sizes) >= 8 and max(sizes) < 1.3 * len(LABELS) / clients + 2
+
+
+def test_a_pathological_client_is_topped_up_with_its_own_classes() -> None:
+    free = split("pathological", 60, classes_per_client=3, minimum=0)
+    held = split("pathological", 60, classes_per_client=3, minimum=49)
+    assert min(len(each) for each in free) < min(len(each) for each in held) == 49
+    for old, new in zip(free, held, strict=True):
+        assert set(LABELS[new]) <= set(LABELS[old])
+    moved = sum(len(np.setdiff1d(new, old)) for old, new in zip(free, held, strict=True))
+    assert moved == sum(max(0, 49 - len(each)) for each in free)
+
+
+@pytest.mark.parametrize("kind", ["dirichlet", "pathological"])
+def test_a_partition_is_its_seed(kind: str) -> None:
     def flat(seed: int) -> list[list[int]]:
-        return [each.tolist() for each in split("dirichlet", alpha=0.5, seed=seed)]
+        return [each.tolist() for each in split(kind, seed=seed)]
 
     assert flat(1) == flat(1)
     assert flat(1) != flat(2)
 
 
-def test_partition_is_fast() -> None:
+@pytest.mark.parametrize("kind", ["dirichlet", "pathological"])
+def test_partition_is_fast(kind: str) -> None:
     labels = np.random.default_rng(0).integers(0, 10, 60_000)
     started = time.process_time()
-    data.partition(labels, 1000, kind="dirichlet", alpha=0.1, seed=0)
+    data.partition(labels, 1000, kind=kind, alpha=0.1, seed=0)
     assert time.process_time() - started < 1
 
 
 def test_partition_refuses_what_cannot_be() -> None:
     with pytest.raises(ValueError, match=r"need 3200 samples, and there are 3000: take fewer"):
         split("iid", 400)
-    with pytest.raises(ValueError, match="known: dirichlet, iid"):
-        split("pathological")
+    with pytest.raises(ValueError, match="known: dirichlet, iid, pathological"):
+        split("skewed")
+    for classes in (0, 11):
+        with pytest.raises(ValueError, match=f"classes_per_client = {classes}: must be 1 to 10"):
+            split("pathological", classes_per_client=classes)
+    with pytest.raises(ValueError, match="leave out some of the 10 classes; take at least 3,"):
+        split("pathological", 4, classes_per_client=2)
+    with pytest.raises(ValueError, match=r"client \d+ cannot have 8 samples of its classes: take"):
+        split("pathological", 375)
     for alpha in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="alpha"):
             split("dirichlet", alpha=alpha)
@@ -141,8 +172,10 @@ def test_a_data_set_keeps_its_promises(name: str) -> None:
     assert np.array_equal(first.test_images, other.test_images)
 
 
-def test_train_size_agrees_with_load() -> None:
+def test_what_is_said_of_a_set_agrees_with_load() -> None:
     assert data.names() == ["digits", "glyphs"]
+    for name in data.names():
+        assert data.classes(name) == data.load(name, seed=0, train_samples=20).classes
     assert data.train_size("digits") == len(data.load("digits", seed=0).train_labels)
     assert data.train_size("glyphs") is None
 
@@ -152,6 +185,8 @@ def test_data_refuses_what_it_lacks() -> None:
         data.load("mnist", seed=0)
     with pytest.raises(ValueError, match="unknown data set"):
         data.train_size("mnist")
+    with pytest.raises(ValueError, match="unknown data set"):
+        data.classes("mnist")
     with pytest.raises(ValueError, match="1437 training images, and 1438"):
         data.load("digits", seed=0, train_samples=1438)
     with pytest.raises(ValueError, match="at least 1"):

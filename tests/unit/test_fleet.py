@@ -60,7 +60,7 @@ class FakeServerTransport:
 class Case:
     """A fleet of a, b and c over a fake transport, its pump running."""
 
-    def __init__(self, round_timeout_s: float) -> None:
+    def __init__(self, round_timeout_s: float, per_round: int | None = None) -> None:
         self.transport = FakeServerTransport()
         self.events: list[dict[str, Any]] = []
         self.fleet = Fleet(
@@ -68,6 +68,7 @@ class Case:
             NAMES,
             self.events.append,
             round_timeout_s,
+            per_round,
         )
 
     def hello(self, *names: str) -> None:
@@ -108,11 +109,15 @@ async def waiting(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
     return task
 
 
-def play(test: Callable[[Case], Awaitable[None]], round_timeout_s: float = LONG_S) -> Case:
+def play(
+    test: Callable[[Case], Awaitable[None]],
+    round_timeout_s: float = LONG_S,
+    per_round: int | None = None,
+) -> Case:
     """Run ``test`` beside the pump; an error in the pump fails it too."""
 
     async def run() -> Case:
-        case = Case(round_timeout_s)
+        case = Case(round_timeout_s, per_round)
         pump = asyncio.create_task(case.fleet.pump())
         work = asyncio.ensure_future(test(case))
         done, _ = await asyncio.wait(
@@ -126,6 +131,41 @@ def play(test: Callable[[Case], Awaitable[None]], round_timeout_s: float = LONG_
         return case
 
     return asyncio.run(run())
+
+
+# Choosing
+
+
+def test_a_round_takes_as_many_clients_as_asked_and_not_always_the_same() -> None:
+    chosen: list[tuple[str, ...]] = []
+
+    async def test(case: Case) -> None:
+        await case.joined(*NAMES)
+        for number in range(1, 31):
+            case.fleet.begin(number)
+            chosen.append(case.fleet.clients)
+            assert case.fleet.failed == 2 - len(case.fleet.clients) == 0
+
+    play(test, per_round=2)
+    first = list(chosen)
+    chosen.clear()
+    play(test, per_round=2)
+    assert chosen == first and set(first) == {("a", "b"), ("a", "c"), ("b", "c")}
+
+
+def test_a_chosen_client_that_fails_counts_and_one_that_was_not_chosen_does_not() -> None:
+    async def test(case: Case) -> None:
+        await case.joined(*NAMES)
+        one, other = case.fleet.clients
+        (third,) = set(NAMES) - {one, other}
+        case.fleet.lose(third, "gone")
+        assert (case.fleet.failed, case.fleet.succeeded) == (0, 2)
+        case.fleet.lose(one, "gone")
+        assert (case.fleet.failed, case.fleet.succeeded) == (1, 1)
+        case.fleet.begin(2)
+        assert case.fleet.clients == (other,) and case.fleet.failed == 1
+
+    play(test, per_round=2)
 
 
 # Gathering
@@ -484,7 +524,12 @@ class FakeClientTransport:
         self.now_s = 1000.0
 
     def send(
-        self, kind: str, number: int, tensors: Mapping[str, Tensor], details: Mapping[str, Any]
+        self,
+        kind: str,
+        number: int,
+        tensors: Mapping[str, Tensor],
+        details: Mapping[str, Any],
+        to: str = "server",
     ) -> None:
         self.sent.append((kind, number, tensors, details))
 
@@ -509,6 +554,7 @@ class PeerCase:
             self.transport,  # type: ignore[arg-type]
             self.events.append,
             timeout_s=30,
+            between_rounds_s=5000,
         )
         clock = SimpleNamespace(monotonic=lambda: self.transport.now_s)
         monkeypatch.setattr(peer_module, "time", clock)
@@ -550,9 +596,7 @@ def test_a_first_round_message_stands_in_for_a_lost_welcome(
 
 
 def test_one_round_follows_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = PeerCase(
-        monkeypatch, WELCOMED, from_server("model", 1), from_server("model", 2), None
-    )
+    case = PeerCase(monkeypatch, WELCOMED, from_server("model", 1), from_server("model", 2), None)
     case.peer.join(12, 60)
     for number in (1, 2):
         case.peer.await_round()
@@ -561,7 +605,7 @@ def test_one_round_follows_another(monkeypatch: pytest.MonkeyPatch) -> None:
         assert case.transport.sent[-1] == ("update", number, LIKE, {"loss": 0.5})
     with pytest.raises(Timeout):
         case.peer.await_round()
-    assert case.transport.waits[-1] == 30 and case.events == []
+    assert case.transport.waits[-1] == 5000 and case.events == []
 
 
 def test_many_messages_make_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -646,3 +690,12 @@ def test_a_silent_server_is_waited_for_only_so_long(monkeypatch: pytest.MonkeyPa
     with pytest.raises(Timeout):
         case.peer.receive("model")
     assert case.transport.waits == [30]
+
+
+def test_a_client_that_no_round_chooses_waits_for_the_whole_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = PeerCase(monkeypatch)
+    with pytest.raises(Timeout):
+        case.peer.await_round()
+    assert case.transport.waits == [5000]

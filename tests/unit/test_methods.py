@@ -88,10 +88,18 @@ class FakeFleet:
             yield update
 
 
+def own(images: Tensor, labels: Tensor) -> Shard:
+    """A client's data where nothing is public."""
+    return Shard(images, labels, public=images[:0], client=1)
+
+
+NOTHING = own(torch.empty(0, 4), torch.empty(0, dtype=torch.int64))
+
+
 def shards(shape: tuple[int, ...], seed: int = 1) -> dict[str, Shard]:
     generator = torch.Generator().manual_seed(seed)
     return {
-        name: Shard(
+        name: own(
             torch.rand(count, *shape, generator=generator),
             torch.randint(CLASSES, (count,), generator=generator),
         )
@@ -103,7 +111,7 @@ def one_round(
     method: Any, config: Any, model: nn.Module, parts: Mapping[str, Shard]
 ) -> tuple[Any, FakeFleet]:
     """The server after a round, and its fleet with all that was sent."""
-    server = method.Server(config, copy.deepcopy(model), 0)
+    server = method.Server(config, copy.deepcopy(model), NOTHING, 0)
     clients = {
         name: method.Client(config, copy.deepcopy(model), shard, 10 + number)
         for number, (name, shard) in enumerate(parts.items())
@@ -251,9 +259,9 @@ def test_rounds_make_the_model_better() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(CLASSES, (90,), generator=generator)
     images = torch.eye(4)[labels] + 0.1 * torch.rand(90, 4, generator=generator)
-    parts = {f"client-{k}": Shard(images[k::3], labels[k::3]) for k in range(3)}
+    parts = {f"client-{k}": own(images[k::3], labels[k::3]) for k in range(3)}
     server, _ = one_round(fedavg, fedavg.Config(learning_rate=0.1), linear(), parts)
-    before = fedavg.Server(fedavg.Config(), linear(), 0).evaluate(images, labels)
+    before = fedavg.Server(fedavg.Config(), linear(), NOTHING, 0).evaluate(images, labels)
     after = server.evaluate(images, labels)
     assert after["loss"] < before["loss"] and after["accuracy"] > 0.9
 
@@ -265,7 +273,7 @@ def test_evaluation_against_a_hand_calculation() -> None:
         model.bias.zero_()
     images = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).repeat(200, 1)
     labels = torch.tensor([0, 0]).repeat(200)
-    found = fedavg.Server(fedavg.Config(), model, 0).evaluate(images, labels)
+    found = fedavg.Server(fedavg.Config(), model, NOTHING, 0).evaluate(images, labels)
     # -log softmax of the score 1 against 0, and of 0 against 1; more images than one batch holds.
     losses = np.log(1 + np.exp(-1)), np.log(1 + np.exp(1))
     assert found["accuracy"] == 0.5
@@ -340,12 +348,10 @@ def test_the_backbone_stays_as_it_was(
 
 def updates_of(method: Any, config: Any, model: nn.Module, seed: int) -> list[Message]:
     """What one client sends in two rounds."""
-    client = method.Client(
-        config, copy.deepcopy(model), shards((1, 4, 4))["client-2"], seed
-    )
+    client = method.Client(config, copy.deepcopy(model), shards((1, 4, 4))["client-2"], seed)
     found = []
     for number in (1, 2):
-        start = through_the_wire("server", method.Client.kind, number, trainable_state(model))
+        start = through_the_wire("server", client.kind, number, trainable_state(model))
         peer = FakePeer("client-2", start)
         client.round(peer)
         found += peer.sent

@@ -184,11 +184,81 @@ def test_building_and_drawing_import_nothing_slow() -> None:
     """torch imports its compiler, three seconds, for some operations on the meta device."""
     script = (
         "import sys; from nodes import glyphs, models; models.build('vit-glyphs', 10, 0); "
+        "models.skeleton('vit-b16', 100); "
         "glyphs.glyphs(2, 0, characters='1'); "
         "sys.exit(bool({'torch._inductor', 'torch._dynamo', 'matplotlib'} & set(sys.modules)))"
     )
     root = Path(models.__file__).parent.parent
     subprocess.run([sys.executable, "-c", script], cwd=root, check=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "parameters", "tokens"),
+    [
+        ("vit-b16", 100, 85_875_556, 197),
+        ("vit-b16", 10, 85_806_346, 197),
+        ("vit-l16", 10, 303_311_882, 197),
+        (NAME, 10, 303_658, 17),
+    ],
+)
+def test_a_skeleton_has_every_shape_and_no_values(
+    name: str, classes: int, parameters: int, tokens: int
+) -> None:
+    model = models.skeleton(name, classes)
+    assert sum(each.numel() for each in model.parameters()) == parameters
+    assert all(each.is_meta for each in model.parameters())
+    assert model.spec.tokens == tokens
+
+
+@pytest.fixture
+def small_paper(monkeypatch: pytest.MonkeyPatch) -> models.ModelSpec:
+    """A model of a paper's, but small: colour, with random weights."""
+    spec = models.ModelSpec(side=32, channels=3, patch=8, width=24, depth=2, heads=3, mlp_ratio=4)
+    monkeypatch.setitem(models.PAPER_SIZE, "vit-tiny", spec)
+    return spec
+
+
+def test_random_weights_are_their_seed(small_paper: models.ModelSpec) -> None:
+    before = torch.random.get_rng_state()
+    model, same, other = (models.build("vit-tiny", 5, seed) for seed in (1, 1, 2))
+    assert torch.equal(before, torch.random.get_rng_state())
+    for name, each in model.named_parameters():
+        assert each.requires_grad
+        assert torch.equal(each, same.get_parameter(name)), name
+        drawn = each.dim() > 1 and not name.endswith("class_token")
+        assert torch.equal(each, other.get_parameter(name)) != drawn, name
+        if drawn and "classifier" not in name:
+            assert 0.017 < each.std().item() < 0.023, name
+    assert model.head.norm.weight.unique().tolist() == [1]
+    assert model.head.norm.bias.unique().tolist() == [0]
+    loss = F.cross_entropy(model(images(32)), torch.arange(32) % 5)
+    assert abs(loss.item() - torch.log(torch.tensor(5.0)).item()) < 0.15
+
+
+def test_images_are_made_to_fit_the_model(small_paper: models.ModelSpec) -> None:
+    fitted = models.fit(images(), small_paper)
+    assert fitted.shape == (4, 3, 32, 32)
+    assert torch.equal(fitted[:, 0], fitted[:, 1]) and torch.equal(fitted[:, 0], fitted[:, 2])
+    expected = F.interpolate(images(), (32, 32), mode="bilinear", align_corners=False)
+    assert torch.allclose(fitted[:, :1], expected, atol=1e-6)
+    model = models.build("vit-tiny", 5, 0)
+    with torch.no_grad():
+        assert torch.equal(model(images()), model(fitted))
+    # What fits is not copied.
+    assert models.fit(fitted, small_paper) is fitted
+
+
+def test_colour_becomes_grey_and_large_images_small() -> None:
+    spec = models.ModelSpec()
+    colour = torch.rand(2, 3, 16, 16)
+    assert torch.allclose(models.fit(colour, spec)[:, 0], colour.mean(dim=1))
+    # Each pixel has a share of every one that it stands for: thin lines are not skipped.
+    lines = (torch.arange(64) % 4 == 0).float().expand(1, 1, 64, 64)
+    small = models.fit(lines, spec)
+    assert small.shape == (1, 1, 16, 16)
+    assert torch.allclose(small[..., 1:-1], torch.tensor(0.25), atol=1e-3)
+    with pytest.raises(ValueError, match="images of 2 channels for a model of 3"):
+        models.fit(torch.rand(1, 2, 16, 16), models.ModelSpec(channels=3))
 
 
 def test_the_file_says_what_it_is() -> None:
@@ -201,8 +271,8 @@ def test_the_file_says_what_it_is() -> None:
 
 
 def test_names_and_bad_arguments() -> None:
-    assert NAME in models.names()
-    with pytest.raises(ValueError, match=r"unknown model 'resnet'.*vit-glyphs"):
+    assert models.names() == ["vit-b16", NAME, "vit-l16"]
+    with pytest.raises(ValueError, match=r"unknown model 'resnet'.*vit-b16, vit-glyphs"):
         models.build("resnet", 10, 0)
     with pytest.raises(ValueError, match="at least one class"):
         models.build(NAME, 0, 0)

@@ -1,0 +1,109 @@
+"""A model in parts, cut between its blocks; each part is a view on the model's own parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Part(nn.Module):
+    """Stages that follow one another. A parameter has the name that it has in the whole model."""
+
+    def __init__(
+        self, embed: nn.Module | None, blocks: Mapping[int, nn.Module], head: nn.Module | None
+    ) -> None:
+        super().__init__()
+        self.embed = embed
+        self.blocks = nn.ModuleDict({str(number): block for number, block in blocks.items()})
+        self.head = head
+
+    def forward(self, values: Tensor) -> Tensor:
+        if self.embed is not None:
+            values = self.embed(values)
+        for block in self.blocks.values():
+            values = block(values)
+        return values if self.head is None else self.head(values)
+
+
+class Cut(NamedTuple):
+    """The parts of a model: head and tail are a client's, the rest is the server's."""
+
+    head: Part
+    """Images to tokens: the embedding and the first blocks."""
+    server: Part
+    """Tokens to tokens, or to logits where there is no tail."""
+    tail: Part | None
+    """Tokens to logits: the last blocks and the classifier. None: the server has them."""
+
+    @property
+    def client_side(self) -> dict[str, Part]:
+        """What a client has, by the kind of message that carries it."""
+        return {"head": self.head} | ({} if self.tail is None else {"tail": self.tail})
+
+
+def cut(model: nn.Module, *, head_blocks: int, tail_blocks: int, private: bool) -> Cut:
+    """Cut ``model``, which has stages embed, blocks and head, into the parts of split training.
+
+    ``private``: labels stay with the client, who therefore has the classifier and ``tail_blocks``
+    before it. Otherwise the server has all that follows the head.
+
+    Raises:
+        ValueError: the model has no such stages, or too few blocks for this cut.
+    """
+    missing = [stage for stage in ("embed", "blocks", "head") if not hasattr(model, stage)]
+    if missing:
+        raise ValueError(f"{type(model).__name__} cannot be cut: it has no {', '.join(missing)}")
+    blocks = dict(enumerate(model.blocks))
+    depth = len(blocks)
+    _check(depth, head_blocks, tail_blocks, private)
+    second = depth - tail_blocks if private else depth
+    head = {number: block for number, block in blocks.items() if number < head_blocks}
+    middle = {number: block for number, block in blocks.items() if head_blocks <= number < second}
+    last = {number: block for number, block in blocks.items() if number >= second}
+    if not private:
+        return Cut(Part(model.embed, head, None), Part(None, middle, model.head), None)
+    return Cut(
+        Part(model.embed, head, None), Part(None, middle, None), Part(None, last, model.head)
+    )
+
+
+def _check(depth: int, head_blocks: int, tail_blocks: int, private: bool) -> None:
+    if not private:
+        if tail_blocks:
+            raise ValueError(
+                f"tail_blocks = {tail_blocks}: with labels = shared the server has all that "
+                "follows the head, so it must be 0; labels = private gives clients a tail"
+            )
+        if not 0 <= head_blocks <= depth:
+            raise ValueError(f"head_blocks = {head_blocks}: must be 0 to {depth}, the model's all")
+        return
+    if not 0 <= head_blocks < depth:
+        raise ValueError(
+            f"head_blocks = {head_blocks}: must be 0 to {depth - 1}, since of the model's {depth} "
+            "blocks the server needs one"
+        )
+    if not 0 <= tail_blocks < depth - head_blocks:
+        raise ValueError(
+            f"tail_blocks = {tail_blocks}: must be 0 to {depth - 1 - head_blocks}, since of the "
+            f"model's {depth} blocks the head has {head_blocks} and the server needs one"
+        )
+
+
+def tokens_of(model: nn.Module, more: int = 0) -> Tensor:
+    """What an image is between two blocks: (1, tokens + more, width), on the meta device."""
+    parameter = next(model.parameters())
+    shape = (1, model.spec.tokens + more, model.spec.width)
+    return torch.empty(shape, dtype=parameter.dtype, device="meta")
+
+
+def trainable(part: nn.Module) -> dict[str, Tensor]:
+    """The trainable parameters themselves by name: what a message is to be like."""
+    return {name: value for name, value in part.named_parameters() if value.requires_grad}
+
+
+def size(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

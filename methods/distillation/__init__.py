@@ -1,0 +1,166 @@
+"""Federated distillation: predictions on public images travel, weights never do.
+
+A round of the methods that share this: the server sends the labels that it has (the mean of the
+clients' logits on the round before's subset of the public images); clients digest them, train on
+their own samples, and send their logits on this round's subset. The run's seed and a round's
+number name its subset: whoever holds the images draws the same ones, and no index travels.
+
+Payload bytes a client and round, each way: |S| * C * 4 + 8, the logits and the seed. Before there
+are labels only the seed's 8 go down.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from methods import Fleet, Peer
+from methods.averaging import WeightedMean
+from methods.local import EVALUATION_BATCH
+
+KIND = "logits"
+
+
+class PublicImages(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Options of what the predictions are on."""
+
+    public_source: Literal["held-out", "glyphs"] = "held-out"
+    """held-out: training images that no client then has. glyphs: drawn, as that data set's are."""
+    public_samples: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] = 400
+    """Public images that the server and all clients hold."""
+    public_batch: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] = 200
+    """|S|: how many of them a round's predictions are on, drawn anew each round."""
+
+    def __post_init__(self) -> None:
+        if self.public_batch > self.public_samples:
+            raise ValueError(
+                f"public_batch = {self.public_batch}: must be at most the "
+                f"public_samples = {self.public_samples} that it is drawn from"
+            )
+
+
+def public_samples(config: PublicImages) -> int:
+    return config.public_samples
+
+
+def public_source(config: PublicImages) -> str:
+    return config.public_source
+
+
+def traffic(config: PublicImages, model: nn.Module) -> tuple[int, int]:
+    """Both ways |S| * C logits and the seed; the first round's download is less."""
+    size = 4 * config.public_batch * classes(model) + 8
+    return size, size
+
+
+def classes(model: nn.Module) -> int:
+    """C."""
+    count: int = model.head.classifier.out_features
+    return count
+
+
+class Labels(NamedTuple):
+    """What the server knows."""
+
+    round: int
+    """They are of this round's subset."""
+    logits: Tensor
+    """float32 (|S|, C)."""
+
+
+class Public:
+    """The public images, and messages on subsets of them."""
+
+    def __init__(self, config: PublicImages, images: Tensor, classes: int) -> None:
+        self.images = images
+        self.count = config.public_batch
+        self._seed = torch.empty(1, dtype=torch.int64)
+        self._logits = torch.empty(self.count, classes)
+
+    def subset(self, seed: int, number: int) -> Tensor:
+        """The images of round ``number`` of a run with this seed, which may be any 64 bits."""
+        (mixed,) = np.random.SeedSequence([seed % 2**64, number]).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(mixed) >> 1)
+        return self.images[torch.randperm(len(self.images), generator=generator)[: self.count]]
+
+    async def announce(self, fleet: Fleet, seed: int, labels: Labels | None) -> None:
+        """Send every client the seed, and the labels where there are any."""
+        known = labels.round if labels else 0
+        await fleet.broadcast(KIND, {"seed": torch.tensor([seed])}, labels_of=known)
+        if labels:
+            await fleet.broadcast(KIND, {"logits": labels.logits})
+
+    def hear(self, peer: Peer) -> tuple[int, Labels | None]:
+        """The client's end of ``announce``."""
+        first = peer.receive(KIND, like={"seed": self._seed})
+        seed, known = int(first.tensors["seed"]), first.details.get("labels_of")
+        if not isinstance(known, int) or not 0 < known < peer.round:
+            return seed, None
+        logits = peer.receive(KIND, like={"logits": self._logits}).tensors["logits"]
+        return seed, Labels(known, logits)
+
+    def answer(self, peer: Peer, seed: int, model: nn.Module) -> None:
+        """Send the model's logits on this round's subset."""
+        logits = predict(model, self.subset(seed, peer.round))
+        peer.send(KIND, {"seed": torch.tensor([seed]), "logits": logits})
+
+    async def mean(
+        self, fleet: Fleet, seed: int, of: Callable[[Tensor], Tensor] = lambda logits: logits
+    ) -> Tensor | None:
+        """The plain mean over clients of ``of`` their logits; None where no client answered."""
+        mean = WeightedMean()
+        async for update in fleet.gather(KIND, like={"seed": self._seed, "logits": self._logits}):
+            if int(update.tensors["seed"]) != seed:
+                fleet.refuse(update.sender, "its logits are on another seed's images")
+                continue
+            mean.add({"logits": of(update.tensors["logits"])}, weight=1)
+        return mean.result().get("logits")
+
+
+def predict(model: nn.Module, images: Tensor) -> Tensor:
+    """The model's logits, float32 (n, C)."""
+    model.eval()
+    with torch.inference_mode():
+        found = torch.cat([model(some) for some in images.split(EVALUATION_BATCH)])
+    # Training may not touch a tensor that was made in inference mode.
+    return found.clone()
+
+
+def kd_loss(scores: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """T^2 * KL(softmax(labels / T) || softmax(scores / T)), the mean over images; both are logits.
+
+    Hinton et al., arXiv 1503.02531: with T^2 the gradient's size does not depend on T.
+    """
+    soft = F.log_softmax(labels / temperature, dim=1)
+    own = F.log_softmax(scores / temperature, dim=1)
+    return temperature**2 * (soft.exp() * (soft - own)).sum(dim=1).mean()
+
+
+def digest(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    *,
+    epochs: int,
+    batch_size: int,
+    generator: torch.Generator,
+) -> None:
+    """Train towards ``loss(logits, labels) = 0`` on shuffled batches of the images."""
+    model.train()
+    for _ in range(epochs):
+        for batch in torch.randperm(len(images), generator=generator).split(batch_size):
+            optimizer.zero_grad(set_to_none=True)
+            loss(model(images[batch]), labels[batch]).backward()
+            optimizer.step()
+
+
+def adam(model: nn.Module, learning_rate: float) -> torch.optim.Adam:
+    """Over the trainable parameters. Its state lasts, as the models that it trains do."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.Adam(trainable, lr=learning_rate)

@@ -1,0 +1,145 @@
+"""FedMD: Heterogenous Federated Learning via Model Distillation (Li and Wang, arXiv 1910.03581).
+
+Every client has a model of its own kind, here the pretrained backbone cut after depths[k mod n]
+blocks under a classifier of its own, all of it trained. What they agree on is the consensus: the
+mean of their class scores on a public subset S of |S| images, C classes. Round t: the server sends
+the consensus Y on round t-1's S (distribute); a client trains its scores f towards it, minimising
+mean |f - Y| (digest), then on its own samples (revisit), and sends its scores on a new S
+(communicate); their mean is the next consensus (aggregate). In its first round a client trains on
+its own samples alone (transfer learning).
+
+Payload bytes a client and round: up = down = |S| * C * 4 + 8; in round 1, 8 down.
+
+From the paper and its authors' code (diogenes0319/FedMD_clean): these steps in this order; scores
+before the softmax; their plain mean; the mean absolute error; an S drawn anew each round; Adam with
+1e-3, two of them, whose states last; 1 epoch of digesting, 4 of revisiting, at most 25 of first
+training. There a round begins with communicate, here with distribute, which gives the same sequence
+and has a round's training inside the round. Not as there: public images have no labels here, so
+that the transfer learning on them is the backbone's own pretraining; S is not stratified by class;
+the batch sizes (256 and 5) are for fewer images; no early stopping.
+"""
+
+from typing import Annotated
+
+import msgspec
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from methods import Fleet, Peer, Shard, distillation
+from methods.cutting import Part
+from methods.distillation import Labels, Public, adam, classes, digest
+from methods.local import accuracy_and_loss, train
+
+
+class Config(distillation.PublicImages, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    depths: int | str = "2,3,4"
+    """Blocks of the clients' models: client k has the (k mod n)th of these n."""
+    digest_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
+    """A client's passes over S a round."""
+    digest_batch_size: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 16
+    """Public images."""
+    digest_learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
+    first_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 25
+    """Passes over a client's own samples in its first round."""
+    local_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 4
+    """The same in any other round."""
+    batch_size: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 16
+    """Samples."""
+    learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
+    """Adam's, on a client's own samples."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(depths_of(self), default=0) < 1:
+            raise ValueError(
+                f"depths = {self.depths!r}: must be numbers of blocks, at least 1, such as 2,3,4"
+            )
+
+
+def depths_of(config: Config) -> list[int]:
+    """Empty where they are no numbers."""
+    parts = str(config.depths).split(",")
+    return [int(part) for part in parts] if all(part.strip().isdecimal() for part in parts) else []
+
+
+def check(config: Config, model: nn.Module) -> None:
+    """Raises ValueError where the model has fewer blocks than a client's is to have."""
+    if max(depths_of(config)) > len(model.blocks):
+        raise ValueError(f"depths = {config.depths}: the model has {len(model.blocks)} blocks")
+
+
+class Server:
+    def __init__(self, config: Config, model: nn.Module, shard: Shard, seed: int) -> None:
+        self.model = None
+        self.seed = seed
+        self.public = Public(config, shard.public, classes(model))
+        self.consensus: Labels | None = None
+
+    async def round(self, fleet: Fleet) -> None:
+        # 1. Distribute.
+        await self.public.announce(fleet, self.seed, self.consensus)
+        # 2. Aggregate; where nobody communicates, the consensus stays.
+        scores = await self.public.mean(fleet, self.seed)
+        if scores is not None:
+            self.consensus = Labels(fleet.round, scores)
+
+    def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+        """Nothing: all models are the clients'."""
+        return {}
+
+
+class Client:
+    def __init__(self, config: Config, model: nn.Module, shard: Shard, seed: int) -> None:
+        depths = depths_of(config)
+        kept = dict(enumerate(model.blocks[: depths[shard.client % len(depths)]]))
+        self.config = config
+        self.model = Part(model.embed, kept, model.head)
+        self.shard = shard
+        self.public = Public(config, shard.public, classes(model))
+        self.generator = torch.Generator().manual_seed(seed)
+        self.digesting = adam(self.model, config.digest_learning_rate)
+        self.training = adam(self.model, config.learning_rate)
+        self.is_new = True
+
+    def round(self, peer: Peer) -> None:
+        seed, consensus = self.public.hear(peer)
+        # 1. Transfer learning.
+        if self.is_new:
+            self._train(self.config.first_epochs)
+            self.is_new = False
+        if consensus is not None:
+            # 2. Digest.
+            digest(
+                self.model,
+                self.public.subset(seed, consensus.round),
+                consensus.logits,
+                F.l1_loss,
+                self.digesting,
+                epochs=self.config.digest_epochs,
+                batch_size=self.config.digest_batch_size,
+                generator=self.generator,
+            )
+            # 3. Revisit.
+            self._train(self.config.local_epochs)
+        # 4. Communicate.
+        self.public.answer(peer, seed, self.model)
+
+    def _train(self, epochs: int) -> None:
+        train(
+            self.model,
+            self.shard,
+            self.training,
+            epochs=epochs,
+            batch_size=self.config.batch_size,
+            generator=self.generator,
+        )
+
+    def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+        """The client's own model's."""
+        return accuracy_and_loss(self.model, images, labels)
+
+
+public_samples = distillation.public_samples
+public_source = distillation.public_source
+traffic = distillation.traffic

@@ -1,0 +1,71 @@
+"""Floating-point operations, by torch's own formulae for the operators that are really called.
+
+Two a multiplication with addition, as torch.utils.flop_counter counts: matrix products,
+convolutions and attention, not what works element by element. Attention counts as its two matrix
+products, whichever kernel computes it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+
+class _Counter(TorchDispatchMode):
+    """What FlopCounterMode adds up, without the compiler that its first use imports: 100 MB."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # A mode that is to be hidden from the compiler imports the compiler.
+        return False
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        formula = flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **kwargs, out_val=out)
+        return out
+
+
+def forward(run: Callable[[Tensor], Tensor], example: Tensor) -> int:
+    """Of ``run(example)``; of one sample, where the example is a batch of one."""
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _Counter() as counter:
+        run(example)
+    return counter.flops
+
+
+def step(
+    run: Callable[[Tensor], Tensor],
+    example: Tensor,
+    *trained: nn.Module,
+    input_gradient: bool = False,
+) -> int:
+    """Of ``run(example)`` and the gradients of the trainable parameters of ``trained``.
+
+    ``input_gradient``: that of the example too, which split training passes on. No parameter's
+    ``grad`` is touched, and what an optimizer does is element by element.
+    """
+    example = example.detach().requires_grad_(input_gradient)
+    wanted: list[Tensor] = [p for part in trained for p in part.parameters() if p.requires_grad]
+    if input_gradient:
+        wanted.append(example)
+    if not wanted:
+        return forward(run, example)
+    with sdpa_kernel(SDPBackend.MATH), _Counter() as counter:
+        torch.autograd.grad(run(example).sum(), wanted, allow_unused=True)
+    return counter.flops

@@ -1,0 +1,170 @@
+"""KD-FFT: Knowledge Distillation-Based Federated Fine-Tuning under Resource Constraints.
+
+Li and Li, CAC 2024. Clients tune a pretrained model with LoRA and exchange what they know instead
+of weights: logits on a public subset S of |S| images, C classes. Round t: the server sends the
+labels Y; a client digests them, minimising T^2 * KL(softmax(Y / T) || softmax(f / T)) on S, trains
+with cross-entropy on its own samples, and sends its logits on a new S; their mean is the next Y.
+
+Payload bytes a client and round: up = down = |S| * C * 4 + 8, whatever LoRA's rank. In round 1
+there is nothing to digest yet, and 8 go down.
+
+From the paper, by its abstract: LoRA for local training, and that knowledge distillation takes the
+place of averaging, so that LoRA's size does not show in the traffic. Reconstructed: the steps of a
+round, logits rather than probabilities, the plain mean over clients, T, Adam whose state lasts,
+and the server's student. From FedMD's code: an S drawn anew each round, one epoch of digesting
+before four of private training, averaging without weights (how many samples a client has says
+little of how well it knows these images). Sharpening is DS-FL's (Itahara et al., IEEE TMC 2021).
+"""
+
+from functools import partial
+from typing import Annotated
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from methods import Fleet, Peer, Shard, distillation, flops
+from methods.distillation import Labels, Public, adam, classes, digest, kd_loss
+from methods.local import accuracy_and_loss, train
+from methods.tuning import lora
+
+
+class Config(distillation.PublicImages, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    rank: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 8
+    """Rank of each LoRA adapter."""
+    lora_alpha: Annotated[float, msgspec.Meta(gt=0)] = 8.0
+    """The adapter's output is scaled by lora_alpha / rank."""
+    temperature: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 2.0
+    """T."""
+    digest_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
+    """A client's passes over S a round."""
+    digest_batch_size: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 16
+    """Public images; the student's too."""
+    digest_learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 5e-3
+    local_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 4
+    """Passes over a client's own samples a round."""
+    batch_size: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 16
+    """Samples."""
+    learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 5e-3
+    """Adam's, on a client's own samples."""
+    sharpen: bool = False
+    """Reduce the labels' entropy: the softmax of the mean probabilities / sharpen_temperature."""
+    sharpen_temperature: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 0.1
+    """The lower, the sharper. DS-FL has no T: with temperature = 1 the labels are its own."""
+    student: bool = True
+    """Distil a model on the server, which the run's accuracy is then of."""
+    student_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
+    """Its passes over S a round."""
+    student_learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 5e-3
+
+
+def check(config: Config, model: nn.Module) -> None:
+    """Raises ValueError where the model has nothing that LoRA adapts."""
+    lora.check(model)
+
+
+def adapt(config: Config, model: nn.Module) -> nn.Module:
+    """The model with LoRA; only that and its classifier are trained."""
+    return lora.adapt(config, model)
+
+
+class Server:
+    def __init__(self, config: Config, model: nn.Module, shard: Shard, seed: int) -> None:
+        self.config = config
+        self.model = model if config.student else None
+        self.seed = seed
+        self.public = Public(config, shard.public, classes(model))
+        self.labels: Labels | None = None
+        self.generator = torch.Generator().manual_seed(seed)
+        self.optimizer = adam(model, config.student_learning_rate)
+        """The student's."""
+
+    async def round(self, fleet: Fleet) -> None:
+        # 1. Everybody gets the labels; 2. to 4. are the clients'.
+        await self.public.announce(fleet, self.seed, self.labels)
+        # 5. The mean of what they answer is the next labels; where none came, these stay.
+        logits = await self._mean(fleet)
+        if logits is None:
+            return
+        self.labels = Labels(fleet.round, logits)
+        # 6. The student learns from them too.
+        if self.model is not None:
+            digest(
+                self.model,
+                self.public.subset(self.seed, fleet.round),
+                logits,
+                partial(kd_loss, temperature=self.config.temperature),
+                self.optimizer,
+                epochs=self.config.student_epochs,
+                batch_size=self.config.digest_batch_size,
+                generator=self.generator,
+            )
+
+    async def _mean(self, fleet: Fleet) -> Tensor | None:
+        if not self.config.sharpen:
+            return await self.public.mean(fleet, self.seed)
+        mean = await self.public.mean(fleet, self.seed, of=lambda logits: logits.softmax(dim=1))
+        # As logits: their softmax is the sharpened distribution.
+        return None if mean is None else mean / self.config.sharpen_temperature
+
+    def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+        """The student's."""
+        return {} if self.model is None else accuracy_and_loss(self.model, images, labels)
+
+
+class Client:
+    def __init__(self, config: Config, model: nn.Module, shard: Shard, seed: int) -> None:
+        self.config = config
+        self.model = model
+        self.shard = shard
+        self.public = Public(config, shard.public, classes(model))
+        self.generator = torch.Generator().manual_seed(seed)
+        self.digesting = adam(model, config.digest_learning_rate)
+        self.training = adam(model, config.learning_rate)
+
+    def round(self, peer: Peer) -> None:
+        # 1. Hear what the others know.
+        seed, labels = self.public.hear(peer)
+        # 2. Digest it.
+        if labels is not None:
+            digest(
+                self.model,
+                self.public.subset(seed, labels.round),
+                labels.logits,
+                partial(kd_loss, temperature=self.config.temperature),
+                self.digesting,
+                epochs=self.config.digest_epochs,
+                batch_size=self.config.digest_batch_size,
+                generator=self.generator,
+            )
+        # 3. Train on the client's own samples.
+        train(
+            self.model,
+            self.shard,
+            self.training,
+            epochs=self.config.local_epochs,
+            batch_size=self.config.batch_size,
+            generator=self.generator,
+        )
+        # 4. Send what this client knows of the round's public images.
+        self.public.answer(peer, seed, self.model)
+
+    def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+        """The client's own model's."""
+        return accuracy_and_loss(self.model, images, labels)
+
+
+def client_flops(config: Config, model: nn.Module, image: Tensor) -> float:
+    """Training on the client's own samples."""
+    return config.local_epochs * flops.step(model, image, model)
+
+
+def fixed_flops(config: Config, model: nn.Module, image: Tensor) -> float:
+    """Digesting S, which the first round has not, and predicting on it."""
+    an_image = config.digest_epochs * flops.step(model, image, model) + flops.forward(model, image)
+    return config.public_batch * an_image
+
+
+public_samples = distillation.public_samples
+public_source = distillation.public_source
+traffic = distillation.traffic

@@ -1,0 +1,309 @@
+"""SFPrompt: split federated fine-tuning with soft prompts (arXiv 2407.17533).
+
+The model is cut in head, body and tail. A client has head and tail and a few prompt tokens, the
+server the body. Head and body are frozen; prompts and tail are trained.
+
+Round t:
+(a) self-update: the server sends prompts and tail, and once the head. The client joins its head
+    directly to its tail, trains prompts and tail for U epochs (local-loss update), scores each
+    sample by EL2N = ||softmax(logits) - onehot(label)||_2 (Paul et al., NeurIPS 2021) and keeps
+    the ceil(gamma * n_k) hardest (data set pruning);
+(b) split pass over what is kept: head and prompts, "smashed" up, body, "smashed" down, tail and
+    loss at the client, so that labels stay, "gradient" up, through the body, "gradient" down,
+    update of prompts and tail;
+(c) the client sends prompts and tail; the server takes their mean weighted by n_k.
+
+Payload bytes a client and round, b = 4, D features, T tokens with the n_p prompts, m = S *
+ceil(gamma * n_k) samples in S split epochs: 2*(n_p*D + |tail|)*b + m*4*T*D*b; with transfer = cls,
+where body and tail exchange the class token alone, m*(2*T*D + 2*D)*b. Once a client: |head|*b.
+
+From the paper: the phases, what is frozen, EL2N, gamma. Reconstructed: prompts stand after the
+embedding, behind the image's own tokens; the n_k of the mean; that optimizers begin anew each
+round; the class token as all that is exchanged; the learning rates' defaults. gamma 0.5, 5 prompt
+tokens and Adam are a third party's defaults.
+
+The joined path lacks the body. With no block between embedding and classifier its class token has
+never met the image, and loss and EL2N depend on the label alone; pool = mean gives the tail the
+mean of all tokens in its place, on this path only. See docs/methods.md for what that does.
+"""
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Annotated, Literal
+
+import msgspec
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from methods import Fleet, Missed, Peer, Shard, flops
+from methods.averaging import WeightedMean
+from methods.cutting import Part, cut, size, tokens_of, trainable
+from methods.cutting.exchange import Batch, batches, serve, sizes, train_on
+from methods.local import EVALUATION_BATCH, accuracy_and_loss, load_trainable, trainable_state
+
+Rate = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    prompt_length: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
+    """n_p, tokens."""
+    head_blocks: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
+    """Blocks of the model that the clients have, after the embedding; 0 gives the paper's FLOPs."""
+    tail_blocks: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
+    """Blocks before the classifier that the clients have and train."""
+    gamma: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
+    """Fraction of its samples that a client keeps for the split pass."""
+    local_epochs: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 2
+    """U: passes over all its samples in the self-update."""
+    split_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
+    """S: passes over the samples it keeps."""
+    batch_size: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 16
+    """Samples, in both passes."""
+    local_learning_rate: Rate = 3e-3
+    """Adam's in the self-update."""
+    learning_rate: Rate = 2e-2
+    """Adam's in the split pass."""
+    pool: Literal["cls", "mean"] = "mean"
+    """What stands in the class token's place where head and tail are joined: itself, or the mean of
+    all tokens, which has seen the image whatever the head."""
+    transfer: Literal["tokens", "cls"] = "tokens"
+    """What goes between body and tail, both ways; cls needs a tail without blocks."""
+    send_head: bool = True
+    """Whether the wire carries the head once to each client, as in the paper. Clients have it
+    already, since they have the whole model's weights."""
+
+
+class Prompted(nn.Module):
+    """An embedding with soft prompts behind its tokens."""
+
+    def __init__(self, embed: nn.Module, length: int, width: int) -> None:
+        super().__init__()
+        self.embed = embed
+        device = next(embed.parameters()).device
+        self.prompt = nn.Parameter(0.02 * torch.randn(1, length, width, device=device))
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.embed(images)
+        return torch.cat([tokens, self.prompt.expand(len(tokens), -1, -1)], dim=1)
+
+
+class Body(nn.Module):
+    """The server's part; with ``class_token`` its output is each image's first token alone."""
+
+    def __init__(self, part: Part, class_token: bool) -> None:
+        super().__init__()
+        self.part = part
+        self.class_token = class_token
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = self.part(tokens)
+        return tokens[:, :1] if self.class_token else tokens
+
+
+class Parts:
+    """The model of this method, cut."""
+
+    def __init__(self, config: Config, model: nn.Module) -> None:
+        self.head, body, tail = cut(
+            model, head_blocks=config.head_blocks, tail_blocks=config.tail_blocks, private=True
+        )
+        assert tail is not None
+        self.tail = tail
+        self.body = Body(body, config.transfer == "cls")
+        self._pool = config.pool
+
+    @property
+    def trained(self) -> dict[str, Part]:
+        """What goes both ways each round, by kind: the head's only trainable part is the prompt."""
+        return {"prompt": self.head, "tail": self.tail}
+
+    def frozen_head(self) -> dict[str, Tensor]:
+        parameters = self.head.named_parameters()
+        return {name: p.detach() for name, p in parameters if not p.requires_grad}
+
+    def joined(self, images: Tensor) -> Tensor:
+        """Logits of head and tail without the body between them."""
+        tokens = self.head(images)
+        if self._pool == "mean":
+            tokens = torch.cat([tokens.mean(dim=1, keepdim=True), tokens[:, 1:]], dim=1)
+        logits: Tensor = self.tail(tokens)
+        return logits
+
+
+def check(config: Config, model: nn.Module) -> None:
+    """Raises ValueError where the model cannot be cut so."""
+    Parts(config, model)
+    if config.transfer == "cls" and config.tail_blocks:
+        raise ValueError(
+            f"tail_blocks = {config.tail_blocks}: with transfer = cls the tail gets no tokens for "
+            "its blocks to attend to, so it must be 0; or transfer = tokens"
+        )
+
+
+def adapt(config: Config, model: nn.Module) -> nn.Module:
+    """Freeze all but the tail and put prompts behind the embedding's tokens."""
+    model.requires_grad_(False)
+    Parts(config, model).tail.requires_grad_(True)
+    model.embed = Prompted(model.embed, config.prompt_length, tokens_of(model).shape[-1])
+    return model
+
+
+def el2n(logits: Tensor, labels: Tensor) -> Tensor:
+    """Each sample's distance of its probabilities from the truth, 0 to sqrt(2)."""
+    truth = F.one_hot(labels, logits.shape[1])
+    return (logits.softmax(dim=1) - truth).norm(dim=1)
+
+
+def kept(samples: int, gamma: float) -> int:
+    """ceil(gamma * samples), of gamma as it was written: 0.07 of 100 is 7."""
+    return math.ceil(Fraction(repr(gamma)) * samples)
+
+
+class Server:
+    def __init__(self, config: Config, model: nn.Module, shard: Shard, seed: int) -> None:
+        self.config = config
+        self.model = model
+        self.parts = Parts(config, model)
+        self.tokens = tokens_of(model, more=config.prompt_length)
+        self.have_head: set[str] = set()
+
+    async def round(self, fleet: Fleet) -> None:
+        start = {kind: trainable_state(part) for kind, part in self.parts.trained.items()}
+        means = {kind: WeightedMean() for kind in start}
+
+        async def train(client: str) -> None:
+            samples = fleet.samples[client]
+            # 1. (a) Prompts and tail, and the head to whom it is owed.
+            owed = self.config.send_head and client not in self.have_head
+            await fleet.send(client, "prompt", start["prompt"], head=int(owed))
+            if owed:
+                await fleet.send(client, "head", self.parts.frozen_head())
+            await fleet.send(client, "tail", start["tail"])
+            # 2. (b) The frozen body works on each client's batches as they arrive.
+            counts = sizes(
+                kept(samples, self.config.gamma), self.config.split_epochs, self.config.batch_size
+            )
+            arriving = [self.tokens.expand(count, -1, -1) for count in counts]
+            await serve(fleet, client, self.parts.body, None, arriving, private=True)
+            # 3. (c) What was learnt enters the means as it comes.
+            learnt = {
+                kind: (await fleet.receive(client, kind, like=state)).tensors
+                for kind, state in start.items()
+            }
+            for kind, tensors in learnt.items():
+                means[kind].add(tensors, weight=samples)
+            self.have_head.add(client)
+
+        async def take_part(client: str) -> None:
+            with contextlib.suppress(Missed):
+                await train(client)
+
+        async with asyncio.TaskGroup() as group:
+            for client in fleet.clients:
+                group.create_task(take_part(client))
+        # 4. The means are the next round's prompts and tail; where none came, nothing changes.
+        for kind, part in self.parts.trained.items():
+            load_trainable(part, means[kind].result())
+
+    def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+        return accuracy_and_loss(self.model, images, labels)
+
+
+class Client:
+    def __init__(self, config: Config, model: nn.Module, shard: Shard, seed: int) -> None:
+        self.config = config
+        self.parts = Parts(config, model)
+        self.shard = shard
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def round(self, peer: Peer) -> None:
+        # 1. (a) Take prompts and tail, and the head if it comes.
+        self._take(peer)
+        # 2. Train both on all samples, without the body.
+        self._update_by_itself()
+        # 3. Keep the hardest.
+        hardest = self._hardest()
+        # 4. (b) Train both on those, through the body.
+        self._split_pass(peer, hardest)
+        # 5. (c) Send what was learnt.
+        for kind, part in self.parts.trained.items():
+            peer.send(kind, trainable_state(part))
+
+    def _take(self, peer: Peer) -> None:
+        prompt = peer.receive("prompt", like=trainable(self.parts.head))
+        load_trainable(self.parts.head, prompt.tensors)
+        if prompt.details.get("head"):
+            own = self.parts.frozen_head()
+            for name, tensor in peer.receive("head", like=own).tensors.items():
+                # What is equal is not written to: processes go on sharing it.
+                if not torch.equal(own[name], tensor):
+                    own[name].copy_(tensor)
+        tail = peer.receive("tail", like=trainable(self.parts.tail)).tensors
+        load_trainable(self.parts.tail, tail)
+
+    def _update_by_itself(self) -> None:
+        optimizer = self._adam(self.config.local_learning_rate)
+        self._training(True)
+        for images, labels in self._batches(self.shard, self.config.local_epochs):
+            optimizer.zero_grad(set_to_none=True)
+            F.cross_entropy(self.parts.joined(images), labels).backward()
+            optimizer.step()
+
+    def _hardest(self) -> Shard:
+        images, labels = self.shard.images, self.shard.labels
+        count = kept(len(labels), self.config.gamma)
+        if count == len(labels):
+            return self.shard
+        self._training(False)
+        with torch.inference_mode():
+            logits = [self.parts.joined(some) for some in images.split(EVALUATION_BATCH)]
+            scores = el2n(torch.cat(logits), labels)
+        chosen = scores.argsort(descending=True, stable=True)[:count]
+        return self.shard._replace(images=images[chosen], labels=labels[chosen])
+
+    def _split_pass(self, peer: Peer, shard: Shard) -> None:
+        optimizer = self._adam(self.config.learning_rate)
+        self._training(True)
+        for batch in self._batches(shard, self.config.split_epochs):
+            optimizer.zero_grad(set_to_none=True)
+            train_on(peer, self.parts.head, self.parts.tail, batch, self.parts.body.class_token)
+            optimizer.step()
+
+    def _batches(self, shard: Shard, epochs: int) -> Iterator[Batch]:
+        return batches(shard, epochs, self.config.batch_size, self.generator)
+
+    def _adam(self, learning_rate: float) -> torch.optim.Optimizer:
+        parts = self.parts.trained.values()
+        return torch.optim.Adam(
+            [p for part in parts for p in trainable(part).values()], learning_rate
+        )
+
+    def _training(self, mode: bool) -> None:
+        for part in self.parts.trained.values():
+            part.train(mode)
+
+
+def traffic(config: Config, model: nn.Module) -> tuple[int, int]:
+    """Prompts and tail both ways, and of the one sample that is kept at least what it exchanges."""
+    weights = sum(size(trainable(part)) for part in Parts(config, model).trained.values())
+    tokens = tokens_of(model, more=config.prompt_length)
+    back = tokens[:, :1] if config.transfer == "cls" else tokens
+    least = weights + config.split_epochs * size({"there": tokens, "back": back})
+    return least, least
+
+
+def client_flops(config: Config, model: nn.Module, image: Tensor) -> float:
+    """Self-update, scores, and head and tail in the split pass over the fraction gamma."""
+    parts = Parts(config, model)
+    with torch.no_grad():
+        tokens = parts.head(image)
+    tokens = tokens[:, :1] if parts.body.class_token else tokens
+    update = config.local_epochs * flops.step(parts.joined, image, parts.head, parts.tail)
+    scores = flops.forward(parts.joined, image) if config.gamma < 1 else 0
+    split = flops.step(parts.head, image, parts.head)
+    split += flops.step(parts.tail, tokens, parts.tail, input_gradient=True)
+    return update + scores + config.gamma * config.split_epochs * split

@@ -1,0 +1,133 @@
+"""SplitFed: split learning with clients in parallel, and federated averaging of what they have.
+
+Thapa et al., "SplitFed: When Federated Learning Meets Split Learning", AAAI 2022, algorithms 1 and
+2. A batch goes over the wire as in ``split``, options and bytes a client and round are the same.
+
+Round t: the fed server, here the same process, sends every client the client-side weights; all
+train E epochs together with the main server, which works on whoever's batch is there; clients send
+their weights, and their mean weighted by n_k becomes the next client side. Of the server side
+
+v1: one copy a client, all from the same weights; their weighted mean is the next server side.
+v2: one for all, trained on one batch after the other. With private labels a batch includes a round
+    trip to its client, so that the server works on nobody else's meanwhile.
+
+The paper's v2 takes clients in random order. order = drawn draws it from the seed for each step, so
+that the same seed gives the same result, and a batch waits for those before it; order = arrival
+takes whoever is there, and results depend on the links. Of a client lost during a round, v1 takes
+nothing; in v2's server side the batches that it sent stay.
+
+From the paper: all but the following. Chosen here: the cut, which side of v2's order is the
+default, that optimizers on both sides begin anew each round. v1 holds one server side with its
+optimizer for each client in the round.
+"""
+
+import asyncio
+import copy
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import msgspec
+from torch import Tensor, nn
+
+from methods import Fleet, Missed, Shard, fedavg, split
+from methods.averaging import WeightedMean
+from methods.cutting import Part, tokens_of
+from methods.cutting.exchange import serve, sizes
+from methods.cutting.turns import Arrival, AtOnce, Drawn, Turns
+from methods.local import accuracy_and_loss, load_trainable, trainable_state
+
+
+class Config(split.Config, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    variant: Literal["v1", "v2"] = "v1"
+    """v1: a server-side model for each client, averaged. v2: one for all."""
+    order: Literal["drawn", "arrival"] = "drawn"
+    """Of v2: whose batch is next. arrival is faster, and does not give the same result twice."""
+    learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
+    """Of both sides."""
+
+
+class Server:
+    def __init__(self, config: Config, model: nn.Module, shard: Shard, seed: int) -> None:
+        self.config = config
+        self.model = model
+        self.seed = seed
+        self.cut = split.cut_of(config, model)
+        self.tokens = tokens_of(model)
+
+    async def round(self, fleet: Fleet) -> None:
+        start = {kind: trainable_state(part) for kind, part in self.cut.client_side.items()}
+        means = {kind: WeightedMean() for kind in (*start, "server")}
+        counts = {
+            client: sizes(fleet.samples[client], self.config.local_epochs, self.config.batch_size)
+            for client in fleet.clients
+        }
+        turns = self._turns(fleet.round, counts)
+        common = fedavg.new_optimizer(self.config, self.cut.server)
+
+        async def train(client: str) -> None:
+            # 1. Client and server begin with the present weights; in v1 the server has a copy of
+            #    its side for each client.
+            for kind, state in start.items():
+                await fleet.send(client, kind, state)
+            side, optimizer = self.cut.server, common
+            if self.config.variant == "v1":
+                side = copy_of(self.cut.server)
+                optimizer = fedavg.new_optimizer(self.config, side)
+            # 2. Batches are worked on as they arrive.
+            await serve(
+                fleet,
+                client,
+                side,
+                optimizer,
+                [self.tokens.expand(count, -1, -1) for count in counts[client]],
+                private=self.cut.tail is not None,
+                turns=turns,
+            )
+            # 3. What was learnt enters the means as it comes.
+            learnt = {
+                kind: (await fleet.receive(client, kind, like=state)).tensors
+                for kind, state in start.items()
+            }
+            if self.config.variant == "v1":
+                learnt["server"] = trainable_state(side)
+            for kind, tensors in learnt.items():
+                means[kind].add(tensors, weight=fleet.samples[client])
+
+        async def take_part(client: str) -> None:
+            try:
+                await train(client)
+            except Missed:
+                turns.leave(client)
+
+        async with asyncio.TaskGroup() as group:
+            for client in counts:
+                group.create_task(take_part(client))
+        # 4. The means are the next round's weights; where nobody was left, nothing changes.
+        for kind, part in (*self.cut.client_side.items(), ("server", self.cut.server)):
+            load_trainable(part, means[kind].result())
+
+    def _turns(self, number: int, counts: Mapping[str, list[int]]) -> Turns:
+        if self.config.variant == "v1":
+            return AtOnce()
+        if self.config.order == "arrival":
+            return Arrival()
+        batches = {client: len(having) for client, having in counts.items()}
+        return Drawn(batches, f"{self.seed} {number}")
+
+    def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+        return accuracy_and_loss(self.model, images, labels)
+
+
+class Client(split.Client):
+    """As in plain split learning."""
+
+
+def copy_of(part: Part) -> Part:
+    """A part with trainable parameters of its own; what is frozen stays common."""
+    frozen = {id(p): p for p in part.parameters() if not p.requires_grad}
+    return copy.deepcopy(part, memo=frozen)
+
+
+check = split.check
+traffic = split.traffic
+client_flops = split.client_flops
