@@ -7,8 +7,9 @@ import time
 STARTED_S = time.monotonic()
 
 # Before numpy and torch come in: a process that is to be forked may have no other threads.
-for _pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_pool, "1")
+# VECLIB is macOS's Accelerate, which crashes in a child if it has used threads in its parent.
+for _pool in ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "VECLIB_MAXIMUM"):
+    os.environ.setdefault(f"{_pool}_THREADS", "1")
 
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
@@ -58,6 +59,16 @@ def _options(values: tuple[str, ...]) -> dict[str, Any]:
     "4g:12,wifi:5,3g:3.  [default: 4g]",
 )
 @click.option(
+    "--positions",
+    metavar="FILE.toml",
+    help="Instead of --profile: where an access point and its stations, the clients, are and move.",
+)
+@click.option(
+    "--schedule",
+    metavar="FILE.toml",
+    help="Changes and outages of the clients' links while training goes on.",
+)
+@click.option(
     "--server-profile",
     metavar="NAME",
     help="Access link of the server, which all clients share.  [default: without limits]",
@@ -65,14 +76,26 @@ def _options(values: tuple[str, ...]) -> dict[str, Any]:
 @click.option(
     "--clients", type=int, metavar="N", help="Client processes.  [default: the mix's sum, or 20]"
 )
+@click.option(
+    "--clients-per-round",
+    type=int,
+    metavar="N",
+    help="How many of them a round takes, drawn anew each time.  [default: all]",
+)
 @click.option("--method", metavar="NAME", help="A file of methods/.  [default: fedpeft]")
 @click.option("--rounds", type=int, metavar="N", help="[default: 5]")
 @click.option(
     "--links",
-    metavar="auto|userspace|loopback",
-    help="userspace: kernel TCP in network namespaces (root, or user namespaces). "
+    metavar="auto|netem|userspace|loopback",
+    help="netem: the kernel's own shaping between network namespaces (root, or user namespaces). "
+    "userspace: the same with a queue of ours, for kernels without sch_netem. "
     "loopback: a shaped relay on 127.0.0.1, no privileges. auto: the first that "
     "works.  [default: auto]",
+)
+@click.option(
+    "--congestion",
+    metavar="cubic|bbr|reno|...",
+    help="TCP congestion control of every connection.  [default: the host's]",
 )
 @click.option(
     "--calibrate/--no-calibrate",
@@ -96,14 +119,21 @@ def _options(values: tuple[str, ...]) -> dict[str, Any]:
 )
 @click.option(
     "--partition",
-    metavar="dirichlet|iid",
-    help="How samples are split over clients.  [default: dirichlet]",
+    metavar="dirichlet|iid|pathological",
+    help="How samples are split over clients; pathological: each has a few classes.  "
+    "[default: dirichlet]",
 )
 @click.option(
     "--alpha",
     type=float,
     metavar="X",
     help="Dirichlet concentration; smaller is more skewed.  [default: 0.5]",
+)
+@click.option(
+    "--classes-per-client",
+    type=int,
+    metavar="N",
+    help="Most classes of a client in the pathological partition.  [default: 2]",
 )
 @click.option(
     "--round-timeout",
@@ -170,6 +200,51 @@ def show(name: str, as_json: bool) -> None:
     if not as_json:
         for source in profile.sources:
             click.echo(f"source: {source}")
+
+
+@main.command()
+@click.option(
+    "--profile",
+    "names",
+    multiple=True,
+    default=("4g",),
+    metavar="NAME,...|all",
+    help="What to measure: profiles or your own .toml files; may be repeated.  [default: 4g]",
+)
+@click.option(
+    "--links",
+    default="auto",
+    metavar="auto|netem|userspace|loopback",
+    help="As for launch.  [default: auto]",
+)
+@click.option(
+    "--seconds",
+    default=40.0,
+    type=click.FloatRange(5, 3600),
+    metavar="N",
+    help="Most that each profile may take; what does not fit is not measured.  [default: 40]",
+)
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def calibrate(names: tuple[str, ...], links: str, seconds: float, as_json: bool) -> None:
+    """Measure links and hold them against their profiles; exit 1 where a gate is missed.
+
+    \b
+    Examples:
+      python cli.py calibrate --profile=4g,wifi
+      python cli.py calibrate --profile=all --links=userspace --json
+    """
+    from testbed.calibration import measure, report
+    from testbed.links import LinkError
+
+    profiles = measure.named(names)
+    try:
+        found = measure.calibrate(profiles, links, seconds, lambda text: click.echo(text, err=True))
+    except LinkError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    _print(report.data(found), report.table(found), as_json)
+    click.echo(report.closing(found), err=True)
+    sys.exit(0 if found.passed else 1)
 
 
 @main.command()

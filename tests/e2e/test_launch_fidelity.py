@@ -72,8 +72,22 @@ def test_without_calibration_the_certificate_says_so(launch, best_links):
     assert run.summary["seconds"]["calibration"] == 0
 
 
-def test_loopback_links_are_not_certified(launch):
-    run = launch("--links=loopback", "--clients=1", "--rounds=1", *FAST)
+def test_links_of_streams_are_certified_too_with_the_servers(launch):
+    flags = ("--profile=cable", "--server-profile=wifi", "--clients=2", "--rounds=1")
+    run = launch("--links=loopback", *flags, *FAST)
     assert run.finish() == 0, run.describe()
-    assert run.summary["fidelity"]["verdict"] == "skipped"
-    assert "without namespaces" in run.summary["fidelity"]["reason"]
+    fidelity = run.summary["fidelity"]
+    links = [check["link"] for check in fidelity["checks"][::3]]
+    assert links == ["client-1", "client-2", "server"]
+    assert all(check["measured"] for check in fidelity["checks"])
+
+
+def test_a_run_that_cannot_end_in_time_is_refused_with_the_arithmetic(launch, best_links):
+    limits = ("--profile=nb-iot", "--clients=1", "--rounds=9", "--time-limit=900")
+    run = launch(best_links, "--method=fedavg", *limits)
+    assert run.finish() == 1, run.describe()
+    reason = run.summary["reason"]
+    assert reason.startswith("cannot end within time_limit_s = 900: 9 rounds of at least ")
+    assert "client-1 (nb-iot) sends 1,2" in reason
+    assert reason in " ".join(run.stdout.split()) + run.stderr
+    assert not run.events("started")

@@ -24,6 +24,11 @@ CASES = {
     "flag": (["--metod=fedavg"], ["--metod", "--method"]),
     "links": (["--links=loopbak"], ["links = 'loopbak'", "loopback"]),
     "partition": (["--partition=idd"], ["partition = 'idd'", "iid"]),
+    "classes of a client": (
+        ["--partition=pathological", "--classes-per-client=11"],
+        ["= 11", "must be 1 to 10"],
+    ),
+    "variant": (["--set=variant=lorra"], ["variant = 'lorra'", "lora"]),
     "no clients": (["--clients=0"], ["clients = 0", ">= 1"]),
     "clients beyond the data": (["--clients=180"], ["clients = 180", "1437", "179"]),
     "no rounds": (["--rounds=0"], ["rounds = 0", ">= 1"]),

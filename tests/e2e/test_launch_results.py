@@ -239,7 +239,8 @@ def test_help_names_every_flag(name):
     )
     assert (done.returncode, done.stderr) == (0, "")
     for flag in (
-        "config", "profile", "clients", "method", "rounds", "links", "seed", "model", "dataset",
-        "partition", "alpha", "round-timeout", "time-limit", "set", "out", "help",
+        "config", "profile", "positions", "schedule", "clients", "method", "rounds", "links",
+        "seed", "model", "dataset", "partition", "alpha", "classes-per-client", "round-timeout",
+        "time-limit", "set", "out", "help",
     ):  # fmt: skip
         assert re.search(rf"(^|\s)--{flag}\b", done.stdout), flag
