@@ -98,6 +98,23 @@ def _options(values: tuple[str, ...]) -> dict[str, Any]:
     help="TCP congestion control of every connection.  [default: the host's]",
 )
 @click.option(
+    "--compute",
+    metavar="real|modelled",
+    help="modelled: nodes count operations and wait as long as their devices would compute; models "
+    "of any size, and nothing is learnt.  [default: real]",
+)
+@click.option(
+    "--device-class",
+    metavar="CLASS|GFLOPS|MIX",
+    help="Clients where compute is modelled: phone, pi, jetson, laptop, server, a number of "
+    "GFLOP/s, or a mix such as phone:12,pi:8.  [default: phone]",
+)
+@click.option(
+    "--server-device-class",
+    metavar="CLASS|GFLOPS",
+    help="The server where compute is modelled.  [default: server]",
+)
+@click.option(
     "--calibrate/--no-calibrate",
     default=None,
     help="Probe every link's round trip and rate while the nodes load, and certify them.  "

@@ -42,10 +42,10 @@ Split training talks to one client at a time (``send``, ``receive``), averaging 
 from __future__ import annotations
 
 import importlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:  # Naming the methods must not cost the seconds that torch takes to import.
     from torch import Tensor
@@ -131,6 +131,25 @@ def names() -> list[str]:
     )
 
 
-def load(name: str) -> ModuleType:
-    """The module of a method."""
-    return importlib.import_module(f"methods.{name}")
+@dataclass(frozen=True)
+class Method:
+    """What a method's file holds, and what stands in for what it leaves out."""
+
+    Config: Any
+    Server: Any
+    Client: Any
+    check: Callable[..., None] = lambda config, model: None
+    adapt: Callable[..., Any] = lambda config, model: model
+    public_samples: Callable[..., int] = lambda config: 0
+    public_source: Callable[..., str] = lambda config: "held-out"
+    peer_to_peer: bool = False
+    traffic: Callable[..., tuple[int, int]] | None = None
+    client_flops: Callable[..., float] | None = None
+    fixed_flops: Callable[..., float] = lambda config, model, image: 0.0
+
+
+def load(name: str) -> Method:
+    """The method of that file."""
+    module = vars(importlib.import_module(f"methods.{name}"))
+    parts = [each.name for each in fields(Method)]
+    return Method(**{part: module[part] for part in parts if part in module})

@@ -22,7 +22,7 @@ class WeightedMean:
         if not self._sums:
             self._dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
             self._sums = {
-                name: torch.zeros(tensor.shape, dtype=torch.float64)
+                name: torch.zeros_like(tensor, dtype=torch.float64)
                 for name, tensor in tensors.items()
             }
         for name, total in self._sums.items():

@@ -5,17 +5,17 @@ convolutions and attention, not what works element by element. Attention counts 
 products, whichever kernel computes it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 from torch.utils.flop_counter import flop_registry
 
 
-class _Counter(TorchDispatchMode):
+class Counter(TorchDispatchMode):
     """What FlopCounterMode adds up, without the compiler that its first use imports: 100 MB."""
 
     def __init__(self) -> None:
@@ -42,9 +42,23 @@ class _Counter(TorchDispatchMode):
         return out
 
 
+def each_size(batches: Sequence[Tensor]) -> Iterator[Tensor]:
+    """The first batch of each size, to be worked on by a model without values.
+
+    What it costs is counted for all batches of its size.
+    """
+    counter = _get_current_dispatch_mode()
+    sizes = [len(batch) for batch in batches]
+    for size in sorted(set(sizes), reverse=True):
+        before = counter.flops if isinstance(counter, Counter) else 0
+        yield batches[sizes.index(size)]
+        if isinstance(counter, Counter):
+            counter.flops += (sizes.count(size) - 1) * (counter.flops - before)
+
+
 def forward(run: Callable[[Tensor], Tensor], example: Tensor) -> int:
     """Of ``run(example)``; of one sample, where the example is a batch of one."""
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _Counter() as counter:
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), Counter() as counter:
         run(example)
     return counter.flops
 
@@ -66,6 +80,6 @@ def step(
         wanted.append(example)
     if not wanted:
         return forward(run, example)
-    with sdpa_kernel(SDPBackend.MATH), _Counter() as counter:
+    with sdpa_kernel(SDPBackend.MATH), Counter() as counter:
         torch.autograd.grad(run(example).sum(), wanted, allow_unused=True)
     return counter.flops

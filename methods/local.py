@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods import Shard
+from methods import Shard, flops
 
 EVALUATION_BATCH = 256
 
@@ -36,20 +36,16 @@ def train(
     epochs: int,
     batch_size: int,
     generator: torch.Generator,
-) -> float:
-    """Cross-entropy over shuffled batches of the shard; the mean loss of the last epoch."""
+) -> None:
+    """Cross-entropy over batches of the shard, shuffled anew each epoch."""
     model.train()
-    total = 0.0
-    for _ in range(epochs):
-        total = 0.0
-        order = torch.randperm(len(shard.labels), generator=generator)
-        for batch in order.split(batch_size):
-            optimizer.zero_grad(set_to_none=True)
-            loss = F.cross_entropy(model(shard.images[batch]), shard.labels[batch])
-            loss.backward()
-            optimizer.step()
-            total += loss.item() * len(batch)
-    return total / len(shard.labels)
+    count = len(shard.labels)
+    orders = [torch.randperm(count, generator=generator) for _ in range(epochs)]
+    batches = [batch for order in orders for batch in order.split(batch_size)]
+    for batch in flops.each_size(batches) if shard.images.is_meta else batches:
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(model(shard.images[batch]), shard.labels[batch]).backward()
+        optimizer.step()
 
 
 def accuracy_and_loss(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, float]:
@@ -71,7 +67,7 @@ def warm_up(model: nn.Module, images: Tensor) -> None:
 
     A process forked afterwards shares it. The model is changed.
     """
-    labels = torch.zeros(len(images), dtype=torch.int64)
+    labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
     shard = Shard(images, labels, public=images[:0], client=1)
     optimizer = torch.optim.AdamW(model.parameters())
     train(model, shard, optimizer, epochs=1, batch_size=len(images), generator=torch.Generator())

@@ -5,6 +5,7 @@ from typing import Protocol
 from torch import Tensor
 
 from methods import Peer as MethodPeer
+from nodes.compute import Compute
 from nodes.fleet import METRICS
 from nodes.peer import Overtaken, Peer, Stopped
 from testbed import meter
@@ -20,15 +21,17 @@ class MethodClient(Protocol):
 def participate(
     config: RunConfig,
     method: MethodClient,
-    test: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor] | None,
     name: str,
     neighbours: Neighbours,
     samples: int,
     flops: int | None,
+    compute: Compute,
     channel: Channel,
 ) -> None:
     """Take part in every round that the server begins.
 
+    ``test``: what the client's own model is evaluated on, where it has one; None: on nothing.
     ``neighbours``: addresses of all clients, where they speak to one another; else empty.
     ``flops``: floating-point operations of its part in a round, where known.
     """
@@ -38,7 +41,7 @@ def participate(
     if neighbours:
         transport.listen(*neighbours[name], neighbours)
     # A client that no round chooses hears nothing for as long as the run lasts.
-    peer = Peer(transport, report, config.round_timeout_s, between_rounds_s=config.time_limit_s)
+    peer = Peer(transport, report, config.round_timeout_s, config.time_limit_s, compute)
     report({"event": "ready", "samples": samples, "round_flops": flops})
     try:
         peer.join(samples, config.join_timeout_s)
@@ -46,11 +49,14 @@ def participate(
             peer.await_round()
             try:
                 method.round(peer)
+                compute.settle()
                 evaluate = getattr(method, "evaluate", None)
-                if evaluate is not None:
+                if evaluate is not None and test is not None:
                     peer.send(METRICS, {}, **evaluate(*test))
             except Overtaken as reason:
                 report({"event": "overtaken", "reason": str(reason)})
+            if facts := compute.facts():
+                report({"event": "computed", "round": peer.round, **facts})
             report({"event": "usage", **meter.usage()})
     except Stopped:
         transport.close()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from methods import Missed
 from nodes.checks import difference
+from nodes.compute import Compute, Real
 from testbed.transport import Report, ServerTransport, Unreachable
 from testbed.wire import Detail, Message, encode_tensors
 
@@ -31,9 +32,11 @@ class Fleet:
         round_timeout_s: float,
         per_round: int | None = None,
         seed: int = 0,
+        compute: Compute | None = None,
     ) -> None:
         """``per_round``: how many clients a round takes, drawn from ``seed``; None: all."""
         self._transport = transport
+        self._compute = compute or Real()
         self._report = report
         self._expected = len(names) if per_round is None else per_round
         self._seed = seed
@@ -113,13 +116,16 @@ class Fleet:
     async def send(
         self, client: str, kind: str, tensors: Mapping[str, Tensor], **details: Detail
     ) -> None:
+        await self._compute.settled()
+        encoded = encode_tensors(self._compute.outgoing(tensors))
         try:
-            await self._transport.send(client, kind, self.round, encode_tensors(tensors), details)
+            await self._transport.send(client, kind, self.round, encoded, details)
         except Unreachable as error:
             raise self._miss(client, str(error)) from error
 
     async def broadcast(self, kind: str, tensors: Mapping[str, Tensor], **details: Detail) -> None:
-        encoded = encode_tensors(tensors)
+        await self._compute.settled()
+        encoded = encode_tensors(self._compute.outgoing(tensors))
         for client in self.clients:
             try:
                 await self._transport.send(client, kind, self.round, encoded, details)
@@ -129,6 +135,7 @@ class Fleet:
     async def receive(
         self, client: str, kind: str, like: Mapping[str, Tensor] | None = None
     ) -> Message:
+        await self._compute.settled()
         while True:
             message = await self._next(client)
             reason = self._objection(message, kind)
@@ -140,7 +147,7 @@ class Fleet:
             # It is the client's answer, and no better one will come: do not wait out the limit.
             self._drop(message, reason)
             raise self.refuse(client, reason)
-        return message
+        return self._compute.incoming(message)
 
     def refuse(self, client: str, reason: str) -> Missed:
         return self._miss(client, f"its update was not taken: {reason}")

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from methods import Missed
 from nodes.checks import difference
+from nodes.compute import Compute, Real
 from nodes.fleet import HELLO, STOP, WELCOME
 from testbed.transport import SERVER, ClientTransport, Report, Timeout
 from testbed.wire import Detail, Message
@@ -33,8 +34,10 @@ class Peer:
         report: Report,
         timeout_s: float,
         between_rounds_s: float,
+        compute: Compute | None = None,
     ) -> None:
         """``timeout_s``: how long a message within a round is waited for."""
+        self._compute = compute or Real()
         self._transport = transport
         self._report = report
         self._timeout_s = timeout_s
@@ -81,11 +84,13 @@ class Peer:
     def send(
         self, kind: str, tensors: Mapping[str, Tensor], *, to: str = SERVER, **details: Detail
     ) -> None:
-        self._transport.send(kind, self.round, tensors, details, to)
+        self._compute.settle()
+        self._transport.send(kind, self.round, self._compute.outgoing(tensors), details, to)
 
     def receive(
         self, kind: str, like: Mapping[str, Tensor] | None = None, *, sender: str = SERVER
     ) -> Message:
+        self._compute.settle()
         while True:
             try:
                 message = self._take(self._timeout_s, sender)
@@ -103,7 +108,7 @@ class Peer:
             else:
                 objection = None if like is None else difference(message.tensors, like)
                 if objection is None:
-                    return message
+                    return self._compute.incoming(message)
                 reason = objection
             self._drop(message, reason)
 

@@ -2,21 +2,29 @@
 
 import contextlib
 from collections.abc import Iterator
-from types import ModuleType
 
 import msgspec
 import numpy as np
 import torch
+from torch import Tensor
 
 import methods
 from methods import Shard
 from methods.local import warm_up
 from nodes import data, models
 from nodes.client import participate
+from nodes.compute import Compute, Modelled, Real, noise
+from nodes.device_classes import flops_per_s, of_clients
 from nodes.server import serve
 from testbed import meter
 from testbed.channel import Channel
-from testbed.config import RunConfig, choose, convert
+from testbed.config import (
+    DEFAULT_DEVICE_CLASS,
+    DEFAULT_SERVER_CLASS,
+    RunConfig,
+    choose,
+    convert,
+)
 from testbed.config_error import ConfigError
 from testbed.feasible import Traffic
 from testbed.topology import PORT, Node, client_address, client_name
@@ -38,6 +46,8 @@ class FineTuning:
         choose("method", config.method, methods.names())
         choose("model", config.model, models.names())
         choose("dataset", config.dataset, data.names())
+        self._rates = _rates(config, clients)
+        self._device = "meta" if self._rates else "cpu"
         if config.clients_per_round is not None and config.clients_per_round > clients:
             raise ConfigError(
                 f"clients_per_round = {config.clients_per_round}: must be at most the "
@@ -45,32 +55,30 @@ class FineTuning:
             )
         self._run = config
         self._clients = clients
-        self._method: ModuleType = methods.load(config.method)
+        self._method = methods.load(config.method)
         self._options = convert(
             config.options, self._method.Config, f"options of method {config.method}"
         )
-        public_samples = getattr(self._method, "public_samples", None)
-        self._public_samples: int = public_samples(self._options) if public_samples else 0
-        public_source = getattr(self._method, "public_source", None)
-        source = public_source(self._options) if public_source else "held-out"
-        self._held_out = self._public_samples if source == "held-out" else 0
+        self._public_samples = self._method.public_samples(self._options)
+        held_out = self._method.public_source(self._options) == "held-out"
+        self._held_out = self._public_samples if held_out else 0
         self._samples = training_samples(config, clients, self._held_out)
         if config.partition == "pathological":
             with _refusing("partition pathological"):
                 data.check_classes(
                     config.classes_per_client, classes=data.classes(config.dataset), clients=clients
                 )
-        check = getattr(self._method, "check", None)
-        if check:
-            with _refusing(f"method {config.method} cannot train model {config.model}"):
-                check(self._options, models.skeleton(config.model, data.classes(config.dataset)))
+        with _refusing(f"method {config.method} cannot train model {config.model}"):
+            skeleton = models.skeleton(config.model, data.classes(config.dataset))
+            self._method.check(self._options, skeleton)
         self._shards: list[np.ndarray] = []
-        self._public: np.ndarray
+        self._public: Tensor
         self._flops: float | None = None
         """Of a client's part in a round, a sample that it has; None: the method does not say."""
         self._fixed_flops = 0.0
         self._data: data.Dataset
         self._model: torch.nn.Module
+        self._noise: Tensor
 
     @property
     def options(self) -> dict[str, object]:
@@ -82,19 +90,21 @@ class FineTuning:
     @property
     def peer_to_peer(self) -> bool:
         """Whether clients speak to one another."""
-        return bool(getattr(self._method, "peer_to_peer", False))
+        return self._method.peer_to_peer
 
     def prepare(self) -> Traffic | None:
         torch.set_num_threads(1)
         run = self._run
-        self._data = data.load(run.dataset, seed=run.seed, train_samples=self._samples)
+        load = data.outline if self._rates else data.load
+        self._data = load(run.dataset, seed=run.seed, train_samples=self._samples)
         held_out, private = data.hold_out(
             len(self._data.train_labels), self._held_out, seed=run.seed
         )
-        self._public = self._data.train_images[held_out]
+        self._public = self._images(held_out)
         if self._public_samples > self._held_out:
-            self._public = data.public_glyphs(self._public_samples, seed=run.seed)
-            _check_alike(self._public, self._data)
+            drawn = data.public_glyphs(self._public_samples, seed=run.seed)
+            _check_alike(drawn, self._data)
+            self._public = torch.from_numpy(drawn).to(self._device)
         with _refusing(f"partition {run.partition}"):
             parts = data.partition(
                 self._data.train_labels[private],
@@ -108,35 +118,41 @@ class FineTuning:
         self._shards = [private[part] for part in parts]
         # Adapters draw their first values from the global generator.
         torch.manual_seed(run.seed)
-        model = models.build(run.model, self._data.classes, seed=run.seed)
-        adapt = getattr(self._method, "adapt", None)
+        if self._rates:
+            model = models.skeleton(run.model, self._data.classes)
+            self._noise = noise(run.seed)
+        else:
+            model = models.build(run.model, self._data.classes, seed=run.seed)
         with _refusing(f"options of method {run.method}"):
-            self._model = adapt(self._options, model) if adapt else model
-        small = models.VisionTransformer(models.ModelSpec(depth=1), classes=2)
-        warm_up(small, torch.from_numpy(self._data.test_images[:2]))
-        client_flops = getattr(self._method, "client_flops", None)
-        if client_flops:
-            image = torch.from_numpy(self._data.test_images[:1])
-            self._flops = client_flops(self._options, self._model, image)
-            fixed_flops = getattr(self._method, "fixed_flops", None)
-            if fixed_flops:
-                self._fixed_flops = fixed_flops(self._options, self._model, image)
+            self._model = self._method.adapt(self._options, model)
+        two = self._images(np.arange(2))
+        small = models.VisionTransformer(models.ModelSpec(depth=1), classes=2).to(self._device)
+        with self._compute(0).active():
+            warm_up(small, two)
+        if self._method.client_flops and not self._rates:
+            self._flops = self._method.client_flops(self._options, self._model, two[:1])
+            self._fixed_flops = self._method.fixed_flops(self._options, self._model, two[:1])
         meter.usage()
-        traffic = getattr(self._method, "traffic", None)
+        traffic = self._method.traffic
         return Traffic(*traffic(self._options, self._model)) if traffic else None
 
     def run_node(self, node: Node, channel: Channel) -> None:
+        compute = self._compute(node.index)
+        with compute.active():
+            self._be(node, compute, channel)
+
+    def _be(self, node: Node, compute: Compute, channel: Channel) -> None:
         run = self._run
-        test = (
-            torch.from_numpy(self._data.test_images),
-            torch.from_numpy(self._data.test_labels),
-        )
+        test = None
+        if not self._rates:
+            images, labels = self._data.test_images, self._data.test_labels
+            test = (torch.from_numpy(images), torch.from_numpy(labels))
         shard = self._shard(node.index)
         if node.index == 0:
             server = self._method.Server(self._options, self._model, shard, run.seed)
             names = [client_name(number) for number in range(1, self._clients + 1)]
             evaluating = hasattr(self._method.Client, "evaluate")
-            serve(run, server, test, names, evaluating, channel)
+            serve(run, server, test, names, evaluating, compute, channel)
             return
         # Distinct for every client of every run seed, and far from the run seed itself.
         seed = int(np.random.SeedSequence([run.seed, node.index]).generate_state(1)[0])
@@ -147,16 +163,41 @@ class FineTuning:
             neighbours = {client_name(n): (client_address(n), PORT) for n in numbers}
         samples = len(shard.labels)
         flops = None if self._flops is None else round(self._flops * samples + self._fixed_flops)
-        participate(run, client, test, node.name, neighbours, samples, flops, channel)
+        participate(run, client, test, node.name, neighbours, samples, flops, compute, channel)
 
     def _shard(self, number: int) -> Shard:
-        chosen = self._shards[number - 1] if number else []
-        return Shard(
-            torch.from_numpy(self._data.train_images[chosen]),
-            torch.from_numpy(self._data.train_labels[chosen]),
-            torch.from_numpy(self._public),
-            number,
-        )
+        chosen = self._shards[number - 1] if number else np.arange(0)
+        labels = torch.from_numpy(self._data.train_labels[chosen])
+        return Shard(self._images(chosen), labels, self._public, number)
+
+    def _images(self, chosen: np.ndarray) -> Tensor:
+        """These of the training images; without values where compute is modelled."""
+        images = self._data.train_images
+        if self._rates:
+            return torch.empty((len(chosen), *images.shape[1:]), device=self._device)
+        return torch.from_numpy(images[chosen])
+
+    def _compute(self, node: int) -> Compute:
+        return Modelled(self._rates[node], self._noise) if self._rates else Real()
+
+
+def _rates(config: RunConfig, clients: int) -> list[float]:
+    """Operations a second of the server and each client where compute is modelled, else none.
+
+    Raises:
+        ConfigError: naming the field and what would be right.
+    """
+    if config.compute == "modelled":
+        server = config.server_device_class or DEFAULT_SERVER_CLASS
+        classes = of_clients(config.device_class or DEFAULT_DEVICE_CLASS, clients)
+        return [flops_per_s(name) for name in (server, *classes)]
+    for field in ("device_class", "server_device_class"):
+        if getattr(config, field) is not None:
+            raise ConfigError(
+                f"{field} = {getattr(config, field)!r}: takes --compute=modelled; with real "
+                "compute nodes are as fast as this machine"
+            )
+    return []
 
 
 @contextlib.contextmanager

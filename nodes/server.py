@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 from torch import Tensor, nn
 
 from methods import Fleet as MethodFleet
+from nodes.compute import Compute
 from nodes.fleet import METRICS, Fleet
 from testbed import meter
 from testbed.channel import Channel
@@ -43,24 +44,27 @@ def count_parameters(model: nn.Module | None) -> dict[str, int]:
 def serve(
     config: RunConfig,
     method: MethodServer,
-    test: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor] | None,
     clients: list[str],
     clients_evaluate: bool,
+    compute: Compute,
     channel: Channel,
 ) -> None:
     """Run every round of the method, then tell the clients to stop.
 
-    ``clients_evaluate``: each client sends its own metrics after a round.
+    ``test``: what models are evaluated on; None: on nothing. ``clients_evaluate``: each client
+    sends its own metrics after a round.
     """
-    asyncio.run(_serve(config, method, test, clients, clients_evaluate, channel))
+    asyncio.run(_serve(config, method, test, clients, clients_evaluate, compute, channel))
 
 
 async def _serve(
     config: RunConfig,
     method: MethodServer,
-    test: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor] | None,
     clients: list[str],
     clients_evaluate: bool,
+    compute: Compute,
     channel: Channel,
 ) -> None:
     address = channel.receive(timeout_s=30)
@@ -75,6 +79,7 @@ async def _serve(
         config.round_timeout_s,
         per_round=config.clients_per_round,
         seed=config.seed,
+        compute=compute,
     )
     _listen(channel, fleet)
     background = [
@@ -82,7 +87,7 @@ async def _serve(
         asyncio.create_task(transport.watch_connections()),
     ]
     report({"event": "ready", **count_parameters(method.model)})
-    report({"event": "evaluated", "metrics": method.evaluate(*test)})
+    report({"event": "evaluated", "metrics": method.evaluate(*test) if test else {}})
     # 1. Wait for the clients.
     await _unless_broken(fleet.join(config.join_timeout_s), background)
     for number in range(1, config.rounds + 1):
@@ -91,10 +96,11 @@ async def _serve(
         report({"event": "round_started", "round": number})
         fleet.begin(number)
         await _unless_broken(method.round(fleet), background)
+        await compute.settled()
         seconds = round(time.monotonic() - began_s, 6)
         # 3. Evaluate the global model on held-out data, and the clients' own where they have such.
-        metrics = method.evaluate(*test)
-        if clients_evaluate:
+        metrics = method.evaluate(*test) if test else {}
+        if clients_evaluate and test:
             metrics |= await _unless_broken(_clients_metrics(fleet), background)
         report(
             {
@@ -106,6 +112,8 @@ async def _serve(
                 "clients_failed": fleet.failed,
             }
         )
+        if facts := compute.facts():
+            report({"event": "computed", "round": number, **facts})
         report({"event": "usage", **meter.usage()})
     # 4. Everybody goes home; from here on a client that ends is not lost.
     report({"event": "done"})

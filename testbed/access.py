@@ -5,7 +5,13 @@ from pathlib import Path
 import msgspec
 
 from testbed import positions, schedule
-from testbed.config import DEFAULT_CLIENTS, DEFAULT_PROFILE, RunConfig
+from testbed.config import (
+    DEFAULT_CLIENTS,
+    DEFAULT_DEVICE_CLASS,
+    DEFAULT_PROFILE,
+    DEFAULT_SERVER_CLASS,
+    RunConfig,
+)
 from testbed.config_error import ConfigError
 from testbed.profiles import LinkProfile, absolute_mix, parse_mix
 from testbed.schedule import Entry, State
@@ -40,14 +46,17 @@ def repeatable(config: RunConfig) -> RunConfig:
     mix = config.profile
     if mix is None and config.positions is None:
         mix = DEFAULT_PROFILE
-    paths = {
+    values = {
         field: None if text is None else absolute_mix(text)
         for field, text in (("profile", mix), ("server_profile", config.server_profile))
     }
     for field in ("positions", "schedule"):
         text = getattr(config, field)
-        paths[field] = None if text is None else str(Path(text).resolve())
-    return msgspec.structs.replace(config, **paths)
+        values[field] = None if text is None else str(Path(text).resolve())
+    if config.compute == "modelled":
+        values["device_class"] = config.device_class or DEFAULT_DEVICE_CLASS
+        values["server_device_class"] = config.server_device_class or DEFAULT_SERVER_CLASS
+    return msgspec.structs.replace(config, **values)
 
 
 def _scheduled(profiles: list[LinkProfile], file: str) -> list[LinkProfile]:

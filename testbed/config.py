@@ -16,6 +16,8 @@ Struct = TypeVar("Struct")
 
 DEFAULT_CLIENTS = 20
 DEFAULT_PROFILE = "4g"
+DEFAULT_DEVICE_CLASS = "phone"
+DEFAULT_SERVER_CLASS = "server"
 
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
 """Bounded, since a poll of the system takes no infinity and at most 2**31 ms."""
@@ -50,6 +52,13 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """Concentration of the Dirichlet partition: the smaller, the more the clients differ."""
     classes_per_client: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 2
     """Most classes that a client has in the pathological partition."""
+    compute: Literal["real", "modelled"] = "real"
+    """modelled: nodes count operations and wait as their devices would, and nothing is learnt."""
+    device_class: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    """Of the clients, where compute is modelled: a class, GFLOP/s, or a mix "phone:12,pi:8";
+    absent: DEFAULT_DEVICE_CLASS."""
+    server_device_class: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    """Of the server, where compute is modelled; absent: DEFAULT_SERVER_CLASS."""
     calibrate: bool = True
     """Probe every link before training, while the nodes load; costs no time of its own."""
     strict: bool = False

@@ -124,6 +124,12 @@ def closing_table(summary: dict[str, Any]) -> Table:
     if clients:
         most = max(row["private_mb"] for row in clients)
         table.add_row("most private memory of a client, MB", f"{most:.1f}")
+    computed = [row for row in summary["compute"]["nodes"] if row["node"] != "server"]
+    if computed:
+        most = max(computed, key=lambda row: row["modelled_s"])
+        table.add_row("most computing of a client, s (modelled)", f"{most['modelled_s']:.2f}")
+        late_s = max(row["late_s"] for row in summary["compute"]["nodes"])
+        table.add_row("this machine behind a device, s", f"{late_s:.2f}")
     lost = [row for row in summary["per_client"] if row["lost"]]
     if lost:
         table.add_row("clients lost", str(len(lost)))

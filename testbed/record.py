@@ -19,6 +19,9 @@ dropped         receiver    peer, bytes, reason: a message that was not taken
 lost            supervisor  peer, reason: a client that left the run
 missed          server      peer, round, reason: an update that did not come
 overtaken       client      reason: it was still busy with an earlier round
+computed        the node    round, flops: operations that a modelled node has counted;
+                            modelled_s: what they take its device; late_s: how much longer
+                            this machine took to count them
 round_started   server      round
 round           server      round, seconds, metrics, clients_ok, clients_failed
 wire            supervisor  round, counters: a list a node of [[frames, bytes, queue_drops,

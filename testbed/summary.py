@@ -98,6 +98,7 @@ class Tally:
         self._clients: dict[str, dict[str, Any]] = {}
         self._client_bytes: dict[str, _Bytes] = defaultdict(_Bytes)
         self._processes: dict[str, dict[str, Any]] = {}
+        self._computed: dict[str, dict[str, Any]] = {}
         self._connections: dict[str, int] = defaultdict(int)
         self._dropped: list[dict[str, Any]] = []
         self._counters: list[Any] = []
@@ -213,6 +214,15 @@ class Tally:
         row = {"node": event["node"], **{key: event[key] for key in fields}}
         self._processes[event["node"]] = row
 
+    def _on_computed(self, event: Event) -> None:
+        fields = ("flops", "modelled_s", "late_s")
+        node = event["node"]
+        row = self._computed.setdefault(node, {"node": node, **dict.fromkeys(fields, 0)})
+        for field in fields:
+            row[field] = round(row[field] + event[field], 6)
+        if node in self._clients:
+            self._clients[node]["round_flops"] = event["flops"]
+
     def _on_closed(self, event: Event) -> None:
         self._closed = event
 
@@ -263,6 +273,12 @@ class Tally:
             "total_parameters": facts.get("total_parameters"),
             "per_client": [self._client(index) for index in range(len(self._clients))],
             "processes": list(self._processes.values()),
+            "compute": {
+                "mode": facts.get("compute"),
+                "device_class": facts.get("device_class"),
+                "server_device_class": facts.get("server_device_class"),
+                "nodes": list(self._computed.values()),
+            },
             "connections": dict(self._connections),
             "dropped_messages": self._dropped,
             "link_facts": {**facts.get("link_facts", {}), **self._closed.get("links", {})},

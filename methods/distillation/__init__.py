@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods import Fleet, Peer
+from methods import Fleet, Peer, flops
 from methods.averaging import WeightedMean
 from methods.local import EVALUATION_BATCH
 
@@ -153,11 +153,12 @@ def digest(
 ) -> None:
     """Train towards ``loss(logits, labels) = 0`` on shuffled batches of the images."""
     model.train()
-    for _ in range(epochs):
-        for batch in torch.randperm(len(images), generator=generator).split(batch_size):
-            optimizer.zero_grad(set_to_none=True)
-            loss(model(images[batch]), labels[batch]).backward()
-            optimizer.step()
+    orders = [torch.randperm(len(images), generator=generator) for _ in range(epochs)]
+    batches = [batch for order in orders for batch in order.split(batch_size)]
+    for batch in flops.each_size(batches) if images.is_meta else batches:
+        optimizer.zero_grad(set_to_none=True)
+        loss(model(images[batch]), labels[batch]).backward()
+        optimizer.step()
 
 
 def adam(model: nn.Module, learning_rate: float) -> torch.optim.Adam:

@@ -36,6 +36,16 @@ CASES = {
     "negative seed": (["--seed=-1"], ["seed = -1", ">= 0"]),
     "time limit": (["--time-limit=0"], ["time_limit_s = 0", "> 0"]),
     "alpha": (["--alpha=nan"], ["alpha = nan"]),
+    "compute": (["--compute=modeled"], ["compute = 'modeled'", "modelled"]),
+    "device class": (
+        ["--compute=modelled", "--device-class=fone"],
+        ["device_class 'fone'", "did you mean phone"],
+    ),
+    "device classes of other clients": (
+        ["--compute=modelled", "--device-class=phone:3,pi:4"],
+        ["is for 7 clients, the run has 20"],
+    ),
+    "device class of real compute": (["--device-class=pi"], ["'pi'", "--compute=modelled"]),
     "results nowhere": (["--out="], ["out = ''", ">= 1"]),
     "results in a file": (["--out=cli.py"], ["--out cli.py", "name a folder you can write"]),
     "configuration that is not there": (["--config=/nowhere.toml"], ["/nowhere.toml"]),

@@ -234,7 +234,8 @@ KERNEL_GATES: dict[str, Callable[[Any], Problems]] = {"rates": gaps, "counters":
 times slower in User-Mode Linux, and its devices count TCP's super-packets."""
 
 BARE_RTT_MS, BARE_KBIT = 1.5, 12_000
-"""Without any shape: half of what a round trip may be off by, twice what the fastest link here is filled with."""
+"""Without any shape: half of what a round trip may be off by, and twice what fills the fastest link
+here."""
 
 
 def unfit(misses: list[Any]) -> str | None:

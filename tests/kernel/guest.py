@@ -79,7 +79,8 @@ def main(path: Path) -> None:
         bench = measures.Bench(backend, path.parent)
         results.take(backend.name, "bare", bench.bare)
         for measure in measures.ALL:
-            results.take(backend.name, measure.__name__, lambda m=measure, b=bench: m(b), bench.bare)
+            name = measure.__name__
+            results.take(backend.name, name, lambda m=measure, b=bench: m(b), bench.bare)
         results.take(backend.name, "failure", bench.network.failure)
         results.take(backend.name, "closing", bench.network.down)
         results.take(backend.name, "rootless", lambda b=backend: life.rootless(b))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from methods import Shard
+from nodes.compute import Compute, Real
 from nodes.fleet import HELLO, STOP, WELCOME, Fleet
 from nodes.peer import Overtaken, Peer, Stopped
 from testbed.transport import Encoded, Timeout
@@ -150,27 +151,34 @@ def play(
     rounds: int = 1,
     network: Network | None = None,
     after_round: Callable[[int], None] = lambda number: None,
+    compute: Callable[[], Compute] = Real,
 ) -> Network:
-    """All rounds of a method; an error in a client's thread is raised here."""
+    """All rounds of a method; an error in a client's thread is raised here.
+
+    ``compute`` makes every node's own.
+    """
     network = network or Network()
     errors: list[BaseException] = []
 
-    async def main() -> None:
+    async def main(own: Compute) -> None:
         loop = asyncio.get_running_loop()
         end = ServerEnd(network, list(clients))
-        fleet = Fleet(end, list(clients), network.events.append, LIMIT_S)  # type: ignore[arg-type]
+        report = network.events.append
+        fleet = Fleet(end, list(clients), report, LIMIT_S, compute=own)  # type: ignore[arg-type]
         pump = asyncio.create_task(fleet.pump())
 
         def live(name: str) -> None:
             torch.set_num_threads(1)
             transport = ClientEnd(name, network, end)
-            peer = Peer(transport, network.events.append, LIMIT_S, LIMIT_S)  # type: ignore[arg-type]
+            computing = compute()
+            peer = Peer(transport, report, LIMIT_S, LIMIT_S, computing)  # type: ignore[arg-type]
             try:
                 peer.join(samples[name], LIMIT_S)
                 while True:
                     peer.await_round()
                     try:
-                        clients[name].round(peer)
+                        with computing.active():
+                            clients[name].round(peer)
                     except Overtaken:
                         continue
             except Stopped:
@@ -194,7 +202,9 @@ def play(
         for thread in threads:
             await asyncio.to_thread(thread.join, LIMIT_S)
 
-    asyncio.run(main())
+    own = compute()
+    with own.active():
+        asyncio.run(main(own))
     if errors:
         raise errors[0]
     return network

@@ -1,0 +1,114 @@
+"""What devices compute: sustained floating-point operations a second, with where that is from.
+
+A class is a peak in float32 that somebody states or measured, times the share of it that training
+reaches. Only the first has a source. The share is assumed, and the largest uncertainty of all that
+modelled compute says: give a rate of your own where you have measured one.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from testbed.config_error import ConfigError, closest
+
+ASSUMED_SHARE = 0.3
+"""Of a peak, by training in float32 with batches of tens. Assumed for every class."""
+MAX_GFLOPS = 1e9
+
+
+class DeviceClass(msgspec.Struct, frozen=True):
+    name: str
+    device: str
+    peak_gflops: float
+    """10^9 operations a second, float32, a multiplication with addition being two."""
+    source: str
+
+    @property
+    def flops_per_s(self) -> float:
+        """What training on it is taken to reach."""
+        return self.peak_gflops * ASSUMED_SHARE * 1e9
+
+
+CLASSES = {
+    each.name: each
+    for each in (
+        DeviceClass(
+            "phone",
+            "Snapdragon 8 Gen 2, Adreno 740 GPU",
+            3_700.0,
+            "sourced: 3.7 TFLOPS in float32 at 719 MHz, primua.com/adreno-740",
+        ),
+        DeviceClass(
+            "pi",
+            "Raspberry Pi 5, four Cortex-A76 of 2.4 GHz",
+            60.5,
+            "derived: 30.249 GFLOPS by High-Performance Linpack, which counts float64, twice that "
+            "in float32; github.com/geerlingguy/top500-benchmark/issues/18",
+        ),
+        DeviceClass(
+            "jetson",
+            "NVIDIA Jetson Orin Nano 8 GB",
+            1_280.0,
+            "derived: 1024 CUDA cores of 625 MHz, two operations each; NVIDIA's data sheet",
+        ),
+        DeviceClass(
+            "laptop",
+            "Apple M2, ten-core GPU",
+            3_600.0,
+            "sourced: 3.6 TFLOPS, Apple, June 2022",
+        ),
+        DeviceClass(
+            "server",
+            "NVIDIA A100",
+            19_500.0,
+            "sourced: 19.5 TFLOPS in float32, NVIDIA's data sheet of the A100",
+        ),
+    )
+}
+
+
+def flops_per_s(name: str) -> float:
+    """The rate of a class, or of a number of GFLOP/s as text.
+
+    Raises:
+        ConfigError: neither, or a number that is no rate.
+    """
+    if name in CLASSES:
+        return CLASSES[name].flops_per_s
+    try:
+        gflops = float(name)
+    except ValueError:
+        near = closest(name, CLASSES) or "."
+        raise ConfigError(
+            f"device_class {name!r}: unknown{near} Known: {', '.join(CLASSES)}, or a number of "
+            "GFLOP/s."
+        ) from None
+    if not 0 < gflops <= MAX_GFLOPS:
+        raise ConfigError(
+            f"device_class {name!r}: GFLOP/s must be above 0 and at most {MAX_GFLOPS:g}"
+        )
+    return gflops * 1e9
+
+
+def of_clients(text: str, clients: int) -> list[str]:
+    """The class of each client: of one for all, or of a mix such as "phone:12,pi:8".
+
+    Raises:
+        ConfigError: naming the part and what would be right.
+    """
+    if ":" not in text and "," not in text:
+        flops_per_s(text)
+        return [text] * clients
+    counts: list[tuple[str, int]] = []
+    for part in text.split(","):
+        name, colon, count = part.strip().partition(":")
+        if not colon or not count.isdecimal() or int(count) < 1:
+            raise ConfigError(
+                f"device_class {text!r}: {part!r} must be a class and how many clients, as phone:12"
+            )
+        flops_per_s(name)
+        counts.append((name, int(count)))
+    total = sum(count for _, count in counts)
+    if total != clients:
+        raise ConfigError(f"device_class {text!r}: is for {total} clients, the run has {clients}")
+    return [name for name, count in counts for _ in range(count)]
