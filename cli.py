@@ -85,6 +85,12 @@ def _options(values: tuple[str, ...]) -> dict[str, Any]:
 @click.option("--method", metavar="NAME", help="A file of methods/.  [default: fedpeft]")
 @click.option("--rounds", type=int, metavar="N", help="[default: 5]")
 @click.option(
+    "--target-accuracy",
+    type=float,
+    metavar="X",
+    help="End after the round that reaches it.  [default: all rounds]",
+)
+@click.option(
     "--links",
     metavar="auto|netem|userspace|loopback",
     help="netem: the kernel's own shaping between network namespaces (root, or user namespaces). "
@@ -133,6 +139,13 @@ def _options(values: tuple[str, ...]) -> dict[str, Any]:
     metavar="NAME",
     help="digits: 1,797 handwritten digits. glyphs: drawn, as many as the clients "
     "need.  [default: digits]",
+)
+@click.option(
+    "--train-samples",
+    type=int,
+    metavar="N",
+    help="Training images of all clients together.  [default: all there are; of glyphs, 64 a "
+    "client and at least 2,000]",
 )
 @click.option(
     "--partition",
@@ -187,6 +200,83 @@ def launch(config: Path | None, options: tuple[str, ...], **flags: Any) -> None:
 
     flags["options"] = _options(options)
     sys.exit(launching.launch(config, flags, sys.argv, STARTED_S))
+
+
+def _list(context: click.Context, option: click.Parameter, value: str | None) -> list[Any]:
+    """ "0,1,2" to a list, numbers where the option is of numbers."""
+    found = [part.strip() for part in (value or "").split(",") if part.strip()]
+    if option.metavar == "N,...":
+        if wrong := [part for part in found if not part.isdecimal()]:
+            raise ConfigError(f"--{option.name} {value!r}: {wrong[0]!r} is no whole number")
+        return [int(part) for part in found]
+    return found
+
+
+@main.command()
+@click.option(
+    "--preset",
+    metavar="NAME|FILE.toml",
+    help="A bench that comes with Wiretune, or your own file.",
+)
+@click.option(
+    "--methods",
+    multiple=True,
+    metavar="METHOD[:OPTION=VALUE...]",
+    help="A row of the comparison, such as fedpeft:variant=bias; may be repeated.",
+)
+@click.option("--profiles", callback=_list, metavar="NAME,...", help="Link profiles to compare on.")
+@click.option("--clients", callback=_list, metavar="N,...", help="Numbers of clients.")
+@click.option("--seeds", callback=_list, metavar="N,...", help="Seeds; figures are medians.")
+@click.option("--repeat", type=int, metavar="N", help="Runs of each; figures are medians.")
+@click.option("--rounds", type=int, metavar="N", help="Of each run.")
+@click.option("--target-accuracy", type=float, metavar="X", help="Compare what it takes to reach.")
+@click.option("--links", metavar="auto|netem|userspace|loopback", help="As for launch.")
+@click.option("--compute", metavar="real|modelled", help="As for launch.")
+@click.option("--device-class", metavar="CLASS|GFLOPS|MIX", help="As for launch.")
+@click.option(
+    "--set",
+    "options",
+    multiple=True,
+    metavar="OPTION=VALUE",
+    help="An option of every row's method; may be repeated.",
+)
+@click.option(
+    "--budget", type=float, metavar="MINUTES", help="Begin no run after so long.  [default: none]"
+)
+@click.option(
+    "--out",
+    metavar="FOLDER",
+    help="Keeps the runs; the same bench goes on where it ended.  [default: results/bench-NAME]",
+)
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def bench(
+    preset: str | None,
+    methods: tuple[str, ...],
+    profiles: list[str],
+    clients: list[int],
+    seeds: list[int],
+    repeat: int | None,
+    options: tuple[str, ...],
+    budget: float | None,
+    out: str | None,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Compare methods over link profiles: many runs, one table.
+
+    \b
+    Examples:
+      python cli.py bench --preset=digits
+      python cli.py bench --methods=fedavg --methods=fedpeft --profiles=4g,wifi --seeds=0,1,2
+      python cli.py bench --preset=fedpeft-table --profiles=ethernet --device-class=server
+    """
+    from nodes.bench import command
+
+    run = {name: value for name, value in flags.items() if value is not None}
+    if options:
+        run["options"] = _options(options)
+    axes = {"profiles": profiles, "clients": clients, "seeds": seeds}
+    sys.exit(command.bench(preset, methods, axes, repeat, run, out, budget, as_json))
 
 
 @main.group(invoke_without_command=True)

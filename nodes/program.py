@@ -226,6 +226,15 @@ def training_samples(config: RunConfig, clients: int, public: int) -> int | None
         ConfigError: the data set cannot feed so many clients.
     """
     there = data.train_size(config.dataset)
+    if config.train_samples is not None:
+        least = clients * MIN_SAMPLES + public
+        if not least <= config.train_samples <= (there or config.train_samples):
+            most = "" if there is None else f" and at most the {there} of {config.dataset}"
+            raise ConfigError(
+                f"train_samples = {config.train_samples}: must be at least {least}, {MIN_SAMPLES} "
+                f"a client and {public} public ones{most}"
+            )
+        return config.train_samples
     if there is None:
         return max(2_000, GLYPHS_PER_CLIENT * clients) + public
     if public and clients * MIN_SAMPLES + public > there:

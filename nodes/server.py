@@ -115,12 +115,21 @@ async def _serve(
         if facts := compute.facts():
             report({"event": "computed", "round": number, **facts})
         report({"event": "usage", **meter.usage()})
+        if reaches(metrics, config.target_accuracy):
+            break
     # 4. Everybody goes home; from here on a client that ends is not lost.
     report({"event": "done"})
     await fleet.stop()
     for task in background:
         task.cancel()
     transport.close()
+
+
+def reaches(metrics: dict[str, float], target_accuracy: float | None) -> bool:
+    """Whether a round's metrics end the run: the global model's, or else the clients' mean."""
+    if target_accuracy is None:
+        return False
+    return metrics.get("accuracy", metrics.get("client_accuracy", 0.0)) >= target_accuracy
 
 
 async def _clients_metrics(fleet: Fleet) -> dict[str, float]:

@@ -42,11 +42,15 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """Access link of the server, which all clients share; absent: without limits."""
     method: str = "fedpeft"
     rounds: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 5
+    target_accuracy: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    """Ends the run after the round that reaches it, by the clients' own where no model is global."""
     congestion: str | None = None
     """TCP congestion control of every connection, such as cubic; absent: the host's default."""
     links: Literal["auto", "netem", "userspace", "loopback"] = "auto"
     model: str = "vit-glyphs"
     dataset: str = "digits"
+    train_samples: Annotated[int, msgspec.Meta(ge=1, le=100_000_000)] | None = None
+    """Training images of all clients and the public ones; absent: all there are, or enough."""
     partition: Literal["dirichlet", "iid", "pathological"] = "dirichlet"
     alpha: Positive = 0.5
     """Concentration of the Dirichlet partition: the smaller, the more the clients differ."""

@@ -1,0 +1,142 @@
+"""What `cli.py bench` does, from flags to a comparison."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+
+from nodes.bench import compare, plan
+from nodes.bench.conduct import Outcome, claimed, conduct
+from nodes.bench.plan import Bench, Cell
+from testbed.config import RunConfig, choose, convert
+from testbed.config_error import ConfigError
+
+INTERRUPTED = "the bench was interrupted"
+PIPE_COLUMNS = 200
+
+
+def bench(
+    preset: str | None,
+    methods: tuple[str, ...],
+    axes: dict[str, list[Any]],
+    repeat: int | None,
+    run: dict[str, Any],
+    out: str | None,
+    budget_minutes: float | None,
+    as_json: bool,
+) -> int:
+    """Carry out a bench and print its comparison; returns the exit status.
+
+    ``run``: fields of every run that were given as flags.
+
+    Raises:
+        ConfigError: refused before anything has started.
+    """
+    # 1. Everything is checked before the first run starts.
+    asked = _asked(preset, methods, axes, repeat, run)
+    cells = plan.cells(asked)
+    for cell in cells:
+        _check(cell.config)
+    folder = Path(out or Path("results") / f"bench-{Path(preset).stem if preset else 'own'}")
+    # 2. The runs.
+    console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False)
+
+    budget_s = None if budget_minutes is None else 60 * budget_minutes
+    with claimed(folder, asked):
+        say(f"{len(cells)} runs, in {folder}")
+        outcomes = list(conduct(cells, folder, say, budget_s))
+    # 3. What they found.
+    found = _together(asked, outcomes)
+    rows = [
+        {"links": where, "row": row.name, **figures, "spread": spread}
+        for where, row, figures, spread in found
+    ]
+    left = {o.cell.id: o.reason for o in outcomes if o.summary is None}
+    result = {"title": asked.title, "note": asked.note, "rows": rows, "without_result": left}
+    text = msgspec.json.format(msgspec.json.encode(result), indent=2)
+    (folder / "comparison.json").write_bytes(text + b"\n")
+    if as_json:
+        Console(soft_wrap=True, highlight=False).print(text.decode(), markup=False)
+    else:
+        _print(asked, found, left)
+    if INTERRUPTED in left.values():
+        return 130
+    return 1 if left else 0
+
+
+def _asked(
+    preset: str | None,
+    methods: tuple[str, ...],
+    axes: dict[str, list[Any]],
+    repeat: int | None,
+    run: dict[str, Any],
+) -> Bench:
+    if (preset is None) == (not methods):
+        raise ConfigError(
+            "bench needs --preset or --methods, and not both; presets: "
+            f"{', '.join(plan.presets())}, or a .toml file of your own"
+        )
+    if preset is not None:
+        asked = plan.load(preset)
+    else:
+        asked = plan.checked(Bench(rows=[plan.row(text) for text in methods]), "--methods")
+    options = {**asked.run.get("options", {}), **run.pop("options", {})}
+    shared = {**asked.run, **run, **({"options": options} if options else {})}
+    changed = {key: value for key, value in axes.items() if value}
+    if repeat is not None:
+        changed["repeat"] = repeat
+    return convert({**msgspec.to_builtins(asked), "run": shared, **changed}, Bench, "the flags")
+
+
+def _check(config: RunConfig) -> None:
+    """What `launch` would refuse, as far as it can be known without building a network."""
+    from nodes.program import FineTuning
+    from testbed import access
+
+    profiles = access.client_links(config)
+    import methods as known
+
+    choose("method", config.method, known.names())
+    FineTuning(config, len(profiles))
+
+
+def _together(
+    asked: Bench, outcomes: list[Outcome]
+) -> list[tuple[str, plan.Row, compare.Figures, dict[str, tuple[float, float]]]]:
+    """Seeds and repeats of a row put together, in the order of the rows."""
+    target = asked.run.get("target_accuracy")
+    groups: dict[tuple[str, str], list[Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault((_where(outcome.cell), outcome.cell.row.name), []).append(outcome)
+    middles: dict[tuple[str, str], compare.Figures] = {}
+    found = []
+    for key, group in groups.items():
+        runs = [compare.figures(o.summary, target) for o in group if o.summary is not None]
+        if runs:
+            middles[key], spread = compare.medians(runs)
+            found.append((key[0], group[0].cell.row, middles[key], spread))
+    for where, row, figures, _ in found:
+        baseline = row.baseline or asked.baseline
+        figures |= compare.shares(figures, middles.get((where, baseline or "")))
+    return found
+
+
+def _where(cell: Cell) -> str:
+    clients = f", {cell.config.clients} clients" if cell.config.clients else ""
+    return f"{cell.config.profile or cell.config.positions or '4g'}{clients}"
+
+
+def _print(asked: Bench, found: list[Any], left: dict[str, str | None]) -> None:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(width=PIPE_COLUMNS, highlight=False)
+    if found:
+        console.print(compare.table(asked, [(where, row, own) for where, row, own, _ in found]))
+    for cell, reason in left.items():
+        console.print(f"no result of {cell}: {reason}", markup=False, soft_wrap=True)

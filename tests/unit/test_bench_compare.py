@@ -1,0 +1,117 @@
+"""What is said of runs that were compared, against arithmetic on made summaries."""
+
+from io import StringIO
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from nodes.bench.compare import figures, medians, shares, table
+from nodes.bench.plan import Bench, Paper, Row
+
+
+def summary(accuracies: list[float | None], seconds: float = 60.0, **extra: Any) -> dict[str, Any]:
+    """Two clients, each sending 1 MB and receiving 2 MB of payload a round."""
+    return {
+        "rounds": [
+            {
+                "finished": True,
+                "seconds": seconds,
+                "clients_ok": 2,
+                "metrics": {} if accuracy is None else {"accuracy": accuracy},
+                "bytes": {
+                    "payload": {"up": 2_000_000, "down": 4_000_000},
+                    "wire": {"up": 2_200_000, "down": 4_400_000},
+                },
+            }
+            for accuracy in accuracies
+        ],
+        "per_client": [{"round_flops": 2e9}, {"round_flops": 4e9}],
+        "processes": [
+            {"node": "server", "private_mb": 900.0},
+            {"node": "client-1", "private_mb": 20.0},
+            {"node": "client-2", "private_mb": 21.0},
+        ],
+        **extra,
+    }
+
+
+def test_a_round_and_client() -> None:
+    found = figures(summary([None, None]), None)
+    assert found["accuracy"] is None
+    assert found["one_way_mb"] == pytest.approx(1.5)
+    assert found["client_round_mb"] == pytest.approx(3.0)
+    assert found["client_round_gflop"] == pytest.approx(3.0)
+    assert found["client_memory_mb"] == 21.0
+    assert found["minutes_a_round"] == pytest.approx(1.0)
+    assert found["payload_mb"] == pytest.approx(12.0)
+    assert found["wire_mb"] == pytest.approx(13.2)
+    assert "rounds_to_target" not in found
+
+
+def test_until_the_target_is_reached_and_no_further() -> None:
+    found = figures(summary([0.5, 0.91, 0.89]), 0.9)
+    assert found["rounds_to_target"] == 2
+    assert found["minutes_to_target"] == pytest.approx(2.0)
+    assert found["payload_mb_to_target"] == pytest.approx(12.0)
+    assert found["wire_mb_to_target"] == pytest.approx(13.2)
+    assert found["accuracy"] == 0.91
+
+
+def test_a_target_that_is_never_reached_has_no_figures() -> None:
+    found = figures(summary([0.5, 0.6]), 0.9)
+    assert {found[name] for name in found if name.endswith("to_target")} == {None}
+
+
+def test_clients_own_accuracy_where_no_model_is_global() -> None:
+    run = summary([None])
+    run["rounds"][0]["metrics"] = {"client_accuracy": 0.7}
+    assert figures(run, 0.7)["rounds_to_target"] == 1
+
+
+def test_a_round_that_did_not_finish_does_not_count() -> None:
+    run = summary([0.5, 0.95])
+    run["rounds"][1]["finished"] = False
+    assert figures(run, 0.9)["rounds_to_target"] is None
+
+
+def test_medians_and_spreads_and_a_missing_value_misses() -> None:
+    runs = [{"a": 1.0, "b": 1.0}, {"a": 5.0, "b": None}, {"a": 2.0, "b": 2.0}]
+    middle, spread = medians(runs)
+    assert middle == {"a": 2.0, "b": None}
+    assert spread == {"a": (1.0, 5.0)}
+
+
+def test_shares_of_the_baseline() -> None:
+    own, whole = figures(summary([None], 30.0), None), figures(summary([None], 60.0), None)
+    assert shares(own, whole) == {"payload_share": 1.0, "flops_share": 1.0, "minutes_share": 0.5}
+    assert set(shares(own, None).values()) == {None}
+
+
+def shown(bench: Bench, runs: list[dict[str, Any]]) -> str:
+    target = bench.run.get("target_accuracy")
+    groups = []
+    for row, run in zip(bench.rows, runs, strict=True):
+        found = figures(run, target)
+        groups.append(("4g", row, found | shares(found, figures(runs[0], target))))
+    console = Console(file=StringIO(), width=300)
+    console.print(table(bench, groups))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert isinstance(text, str)
+    return text
+
+
+def test_the_papers_figures_stand_beside_the_measured() -> None:
+    paper = Paper(one_way_mb=1.5, payload_share=0.47)
+    bench = Bench(rows=[Row("full"), Row("own", paper=paper)], baseline="full", note="Mind this.")
+    text = shown(bench, [summary([None]), summary([None])])
+    for part in ("paper: MB one way", "1.500", "paper: payload share", "0.47", "Mind this."):
+        assert part in text
+    assert "accuracy" not in text
+
+
+def test_a_table_to_a_target_says_never() -> None:
+    bench = Bench(rows=[Row("a"), Row("b")], run={"target_accuracy": 0.9})
+    text = shown(bench, [summary([0.95]), summary([0.5])])
+    assert "rounds to 0.9" in text
+    assert "never" in text

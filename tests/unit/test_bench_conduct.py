@@ -1,0 +1,137 @@
+"""Runs one after the other, against a launch that is a script of a few lines."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nodes.bench import conduct as module
+from nodes.bench.conduct import Outcome, claimed, conduct
+from nodes.bench.plan import Bench, Row, cells
+from testbed.config_error import ConfigError
+
+LAUNCH = """
+import json, pathlib, sys, tomllib
+flags = dict(flag.lstrip("-").split("=", 1) for flag in sys.argv[2:])
+config = tomllib.loads(pathlib.Path(flags["config"]).read_text())
+count = pathlib.Path(flags["out"]) / "count"
+count.write_text(count.read_text() + "x" if count.exists() else "x")
+if config["rounds"] == 2:
+    sys.exit("error: it went wrong")
+folder = pathlib.Path(flags["out"]) / "run"
+folder.mkdir()
+status = "ok" if config["rounds"] == 1 else "failed"
+(folder / "summary.json").write_text(json.dumps({"status": status, "rounds": config["rounds"]}))
+"""
+GOOD, BAD, FAILED = Row("good", {"rounds": 1}), Row("bad", {"rounds": 2}), Row("f", {"rounds": 3})
+
+
+@pytest.fixture
+def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "launch.py"
+    script.write_text(LAUNCH)
+    monkeypatch.setattr(module, "CLI", script)
+    monkeypatch.setattr(module, "POLL_S", 0.005)
+
+
+def run(folder: Path, *rows: Row, **options: float) -> tuple[list[Outcome], list[str]]:
+    said: list[str] = []
+    found = list(conduct(cells(Bench(rows=list(rows))), folder, said.append, **options))
+    return found, said
+
+
+def test_each_runs_once_and_what_failed_is_told(launch: None, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    found, said = run(folder, GOOD, BAD, FAILED)
+    assert [outcome.summary is not None for outcome in found] == [True, False, False]
+    assert found[1].reason == "error: it went wrong"
+    assert any("FAILED: error: it went wrong" in text for text in said)
+    assert "[1/3] good-seed0: done" in said[1]
+    # A second time only what has no result runs.
+    found, said = run(folder, GOOD, BAD)
+    assert found[0].summary == {"status": "ok", "rounds": 1}
+    assert said[0] == "[1/2] good-seed0: there already"
+    assert (folder / "good-seed0" / "count").read_text() == "x"
+    assert (folder / "bad-seed0" / "count").read_text() == "xx"
+
+
+def test_nothing_begins_after_the_budget(launch: None, tmp_path: Path) -> None:
+    found, _ = run(tmp_path / "out", GOOD, BAD, budget_s=-1.0)
+    assert {outcome.summary for outcome in found} == {None}
+    assert "budget" in str(found[0].reason)
+    assert not (tmp_path / "out" / "good-seed0").exists()
+
+
+def test_the_folder_of_another_bench_is_refused(tmp_path: Path) -> None:
+    with claimed(tmp_path / "out", Bench(rows=[GOOD])):
+        pass
+    with claimed(tmp_path / "out", Bench(rows=[GOOD])):
+        pass
+    with (
+        pytest.raises(ConfigError, match="holds another bench's runs"),
+        claimed(tmp_path / "out", Bench(rows=[BAD])),
+    ):
+        pass
+
+
+def test_two_at_once_are_refused(tmp_path: Path) -> None:
+    bench = Bench(rows=[GOOD])
+    with (
+        claimed(tmp_path, bench),
+        pytest.raises(ConfigError, match="another bench is at work"),
+        claimed(tmp_path, bench),
+    ):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(ConfigError, match="name a folder you can write"),
+        claimed(tmp_path / "file", Bench(rows=[GOOD])),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_and_the_bench(tmp_path: Path, number: int) -> None:
+    """The run is told, and nothing is begun after it."""
+    launch = tmp_path / "launch.py"
+    launch.write_text(
+        "import os, pathlib, signal, sys, time\n"
+        f"told = pathlib.Path({str(tmp_path / 'told')!r})\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (told.touch(), os._exit(130)))\n"
+        f"pathlib.Path({str(tmp_path / 'ready')!r}).touch()\n"
+        "time.sleep(60)\n"
+    )
+    bench = tmp_path / "bench.py"
+    bench.write_text(
+        "import json, pathlib, sys\n"
+        "from nodes.bench import conduct, plan\n"
+        f"conduct.CLI = pathlib.Path({str(launch)!r})\n"
+        "rows = [plan.Row('a'), plan.Row('b')]\n"
+        "cells = plan.cells(plan.Bench(rows=rows))\n"
+        f"found = list(conduct.conduct(cells, pathlib.Path({str(tmp_path / 'out')!r}), print))\n"
+        "json.dump([o.reason for o in found], open(sys.argv[1], 'w'))\n"
+    )
+    answer = tmp_path / "answer.json"
+    environment = {**os.environ, "PYTHONPATH": str(Path(module.__file__).parents[2])}
+    process = subprocess.Popen([sys.executable, str(bench), str(answer)], env=environment)
+    try:
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "ready").exists():
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert (tmp_path / "told").exists()
+    assert json.loads(answer.read_text()) == 2 * ["the bench was interrupted"]

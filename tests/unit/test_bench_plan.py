@@ -1,0 +1,91 @@
+"""Which runs a bench is, and what is refused."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import methods
+from nodes.bench.plan import Bench, Row, cells, load, presets, row
+from nodes.program import FineTuning
+from testbed import access
+from testbed.config_error import ConfigError
+
+TWO = [Row("one", {"method": "fedavg"}), Row("other", {"options": {"rank": 2}})]
+
+
+def test_rows_times_links_times_clients_times_seeds_times_repeats() -> None:
+    bench = Bench(rows=TWO, profiles=["4g", "wifi"], clients=[2, 5], seeds=[0, 7], repeat=2)
+    found = cells(bench)
+    assert len(found) == len({cell.id for cell in found}) == 32
+    first = found[0]
+    assert (first.row.name, first.config.profile, first.config.clients) == ("one", "4g", 2)
+    assert first.config.method == "fedavg"
+    # Whole comparisons come first: every row before the next profile, all before the next seed.
+    assert [cell.row.name for cell in found[:3]] == ["one", "other", "one"]
+    assert [cell.config.seed for cell in found] == 8 * [0] + 8 * [7] + 8 * [0] + 8 * [7]
+
+
+def test_a_rows_own_fields_and_options_win_over_the_common_ones() -> None:
+    rows = [Row("a", {"rounds": 9, "options": {"rank": 2}})]
+    (cell,) = cells(Bench(run={"rounds": 3, "options": {"rank": 4, "x": 1}}, rows=rows))
+    assert (cell.config.rounds, cell.config.options) == (9, {"rank": 2, "x": 1})
+
+
+@pytest.mark.parametrize(
+    ("bench", "reason"),
+    [
+        (Bench(rows=[Row("a", {"ronds": 3})]), "row 'a': unknown field 'ronds': did you mean"),
+        (Bench(rows=[Row("a", {"rounds": 0})]), "row 'a': rounds = 0: .*>= 1"),
+        (Bench(rows=[Row("a", {"options": 3})]), "row 'a': options must be a table"),
+        (Bench(rows=TWO, seeds=list(range(6000))), "12000 runs, at most 10000"),
+    ],
+)
+def test_what_is_no_run_is_refused(bench: Bench, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        cells(bench)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("rows = 3", "rows = 3"),
+        ("rows = []", "rows = "),
+        ("[[rows]]\nname = 'a'\n[[rows]]\nname = 'a'", "two rows are called 'a'"),
+        ("baseline = 'b'\n[[rows]]\nname = 'a'", "baseline = 'b': must be one of a"),
+        ("tilte = 'x'\n[[rows]]\nname = 'a'", "unknown field 'tilte': did you mean title"),
+        ("no toml", "is no TOML file"),
+    ],
+)
+def test_a_file_that_is_no_bench_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "bench.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=reason) as refused:
+        load(str(path))
+    assert str(path) in str(refused.value)
+
+
+def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"'digit': did you mean digits.*fedpeft-table"):
+        load("digit")
+    with pytest.raises(ConfigError, match=r"/nowhere/x\.toml: No such file"):
+        load("/nowhere/x.toml")
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_is_of_runs_that_launch_takes(name: str) -> None:
+    bench = load(name)
+    for cell in cells(bench):
+        assert cell.config.method in methods.names()
+        FineTuning(cell.config, len(access.client_links(cell.config)))
+    # What was written can be read again: the folder of a bench holds it so.
+    assert msgspec.json.decode(msgspec.json.encode(bench), type=Bench) == bench
+
+
+def test_a_row_from_a_flag() -> None:
+    assert row("fedpeft:variant=bias:rank=4:flag=true") == Row(
+        "fedpeft variant=bias rank=4 flag=true",
+        {"method": "fedpeft", "options": {"variant": "bias", "rank": 4, "flag": True}},
+    )
+    with pytest.raises(ConfigError, match="write METHOD:OPTION=VALUE, not 'rank'"):
+        row("fedpeft:rank")

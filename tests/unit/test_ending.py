@@ -1,0 +1,27 @@
+"""When a run ends before its last round, and how much data it asks for."""
+
+import pytest
+
+from nodes.program import training_samples
+from nodes.server import reaches
+from testbed.config import RunConfig
+from testbed.config_error import ConfigError
+
+
+def test_a_target_is_reached_by_the_global_model_or_else_by_the_clients_own() -> None:
+    assert reaches({"accuracy": 0.9}, 0.9)
+    assert not reaches({"accuracy": 0.89, "client_accuracy": 0.95}, 0.9)
+    assert reaches({"client_accuracy": 0.95}, 0.9)
+    assert not reaches({}, 0.9)
+    assert not reaches({"accuracy": 1.0}, None)
+
+
+def test_as_many_training_images_as_were_asked_for() -> None:
+    asked = RunConfig(train_samples=100)
+    assert training_samples(asked, clients=5, public=60) == 100
+    assert training_samples(RunConfig(dataset="glyphs", train_samples=100), 5, 0) == 100
+    for clients, public in ((13, 0), (5, 61)):
+        with pytest.raises(ConfigError, match=r"train_samples = 100: must be at least 10[14]"):
+            training_samples(asked, clients, public)
+    with pytest.raises(ConfigError, match="at most the 1437 of digits"):
+        training_samples(RunConfig(train_samples=1438), 5, 0)
