@@ -133,12 +133,22 @@ def _options(values: tuple[str, ...]) -> dict[str, Any]:
     help="Fail before training where a link is not what its profile says.",
 )
 @click.option("--seed", type=int, metavar="N", help="[default: 0]")
-@click.option("--model", metavar="NAME", help="[default: vit-glyphs]")
+@click.option(
+    "--model",
+    metavar="NAME|FOLDER|REPOSITORY",
+    help="vit-glyphs, vit-b16, vit-l16, or a ViT that transformers saved: its folder or its name "
+    "on the Hugging Face hub.  [default: vit-glyphs]",
+)
 @click.option(
     "--dataset",
     metavar="NAME",
     help="digits: 1,797 handwritten digits. glyphs: drawn, as many as the clients "
-    "need.  [default: digits]",
+    "need. cifar10, cifar100, svhn: photographs, with wiretune[hub].  [default: digits]",
+)
+@click.option(
+    "--data-path",
+    metavar="FOLDER",
+    help="Where cifar10, cifar100 or svhn is.  [default: downloaded from the Hugging Face hub]",
 )
 @click.option(
     "--train-samples",

@@ -77,7 +77,9 @@ class Fleet(Protocol):
 
     round: int
     clients: tuple[str, ...]
-    """Those still in the run."""
+    """Those of the round that are still in the run."""
+    joined: int
+    """How many are in the run, whether this round takes them or not."""
     samples: Mapping[str, int]
     """Training samples of each client, at least 1."""
 

@@ -1,15 +1,29 @@
-"""The weighted mean of updates, taken one at a time as they arrive."""
+"""What methods that average weights have in common: how a client trains, and the mean."""
 
 from collections.abc import Mapping
+from typing import Annotated, Literal
 
+import msgspec
 import torch
 from torch import Tensor
 
 
-class WeightedMean:
-    """sum(weight * tensor) / sum(weight), by name; memory does not grow with the clients.
+class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    local_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 2
+    """E: passes over a client's samples a round."""
+    batch_size: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 16
+    """B, samples."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """A client's; its state begins anew each round. sgd has Nesterov momentum 0.9."""
+    learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
+    weight_decay: Annotated[float, msgspec.Meta(ge=0)] = 1e-4
 
-    Sums are float64, so that the order of arrival does not show in a float32 result.
+
+class WeightedMean:
+    """sum(weight * tensor) / sum(weight), by name, of updates taken one at a time as they arrive.
+
+    Memory does not grow with the clients. Sums are float64, so that the order of arrival does not
+    show in a float32 result.
     """
 
     def __init__(self) -> None:

@@ -6,26 +6,25 @@ w_{t+1} = sum_k n_k w_k / sum_k n_k over the updates that came. One way a client
 parameter.
 """
 
-from typing import Annotated, Literal
-
-import msgspec
 import torch
 from torch import Tensor, nn
 
-from methods import Fleet, Peer, Shard, flops
-from methods.averaging import WeightedMean
-from methods.local import accuracy_and_loss, load_trainable, train, trainable_state
+from methods import Fleet, Peer, Shard, flops, privacy
+from methods.averaging import Training
+from methods.local import accuracy_and_loss, load_trainable, trainable_state
 
 
-class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    local_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 2
-    """E: passes over a client's samples a round."""
-    batch_size: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 16
-    """B, samples."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """A client's; its state begins anew each round. sgd has Nesterov momentum 0.9."""
-    learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
-    weight_decay: Annotated[float, msgspec.Meta(ge=0)] = 1e-4
+class Config(privacy.Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``averaging.Training`` and what privacy adds to it."""
+
+
+def check(config: Config, model: nn.Module) -> None:
+    """Raises ValueError where the model does not allow the privacy that is asked for."""
+    privacy.check(config, model)
+
+
+def adapt(config: Config, model: nn.Module) -> nn.Module:
+    return privacy.prepare(config, model)
 
 
 class Server:
@@ -33,20 +32,24 @@ class Server:
 
     def __init__(self, config: Config, model: nn.Module, shard: Shard, seed: int) -> None:
         self.model = model
+        self.privacy = privacy.load(config.dp).ServerSide(config, seed)
 
     async def round(self, fleet: Fleet) -> None:
-        # 1. Everybody gets the present weights.
+        # 1. Everybody gets the present weights, unless no privacy is left to train them with.
         state = trainable_state(self.model)
+        mean = self.privacy.mean(state, fleet)
+        if mean is None:
+            return
         await fleet.broadcast(self.kind, state)
         # 2. Updates enter the mean as they come.
-        mean = WeightedMean()
         async for update in fleet.gather(self.kind, like=state):
-            mean.add(update.tensors, weight=fleet.samples[update.sender])
+            if self.privacy.take(update, fleet):
+                mean.add(update.tensors, weight=fleet.samples[update.sender])
         # 3. Their mean is the new model; where none came, the model stays.
         load_trainable(self.model, mean.result())
 
     def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        return accuracy_and_loss(self.model, images, labels)
+        return accuracy_and_loss(self.model, images, labels) | self.privacy.metrics()
 
 
 class Client:
@@ -57,22 +60,18 @@ class Client:
         self.model = model
         self.shard = shard
         self.generator = torch.Generator().manual_seed(seed)
+        self.privacy = privacy.load(config.dp).ClientSide(config, len(shard.labels))
 
     def round(self, peer: Peer) -> None:
         # 1. Start from the server's weights.
-        state = peer.receive(self.kind, like=trainable_state(self.model)).tensors
-        load_trainable(self.model, state)
+        start = peer.receive(self.kind, like=trainable_state(self.model)).tensors
+        load_trainable(self.model, start)
         # 2. Train on the client's own samples.
-        train(
-            self.model,
-            self.shard,
-            new_optimizer(self.config, self.model),
-            epochs=self.config.local_epochs,
-            batch_size=self.config.batch_size,
-            generator=self.generator,
-        )
+        optimizer = new_optimizer(self.config, self.model)
+        self.privacy.train(self.model, self.shard, optimizer, self.generator)
         # 3. Send the result.
-        peer.send(self.kind, trainable_state(self.model))
+        end = self.privacy.outgoing(start, trainable_state(self.model))
+        peer.send(self.kind, end, **self.privacy.details)
 
 
 def traffic(config: Config, model: nn.Module) -> tuple[int, int]:
@@ -86,7 +85,7 @@ def client_flops(config: Config, model: nn.Module, image: Tensor) -> float:
     return config.local_epochs * flops.step(model, image, model)
 
 
-def new_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
+def new_optimizer(config: Training, model: nn.Module) -> torch.optim.Optimizer:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if config.optimizer == "sgd":
         return torch.optim.SGD(

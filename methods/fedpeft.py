@@ -23,7 +23,7 @@ from typing import Annotated, Literal
 import msgspec
 from torch import nn
 
-from methods import Shard, fedavg, tuning
+from methods import Shard, fedavg, privacy, tuning
 
 
 class Config(fedavg.Config, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -41,20 +41,21 @@ class Config(fedavg.Config, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """prompt: prompts in each block."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.learning_rate is None:
             own = tuning.load(self.variant).LEARNING_RATE[self.optimizer]
             msgspec.structs.force_setattr(self, "learning_rate", own)
 
 
 def check(config: Config, model: nn.Module) -> None:
-    """Raises ValueError where the model lacks what the variant needs."""
+    """Raises ValueError where the model lacks what the variant or the privacy needs."""
     tuning.load(config.variant).check(model)
+    privacy.check(config, model)
 
 
 def adapt(config: Config, model: nn.Module) -> nn.Module:
     """What the variant adds is in the model, and all that is not sent is frozen."""
-    adapted: nn.Module = tuning.load(config.variant).adapt(config, model)
-    return adapted
+    return privacy.prepare(config, tuning.load(config.variant).adapt(config, model))
 
 
 class Server(fedavg.Server):

@@ -27,13 +27,13 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from methods import Fleet, Missed, Peer, Shard, fedavg, flops
+from methods import Fleet, Missed, Peer, Shard, averaging, fedavg, flops
 from methods.cutting import Cut, cut, size, tokens_of, trainable
 from methods.cutting.exchange import batches, serve, sizes, train_on
 from methods.local import accuracy_and_loss, load_trainable, trainable_state
 
 
-class Config(fedavg.Config, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Config(averaging.Training, frozen=True, forbid_unknown_fields=True, kw_only=True):
     head_blocks: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 1
     """Blocks of the model that the clients have, after the embedding."""
     tail_blocks: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0

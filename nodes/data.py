@@ -12,62 +12,160 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from nodes import hub_data
+from testbed.config_error import ConfigError
+
 SIDE = 16
-"""Height and width of every image, pixels: the input of the shipped models."""
+"""Height and width of the digits and glyphs, pixels: the input of the shipped models."""
 
 TEST_SEED = 1_000_003
 """Draws what must be the same for every seed of a run: held-out images and the digits' split."""
 
 CLASSES = 10
-"""Of either data set: the digits."""
+"""Of the digits and the glyphs."""
 GLYPHS_TRAIN = 20_000
-GLYPHS_TEST = 1_000
-DIGITS_TRAIN = 1_437
+"""Drawn where nobody says how many."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a data set without loading it."""
+
+    classes: int
+    train_size: int | None
+    """Training images; None: as many as wanted."""
+    test_size: int
+    shape: tuple[int, int, int]
+    """Channels, height and width of an image."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images float32 (n, 1, SIDE, SIDE) in 0..1, ink high; labels int64 (n,) in 0..classes-1."""
+    """Images float32 (n, channels, height, width) in 0..1; labels int64 (n,) in 0..classes-1."""
 
     name: str
     classes: int
-    train_images: NDArray[np.float32]
+    train_images: NDArray[np.float32] | NDArray[np.uint8]
+    """Photographs are uint8 in 0..255, a quarter of the memory: `scaled` makes them float32."""
     train_labels: NDArray[np.int64]
     test_images: NDArray[np.float32]
     test_labels: NDArray[np.int64]
 
 
+FACTS = {
+    "digits": Facts(CLASSES, 1_437, 360, (1, SIDE, SIDE)),
+    "glyphs": Facts(CLASSES, None, 1_000, (1, SIDE, SIDE)),
+    "cifar10": Facts(10, 50_000, 10_000, (3, 32, 32)),
+    "cifar100": Facts(100, 50_000, 10_000, (3, 32, 32)),
+    "svhn": Facts(10, 73_257, 26_032, (3, 32, 32)),
+}
+
+
 def names() -> list[str]:
     """The data sets that `load` knows."""
-    return sorted(_LOADERS)
+    return sorted(FACTS)
+
+
+def facts(name: str) -> Facts:
+    """What is known of a data set without loading it. ValueError for an unknown name."""
+    if name not in FACTS:
+        raise ValueError(f"unknown data set {name!r}; known: {', '.join(names())}")
+    return FACTS[name]
 
 
 def classes(name: str) -> int:
     """Classes of a data set. ValueError for an unknown name."""
-    _check(name)
-    return CLASSES
+    return facts(name).classes
 
 
 def train_size(name: str) -> int | None:
     """Training images of a data set; None: as many as wanted. ValueError for an unknown name."""
-    _check(name)
-    return {"digits": DIGITS_TRAIN}.get(name)
+    return facts(name).train_size
 
 
-def load(name: str, *, seed: int, train_samples: int | None = None) -> Dataset:
+def find(name: str, folder: str | None) -> Path | None:
+    """Where `load` reads a data set of photographs: `folder`, or the hub's, downloaded first.
+
+    None for a data set that needs none. ConfigError for a folder that is wrong or not wanted, and
+    where the hub cannot be reached.
+    """
+    if name in hub_data.SOURCES:
+        return hub_data.find(name, folder)
+    if folder is not None:
+        raise ConfigError(
+            f"data_path = {folder!r}: dataset {name} needs none; those read from a folder are "
+            f"{', '.join(sorted(hub_data.SOURCES))}"
+        )
+    return None
+
+
+def load(
+    name: str, *, seed: int, train_samples: int | None = None, folder: Path | None = None
+) -> Dataset:
     """A data set, the same for the same arguments; its test images are the same for every seed.
 
-    `train_samples`: how many training images; None: all (digits), 20,000 (glyphs).
-    ValueError for an unknown name, or for more images than there are.
+    `train_samples`: how many training images; None: all, or 20,000 glyphs. `folder`: as from
+    `find`. ValueError for an unknown name, or for more images than there are; ConfigError where
+    the folder's contents are not the data set's.
     """
-    _check(name)
-    if train_samples is not None and train_samples < 1:
-        raise ValueError(f"train_samples must be at least 1, not {train_samples}")
+    _wanted(name, train_samples)
+    if name in hub_data.SOURCES:
+        return _photographs(name, seed, train_samples, folder or hub_data.find(name, None))
     return _LOADERS[name](seed, train_samples)
 
 
+def scaled(images: NDArray[np.float32] | NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Images as float32 in 0..1; those that are float32 stay themselves."""
+    if images.dtype == np.uint8:
+        return np.divide(images, 255, dtype=np.float32)
+    return images.astype(np.float32, copy=False)
+
+
+def outline(name: str, *, seed: int, train_samples: int | None = None) -> Dataset:
+    """A data set's shapes without its contents, for runs whose compute is only modelled.
+
+    Images are all zero, read-only and take no memory; labels are as even over the classes as can
+    be, in an order drawn from `seed`, the test labels' the same for every seed. Arguments and
+    errors are those of `load`; nothing is read.
+    """
+    known = facts(name)
+    train, test = _wanted(name, train_samples), known.test_size
+
+    def labels(count: int, *stream: int) -> NDArray[np.int64]:
+        return np.random.default_rng(stream).permutation(np.arange(count) % known.classes)
+
+    def images(count: int) -> NDArray[np.float32]:
+        return np.broadcast_to(np.float32(0), (count, *known.shape))
+
+    return Dataset(
+        name,
+        known.classes,
+        images(train),
+        labels(train, TEST_SEED, 1, seed),
+        images(test),
+        labels(test, TEST_SEED, 0),
+    )
+
+
+def _wanted(name: str, train_samples: int | None) -> int:
+    """How many training images `train_samples` stands for. ValueError where there are fewer."""
+    there = facts(name).train_size
+    if train_samples is None:
+        return GLYPHS_TRAIN if there is None else there
+    if train_samples < 1:
+        raise ValueError(f"train_samples must be at least 1, not {train_samples}")
+    if there is not None and train_samples > there:
+        raise ValueError(f"{name} has {there} training images, and {train_samples} were asked for")
+    return train_samples
+
+
 def hold_out(samples: int, held: int, *, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sorted indices of ``held`` random ones of ``samples``, and of all the others."""
+    """Sorted indices of ``held`` random ones of ``samples``, and of all the others.
+
+    ValueError where there are not so many.
+    """
+    if held > samples:
+        raise ValueError(f"{held} public images cannot be held out of {samples}")
     order = np.random.default_rng([seed, held]).permutation(samples)
     return np.sort(order[:held]), np.sort(order[held:])
 
@@ -205,16 +303,13 @@ def _top_up(
 
 def _digits(seed: int, train_samples: int | None) -> Dataset:
     """scikit-learn's 1,797 handwritten digits, a fixed stratified split of 1,437 and 360."""
-    wanted = DIGITS_TRAIN if train_samples is None else train_samples
-    if wanted > DIGITS_TRAIN:
-        raise ValueError(f"digits has {DIGITS_TRAIN} training images, and {wanted} were asked for")
     small, labels = read_digits()
     images = enlarge((small / 16).astype(np.float32)[:, None])
     shuffled = np.random.default_rng(TEST_SEED).permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     held_out = np.arange(len(labels)) % 5 == 0
     test, train = by_class[held_out], by_class[~held_out]
-    train = np.random.default_rng(seed).permutation(train)[:wanted]
+    train = np.random.default_rng(seed).permutation(train)[:train_samples]
     return Dataset("digits", CLASSES, images[train], labels[train], images[test], labels[test])
 
 
@@ -242,7 +337,7 @@ def enlarge(images: NDArray[np.float32]) -> NDArray[np.float32]:
 def _glyphs(seed: int, train_samples: int | None) -> Dataset:
     """The ten digits of the DejaVu fonts, more distorted than pretraining ever saw them."""
     train = _draw(train_samples or GLYPHS_TRAIN, [TEST_SEED, 1, seed])
-    test = _draw(GLYPHS_TEST, [TEST_SEED, 0])
+    test = _draw(FACTS["glyphs"].test_size, [TEST_SEED, 0])
     return Dataset("glyphs", CLASSES, *train, *test)
 
 
@@ -252,6 +347,21 @@ def public_glyphs(count: int, *, seed: int) -> NDArray[np.float32]:
     return images
 
 
+def _photographs(name: str, seed: int, train_samples: int | None, folder: Path) -> Dataset:
+    """A data set of the hub in the order of its files, or `train_samples` random ones of it."""
+    classes = facts(name).classes
+    train, train_labels, test, test_labels = hub_data.read(name, classes, folder)
+    if train_samples is not None:
+        if train_samples > len(train):
+            raise ConfigError(
+                f"data_path = {str(folder)!r}: has {len(train)} training images, and "
+                f"{train_samples} were asked for"
+            )
+        chosen = np.random.default_rng(seed).permutation(len(train))[:train_samples]
+        train, train_labels = train[chosen], train_labels[chosen]
+    return Dataset(name, classes, train, train_labels, scaled(test), test_labels)
+
+
 def _draw(count: int, stream: list[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     # Drawing needs torch and the fonts, which most users of this file do not.
     from nodes import glyphs
@@ -259,11 +369,6 @@ def _draw(count: int, stream: list[int]) -> tuple[NDArray[np.float32], NDArray[n
     return glyphs.glyphs(
         count, stream, characters=glyphs.DIGITS, distortion=glyphs.STRONG, side=SIDE
     )
-
-
-def _check(name: str) -> None:
-    if name not in _LOADERS:
-        raise ValueError(f"unknown data set {name!r}; known: {', '.join(names())}")
 
 
 _LOADERS: dict[str, Callable[[int, int | None], Dataset]] = {"digits": _digits, "glyphs": _glyphs}

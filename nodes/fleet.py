@@ -56,6 +56,10 @@ class Fleet:
         return tuple(name for name in self._present if name not in self._gone)
 
     @property
+    def joined(self) -> int:
+        return len(self._joined())
+
+    @property
     def failed(self) -> int:
         """How many fewer clients did their part of the present round than the run asks for."""
         done = [name for name in self.clients if name not in self._missed]

@@ -54,6 +54,7 @@ def launch(file: Path | None, flags: dict[str, Any], command: list[str], started
         access.repeatable(config),
         clients=len(profiles),
         links=backend.name,
+        model=program.model,
         options=program.options,
     )
     profile = mix_label(profiles)

@@ -3,7 +3,7 @@
 `embed` turns images into tokens, each of `blocks` maps tokens to tokens, `head` turns tokens into
 logits. The shipped weights are read by memory map, so all processes of a run share one copy.
 Architectures of the papers' size have random weights: they have its bytes and FLOPs, and know
-nothing.
+nothing. A checkpoint of `transformers` is a model too, by its folder or its name on the hub.
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nodes import checkpoints
+from testbed.config import choose
+
 WEIGHTS = Path(__file__).parent / "weights"
+CLASSIFIER = "head.classifier."
+"""Begins the names of the parameters that every run starts anew."""
 
 
 class ModelSpec(msgspec.Struct, frozen=True):
@@ -37,6 +42,8 @@ class ModelSpec(msgspec.Struct, frozen=True):
     """Attention heads of a block."""
     mlp_ratio: int = 2
     """Hidden features of a block's perceptron, as a multiple of `width`."""
+    norm_eps: float = 1e-5
+    """What layer norms add to the variance."""
 
     @property
     def tokens(self) -> int:
@@ -118,9 +125,9 @@ class Block(nn.Module):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.norm_attention = nn.LayerNorm(spec.width)
+        self.norm_attention = nn.LayerNorm(spec.width, eps=spec.norm_eps)
         self.attention = Attention(spec.width, spec.heads)
-        self.norm_mlp = nn.LayerNorm(spec.width)
+        self.norm_mlp = nn.LayerNorm(spec.width, eps=spec.norm_eps)
         self.expand = nn.Linear(spec.width, spec.mlp_ratio * spec.width)
         self.contract = nn.Linear(spec.mlp_ratio * spec.width, spec.width)
 
@@ -135,7 +142,7 @@ class Head(nn.Module):
 
     def __init__(self, spec: ModelSpec, classes: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(spec.width)
+        self.norm = nn.LayerNorm(spec.width, eps=spec.norm_eps)
         self.classifier = nn.Linear(spec.width, classes)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -165,8 +172,32 @@ class VisionTransformer(nn.Module):
 
 
 def names() -> list[str]:
-    """Every model: one file of `weights/` each, and those of the papers' size."""
+    """Every model that has a name here: one file of `weights/` each, and those of papers' size."""
     return sorted([*_shipped(), *PAPER_SIZE])
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether a model's name, none of `names`, is that of a folder or of a hub repository."""
+    return name not in names() and ("/" in name or checkpoints.local(name).is_dir())
+
+
+def absolute(name: str) -> str:
+    """A model's name; that of a local checkpoint is its absolute path."""
+    folder = checkpoints.local(name)
+    return str(folder.resolve()) if is_checkpoint(name) and folder.is_dir() else name
+
+
+def check(name: str, *, weights: bool) -> None:
+    """ConfigError where there is no such model, with `weights` also where it cannot be built.
+
+    A checkpoint of the hub is downloaded, its weights only if asked for.
+    """
+    if not is_checkpoint(name):
+        choose("model", name, names())
+    elif weights:
+        _backbone(name, skeleton(name, classes=1))
+    else:
+        read_spec(name)
 
 
 def path_of(name: str) -> Path:
@@ -178,6 +209,9 @@ def path_of(name: str) -> Path:
 
 def read_spec(name: str) -> ModelSpec:
     """The architecture of a model. ValueError, with the known names, for an unknown one."""
+    if is_checkpoint(name):
+        folder = checkpoints.find(name, weights=False)
+        return msgspec.convert(checkpoints.architecture(name, folder), ModelSpec)
     if name not in names():
         raise ValueError(f"unknown model {name!r}; known: {', '.join(names())}")
     if name in PAPER_SIZE:
@@ -197,28 +231,34 @@ def skeleton(name: str, classes: int) -> VisionTransformer:
 def build(name: str, classes: int, seed: int) -> VisionTransformer:
     """A backbone under a new classifier of `classes` outputs, drawn from `seed`.
 
-    A shipped backbone is mapped from its file privately: processes share its pages until one of
-    them writes (a training step copies the pages it changes and never reaches the file). One of a
+    A backbone from a file is mapped from it privately: processes share its pages until one of them
+    writes (a training step copies the pages it changes and never reaches the file). One of a
     paper's size is drawn from `seed` as well. Every parameter requires a gradient. ValueError for
-    an unknown name or fewer than one class.
+    an unknown name, an unfit checkpoint or fewer than one class.
     """
     model = skeleton(name, classes)
-    if name in PAPER_SIZE:
-        state = random_weights(model, seed)
-    else:
-        with safe_open(path_of(name), framework="pt") as file:
-            keys = file.keys()
-            state = {key: file.get_tensor(key) for key in keys}
+    state = random_weights(model, seed) if name in PAPER_SIZE else _backbone(name, model)
     state |= new_classifier(model.spec.width, classes, seed)
     model.load_state_dict(state, assign=True)
     return model
+
+
+def _backbone(name: str, model: VisionTransformer) -> dict[str, Tensor]:
+    """All weights but the classifier's, from the file of a shipped model or a checkpoint."""
+    if is_checkpoint(name):
+        shapes = {key: each.shape for key, each in model.named_parameters()}
+        shapes = {key: shape for key, shape in shapes.items() if not key.startswith(CLASSIFIER)}
+        return checkpoints.backbone(name, checkpoints.find(name, weights=True), shapes)
+    with safe_open(path_of(name), framework="pt") as file:
+        keys = file.keys()
+        return {key: file.get_tensor(key) for key in keys}
 
 
 def new_classifier(width: int, classes: int, seed: int) -> dict[str, Tensor]:
     """Weights of `head.classifier`: near zero, so that a new model guesses; bias zero."""
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(classes, width, generator=generator) * (0.1 / math.sqrt(width))
-    return {"head.classifier.weight": weight, "head.classifier.bias": torch.zeros(classes)}
+    return {f"{CLASSIFIER}weight": weight, f"{CLASSIFIER}bias": torch.zeros(classes)}
 
 
 def random_weights(model: VisionTransformer, seed: int) -> dict[str, Tensor]:
@@ -227,7 +267,7 @@ def random_weights(model: VisionTransformer, seed: int) -> dict[str, Tensor]:
     state = {}
     for name, parameter in model.named_parameters():
         kind = name.rpartition(".")[2]
-        if name.startswith("head.classifier."):
+        if name.startswith(CLASSIFIER):
             continue
         if kind in ("bias", "class_token"):
             state[name] = torch.zeros(parameter.shape)

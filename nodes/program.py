@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -44,8 +45,8 @@ class FineTuning:
             ConfigError: naming the field, the value and what would be right.
         """
         choose("method", config.method, methods.names())
-        choose("model", config.model, models.names())
         choose("dataset", config.dataset, data.names())
+        models.check(config.model, weights=config.compute == "real")
         self._rates = _rates(config, clients)
         self._device = "meta" if self._rates else "cpu"
         if config.clients_per_round is not None and config.clients_per_round > clients:
@@ -71,6 +72,7 @@ class FineTuning:
         with _refusing(f"method {config.method} cannot train model {config.model}"):
             skeleton = models.skeleton(config.model, data.classes(config.dataset))
             self._method.check(self._options, skeleton)
+        self._folder = None if self._rates else data.find(config.dataset, config.data_path)
         self._shards: list[np.ndarray] = []
         self._public: Tensor
         self._flops: float | None = None
@@ -79,6 +81,11 @@ class FineTuning:
         self._data: data.Dataset
         self._model: torch.nn.Module
         self._noise: Tensor
+
+    @property
+    def model(self) -> str:
+        """The model's name, the same in whatever folder it is asked for."""
+        return models.absolute(self._run.model)
 
     @property
     def options(self) -> dict[str, object]:
@@ -95,11 +102,12 @@ class FineTuning:
     def prepare(self) -> Traffic | None:
         torch.set_num_threads(1)
         run = self._run
-        load = data.outline if self._rates else data.load
+        load = data.outline if self._rates else partial(data.load, folder=self._folder)
         self._data = load(run.dataset, seed=run.seed, train_samples=self._samples)
-        held_out, private = data.hold_out(
-            len(self._data.train_labels), self._held_out, seed=run.seed
-        )
+        with _refusing(f"options of method {run.method}"):
+            held_out, private = data.hold_out(
+                len(self._data.train_labels), self._held_out, seed=run.seed
+            )
         self._public = self._images(held_out)
         if self._public_samples > self._held_out:
             drawn = data.public_glyphs(self._public_samples, seed=run.seed)
@@ -175,7 +183,7 @@ class FineTuning:
         images = self._data.train_images
         if self._rates:
             return torch.empty((len(chosen), *images.shape[1:]), device=self._device)
-        return torch.from_numpy(images[chosen])
+        return torch.from_numpy(data.scaled(images[chosen]))
 
     def _compute(self, node: int) -> Compute:
         return Modelled(self._rates[node], self._noise) if self._rates else Real()

@@ -50,7 +50,7 @@ def repeatable(config: RunConfig) -> RunConfig:
         field: None if text is None else absolute_mix(text)
         for field, text in (("profile", mix), ("server_profile", config.server_profile))
     }
-    for field in ("positions", "schedule"):
+    for field in ("positions", "schedule", "data_path"):
         text = getattr(config, field)
         values[field] = None if text is None else str(Path(text).resolve())
     if config.compute == "modelled":

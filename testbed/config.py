@@ -49,6 +49,8 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     links: Literal["auto", "netem", "userspace", "loopback"] = "auto"
     model: str = "vit-glyphs"
     dataset: str = "digits"
+    data_path: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    """Folder of a data set of photographs; absent: the Hugging Face hub's."""
     train_samples: Annotated[int, msgspec.Meta(ge=1, le=100_000_000)] | None = None
     """Training images of all clients and the public ones; absent: all there are, or enough."""
     partition: Literal["dirichlet", "iid", "pathological"] = "dirichlet"

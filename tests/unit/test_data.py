@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 
 from nodes import data
 from nodes.glyphs import DIGITS, STRONG, Distortion, glyphs
+from testbed.config_error import ConfigError
 
 
 @pytest.fixture(autouse=True)
@@ -109,6 +110,13 @@ def test_partition_is_fast(kind: str) -> None:
     assert time.process_time() - started < 1
 
 
+def test_no_more_is_held_out_than_there_is() -> None:
+    held, rest = data.hold_out(10, 4, seed=0)
+    assert np.array_equal(np.sort(np.concatenate([held, rest])), np.arange(10)) and len(held) == 4
+    with pytest.raises(ValueError, match="11 public images cannot be held out of 10"):
+        data.hold_out(10, 11, seed=0)
+
+
 def test_partition_refuses_what_cannot_be() -> None:
     with pytest.raises(ValueError, match=r"need 3200 samples, and there are 3000: take fewer"):
         split("iid", 400)
@@ -173,30 +181,74 @@ def test_a_data_set_keeps_its_promises(name: str) -> None:
 
 
 def test_what_is_said_of_a_set_agrees_with_load() -> None:
-    assert data.names() == ["digits", "glyphs"]
-    for name in data.names():
-        assert data.classes(name) == data.load(name, seed=0, train_samples=20).classes
+    assert data.names() == ["cifar10", "cifar100", "digits", "glyphs", "svhn"]
+    for name in ("digits", "glyphs"):
+        facts, loaded = data.facts(name), data.load(name, seed=0, train_samples=20)
+        assert facts.classes == data.classes(name) == loaded.classes
+        assert facts.test_size == len(loaded.test_labels) == len(loaded.test_images)
+        assert facts.shape == loaded.train_images.shape[1:] == loaded.test_images.shape[1:]
     assert data.train_size("digits") == len(data.load("digits", seed=0).train_labels)
     assert data.train_size("glyphs") is None
 
 
-def test_data_refuses_what_it_lacks() -> None:
-    with pytest.raises(ValueError, match="unknown data set 'mnist'; known: digits, glyphs"):
-        data.load("mnist", seed=0)
-    with pytest.raises(ValueError, match="unknown data set"):
-        data.train_size("mnist")
-    with pytest.raises(ValueError, match="unknown data set"):
-        data.classes("mnist")
+@pytest.mark.parametrize("name", data.names())
+def test_an_outline_has_the_shapes_and_no_contents(name: str) -> None:
+    facts = data.facts(name)
+    first, again, other = (data.outline(name, seed=seed) for seed in (0, 0, 1))
+    assert first.name == name and first.classes == facts.classes
+    train_size = facts.train_size or data.GLYPHS_TRAIN
+    for images, labels, size in (
+        (first.train_images, first.train_labels, train_size),
+        (first.test_images, first.test_labels, facts.test_size),
+    ):
+        assert images.shape == (size, *facts.shape) and images.dtype == np.float32
+        assert images.strides == (0, 0, 0, 0) and images[0, 0, 0, 0] == 0
+        assert labels.dtype == np.int64
+        counts = np.bincount(labels, minlength=facts.classes)
+        assert len(counts) == facts.classes and np.ptp(counts) <= 1
+    assert np.array_equal(first.train_labels, again.train_labels)
+    assert not np.array_equal(first.train_labels, other.train_labels)
+    assert np.array_equal(first.test_labels, other.test_labels)
+    some = data.outline(name, seed=0, train_samples=100)
+    assert len(some.train_labels) == len(some.train_images) == 100
+
+
+@pytest.mark.parametrize("load", [data.load, data.outline])
+def test_data_refuses_what_it_lacks(load: Callable[..., data.Dataset]) -> None:
+    known = "unknown data set 'mnist'; known: cifar10, cifar100, digits, glyphs, svhn"
+    for ask in (data.facts, data.train_size, data.classes):
+        with pytest.raises(ValueError, match=known):
+            ask("mnist")
+    with pytest.raises(ValueError, match=known):
+        load("mnist", seed=0)
     with pytest.raises(ValueError, match="1437 training images, and 1438"):
-        data.load("digits", seed=0, train_samples=1438)
+        load("digits", seed=0, train_samples=1438)
+    with pytest.raises(ValueError, match="50000 training images, and 50001"):
+        load("cifar10", seed=0, train_samples=50_001)
     with pytest.raises(ValueError, match="at least 1"):
-        data.load("glyphs", seed=0, train_samples=0)
+        load("glyphs", seed=0, train_samples=0)
+
+
+def test_pixels_become_fractions() -> None:
+    pixels = np.array([0, 51, 255], dtype=np.uint8)
+    assert data.scaled(pixels).dtype == np.float32
+    assert data.scaled(pixels).tolist() == np.array([0, 0.2, 1], dtype=np.float32).tolist()
+    fractions = np.array([0, 1], dtype=np.float32)
+    assert data.scaled(fractions) is fractions
+
+
+def test_a_folder_is_for_photographs_alone() -> None:
+    assert data.find("digits", None) is None
+    with pytest.raises(ConfigError, match=r"data_path = 'x': dataset digits needs none; .*svhn"):
+        data.find("digits", "x")
 
 
 def test_importing_data_and_reading_digits_imports_nothing_heavy() -> None:
     script = (
         "import sys; from nodes import data, glyphs; data.load('digits', seed=0); "
-        "sys.exit(bool({'torch', 'sklearn', 'scipy', 'matplotlib', 'PIL'} & set(sys.modules)))"
+        "data.outline('cifar100', seed=0); "
+        "heavy = {'torch', 'sklearn', 'scipy', 'matplotlib', 'PIL', 'datasets'}; "
+        "sys.exit(bool(heavy & set(sys.modules)))"
     )
     root = Path(data.__file__).parent.parent
     subprocess.run([sys.executable, "-c", script], cwd=root, check=True)

@@ -406,3 +406,10 @@ def test_a_methods_config_has_defaults_and_is_frozen(name: str) -> None:
 def test_a_methods_config_refuses_an_unknown_field(name: str) -> None:
     with pytest.raises(msgspec.ValidationError, match="unknown field `no_such_option`"):
         msgspec.convert({"no_such_option": 1}, methods.load(name).Config)
+
+
+def test_a_method_has_privacy_or_no_option_for_it() -> None:
+    having = [
+        name for name in methods.names() if "dp" in methods.load(name).Config.__struct_fields__
+    ]
+    assert having == ["fedavg", "fedpeft"]

@@ -12,7 +12,7 @@ from in_process import Network, play, shards
 from torch import nn
 from torch.nn import functional as F
 
-from methods import Shard, fedavg, split, splitfed
+from methods import Shard, averaging, fedavg, split, splitfed
 from methods.averaging import WeightedMean
 from methods.cutting import cut
 from methods.cutting.exchange import batches
@@ -89,7 +89,7 @@ def equal(one: nn.Module, other: nn.Module) -> bool:
 def test_v1_is_federated_averaging_cut_in_parts(labels: str, names: tuple[str, ...]) -> None:
     data, options = parts(*names), config("v1", labels)
     found, _ = played(splitfed, options, data, rounds=2)
-    common = {key: getattr(options, key) for key in fedavg.Config.__struct_fields__}
+    common = {key: getattr(options, key) for key in averaging.Training.__struct_fields__}
     expected, _ = played(fedavg, fedavg.Config(**common), data, rounds=2)
     assert_same(found, expected)
 

@@ -1,0 +1,102 @@
+"""Differential privacy of averaged training: one file a level, named as the option's value.
+
+A level's file holds
+
+``ServerSide(config, seed)``
+    ``mean(start, fleet)``: what takes a round's updates, or None where no budget is left for the
+    round; ``take(update, fleet)``: whether an update may enter it; ``metrics()``.
+``ClientSide(config, samples)``
+    ``train(model, shard, optimizer, generator)``; ``outgoing(start, end)``: what is sent of the
+    weights that it began and ended with; ``details``: what its message says beside them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Annotated, Literal
+
+import msgspec
+import torch
+from torch import nn
+
+from methods.averaging import Training
+
+
+class Options(Training, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    dp: Literal["none", "sample", "client"] = "none"
+    """What (epsilon, delta)-differential privacy holds for: a sample of a client, or a client."""
+    dp_clip: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    """Greatest L2 norm, over all tensors together, of a sample's gradient or a client's update."""
+    dp_noise: Annotated[float, msgspec.Meta(ge=0.1, le=1e4)] | None = None
+    """Noise multiplier: standard deviation of the noise in units of dp_clip."""
+    dp_epsilon: Annotated[float, msgspec.Meta(ge=0.1, le=1000)] | None = None
+    """In place of dp_noise: what dp_rounds may cost at most. Training ends where it is spent."""
+    dp_rounds: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
+    """With dp_epsilon: rounds that each client trains in (sample), or of the run (client)."""
+    dp_delta: Annotated[float, msgspec.Meta(ge=1e-9, lt=1)] = 1e-3
+    """Less than one in the samples of a client, or in the clients."""
+
+    def __post_init__(self) -> None:
+        options = ("dp_noise", "dp_epsilon", "dp_rounds")
+        given = [name for name in options if getattr(self, name) is not None]
+        if self.dp == "none":
+            if given:
+                raise ValueError(f"dp = 'none' with {given[0]}: take dp=sample or dp=client")
+            return
+        if given not in (["dp_noise"], ["dp_epsilon", "dp_rounds"]):
+            raise ValueError(
+                f"dp = {self.dp!r} takes either dp_noise, or dp_epsilon and dp_rounds; given: "
+                f"{', '.join(given) or 'none of them'}"
+            )
+        if find_spec("opacus") is None:
+            raise ValueError(f"dp = {self.dp!r} needs opacus: pip install 'wiretune[privacy]'")
+
+
+def load(level: str) -> ModuleType:
+    """The module of a level."""
+    return importlib.import_module(f"methods.privacy.{level}")
+
+
+def check(config: Options, model: nn.Module) -> None:
+    """Raises ValueError where a sample's gradient of such a model cannot be told from others'."""
+    if config.dp != "sample":
+        return
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise ValueError(
+                f"dp = 'sample': {name} normalises over a batch, so that samples share their "
+                "gradients; take a model with layer or group norms, or dp=client"
+            )
+    uses = Counter(id(own) for each in model.modules() for own in each._parameters.values())
+    for name, parameter in model.named_parameters():
+        if uses[id(parameter)] > 1:
+            raise ValueError(
+                f"dp = 'sample': {name} is a parameter of two layers, whose gradients by sample "
+                "would be incomplete; take another model, or dp=client"
+            )
+
+
+def prepare(config: Options, model: nn.Module) -> nn.Module:
+    """The same model; what its nodes will need is imported, and has been used once.
+
+    ``model``: as it will be trained, with a ``spec``. Raises ValueError where torch cannot take
+    its gradients by sample.
+    """
+    level = load(config.dp)
+    if config.dp == "sample":
+        spec = model.spec
+        with torch.device(next(model.parameters()).device):
+            image = torch.zeros(1, spec.channels, spec.side, spec.side)
+            label = torch.zeros(1, dtype=torch.int64)
+        try:
+            level.gradients(model, image, label)
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(
+                f"dp = 'sample': this model's gradients cannot be taken by sample ({reason}); "
+                "take another model, or dp=client"
+            ) from error
+    return model

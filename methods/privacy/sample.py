@@ -1,0 +1,143 @@
+"""DP-SGD inside each client: Abadi et al., Deep Learning with Differential Privacy, CCS 2016.
+
+A step takes each of the client's n samples with probability q, independently. With g_i a sample's
+own gradient over all that is trained, the optimizer gets
+
+    (sum_i g_i * min(1, clip / |g_i|) + Normal(0, (noise * clip)^2)) / (q * n).
+
+An epoch is ceil(n / batch) steps and q one over that, as opacus' DPDataLoader has it. Whoever sees
+all that a client ever sends learns no more of a sample than the client's epsilon allows.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from methods import Fleet, Shard
+from methods.privacy import none
+from methods.privacy.budget import Budget
+
+if TYPE_CHECKING:
+    from methods.fedavg import Config
+    from testbed.wire import Message
+
+AT_ONCE = 32
+"""Samples whose gradients are held at the same time."""
+
+
+class ServerSide(none.ServerSide):
+    """Reports the greatest epsilon that a client says it has spent."""
+
+    def __init__(self, config: Config, seed: int) -> None:
+        super().__init__(config, seed)
+        self._epsilon = 0.0
+
+    def take(self, update: Message, fleet: Fleet) -> bool:
+        spent = update.details.get("epsilon")
+        if not isinstance(spent, int | float) or not 0 <= spent < math.inf:
+            fleet.refuse(update.sender, f"epsilon = {spent!r}: must be a number, at least 0")
+            return False
+        self._epsilon = max(self._epsilon, spent)
+        return True
+
+    def metrics(self) -> dict[str, float]:
+        return {"epsilon": self._epsilon}
+
+
+class ClientSide(none.ClientSide):
+    """Trains while its budget lasts; without one it sends back what it got."""
+
+    def __init__(self, config: Config, samples: int) -> None:
+        super().__init__(config, samples)
+        batches = math.ceil(samples / config.batch_size)
+        self._rate, self._steps = 1 / batches, config.local_epochs * batches
+        self.budget = Budget(config, self._rate, self._steps)
+
+    def train(
+        self,
+        model: nn.Module,
+        shard: Shard,
+        optimizer: torch.optim.Optimizer,
+        generator: torch.Generator,
+    ) -> None:
+        if self.budget.spend(self._rate, self._steps):
+            if shard.images.is_meta:
+                # As many samples on average, and only products are counted.
+                super().train(model, shard, optimizer, generator)
+            else:
+                descend(
+                    model,
+                    shard,
+                    optimizer,
+                    steps=self._steps,
+                    rate=self._rate,
+                    clip=self.config.dp_clip,
+                    noise=self.budget.noise,
+                    generator=generator,
+                )
+        self.details = {"epsilon": self.budget.epsilon}
+
+
+def descend(
+    model: nn.Module,
+    shard: Shard,
+    optimizer: torch.optim.Optimizer,
+    *,
+    steps: int,
+    rate: float,
+    clip: float,
+    noise: float,
+    generator: torch.Generator,
+) -> None:
+    """So many steps on cross-entropy, as above; ``generator`` draws the samples and the noise."""
+    model.train()
+    count = len(shard.labels)
+    trained = _trained(model)
+    for _ in range(steps):
+        chosen = torch.rand(count, generator=generator) < rate
+        sums = clipped_sum(model, shard.images[chosen], shard.labels[chosen], clip)
+        for name, parameter in trained.items():
+            drawn = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            parameter.grad = (sums[name] + clip * noise * drawn) / (rate * count)
+        optimizer.step()
+
+
+def clipped_sum(model: nn.Module, images: Tensor, labels: Tensor, clip: float) -> dict[str, Tensor]:
+    """By name, the sum over samples of gradients that have at most the L2 norm ``clip``."""
+    sums = {name: torch.zeros_like(each) for name, each in _trained(model).items()}
+    if not len(images):
+        return sums
+    for some, truth in zip(images.split(AT_ONCE), labels.split(AT_ONCE), strict=True):
+        found = gradients(model, some, truth)
+        squares = [each.flatten(1).square().sum(dim=1) for each in found.values()]
+        scales = (clip / torch.stack(squares).sum(dim=0).sqrt()).clamp(max=1)
+        for name, each in found.items():
+            sums[name] += torch.tensordot(scales, each, dims=1)
+    return sums
+
+
+def gradients(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """By name, the gradient of each sample's cross-entropy: (batch, shape of the parameter)."""
+
+    def loss(values: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+        # Weights are tied where blocks share a layer, which is given its values once: torch would
+        # do so at each of its places, and leave the last ones there.
+        logits = functional_call(model, values, (image[None],), tie_weights=False)
+        return F.cross_entropy(logits, label[None])
+
+    # The fused attention of the CPU has no rule for batches of gradients.
+    with sdpa_kernel(SDPBackend.MATH):
+        each = vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")
+        found: dict[str, Tensor] = each(_trained(model), images, labels)
+    return found
+
+
+def _trained(model: nn.Module) -> dict[str, Tensor]:
+    return {name: each for name, each in model.named_parameters() if each.requires_grad}

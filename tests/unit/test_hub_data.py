@@ -1,0 +1,217 @@
+"""Data sets of the hub: read from local folders of made images; the hub itself is never asked."""
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import datasets
+import msgspec
+import numpy as np
+import psutil
+import pytest
+import torch
+from PIL import Image
+
+from nodes import data, hub, hub_data
+from nodes.program import FineTuning
+from testbed import access
+from testbed.config import RunConfig
+from testbed.config_error import ConfigError
+
+LABELS = {"cifar10": "label", "cifar100": "fine_label", "svhn": "label"}
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    datasets.disable_progress_bars()
+
+
+def pixels(count: int, seed: int = 0, side: int = 32) -> np.ndarray:
+    """Images uint8 (count, side, side, 3), as PIL has them."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+
+
+def split(name: str, images: np.ndarray, labels: list[Any]) -> datasets.Dataset:
+    """As the hub's own sets are: encoded images, labels that know their classes' names."""
+    source = hub_data.SOURCES[name]
+    columns = {source.image: [Image.fromarray(each) for each in images], source.label: labels}
+    if name == "cifar100":
+        columns["coarse_label"] = [0] * len(labels)
+    return datasets.Dataset.from_dict(columns).cast_column(source.image, datasets.Image())
+
+
+def made(name: str) -> datasets.DatasetDict:
+    classes = data.facts(name).classes
+    train, test = ([index % classes for index in range(count)] for count in (30, 12))
+    return datasets.DatasetDict(
+        train=split(name, pixels(30), train), test=split(name, pixels(12, seed=1), test)
+    )
+
+
+def write_parquet(sets: datasets.DatasetDict, folder: Path) -> Path:
+    """The training split in two files, as the hub cuts large ones."""
+    folder.mkdir(parents=True)
+    for number in range(2):
+        part = sets["train"].shard(2, number, contiguous=True)
+        part.to_parquet(str(folder / f"train-0000{number}-of-00002.parquet"))
+    sets["test"].to_parquet(str(folder / "test-00000-of-00001.parquet"))
+    return folder
+
+
+def arrays(name: str, one: datasets.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """What the process apart would read of a split."""
+    where = "data_path = 'x': the train split"
+    return hub_data._arrays(one, hub_data.SOURCES[name], data.facts(name).classes, where)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "disk"])
+def test_a_folder_is_read_as_it_was_written(kind: str, tmp_path: Path) -> None:
+    if kind == "parquet":
+        # A copy of the hub's repository has the files one folder down.
+        write_parquet(made("cifar100"), tmp_path / "cifar100")
+    else:
+        made("cifar100").save_to_disk(tmp_path)
+    threads = psutil.Process().num_threads()
+    folder = data.find("cifar100", str(tmp_path))
+    got = data.load("cifar100", seed=0, folder=folder)
+    assert psutil.Process().num_threads() == threads
+    assert got.name == "cifar100" and got.classes == 100
+    assert got.train_images.dtype == np.uint8
+    assert np.array_equal(got.train_images, pixels(30).transpose(0, 3, 1, 2))
+    assert got.train_labels.tolist() == list(range(30)) and got.train_labels.dtype == np.int64
+    assert got.test_images.dtype == np.float32
+    assert np.array_equal(got.test_images, data.scaled(pixels(12, seed=1)).transpose(0, 3, 1, 2))
+    assert got.test_labels.tolist() == list(range(12))
+
+
+def test_some_of_the_training_images_are_drawn_from_the_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = hub_data.Splits(pixels(30), np.arange(30), pixels(12), np.arange(12))
+    monkeypatch.setattr(hub_data, "read", lambda *_: whole)
+    first, again, other = (
+        data.load("svhn", seed=seed, train_samples=8, folder=tmp_path) for seed in (0, 0, 1)
+    )
+    assert first.train_labels.tolist() == again.train_labels.tolist()
+    assert first.train_labels.tolist() != other.train_labels.tolist()
+    assert np.array_equal(first.train_images, whole.train_images[first.train_labels])
+    with pytest.raises(ConfigError, match="has 30 training images, and 31 were asked for"):
+        data.load("svhn", seed=0, train_samples=31, folder=tmp_path)
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_every_set_has_the_hubs_columns(name: str) -> None:
+    assert hub_data.SOURCES[name].label == LABELS[name]
+    images, labels = arrays(name, made(name)["train"])
+    assert np.array_equal(images, pixels(30).transpose(0, 3, 1, 2))
+    assert labels.max() == min(29, data.facts(name).classes - 1)
+
+
+def test_images_without_their_type_are_read_too() -> None:
+    """Other writers of parquet keep the bytes and not that they are an image."""
+    plain = made("cifar10")["train"].cast_column("img", datasets.Image(decode=False))
+    rows = {"img": plain["img"][:], "label": plain["label"][:]}
+    images, _ = arrays("cifar10", datasets.Dataset.from_dict(rows))
+    assert np.array_equal(images, pixels(30).transpose(0, 3, 1, 2))
+
+
+def test_contents_that_are_another_sets_are_refused() -> None:
+    good = made("cifar10")["train"]
+
+    def refused(one: datasets.Dataset, why: str) -> None:
+        with pytest.raises(ConfigError, match=f"data_path = 'x': the train split.*{why}"):
+            arrays("cifar10", one)
+
+    refused(good.rename_column("img", "image"), "columns image, label; it needs img and label")
+    refused(good.remove_columns("label"), "has columns img; it needs")
+    refused(split("cifar10", pixels(2, side=28), [0, 1]), "28 x 28 RGB; all must be 32 x 32 RGB")
+    refused(split("cifar10", pixels(2)[..., 0], [0, 1]), "an image is 32 x 32 L;")
+    refused(split("cifar10", pixels(2), [0, 10]), "label = 10: labels must be 0 to 9")
+    refused(split("cifar10", pixels(2), [0, -1]), "label = -1: labels must be 0 to 9")
+    refused(split("cifar10", pixels(2), [0, None]), "label must hold whole numbers")
+    refused(split("cifar10", pixels(2), ["cat", "dog"]), "label must hold whole numbers")
+    refused(good.select([]), "has no images")
+    numbers = datasets.Dataset.from_dict({"img": [1.0], "label": [0]})
+    refused(numbers, "column img must hold images")
+    broken = {"img": [{"bytes": b"no image", "path": None}], "label": [0]}
+    refused(datasets.Dataset.from_dict(broken), "an image cannot be read")
+    absent = {"img": [None, {"bytes": b"", "path": None}], "label": [0, 0]}
+    refused(datasets.Dataset.from_dict(absent), "an image cannot be read")
+
+
+def test_a_refusal_of_the_process_apart_arrives(tmp_path: Path) -> None:
+    folder = write_parquet(made("svhn"), tmp_path / "own")
+    assert data.find("cifar10", str(folder)) == folder
+    with pytest.raises(ConfigError, match=r"own.*the train split has columns image, label;"):
+        data.load("cifar10", seed=0, folder=folder)
+
+
+def test_a_folder_without_the_files_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match=r"data_path = 'nowhere': there is no such folder"):
+        data.find("cifar10", "nowhere")
+    with pytest.raises(ConfigError, match=r"holds neither train\*.parquet nor"):
+        data.find("cifar10", str(tmp_path))
+    (tmp_path / "train.parquet").touch()
+    with pytest.raises(ConfigError, match=r"holds neither test\*.parquet nor"):
+        data.find("cifar10", str(tmp_path))
+    monkeypatch.setattr(hub_data, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"'svhn': needs .*pip install 'wiretune\[hub\]'"):
+        data.find("svhn", str(tmp_path))
+
+
+def test_a_run_trains_on_fractions_and_shares_pixels(tmp_path: Path) -> None:
+    folder = write_parquet(made("cifar10"), tmp_path / "own")
+    config = RunConfig(method="fedavg", dataset="cifar10", data_path=str(folder))
+    threads = torch.get_num_threads()
+    program = FineTuning(config, clients=2)
+    program.prepare()
+    torch.set_num_threads(threads)
+    assert program._data.train_images.dtype == np.uint8
+    shards = [program._shard(number) for number in (1, 2)]
+    assert sum(len(shard.labels) for shard in shards) == 30
+    for shard in shards:
+        assert shard.images.dtype == torch.float32 and shard.images.shape[1:] == (3, 32, 32)
+        assert 0.9 < shard.images.max() <= 1
+
+
+def test_a_run_asks_for_its_data_before_anything_starts() -> None:
+    config = RunConfig(method="fedavg", dataset="cifar10", data_path="nowhere")
+    with pytest.raises(ConfigError, match="data_path = 'nowhere'"):
+        FineTuning(config, clients=2)
+    assert access.repeatable(config).data_path == str(Path("nowhere").resolve())
+    # Shapes alone need no data.
+    FineTuning(msgspec.structs.replace(config, compute="modelled"), clients=2)
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_hub_out_of_reach_is_said_soon(
+    silent: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it refuses a connection or takes it and does not answer."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "1")
+    monkeypatch.setattr(hub, "DOWNLOAD_LIMIT_S", 20.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
+        if not silent:
+            server.close()
+        with pytest.raises(ConfigError, match=r"'cifar10': the hub cannot be reached.*--data-path"):
+            data.find("cifar10", None)
+
+
+def test_what_the_hub_gave_before_is_found_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    cached = tmp_path / "hub" / "datasets--ufldl-stanford--svhn"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0" * 40)
+    write_parquet(made("svhn"), cached / "snapshots" / ("0" * 40) / "cropped_digits")
+    folder = data.find("svhn", None)
+    assert folder is not None and folder.name == "cropped_digits"
+    assert len(list(folder.glob("*.parquet"))) == 3

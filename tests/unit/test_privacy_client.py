@@ -1,0 +1,182 @@
+"""DP-FedAvg: clipping on both sides, the noisy mean by hand, and whole rounds."""
+
+import asyncio
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from in_process import Network, play, shards
+from opacus.accountants import RDPAccountant
+from torch import Tensor, nn
+
+from methods import fedavg
+from methods.local import trainable_state
+from methods.privacy import client
+from methods.privacy.client import NoisyMean, clipped_change
+
+CLASSES = 3
+SAMPLES = {"client-1": 12, "client-2": 20, "client-3": 8}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in a node; threads that wait for each other on busy cores take many times as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def length(tensors: Mapping[str, Tensor]) -> float:
+    return float(torch.cat([each.double().flatten() for each in tensors.values()]).norm())
+
+
+def test_a_change_is_clipped_over_all_tensors_together() -> None:
+    start = {"w": torch.zeros(2, 2), "b": torch.ones(1)}
+    end = {"w": torch.tensor([[2.0, 0.0], [0.0, 1.0]]), "b": torch.tensor([3.0])}
+    # Its length is sqrt(4 + 1 + 4).
+    found = clipped_change(start, end, 1.5)
+    assert found["w"].tolist() == [[1.0, 0.0], [0.0, 0.5]] and found["b"].tolist() == [1.0]
+    whole = clipped_change(start, end, 3.5)
+    assert whole["w"].tolist() == end["w"].tolist() and whole["b"].tolist() == [2.0]
+    still = clipped_change(start, start, 1.0)
+    assert not any(each.any() for each in still.values())
+
+
+def noisy_mean(start: dict[str, Tensor], **options: Any) -> NoisyMean:
+    chosen = {"clip": 1e6, "noise": 0.0, "expected": 2, **options}
+    return NoisyMean(start, generator=torch.Generator().manual_seed(0), **chosen)
+
+
+def test_without_noise_and_clipping_it_is_the_mean() -> None:
+    generator = torch.Generator().manual_seed(0)
+    start, *ends = ({"w": torch.randn(3, 4, generator=generator)} for _ in range(4))
+    mean = noisy_mean(start, expected=3)
+    for weight, end in enumerate(ends, start=1):
+        mean.add(end, weight)
+    expected = np.mean([end["w"].numpy() for end in ends], axis=0)
+    assert mean.result()["w"].dtype == torch.float32
+    np.testing.assert_allclose(mean.result()["w"].numpy(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_who_does_not_answer_counts_as_no_change() -> None:
+    mean = noisy_mean({"w": torch.tensor([1.0])}, expected=4)
+    mean.add({"w": torch.tensor([3.0])}, 1)
+    assert mean.result()["w"].tolist() == [1.5]
+
+
+@pytest.mark.parametrize("size", [10.0, 1e20, 3e38])
+def test_the_server_clips_what_a_client_did_not(size: float) -> None:
+    start = {"w": torch.full((50,), -size), "b": torch.zeros(3)}
+    mean = noisy_mean(start, clip=0.5)
+    mean.add({"w": torch.full((50,), size), "b": torch.full((3,), size)}, 1)
+    change = {name: each.double() for name, each in mean._sums.items()}
+    assert length(change) == pytest.approx(0.5)
+    assert all(torch.isfinite(each).all() for each in mean.result().values())
+
+
+def test_the_noise_has_the_deviation_that_was_asked_for() -> None:
+    start = {"w": torch.zeros(100, 100), "b": torch.zeros(100)}
+    mean = noisy_mean(start, clip=0.5, noise=3.0, expected=10)
+    found = torch.cat([each.flatten() for each in mean.result().values()])
+    expected = 3.0 * 0.5 / 10
+    # Four standard errors.
+    assert found.std().item() == pytest.approx(expected, rel=4 / (2 * len(found)) ** 0.5)
+    assert abs(found.mean().item()) < 4 * expected / len(found) ** 0.5
+    again = noisy_mean(start, clip=0.5, noise=3.0, expected=10).result()
+    assert torch.equal(torch.cat([each.flatten() for each in again.values()]), found)
+
+
+def test_what_a_client_sends_is_clipped() -> None:
+    side = client.ClientSide(fedavg.Config(dp="client", dp_noise=1.0, dp_clip=0.25), 10)
+    start, end = {"w": torch.ones(40)}, {"w": torch.full((40,), 3.0)}
+    sent = side.outgoing(start, end)
+    assert sent["w"].dtype == torch.float32
+    assert length({"w": sent["w"] - start["w"]}) == pytest.approx(0.25, rel=1e-5)
+
+
+# Rounds
+
+
+class Rounds:
+    def __init__(self, rounds: int = 1, **options: Any) -> None:
+        config = fedavg.Config(dp="client", learning_rate=0.1, batch_size=4, **options)
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(16, CLASSES))
+        parts = shards(SAMPLES, (1, 4, 4), CLASSES)
+        some = parts["client-1"]
+        server = fedavg.Server(config, copy.deepcopy(model), some, 7)
+        self.epsilons = [server.evaluate(some.images, some.labels)["epsilon"]]
+        self.states = [trainable_state(model)]
+
+        def note(number: int) -> None:
+            self.epsilons.append(server.evaluate(some.images, some.labels)["epsilon"])
+            self.states.append(trainable_state(server.model))
+
+        clients = {
+            name: fedavg.Client(config, copy.deepcopy(model), shard, number)
+            for number, (name, shard) in enumerate(parts.items())
+        }
+        self.network: Network = play(server, clients, SAMPLES, rounds, after_round=note)
+
+
+def test_a_round_is_the_noisy_mean_of_what_was_sent() -> None:
+    played = Rounds(dp_noise=2.0, dp_clip=0.3)
+    before, after = played.states
+    updates = [message.tensors for message in played.network.of("up")]
+    for update in updates:
+        assert length({n: update[n] - before[n] for n in before}) == pytest.approx(0.3, rel=1e-5)
+    generator = torch.Generator().manual_seed(7)
+    for name, start in before.items():
+        noise = torch.randn(start.shape, generator=generator, dtype=torch.float64).numpy()
+        changes = sum((update[name] - start).double().numpy() for update in updates)
+        expected = start.numpy() + (changes + 2.0 * 0.3 * noise) / 3
+        np.testing.assert_allclose(after[name].numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_epsilon_round_by_round_and_the_end_of_the_budget() -> None:
+    played = Rounds(rounds=3, dp_epsilon=5.0, dp_rounds=2)
+    zero, first, second, third = played.epsilons
+    assert zero == 0 and 0 < first < second <= 5.0 and third == second
+    assert 5.0 - second < 0.02
+    moved = [
+        not torch.equal(before["1.weight"], after["1.weight"])
+        for before, after in zip(played.states, played.states[1:], strict=False)
+    ]
+    assert moved == [True, True, False]
+    # Nobody is asked for what may not be used.
+    assert len(played.network.of("down")) == len(played.network.of("up")) == 6
+
+
+class SomeOf:
+    """A fleet of 20 clients, 4 of them in the round, none of whom answers."""
+
+    joined = 20
+
+    clients = tuple(f"client-{number}" for number in range(1, 5))
+
+    async def broadcast(self, kind: str, tensors: Mapping[str, Tensor]) -> None:
+        pass
+
+    async def gather(self, kind: str, like: Mapping[str, Tensor]) -> Any:
+        for none in ():
+            yield none
+
+
+def test_the_rate_is_the_share_of_clients_that_a_round_takes() -> None:
+    model = nn.Linear(4, CLASSES)
+    config = fedavg.Config(dp="client", dp_noise=1.2)
+    nothing = shards({"a": 2}, (4,), CLASSES)["a"]
+    server = fedavg.Server(config, model, nothing, 0)
+    before = model.weight.detach().clone()
+    for _ in range(10):
+        asyncio.run(server.round(SomeOf()))  # type: ignore[arg-type]
+    accountant = RDPAccountant()
+    accountant.history = [(1.2, 4 / 20, 10)]
+    found = server.evaluate(nothing.images, nothing.labels)["epsilon"]
+    assert found == pytest.approx(accountant.get_epsilon(1e-3), rel=0.01)
+    # That nobody answered does not show: the noise is there all the same.
+    assert not torch.equal(model.weight, before)
