@@ -69,22 +69,24 @@ def probe(plan: Plan, network: Network, paths: list[Path]) -> list[Arrivals]:
         drain(time.monotonic() + gap_s, lambda: False)
     longest_s = max(fidelity.round_trip_s(path) for path in paths)
     drain(time.monotonic() + longest_s + LAST_PACKET_S, lambda: not sent_ns)
-    # 2. Bursts, all at once.
+    # 2. Bursts, of as many paths at once as the machine can carry packet by packet.
     padding = bytes(_UDP_PAYLOAD_BYTES - _HEADER.size)
-    expected = {}
-    for index, (path, sock) in enumerate(zip(paths, clients, strict=True)):
-        ends = {"up": (sock, address), "down": (server, (path.client.address, PORT))}
-        for way, direction in path.ways:
-            sender, target = ends[way]
-            expected[index, way] = count = fidelity.burst_packets(direction)
-            for number in range(count):
-                sender.sendto(_HEADER.pack(_BURST, index, number) + padding, target)
+    for group in fidelity.groups(paths):
+        expected = {}
+        for index in group:
+            path, sock = paths[index], clients[index]
+            ends = {"up": (sock, address), "down": (server, (path.client.address, PORT))}
+            for way, count in path.bursts().items():
+                sender, target = ends[way]
+                expected[index, way] = count
+                for number in range(count):
+                    sender.sendto(_HEADER.pack(_BURST, index, number) + padding, target)
 
-    def all_came() -> bool:
-        return all(len(bursts[index][way]) >= count for (index, way), count in expected.items())
+        def all_came(expected: dict[tuple[int, str], int] = expected) -> bool:
+            return all(len(bursts[index][way]) >= count for (index, way), count in expected.items())
 
-    longest_s = max(fidelity.burst_s(path) for path in paths)
-    drain(time.monotonic() + longest_s + LAST_PACKET_S, all_came)
+        longest_s = max(fidelity.burst_s(paths[index]) for index in group)
+        drain(time.monotonic() + longest_s + LAST_PACKET_S, all_came)
     for sock in (server, *clients):
         sock.close()
     return [Arrivals(trips[index], dict(bursts[index])) for index in range(len(paths))]

@@ -1,17 +1,20 @@
 """Whether links are what was asked: what to send over each, what came through, the certificate.
 
-Pings give a link's round trip, a burst that its queue can hold gives its rate in each direction.
-All of this is pure; ``prober`` sends and receives.
+Pings give a link's round trip, a burst that its queue can hold gives its rate in each direction;
+on a line too fast for single packets a TCP connection that fills it does (``filling``). All of this
+is pure; ``prober`` sends and receives.
 """
 
 import math
 import statistics
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
 
-from testbed import trace_windows, traces
+from testbed import filling, trace_windows, traces
 from testbed.direction import FRAME_BYTES, Direction
+from testbed.filling import SINGLE_FRAMES_PER_S, Note, frames_per_s, is_too_fast
 from testbed.links.mathis import mathis_kbit
 from testbed.topology import Node, Plan
 
@@ -70,11 +73,32 @@ class Path(NamedTuple):
     names: tuple[str, str]
     """What the link's owner calls ``up`` and ``down``."""
     ping_bytes: int = PING_BYTES
+    caps_kbit: tuple[float, float] = (math.inf, math.inf)
+    """What loss leaves to a relayed stream where there is a trace, which is no rate to be lowered:
+    of ``up`` and ``down``."""
 
     @property
     def ways(self) -> tuple[tuple[str, Direction], tuple[str, Direction]]:
         """Both directions by the names that the probes use."""
         return ("up", self.up), ("down", self.down)
+
+    def back(self, way: str) -> Direction:
+        """The way of acknowledgements."""
+        return self.down if way == "up" else self.up
+
+    def bursts(self) -> dict[str, int]:
+        """How many full frames each way's burst has."""
+        ways = zip(self.ways, self.caps_kbit, strict=True)
+        return {way: burst_packets(direction, cap_kbit) for (way, direction), cap_kbit in ways}
+
+    @property
+    def fast_ways(self) -> list[str]:
+        """Those that are filled by TCP, where it can show their rate."""
+        return [
+            way
+            for way, direction in self.ways
+            if is_too_fast(direction) and filling.why_not(direction, self.back(way)) is None
+        ]
 
 
 class Arrivals(NamedTuple):
@@ -83,6 +107,14 @@ class Arrivals(NamedTuple):
     round_trips_ms: list[float]
     bursts_ns: dict[str, list[int]]
     """By way, arrival times of the full frames of a burst, in order."""
+    fills: dict[str, list[Note]] | None = None
+    """By way, what a connection that filled the line brought."""
+
+    @property
+    def came(self) -> bool:
+        """Whether anything did."""
+        filled = (self.fills or {}).values()
+        return any((self.round_trips_ms, *self.bursts_ns.values(), *filled))
 
 
 def client_paths(plan: Plan, streams: bool) -> list[Path]:
@@ -91,9 +123,7 @@ def client_paths(plan: Plan, streams: bool) -> list[Path]:
     for node in plan.clients:
         assert node.profile is not None
         up, down = node.profile.up, node.profile.down
-        if streams:
-            up, down = _as_stream(up, down), _as_stream(down, up)
-        found.append(Path(node.name, node, up, down, ("up", "down"), _ping_bytes(streams)))
+        found.append(_path(node.name, node, up, down, ("up", "down"), streams))
     return found
 
 
@@ -102,35 +132,42 @@ def server_path(plan: Plan, streams: bool) -> Path | None:
     profile = plan.server.profile
     if profile is None:
         return None
-    up, down = profile.up, profile.down
-    if streams:
-        up, down = _as_stream(up, down), _as_stream(down, up)
     names = ("down", "up")
-    return Path(plan.server.name, plan.clients[0], down, up, names, _ping_bytes(streams))
+    return _path(plan.server.name, plan.clients[0], profile.down, profile.up, names, streams)
 
 
-def _ping_bytes(streams: bool) -> int:
-    return STREAM_PING_BYTES if streams else PING_BYTES
+def _path(
+    link: str, client: Node, up: Direction, down: Direction, names: tuple[str, str], streams: bool
+) -> Path:
+    if not streams:
+        return Path(link, client, up, down, names)
+    caps_kbit = _cap_kbit(up, down), _cap_kbit(down, up)
+    up, down = _as_stream(up, caps_kbit[0]), _as_stream(down, caps_kbit[1])
+    return Path(link, client, up, down, names, STREAM_PING_BYTES, caps_kbit)
 
 
-def _as_stream(direction: Direction, back: Direction) -> Direction:
-    """What a relayed stream meets: no loss, but the rate that loss would leave to TCP."""
+def _cap_kbit(direction: Direction, back: Direction) -> float:
+    """The rate that loss leaves to TCP."""
     rtt_s = (direction.delay_ms + back.delay_ms) / 1000
-    most_kbit = mathis_kbit(direction.mean_loss_percent / 100, rtt_s)
-    if direction.trace is not None or math.isinf(most_kbit):
+    return mathis_kbit(direction.mean_loss_percent / 100, rtt_s)
+
+
+def _as_stream(direction: Direction, cap_kbit: float) -> Direction:
+    """What a relayed stream meets: no loss, but the rate that loss would leave to TCP."""
+    if math.isinf(cap_kbit):
         return direction
-    rate_kbit = min(direction.rate_kbit or math.inf, most_kbit)
-    return msgspec.structs.replace(
-        direction, rate_kbit=rate_kbit, loss_percent=0.0, gilbert_elliott=None
-    )
+    if direction.trace is None:
+        rate_kbit = min(direction.rate_kbit or math.inf, cap_kbit)
+        direction = msgspec.structs.replace(direction, rate_kbit=rate_kbit)
+    return msgspec.structs.replace(direction, loss_percent=0.0, gilbert_elliott=None)
 
 
-def burst_packets(direction: Direction) -> int:
-    """How many full frames a burst has: none on an unlimited line."""
+def burst_packets(direction: Direction, cap_kbit: float = math.inf) -> int:
+    """How many full frames a burst has: none on an unlimited line, and on one too fast for it."""
     rate_kbit, limit = direction.line_kbit, direction.limit_packets
-    if rate_kbit is None or limit is None:
+    if rate_kbit is None or limit is None or is_too_fast(direction):
         return 0
-    packets = math.ceil(rate_kbit * BURST_S * 1000 / (8 * FRAME_BYTES))
+    packets = math.ceil(min(rate_kbit, cap_kbit) * BURST_S * 1000 / (8 * FRAME_BYTES))
     return max(
         min(packets + _shaken(direction), limit, MOST_BURST_PACKETS),
         min(LEAST_BURST_PACKETS, limit),
@@ -145,15 +182,33 @@ def _shaken(direction: Direction) -> int:
     return math.ceil(rate_kbit * 2 * direction.jitter_ms / (8 * FRAME_BYTES))
 
 
+def groups(paths: list[Path]) -> list[list[int]]:
+    """Which paths' bursts are sent at once, by their places: as many as single packets can fill."""
+    found: list[list[int]] = []
+    left = 0.0
+    for place, path in enumerate(paths):
+        wanted = sum(frames_per_s(line) for _, line in path.ways if not is_too_fast(line))
+        if not found or wanted > left:
+            found.append([])
+            left = SINGLE_FRAMES_PER_S
+        found[-1].append(place)
+        left -= wanted
+    return found
+
+
 def burst_s(path: Path) -> float:
     """How long the bursts of a path take to arrive if the link is what was asked."""
     longest = 0.0
-    for _, direction in path.ways:
-        count, rate_kbit = burst_packets(direction), direction.line_kbit
+    counts = path.bursts()
+    for (way, direction), cap_kbit in zip(path.ways, path.caps_kbit, strict=True):
+        count, rate_kbit = counts[way], direction.line_kbit
+        if not count or rate_kbit is None:
+            continue
         if direction.trace is not None:
             trace = traces.load(direction.trace)
-            longest = max(longest, trace_windows.longest_ms(trace, count) / 1000)
-        elif rate_kbit is not None:
+            capped_s = 8 * FRAME_BYTES * count / (cap_kbit * 1000)
+            longest = max(longest, trace_windows.longest_ms(trace, count) / 1000 + capped_s)
+        else:
             longest = max(longest, 8 * FRAME_BYTES * count / (rate_kbit * 1000))
     return min(longest, LONGEST_WAIT_S) + round_trip_s(path)
 
@@ -178,10 +233,16 @@ def pings(gap_s: float) -> int:
 def judge(path: Path, seen: Arrivals) -> list[Check]:
     """Hold what came through a link against its profile."""
     checks = [_judge_round_trip(path, seen.round_trips_ms)]
-    for (way, direction), name in zip(path.ways, path.names, strict=True):
+    ways = zip(path.ways, path.names, path.caps_kbit, strict=True)
+    for (way, direction), name, cap_kbit in ways:
         arrivals = seen.bursts_ns.get(way, [])
         if direction.trace is not None:
-            checks.append(_judge_trace(path.link, name, direction, arrivals))
+            checks.append(_judge_trace(path.link, name, direction, cap_kbit, arrivals))
+        elif way in path.fast_ways:
+            notes = (seen.fills or {}).get(way, [])
+            checks.append(_judge_fill(path.link, name, direction, notes))
+        elif is_too_fast(direction):
+            continue
         elif direction.rate_kbit is not None:
             checks.append(_judge_rate(path.link, name, direction, arrivals))
     return checks
@@ -241,14 +302,32 @@ def _judge_rate(link: str, name: str, direction: Direction, arrivals: list[int])
     )
 
 
-def _judge_trace(link: str, name: str, direction: Direction, arrivals: list[int]) -> Check:
+def _judge_fill(link: str, name: str, direction: Direction, notes: list[Note]) -> Check:
+    assert direction.rate_kbit is not None
+    expected = direction.rate_kbit
+    tolerance = RATE_TOLERANCE * expected
+    measured = filling.rate_kbit(direction, notes)
+    fits = measured is not None and abs(measured - expected) <= tolerance
+    return Check("rate by TCP", link, name, expected, measured, "kbit/s", tolerance, fits)
+
+
+def _judge_trace(
+    link: str, name: str, direction: Direction, cap_kbit: float, arrivals: list[int]
+) -> Check:
     """No slower and no faster than the trace is in any window of that length."""
     assert direction.trace is not None
     expected, tolerance, measured = direction.line_kbit or 0.0, 0.0, None
     steady = arrivals[_shaken(direction) :]
     if len(steady) >= 2 and steady[-1] > steady[0]:
         span_ms = (steady[-1] - steady[0]) / 1e6
-        least, most = trace_windows.chances(traces.load(direction.trace), span_ms)
+        trace = traces.load(direction.trace)
+        least: float
+        most: float
+        if math.isinf(cap_kbit):
+            least, most = trace_windows.chances(trace, span_ms)
+        else:
+            per_ms = cap_kbit / (8 * FRAME_BYTES)
+            least, most = trace_windows.chances_used(trace, span_ms, per_ms)
         # The window's ends are known to a millisecond, in which one more packet may come.
         slowest, fastest = _kbit(least - 1, span_ms), _kbit(most + 1, span_ms)
         expected = round((slowest + fastest) / 2, 3)
@@ -258,23 +337,35 @@ def _judge_trace(link: str, name: str, direction: Direction, arrivals: list[int]
     return Check("trace", link, name, expected, measured, "kbit/s", tolerance, fits)
 
 
-def _kbit(frames: int, span_ms: float) -> float:
+def _kbit(frames: float, span_ms: float) -> float:
     return 8 * FRAME_BYTES * frames / span_ms
 
 
-def certify(checks: list[Check]) -> Certificate:
-    """The verdict in words."""
+def unprobed(paths: list[Path]) -> list[str]:
+    """Directions whose rate neither single packets nor TCP can show, and why."""
+    return [
+        f"{path.link} rate {name}: {frames_per_s(direction):.0f} frames a second are too many for "
+        f"single packets, and {filling.why_not(direction, path.back(way))}"
+        for path in paths
+        for (way, direction), name in zip(path.ways, path.names, strict=True)
+        if is_too_fast(direction) and way not in path.fast_ways
+    ]
+
+
+def certify(checks: list[Check], left_out: Sequence[str] = ()) -> Certificate:
+    """The verdict in words; ``left_out``: what was not probed, each with its reason."""
     failed = [check for check in checks if not check.ok]
     if not checks:
         return Certificate("skipped", "no link has anything to check", [])
+    more = f"; {len(left_out)} not probed, first {left_out[0]}" if left_out else ""
     if not failed:
-        return Certificate("pass", f"all {len(checks)} checks hold", checks)
+        return Certificate("pass", f"all {len(checks)} checks hold{more}", checks)
     worst = failed[0]
     return Certificate(
         "fail",
         f"{len(failed)} of {len(checks)} checks do not hold, first {worst.link} {worst.name} "
         f"{worst.direction}: {worst.measured} {worst.unit}, expected {worst.expected:g} "
-        f"± {worst.tolerance:g}",
+        f"± {worst.tolerance:g}{more}",
         checks,
     )
 

@@ -8,7 +8,7 @@ import contextlib
 
 import msgspec
 
-from testbed import fidelity
+from testbed import fidelity, fill_probe
 from testbed.channel import Channel, ChannelClosed
 from testbed.child import Child
 from testbed.direction import Direction
@@ -18,6 +18,9 @@ from testbed.topology import Node, Plan
 
 PATIENCE_S = 10.0
 """How long the prober is waited for beyond what the profiles say it should take."""
+TRIES = 3
+"""A busy host may hold up what is sent: a link is probed again where that says it is not as asked,
+and counts as it was at the try that found the least to object. A wrong link is wrong each time."""
 _UNLIMITED = Direction()
 
 
@@ -48,6 +51,7 @@ class Prober:
     def certificate(self) -> Certificate:
         """Wait for the prober to finish and judge what it saw; bounded."""
         checks = self._judge(self._clients)
+        left_out = fidelity.unprobed(self._clients)
         if self._server is not None:
             server, first = self._plan.server, self._plan.clients[0]
             self._restore(server)
@@ -55,8 +59,9 @@ class Prober:
             with contextlib.suppress(ChannelClosed):
                 self._channel.send({"go": True})
             checks += self._judge([self._server])
+            left_out += fidelity.unprobed([self._server])
             self._restore(first)
-        return fidelity.certify(checks)
+        return fidelity.certify(checks, left_out)
 
     def _judge(self, paths: list[Path]) -> list[fidelity.Check]:
         limit_s = probe_s(paths) + PATIENCE_S
@@ -81,11 +86,14 @@ class Prober:
 
 
 def probe_s(paths: list[Path]) -> float:
-    """How long probing takes if every link is what was asked."""
+    """How long probing takes if every link is what was asked, and each needs all its tries."""
     trips_s = max(fidelity.round_trip_s(path) for path in paths)
-    bursts_s = max(fidelity.burst_s(path) for path in paths)
     gaps_s = max(fidelity.ping_gap_s(path) for path in paths)
-    return fidelity.PINGS_S + gaps_s + trips_s + bursts_s
+    bursts_s = sum(
+        max(fidelity.burst_s(paths[place]) for place in group) for group in fidelity.groups(paths)
+    )
+    fills_s = fill_probe.longest_s(paths)
+    return TRIES * (fidelity.PINGS_S + gaps_s + trips_s + bursts_s + fills_s)
 
 
 def _probe(
@@ -95,4 +103,24 @@ def _probe(
         from testbed.stream_probe import probe
     else:
         from testbed.datagram_probe import probe
-    channel.send({"seen": probe(plan, network, paths)})
+    best = [Arrivals([], {})] * len(paths)
+    places = list(range(len(paths)))
+    for _ in range(TRIES):
+        some = [paths[place] for place in places]
+        seen = probe(plan, network, some)
+        fills = fill_probe.probe(plan, network, some)
+        for place, one, notes in zip(places, seen, fills, strict=True):
+            found = one._replace(fills=notes)
+            if found.came and (
+                not best[place].came
+                or _objections(paths[place], found) < _objections(paths[place], best[place])
+            ):
+                best[place] = found
+        places = [p for p in places if best[p].came and _objections(paths[p], best[p])]
+        if not places:
+            break
+    channel.send({"seen": best})
+
+
+def _objections(path: Path, seen: Arrivals) -> int:
+    return sum(not check.ok for check in fidelity.judge(path, seen))

@@ -1,8 +1,9 @@
-"""Sockets for probes: UDP in any node's namespace, with the kernel's arrival times."""
+"""Sockets for probes, in any node's namespace and with the kernel's arrival times."""
 
 import os
 import socket
 import struct
+import sys
 import time
 
 from testbed.links import Endpoint, Network
@@ -35,15 +36,21 @@ def open_datagrams(network: Network, node: Node, port: int) -> socket.socket:
     enter(network.endpoint(node))
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.setblocking(False)
-    sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+    stamp_arrivals(sock)
     for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
         sock.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
     sock.bind((node.address, port))
     return sock
 
 
+def stamp_arrivals(sock: socket.socket) -> None:
+    """Have ``recvmsg`` say when the kernel took in what it returns, of a stream the last of it."""
+    if sys.platform == "linux":
+        sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+
+
 def timestamp_ns(ancillary: list[tuple[int, int, bytes]]) -> int:
-    """When the kernel took a datagram in, on the clock of ``time.time_ns``."""
+    """When the kernel took data in, on the clock of ``time.time_ns``; now if it does not tell."""
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
             seconds, nanoseconds = struct.unpack("@qq", data[:16])

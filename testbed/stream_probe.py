@@ -24,7 +24,7 @@ class _Probe:
     def __init__(self, path: Path, near: socket.socket, far: socket.socket) -> None:
         self.ends = {"down": near, "up": far}
         """By the way whose bytes arrive there."""
-        self.counts = {way: fidelity.burst_packets(direction) for way, direction in path.ways}
+        self.counts = path.bursts()
         self.unsent = {
             way: memoryview(bytes(count * SEGMENT_BYTES)) for way, count in self.counts.items()
         }
@@ -87,9 +87,11 @@ def probe(plan: Plan, network: Network, paths: list[Path]) -> list[Arrivals]:
             for one in waiting:
                 one.ping()
             _receive_pings(waiting, time.monotonic() + longest_s + LAST_BYTE_S)
-        # 2. Bursts, all at once.
-        longest_s = max(fidelity.burst_s(path) for path in paths)
-        _exchange_bursts(live, time.monotonic() + longest_s + LAST_BYTE_S)
+        # 2. Bursts, of as many paths at once as the machine can carry.
+        for group in fidelity.groups(paths):
+            longest_s = max(fidelity.burst_s(paths[place]) for place in group)
+            some = [one for one in (probes[place] for place in group) if one is not None]
+            _exchange_bursts(some, time.monotonic() + longest_s + LAST_BYTE_S)
         return [Arrivals([], {}) if one is None else one.seen for one in probes]
 
 

@@ -13,8 +13,9 @@ from testbed.calibration.probes import Stream
 from testbed.calibration.row import Row
 from testbed.calibration.seen import Arrived
 from testbed.calibration.side import NO_PACKETS, Side
-from testbed.calibration.sizing import PROBE_BYTES, held_back
+from testbed.calibration.sizing import CLIENTS, PROBE_BYTES, too_fast_together
 from testbed.direction import FRAME_BYTES, MTU_BYTES, SEGMENT_BYTES
+from testbed.filling import held_back
 from testbed.links.mathis import caps_kbit
 from testbed.profiles import LinkProfile
 
@@ -110,12 +111,12 @@ def _together(side: Side) -> Row:
     reason = side.why_not("together")
     if reason:
         return side.unmeasured(name, reason)
-    if side.schedule.streams:
-        rows = [_carried(side, "together", client, TOGETHER_TOLERANCE) for client in (0, 1)]
+    if side.schedule.streams or too_fast_together(side.direction):
+        rows = [_carried(side, "together", one, TOGETHER_TOLERANCE) for one in range(CLIENTS)]
     else:
         rows = [
             _rate(side, name, TOGETHER_TOLERANCE, *side.filled("together", client))
-            for client in (0, 1)
+            for client in range(CLIENTS)
         ]
     return msgspec.structs.replace(max(rows, key=lambda row: row.off), name=name)
 

@@ -16,8 +16,10 @@ from testbed.direction import FRAME_OVERHEAD_BYTES
 BYTES_TOLERANCE = 0.005
 LEAST_OVERTAKEN = 3.0
 """Packets in the delay line: with fewer, one that skips it may overtake none."""
+MOST_DROPPED = 0.1
+"""With more of the packets gone in a queue, the others say little of the line's losses."""
+COUNTING_STAGE = "shares"
 _HEADER_BYTES = 28
-_TCP_STAGE = "goodput"
 
 
 def shares(side: Side) -> list[Row]:
@@ -46,8 +48,17 @@ def shares(side: Side) -> list[Row]:
 
 def _loss(side: Side, stream: Stream, arrived: Arrived) -> Row:
     """Packets that did not come. Of a packet and its copy both must be lost; a bit flipped in a
-    header loses the packet, and one flipped unasked does so everywhere."""
-    direction, sent = side.direction, arrived.sent
+    header loses the packet, and one flipped unasked does so everywhere.
+
+    What the link's own count says a full queue has refused is not lost: packets stand so far apart
+    that they meet there only where this machine was held up.
+    """
+    direction = side.direction
+    dropped = _dropped(side)
+    sent = arrived.sent - dropped
+    if dropped > MOST_DROPPED * arrived.sent:
+        reason = f"this machine was held up: {dropped} of {arrived.sent} met a full queue"
+        return side.unmeasured("loss", reason)
     if not arrived.numbers and not direction.outage:
         return side.gate("loss", direction.mean_loss_percent, None, "%", 0.0, sent)
     came = len(set(arrived.numbers)) + arrived.overflowed
@@ -61,8 +72,15 @@ def _loss(side: Side, stream: Stream, arrived: Arrived) -> Row:
     else:
         low, _ = interval.binomial(sent, chance)
         _, high = interval.binomial(sent, chance + headers)
-    note = f"{arrived.overflowed} overran the receiver's socket" if arrived.overflowed else ""
-    return _within(side, "loss", chance, sent - came, sent, (low, high), note)
+    notes = [f"{arrived.overflowed} overran the receiver's socket"] if arrived.overflowed else []
+    notes += [f"{dropped} more met a full queue"] if dropped else []
+    return _within(side, "loss", chance, sent - came, sent, (low, high), "; ".join(notes))
+
+
+def _dropped(side: Side) -> int:
+    """Packets to be counted that the link has counted as refused by a full queue."""
+    counters = side.seen.counted.get(COUNTING_STAGE)
+    return 0 if counters is None else int(getattr(counters, side.way).queue_drops)
 
 
 def _reordered(side: Side, stream: Stream, arrived: Arrived) -> Row:
@@ -175,10 +193,11 @@ def _bytes(side: Side) -> Row:
         count = seen.pinged.sent if side.way == "up" else seen.pinged.came
         frames += count
         expected += count * (PROBE_BYTES + FRAME_OVERHEAD_BYTES)
+    by_tcp = side.schedule.tcp_stages
     counted = [
         getattr(counters, side.way).bytes
         for stage, counters in seen.counted.items()
-        if not stage.startswith(_TCP_STAGE)
+        if stage not in by_tcp
     ]
     measured = float(sum(counted)) if frames else None
     tolerance = (BYTES_TOLERANCE + side.direction.corrupt_percent / 100) * expected

@@ -12,6 +12,7 @@ from testbed.calibration.judge import judge
 from testbed.calibration.plan import schedule
 from testbed.calibration.probes import Schedule
 from testbed.calibration.row import Row
+from testbed.calibration.sizing import CLIENTS
 from testbed.config import choose
 from testbed.config_error import ConfigError
 from testbed.links import Backend, choice
@@ -22,8 +23,6 @@ from testbed.units import human_seconds
 TOGETHER_KBIT = 100_000.0
 """Profiles are measured side by side as long as all their lines together carry no more."""
 MOST_TOGETHER = 8
-EACH = 2
-"""Clients a profile: one alone, and one that joins it."""
 ALL = "all"
 
 
@@ -110,16 +109,16 @@ def grouped(schedules: list[Schedule]) -> list[list[Schedule]]:
 def _kbit(one: Schedule) -> float:
     """What its lines carry when all are full; a line without a rate is a group of its own."""
     ways = (one.profile.up.line_kbit, one.profile.down.line_kbit)
-    return EACH * sum(TOGETHER_KBIT if kbit is None else kbit for kbit in ways)
+    return CLIENTS * sum(TOGETHER_KBIT if kbit is None else kbit for kbit in ways)
 
 
 def _measure(backend: Backend, group: list[Schedule]) -> tuple[list[Row], dict[str, Any]]:
-    layout = plan([one.profile for one in group for _ in range(EACH)])
+    layout = plan([one.profile for one in group for _ in range(CLIENTS)])
     network = backend.up(layout)
     closing: dict[str, Any] = {}
     try:
         jobs = [
-            Job(one, layout.clients[EACH * index : EACH * (index + 1)])
+            Job(one, layout.clients[CLIENTS * index : CLIENTS * (index + 1)])
             for index, one in enumerate(group)
         ]
         seen = conduct(layout, network, jobs)

@@ -23,15 +23,20 @@ from testbed.calibration.probes import (
     Trips,
 )
 from testbed.calibration.sizing import (
+    CLIENTS,
+    MOST_ABOVE,
     PING_GAP_S,
     PROBE_BYTES,
     counting,
     pings,
     saturating,
+    too_fast_together,
     transfer,
     why_not_filled,
+    why_not_singly,
 )
 from testbed.direction import Direction
+from testbed.filling import held_back
 from testbed.profiles import LinkProfile
 from testbed.units import human_seconds
 
@@ -78,9 +83,9 @@ class _Planner:
         else:
             self._take("delay", [pings(self._profile, LEAST_PINGS)])
         full = [way for way, direction in ways.items() if self._can_be_filled(way, direction)]
-        self._take("rate", [saturating("rate", 0, way, ways[way]) for way in full])
-        pairs = [(client, way) for way in full for client in (0, 1)]
-        self._take("together", [saturating("together", *one, ways[one[1]]) for one in pairs])
+        single = [way for way in full if why_not_singly(ways[way]) is None]
+        self._take("rate", [saturating("rate", 0, way, ways[way]) for way in single])
+        self._take("together", [one for way in full for one in self._together(way)])
         if "goodput" not in self.left_out:
             self._take("goodput", self._transfers(full, False))
         for way, direction in ways.items():
@@ -106,7 +111,7 @@ class _Planner:
         rated = [way for way, direction in self._ways.items() if direction.line_kbit]
         transfers = self._transfers(rated, True)
         self._take("goodput", transfers)
-        pairs = [(client, one) for one in transfers for client in (0, 1)]
+        pairs = [(client, one) for one in transfers for client in range(CLIENTS)]
         self._take(
             "together",
             [
@@ -162,12 +167,30 @@ class _Planner:
             if any(one.way == way for one in heavy)
         ]
 
+    def _together(self, way: str) -> list[Probe]:
+        """Both clients' lines kept full: by TCP where single packets cannot do it."""
+        direction = self._ways[way]
+        if not too_fast_together(direction):
+            return [saturating("together", client, way, direction) for client in range(CLIENTS)]
+        reason = held_back(direction)
+        if reason is not None:
+            self.left_out[f"together {way}"] = f"too fast for single packets, and TCP is {reason}"
+            return []
+        # The gate is wider than that of goodput, and a line that is too fast must still miss it.
+        one = transfer(way, self._profile, False, MOST_ABOVE)
+        return [
+            msgspec.structs.replace(one, purpose="together", client=client)
+            for client in range(CLIENTS)
+        ]
+
     def _can_be_filled(self, way: str, direction: Direction) -> bool:
         reason = why_not_filled(direction)
         if reason is not None:
             self.left_out |= {
                 f"{purpose} {way}": reason for purpose in ("rate", "goodput", "together")
             }
+        elif (singly := why_not_singly(direction)) is not None:
+            self.left_out[f"rate {way}"] = singly
         return reason is None
 
     def _transfers(self, ways: list[str], streams: bool) -> list[Probe]:

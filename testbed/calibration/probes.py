@@ -115,6 +115,15 @@ class Schedule(msgspec.Struct, frozen=True):
     def seconds(self) -> float:
         return sum(step.seconds for step in self.steps)
 
+    @property
+    def tcp_stages(self) -> set[str]:
+        """Those of which the link counts acknowledgements and retransmissions as well."""
+        return {
+            step.stage
+            for step in self.steps
+            if any(isinstance(probe, Transfer | Trips) for probe in step.probes)
+        }
+
     def probes(self) -> Iterator[Probe]:
         for step in self.steps:
             yield from step.probes

@@ -4,16 +4,66 @@ from collections import Counter
 from typing import Any
 
 import msgspec
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
 from testbed.calibration.measure import Calibration
 from testbed.calibration.row import Row
 
+SUMMARISED = {
+    "rate, %": "rate",
+    "RTT, ms": "round trip",
+    "goodput, %": "goodput",
+    "two at once, %": "two at once",
+    "queue, %": "queue",
+}
+"""Columns of the summary, and whose gates they are. A round trip of half a millisecond has no
+percentage that says anything."""
 _COLOURS = {"ok": "green", "missed": "red", "not measured": "yellow", "not judged": "cyan"}
 
 
-def table(found: Calibration) -> Table:
+def table(found: Calibration) -> Group:
+    """A line for every row, and below them one for every profile."""
+    return Group(_rows(found), summary(found))
+
+
+def summary(found: Calibration) -> Table:
+    """Each profile's worst deviation from what was asked, of either direction, and its verdicts."""
+    shown = Table(title="worst deviation from what was asked", title_justify="left")
+    shown.add_column("profile", no_wrap=True)
+    for name in SUMMARISED:
+        shown.add_column(name, justify="right", no_wrap=True)
+    for name in _COLOURS:
+        shown.add_column(name, justify="right", no_wrap=True)
+    for link in dict.fromkeys(row.link for row in found.rows):
+        rows = [row for row in found.rows if row.link == link]
+        worst = [
+            _worst([row for row in rows if row.name == gate], column.endswith("%"))
+            for column, gate in SUMMARISED.items()
+        ]
+        counts = Counter(row.verdict for row in rows)
+        shown.add_row(escape(link), *worst, *(str(counts[name]) for name in _COLOURS))
+    return shown
+
+
+def _worst(rows: list[Row], percent: bool) -> str:
+    """The greatest of what was judged, with its sign; "-" where nothing was."""
+    if any(row.ok is False and row.measured is None for row in rows):
+        return "nothing came"
+    found = [
+        (row.measured - row.expected) * (100 / row.expected if percent else 1)
+        for row in rows
+        if row.ok is not None and row.measured is not None and row.expected
+    ]
+    if not found:
+        return "-"
+    worst: float = max(found, key=abs)
+    # Not "-0.00".
+    return f"{round(worst, 2) + 0.0:+.2f}"
+
+
+def _rows(found: Calibration) -> Table:
     shown = Table(title=escape(found.links), title_justify="left")
     for name in ("profile", "gate", "way"):
         shown.add_column(name, no_wrap=True)

@@ -7,6 +7,7 @@ from testbed.calibration.interval import bursts
 from testbed.calibration.line import LAST_S, frame_ms, full_s, idle_s, peak_kbit, queue_ms
 from testbed.calibration.probes import WAYS, Pings, Stream, Transfer
 from testbed.direction import FRAME_BYTES, MTU_BYTES, Direction
+from testbed.filling import frames_per_s, held_back, is_too_fast
 from testbed.profiles import LinkProfile
 
 PROBE_BYTES = 54
@@ -16,6 +17,9 @@ CHECKED_BYTES = 500
 PING_GAP_S = 0.01
 APART = 1.1
 """Of the time that jitter can take: probes so far apart never wait for each other."""
+
+CLIENTS = 2
+"""Of a profile that are measured at once."""
 
 COUNTED = 10_000
 """Packets for a share (loss, duplicates, ...) where the time allows."""
@@ -101,7 +105,9 @@ def saturating(purpose: str, client: int, way: str, direction: Direction) -> Str
     )
 
 
-def transfer(way: str, profile: LinkProfile, streams: bool) -> Transfer:
+def transfer(
+    way: str, profile: LinkProfile, streams: bool, least_above: float = LEAST_ABOVE
+) -> Transfer:
     """One connection for a direction, once slow start is over; of a trace, whole periods.
 
     It is paced a little above what the line can carry: so it keeps the line full and does not
@@ -120,7 +126,7 @@ def transfer(way: str, profile: LinkProfile, streams: bool) -> Transfer:
     if not streams and held_back(direction) is None:
         above = min(MOST_ABOVE, QUEUE_USED * queue_s / (lead_s + window_s))
         if queue_s >= trip_s:
-            above = max(above, LEAST_ABOVE)
+            above = max(above, least_above)
         pace_kbit = (1 + above) * (direction.ideal_goodput_kbit or 0)
     return Transfer(
         purpose="goodput",
@@ -133,15 +139,20 @@ def transfer(way: str, profile: LinkProfile, streams: bool) -> Transfer:
     )
 
 
-def held_back(direction: Direction) -> str | None:
-    """What keeps TCP from filling a line, which is not the line's fault; None for nothing."""
-    if direction.mean_loss_percent:
-        return "bounded by loss"
-    if direction.reorder_percent or direction.corrupt_percent or direction.duplicate_percent:
-        return "bounded by what befalls packets"
-    if direction.trace is not None:
-        return "bounded by the trace's changes"
-    return None
+def too_fast_together(direction: Direction) -> bool:
+    """Whether single packets cannot fill two such lines at once."""
+    return is_too_fast(direction, CLIENTS)
+
+
+def why_not_singly(direction: Direction) -> str | None:
+    """Why a line is not filled packet by packet, and what proves its rate; None where it is."""
+    if not is_too_fast(direction):
+        return None
+    reason = f"{frames_per_s(direction):.0f} frames a second are too many to be sent one by one"
+    bounded = held_back(direction)
+    if bounded:
+        return f"{reason}, and TCP is {bounded}"
+    return f"{reason}; goodput proves the rate"
 
 
 def why_not_filled(direction: Direction) -> str | None:

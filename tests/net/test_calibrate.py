@@ -11,10 +11,13 @@ from collections.abc import Iterator
 import pytest
 from msgspec.structs import replace
 
+from testbed.calibration import judge_line
 from testbed.calibration.conduct import Job, conduct
 from testbed.calibration.judge import judge
 from testbed.calibration.plan import schedule
+from testbed.calibration.probes import Step
 from testbed.calibration.row import Row
+from testbed.calibration.side import Side
 from testbed.direction import Direction
 from testbed.links import LinkError, loopback, userspace
 from testbed.profiles import LinkProfile
@@ -138,6 +141,22 @@ def test_links_of_streams_are_measured_by_streams():
     assert rows["round trip", "both"].measured == pytest.approx(25, rel=FAR)
     assert rows["goodput", "up"].measured == pytest.approx(4000 * 1448 / 1514, rel=FAR)
     assert rows["queue", "up"].verdict == rows["two at once", "up"].verdict == "not measured"
+
+
+def test_a_line_too_fast_for_single_packets_is_filled_by_tcp(build):
+    fast = LinkProfile(name="fast", up=Direction(rate_kbit=600_000, delay_ms=1, queue_ms=20))
+    slower = replace(fast.up, rate_kbit=300_000)
+    whole = schedule(fast, 30)
+    short = replace(whole.transfer("together", 0, "up"), lead_s=0.2, window_s=0.5)
+    probes = tuple(replace(short, client=client) for client in (0, 1))
+    plans = replace(whole, steps=(Step("together up", probes),))
+    layout, network = build(fast, fast)
+    network.shape(layout.clients[1], slower, fast.down)
+    (seen,) = conduct(layout, network, [Job(plans, layout.clients)])
+    side = Side(plans, seen, "up")
+    good, wrong = (judge_line._carried(side, "together", client, 0.03) for client in (0, 1))
+    assert good.measured == pytest.approx(600_000 * 1448 / 1514, rel=FAR)
+    assert wrong.ok is False and wrong.measured == pytest.approx(300_000 * 1448 / 1514, rel=FAR)
 
 
 def test_a_network_that_fails_meanwhile_ends_the_measurement(build):

@@ -1,8 +1,11 @@
 """Probing real links: the certificate tells one that is what was asked from one that is not."""
 
 import msgspec
+import pytest
 
+from testbed import prober
 from testbed.direction import Direction
+from testbed.fidelity import Arrivals
 from testbed.links import loopback
 from testbed.prober import Prober
 from testbed.profiles import LinkProfile
@@ -20,12 +23,18 @@ OTHER = LinkProfile(
 )
 
 
+@pytest.fixture(autouse=True)
+def one_try(monkeypatch):
+    """The limits here are wide, and a wrong link would be wrong each time."""
+    monkeypatch.setattr(prober, "TRIES", 1)
+
+
 def probed(plan: Plan, network):
-    prober = Prober(plan, network)
+    owner = Prober(plan, network)
     try:
-        return prober.certificate()
+        return owner.certificate()
     finally:
-        prober.close()
+        owner.close()
 
 
 def pretending(plan: Plan, profile: LinkProfile) -> Plan:
@@ -55,6 +64,42 @@ def test_a_link_that_is_not_what_was_asked_fails(build):
     found = probed(pretending(layout, OTHER), network)
     assert found.verdict == "fail"
     assert [check.ok for check in found.checks] == [False] * 3
+
+
+FAST = LinkProfile(
+    name="fast",
+    up=Direction(rate_kbit=800_000, delay_ms=0.5, queue_ms=20),
+    down=Direction(rate_kbit=600_000, delay_ms=0.5, queue_ms=20),
+)
+
+
+def test_a_line_too_fast_for_single_packets_is_probed_by_tcp(build):
+    layout, network = build(FAST)
+    found = probed(layout, network)
+    rates = [check for check in found.checks if check.name == "rate by TCP"]
+    assert [check.direction for check in rates] == ["up", "down"]
+    for check in rates:
+        assert 0.6 * check.expected < check.measured < 1.2 * check.expected
+    network.shape(layout.clients[0], FAST.down, LINK.down)
+    wrong = probed(layout, network)
+    assert [check.ok for check in wrong.checks[1:]] == [False] * 2
+
+
+def test_a_busy_host_does_not_make_a_link_wrong(build, monkeypatch):
+    """What came late the first time comes in time the second."""
+    monkeypatch.setattr(prober, "TRIES", 2)
+    layout, network = build(LINK)
+    tries: list[int] = []
+
+    def probe(plan, network, paths):
+        tries.append(len(paths))
+        late = len(tries) == 1
+        gap_ns = round(8 * 1514 * 1e6 / 4000)
+        up = [number * gap_ns * (2 if late else 1) for number in range(50)]
+        return [Arrivals([30.0], {"up": up, "down": [n // 2 for n in up]}) for _ in paths]
+
+    monkeypatch.setattr("testbed.datagram_probe.probe", probe)
+    assert probed(layout, network).verdict == "pass"
 
 
 def test_a_dead_link_fails_and_does_not_hang(build):
@@ -88,16 +133,16 @@ def test_the_servers_link_is_probed_by_itself_and_all_is_put_back(build):
 
 def test_a_server_link_that_is_not_what_was_asked_fails(build):
     layout, network = build(LINK, server=LINK)
-    prober = Prober(layout, network)
+    owner = Prober(layout, network)
     try:
         restore = network.shape
         wrong = Direction(rate_kbit=2000, delay_ms=40)
         network.shape = lambda node, up, down: restore(
             node, *((wrong, wrong) if node.name == "server" else (up, down))
         )
-        found = prober.certificate()
+        found = owner.certificate()
     finally:
-        prober.close()
+        owner.close()
     assert [check.ok for check in found.checks if check.link == "server"] == [False] * 3
     assert not [check for check in found.checks if check.link != "server" and not check.ok]
 

@@ -16,7 +16,7 @@ from testbed.calibration.probes import Schedule
 from testbed.calibration.row import Row
 from testbed.calibration.seen import Arrived, Moved, Pinged, Seen
 from testbed.direction import Direction, GilbertElliott
-from testbed.links import Counters
+from testbed.links import Counters, LinkCounters
 from testbed.profiles import LinkProfile
 
 LINE = Direction(rate_kbit=4000, delay_ms=20)
@@ -277,6 +277,56 @@ def test_of_a_packet_and_its_copy_both_must_be_lost() -> None:
 def test_a_lossless_link_loses_nothing() -> None:
     assert loss_row(LINK, 0).ok
     assert loss_row(LINK, 1).ok is False
+
+
+def with_drops(seen: Seen, drops: int) -> Seen:
+    seen.counted["shares"] = LinkCounters(Counters(0, 0, drops, 0), Counters(0, 0, 0, 0))
+    return seen
+
+
+def test_what_a_full_queue_refused_is_no_loss_of_the_line() -> None:
+    key = ("shares", 0, "up")
+    for gone, drops, ok in ((40, 40, True), (40, 39, False), (40, 0, False)):
+        seen = through(PLAN, LINK)
+        streams = {**seen.streams, key: without(seen.streams[key], gone)}
+        row = rows(PLAN, with_drops(replace_streams(seen, streams), drops))["loss", "up"]
+        assert row.ok is ok, (gone, drops)
+        assert row.n == 10_000 - drops
+        assert (f"{drops} more met a full queue" in row.note) is bool(drops)
+
+
+def test_losses_cannot_be_told_where_a_tenth_met_a_full_queue() -> None:
+    key = ("shares", 0, "up")
+    seen = through(PLAN, LINK)
+    streams = {**seen.streams, key: without(seen.streams[key], 1001)}
+    row = rows(PLAN, with_drops(replace_streams(seen, streams), 1001))["loss", "up"]
+    assert row.verdict == "not measured" and "1001 of 10000 met a full queue" in row.note
+
+
+GIGABIT = profiles.load("ethernet")
+
+
+@pytest.mark.parametrize(("factor", "ok"), [(0.95, False), (1.0, True), (1.05, False)])
+def test_a_line_too_fast_for_single_packets_is_proved_by_goodput(factor: float, ok: bool) -> None:
+    plan = schedule(GIGABIT, 60)
+    line = replace(GIGABIT.up, rate_kbit=factor * 1_000_000)
+    judged = found(replace(GIGABIT, up=line), plan)
+    assert judged["goodput", "up"].ok is judged["two at once", "up"].ok is ok
+    assert judged["goodput", "down"].ok and judged["two at once", "down"].ok
+    for gate in ("rate", "packet gap", "queue"):
+        row = judged[gate, "up"]
+        assert row.verdict == "not measured" and "goodput proves the rate" in row.note
+    assert missed(judged) == (set() if ok else {("goodput", "up"), ("two at once", "up")})
+
+
+def test_bytes_of_tcp_are_not_held_against_what_packets_brought() -> None:
+    plan = schedule(GIGABIT, 60)
+    seen = through(plan, GIGABIT)
+    other = LinkCounters(Counters(9, 9_999_999, 0, 0), Counters(9, 9_999_999, 0, 0))
+    seen.counted |= {"goodput up": other, "together down": other}
+    assert rows(plan, seen)["bytes", "up"].ok
+    seen.counted["delay"] = other
+    assert rows(plan, seen)["bytes", "up"].ok is False
 
 
 def test_loss_in_bursts_is_allowed_the_scatter_of_its_chain() -> None:

@@ -1,17 +1,19 @@
 """What is planned for a profile: that it fits the time, the line and its queue."""
 
+import itertools
 import math
 
 import pytest
 from msgspec.structs import replace
 
 from testbed import profiles
-from testbed.calibration import sizing
-from testbed.calibration.measure import EACH, MOST_TOGETHER, TOGETHER_KBIT, grouped, named
+from testbed.calibration import datagrams, sizing
+from testbed.calibration.measure import MOST_TOGETHER, TOGETHER_KBIT, grouped, named
 from testbed.calibration.plan import schedule
 from testbed.calibration.probes import STAGES, Pings, Schedule, Stream, Transfer
 from testbed.config_error import ConfigError
 from testbed.direction import FRAME_BYTES, Direction, GilbertElliott
+from testbed.filling import is_too_fast
 from testbed.profiles import LinkProfile
 
 EVERY = [profiles.load(name) for name in profiles.names()]
@@ -35,7 +37,9 @@ def test_no_plan_takes_longer_than_it_may(seconds: float, streams: bool) -> None
 def test_given_time_every_gate_of_every_profile_is_measured() -> None:
     for profile in EVERY:
         left_out = schedule(profile, LONG_S).left_out
-        assert all("has no rate" in reason for reason in left_out.values()), profile.name
+        for purpose, reason in left_out.items():
+            proved = purpose.startswith("rate ") and "goodput proves the rate" in reason
+            assert proved or "has no rate" in reason, profile.name
 
 
 @pytest.mark.parametrize("profile", EVERY, ids=lambda profile: profile.name)
@@ -89,7 +93,7 @@ def test_packets_that_are_counted_find_room(profile: LinkProfile) -> None:
 def test_a_line_is_filled_beyond_its_queue_and_kept_full(profile: LinkProfile) -> None:
     for way in ("up", "down"):
         direction: Direction = getattr(profile, way)
-        if direction.rate_kbit is None:
+        if direction.rate_kbit is None or is_too_fast(direction):
             continue
         stream = schedule(profile, LONG_S).stream("rate", 0, way)
         assert direction.limit_packets is not None
@@ -109,6 +113,56 @@ def test_a_line_is_filled_beyond_its_queue_and_kept_full(profile: LinkProfile) -
             assert sending_s >= direction.delay_ms / 1000 + 4 / line_per_s - 1e-9
         # What is still in the line must not run into the next step.
         assert stream.settle_s >= direction.delay_ms / 1000 + direction.limit_packets / line_per_s
+
+
+def test_a_line_too_fast_for_single_packets_is_filled_by_tcp_alone() -> None:
+    plan = schedule(profiles.load("ethernet"), LONG_S)
+    assert {one.purpose for one in plan.probes() if isinstance(one, Stream)} == {"shares"}
+    assert {step.stage for step in plan.steps if step.stage.startswith("together")} == {
+        "together up", "together down",
+    }  # fmt: skip
+    line_kbit = profiles.load("ethernet").up.ideal_goodput_kbit
+    for client in (0, 1):
+        assert plan.transfer("together", client, "up").pace_kbit == 1.05 * line_kbit
+    assert plan.tcp_stages == {"goodput up", "goodput down", "together up", "together down"}
+    # One such line can be filled packet by packet, and two at once cannot.
+    phone = schedule(profiles.load("5g"), LONG_S)
+    assert phone.stream("rate", 0, "down").purpose == "rate" and not phone.left_out
+    assert phone.transfer("together", 1, "down").pace_kbit and phone.stream("together", 1, "up")
+
+
+def test_a_line_that_neither_packets_nor_tcp_can_fill_is_left_out_with_both_reasons() -> None:
+    lossy = Direction(rate_kbit=1_000_000, delay_ms=1, loss_percent=0.1)
+    plan = schedule(LinkProfile(name="lossy", up=lossy, down=LINE), LONG_S)
+    assert plan.why_not("rate", "up") == (
+        "82563 frames a second are too many to be sent one by one, and TCP is bounded by loss"
+    )
+    assert "bounded by loss" in str(plan.why_not("together", "up"))
+    assert plan.why_not("rate", "down") is plan.why_not("together", "down") is None
+
+
+class Clock:
+    """A clock that a sender sleeps by, and that stands still for it now and then."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, held_up: dict[int, float]) -> None:
+        self.now_s = 0.0
+        self._sleeps = 0
+        self._held_up = held_up
+        monkeypatch.setattr(datagrams.time, "monotonic", lambda: self.now_s)
+        monkeypatch.setattr(datagrams.time, "sleep", self._sleep)
+
+    def _sleep(self, seconds: float) -> None:
+        self._sleeps += 1
+        self.now_s += seconds + self._held_up.get(self._sleeps, 0.0)
+
+
+def test_a_sender_of_packets_to_be_counted_skips_the_time_that_it_was_held_up(monkeypatch) -> None:
+    clock = Clock(monkeypatch, {10: 0.5, 20: 0.003})
+    stream = sizing.counting("up", LINE)
+    sent_s = [clock.now_s for _ in datagrams._batches(stream)]
+    assert len(sent_s) == stream.count
+    gaps_s = [after - before for before, after in itertools.pairwise(sent_s)]
+    assert min(gaps_s) >= 0.999 / stream.per_second
 
 
 def test_a_lossy_line_is_sent_what_it_loses_as_well() -> None:
@@ -221,7 +275,7 @@ def test_profiles_share_a_network_as_long_as_the_machine_can_carry_them() -> Non
         assert len(group) <= MOST_TOGETHER
         ways = [way for one in group for way in (one.profile.up, one.profile.down)]
         if len(group) > 1:
-            assert EACH * sum(way.line_kbit or math.inf for way in ways) <= TOGETHER_KBIT
+            assert sizing.CLIENTS * sum(way.line_kbit or math.inf for way in ways) <= TOGETHER_KBIT
     assert len(groups) < len(plans) / 2
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from msgspec.structs import replace
 
 import cli
 from testbed.calibration import measure
@@ -75,6 +76,23 @@ def test_the_table_has_every_row_with_its_verdict(run: Any) -> None:
     verdicts = [line[9] for line in lines if len(line) == 11]
     assert verdicts == ["ok", "missed", "not measured", "not judged"]
     assert "[loss]" in shown and "takes 20 s" in shown and "links: made up" in shown
+
+
+def test_below_the_table_each_profile_has_a_line_with_its_worst_deviations(run: Any) -> None:
+    rows = [
+        OK,
+        replace(OK, direction="down", measured=6237.0),
+        replace(OK, name="round trip", expected=55.0, measured=55.55),
+        replace(OK, name="queue", expected=200.0, measured=None, ok=False),
+        MISSED, UNMEASURED, SHOWN, replace(OK, link="3g"),
+    ]  # fmt: skip
+    shown = run(result(*rows)).stdout
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines()]
+    # rate, RTT, goodput (shown and not judged), two at once, queue; ok, missed, and the others.
+    assert [line for line in lines if len(line) == 10] == [
+        ["4g", "-1.00", "+0.55", "-", "-", "nothing came", "3", "2", "1", "1"],
+        ["3g", "+0.17", "-", "-", "-", "-", "1", "0", "0", "0"],
+    ]
 
 
 def test_json_is_alone_on_stdout_and_has_every_row(run: Any) -> None:

@@ -13,13 +13,15 @@ from testbed.fidelity import (
     burst_s,
     certify,
     client_paths,
+    groups,
     judge,
     server_path,
+    unprobed,
 )
 from testbed.links.mathis import mathis_kbit
 from testbed.profiles import LinkProfile
 from testbed.topology import Node, plan
-from testbed.trace_windows import chances, longest_ms
+from testbed.trace_windows import chances, chances_used, longest_ms
 from testbed.traces import Trace
 
 NODE = Node(1, "client-1", "10.1.0.1", None)
@@ -87,7 +89,7 @@ def test_a_line_without_a_rate_is_asked_for_its_round_trip_alone() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [LINE, Direction(rate_kbit=20, delay_ms=650), Direction(rate_kbit=1_000_000, queue_ms=10)],
+    [LINE, Direction(rate_kbit=20, delay_ms=650), Direction(rate_kbit=400_000, queue_ms=10)],
 )
 def test_a_burst_fits_into_the_queue(line: Direction) -> None:
     assert line.limit_packets is not None
@@ -155,6 +157,46 @@ def test_over_streams_loss_is_the_rate_that_it_leaves_to_tcp() -> None:
     assert packets.up == lossy.up
 
 
+FAST = Direction(rate_kbit=1_000_000, delay_ms=0.25, queue_ms=10)
+
+
+def filled(uplink: Direction, notes: list[tuple[int, int]]) -> list[Check]:
+    path = Path("client-1", NODE, uplink, Direction(), ("up", "down"))
+    return judge(path, Arrivals([0.5], {}, {"up": notes}))[1:]
+
+
+@pytest.mark.parametrize(("factor", "ok"), [(0.979, False), (0.981, True), (1.021, False)])
+def test_a_line_too_fast_for_single_packets_shows_its_rate_by_tcp(factor: float, ok: bool) -> None:
+    assert burst_packets(FAST) == 0
+    # 125,000 bytes of frames a millisecond, of which 1448 in 1514 are payload.
+    notes = [(ms * MS, round(factor * ms * 125_000 * 1448 / 1514)) for ms in range(50)]
+    (check,) = filled(FAST, notes)
+    assert (check.name, check.expected, check.ok) == ("rate by TCP", 1_000_000, ok)
+    assert check.measured == pytest.approx(factor * 1_000_000, rel=1e-4)
+    assert [check.ok for check in filled(FAST, [])] == [False]
+
+
+def test_what_nothing_can_fill_is_not_probed_and_the_certificate_says_so() -> None:
+    lossy = msgspec.structs.replace(FAST, loss_percent=0.1)
+    path = Path("client-1", NODE, FAST, lossy, ("up", "down"))
+    assert path.fast_ways == ["up"]
+    (reason,) = unprobed([path])
+    assert reason.startswith("client-1 rate down: 82563 frames a second") and "loss" in reason
+    trip, up = judge(path, Arrivals([0.5], {}))
+    assert (up.name, up.direction) == ("rate by TCP", "up")
+    assert certify([trip], [reason]).reason == f"all 1 checks hold; 1 not probed, first {reason}"
+    assert unprobed([Path("client-1", NODE, LINE, FAST, ("up", "down"))]) == []
+
+
+def test_bursts_go_together_as_far_as_single_packets_can_fill_their_lines() -> None:
+    # A thousand frames a second each way.
+    slow = Path("client-1", NODE, LINE, LINE, ("up", "down"))
+    assert [len(group) for group in groups([slow] * 45)] == [20, 20, 5]
+    # What TCP fills has no burst, and what is too fast for company goes alone.
+    wide = Path("client-1", NODE, Direction(rate_kbit=450_000), FAST, ("up", "down"))
+    assert groups([slow, slow, wide, wide, slow]) == [[0, 1], [2], [3, 4]]
+
+
 def test_packets_that_overtake_come_besides_those_the_line_serves() -> None:
     mixed = Direction(rate_kbit=12_112, delay_ms=10, reorder_percent=10)
     # In 90 ms the line serves 90 packets; ten more skip it.
@@ -205,3 +247,31 @@ def test_a_burst_over_a_trace_is_waited_for_through_its_longest_gap(traced) -> N
     assert count > 0
     assert burst_s(path) > longest_ms(traces.load(str(traced.trace)), count) / 1000
     assert judge(path, Arrivals([], {"up": []}))[1].ok is False
+
+
+def test_what_a_trace_makes_of_a_steady_stream(traced: Direction) -> None:
+    trace = traces.load(str(traced.trace))
+    # Slower than the trace ever is but for its pause: what waits in that comes right behind it.
+    least, most = chances_used(trace, 200, 0.1)
+    assert least == pytest.approx(20 - 5.1 - 1, abs=0.5)
+    assert most == pytest.approx(20 + 4.1 + 1, abs=0.5)
+    # Faster than its mean: as the trace itself, at most.
+    assert chances_used(trace, 200, 3)[1] == chances(trace, 200)[1]
+    steady = Trace(tuple(range(1, 1001)))
+    least, most = chances_used(steady, 500, 0.5)
+    assert 250 - 8 < least < 250 < most < 250 + 3
+
+
+@pytest.mark.parametrize(("gap_ms", "ok"), [(1.0, False), (3.0, True), (3.9, True), (8.0, False)])
+def test_loss_caps_a_traced_stream_too(traced, gap_ms: float, ok: bool) -> None:
+    lossy = msgspec.structs.replace(traced, delay_ms=25, loss_percent=1)
+    link = LinkProfile(name="lossy", up=lossy, down=Direction(delay_ms=25))
+    (path,) = client_paths(plan([link]), streams=True)
+    # 12,112 bits a frame over 50 ms, times sqrt(1.5 / 0.01): 0.245 frames a millisecond.
+    assert path.caps_kbit[0] == pytest.approx(mathis_kbit(0.01, 0.05))
+    assert path.up.trace is not None and path.up.mean_loss_percent == 0
+    count = path.bursts()["up"]
+    assert count == 49
+    assert burst_s(path) > 200 / 1000
+    arrivals = Arrivals([50.0], {"up": spaced(count, gap_ms)})
+    assert judge(path, arrivals)[1].ok is ok
