@@ -43,7 +43,7 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     method: str = "fedpeft"
     rounds: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 5
     target_accuracy: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
-    """Ends the run after the round that reaches it, by the clients' own where no model is global."""
+    """Ends the run after the round that reaches it; by the clients' own where none is global."""
     congestion: str | None = None
     """TCP congestion control of every connection, such as cubic; absent: the host's default."""
     links: Literal["auto", "netem", "userspace", "loopback"] = "auto"
