@@ -233,9 +233,9 @@ KERNEL_GATES: dict[str, Callable[[Any], Problems]] = {"rates": gaps, "counters":
 """Of netem alone: `userspace` sends each packet by an interpreter whose system calls are forty
 times slower in User-Mode Linux, and its devices count TCP's super-packets."""
 
-BARE_RTT_MS, BARE_KBIT = 1.5, 12_000
-"""Without any shape: half of what a round trip may be off by, and twice what fills the fastest link
-here."""
+BARE_RTT_MS, BARE_KBIT = 0.6, 15_000
+"""Without any shape: a fifth of what a round trip may be off by, since timers come late as well, and
+more than twice what fills the fastest link here."""
 
 
 def unfit(misses: list[Any]) -> str | None:
