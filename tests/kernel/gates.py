@@ -234,7 +234,7 @@ KERNEL_GATES: dict[str, Callable[[Any], Problems]] = {"rates": gaps, "counters":
 times slower in User-Mode Linux, and its devices count TCP's super-packets."""
 
 BARE_RTT_MS, BARE_KBIT = 0.6, 15_000
-"""Without any shape: a fifth of what a round trip may be off by, since timers come late as well, and
+"""Without any shape: a fifth of what a round trip may be off by, for timers come late as well, and
 more than twice what fills the fastest link here."""
 
 
