@@ -127,6 +127,12 @@ def _options(values: tuple[str, ...]) -> dict[str, Any]:
     "[default: calibrate]",
 )
 @click.option(
+    "--pcap",
+    is_flag=True,
+    default=None,
+    help="Capture what crosses each client's interface, for Wireshark; not on loopback links.",
+)
+@click.option(
     "--strict",
     is_flag=True,
     default=None,
@@ -287,6 +293,79 @@ def bench(
         run["options"] = _options(options)
     axes = {"profiles": profiles, "clients": clients, "seeds": seeds}
     sys.exit(command.bench(preset, methods, axes, repeat, run, out, budget, as_json))
+
+
+@main.command()
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+def report(run: Path) -> None:
+    """Write RUN/report.html, one page that opens from disk; launch does so by itself.
+
+    \b
+    Example:
+      python cli.py report results/RUN
+    """
+    from testbed.report import run_page
+
+    try:
+        click.echo(f"report: {run_page.write(run)}")
+    except OSError as error:
+        raise ConfigError(f"RUN {run}: cannot write the report: {error.strerror}") from error
+
+
+@main.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--target",
+    type=click.FloatRange(0, 1),
+    metavar="X",
+    help="Accuracy to compare at.  [default: the greatest that all reached, rounded down to 0.01]",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    help="[default: comparison.html in the bench's folder, or beside the first run's]",
+)
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def compare(runs: tuple[Path, ...], target: float | None, out: Path | None, as_json: bool) -> None:
+    """Hold runs against one another: a table, and a page with their curves.
+
+    RUN is a run's folder, or a bench's with all its runs.
+
+    \b
+    Examples:
+      python cli.py compare results/RUN results/OTHER-RUN
+      python cli.py compare results/bench-digits --target=0.9
+    """
+    from testbed.report import comparison, comparison_page
+
+    rows, reached = comparison.compare(comparison.runs(runs), target)
+    try:
+        path = comparison_page.write(rows, reached, runs, out)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot write the page: {error.strerror}") from error
+    _print(comparison.data(rows, reached), comparison.table(rows, reached), as_json)
+    if not as_json:
+        for row in rows:
+            click.echo(comparison.sentence(row, reached))
+    click.echo(f"comparison: {path}", err=as_json)
+
+
+@main.command()
+@click.option(
+    "--out",
+    default="results",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Where the runs' folders are.  [default: results]",
+)
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def results(out: Path, as_json: bool) -> None:
+    """List runs, the newest first."""
+    from testbed.report import listing
+
+    found = listing.rows(out)
+    _print(found, listing.table(found), as_json)
 
 
 @main.group(invoke_without_command=True)

@@ -59,4 +59,6 @@ def participate(
                 report({"event": "computed", "round": peer.round, **facts})
             report({"event": "usage", **meter.usage()})
     except Stopped:
+        # The last one came before the last upload had ended.
+        report({"event": "usage", **meter.usage()})
         transport.close()

@@ -47,6 +47,11 @@ def launch(file: Path | None, flags: dict[str, Any], command: list[str], started
             f"method = {config.method!r}: its clients speak to one another, which takes links "
             "with namespaces; loopback links lead to the server alone"
         )
+    if config.pcap and backend.name == "loopback":
+        raise ConfigError(
+            "pcap = true: loopback links have no packets of a client's own, for all clients share "
+            "127.0.0.1; take links with namespaces (--links=netem or userspace), or leave it out"
+        )
     if config.congestion is not None:
         congestion.check(config.congestion, backend.name)
     # 2. The configuration as it will be written: nothing left to a default.
@@ -80,12 +85,39 @@ def launch(file: Path | None, flags: dict[str, Any], command: list[str], started
         progress.close()
         recorder.close()
     # 4. What came of it.
+    for text in capture_warnings(summary["captures"]):
+        console.print(text, style="yellow", highlight=False, markup=False)
     if summary["rounds_done"]:
         console.print(closing_table(summary))
     if summary["status"] != "ok":
         text = f"{summary['status']}: {summary['reason']}"
         console.print(text, style="red", highlight=False, markup=False)
+    _report(folder, console)
     return EXIT_CODES[summary["status"]]
+
+
+def _report(folder: Path, console: Console) -> None:
+    """Write the run's page, which is no reason for a run to fail."""
+    from testbed.report import run_page
+
+    try:
+        text = f"report: {run_page.write(folder)}"
+    except Exception as error:
+        text = f"no report: {type(error).__name__}: {error}"
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def capture_warnings(captures: dict[str, Any] | None) -> list[str]:
+    """What a reader of a run's captures must know; ``captures`` is the summary's."""
+    found = []
+    if captures and captures["failure"]:
+        found.append(f"the captures end early: {captures['failure']}")
+    if captures and captures["dropped_packets"]:
+        found.append(
+            f"the captures lack {captures['dropped_packets']} packets, which came faster than they "
+            f"could be written: those of {', '.join(captures['incomplete'])}"
+        )
+    return found
 
 
 def mix_label(profiles: list[LinkProfile]) -> str:

@@ -67,6 +67,8 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """Of the server, where compute is modelled; absent: DEFAULT_SERVER_CLASS."""
     calibrate: bool = True
     """Probe every link before training, while the nodes load; costs no time of its own."""
+    pcap: bool = False
+    """Capture every packet at each client's own interface, into one file a client."""
     strict: bool = False
     """End the run as failed, before training, where a link is not what its profile says."""
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0

@@ -11,14 +11,18 @@ from typing import Any
 
 import psutil
 
+from testbed import retransmissions
+
 _SMAPS = Path("/proc/self/smaps_rollup")
 _TASKS = Path("/proc/self/task")
 
 PACKAGES = ("torch", "peft", "transformers", "numpy", "pyzmq", "msgspec", "safetensors")
 
 
-def usage() -> dict[str, float | int | None]:
+def usage() -> dict[str, Any]:
     """Private memory (MB of 10^6 bytes), CPU seconds and run-queue delay of this process.
+
+    And what its TCP connections have sent again, as ``retransmissions.by_peer`` has it.
 
     ``run_delay_s`` is how long its threads were ready and had no core (Linux; else None): time
     that the host and not the network cost.
@@ -28,6 +32,7 @@ def usage() -> dict[str, float | int | None]:
         "private_mb": round(_private_bytes() / 1e6, 2),
         "cpu_s": round(time.process_time(), 3),
         "run_delay_s": _run_delay_s(),
+        "retransmitted": retransmissions.by_peer(),
     }
 
 

@@ -5,8 +5,9 @@ One event is one line ``{"t": seconds since the command, "node": name, "event": 
 ==============  ==========  ====================================================================
 event           node        further fields
 ==============  ==========  ====================================================================
-run             supervisor  run_id, command, config
-links           supervisor  facts of the network
+run             supervisor  run_id, command, config; origin_ns: what the nodes' clock said at t = 0
+links           supervisor  facts of the network; lines: a list a node of [goodput_kbit, delay_ms]
+                            up and down, the most that TCP carries there, null without limit
 certified       supervisor  fidelity, seconds, counters: what probing added to the links' counters
 started, ended  the node    pid; how (of ended)
 ready           the node    samples, round_flops: floating-point operations of its part in a
@@ -30,7 +31,10 @@ evaluated       server      metrics before the first round
 shaped          the node    at_s: when its link was to change, in seconds since training began;
                             actual_s: when it was told to; up, down: what each direction is from
                             then on, all that is not at its default
-usage           the node    pid, private_mb, cpu_s, run_delay_s
+usage           the node    pid, private_mb, cpu_s, run_delay_s; retransmitted: by peer's address,
+                            [segments, payload bytes] that its open connections have sent again,
+                            or null where that is not known
+captured        supervisor  packets, dropped: a figure a client, of its capture; failure
 failed          the node    traceback
 done            server
 closed          supervisor  status, reason, and closing facts of the links
@@ -57,6 +61,8 @@ class Recorder:
         """``started_s``: when the command began, on ``time.monotonic``'s clock."""
         self.folder = folder
         self._started_s = started_s
+        self.origin_ns = round(1e9 * started_s)
+        """The nodes' clock where an event's ``t`` is 0."""
         self._file = (folder / "events.jsonl").open("wb", buffering=0)
 
     def elapsed_s(self) -> float:

@@ -7,7 +7,16 @@ bytes belong to the round in their header. Wire bytes belong to the round that w
 """
 
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
+
+import msgspec
+
+from testbed import ideal, round_times
+from testbed.direction import Direction
+from testbed.ideal import Access
+from testbed.spans import SERVER, Timeline
+from testbed.topology import client_address
 
 Event = dict[str, Any]
 LEVELS = ("payload", "message")
@@ -19,6 +28,12 @@ _FRAMES, _BYTES, _QUEUE_DROPS, _LOSSES = range(4)
 
 def _both_ways() -> dict[str, int]:
     return {"up": 0, "down": 0}
+
+
+def _resent(figures: Iterable[list[int]]) -> dict[str, int]:
+    """The sum of [segments, bytes]."""
+    found = list(figures)
+    return {"segments": sum(f[0] for f in found), "bytes": sum(f[1] for f in found)}
 
 
 def _less(counters: list[Any], before: list[Any]) -> list[Any]:
@@ -46,46 +61,17 @@ class _Bytes:
 
 
 class _Round:
-    """One round's messages and what the server said at its end."""
+    """One round's bytes and what the server said at its end."""
 
     def __init__(self) -> None:
         self.bytes = _Bytes()
-        self.messages: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
-        """Per client: (received_ns, sent_ns, direction)."""
         self.report: Event | None = None
         self.wire = _both_ways()
         self.missed: list[dict[str, str]] = []
-
-    def spans(self) -> dict[str, float]:
-        """Seconds of the slowest client's round: computing, on the way, and the rest.
-
-        The slowest is the one whose last message reached the server last. It computes from a
-        message's arrival to its own next sending; transfers are from sending to arrival.
-        """
-        arrivals = {
-            client: max((received for received, _, way in messages if way == "up"), default=0)
-            for client, messages in self.messages.items()
-        }
-        compute_ns = transfer_ns = 0
-        if arrivals:
-            slowest = max(arrivals, key=lambda client: arrivals[client])
-            last_down: int | None = None
-            for received, sent, way in sorted(
-                self.messages[slowest], key=lambda message: message[0]
-            ):
-                transfer_ns += received - sent
-                if way == "down":
-                    last_down = received
-                elif last_down is not None:
-                    compute_ns += max(0, sent - last_down)
-                    last_down = None
-        seconds = self.report["seconds"] if self.report else 0.0
-        compute_s, transfer_s = compute_ns / 1e9, transfer_ns / 1e9
-        return {
-            "compute_s": round(compute_s, 6),
-            "transfer_s": round(transfer_s, 6),
-            "wait_s": round(max(0.0, seconds - compute_s - transfer_s), 6),
-        }
+        self.links: list[Access] = []
+        """Of every node, the server first, as the round began."""
+        self.times: tuple[int, dict[str, Any]] = (-1, {})
+        """Worked out when it had so many messages."""
 
 
 class Tally:
@@ -95,12 +81,18 @@ class Tally:
         self._facts: dict[str, Any] = {}
         self._bytes = _Bytes()
         self._rounds: dict[int, _Round] = defaultdict(_Round)
+        self._timeline = Timeline()
+        self._links: list[Access] = []
+        """Of every node, the server first, as it is now."""
         self._clients: dict[str, dict[str, Any]] = {}
         self._client_bytes: dict[str, _Bytes] = defaultdict(_Bytes)
         self._processes: dict[str, dict[str, Any]] = {}
         self._computed: dict[str, dict[str, Any]] = {}
         self._connections: dict[str, int] = defaultdict(int)
         self._dropped: list[dict[str, Any]] = []
+        self._resent: dict[str, dict[str, list[int]]] = {}
+        """By node and the peer's address: [segments, bytes]."""
+        self._captures: dict[str, Any] | None = None
         self._counters: list[Any] = []
         self._before: list[Any] | None = None
         self._fidelity: dict[str, Any] = {
@@ -124,13 +116,16 @@ class Tally:
     def take(self, event: Event) -> None:
         """Account for one event as the recorder wrote it; unknown kinds change nothing."""
         self._last_t = event["t"]
+        self._timeline.take(event)
         handler = getattr(self, f"_on_{event['event']}", None)
         if handler is not None:
             handler(event)
 
     def _on_run(self, event: Event) -> None:
         self._facts = {
-            key: value for key, value in event.items() if key not in ("t", "node", "event")
+            key: value
+            for key, value in event.items()
+            if key not in ("t", "node", "event", "origin_ns")
         }
         for name, profile in zip(event["client_names"], event["client_profiles"], strict=True):
             self._clients[name] = {"name": name, "profile": profile, "lost": None}
@@ -138,6 +133,7 @@ class Tally:
     def _on_links(self, event: Event) -> None:
         self._facts["links"] = event["facts"]["backend"]
         self._facts["link_facts"] = event["facts"]
+        self._links = msgspec.convert(event.get("lines", []), list[Access])
 
     def _on_certified(self, event: Event) -> None:
         self._fidelity = event["fidelity"]
@@ -166,9 +162,6 @@ class Tally:
             self._bytes.add(direction, event)
             self._rounds[number].bytes.add(direction, event)
             self._client_bytes[client].add(direction, event)
-            self._rounds[number].messages[client].append(
-                (event["received_ns"], event["sent_ns"], direction)
-            )
 
     def _on_dropped(self, event: Event) -> None:
         self._dropped.append({key: event[key] for key in ("node", "peer", "bytes", "reason")})
@@ -185,6 +178,7 @@ class Tally:
 
     def _on_round_started(self, event: Event) -> None:
         self._last_begun = event["round"]
+        self._rounds[event["round"]].links = self._links
         if self._training_began_s is None:
             self._training_began_s = event["t"]
 
@@ -208,11 +202,19 @@ class Tally:
 
     def _on_shaped(self, event: Event) -> None:
         self._lateness_s.append(event["actual_s"] - event["at_s"])
+        if self._links and "up" in event:
+            up, down = (msgspec.convert(event[way], Direction) for way in DIRECTIONS)
+            place = [SERVER, *self._clients].index(event["node"])
+            # A new list: rounds hold the one before.
+            self._links = [*self._links]
+            self._links[place] = ideal.access(up, down)
 
     def _on_usage(self, event: Event) -> None:
         fields = ("pid", "private_mb", "cpu_s", "run_delay_s")
         row = {"node": event["node"], **{key: event[key] for key in fields}}
         self._processes[event["node"]] = row
+        if event.get("retransmitted") is not None:
+            self._resent[event["node"]] = event["retransmitted"]
 
     def _on_computed(self, event: Event) -> None:
         fields = ("flops", "modelled_s", "late_s")
@@ -222,6 +224,15 @@ class Tally:
             row[field] = round(row[field] + event[field], 6)
         if node in self._clients:
             self._clients[node]["round_flops"] = event["flops"]
+
+    def _on_captured(self, event: Event) -> None:
+        names = zip(self._clients, event["dropped"], strict=False)
+        self._captures = {
+            "packets": sum(event["packets"]),
+            "dropped_packets": sum(event["dropped"]),
+            "incomplete": [name for name, dropped in names if dropped],
+            "failure": event["failure"],
+        }
 
     def _on_closed(self, event: Event) -> None:
         self._closed = event
@@ -271,7 +282,7 @@ class Tally:
             "metrics": self._metrics,
             "trainable_parameters": facts.get("trainable_parameters"),
             "total_parameters": facts.get("total_parameters"),
-            "per_client": [self._client(index) for index in range(len(self._clients))],
+            "per_client": self._per_client(),
             "processes": list(self._processes.values()),
             "compute": {
                 "mode": facts.get("compute"),
@@ -280,6 +291,7 @@ class Tally:
                 "nodes": list(self._computed.values()),
             },
             "connections": dict(self._connections),
+            "captures": self._captures,
             "dropped_messages": self._dropped,
             "link_facts": {**facts.get("link_facts", {}), **self._closed.get("links", {})},
             "dynamics": self._dynamics(),
@@ -300,17 +312,35 @@ class Tally:
         """One entry of the summary's "rounds"."""
         entry = self._rounds[number]
         report = entry.report or {}
+        timeline = self._timeline.rounds[number]
+        if entry.times[0] != timeline.taken:
+            times = round_times.of_round(timeline, list(self._clients), entry.links)
+            entry.times = (timeline.taken, times)
         return {
             "round": number,
             "finished": entry.report is not None,
             "seconds": report.get("seconds"),
-            **entry.spans(),
+            **entry.times[1],
             "bytes": entry.bytes.as_dict(entry.wire),
             "metrics": report.get("metrics", {}),
             "clients_ok": report.get("clients_ok"),
             "clients_failed": report.get("clients_failed"),
             "missed": entry.missed,
         }
+
+    def _per_client(self) -> list[dict[str, Any]]:
+        to: dict[str, list[list[int]]] = defaultdict(list)
+        for resent in self._resent.values():
+            for address, figures in resent.items():
+                to[address].append(figures)
+        rows = [self._client(index) for index in range(len(self._clients))]
+        for number, row in enumerate(rows, start=1):
+            own, server = self._resent.get(row["name"]), self._resent.get(SERVER)
+            row["retransmitted"] = {
+                "up": None if own is None else _resent(own.values()),
+                "down": None if server is None else _resent(to[client_address(number)]),
+            }
+        return rows
 
     def _client(self, index: int) -> dict[str, Any]:
         client = list(self._clients.values())[index]

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from testbed import fidelity
+from testbed import fidelity, ideal, trace_json
+from testbed.capture import Capture
 from testbed.channel import Channel, ChannelClosed
 from testbed.config import RunConfig, write
 from testbed.config_error import ConfigError
@@ -113,7 +114,8 @@ class _Run:
             try:
                 # What was made is removed after ``raised``: no signal interrupts that.
                 with contextlib.ExitStack() as owned, signals.raised():
-                    self._record("supervisor", {"event": "run", **facts})
+                    origin = {"origin_ns": self._recorder.origin_ns}
+                    self._record("supervisor", {"event": "run", **origin, **facts})
                     write(self._config, self._recorder.folder / "config.toml")
                     self._recorder.write_summary(self._tally.summary())
                     self._carry_out(owned, closing)
@@ -128,6 +130,7 @@ class _Run:
             with contextlib.suppress(OSError):
                 self._record("supervisor", {**event, "links": closing})
                 self._recorder.write_summary(self._tally.summary())
+                trace_json.write(self._recorder.folder)
         return self._tally.summary()
 
     def _carry_out(self, owned: contextlib.ExitStack, closing: dict[str, Any]) -> None:
@@ -141,10 +144,13 @@ class _Run:
         owned.callback(zygote.down)
         network = self._backend.up(self._plan)
         owned.callback(lambda: closing.update(network.down()))
+        start_capture = self._prepare_capture(owned, network)
         finish_probing = self._probe_links(owned, network)
-        self._record("supervisor", {"event": "links", "facts": network.facts})
+        lines = [ideal.of_node(node) for node in self._plan.nodes]
+        self._record("supervisor", {"event": "links", "facts": network.facts, "lines": lines})
         self._refuse_what_cannot_end(zygote.wait_ready(PREPARE_LIMIT_S))
         finish_probing()
+        start_capture()
         # 2. Every node is forked into its place, the server first.
         for node in self._plan.nodes:
             self._channels[node.index] = zygote.spawn(node, network.endpoint(node))
@@ -165,6 +171,23 @@ class _Run:
             reason = refusal(self._plan, traffic, *limits)
             if reason is not None:
                 raise RunFailed(reason)
+
+    def _prepare_capture(self, owned: contextlib.ExitStack, network: Network) -> Callable[[], None]:
+        """Ready the capturing process, where one is asked for; what is returned starts it."""
+        if not self._config.pcap:
+            return lambda: None
+        capture = Capture(self._plan, network, self._recorder.folder)
+        owned.callback(capture.close)
+
+        def finish() -> None:
+            captured = msgspec.to_builtins(capture.stop())
+            self._record("supervisor", {"event": "captured", **captured})
+
+        def start() -> None:
+            capture.start()
+            owned.callback(finish)
+
+        return start
 
     def _probe_links(self, owned: contextlib.ExitStack, network: Network) -> Callable[[], None]:
         """Start probing; what is returned waits for its end and records the certificate."""

@@ -33,6 +33,9 @@ def figures(summary: Summary, target_accuracy: float | None) -> Figures:
         "wire_mb": sum(_wire(entry) for entry in rounds) / 1e6,
         "payload_mb": payload / 1e6,
         "one_way_mb": _share(payload / 2e6, parts),
+        "up_gib": _share(
+            sum(entry["bytes"]["payload"]["up"] for entry in rounds) / 2**30, len(rounds)
+        ),
         "client_round_mb": _share(payload / 1e6, parts),
         "client_round_gflop": statistics.fmean(flops) / 1e9 if flops else None,
         "client_memory_mb": max(memory, default=None),
@@ -129,6 +132,9 @@ def _columns(bench: Bench, groups: list[tuple[str, Row, Figures]]) -> Iterable[C
         yield "best accuracy", _number("accuracy", "{:.3f}")
     if any(paper.one_way_mb is not None for paper in papers):
         yield "paper: MB one way", _paper("one_way_mb", "{:.3f}")
+    if any(paper.up_gib is not None for paper in papers):
+        yield "paper: GiB up", _paper("up_gib", "{:.4g}")
+        yield "GiB up", _number("up_gib", "{:.4g}")
     yield "MB one way", _number("one_way_mb", "{:.3f}")
     yield "client GFLOP a round", _number("client_round_gflop", "{:.4g}")
     if bench.baseline or any(row.baseline for row in bench.rows):

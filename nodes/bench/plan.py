@@ -22,6 +22,8 @@ class Paper(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     one_way_mb: float | None = None
     """Payload of one client, one way, a round; 10^6 bytes."""
+    up_gib: float | None = None
+    """Payload of all clients, up, a round; 2^30 bytes, as papers often count."""
     payload_share: float | None = None
     """Payload of a client and round, of the baseline's."""
     flops_share: float | None = None

@@ -75,7 +75,7 @@ def summary(run):
 
 def test_a_folder_holds_these_files_and_no_others(run):
     assert sorted(path.name for path in run.folder.iterdir()) == [
-        "config.toml", "events.jsonl", "nodes.log", "summary.json",
+        "config.toml", "events.jsonl", "nodes.log", "report.html", "summary.json", "trace.json",
     ]  # fmt: skip
     assert (run.folder / "nodes.log").read_text() == ""
 

@@ -41,6 +41,7 @@ def test_a_round_and_client() -> None:
     assert found["accuracy"] is None
     assert found["one_way_mb"] == pytest.approx(1.5)
     assert found["client_round_mb"] == pytest.approx(3.0)
+    assert found["up_gib"] == pytest.approx(2_000_000 / 2**30)
     assert found["client_round_gflop"] == pytest.approx(3.0)
     assert found["client_memory_mb"] == 21.0
     assert found["minutes_a_round"] == pytest.approx(1.0)

@@ -1,0 +1,279 @@
+"""Several runs side by side: their names, what each took to a target, and who is on the front.
+
+Runs are held against one another where they did the same task: one data set, one network, as many
+clients. All of it is from summary.json and config.toml.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.markup import escape
+from rich.table import Table
+
+from testbed.config_error import ConfigError
+from testbed.report import curves
+from testbed.report.curves import Point
+from testbed.report.svg import number
+
+Summary = dict[str, Any]
+SCHEMA = 1
+TEXTS = ("run", "where")
+"""Columns that are no figures."""
+
+
+class Run(NamedTuple):
+    """One of those that are compared."""
+
+    folder: Path
+    summary: Summary
+    config: dict[str, Any]
+    """Empty where there is no config.toml."""
+
+
+class Row(NamedTuple):
+    """What a run came to; None where it never reached the target, or learnt nothing."""
+
+    folder: str
+    name: str
+    """Method and whatever tells it from the others: options, seed."""
+    where: str
+    status: str
+    points: list[Point]
+    front: list[bool]
+    """Of each point: no other there is as good in accuracy, minutes and MB and better in one."""
+    best: float | None
+    rounds_to_target: int | None
+    minutes_to_target: float | None
+    wire_mb_to_target: float | None
+
+    @property
+    def minutes(self) -> float:
+        return self.points[-1].minutes
+
+    @property
+    def wire_mb(self) -> float:
+        return self.points[-1].wire_mb
+
+    @property
+    def front_rounds(self) -> list[int]:
+        pairs = zip(self.points, self.front, strict=True)
+        return [point.round for point, on in pairs if on]
+
+
+def runs(paths: Sequence[Path]) -> list[Run]:
+    """The runs in these folders: of one run each, or of a bench, which holds CELL/RUN.
+
+    Raises:
+        ConfigError: a folder holds no run that can be read.
+    """
+    found: list[Run] = []
+    for path in paths:
+        if (path / "summary.json").is_file():
+            own = [_load(path)]
+        else:
+            own = [_load(each.parent) for each in sorted(path.glob("*/summary.json"))]
+            cells = sorted({each.parent.parent for each in path.glob("*/*/summary.json")})
+            own += [_last(cell) for cell in cells]
+        if not own:
+            raise ConfigError(
+                f"RUN {path}: holds no summary.json; name the folder of a run or of a bench, such "
+                "as those that `cli.py results` lists"
+            )
+        known = {run.folder.resolve() for run in found}
+        found += [run for run in own if run.folder.resolve() not in known]
+    return found
+
+
+def _last(cell: Path) -> Run:
+    """The cell's last run that ended well, as bench takes it; the last of all if none did."""
+    tries = [_load(each.parent) for each in sorted(cell.glob("*/summary.json"))]
+    return max(tries, key=lambda run: (run.summary["status"] == "ok", run.folder.name))
+
+
+def _load(folder: Path) -> Run:
+    path = folder / "summary.json"
+    try:
+        summary = json.loads(path.read_text())
+        schema = summary["schema"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"RUN {folder}: cannot read summary.json ({error!r})") from error
+    if schema != SCHEMA:
+        raise ConfigError(
+            f"RUN {folder}: summary.json has schema {schema!r}, this version reads {SCHEMA}"
+        )
+    try:
+        config = tomllib.loads((folder / "config.toml").read_text())
+    except (OSError, ValueError):
+        config = {}
+    return Run(folder, summary, config)
+
+
+def where(summary: Summary) -> str:
+    """What must be the same for runs to be held against one another."""
+    server = f", server on {summary['server_profile']}" if summary.get("server_profile") else ""
+    clients = f"{summary['clients']} client{'' if summary['clients'] == 1 else 's'}"
+    compute = summary["compute"]
+    device = f", modelled {compute['device_class']}" if compute["mode"] == "modelled" else ""
+    return f"{summary['profile']} with {clients}{server}, {summary['dataset']}{device}"
+
+
+def names(found: Sequence[Run]) -> list[str]:
+    """A name for each run, no two alike: method, options that differ, seed, and a number."""
+    told = [_own_name(run, found) for run in found]
+    in_place = [(name, where(run.summary)) for name, run in zip(told, found, strict=True)]
+    again = Counter(in_place)
+    seeds = {run.summary["seed"] for run in found}
+    if len(seeds) > 1:
+        told = [
+            f"{name} seed={run.summary['seed']}" if again[place] > 1 else name
+            for name, place, run in zip(told, in_place, found, strict=True)
+        ]
+    count: Counter[tuple[str, str]] = Counter()
+    places = [(name, where(run.summary)) for name, run in zip(told, found, strict=True)]
+    total = Counter(places)
+    shown = []
+    for place in places:
+        count[place] += 1
+        shown.append(f"{place[0]} #{count[place]}" if total[place] > 1 else place[0])
+    return shown
+
+
+def _own_name(run: Run, found: Sequence[Run]) -> str:
+    peers = [each for each in found if each.summary["method"] == run.summary["method"]]
+    own = run.config.get("options", {})
+    differ = [
+        f"{name}={value}"
+        for name, value in own.items()
+        if len({str(each.config.get("options", {}).get(name)) for each in peers}) > 1
+    ]
+    models = {each.summary["model"] for each in found}
+    if len(models) > 1:
+        differ.append(f"model={run.summary['model']}")
+    return " ".join([str(run.summary["method"]), *differ])
+
+
+def compare(found: Sequence[Run], target: float | None) -> tuple[list[Row], float | None]:
+    """A row for each run, and the target: the given one, or the best that all reached."""
+    points = [curves.points(run.summary) for run in found]
+    if target is None:
+        target = curves.common_target(points)
+    fronts: dict[int, list[bool]] = {}
+    for place in dict.fromkeys(where(run.summary) for run in found):
+        members = [n for n, run in enumerate(found) if where(run.summary) == place]
+        on = curves.front([points[n] for n in members])
+        fronts |= dict(zip(members, on, strict=True))
+    rows = []
+    for n, (run, name) in enumerate(zip(found, names(found), strict=True)):
+        at = None if target is None else curves.reached(points[n], target)
+        rows.append(
+            Row(
+                run.folder.as_posix(),
+                name,
+                where(run.summary),
+                run.summary["status"],
+                points[n],
+                fronts[n],
+                curves.best(points[n]),
+                at and at.round,
+                at and at.minutes,
+                at and at.wire_mb,
+            )
+        )
+    return rows, target
+
+
+def sentence(row: Row, target: float | None) -> str:
+    """What the run came to, in plain words."""
+    rounds = row.points[-1].round
+    spent = f"{number(row.minutes)} min with {number(row.wire_mb)} MB"
+    if not rounds:
+        return f"On {row.where}: {row.name} finished no round ({row.status})."
+    if row.best is None or target is None:
+        return f"On {row.where}: {row.name} took {spent} for {rounds} rounds; it has no accuracy."
+    if row.minutes_to_target is None or row.wire_mb_to_target is None:
+        missed = f"did not reach {goal(target)}; its best was {row.best:.3f}, in {spent}"
+        return f"On {row.where}: {row.name} {missed}."
+    cost = f"{number(row.minutes_to_target)} min with {number(row.wire_mb_to_target)} MB"
+    return f"On {row.where}: {row.name} reached {goal(target)} in {cost}."
+
+
+def goal(target: float) -> str:
+    """ "0.90", "0.925" """
+    return f"{target:.2f}" if round(target, 2) == target else f"{target:.4g}"
+
+
+def rounds_text(rounds: Sequence[int]) -> str:
+    """Ranges: [1, 2, 3, 5] to "1-3, 5"."""
+    parts: list[list[int]] = []
+    for each in rounds:
+        if parts and parts[-1][1] == each - 1:
+            parts[-1][1] = each
+        else:
+            parts.append([each, each])
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in parts) or "none"
+
+
+def cells(rows: Sequence[Row], target: float | None) -> list[list[str]]:
+    """A head, and a line for each run; where they ran is said if it is not the same of all."""
+    aim = "target" if target is None else goal(target)
+    head = ["run", "where", "best accuracy"]
+    head += [f"{what} to {aim}" for what in ("rounds", "minutes", "wire MB")]
+    head += ["minutes in all", "wire MB in all", "front rounds"]
+    lines = [head, *(_line(row) for row in rows)]
+    several = len({row.where for row in rows}) > 1
+    return lines if several else [[first, *rest] for first, _, *rest in lines]
+
+
+def _line(row: Row) -> list[str]:
+    never = "-" if row.best is None else "never"
+    to_target = (row.minutes_to_target, row.wire_mb_to_target)
+    return [
+        row.name,
+        row.where,
+        "-" if row.best is None else f"{row.best:.3f}",
+        never if row.rounds_to_target is None else str(row.rounds_to_target),
+        *(never if value is None else number(value) for value in to_target),
+        number(row.minutes),
+        number(row.wire_mb),
+        "-" if row.best is None else rounds_text(row.front_rounds),
+    ]
+
+
+def table(rows: Sequence[Row], target: float | None) -> Table:
+    head, *lines = cells(rows, target)
+    shown = Table(title=f"{len(rows)} runs", title_justify="left")
+    for name in head:
+        shown.add_column(name, justify="left" if name in TEXTS else "right")
+    for line in lines:
+        shown.add_row(*map(escape, line))
+    return shown
+
+
+def data(rows: Sequence[Row], target: float | None) -> dict[str, Any]:
+    """For scripts."""
+    return {
+        "target_accuracy": target,
+        "runs": [
+            {
+                "folder": row.folder,
+                "run": row.name,
+                "where": row.where,
+                "status": row.status,
+                "accuracy": row.best,
+                "minutes": row.minutes,
+                "wire_mb": row.wire_mb,
+                "rounds_to_target": row.rounds_to_target,
+                "minutes_to_target": row.minutes_to_target,
+                "wire_mb_to_target": row.wire_mb_to_target,
+                "front_rounds": row.front_rounds,
+                "sentence": sentence(row, target),
+            }
+            for row in rows
+        ],
+    }

@@ -1,0 +1,118 @@
+"""comparison.html: runs' curves together, and what each took to the target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from testbed.report import comparison, html, svg
+from testbed.report.comparison import Row
+from testbed.report.html import Markup, section, table, tag
+from testbed.report.svg import Curve
+
+NAME = "comparison.html"
+MOST_SENTENCES = 40
+
+
+def page(rows: Sequence[Row], target: float | None) -> str:
+    title = f"{len(rows)} runs compared"
+    # A run's colour goes with its name, on every network.
+    styles = {name: n for n, name in enumerate(dict.fromkeys(row.name for row in rows))}
+    head, *lines = comparison.cells(rows, target)
+    places = list(dict.fromkeys(row.where for row in rows))
+    return html.page(
+        title,
+        tag("header", tag("h1", title), *_lead(rows, target)),
+        *(
+            _place(
+                f"place-{n}",
+                place,
+                [row for row in rows if row.where == place],
+                styles,
+                svg.MARKS // (2 * len(places)),
+            )
+            for n, place in enumerate(places, start=1)
+        ),
+        section(
+            "table",
+            "Every run",
+            table(
+                "Minutes are of rounds; MB are of all clients, both ways, on the wire",
+                head,
+                lines,
+                sum(name in comparison.TEXTS for name in head),
+            ),
+            tag("p", _FRONT, class_="note"),
+        ),
+        section("folders", "Where they are", _folders(rows)),
+    )
+
+
+def write(
+    rows: Sequence[Row], target: float | None, folders: Sequence[Path], out: Path | None
+) -> Path:
+    """Write the page to ``out``, or into the bench's folder, or beside the first run's.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    first = folders[0]
+    bench = len(folders) == 1 and not (first / "summary.json").is_file()
+    path = out or (first if bench else first.resolve().parent) / NAME
+    html.write(path, page(rows, target))
+    return path
+
+
+_FRONT = (
+    "A round's end is on the front if no other there was as accurate in as few minutes with as few "
+    "MB, and better in one of the three: stopping there is a choice that nothing beats."
+)
+
+
+def _lead(rows: Sequence[Row], target: float | None) -> list[Markup]:
+    said = [tag("li", comparison.sentence(row, target)) for row in rows[:MOST_SENTENCES]]
+    if len(rows) > MOST_SENTENCES:
+        said.append(tag("li", f"{len(rows) - MOST_SENTENCES} more are in the table."))
+    if target is None:
+        first = "No run has an accuracy, so there is no target to compare at."
+    else:
+        first = f"What each took to reach accuracy {comparison.goal(target)}:"
+    return [tag("p", first, class_="lead"), tag("ul", *said)]
+
+
+def _place(
+    name: str, place: str, rows: Sequence[Row], styles: dict[str, int], marks: int
+) -> Markup:
+    learnt = [row for row in rows if row.best is not None]
+    if not learnt:
+        return section(name, place, tag("p", "No run here has an accuracy."))
+    plots = []
+    for label, pick in (("minutes", 0), ("MB on the wire", 1)):
+        found = []
+        for row in learnt:
+            kept = [n for n, point in enumerate(row.points) if point.accuracy is not None]
+            along = [(row.points[n].minutes, row.points[n].wire_mb)[pick] for n in kept]
+            heights = [row.points[n].accuracy or 0.0 for n in kept]
+            points = list(zip(along, heights, strict=True))
+            solid = [row.front[n] for n in kept]
+            found.append(Curve(row.name, points, styles[row.name], solid))
+        description = "; ".join(
+            f"{row.name}: {row.best:.3f} at best, {svg.number(own.points[-1][0])} {label} in all"
+            for row, own in zip(learnt, found, strict=True)
+        )
+        drawn = svg.curves(
+            f"Accuracy against {label}", description, found, label, "accuracy", marks
+        )
+        plots.append(svg.figure(f"Accuracy against {label}", drawn))
+    legend = svg.legend((row.name, styles[row.name]) for row in learnt)
+    note = (
+        "A mark is a round's end: solid where it is on the front, hollow where another is better."
+    )
+    return section(
+        name, place, legend, tag("div", *plots, class_="plots"), tag("p", note, class_="note")
+    )
+
+
+def _folders(rows: Sequence[Row]) -> Markup:
+    cells = [(row.name, row.where, row.folder, row.status) for row in rows]
+    return table("Runs and their folders", ("run", "where", "folder", "status"), cells, 4)

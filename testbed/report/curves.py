@@ -1,0 +1,85 @@
+"""Accuracy against time and bytes, from summary.json alone; where a target is reached; fronts.
+
+Minutes are of rounds, as `bench` counts them: start-up and probing are not the method's. Bytes are
+on the wire, all clients, both ways; MB are of 10^6 bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+Summary = dict[str, Any]
+
+
+class Point(NamedTuple):
+    """Where a run stood at the end of a round, or before the first."""
+
+    round: int
+    accuracy: float | None
+    minutes: float
+    wire_mb: float
+
+
+def accuracy(metrics: dict[str, float]) -> float | None:
+    """The server's model's, or the mean of the clients' where each has its own."""
+    return metrics.get("accuracy", metrics.get("client_accuracy"))
+
+
+def accuracy_name(summary: Summary) -> str:
+    ours = "accuracy" in summary["metrics"]["final"] or "accuracy" in summary["metrics"]["initial"]
+    clients = "client_accuracy" in summary["metrics"]["final"]
+    return "accuracy (mean of clients)" if clients and not ours else "accuracy"
+
+
+def points(summary: Summary) -> list[Point]:
+    """Every finished round's end, with the start before them."""
+    found = [Point(0, accuracy(summary["metrics"]["initial"]), 0.0, 0.0)]
+    minutes = wire = 0.0
+    for entry in summary["rounds"]:
+        if entry["finished"]:
+            minutes += entry["seconds"] / 60
+            wire += (entry["bytes"]["wire"]["up"] + entry["bytes"]["wire"]["down"]) / 1e6
+            found.append(Point(entry["round"], accuracy(entry["metrics"]), minutes, wire))
+    return found
+
+
+def best(found: Iterable[Point]) -> float | None:
+    """The greatest accuracy after any round."""
+    return max((p.accuracy for p in found if p.round and p.accuracy is not None), default=None)
+
+
+def reached(found: Iterable[Point], target: float) -> Point | None:
+    """The end of the first round that was as accurate."""
+    good = (p for p in found if p.round and p.accuracy is not None and p.accuracy >= target)
+    return next(good, None)
+
+
+def common_target(runs: Iterable[Sequence[Point]]) -> float | None:
+    """The greatest accuracy that all reached, rounded down to 0.01; runs without any aside."""
+    bests = [top for top in map(best, runs) if top is not None]
+    # 0.29 * 100 is 28.999999999999996.
+    return math.floor(min(bests) * 100 + 1e-9) / 100 if bests else None
+
+
+def front(runs: Sequence[Sequence[Point]]) -> list[list[bool]]:
+    """For each run's points, whether no other is as good in all three and better in one.
+
+    More accuracy, fewer minutes and fewer MB are better. The start before a run is no result.
+    """
+    places = sorted(
+        (-p.accuracy, p.minutes, p.wire_mb, run, n)
+        for run, found in enumerate(runs)
+        for n, p in enumerate(found)
+        if p.round and p.accuracy is not None
+    )
+    on = [[False] * len(found) for found in runs]
+    kept: list[tuple[float, float, float]] = []
+    for less, minutes, wire_mb, run, n in places:
+        own = (less, minutes, wire_mb)
+        # All that could be better come before in this order, or are its equals.
+        if not any(k[1] <= minutes and k[2] <= wire_mb and k != own for k in kept):
+            on[run][n] = True
+            kept.append(own)
+    return on

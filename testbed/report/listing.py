@@ -1,0 +1,71 @@
+"""Every run under a folder of results, newest first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from testbed.config_error import ConfigError
+from testbed.report import curves
+from testbed.report.svg import number
+
+DEPTHS = ("*/summary.json", "*/*/summary.json", "*/*/*/summary.json")
+"""A run; one in a folder of runs; a bench's, in BENCH/CELL/RUN."""
+_NOT_CLOSED = "the run was not closed"
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    """One row a run.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    if not out.is_dir():
+        raise ConfigError(f"--out {out}: is no folder; name the one that holds the runs' folders")
+    paths = [path for pattern in DEPTHS for path in out.glob(pattern)]
+    # A run's folder begins with the time of its start.
+    paths.sort(key=lambda path: (path.parent.name, path.as_posix()), reverse=True)
+    return [_row(path) for path in paths]
+
+
+def _row(path: Path) -> dict[str, Any]:
+    row: dict[str, Any] = {"folder": path.parent.as_posix(), "status": "unreadable"}
+    try:
+        summary = json.loads(path.read_text())
+        points = curves.points(summary)
+        row |= {name: summary[name] for name in ("status", "reason", "method", "profile")}
+        row |= {"clients": summary["clients"], "rounds": summary["rounds_done"]}
+        row |= {"accuracy": curves.best(points), "minutes": points[-1].minutes}
+        row["wire_mb"] = sum(summary["bytes"]["wire"].values()) / 1e6
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return {"folder": row["folder"], "status": "unreadable", "reason": repr(error)}
+    return row
+
+
+def table(found: Iterable[dict[str, Any]]) -> Table:
+    shown = Table()
+    columns = ("folder", "status", "method", "profile", "clients", "rounds")
+    for name in (*columns, "best accuracy", "minutes", "wire MB"):
+        text = name in ("folder", "status", "method", "profile")
+        shown.add_column(name, justify="left" if text else "right", overflow="fold")
+    for row in found:
+        accuracy, minutes, wire = (row.get(name) for name in ("accuracy", "minutes", "wire_mb"))
+        own = {**row, "status": _status(row)}
+        shown.add_row(
+            *(escape(str(own.get(name, "-"))) for name in columns),
+            "-" if accuracy is None else f"{accuracy:.3f}",
+            "-" if minutes is None else number(minutes),
+            "-" if wire is None else number(wire),
+        )
+    return shown
+
+
+def _status(row: dict[str, Any]) -> str:
+    if row["status"] == "interrupted" and str(row.get("reason")).startswith(_NOT_CLOSED):
+        return "running or killed"
+    return str(row["status"])

@@ -1,0 +1,157 @@
+"""A run's folder as its report needs it; a run that was killed, or that still goes on, too."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from testbed import spans
+from testbed.config_error import ConfigError
+from testbed.spans import Span
+from testbed.summary import Tally
+
+Event = dict[str, Any]
+MOST_TRACEBACKS = 3
+AS_IT_SHOULD = "exited with 0"
+
+
+class Round(NamedTuple):
+    """One round that began."""
+
+    number: int
+    began_ns: int
+    ended_ns: int
+    """Of its evaluation; of the last event, if it did not end."""
+    finished: bool
+    spans: dict[str, list[Span]]
+    """By node, of those that took part."""
+    last: str | None
+    """The client whose last message came last."""
+
+
+class Story(NamedTuple):
+    """What a report tells."""
+
+    summary: dict[str, Any]
+    """As summary.json, and of the same moment as the rest."""
+    config: dict[str, Any]
+    rounds: list[Round]
+    overtaken: dict[str, list[str]]
+    """By client, why it did not take part in some round."""
+    tracebacks: list[tuple[str, str]]
+    """(node, traceback), the first of them."""
+    exits: Counter[tuple[str, str]]
+    """(node, how it ended) of those that did not end as they should."""
+    torn_lines: int
+    """Lines of events.jsonl that are no event: the last one of a killed run."""
+
+
+def read(folder: Path) -> Story:
+    """Read events.jsonl.
+
+    Raises:
+        ConfigError: ``folder`` is no run's, or its events are not of this version.
+    """
+    path = folder / "events.jsonl"
+    try:
+        with path.open("rb") as file:
+            return gather(file)
+    except OSError as error:
+        raise ConfigError(
+            f"RUN {folder}: cannot read {path.name} ({error.strerror}); name the folder of a run, "
+            "such as one that `cli.py results` lists"
+        ) from error
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise ConfigError(
+            f"RUN {folder}: {path.name} is not as this version writes it ({error!r})"
+        ) from error
+
+
+def gather(lines: Iterable[bytes]) -> Story:
+    """The story of events as lines of JSON."""
+    teller = _Teller()
+    torn = 0
+    decoder = msgspec.json.Decoder(dict[str, Any])
+    for line in lines:
+        try:
+            event = decoder.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            torn += 1
+            continue
+        teller.take(event)
+    return teller.story(torn)
+
+
+class _Teller:
+    def __init__(self) -> None:
+        self._tally = Tally()
+        self._timeline = spans.Timeline()
+        self._config: dict[str, Any] = {}
+        self._begun: list[int] = []
+        self._last_ns = 0
+        """When the last message came."""
+        self._overtaken: dict[str, list[str]] = defaultdict(list)
+        self._tracebacks: list[tuple[str, str]] = []
+        self._exits: Counter[tuple[str, str]] = Counter()
+
+    def take(self, event: Event) -> None:
+        self._tally.take(event)
+        self._timeline.take(event)
+        handler = getattr(self, f"_on_{event['event']}", None)
+        if handler is not None:
+            handler(event)
+
+    def _on_run(self, event: Event) -> None:
+        self._config = event["config"]
+
+    def _on_message(self, event: Event) -> None:
+        self._last_ns = max(self._last_ns, event["received_ns"])
+
+    def _on_round_started(self, event: Event) -> None:
+        self._begun.append(event["round"])
+
+    def _on_overtaken(self, event: Event) -> None:
+        self._overtaken[event["node"]].append(event["reason"])
+
+    def _on_failed(self, event: Event) -> None:
+        if len(self._tracebacks) < MOST_TRACEBACKS:
+            self._tracebacks.append((event["node"], event["traceback"]))
+
+    def _on_ended(self, event: Event) -> None:
+        if event["how"] != AS_IT_SHOULD:
+            self._exits[event["node"], event["how"]] += 1
+
+    def story(self, torn_lines: int) -> Story:
+        return Story(
+            self._tally.summary(),
+            self._config,
+            [self._round(number) for number in sorted(self._begun)],
+            dict(self._overtaken),
+            self._tracebacks,
+            self._exits,
+            torn_lines,
+        )
+
+    def _round(self, number: int) -> Round:
+        entry = self._timeline.rounds[number]
+        finished = entry.seconds is not None
+        began_ns = entry.began_ns
+        if not finished:
+            # Its spans are those until the last that is known.
+            entry.seconds = max(1, self._last_ns - began_ns) / 1e9
+        ended_ns = max(began_ns + 1, entry.ended_ns or 0)
+        return Round(number, began_ns, ended_ns, finished, entry.spans(), _last(entry))
+
+
+def _last(entry: spans.Round) -> str | None:
+    arrivals = {
+        client: max((message.received_ns for message in found if not message.down), default=0)
+        for client, found in entry.within().items()
+    }
+    if not any(arrivals.values()):
+        return None
+    return max(arrivals, key=lambda client: arrivals[client])

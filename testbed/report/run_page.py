@@ -1,0 +1,278 @@
+"""A run's report.html: the result first, then what it rests on."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from testbed.report import curves, html, svg
+from testbed.report.html import Markup, facts, section, table, tag
+from testbed.report.read import Story, read
+from testbed.report.rounds_section import timeline_section
+from testbed.report.svg import Curve, number
+from testbed.report.trouble_sections import (
+    failures_section,
+    host_section,
+    how_it_ended,
+    links_section,
+)
+
+NAME = "report.html"
+MOST_KINDS = 12
+
+
+def write(folder: Path) -> Path:
+    """Write the report of the run in ``folder``, and return where.
+
+    Raises:
+        ConfigError: ``folder`` holds no run.
+        OSError: it cannot be written.
+    """
+    path = folder / NAME
+    html.write(path, page(read(folder), folder))
+    return path
+
+
+def page(story: Story, folder: Path) -> str:
+    summary = story.summary
+    title = f"{summary['method']} on {summary['profile']}, {_count(summary['clients'], 'client')}"
+    good = summary["status"] == "ok"
+    badge = tag("span", summary["status"], class_=f"badge {'good' if good else 'bad'}")
+    return html.page(
+        f"{title}: {summary['status']}",
+        tag(
+            "header",
+            tag("h1", title, " ", badge),
+            tag("p", result(story), class_="lead"),
+            _tiles(summary),
+        ),
+        _accuracy_section(summary),
+        timeline_section(story),
+        _bytes_section(summary),
+        links_section(story),
+        failures_section(story),
+        host_section(story),
+        _what_ran(story),
+        _repeat(story, folder),
+    )
+
+
+def result(story: Story) -> str:
+    """What came of it, in a sentence or two."""
+    summary = story.summary
+    done, asked = summary["rounds_done"], story.config.get("rounds")
+    wire = summary["bytes"]["wire"]
+    clients = _count(summary["clients"], "client")
+    found = curves.points(summary)
+    where = f"with {clients} on {summary['profile']}"
+    if not done:
+        text = f"{summary['method']} {where} finished no round."
+    else:
+        rounds = _count(done, "round") if done == asked else f"{done} of {asked} rounds"
+        cost = (
+            f"{_minutes(found[-1].minutes)}, with {number(sum(wire.values()) / 1e6)} MB on the "
+            f"wire ({number(wire['up'] / 1e6)} up, {number(wire['down'] / 1e6)} down)"
+        )
+        before, after = found[0].accuracy, found[-1].accuracy
+        if after is None:
+            text = f"{rounds} of {summary['method']} {where} took {cost}."
+            if summary["compute"]["mode"] == "modelled":
+                text += " Computing was modelled, so nothing was learnt."
+        else:
+            name = curves.accuracy_name(summary)
+            rise = f"reached {name} {after:.3f}"
+            if before is not None:
+                rise = f"went from {name} {before:.3f} to {after:.3f}"
+            text = f"{summary['method']} {where} {rise} in {rounds} and {cost}."
+    if summary["status"] != "ok":
+        text += f" {how_it_ended(summary)}"
+    return text
+
+
+def _minutes(minutes: float) -> str:
+    if minutes < 1:
+        return f"{number(minutes)} minutes ({number(60 * minutes)} s)"
+    return f"{number(minutes)} minutes"
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _tiles(summary: dict[str, Any]) -> Markup:
+    found = curves.points(summary)
+    top = curves.best(found)
+    verdict = summary["fidelity"]["verdict"]
+    colour = {"pass": "good", "fail": "bad"}.get(verdict)
+    tiles: list[tuple[str, object]] = [
+        ("best accuracy", "-" if top is None else f"{top:.3f}"),
+        ("minutes of rounds", number(found[-1].minutes)),
+        ("MB on the wire", number(sum(summary["bytes"]["wire"].values()) / 1e6)),
+        ("rounds", summary["rounds_done"]),
+        (
+            "links checked",
+            tag("span", verdict, class_=colour),
+        ),
+    ]
+    return tag(
+        "dl", *(tag("div", tag("dt", n), tag("dd", value)) for n, value in tiles), class_="tiles"
+    )
+
+
+def _accuracy_section(summary: dict[str, Any]) -> Markup:
+    title = "Accuracy against minutes and bytes"
+    found = [point for point in curves.points(summary) if point.accuracy is not None]
+    if len(found) < 2:
+        why = (
+            "Computing was modelled: times and bytes are those of the real method, and nothing "
+            "was learnt."
+            if summary["compute"]["mode"] == "modelled"
+            else "No finished round has an accuracy."
+        )
+        return section("accuracy", title, tag("p", why))
+    name = curves.accuracy_name(summary)
+    heights = [point.accuracy or 0.0 for point in found]
+    plots = []
+    for label, along in (
+        ("minutes", [point.minutes for point in found]),
+        ("MB on the wire", [point.wire_mb for point in found]),
+    ):
+        curve = Curve(summary["method"], list(zip(along, heights, strict=True)), 0)
+        description = (
+            f"From {heights[0]:.3f} at {number(along[0])} to {heights[-1]:.3f} at "
+            f"{number(along[-1])} {label}, a mark a round."
+        )
+        drawn = svg.curves(f"{name} against {label}", description, [curve], label, name)
+        plots.append(svg.figure(f"{name[0].upper()}{name[1:]} against {label}", drawn))
+    note = (
+        "Minutes are of rounds; loading and checking the links come before. Bytes are of all "
+        "clients, both ways, with headers, acknowledgements and retransmissions"
+    )
+    note += "; over loopback links they are an estimate." if _estimated(summary) else "."
+    return section("accuracy", title, tag("div", *plots, class_="plots"), _note(note))
+
+
+def _estimated(summary: dict[str, Any]) -> bool:
+    return bool(summary["links"] == "loopback")
+
+
+def _note(text: str) -> Markup:
+    return tag("p", text, class_="note")
+
+
+def _bytes_section(summary: dict[str, Any]) -> Markup:
+    amounts = summary["bytes"]
+    kinds = [
+        (kind, ways) for kind, ways in amounts["by_kind"].items() if ways["up"] or ways["down"]
+    ]
+    kinds.sort(key=lambda each: -sum(each[1].values()))
+    if len(kinds) > MOST_KINDS:
+        rest = kinds[MOST_KINDS - 1 :]
+        other = {way: sum(ways[way] for _, ways in rest) for way in ("up", "down")}
+        kinds = [*kinds[: MOST_KINDS - 1], (f"{len(rest)} others", other)]
+    levels = [
+        (
+            f"{level} (estimate)" if level == "wire" and _estimated(summary) else level,
+            what,
+            *(f"{amounts[level][way] / 1e6:.3f}" for way in ("up", "down")),
+            f"{sum(amounts[level].values()) / 1e6:.3f}",
+        )
+        for level, what in (
+            ("payload", "tensors"),
+            ("message", "ZeroMQ frames, headers included"),
+            ("wire", "Ethernet frames: TCP/IP headers, acknowledgements, retransmissions"),
+        )
+    ]
+    heads = ("level", "what it counts", "up, MB", "down, MB", "both, MB")
+    parts = [table("All clients together; up is client to server", heads, levels, 2)]
+    if kinds:
+        rows = [
+            (
+                kind,
+                [(ways["up"] / 1e6, "var(--c1)"), (ways["down"] / 1e6, "var(--c2)")],
+                f"{number(ways['up'] / 1e6)} + {number(ways['down'] / 1e6)}",
+            )
+            for kind, ways in kinds
+        ]
+        most = max(sum(ways.values()) for _, ways in kinds) / 1e6
+        drawn = svg.bars(
+            "Payload by kind of message and direction",
+            "; ".join(f"{kind}: {after}" for kind, _, after in rows),
+            rows,
+            f"MB of payload; the longest bar is {number(most)}",
+        )
+        names = [("up: to the server", "var(--c1)"), ("down: to clients", "var(--c2)")]
+        parts.append(svg.figure("Payload by kind of message", svg.swatches(names), drawn))
+    wire = sorted(sum(row["bytes"]["wire"].values()) for row in summary["per_client"])
+    if wire:
+        text = (
+            f"A client's own bytes on the wire: {number(wire[0] / 1e6)} MB at least, "
+            f"{number(wire[len(wire) // 2] / 1e6)} MB the median, "
+            f"{number(wire[-1] / 1e6)} MB at most."
+        )
+        parts.append(tag("p", text))
+    return section("bytes", "Bytes by kind and direction", *parts)
+
+
+def _what_ran(story: Story) -> Markup:
+    summary, config = story.summary, story.config
+    machine = summary["environment"] or {}
+    trainable, total = summary["trainable_parameters"], summary["total_parameters"]
+    model = str(summary["model"])
+    if trainable is not None and total:
+        model += f", {trainable:,} of {total:,} parameters trained"
+    seconds = summary["seconds"]
+    compute = str(summary["compute"]["mode"])
+    if summary["compute"]["device_class"]:
+        compute += f", {summary['compute']['device_class']}"
+    taken = config.get("clients_per_round")
+    pairs: list[tuple[str, object]] = [
+        ("run", summary["run_id"]),
+        ("method", summary["method"]),
+        ("model", model),
+        ("data", f"{summary['dataset']}, {config.get('partition')} partition"),
+        ("clients", f"{summary['clients']:,}{f', {taken} a round' if taken else ''}"),
+        ("rounds asked for", config.get("rounds")),
+        ("clients' links", summary["profile"]),
+        ("server's link", summary["server_profile"] or "without limits"),
+        ("link backend", summary["links"]),
+        ("congestion control", ", ".join(summary["connections"]) or "-"),
+        ("computing", compute),
+        ("seed", summary["seed"]),
+        (
+            "seconds",
+            f"{seconds['startup']:.1f} to start, {seconds['training']:.1f} training, "
+            f"{seconds['total']:.1f} in all",
+        ),
+        ("machine", f"{machine.get('cores')} cores, {machine.get('memory_mb', 0):,} MB"),
+        ("system", machine.get("kernel")),
+        ("software", f"Python {machine.get('python')}, torch {machine.get('torch')}"),
+        ("source", machine.get("git") or "-"),
+    ]
+    options = config.get("options") or {}
+    own = [(name, str(value)) for name, value in options.items()]
+    whole = [
+        (name, str(value))
+        for name, value in config.items()
+        if name != "options" and value is not None
+    ]
+    parts = [facts(pairs)]
+    if own:
+        parts += [tag("h3", f"Options of {summary['method']}"), facts(own)]
+    parts.append(tag("details", tag("summary", "Every other setting"), facts(whole)))
+    return section("run", "What was run, and on what", *parts)
+
+
+def _repeat(story: Story, folder: Path) -> Markup:
+    config = shlex.quote((folder / "config.toml").as_posix())
+    again = f"python cli.py launch --config={config}"
+    typed = f"python {story.summary['command']}"
+    return section(
+        "repeat",
+        "Run it again",
+        tag("p", "With every setting as it was, also those that were left to their defaults:"),
+        tag("pre", tag("code", again), tabindex=0),
+        tag("p", "As it was typed:"),
+        tag("pre", tag("code", typed), tabindex=0),
+    )

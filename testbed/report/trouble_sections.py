@@ -1,0 +1,287 @@
+"""What a reader must know before believing the figures: the links, failures, the host's load."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from typing import Any
+
+from testbed.report import svg
+from testbed.report.html import Markup, facts, section, table, tag
+from testbed.report.read import Story
+
+MOST_ROWS = 20
+"""Of any table here."""
+MOST_DOTS = 60
+BUSY = 0.2
+"""Share of its working time that a process waits for a core, from which on it is said aloud."""
+_VERDICTS = {
+    "pass": "The links were measured before training, and each was as its profile says: {reason}.",
+    "fail": "The links were measured before training, and some were not as their profiles say: "
+    "{reason}. Minutes and bytes here are those of the links as they were.",
+    "skipped": "The links were not measured: {reason}. Nothing here shows that they were as their "
+    "profiles say.",
+}
+Check = dict[str, Any]
+
+
+def links_section(story: Story) -> Markup:
+    summary = story.summary
+    fidelity = summary["fidelity"]
+    words = _VERDICTS[fidelity["verdict"]].format(reason=fidelity["reason"].rstrip("."))
+    parts = [tag("p", words)]
+    groups = _groups(summary)
+    if groups:
+        parts += [_deviations(groups), _checks_table(groups)]
+        failed = [check for checks in groups.values() for check in checks if not check["ok"]]
+        if failed and len(summary["per_client"]) > 1:
+            parts.append(_failed_table(failed))
+    packets = {
+        name: sum(sum(row[name].values()) for row in summary["per_client"])
+        for name in ("losses", "queue_drops")
+    }
+    text = (
+        f"In the whole run the clients' links lost {packets['losses']:,} packets as their profiles "
+        f"ask, and full queues dropped {packets['queue_drops']:,}."
+    )
+    parts.append(tag("p", text))
+    notes = [
+        (name.replace("_", " "), value)
+        for name, value in summary["link_facts"].items()
+        if isinstance(value, str | int | float) and not name.startswith("lateness")
+    ]
+    if notes:
+        summary_line = tag("summary", f"How {summary['links']} links do it")
+        parts.append(tag("details", summary_line, facts(notes)))
+    return section("links", "Links: asked and measured", *parts)
+
+
+def _groups(summary: dict[str, Any]) -> dict[tuple[str, str], list[Check]]:
+    """Checks by (whose link, what is measured), where the same was asked of all."""
+    profile_of = {row["name"]: row["profile"] for row in summary["per_client"]}
+    profile_of["server"] = f"server's {summary['server_profile']}"
+    found: dict[tuple[str, str], list[Check]] = {}
+    for check in summary["fidelity"]["checks"]:
+        way = "" if check["direction"] == "both" else f" {check['direction']}"
+        whose = profile_of.get(check["link"], check["link"])
+        found.setdefault((whose, f"{check['name']}{way}"), []).append(check)
+    return found
+
+
+def _deviations(groups: dict[tuple[str, str], list[Check]]) -> Markup:
+    rows = []
+    for (whose, what), checks in list(groups.items())[:MOST_ROWS]:
+        seen = sorted(
+            ((check["measured"] - check["expected"]) / check["tolerance"], check["ok"])
+            for check in checks
+            if check["measured"] is not None and check["tolerance"]
+        )
+        kept = [seen[n] for n in svg.thinned(len(seen), MOST_DOTS)]
+        rows.append((f"{whose}: {what}", kept))
+    drawn = svg.dots(
+        "How far each link was from its profile",
+        "One row a gate and one mark a link; marks in the band hold. The table has the figures.",
+        rows,
+    )
+    caption = "One mark a link; in the band it is as asked, a hollow square is a missed gate"
+    return svg.figure(caption, drawn)
+
+
+def _checks_table(groups: dict[tuple[str, str], list[Check]]) -> Markup:
+    rows = []
+    for (whose, what), checks in list(groups.items())[:MOST_ROWS]:
+        asked = sorted({check["expected"] for check in checks})
+        span = svg.number(asked[0])
+        if len(asked) > 1:
+            span += f" to {svg.number(asked[-1])}"
+        seen = [check["measured"] for check in checks if check["measured"] is not None]
+        measured = (
+            [svg.number(pick(seen)) for pick in (min, statistics.median, max)]
+            if seen
+            else ["nothing came"] * 3
+        )
+        missed = sum(not check["ok"] for check in checks)
+        tolerance = svg.number(max(check["tolerance"] for check in checks))
+        hold = f"{len(checks) - missed} of {len(checks)}"
+        gate = f"{what}, {checks[0]['unit']}"
+        rows.append((whose, gate, span, f"± {tolerance}", *measured, hold))
+    caption = "Each gate, over all links of a profile"
+    if len(rows) < len(groups):
+        caption += f" (the first {len(rows)} of {len(groups)})"
+    heads = ("profile", "gate", "asked", "tolerance", "least", "median", "greatest", "hold")
+    return table(caption, heads, rows, 2)
+
+
+def _failed_table(failed: list[Check]) -> Markup:
+    def miss(check: Check) -> float:
+        if check["measured"] is None:
+            return float("inf")
+        return float(abs(check["measured"] - check["expected"]) / (check["tolerance"] or 1.0))
+
+    worst = sorted(failed, key=miss, reverse=True)[:MOST_ROWS]
+    rows = []
+    for check in worst:
+        seen = check["measured"]
+        rows.append(
+            (
+                check["link"],
+                f"{check['name']}, {check['direction']}, {check['unit']}",
+                svg.number(check["expected"]),
+                "nothing came" if seen is None else svg.number(seen),
+                f"± {svg.number(check['tolerance'])}",
+            )
+        )
+    caption = f"Gates that are missed, the worst first ({len(worst)} of {len(failed)})"
+    return table(caption, ("link", "gate", "asked", "measured", "tolerance"), rows, 2)
+
+
+def how_it_ended(summary: dict[str, Any]) -> str:
+    """Of a run that did not end well."""
+    how = {"failed": "The run failed", "interrupted": "The run was interrupted"}
+    return f"{how[summary['status']]}: {summary['reason']}."
+
+
+def failures_section(story: Story) -> Markup:
+    summary = story.summary
+    parts: list[Markup] = []
+    if summary["status"] != "ok":
+        parts.append(tag("p", how_it_ended(summary)))
+    rows = list(_failures(story))
+    if rows:
+        heads = ("what", "reason", "times", "who")
+        caption = "By reason"
+        if len(rows) > MOST_ROWS:
+            caption += f" (the first {MOST_ROWS} of {len(rows)})"
+        parts.append(table(caption, heads, rows[:MOST_ROWS], 2))
+    for node, text in story.tracebacks[:3]:
+        whole = text if len(text) <= 4000 else f"…{text[-4000:]}"
+        parts += [tag("h3", f"{node} failed"), tag("pre", tag("code", whole), tabindex=0)]
+    if story.torn_lines:
+        text = f"{story.torn_lines} lines of events.jsonl are torn and not counted here."
+        parts.append(tag("p", text, class_="note"))
+    if not parts:
+        parts.append(
+            tag("p", "Nothing failed: no client was lost, no update missed, no message dropped.")
+        )
+    return section("failures", "Failures", *parts)
+
+
+def _failures(story: Story) -> Iterable[tuple[str, str, int, str]]:
+    """(what, reason, times, who) of what went wrong, the same put together."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in story.summary["per_client"]:
+        if row["lost"]:
+            found.setdefault(("client lost", row["lost"]), []).append(row["name"])
+    for entry in story.summary["rounds"]:
+        for miss in entry["missed"]:
+            who = f"{miss['client']} in round {entry['round']}"
+            found.setdefault(("update missed", miss["reason"]), []).append(who)
+    for drop in story.summary["dropped_messages"]:
+        who = f"{drop['node']} from {drop['peer']}"
+        found.setdefault(("message dropped", drop["reason"]), []).append(who)
+    for client, reasons in story.overtaken.items():
+        for reason in reasons:
+            found.setdefault(("round overtaken", reason), []).append(client)
+    for (node, how), times in story.exits.items():
+        found.setdefault(("process ended", how), []).extend([node] * times)
+    for (what, reason), all_ in found.items():
+        names = list(dict.fromkeys(all_))
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        yield what, reason, len(all_), ", ".join(names[:5]) + more
+
+
+def host_section(story: Story) -> Markup:
+    summary = story.summary
+    rows = summary["processes"]
+    parts: list[Markup] = []
+    if any(row["run_delay_s"] is None for row in rows):
+        seconds = sum(row["cpu_s"] for row in rows)
+        text = f"All processes together were on a core for {seconds:.1f} s. How long they waited "
+        parts.append(tag("p", text + "for one this system does not say."))
+    elif rows:
+        parts += [tag("p", _load_in_words(rows)), _load_plot(rows)]
+        parts.append(_load_table(rows))
+    else:
+        parts.append(tag("p", "No process has reported its load."))
+    late = [(n, v) for n, v in summary["link_facts"].items() if n.startswith("lateness")]
+    if late:
+        text = "How late the process that carries the links let packets go, ms:"
+        pairs = [(name[9:].removesuffix("_ms"), svg.number(value)) for name, value in late]
+        parts += [tag("p", text), facts(pairs)]
+    changes = summary["dynamics"]
+    if changes["changes"]:
+        text = (
+            f"The links changed {changes['changes']} times, "
+            f"{svg.number(changes['lateness_mean_ms'])} ms after their time in the mean and "
+            f"{svg.number(changes['lateness_max_ms'])} ms at most."
+        )
+        parts.append(tag("p", text))
+    computed = summary["compute"]["nodes"]
+    if computed:
+        worst = max(computed, key=lambda row: row["late_s"])
+        text = (
+            "Computing was modelled. Counting operations took this machine longer than computing "
+            f"takes the device by {worst['late_s']:.2f} s at most ({worst['node']}, in all rounds)."
+        )
+        parts.append(tag("p", text))
+    return section("host", "How busy the machine was", *parts)
+
+
+def _share(row: dict[str, Any]) -> float:
+    working = row["cpu_s"] + row["run_delay_s"]
+    return float(row["run_delay_s"] / working) if working else 0.0
+
+
+def _load_in_words(rows: list[dict[str, Any]]) -> str:
+    share = statistics.median(_share(row) for row in rows)
+    text = (
+        f"Of the time that it had work, a process waited for a free core for {100 * share:.0f} % "
+        "(the median process). "
+    )
+    if share >= BUSY:
+        return text + (
+            "The machine and not the network made part of these minutes: take fewer clients, more "
+            "cores, or a machine that does nothing else."
+        )
+    return text + "The machine had cores enough for these figures."
+
+
+def _ranked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(rows, key=lambda row: row["run_delay_s"], reverse=True)
+
+
+def _load_plot(rows: list[dict[str, Any]]) -> Markup:
+    shown = [
+        (
+            row["node"],
+            [(row["cpu_s"], "var(--send)"), (row["run_delay_s"], "var(--compute)")],
+            f"{100 * _share(row):.0f} % waiting",
+        )
+        for row in _ranked(rows)[:12]
+    ]
+    drawn = svg.bars(
+        "Time on a core and waiting for one",
+        "The processes that waited longest; the table below has the figures.",
+        shown,
+        "seconds, the longest bar is "
+        + svg.number(max(row["cpu_s"] + row["run_delay_s"] for row in rows)),
+    )
+    names = [("on a core", "var(--send)"), ("waiting for a core", "var(--compute)")]
+    caption = f"The {len(shown)} of {len(rows)} processes that waited longest for a core"
+    return svg.figure(caption, svg.swatches(names), drawn)
+
+
+def _load_table(rows: list[dict[str, Any]]) -> Markup:
+    cells = [
+        (
+            row["node"],
+            f"{row['cpu_s']:.2f}",
+            f"{row['run_delay_s']:.2f}",
+            f"{100 * _share(row):.0f}",
+            f"{row['private_mb']:.1f}",
+        )
+        for row in _ranked(rows)[:MOST_ROWS]
+    ]
+    heads = ("process", "on a core, s", "waiting for one, s", "waiting, %", "private memory, MB")
+    shown = table(f"{len(cells)} of {len(rows)} processes", heads, cells)
+    return tag("details", tag("summary", "Every figure"), shown)

@@ -1,0 +1,208 @@
+"""What each node did in a round, from the times of its messages.
+
+A client receives from a message's sending to its arrival, computes from there to its own next
+sending, and sends from that to the arrival at the other end; the rest of the round it waits. The
+server's are the same seen from there, and what it does before its first message and after the last
+update is computing too. Where two overlap, each instant counts once, as the first that is going on
+in SPANS: a node's four sum up to the round.
+"""
+
+from collections import defaultdict
+from typing import Any, NamedTuple
+
+Event = dict[str, Any]
+
+SERVER = "server"
+SPANS = ("compute", "receive", "send", "wait")
+_WAIT = len(SPANS) - 1
+_IN_ORDER = ("receive", "compute", "send", "wait")
+MOST_ROWS = 200
+"""Beyond as many clients a round's summary has no row for each."""
+
+
+class Message(NamedTuple):
+    """One message as one client sees it; one between two clients is two of these."""
+
+    received_ns: int
+    sent_ns: int
+    down: bool
+    """Whether the client received it."""
+    bytes: int
+    """All its frames."""
+    with_server: bool
+
+    @property
+    def own_ns(self) -> int:
+        """When the client had to do with it."""
+        return self.received_ns if self.down else self.sent_ns
+
+
+class Span(NamedTuple):
+    kind: str
+    began_ns: int
+    ended_ns: int
+
+
+class Round:
+    """The messages of one round and when it was."""
+
+    def __init__(self) -> None:
+        self.messages: dict[str, list[Message]] = defaultdict(list)
+        self.told_ns: int | None = None
+        """When the supervisor heard of its beginning."""
+        self.seconds: float | None = None
+        """None while it lasts."""
+        self.complete = True
+        """Nobody was waited for in vain."""
+        self.taken = 0
+        """How many events there have been of it."""
+
+    @property
+    def began_ns(self) -> int:
+        """The server's word of it comes a little late: a message may have been sent before."""
+        sent = [message.sent_ns for own in self.messages.values() for message in own]
+        return min([*sent, *([] if self.told_ns is None else [self.told_ns])], default=0)
+
+    @property
+    def ended_ns(self) -> int | None:
+        """None while it lasts. The server evaluates after that, and clients may send metrics."""
+        return None if self.seconds is None else self.began_ns + round(1e9 * self.seconds)
+
+    def within(self) -> dict[str, list[Message]]:
+        """The messages sent before its end."""
+        ended_ns = self.ended_ns
+        return {
+            client: [m for m in own if ended_ns is None or m.sent_ns < ended_ns]
+            for client, own in self.messages.items()
+        }
+
+    def spans(self) -> dict[str, list[Span]]:
+        """By node, the server first, each from the round's beginning to its end without a gap.
+
+        Of the clients that took part; empty before the round has ended.
+        """
+        began_ns, ended_ns = self.began_ns, self.ended_ns
+        if ended_ns is None:
+            return {}
+        found = {SERVER: self._server(began_ns, ended_ns)}
+        for client, messages in self.messages.items():
+            incoming = [message for message in messages if message.down]
+            outgoing = [message for message in messages if not message.down]
+            arrivals = [message.received_ns for message in incoming]
+            computing = _between(arrivals, [message.sent_ns for message in outgoing])
+            found[client] = _cut(computing, incoming, outgoing, began_ns, ended_ns)
+        return found
+
+    def _server(self, began_ns: int, ended_ns: int) -> list[Span]:
+        messages = [m for own in self.messages.values() for m in own if m.with_server]
+        incoming = [message for message in messages if not message.down]
+        outgoing = [message for message in messages if message.down]
+        arrivals = [began_ns, *(message.received_ns for message in incoming)]
+        departures = [message.sent_ns for message in outgoing]
+        if self.complete:
+            departures.append(ended_ns)
+        return _cut(_between(arrivals, departures), incoming, outgoing, began_ns, ended_ns)
+
+
+class Timeline:
+    """Takes every event of a run; ``rounds`` by their numbers."""
+
+    def __init__(self) -> None:
+        self.rounds: dict[int, Round] = defaultdict(Round)
+        self.origin_ns: int | None = None
+        """The nodes' clock when the events' ``t`` was 0."""
+        self.clients: tuple[str, ...] = ()
+
+    def take(self, event: Event) -> None:
+        kind = event["event"]
+        if kind == "run":
+            self.clients = tuple(event["client_names"])
+            self.origin_ns = event.get("origin_ns")
+        elif kind in ("message", "round_started", "missed", "round"):
+            entry = self.rounds[event["round"]]
+            entry.taken += 1
+            if kind == "message":
+                _add(entry, event)
+            elif kind == "missed":
+                entry.complete = False
+            elif kind == "round":
+                entry.seconds = event["seconds"]
+            elif self.origin_ns is not None:
+                entry.told_ns = self.origin_ns + round(1e9 * event["t"])
+
+
+def _add(entry: Round, event: Event) -> None:
+    with_server = SERVER in (event["peer"], event["node"])
+    for client, down in ((event["peer"], False), (event["node"], True)):
+        if client != SERVER:
+            times = (event["received_ns"], event["sent_ns"])
+            message = Message(*times, down, event["message_bytes"], with_server)
+            entry.messages[client].append(message)
+
+
+def seconds(spans: list[Span]) -> dict[str, float]:
+    """How long in all: receive_s, compute_s, send_s, wait_s."""
+    sums = dict.fromkeys(_IN_ORDER, 0)
+    for span in spans:
+        sums[span.kind] += span.ended_ns - span.began_ns
+    return {f"{kind}_s": round(total_ns / 1e9, 6) for kind, total_ns in sums.items()}
+
+
+def over_clients(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """The least, the median and the most of each of ``seconds``' figures over clients."""
+    found: dict[str, dict[str, float]] = {"min": {}, "median": {}, "max": {}}
+    for field in (f"{kind}_s" for kind in _IN_ORDER):
+        values = sorted(row[field] for row in rows)
+        middle = (values[len(values) // 2] + values[(len(values) - 1) // 2]) / 2
+        found["min"][field], found["max"][field] = values[0], values[-1]
+        found["median"][field] = round(middle, 6)
+    return found
+
+
+def _between(arrivals: list[int], departures: list[int]) -> list[tuple[int, int]]:
+    """From the last arrival before a departure to it; a second departure adds nothing."""
+    found = []
+    since: int | None = None
+    moments = [(at, False) for at in arrivals] + [(at, True) for at in departures]
+    for at, leaves in sorted(moments):
+        if not leaves:
+            since = at
+        elif since is not None:
+            found.append((since, at))
+            since = None
+    return found
+
+
+def _cut(
+    computing: list[tuple[int, int]],
+    incoming: list[Message],
+    outgoing: list[Message],
+    began_ns: int,
+    ended_ns: int,
+) -> list[Span]:
+    """One span after the other, whatever overlaps, from ``began_ns`` to ``ended_ns``."""
+    going = (
+        computing,
+        [(message.sent_ns, message.received_ns) for message in incoming],
+        [(message.sent_ns, message.received_ns) for message in outgoing],
+    )
+    changes = []
+    for place, intervals in enumerate(going):
+        for begins, ends in intervals:
+            begins, ends = max(begins, began_ns), min(ends, ended_ns)
+            if begins < ends:
+                changes += [(begins, place, 1), (ends, place, -1)]
+    changes.sort()
+    ongoing = [0, 0, 0, 1]
+    found: list[Span] = []
+    since = began_ns
+    for at, place, step in [*changes, (ended_ns, _WAIT, 0)]:
+        if at > since:
+            kind = next(kind for kind, count in zip(SPANS, ongoing, strict=True) if count)
+            if found and found[-1].kind == kind:
+                found[-1] = Span(kind, found[-1].began_ns, at)
+            else:
+                found.append(Span(kind, since, at))
+            since = at
+        ongoing[place] += step
+    return found

@@ -1,0 +1,156 @@
+"""Curves, targets, fronts and timelines of made runs, against arithmetic by hand."""
+
+import itertools
+
+import pytest
+from made_run import S, events, lines, message, summary
+
+from testbed.report import curves
+from testbed.report.curves import Point
+from testbed.report.read import gather
+from testbed.report.rounds_section import COLUMNS, MOST_ROWS, chosen
+from testbed.report.svg import Strip, log_ticks, number, strips, thinned, ticks
+from testbed.report.timeline import columns
+from testbed.spans import Span
+
+
+def test_points_add_up_minutes_and_both_ways_of_all_clients() -> None:
+    # Two clients, 0.5 MB each way a round: 2 MB; and 6 s are 0.1 min.
+    assert curves.points(summary(events())) == [
+        (0, 0.1, 0.0, 0.0),
+        (1, 0.5, pytest.approx(0.1), pytest.approx(2.0)),
+        (2, 0.75, pytest.approx(0.2), pytest.approx(4.0)),
+    ]
+
+
+def test_a_round_that_did_not_end_is_no_point() -> None:
+    begun = [*events(closed=False)[:-2]]
+    assert [point.round for point in curves.points(summary(begun))] == [0, 1]
+
+
+def test_accuracy_may_be_the_clients_own() -> None:
+    assert curves.accuracy({"client_accuracy": 0.7, "client_loss": 1.0}) == 0.7
+    assert curves.accuracy({"loss": 1.0}) is None
+
+
+def run(*found: tuple[float | None, float, float]) -> list[Point]:
+    rounds = [Point(n, *each) for n, each in enumerate(found, start=1)]
+    return [Point(0, 0.1, 0.0, 0.0), *rounds]
+
+
+def test_the_target_is_what_all_reached_rounded_down() -> None:
+    assert curves.common_target([run((0.29, 1, 1)), run((0.9, 1, 1), (0.4, 2, 2))]) == 0.29
+    assert curves.common_target([run((0.9199, 1, 1)), run((None, 1, 1))]) == 0.91
+    assert curves.common_target([run((None, 1, 1))]) is None
+
+
+def test_a_target_is_reached_at_the_end_of_the_first_round_as_accurate() -> None:
+    found = run((0.5, 1, 10), (0.8, 2, 20), (0.7, 3, 30), (0.9, 4, 40))
+    assert curves.reached(found, 0.7) == (2, 0.8, 2, 20)
+    assert curves.reached(found, 0.91) is None
+    # What the model was worth before the run is no result of it.
+    assert curves.reached(found, 0.1) == (1, 0.5, 1, 10)
+
+
+def test_the_front_is_what_nothing_beats() -> None:
+    fast = run((0.5, 1, 10), (0.8, 2, 20))
+    small = run((0.5, 3, 1), (0.8, 6, 2))
+    # As accurate as fast's second and slower and larger; and its equal in all three.
+    beaten = run((0.8, 2.5, 21), (0.8, 2, 20))
+    assert curves.front([fast, small, beaten]) == [
+        [False, True, True],
+        [False, True, True],
+        [False, False, True],
+    ]
+
+
+def test_the_front_is_as_the_definition_says() -> None:
+    values = list(itertools.product((0.1, 0.2), (1, 2), (1, 2), (0.3,)))
+    found = [run((a + b, minutes, mb)) for a, minutes, mb, b in values]
+    points = [each[1] for each in found]
+
+    def beats(one: Point, other: Point) -> bool:
+        ours = (-one.accuracy, one.minutes, one.wire_mb)
+        theirs = (-other.accuracy, other.minutes, other.wire_mb)
+        return ours != theirs and all(a <= b for a, b in zip(ours, theirs, strict=True))
+
+    wanted = [not any(beats(other, own) for other in points) for own in points]
+    assert [each[1] for each in curves.front(found)] == wanted
+
+
+def test_a_story_has_each_nodes_spans_and_who_came_last() -> None:
+    found = events()
+    late = message("client-2", "server", 2, 20.0, 21.5)
+    first, second = gather(lines([*found[:-2], late, *found[-2:]])).rounds
+    assert first.spans["client-1"] == [
+        Span("receive", 10 * S, 11 * S),
+        Span("compute", 11 * S, 14 * S),
+        Span("send", 14 * S, 15 * S),
+        Span("wait", 15 * S, 16 * S),
+    ]
+    assert (first.number, first.began_ns, first.ended_ns, first.finished) == (
+        *(1, 10 * S, 16 * S),
+        True,
+    )
+    assert second.last == "client-2"
+
+
+def test_a_killed_runs_last_round_goes_as_far_as_is_known() -> None:
+    whole = lines(events(closed=False))
+    torn = [*whole[:-7], whole[-7][:40]]
+    story = gather(torn)
+    assert story.torn_lines == 1
+    last = story.rounds[-1]
+    assert (last.number, last.finished) == (2, False)
+    assert last.spans["client-1"][-1].ended_ns == last.ended_ns
+    assert story.summary["status"] == "interrupted"
+
+
+def test_columns_are_what_was_done_longest() -> None:
+    found = [Span("receive", 0, 4), Span("compute", 4, 27), Span("wait", 27, 40)]
+    # Of the first ten 4 are receiving; of the third ten 7 are computing.
+    assert columns(found, 0, 40, 4) == [(0, 3, "compute"), (3, 4, "wait")]
+    assert columns(found, 0, 40, 10)[0] == (0, 1, "receive")
+    # Between two rounds nothing is known.
+    assert columns([Span("send", 0, 10), Span("send", 30, 40)], 0, 40, 4) == [
+        (0, 1, "send"),
+        (3, 4, "send"),
+    ]
+
+
+def test_of_many_clients_some_are_shown_evenly() -> None:
+    names = [f"client-{n}" for n in range(100)]
+    means = {name: {"wait": float(n)} for n, name in enumerate(reversed(names))}
+    shown = chosen(names, means)
+    assert (len(shown), shown[0], shown[-1]) == (24, "client-99", "client-0")
+    assert chosen(names[:24], {}) == names[:24]
+
+
+def test_a_timeline_that_changes_at_every_column_stays_small() -> None:
+    runs = [(n, n + 1, ("send", "receive")[n % 2]) for n in range(COLUMNS)]
+    rows = [Strip(f"client-{n}", runs) for n in range(MOST_ROWS + 1)]
+    # A page has two of them, and 1 MB.
+    assert len(strips("a", "b", rows, COLUMNS, (0.0, 100.0))) < 300_000
+
+
+def test_ticks_are_round_and_few() -> None:
+    assert ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1]
+    assert ticks(0.07, 1.0) == [0.2, 0.4, 0.6, 0.8, 1.0]
+    assert ticks(0, 0.234) == [0, 0.05, 0.1, 0.15, 0.2]
+    assert ticks(3, 3) == [3]
+    assert log_ticks(0.03, 78)[0] == 0.1 and log_ticks(1, 60) == [1, 2, 5, 10, 20, 50]
+    assert all(
+        len(ticks(0, high)) <= 7 and len(log_ticks(1e-3, 1e-3 * high)) <= 8
+        for high in (31, 99, 1e3, 1e6, 1e9, 1.5e20)
+    )
+
+
+def test_numbers_have_three_figures_and_no_exponent() -> None:
+    shown = [number(value) for value in (0, 0.0123, 0.5, 1.234, 12.34, 999.6, 1234567, -0.04)]
+    assert shown == ["0", "0.0123", "0.5", "1.23", "12.3", "1,000", "1,234,567", "-0.04"]
+
+
+def test_thinning_keeps_both_ends() -> None:
+    assert thinned(5, 9) == [0, 1, 2, 3, 4]
+    kept = thinned(1000, 20)
+    assert (len(kept), kept[0], kept[-1]) == (20, 0, 999)

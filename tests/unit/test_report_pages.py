@@ -1,0 +1,310 @@
+"""The pages: well-formed, whole in themselves, escaped, small, and saying what came of a run."""
+
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from click.testing import CliRunner
+from made_run import HOSTILE, events, folder, lines
+
+import cli
+from testbed.config_error import ConfigError
+from testbed.report import comparison, comparison_page, html, listing, run_page
+from testbed.report.read import gather
+
+SECTIONS = ["accuracy", "timeline", "bytes", "links", "failures", "host", "run", "repeat"]
+MEGABYTE = 1_000_000
+
+
+def report(found: list[dict[str, Any]]) -> str:
+    return run_page.page(gather(lines(found)), Path("results/RUN"))
+
+
+def parsed(text: str) -> ElementTree.Element:
+    doctype, _, rest = text.partition("\n")
+    assert doctype == "<!DOCTYPE html>"
+    return ElementTree.fromstring(rest)
+
+
+def words(element: ElementTree.Element, name: str) -> str:
+    (own,) = [each for each in element.iter("section") if each.get("id") == name]
+    return " ".join(" ".join(own.itertext()).split())
+
+
+def check(text: str) -> ElementTree.Element:
+    """What holds of every page."""
+    root = parsed(text)
+    found = list(root.iter())
+    assert not {each.tag for each in found} & {"script", "link", "img", "iframe", "object", "base"}
+    assert not [key for each in found for key in each.attrib if key in ("src", "href")]
+    assert not [key for each in found for key in each.attrib if key.startswith("on")]
+    assert "@import" not in text and "url(" not in text
+    levels = [int(each.tag[1]) for each in found if re.fullmatch("h[1-6]", each.tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
+    names = [each.get("id") for each in found if each.get("id")]
+    assert len(names) == len(set(names))
+    for svg in root.iter("svg"):
+        if svg.get("aria-hidden") != "true":
+            assert svg.get("role") == "img" and svg[0].tag == "title" and svg[0].text
+    for table in root.iter("table"):
+        widths = {len(row) for row in table.iter("tr")}
+        assert len(widths) == 1 and table.get("aria-label")
+    return root
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return report(events())
+
+
+def test_a_report_has_every_section_and_is_whole_in_itself(page: str) -> None:
+    root = check(page)
+    assert [each.get("id") for each in root.iter("section")] == SECTIONS
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_the_result_is_one_sentence(page: str) -> None:
+    assert (
+        "fedpeft with 2 clients on 4g went from accuracy 0.100 to 0.750 in 2 rounds and "
+        "0.2 minutes (12 s), with 4 MB on the wire (2 up, 2 down)."
+    ) in page
+
+
+def test_the_timeline_says_shares_and_means(page: str) -> None:
+    said = words(parsed(page), "timeline")
+    # 3 s of 6 computing, and one each of the others.
+    assert "spends 50 % computing, 17 % sending, 17 % receiving and 17 % waiting" in said
+    assert "client-1 1.000 3.000 1.000 1.000" in said
+
+
+def test_bytes_stand_by_level_kind_and_direction(page: str) -> None:
+    said = words(parsed(page), "bytes")
+    # Two clients and two rounds of 0.4 MB of payload each way.
+    assert "payload tensors 1.600 1.600 3.200" in said
+    assert "adapter 1.6 + 1.6" in said
+
+
+def test_the_certificate_is_said_in_words_and_figures(page: str) -> None:
+    said = words(parsed(page), "links")
+    assert "some were not as their profiles say: 1 check does not hold." in said
+    assert "4g rate up, kbit/s 6,300 ± 126 6,000 6,150 6,300 1 of 2" in said
+
+
+def test_waiting_for_a_core_is_said_aloud(page: str) -> None:
+    # A second of each four: 25 %.
+    assert "waited for a free core for 25 %" in words(parsed(page), "host")
+    assert "The machine and not the network" in page
+
+
+def test_the_command_repeats_the_run() -> None:
+    story = gather(lines(events()))
+    said = words(parsed(run_page.page(story, Path("results/a run"))), "repeat")
+    assert "python cli.py launch --config='results/a run/config.toml'" in said
+    assert "python cli.py launch --profile=4g" in said
+
+
+def test_nothing_of_a_run_is_html() -> None:
+    hostile = events(method=HOSTILE, profile=HOSTILE, options={HOSTILE: HOSTILE + '"\x00\ud800'})
+    hostile[-1] |= {"status": "failed", "reason": HOSTILE}
+    others = [
+        {"event": "lost", "peer": "client-1", "reason": HOSTILE},
+        {"event": "missed", "peer": "client-1", "round": 1, "reason": HOSTILE},
+        {"event": "dropped", "node": HOSTILE, "peer": HOSTILE, "bytes": 1, "reason": HOSTILE},
+        {"event": "failed", "node": HOSTILE, "traceback": HOSTILE},
+        {"event": "ended", "node": HOSTILE, "pid": 1, "how": HOSTILE},
+        {"event": "overtaken", "node": "client-1", "reason": HOSTILE},
+    ]
+    hostile[-1:-1] = [{"t": 50, "node": "server", **event} for event in others]
+    text = json.dumps(hostile).replace("\\ud800", "?")
+    made = report(json.loads(text))
+    root = check(made)
+    assert HOSTILE not in made
+    failures = words(root, "failures")
+    assert failures.count(HOSTILE) >= 7
+    assert all(
+        what in failures
+        for what in ("client lost", "update missed", "message dropped", "overtaken")
+    )
+
+
+def test_attributes_are_escaped_too() -> None:
+    made = html.tag("p", "a", title='"><script>', class_=None)
+    assert made == '<p title="&quot;&gt;&lt;script&gt;">a</p>'
+    assert html.escaped("a\x00b\ud800") == "a\ufffdb\ufffd"
+
+
+def test_a_report_is_small_also_of_a_thousand_clients() -> None:
+    text = report(events(clients=1000, rounds=5))
+    check(text)
+    assert len(text.encode()) < MEGABYTE / 4
+    assert "24 of 1000 clients" in text
+
+
+def test_a_run_that_was_killed_at_any_event_has_a_report() -> None:
+    whole = lines(events())
+    for count, torn in enumerate(whole):
+        check(run_page.page(gather([*whole[:count], torn[:30]]), Path("RUN")))
+
+
+def test_a_run_of_modelled_computing_says_that_nothing_was_learnt() -> None:
+    found = events()
+    found[0]["compute"] = "modelled"
+    for event in found:
+        if "metrics" in event:
+            event["metrics"] = {}
+    text = report(found)
+    check(text)
+    assert "2 rounds of fedpeft with 2 clients on 4g took 0.2 minutes" in text
+    assert "nothing was learnt" in text
+
+
+def test_an_accuracy_of_clients_own_models_is_named_so() -> None:
+    found = events()
+    for event in found:
+        if event["event"] == "evaluated":
+            event["metrics"] = {}
+        elif "metrics" in event:
+            event["metrics"] = {"client_accuracy": 0.6}
+    assert "reached accuracy (mean of clients) 0.600 in 2 rounds" in report(found)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    return [
+        folder(tmp_path / "20261121-100000-a", events(options={"rank": 4})),
+        folder(tmp_path / "20261121-100001-b", events(options={"rank": 8}, round_s=12)),
+        folder(
+            tmp_path / "20261121-100002-c",
+            events(method="sfprompt", accuracies=[0.6, 0.9], wire=5_000_000),
+        ),
+    ]
+
+
+def test_runs_are_compared_at_what_all_reached(runs: list[Path]) -> None:
+    rows, target = comparison.compare(comparison.runs(runs), None)
+    assert target == 0.75
+    assert [comparison.sentence(row, target) for row in rows] == [
+        "On 4g with 2 clients, digits: fedpeft rank=4 reached 0.75 in 0.2 min with 4 MB.",
+        "On 4g with 2 clients, digits: fedpeft rank=8 reached 0.75 in 0.4 min with 4 MB.",
+        "On 4g with 2 clients, digits: sfprompt reached 0.75 in 0.2 min with 40 MB.",
+    ]
+    # rank=8 is as rank=4, and slower.
+    assert [row.front_rounds for row in rows] == [[1, 2], [], [1, 2]]
+    rows, _ = comparison.compare(comparison.runs(runs), 0.8)
+    assert comparison.sentence(rows[0], 0.8).endswith(
+        "did not reach 0.80; its best was 0.750, in 0.2 min with 4 MB."
+    )
+
+
+def test_runs_on_other_networks_are_no_rivals(runs: list[Path], tmp_path: Path) -> None:
+    slow = folder(tmp_path / "d", events(profile="3g", round_s=60, accuracies=[0.2, 0.3]))
+    rows, _ = comparison.compare(comparison.runs([*runs, slow]), None)
+    assert rows[-1].front_rounds == [1, 2]
+    assert "wifi" not in rows[-1].where and rows[-1].where.startswith("3g with 2 clients")
+
+
+def test_equal_runs_get_names_of_their_own(tmp_path: Path) -> None:
+    made = [
+        folder(tmp_path / "a", events(seed=1)),
+        folder(tmp_path / "b", events(seed=2)),
+        folder(tmp_path / "c", events(seed=2)),
+    ]
+    assert comparison.names(comparison.runs(made)) == [
+        "fedpeft seed=1",
+        "fedpeft seed=2 #1",
+        "fedpeft seed=2 #2",
+    ]
+
+
+def test_a_comparisons_page(runs: list[Path], tmp_path: Path) -> None:
+    hostile = folder(tmp_path / "d", events(profile=HOSTILE, method="{x}[red]"))
+    rows, target = comparison.compare(comparison.runs([*runs, hostile]), None)
+    text = comparison_page.page(rows, target)
+    root = check(text)
+    assert HOSTILE not in text
+    assert "sfprompt reached 0.75" in words_of(root)
+    assert "[red]" in json.dumps(
+        [str(cell) for cell in comparison.table(rows, target).columns[0].cells]
+    )
+
+
+def words_of(root: ElementTree.Element) -> str:
+    return " ".join(" ".join(root.itertext()).split())
+
+
+def test_a_comparison_of_many_runs_is_small() -> None:
+    points = [comparison.curves.Point(n, n / 101, n, n) for n in range(101)]
+    row = comparison.Row("x", "a", "4g", "ok", points, [True] * 101, 0.99, 1, 1.0, 1.0)
+    rows = [row._replace(name=f"run {n}", where=f"4g-{n % 10}") for n in range(300)]
+    text = comparison_page.page(rows, 0.9)
+    check(text)
+    assert len(text.encode()) < MEGABYTE
+
+
+def output(*arguments: object, code: int = 0) -> str:
+    result = CliRunner().invoke(cli.main, [str(each) for each in arguments])
+    assert result.exit_code == code, result.output
+    return result.stdout
+
+
+def test_report_writes_where_it_says(runs: list[Path]) -> None:
+    path = runs[0] / "report.html"
+    assert output("report", runs[0]) == f"report: {path}\n"
+    check(path.read_text())
+
+
+def test_compare_takes_a_benchs_folder_and_its_last_good_runs(tmp_path: Path) -> None:
+    bench = tmp_path / "bench-x"
+    for stamp in ("20261121-100000", "20261121-110000"):
+        folder(bench / "cell-1" / stamp, events())
+    folder(bench / "cell-1" / "20261121-120000", events(closed=False))
+    folder(bench / "cell-2" / "20261121-100000", events(method="fedavg"))
+    found = json.loads(output("compare", bench, "--json"))
+    assert [run["run"] for run in found["runs"]] == ["fedpeft", "fedavg"]
+    assert found["runs"][0]["folder"].endswith("cell-1/20261121-110000")
+    assert found["target_accuracy"] == 0.75
+    check((bench / "comparison.html").read_text())
+
+
+def test_compare_prints_a_table_and_sentences(runs: list[Path], tmp_path: Path) -> None:
+    shown = output("compare", *runs, "--target=0.6", f"--out={tmp_path / 'own.html'}")
+    assert "minutes to 0.60" in shown and "fedpeft rank=8" in shown
+    assert "sfprompt reached 0.60 in 0.1 min with 20 MB." in shown
+    assert (tmp_path / "own.html").is_file() and not (tmp_path / "comparison.html").exists()
+
+
+def test_results_are_listed_newest_first(runs: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "20261121-100003-torn").mkdir()
+    (tmp_path / "20261121-100003-torn" / "summary.json").write_text('{"schema"')
+    folder(tmp_path / "20261121-100004-killed", events(closed=False))
+    rows = json.loads(output("results", f"--out={tmp_path}", "--json"))
+    assert [Path(row["folder"]).name[16:] for row in rows] == ["killed", "torn", "c", "b", "a"]
+    assert rows[1]["status"] == "unreadable"
+    assert rows[2]["wire_mb"] == 40 and rows[2]["accuracy"] == 0.9 and rows[2]["rounds"] == 2
+    shown = output("results", f"--out={tmp_path}")
+    assert "running or killed" in shown and "sfprompt" in shown
+
+
+@pytest.mark.parametrize("command", ["report", "compare"])
+def test_what_is_no_run_is_refused(command: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli.main, [command, str(tmp_path)])
+    assert isinstance(result.exception, ConfigError)
+    assert str(tmp_path) in str(result.exception) and "cli.py results" in str(result.exception)
+
+
+def test_other_refusals(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is no folder"):
+        listing.rows(tmp_path / "none")
+    newer = folder(tmp_path / "newer", events())
+    (newer / "summary.json").write_text('{"schema": 2}')
+    with pytest.raises(ConfigError, match="schema 2"):
+        comparison.runs([newer])
+    (newer / "events.jsonl").write_text('{"t": 1, "node": "x", "event": "run"}\n')
+    with pytest.raises(ConfigError, match="not as this version writes it"):
+        run_page.write(newer)
+    assert not (newer / "report.html").exists()
