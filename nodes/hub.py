@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 from testbed.child import die_with_parent
 from testbed.config_error import ConfigError
@@ -32,17 +31,15 @@ def fetch(kind: str, name: str, repository: str, patterns: list[str]) -> Path:
     return Path(run_apart("nodes.hub", *asked, limit_s=DOWNLOAD_LIMIT_S))
 
 
-def run_apart(module: str, *arguments: str, limit_s: float, file: BinaryIO | None = None) -> str:
+def run_apart(module: str, *arguments: str, limit_s: float) -> str:
     """Run a module of this project as a program; returns what it printed.
 
-    `file` stays open in it under the same number. ConfigError where it refused, failed, or took
-    longer than `limit_s`.
+    ConfigError where it refused, failed, or took longer than `limit_s`.
     """
     try:
         done = subprocess.run(
             [sys.executable, "-m", module, *arguments],
             cwd=Path(__file__).parent.parent,
-            pass_fds=[] if file is None else [file.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 
 from nodes import hub
 from testbed.config_error import ConfigError
@@ -87,12 +88,11 @@ def read(name: str, classes: int, folder: Path) -> Splits:
 
     ConfigError where its columns, images or labels are not those of the data set.
     """
-    with tempfile.TemporaryFile() as file:
-        asked = [name, str(classes), str(folder), str(file.fileno())]
-        hub.run_apart("nodes.hub_data", *asked, limit_s=READ_LIMIT_S, file=file)
-        file.seek(0)
-        with np.load(file) as arrays:
-            return Splits(*(arrays[field] for field in Splits._fields))
+    with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
+        asked = [name, str(classes), str(folder), file.name]
+        hub.run_apart("nodes.hub_data", *asked, limit_s=READ_LIMIT_S)
+        arrays = load_file(file.name)
+        return Splits(*(arrays[field] for field in Splits._fields))
 
 
 def _parquet(folder: Path, split: str) -> list[str]:
@@ -100,12 +100,12 @@ def _parquet(folder: Path, split: str) -> list[str]:
 
 
 def _read_here() -> str:
-    """Write the arrays of Splits to the file whose number stands in the arguments."""
+    """Write the arrays of Splits to the file that the arguments name."""
     # Heeded at import: a folder is all that is needed, and torch would take a second to load.
     os.environ |= {"HF_HUB_OFFLINE": "1", "USE_TORCH": "0"}
     import datasets
 
-    name, classes, folder, number = sys.argv[1:]
+    name, classes, folder, path = sys.argv[1:]
     datasets.disable_progress_bars()
     if (Path(folder) / "dataset_dict.json").exists():
         loaded = datasets.load_from_disk(folder)
@@ -120,8 +120,8 @@ def _read_here() -> str:
             raise ConfigError(f"{where} is missing; there are {', '.join(loaded)}")
         images, labels = _arrays(loaded[split], SOURCES[name], int(classes), where)
         arrays |= {f"{split}_images": images, f"{split}_labels": labels}
-    with os.fdopen(int(number), "wb") as file:
-        np.savez(file, **arrays)
+    # What is written is memory as it lies, in whatever order.
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
     return ""
 
 

@@ -21,9 +21,7 @@ def build(userspace_links: None) -> Iterator[Build]:
     """``build(profile, profile, ...)``: a network of a server and a client for each."""
     with contextlib.ExitStack() as owned:
 
-        def make(
-            *profiles: LinkProfile, server: LinkProfile | None = None
-        ) -> tuple[Plan, Network]:
+        def make(*profiles: LinkProfile, server: LinkProfile | None = None) -> tuple[Plan, Network]:
             layout = plan(list(profiles), server)
             network = userspace.up(layout)
             owned.callback(network.down)

@@ -305,7 +305,7 @@ def test_a_clients_operations_are_those_of_its_round(monkeypatch: pytest.MonkeyP
     options = config(local_epochs=3, digest_epochs=2)
     client, shard = client_of(options), parts()["client-2"]
     # Else the same work is counted, or not, by which kernel the processor takes.
-    with sdpa_kernel(SDPBackend.MATH), flops._Counter() as counter:
+    with sdpa_kernel(SDPBackend.MATH), flops.Counter() as counter:
         client.round(Told(2, SEED, 1, torch.zeros(BATCH, CLASSES)))
     image = public()[:1]
     own = kdfft.client_flops(options, client.model, image)

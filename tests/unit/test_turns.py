@@ -44,7 +44,7 @@ def clock(monkeypatch):
     return clock
 
 
-def busy(clock: Clock, waiting: Turns, frames_per_s: float, load: float, windows: int) -> None:
+def busy(clock: Clock, waiting: Turns, frames_per_s: float, load: float, windows: float) -> None:
     """Work for a share ``load`` of each millisecond; something is due when it ends."""
     carried, began = waiting.frames, clock.now
     while clock.now < began + windows * WINDOW_S:
@@ -127,7 +127,7 @@ def test_polling_is_given_up_before_that_and_taken_up_when_it_is_calm(clock):
         waiting.wait(clock.now + 0.001, POLLED_S)
         return clock.slept
 
-    busy(clock, waiting, 1000, 1.0, 2)
+    busy(clock, waiting, 1000, 1.0, 1.5)
     assert not waiting.in_turns
     assert slept_before_a_release() == [pytest.approx(0.001)]
     busy(clock, waiting, 1000, 0.8, 3)
