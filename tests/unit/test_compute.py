@@ -111,6 +111,19 @@ def test_operations_are_those_that_torch_counts_with_values(
     assert device.facts()["flops"] == counter.get_total_flops() > 0
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_predictions_are_counted_in_whatever_mode(mode: Any, some_noise: Tensor) -> None:
+    images = torch.zeros(4, *SHAPE)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        backbone("cpu")(images)
+    device, model = Modelled(FAST, some_noise), backbone("meta")
+    with device.active(), mode():
+        for _ in range(2):
+            model(images.to("meta"))
+    device.settle()
+    assert device.facts()["flops"] == 2 * counter.get_total_flops() > 0
+
+
 def test_what_is_remembered_of_a_call_has_the_shapes_of_a_real_one(some_noise: Tensor) -> None:
     images = torch.empty(4, *SHAPE)
     labels = torch.zeros(4, dtype=torch.int64)
