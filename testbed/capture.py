@@ -58,7 +58,9 @@ class Capture:
 
         def run() -> None:
             self._channel.close()
-            _serve(plan, network, folder / FOLDER, theirs)
+            # A killed run has nobody left to tell.
+            with contextlib.suppress(ChannelClosed):
+                _serve(plan, network, folder / FOLDER, theirs)
 
         self._child = Child("capture", run)
         theirs.close()

@@ -40,10 +40,12 @@ class Prober:
 
         def run() -> None:
             self._channel.close()
-            _probe(plan, network, streams, self._clients, theirs)
-            if self._server is not None:
-                theirs.receive()
-                _probe(plan, network, streams, [self._server], theirs)
+            # A killed run has nobody left to tell.
+            with contextlib.suppress(ChannelClosed):
+                _probe(plan, network, streams, self._clients, theirs)
+                if self._server is not None:
+                    theirs.receive()
+                    _probe(plan, network, streams, [self._server], theirs)
 
         self._child = Child("prober", run)
         theirs.close()

@@ -78,8 +78,8 @@ def main(path: Path) -> None:
     for backend in (netem, userspace):
         bench = measures.Bench(backend, path.parent)
         results.take(backend.name, "bare", bench.bare)
-        for measure in measures.ALL:
-            name = measure.__name__
+        for name in gates.GATES:
+            measure = getattr(measures, name)
             results.take(backend.name, name, lambda m=measure, b=bench: m(b), bench.bare)
         results.take(backend.name, "failure", bench.network.failure)
         results.take(backend.name, "closing", bench.network.down)

@@ -397,24 +397,3 @@ def counters(bench: Bench) -> Any:
         "counted": [list(way[:2]) for way in bench.counters(bench.one)],
         "device": device,
     }
-
-
-ALL = (
-    rates,
-    small_frames,
-    goodput,
-    round_trip,
-    loss,
-    gilbert_elliott,
-    jitter,
-    order,
-    damage,
-    queue,
-    drops_apart,
-    between_clients,
-    server_link,
-    shape_in_flight,
-    outage,
-    trace,
-    counters,
-)

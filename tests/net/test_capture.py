@@ -238,6 +238,13 @@ def test_a_capturing_process_that_dies_is_no_silent_loss(build, capturing):
     one.close()
 
 
+def test_a_capturing_process_whose_run_is_gone_ends_without_complaint(build, capturing):
+    one = capturing(*build(LOSSY))
+    one._channel.close()
+    assert one._child.wait(LIMIT_S)
+    assert one._child.exit_status == 0
+
+
 def test_a_capture_that_cannot_begin_says_why(build, tmp_path):
     layout, network = build(CLEAR)
     one = Capture(layout, network, tmp_path / "nowhere")
