@@ -69,6 +69,12 @@ def _options(values: tuple[str, ...]) -> dict[str, Any]:
     help="Changes and outages of the clients' links while training goes on.",
 )
 @click.option(
+    "--availability",
+    metavar="on:S,off:S|FILE",
+    help="When clients are away: mean seconds there and away, drawn for each; or a .toml or .csv "
+    "file of times.  [default: always there]",
+)
+@click.option(
     "--server-profile",
     metavar="NAME",
     help="Access link of the server, which all clients share.  [default: without limits]",
@@ -187,6 +193,14 @@ def _options(values: tuple[str, ...]) -> dict[str, Any]:
     type=float,
     metavar="SECONDS",
     help="Limit of every wait in a round.  [default: 600]",
+)
+@click.option(
+    "--deadline",
+    "deadline_s",
+    type=float,
+    metavar="SECONDS",
+    help="How long a round takes updates; who is later is left out of it.  [default: the round "
+    "timeout]",
 )
 @click.option(
     "--time-limit",

@@ -25,6 +25,8 @@ What a method file holds:
 ``peer_to_peer`` (optional)
     True: clients also speak to one another, ``to`` and ``sender`` naming "client-1" and so on,
     over the uplink of one and the downlink of the other.
+``asynchronous`` (optional)
+    True: rounds do not wait for all that was asked in them (``keep_busy``).
 ``traffic(config, model)`` (optional)
     Least payload bytes that a client sends and receives in a round, as a pair. With it a run whose
     transfers cannot end within its limits is refused before a node starts.
@@ -106,6 +108,17 @@ class Fleet(Protocol):
     def gather(self, kind: str, like: Mapping[str, Tensor] | None = None) -> AsyncIterator[Message]:
         """One message of this kind from every client, as they arrive; missed ones are left out."""
 
+    def keep_busy(
+        self, kind: str, tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]
+    ) -> AsyncIterator[Message]:
+        """Answers as they come, also to what earlier rounds asked; ``message.round`` says which.
+
+        Whoever is free is sent ``tensors`` and works on them, at most as many at once as the run
+        takes in a round, each at most once a round. Leave the loop to end the round: who is still
+        at work answers in a later one. It ends by itself at the round's limit, and where nobody is
+        at work. For asynchronous methods.
+        """
+
 
 class Peer(Protocol):
     """A client's view of the server, and of its neighbours, in the present round."""
@@ -145,6 +158,7 @@ class Method:
     public_samples: Callable[..., int] = lambda config: 0
     public_source: Callable[..., str] = lambda config: "held-out"
     peer_to_peer: bool = False
+    asynchronous: bool = False
     traffic: Callable[..., tuple[int, int]] | None = None
     client_flops: Callable[..., float] | None = None
     fixed_flops: Callable[..., float] = lambda config, model, image: 0.0

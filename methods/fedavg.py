@@ -63,15 +63,19 @@ class Client:
         self.privacy = privacy.load(config.dp).ClientSide(config, len(shard.labels))
 
     def round(self, peer: Peer) -> None:
+        start, end = self.trained(peer)
+        # 3. Send the result.
+        peer.send(self.kind, self.privacy.outgoing(start, end), **self.privacy.details)
+
+    def trained(self, peer: Peer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The weights that the client began with in this round, and those that it ended with."""
         # 1. Start from the server's weights.
         start = peer.receive(self.kind, like=trainable_state(self.model)).tensors
         load_trainable(self.model, start)
         # 2. Train on the client's own samples.
         optimizer = new_optimizer(self.config, self.model)
         self.privacy.train(self.model, self.shard, optimizer, self.generator)
-        # 3. Send the result.
-        end = self.privacy.outgoing(start, trainable_state(self.model))
-        peer.send(self.kind, end, **self.privacy.details)
+        return start, trainable_state(self.model)
 
 
 def traffic(config: Config, model: nn.Module) -> tuple[int, int]:

@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Mapping
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -21,6 +22,15 @@ METRICS = "metrics"
 _Inbox = asyncio.Queue[Message | Missed]
 
 
+class _Limit(NamedTuple):
+    """Of a wait."""
+
+    until_s: float
+    """On ``time.monotonic``'s clock."""
+    reason: str
+    """Why what has not come by then is missed."""
+
+
 class Fleet:
     """See ``methods.Fleet``. Every lost update is reported with its reason."""
 
@@ -33,19 +43,32 @@ class Fleet:
         per_round: int | None = None,
         seed: int = 0,
         compute: Compute | None = None,
+        deadline_s: float | None = None,
     ) -> None:
-        """``per_round``: how many clients a round takes, drawn from ``seed``; None: all."""
+        """``per_round``: how many clients a round takes, drawn from ``seed``; None: all.
+
+        ``deadline_s``: how long a round takes updates; None: ``round_timeout_s``.
+        """
         self._transport = transport
         self._compute = compute or Real()
         self._report = report
         self._expected = len(names) if per_round is None else per_round
         self._seed = seed
         self._round_timeout_s = round_timeout_s
-        self._deadline_s = 0.0
+        self._deadline_s = deadline_s
+        self._limit = _Limit(0.0, "")
         self._inboxes: dict[str, _Inbox] = {name: asyncio.Queue() for name in names}
         self._gone: dict[str, str] = {}
+        self._away: dict[str, str] = {}
+        """Who will be back, and since when it is away."""
+        self._someone_there = asyncio.Event()
         self._present: tuple[str, ...] = ()
         self._missed: set[str] = set()
+        self._asked: set[str] = set()
+        """Whom ``keep_busy`` has asked in this round."""
+        self._at_work: dict[str, asyncio.Task[Message]] = {}
+        """Who has yet to answer ``keep_busy``, in whichever round it was asked."""
+        self._answers = 0
         self._all_joined = asyncio.Event()
         self.round = 0
         self.samples: dict[str, int] = {}
@@ -61,14 +84,25 @@ class Fleet:
 
     @property
     def failed(self) -> int:
-        """How many fewer clients did their part of the present round than the run asks for."""
+        """How many fewer clients did their part of the present round than the run asks for.
+
+        Where clients are kept busy: how many were waited for in vain.
+        """
+        if self._asked or self._at_work:
+            return len(self._missed)
         done = [name for name in self.clients if name not in self._missed]
         return self._expected - len(done)
 
     @property
     def succeeded(self) -> int:
-        """Clients that did their part of the present round."""
+        """Clients that did their part of the present round; where they are kept busy: answers."""
+        if self._asked or self._at_work:
+            return self._answers
         return self._expected - self.failed
+
+    @property
+    def _there(self) -> tuple[str, ...]:
+        return tuple(name for name in self._joined() if name not in self._away)
 
     async def pump(self) -> None:
         """Sort what arrives into the clients' inboxes; runs until cancelled."""
@@ -110,12 +144,49 @@ class Fleet:
         self._inboxes[client].put_nowait(Missed(reason))
         self._check_joined()
 
+    def leave(self, client: str, since: str) -> None:
+        """``client`` is away for a while; ``since``: from when on, in words.
+
+        No round chooses it. One that has is not told: a server hears of it by waiting in vain.
+        """
+        self._away[client] = since
+        self._check_joined()
+
+    def come_back(self, client: str) -> None:
+        self._away.pop(client, None)
+        self._check_joined()
+
+    async def attended(self) -> None:
+        """Wait until a round has somebody to choose.
+
+        Raises:
+            Missed: everybody stayed away for as long as a round may take.
+        """
+        try:
+            await asyncio.wait_for(self._someone_there.wait(), self._round_timeout_s)
+        except TimeoutError:
+            limit = f"round_timeout_s = {self._round_timeout_s:g}"
+            raise Missed(f"every client was away for longer than {limit}") from None
+
     def begin(self, number: int) -> None:
         """Choose a round's clients and start its clock."""
         self.round = number
         self._present = self._choose()
         self._missed = set()
-        self._deadline_s = time.monotonic() + self._round_timeout_s
+        self._asked = set()
+        self._answers = 0
+        self._limit = _within(self._round_timeout_s)
+        if self._deadline_s is not None:
+            reason = f"nothing by the deadline of {self._deadline_s:g} s"
+            self._limit = _Limit(time.monotonic() + self._deadline_s, reason)
+        if self._expected == len(self._inboxes):
+            for client in self._joined():
+                if client in self._away:
+                    self._miss(client, f"away since {self._away[client]}")
+
+    def conclude(self) -> None:
+        """The round has what it takes; what is asked of its clients now has a limit of its own."""
+        self._limit = _within(self._round_timeout_s)
 
     async def send(
         self, client: str, kind: str, tensors: Mapping[str, Tensor], **details: Detail
@@ -140,9 +211,19 @@ class Fleet:
         self, client: str, kind: str, like: Mapping[str, Tensor] | None = None
     ) -> Message:
         await self._compute.settled()
+        return await self._answer(client, kind, like, self.round, self._limit)
+
+    async def _answer(
+        self,
+        client: str,
+        kind: str,
+        like: Mapping[str, Tensor] | None,
+        number: int,
+        limit: _Limit,
+    ) -> Message:
         while True:
-            message = await self._next(client)
-            reason = self._objection(message, kind)
+            message = await self._next(client, limit)
+            reason = _objection(message, kind, number)
             if reason is None:
                 break
             self._drop(message, reason)
@@ -175,34 +256,69 @@ class Fleet:
             for task in waits:
                 task.cancel()
 
+    async def keep_busy(
+        self, kind: str, tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]
+    ) -> AsyncIterator[Message]:
+        await self._compute.settled()
+        encoded = encode_tensors(self._compute.outgoing(tensors))
+        while True:
+            # 1. Who is free gets to work, up to as many as the run has at work at once.
+            for client in self._free():
+                try:
+                    await self._transport.send(client, kind, self.round, encoded, {})
+                except Unreachable as error:
+                    self._miss(client, str(error))
+                    continue
+                self._asked.add(client)
+                limit = _within(self._round_timeout_s)
+                answer = self._answer(client, kind, like, self.round, limit)
+                self._at_work[client] = asyncio.create_task(answer)
+            # 2. The next answers, to whichever round's question; those not taken are kept.
+            left_s = self._limit.until_s - time.monotonic()
+            done: set[asyncio.Task[Message]] = set()
+            if self._at_work and left_s > 0:
+                done, _ = await asyncio.wait(
+                    self._at_work.values(), timeout=left_s, return_when=asyncio.FIRST_COMPLETED
+                )
+            if not done:
+                return
+            for client in [name for name, task in self._at_work.items() if task in done]:
+                try:
+                    message = self._at_work.pop(client).result()
+                except Missed:
+                    continue
+                self._answers += 1
+                yield message
+
+    def _free(self) -> list[str]:
+        """In a drawn order, those who may be set to work: each once a round."""
+        free = [name for name in self._there if name not in self._at_work.keys() | self._asked]
+        random.Random(f"{self._seed} {self.round} {len(self._asked)}").shuffle(free)
+        return free[: max(0, self._expected - len(self._at_work))]
+
     async def stop(self) -> None:
         """Tell every client that the run is over."""
+        for task in self._at_work.values():
+            task.cancel()
         for client in self._joined():
             try:
                 await self._transport.send(client, STOP, self.round, ([], []), {})
             except Unreachable:
                 continue
 
-    async def _next(self, client: str) -> Message:
+    async def _next(self, client: str, limit: _Limit) -> Message:
         inbox = self._inboxes[client]
-        remaining_s = self._deadline_s - time.monotonic()
         if client in self._gone and inbox.empty():
             raise self._miss(client, self._gone[client])
         try:
+            remaining_s = limit.until_s - time.monotonic()
             found = await asyncio.wait_for(inbox.get(), max(0.0, remaining_s))
         except TimeoutError:
-            limit = f"nothing within round_timeout_s = {self._round_timeout_s:g}"
-            raise self._miss(client, limit) from None
+            since = f"; away since {self._away[client]}" if client in self._away else ""
+            raise self._miss(client, f"{limit.reason}{since}") from None
         if isinstance(found, Missed):
             raise self._miss(client, str(found))
         return found
-
-    def _objection(self, message: Message, kind: str) -> str | None:
-        if message.round != self.round:
-            return f"belongs to round {message.round}, this is round {self.round}"
-        if message.kind != kind:
-            return f"kind {message.kind!r} where {kind!r} was expected"
-        return None
 
     def _miss(self, client: str, reason: str) -> Missed:
         if client not in self._missed:
@@ -222,11 +338,11 @@ class Fleet:
 
     def _choose(self) -> tuple[str, ...]:
         """All who are there, or a draw of them that depends on the round and the seed alone."""
-        joined = self._joined()
-        if len(joined) <= self._expected:
-            return joined
-        draw = random.Random(f"{self._seed} {self.round}").sample(sorted(joined), self._expected)
-        return tuple(name for name in joined if name in draw)
+        there = self._there
+        if len(there) <= self._expected:
+            return there
+        draw = random.Random(f"{self._seed} {self.round}").sample(sorted(there), self._expected)
+        return tuple(name for name in there if name in draw)
 
     def _joined(self) -> tuple[str, ...]:
         return tuple(name for name in self.samples if name not in self._gone)
@@ -234,3 +350,21 @@ class Fleet:
     def _check_joined(self) -> None:
         if self._inboxes.keys() <= self.samples.keys() | self._gone.keys():
             self._all_joined.set()
+        if self._there or not self._joined():
+            self._someone_there.set()
+        else:
+            self._someone_there.clear()
+
+
+def _within(round_timeout_s: float) -> _Limit:
+    """The limit of a wait that begins now."""
+    reason = f"nothing within round_timeout_s = {round_timeout_s:g}"
+    return _Limit(time.monotonic() + round_timeout_s, reason)
+
+
+def _objection(message: Message, kind: str, number: int) -> str | None:
+    if message.round != number:
+        return f"belongs to round {message.round}, that of round {number} was expected"
+    if message.kind != kind:
+        return f"kind {message.kind!r} where {kind!r} was expected"
+    return None

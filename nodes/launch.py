@@ -34,7 +34,7 @@ def launch(file: Path | None, flags: dict[str, Any], command: list[str], started
     config = load(file, flags)
     profiles = access.client_links(config)
     server = None if config.server_profile is None else load_profile(config.server_profile)
-    layout = plan(profiles, server)
+    layout = plan(profiles, server, access.times_away(config, len(profiles)))
     allow_descriptors(len(layout.nodes))
     choose("method", config.method, methods.names())
     choose("dataset", config.dataset, data.names())
@@ -64,7 +64,7 @@ def launch(file: Path | None, flags: dict[str, Any], command: list[str], started
     )
     profile = mix_label(profiles)
     label = f"{config.method}-{profile.replace(':', 'x').replace(',', '+')}-{len(profiles)}"
-    facts = run_facts(config, layout, profile, command)
+    facts = run_facts(config, layout, profile, command, asynchronous=program.asynchronous)
     folder = create_folder(Path(config.out), label)
     # 3. The run.
     console = Console()
@@ -128,11 +128,14 @@ def mix_label(profiles: list[LinkProfile]) -> str:
     return ",".join(f"{name}:{count}" for name, count in counts.items())
 
 
-def run_facts(config: RunConfig, layout: Plan, profile: str, command: list[str]) -> dict[str, Any]:
+def run_facts(
+    config: RunConfig, layout: Plan, profile: str, command: list[str], *, asynchronous: bool
+) -> dict[str, Any]:
     """What the "run" event says of a run before it begins."""
     return {
         "command": shlex.join(command),
         "method": config.method,
+        "asynchronous": asynchronous,
         "model": config.model,
         "dataset": config.dataset,
         "profile": profile,

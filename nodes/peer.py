@@ -67,7 +67,7 @@ class Peer:
             return
 
     def await_round(self) -> None:
-        """Wait for the first message of a new round and enter it.
+        """Wait for the first message of a new round and enter it; of several, the newest.
 
         Raises:
             Stopped: the run is over.
@@ -75,9 +75,14 @@ class Peer:
         """
         while True:
             message = self._take(self._between_rounds_s, SERVER)
-            if message.round > self.round:
+            self._look()
+            queued = self._inboxes[SERVER]
+            if any(later.kind == STOP for later in queued):
+                raise Stopped
+            newest = max((later.round for later in queued), default=0)
+            if message.round > self.round and message.round >= newest:
                 self.round = message.round
-                self._inboxes[SERVER].appendleft(message)
+                queued.appendleft(message)
                 return
             self._drop(message, f"belongs to round {message.round}, which is over")
 
@@ -85,6 +90,7 @@ class Peer:
         self, kind: str, tensors: Mapping[str, Tensor], *, to: str = SERVER, **details: Detail
     ) -> None:
         self._compute.settle()
+        self._heed()
         self._transport.send(kind, self.round, self._compute.outgoing(tensors), details, to)
 
     def receive(
@@ -111,6 +117,23 @@ class Peer:
                     return self._compute.incoming(message)
                 reason = objection
             self._drop(message, reason)
+
+    def _look(self) -> None:
+        """Take in what has arrived by now."""
+        while True:
+            try:
+                message = self._transport.receive(0.0)
+            except Timeout:
+                return
+            if message.kind != WELCOME:
+                self._inboxes[message.sender].append(message)
+
+    def _heed(self) -> None:
+        """Raise Overtaken where the server has gone on: nobody waits for what is to be sent."""
+        self._look()
+        for message in self._inboxes[SERVER]:
+            if message.round > self.round or message.kind == STOP:
+                raise Overtaken(f"round {self.round} is over: {message.kind!r} came")
 
     def _take(self, timeout_s: float, sender: str) -> Message:
         """The next message of the server or of a neighbour; those of others are kept.

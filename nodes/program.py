@@ -99,6 +99,11 @@ class FineTuning:
         """Whether clients speak to one another."""
         return self._method.peer_to_peer
 
+    @property
+    def asynchronous(self) -> bool:
+        """Whether a round's updates may answer an earlier round's model."""
+        return self._method.asynchronous
+
     def prepare(self) -> Traffic | None:
         torch.set_num_threads(1)
         run = self._run

@@ -80,6 +80,7 @@ async def _serve(
         per_round=config.clients_per_round,
         seed=config.seed,
         compute=compute,
+        deadline_s=config.deadline_s,
     )
     _listen(channel, fleet)
     background = [
@@ -90,8 +91,10 @@ async def _serve(
     report({"event": "evaluated", "metrics": method.evaluate(*test) if test else {}})
     # 1. Wait for the clients.
     await _unless_broken(fleet.join(config.join_timeout_s), background)
+    report({"event": "joined", "clients": fleet.joined})
     for number in range(1, config.rounds + 1):
         # 2. A round of the method.
+        await _unless_broken(fleet.attended(), background)
         began_s = time.monotonic()
         report({"event": "round_started", "round": number})
         fleet.begin(number)
@@ -135,6 +138,7 @@ def reaches(metrics: dict[str, float], target_accuracy: float | None) -> bool:
 async def _clients_metrics(fleet: Fleet) -> dict[str, float]:
     """The mean over clients of what each says of its own model."""
     told: dict[str, list[float]] = defaultdict(list)
+    fleet.conclude()
     async for message in fleet.gather(METRICS):
         for name, value in message.details.items():
             if isinstance(value, int | float) and math.isfinite(value):
@@ -147,11 +151,18 @@ def _listen(channel: Channel, fleet: Fleet) -> None:
 
     def hear() -> None:
         for line in channel.drain():
-            fleet.lose(line["lost"], line["reason"])
+            if "lost" in line:
+                fleet.lose(line["lost"], line["reason"])
+            elif "away" in line:
+                fleet.leave(line["away"], line["since"])
+            elif "back" in line:
+                fleet.come_back(line["back"])
         if channel.closed:
             os._exit(1)
 
     asyncio.get_running_loop().add_reader(channel.fileno(), hear)
+    # Some may have come with the address.
+    hear()
 
 
 async def _unless_broken(step: Awaitable[Result], background: list[asyncio.Task[None]]) -> Result:

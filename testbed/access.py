@@ -4,7 +4,8 @@ from pathlib import Path
 
 import msgspec
 
-from testbed import positions, schedule
+from testbed import availability, positions, schedule
+from testbed.availability import Away
 from testbed.config import (
     DEFAULT_CLIENTS,
     DEFAULT_DEVICE_CLASS,
@@ -41,6 +42,18 @@ def client_links(config: RunConfig) -> list[LinkProfile]:
     return found if config.schedule is None else _scheduled(found, config.schedule)
 
 
+def times_away(config: RunConfig, clients: int) -> list[tuple[Away, ...]]:
+    """For each client when it is away.
+
+    Raises:
+        ConfigError: naming the file, the place, the value and what would be right.
+    """
+    if config.availability is None:
+        return [()] * clients
+    longest_s = min(config.time_limit_s, config.rounds * config.round_timeout_s)
+    return availability.load(config.availability, clients, config.seed, longest_s)
+
+
 def repeatable(config: RunConfig) -> RunConfig:
     """The same run with nothing left to a default, and the same in whatever folder it starts."""
     mix = config.profile
@@ -53,6 +66,8 @@ def repeatable(config: RunConfig) -> RunConfig:
     for field in ("positions", "schedule", "data_path"):
         text = getattr(config, field)
         values[field] = None if text is None else str(Path(text).resolve())
+    if config.availability is not None and not config.availability.startswith("on:"):
+        values["availability"] = str(Path(config.availability).resolve())
     if config.compute == "modelled":
         values["device_class"] = config.device_class or DEFAULT_DEVICE_CLASS
         values["server_device_class"] = config.server_device_class or DEFAULT_SERVER_CLASS

@@ -34,6 +34,8 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """File of an access point and where its stations, the clients, stand or move."""
     schedule: str | None = None
     """File of changes to the clients' links while the run goes on."""
+    availability: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    """When clients are away: a file of times, or "on:120,off:30", mean seconds there and away."""
     clients: Annotated[int, msgspec.Meta(ge=1, le=MAX_CLIENTS)] | None = None
     """Client processes; absent: what the mix or the stations add up to, or DEFAULT_CLIENTS."""
     clients_per_round: Annotated[int, msgspec.Meta(ge=1, le=MAX_CLIENTS)] | None = None
@@ -75,13 +77,22 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     join_timeout_s: Positive = 60.0
     """How long the server waits for the clients to connect."""
     round_timeout_s: Positive = 600.0
-    """The limit of every wait in a round; a client not heard from by then is lost."""
+    """The limit of every wait in a round; what has not come by then is missed."""
+    deadline_s: Positive | None = None
+    """How long a round takes updates; later ones are missed; absent: round_timeout_s."""
     time_limit_s: Positive = 24 * 3600.0
     """The limit of the whole run, after which it ends as failed."""
     out: Annotated[str, msgspec.Meta(min_length=1)] = "results"
     """Folder that gets one folder a run."""
     options: dict[str, OptionValue] = {}
     """The method's own options; see its Config in methods/."""
+
+    def __post_init__(self) -> None:
+        if self.deadline_s is not None and self.deadline_s >= self.round_timeout_s:
+            raise ValueError(
+                f"deadline_s = {self.deadline_s:g}: must be below round_timeout_s = "
+                f"{self.round_timeout_s:g}, the limit of every wait"
+            )
 
 
 def load(file: Path | None, flags: Mapping[str, Any]) -> RunConfig:

@@ -1,10 +1,10 @@
-"""Changes of a run's links at their times: a plan's schedules, and traces that begin."""
+"""Changes of a run at their times: its links' schedules, traces that begin, clients that leave."""
 
 import math
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -15,13 +15,16 @@ from testbed.topology import Node, Plan
 
 
 class Dynamics:
-    """The states that a plan's links have yet to take, counted from where training begins."""
+    """What a plan's nodes have yet to become, counted from where training begins."""
 
     def __init__(self, plan: Plan, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._began_s: float | None = None
-        changes = [(state, node) for node in plan.nodes for state in states(node)]
-        self._changes = deque(sorted(changes, key=lambda change: change[0].at_s))
+        changes: list[tuple[float, Node, State | _Presence]] = []
+        for node in plan.nodes:
+            changes += [(state.at_s, node, state) for state in states(node)]
+            changes += [(presence.at_s, node, presence) for presence in _presence(node)]
+        self._changes = deque(sorted(changes, key=lambda change: change[0]))
 
     def begin(self) -> None:
         """Training begins; only the first call counts."""
@@ -33,22 +36,24 @@ class Dynamics:
         """Seconds until something is due; infinity before the beginning and after the end."""
         if self._began_s is None or not self._changes:
             return math.inf
-        return max(0.0, self._began_s + self._changes[0][0].at_s - self._clock())
+        return max(0.0, self._began_s + self._changes[0][0] - self._clock())
 
     def apply(self, network: Network) -> list[tuple[str, dict[str, Any]]]:
-        """Give links the states that are due; returns a "shaped" event for each, by node."""
+        """Make the changes that are due; returns an event for each, by node.
+
+        "shaped": its link took a state; "away" and "back": the node is not, or again, to be had.
+        """
         events = []
         while self.wait_s == 0 and self._began_s is not None:
-            state, node = self._changes.popleft()
-            network.shape(node, state.up, state.down)
-            event = {
-                "event": "shaped",
-                "at_s": state.at_s,
-                "actual_s": round(self._clock() - self._began_s, 6),
-                "up": _told(state.up),
-                "down": _told(state.down),
-            }
-            events.append((node.name, event))
+            at_s, node, change = self._changes.popleft()
+            event: dict[str, Any]
+            if isinstance(change, State):
+                network.shape(node, change.up, change.down)
+                event = {"event": "shaped", "up": _told(change.up), "down": _told(change.down)}
+            else:
+                event = {"event": "back" if change.there else "away"}
+            actual_s = round(self._clock() - self._began_s, 6)
+            events.append((node.name, {**event, "at_s": at_s, "actual_s": actual_s}))
         return events
 
 
@@ -61,6 +66,17 @@ def states(node: Node) -> tuple[State, ...]:
     if traced and (not profile.schedule or profile.schedule[0].at_s > 0):
         return (State(0.0, profile.up, profile.down), *profile.schedule)
     return profile.schedule
+
+
+class _Presence(NamedTuple):
+    at_s: float
+    there: bool
+
+
+def _presence(node: Node) -> list[_Presence]:
+    leaves = [_Presence(begins_s, there=False) for begins_s, _ in node.away]
+    comes = [_Presence(ends_s, there=True) for _, ends_s in node.away if ends_s < math.inf]
+    return leaves + comes
 
 
 def _told(direction: Direction) -> dict[str, Any]:

@@ -15,13 +15,30 @@ class Traffic(NamedTuple):
 
 
 def refusal(
-    plan: Plan, traffic: Traffic, rounds: int, round_timeout_s: float, time_limit_s: float
+    plan: Plan,
+    traffic: Traffic,
+    rounds: int,
+    round_timeout_s: float,
+    time_limit_s: float,
+    deadline_s: float | None = None,
 ) -> str | None:
     """Why the run cannot end in time, with the arithmetic; None where it can.
 
     A round takes a client at least both its transfers, one after the other, at the most that TCP
-    can carry; the server's own link carries those of all clients.
+    can carry; the server's own link carries those of all clients. With a deadline slow clients are
+    left out of a round, but not all.
     """
+    if deadline_s is not None:
+        fastest_s, node = min(
+            ((_client_s(node, traffic), node) for node in plan.clients), key=lambda pair: pair[0]
+        )
+        if fastest_s <= deadline_s:
+            return None
+        return (
+            f"no client can meet deadline_s = {deadline_s:g}: a round takes at least "
+            f"{human_seconds(fastest_s)}, for {_sums(plan, node, traffic)}. Raise the deadline, "
+            "take a method or options that send less, or a faster profile"
+        )
     candidates = [(_client_s(node, traffic), node) for node in plan.clients]
     if plan.server.profile is not None:
         candidates.append((_server_s(plan, traffic), plan.server))

@@ -5,7 +5,8 @@ One event is one line ``{"t": seconds since the command, "node": name, "event": 
 ==============  ==========  ====================================================================
 event           node        further fields
 ==============  ==========  ====================================================================
-run             supervisor  run_id, command, config; origin_ns: what the nodes' clock said at t = 0
+run             supervisor  run_id, command, config; origin_ns: what the nodes' clock said at t = 0;
+                            asynchronous: whether updates may answer an earlier round
 links           supervisor  facts of the network; lines: a list a node of [goodput_kbit, delay_ms]
                             up and down, the most that TCP carries there, null without limit
 certified       supervisor  fidelity, seconds, counters: what probing added to the links' counters
@@ -23,6 +24,7 @@ overtaken       client      reason: it was still busy with an earlier round
 computed        the node    round, flops: operations that a modelled node has counted;
                             modelled_s: what they take its device; late_s: how much longer
                             this machine took to count them
+joined          server      clients: how many are in the run; training begins
 round_started   server      round
 round           server      round, seconds, metrics, clients_ok, clients_failed
 wire            supervisor  round, counters: a list a node of [[frames, bytes, queue_drops,
@@ -31,6 +33,8 @@ evaluated       server      metrics before the first round
 shaped          the node    at_s: when its link was to change, in seconds since training began;
                             actual_s: when it was told to; up, down: what each direction is from
                             then on, all that is not at its default
+away, back      the node    at_s: when the client was to leave or to be back, in seconds since
+                            training began; actual_s: when it did
 usage           the node    pid, private_mb, cpu_s, run_delay_s; retransmitted: by peer's address,
                             [segments, payload bytes] that its open connections have sent again,
                             or null where that is not known

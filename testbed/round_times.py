@@ -7,8 +7,16 @@ from testbed.ideal import Access
 from testbed.spans import SERVER
 
 
-def of_round(entry: spans.Round, clients: list[str], links: list[Access]) -> dict[str, Any]:
-    """``links``: of every node, the server first, as the round began; empty where not known."""
+def of_round(
+    entry: spans.Round, clients: list[str], links: list[Access], *, asynchronous: bool = False
+) -> dict[str, Any]:
+    """``links``: of every node, the server first, as the round began; empty where not known.
+
+    An asynchronous method's round waits for none of its clients: it has no slowest and no ideal.
+    """
+    if asynchronous:
+        slowest = dict.fromkeys(("compute_s", "transfer_s", "wait_s"))
+        return slowest | _of_all(entry, clients, [])
     return _of_slowest(entry) | _of_all(entry, clients, links)
 
 

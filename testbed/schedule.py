@@ -14,6 +14,7 @@ Each step stands by itself: it changes the profile and not the step before. An e
 step and an outage is an outage with the step after it.
 """
 
+import math
 import os
 import tomllib
 from collections.abc import Sequence
@@ -134,13 +135,12 @@ def states(entries: Sequence[Entry], up: Direction, down: Direction) -> tuple[St
         ConfigError: a direction that cannot be, or two steps at one time; naming entry, key,
             value and what would be right.
     """
-    steps: dict[float, tuple[Direction, Direction]] = {}
-    outages: dict[float, float] = {}
+    steps: dict[float, State] = {}
+    outages: list[tuple[float, float]] = []
     for entry in entries:
         where = f"schedule entry {entry.number}: "
         if entry.outage_s:
-            end_s = round(entry.at_s + entry.outage_s, 6)
-            outages[entry.at_s] = max(end_s, outages.get(entry.at_s, 0.0))
+            outages.append((entry.at_s, round(entry.at_s + entry.outage_s, 6)))
         if entry.up is None and entry.down is None:
             continue
         if entry.at_s in steps:
@@ -148,16 +148,37 @@ def states(entries: Sequence[Entry], up: Direction, down: Direction) -> tuple[St
                 f"{where}at_s = {entry.at_s:g}: the link has a step at that time already; "
                 "make one entry of the two"
             )
-        steps[entry.at_s] = (
+        steps[entry.at_s] = State(
+            entry.at_s,
             direction_table.read(f"{where}up.", entry.up or {}, entry.folder, up),
             direction_table.read(f"{where}down.", entry.down or {}, entry.folder, down),
         )
+    return interrupted(tuple(steps.values()), up, down, outages)
+
+
+def interrupted(
+    states: Sequence[State],
+    up: Direction,
+    down: Direction,
+    outages: Sequence[tuple[float, float]],
+) -> tuple[State, ...]:
+    """The states of a link, ``up`` and ``down`` before the first, with outages over them.
+
+    Args:
+        outages: from when to when, in seconds since training began; infinity is for good. They
+            may overlap; states that come within one show at its end.
+    """
+    steps = {state.at_s: (state.up, state.down) for state in states}
+    until_s: dict[float, float] = {}
+    for begins_s, ends_s in outages:
+        until_s[begins_s] = max(ends_s, until_s.get(begins_s, 0.0))
+    moments = {*steps, *until_s, *until_s.values()} - {math.inf}
     found: list[State] = []
     shown = held = (up, down)
     outage_until_s = 0.0
-    for at_s in sorted({*steps, *outages, *outages.values()}):
+    for at_s in sorted(moments):
         held = steps.get(at_s, held)
-        outage_until_s = max(outage_until_s, outages.get(at_s, 0.0))
+        outage_until_s = max(outage_until_s, until_s.get(at_s, 0.0))
         state = held
         if at_s < outage_until_s:
             state = shown if shown[0].outage else (_cut(held[0]), _cut(held[1]))

@@ -50,6 +50,9 @@ class Round:
         self.messages: dict[str, list[Message]] = defaultdict(list)
         self.told_ns: int | None = None
         """When the supervisor heard of its beginning."""
+        self.earlier: dict[str, list[Message]] = defaultdict(list)
+        """Of an asynchronous method: the messages of rounds that a client answered here or later,
+        and before which it was asked."""
         self.seconds: float | None = None
         """None while it lasts."""
         self.complete = True
@@ -85,7 +88,8 @@ class Round:
         if ended_ns is None:
             return {}
         found = {SERVER: self._server(began_ns, ended_ns)}
-        for client, messages in self.messages.items():
+        for client in {**self.messages, **self.earlier}:
+            messages = [*self.earlier.get(client, ()), *self.messages.get(client, ())]
             incoming = [message for message in messages if message.down]
             outgoing = [message for message in messages if not message.down]
             arrivals = [message.received_ns for message in incoming]
@@ -94,7 +98,8 @@ class Round:
         return found
 
     def _server(self, began_ns: int, ended_ns: int) -> list[Span]:
-        messages = [m for own in self.messages.values() for m in own if m.with_server]
+        every = (*self.earlier.values(), *self.messages.values())
+        messages = [message for own in every for message in own if message.with_server]
         incoming = [message for message in messages if not message.down]
         outgoing = [message for message in messages if message.down]
         arrivals = [began_ns, *(message.received_ns for message in incoming)]
@@ -112,23 +117,35 @@ class Timeline:
         self.origin_ns: int | None = None
         """The nodes' clock when the events' ``t`` was 0."""
         self.clients: tuple[str, ...] = ()
+        self.asynchronous = False
+        self._begun = 0
 
     def take(self, event: Event) -> None:
         kind = event["event"]
         if kind == "run":
             self.clients = tuple(event["client_names"])
             self.origin_ns = event.get("origin_ns")
+            self.asynchronous = event.get("asynchronous", False)
         elif kind in ("message", "round_started", "missed", "round"):
             entry = self.rounds[event["round"]]
             entry.taken += 1
             if kind == "message":
                 _add(entry, event)
+                if self.asynchronous and event["node"] == SERVER:
+                    self._add_to_later(event["round"], event["peer"])
             elif kind == "missed":
                 entry.complete = False
             elif kind == "round":
                 entry.seconds = event["seconds"]
             elif self.origin_ns is not None:
+                self._begun = event["round"]
                 entry.told_ns = self.origin_ns + round(1e9 * event["t"])
+
+    def _add_to_later(self, number: int, client: str) -> None:
+        """The client was busy with that round's model in all that have begun since."""
+        for later in range(number + 1, self._begun + 1):
+            self.rounds[later].taken += 1
+            self.rounds[later].earlier[client] += self.rounds[number].messages[client]
 
 
 def _add(entry: Round, event: Event) -> None:

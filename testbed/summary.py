@@ -176,6 +176,9 @@ class Tally:
     def _on_evaluated(self, event: Event) -> None:
         self._metrics["initial"] = event["metrics"]
 
+    def _on_joined(self, event: Event) -> None:
+        self._training_began_s = event["t"]
+
     def _on_round_started(self, event: Event) -> None:
         self._last_begun = event["round"]
         self._rounds[event["round"]].links = self._links
@@ -261,6 +264,7 @@ class Tally:
             "run_id": facts.get("run_id"),
             "command": facts.get("command"),
             "method": facts.get("method"),
+            "asynchronous": facts.get("asynchronous", False),
             "model": facts.get("model"),
             "dataset": facts.get("dataset"),
             "profile": facts.get("profile"),
@@ -314,7 +318,12 @@ class Tally:
         report = entry.report or {}
         timeline = self._timeline.rounds[number]
         if entry.times[0] != timeline.taken:
-            times = round_times.of_round(timeline, list(self._clients), entry.links)
+            times = round_times.of_round(
+                timeline,
+                list(self._clients),
+                entry.links,
+                asynchronous=self._timeline.asynchronous,
+            )
             entry.times = (timeline.taken, times)
         return {
             "round": number,

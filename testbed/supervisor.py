@@ -157,6 +157,10 @@ class _Run:
             owned.callback(self._channels[node.index].close)
             # It says who has started; unread, that would fill its channel and stop it.
             self._hear_zygote(zygote, network)
+        for node in self._plan.nodes:
+            # Before the first round chooses, which is what begins the clock of all changes.
+            if node.away and node.away[0][0] == 0:
+                self._tell_presence(node.name, {"event": "away", "at_s": 0.0})
         # 3. The rounds run in the nodes; here they are watched and recorded, and links change.
         self._watch(zygote, network, deadline, lambda: False)
         # 4. The nodes leave.
@@ -167,7 +171,7 @@ class _Run:
     def _refuse_what_cannot_end(self, traffic: Traffic | None) -> None:
         run = self._config
         if traffic is not None:
-            limits = (run.rounds, run.round_timeout_s, run.time_limit_s)
+            limits = (run.rounds, run.round_timeout_s, run.time_limit_s, run.deadline_s)
             reason = refusal(self._plan, traffic, *limits)
             if reason is not None:
                 raise RunFailed(reason)
@@ -243,7 +247,7 @@ class _Run:
             self._record(node.name, line)
             if line["event"] == "failed":
                 self._failures[index] = _last_line(line["traceback"])
-            elif line["event"] == "round_started":
+            elif line["event"] == "joined":
                 self._dynamics.begin()
             elif line["event"] == "round":
                 self._record_wire(network, line["round"])
@@ -256,6 +260,13 @@ class _Run:
         with contextlib.suppress(ChannelClosed):
             for name, event in self._dynamics.apply(network):
                 self._record(name, event)
+                if event["event"] != "shaped":
+                    self._tell_presence(name, event)
+
+    def _tell_presence(self, name: str, event: dict[str, Any]) -> None:
+        line = {event["event"]: name, "since": f"{event['at_s']:g} s"}
+        with contextlib.suppress(ChannelClosed):
+            self._channels[self._plan.server.index].send(line)
 
     def _hear_zygote(self, zygote: Zygote, network: Network) -> None:
         lines = zygote.channel.drain()

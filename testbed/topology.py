@@ -7,7 +7,9 @@ import ipaddress
 
 import msgspec
 
+from testbed.availability import Away
 from testbed.profiles import LinkProfile
+from testbed.schedule import interrupted
 
 PORT = 5555
 SUBNET = ipaddress.IPv4Network("10.0.0.0/8")
@@ -24,6 +26,8 @@ class Node(msgspec.Struct, frozen=True):
     """IPv4 address in the node's own namespace, where the backend makes one."""
     profile: LinkProfile | None
     """The access link; None is a link without limits."""
+    away: tuple[Away, ...] = ()
+    """When the node has no link and takes part in nothing; the profile's schedule has it too."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -50,11 +54,22 @@ def client_address(number: int) -> str:
     return str(FIRST_CLIENT + number - 1)
 
 
-def plan(profiles: list[LinkProfile], server_profile: LinkProfile | None = None) -> Plan:
-    """Lay out one server and a client for each of ``profiles``, in their order."""
+def plan(
+    profiles: list[LinkProfile],
+    server_profile: LinkProfile | None = None,
+    away: list[tuple[Away, ...]] | None = None,
+) -> Plan:
+    """Lay out one server and a client for each of ``profiles``, in their order.
+
+    ``away``: for each of them when it is; None: never.
+    """
     server = Node(0, "server", str(SUBNET[1]), server_profile)
-    clients = (
-        Node(number, client_name(number), client_address(number), profile)
-        for number, profile in enumerate(profiles, start=1)
-    )
+    clients = []
+    times = away or [()] * len(profiles)
+    for number, (profile, own) in enumerate(zip(profiles, times, strict=True), start=1):
+        if own:
+            states = interrupted(profile.schedule, profile.up, profile.down, own)
+            profile = msgspec.structs.replace(profile, schedule=states)
+        node = Node(number, client_name(number), client_address(number), profile, own)
+        clients.append(node)
     return Plan((server, *clients))

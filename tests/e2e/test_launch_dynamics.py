@@ -89,7 +89,7 @@ def test_every_change_that_training_reached_is_recorded_and_no_other(run):
     shaped = [(event["node"], event["at_s"]) for event in run.events("shaped")]
     # A link with a trace is shaped at the start too, so that the trace begins with training.
     assert shaped == [("client-1", 0), ("client-2", 0), ("client-3", 0), ("client-2", OUTAGE_S)]
-    began = run.events("round_started")[0]["t"]
+    began = run.events("joined")[0]["t"]
     for event in run.events("shaped"):
         assert event["actual_s"] >= event["at_s"]
         assert event["t"] - began >= event["at_s"]

@@ -145,3 +145,23 @@ def test_a_trace_begins_with_training(tmp_path: Path, way: str) -> None:
     # A schedule that begins at 0 s says itself what the link is then.
     at_once = profile((0, SLOW, SLOW), **directions)
     assert applied(plan([at_once]), 9) == [[("client-1", 0)]]
+
+
+def test_a_node_leaves_and_comes_back_beside_what_its_link_becomes() -> None:
+    clock = Clock()
+    layout = plan([profile(up=FAST, down=FAST)], away=[((2, 5), (9, math.inf))])
+    dynamics = Dynamics(layout, clock)
+    network = Notes(clock)
+    dynamics.begin()
+    clock.now_s = 1000 + 20
+    events = [
+        (name, event["event"], event["at_s"], event["actual_s"])
+        for name, event in dynamics.apply(network)  # type: ignore[arg-type]
+    ]
+    assert sorted(events, key=lambda event: event[2]) == events
+    assert [event for event in events if event[1] != "shaped"] == [
+        ("client-1", "away", 2, 20),
+        ("client-1", "back", 5, 20),
+        ("client-1", "away", 9, 20),
+    ]
+    assert [up.outage for _, up, _ in network.shaped] == [True, False, True]

@@ -54,5 +54,20 @@ def test_the_servers_link_carries_all_clients() -> None:
     assert reason is not None and "server (shared)" in reason and "receives 30,000 bytes" in reason
 
 
+@pytest.mark.parametrize(("deadline_s", "fits"), [(13.6, True), (13.4, False)])
+def test_a_deadline_must_leave_time_to_some_client(deadline_s: float, fits: bool) -> None:
+    def refused_by(*profiles: LinkProfile) -> str | None:
+        return refusal(plan(list(profiles)), TRAFFIC, 1000, 1e6, 1e6, deadline_s)
+
+    reason = refused_by(SLOW, SLOW)
+    assert (reason is None) == fits
+    if reason:
+        assert reason.startswith(
+            "no client can meet deadline_s = 13.4: a round takes at least 13.5 s, for client-1"
+        )
+    # One that can is enough, and rounds end at the deadline at the latest.
+    assert refused_by(SLOW, FAST) is None
+
+
 def test_links_without_limits_are_never_too_slow() -> None:
     assert refused([FAST], time_limit_s=0.001) is None

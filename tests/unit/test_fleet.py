@@ -60,7 +60,9 @@ class FakeServerTransport:
 class Case:
     """A fleet of a, b and c over a fake transport, its pump running."""
 
-    def __init__(self, round_timeout_s: float, per_round: int | None = None) -> None:
+    def __init__(
+        self, round_timeout_s: float, per_round: int | None = None, deadline_s: float | None = None
+    ) -> None:
         self.transport = FakeServerTransport()
         self.events: list[dict[str, Any]] = []
         self.fleet = Fleet(
@@ -69,6 +71,7 @@ class Case:
             self.events.append,
             round_timeout_s,
             per_round,
+            deadline_s=deadline_s,
         )
 
     def hello(self, *names: str) -> None:
@@ -113,11 +116,12 @@ def play(
     test: Callable[[Case], Awaitable[None]],
     round_timeout_s: float = LONG_S,
     per_round: int | None = None,
+    deadline_s: float | None = None,
 ) -> Case:
     """Run ``test`` beside the pump; an error in the pump fails it too."""
 
     async def run() -> Case:
-        case = Case(round_timeout_s, per_round)
+        case = Case(round_timeout_s, per_round, deadline_s)
         pump = asyncio.create_task(case.fleet.pump())
         work = asyncio.ensure_future(test(case))
         done, _ = await asyncio.wait(
@@ -291,8 +295,8 @@ def test_a_gather_left_early_leaves_nothing_running() -> None:
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        (made("a", "update", 0), "belongs to round 0, this is round 1"),
-        (made("a", "update", 2), "belongs to round 2, this is round 1"),
+        (made("a", "update", 0), "belongs to round 0, that of round 1 was expected"),
+        (made("a", "update", 2), "belongs to round 2, that of round 1 was expected"),
         (made("a", "logits", 1), "kind 'logits' where 'update' was expected"),
     ],
     ids=["earlier round", "later round", "kind"],
@@ -357,6 +361,255 @@ def test_without_a_like_any_tensors_are_taken() -> None:
         assert (await case.fleet.receive("a", "mask")).kind == "mask"
 
     assert play(test).events == []
+
+
+# Deadlines
+
+
+def test_what_comes_after_the_deadline_is_missed_with_that_reason() -> None:
+    async def test(case: Case) -> None:
+        await case.joined("a", "b")
+        case.transport.arrive(made("a", "update", 1))
+        assert await case.gathered() == ["a"]
+        assert case.fleet.succeeded == 1
+        # It comes in the next round, which has its own.
+        case.fleet.begin(2)
+        case.transport.arrive(
+            made("b", "update", 1), made("b", "update", 2), made("a", "update", 2)
+        )
+        assert sorted(await case.gathered()) == ["a", "b"]
+
+    case = play(test, deadline_s=SHORT_S)
+    assert case.of("missed")[0] == ("b", 1, f"nothing by the deadline of {SHORT_S} s")
+    assert case.of("dropped") == [("b", "belongs to round 1, that of round 2 was expected")]
+
+
+def test_metrics_have_a_limit_of_their_own_after_the_deadline() -> None:
+    async def test(case: Case) -> None:
+        await case.joined("a")
+        with pytest.raises(Missed, match="deadline"):
+            await case.fleet.receive("a", "update")
+        case.fleet.begin(2)
+        case.fleet.conclude()
+        task = await waiting(case.fleet.receive("a", "metrics"))
+        await asyncio.sleep(2 * SHORT_S)
+        case.transport.arrive(made("a", "metrics", 2))
+        assert (await task).kind == "metrics"
+
+    play(test, deadline_s=SHORT_S)
+
+
+# Away
+
+
+def test_who_is_away_is_not_chosen_until_it_is_back() -> None:
+    async def test(case: Case) -> None:
+        await case.joined(*NAMES)
+        case.fleet.leave("b", "3 s")
+        case.fleet.begin(2)
+        assert case.fleet.clients == ("a", "c") and case.fleet.failed == 1
+        case.fleet.come_back("b")
+        assert case.fleet.clients == ("a", "c")
+        case.fleet.begin(3)
+        assert case.fleet.clients == ("a", "b", "c") and case.fleet.failed == 0
+
+    assert play(test).of("missed") == [("b", 2, "away since 3 s")]
+
+
+def test_a_round_that_draws_its_clients_draws_from_those_who_are_there() -> None:
+    async def test(case: Case) -> None:
+        await case.joined(*NAMES)
+        case.fleet.leave("b", "3 s")
+        for number in range(2, 12):
+            case.fleet.begin(number)
+            assert set(case.fleet.clients) == {"a", "c"} and case.fleet.failed == 0
+
+    assert play(test, per_round=2).of("missed") == []
+
+
+def test_one_that_leaves_in_a_round_may_still_answer_when_it_is_back() -> None:
+    async def test(case: Case) -> None:
+        await case.joined("a")
+        task = await waiting(case.gathered())
+        case.fleet.leave("a", "3 s")
+        case.fleet.come_back("a")
+        case.transport.arrive(made("a", "update", 1))
+        assert await task == ["a"]
+
+    assert play(test).of("missed") == []
+
+
+def test_one_that_is_away_at_the_limit_is_missed_with_both_reasons() -> None:
+    async def test(case: Case) -> None:
+        await case.joined("a")
+        case.fleet.leave("a", "3 s")
+        assert await case.gathered() == []
+
+    reason = f"nothing by the deadline of {SHORT_S} s; away since 3 s"
+    assert play(test, deadline_s=SHORT_S).of("missed") == [("a", 1, reason)]
+
+
+def test_a_round_waits_for_somebody_to_be_there() -> None:
+    async def test(case: Case) -> None:
+        await case.joined("a", "b")
+        await case.fleet.attended()
+        for name in ("a", "b"):
+            case.fleet.leave(name, "3 s")
+        task = await waiting(case.fleet.attended())
+        assert not task.done()
+        case.fleet.come_back("b")
+        await task
+        case.fleet.begin(2)
+        assert case.fleet.clients == ("b",)
+
+    play(test)
+
+
+def test_a_run_whose_clients_all_stay_away_ends() -> None:
+    async def test(case: Case) -> None:
+        await case.joined("a")
+        case.fleet.leave("a", "3 s")
+        with pytest.raises(Missed, match="every client was away for longer than round_timeout_s"):
+            await case.fleet.attended()
+
+    play(test, round_timeout_s=SHORT_S)
+
+
+# Kept busy
+
+
+class Busy:
+    """Rounds of a fleet that keeps its clients busy; each takes so many answers."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+
+    async def take(self, count: int) -> list[tuple[str, int]]:
+        found: list[tuple[str, int]] = []
+        async for message in self.case.fleet.keep_busy("model", LIKE, LIKE):
+            found.append((message.sender, message.round))
+            if len(found) == count:
+                break
+        return found
+
+    def asked(self) -> list[tuple[str, int]]:
+        """Sorted by round, since whom a round asks first is drawn."""
+        sent = [
+            (peer, number) for peer, kind, number in self.case.transport.sent if kind == "model"
+        ]
+        return sorted(sent, key=lambda one: (one[1], one[0]))
+
+    def answer(self, *whose: tuple[str, int]) -> None:
+        self.case.transport.arrive(*(made(name, "model", number) for name, number in whose))
+
+
+def test_a_step_does_not_wait_for_those_still_at_work() -> None:
+    async def test(case: Case) -> None:
+        await case.joined(*NAMES)
+        busy = Busy(case)
+        busy.answer(("b", 1))
+        assert await busy.take(1) == [("b", 1)]
+        assert (case.fleet.succeeded, case.fleet.failed) == (1, 0)
+        assert busy.asked() == [("a", 1), ("b", 1), ("c", 1)]
+        # Only b is free; a's answer to round 1 enters round 2.
+        case.fleet.begin(2)
+        busy.answer(("a", 1), ("b", 2))
+        assert sorted(await busy.take(2)) == [("a", 1), ("b", 2)]
+        assert busy.asked()[3:] == [("a", 2), ("b", 2)] or busy.asked()[3:] == [("b", 2)]
+        await case.fleet.stop()
+
+    assert play(test).of("missed") == []
+
+
+def test_nobody_is_asked_twice_in_a_round_and_it_ends_when_all_have_answered() -> None:
+    async def test(case: Case) -> None:
+        await case.joined("a", "b")
+        busy = Busy(case)
+        busy.answer(("a", 1), ("b", 1))
+        assert sorted(await busy.take(5)) == [("a", 1), ("b", 1)]
+        assert busy.asked() == [("a", 1), ("b", 1)]
+
+    play(test)
+
+
+def test_at_most_so_many_are_at_work_as_a_round_takes() -> None:
+    async def test(case: Case) -> None:
+        await case.joined(*NAMES)
+        busy = Busy(case)
+        task = await waiting(busy.take(3))
+        (first,) = busy.asked()
+        busy.answer(first)
+        await until(lambda: len(busy.asked()) == 2)
+        (second,) = set(busy.asked()) - {first}
+        busy.answer(second)
+        await until(lambda: len(busy.asked()) == 3)
+        (third,) = set(busy.asked()) - {first, second}
+        busy.answer(third)
+        assert await task == [first, second, third]
+        assert {name for name, _ in (first, second, third)} == set(NAMES)
+
+    play(test, per_round=1)
+
+
+def test_an_answer_that_is_there_when_the_round_ends_is_the_next_ones() -> None:
+    async def test(case: Case) -> None:
+        await case.joined("a", "b")
+        busy = Busy(case)
+        busy.answer(("a", 1), ("b", 1))
+        (first,) = await busy.take(1)
+        case.fleet.begin(2)
+        (second,) = await busy.take(1)
+        assert {first, second} == {("a", 1), ("b", 1)}
+        await case.fleet.stop()
+
+    play(test)
+
+
+def test_a_busy_client_that_is_lost_or_wrong_costs_its_own_answer() -> None:
+    async def test(case: Case) -> None:
+        await case.joined(*NAMES)
+        busy = Busy(case)
+        task = await waiting(busy.take(3))
+        case.fleet.lose("a", "killed")
+        case.transport.arrive(made("b", "model", 1, {}))
+        busy.answer(("c", 1))
+        assert await task == [("c", 1)]
+        assert (case.fleet.succeeded, case.fleet.failed) == (1, 2)
+
+    assert {name for name, *_ in play(test).of("missed")} == {"a", "b"}
+
+
+def test_the_deadline_ends_a_step_and_leaves_clients_at_work() -> None:
+    async def test(case: Case) -> None:
+        await case.joined("a")
+        busy = Busy(case)
+        assert await busy.take(1) == []
+        case.fleet.begin(2)
+        busy.answer(("a", 1))
+        assert await busy.take(1) == [("a", 1)]
+        await case.fleet.stop()
+
+    assert play(test, deadline_s=SHORT_S).of("missed") == []
+
+
+def test_one_that_works_for_too_long_is_missed_and_asked_again() -> None:
+    async def test(case: Case) -> None:
+        await case.joined("a")
+        busy = Busy(case)
+        task = await waiting(busy.take(1))
+        while busy.asked() == [("a", 1)]:
+            if task.done():
+                # The round's own limit, which began a little earlier, was over first.
+                case.fleet.begin(2)
+                task = await waiting(busy.take(1))
+            await asyncio.sleep(0.005)
+        busy.answer(("a", 1), ("a", 2))
+        assert await task == [("a", 2)]
+
+    case = play(test, round_timeout_s=SHORT_S)
+    ((client, _, reason),) = case.of("missed")
+    assert (client, reason) == ("a", f"nothing within round_timeout_s = {SHORT_S}")
+    assert case.of("dropped") == [("a", "belongs to round 1, that of round 2 was expected")]
 
 
 # Sending
@@ -519,6 +772,8 @@ class FakeClientTransport:
 
     def __init__(self, *arrivals: Message | None) -> None:
         self.arrivals = list(arrivals)
+        self.there: list[Message] = []
+        """What has arrived by now, unasked for."""
         self.sent: list[tuple[str, int, Mapping[str, Tensor], Mapping[str, Any]]] = []
         self.waits: list[float] = []
         self.now_s = 1000.0
@@ -534,6 +789,10 @@ class FakeClientTransport:
         self.sent.append((kind, number, tensors, details))
 
     def receive(self, timeout_s: float) -> Message:
+        if self.there:
+            return self.there.pop(0)
+        if timeout_s == 0:
+            raise Timeout("nothing yet")
         self.waits.append(timeout_s)
         found = self.arrivals.pop(0) if self.arrivals else None
         if found is None:
@@ -606,6 +865,53 @@ def test_one_round_follows_another(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Timeout):
         case.peer.await_round()
     assert case.transport.waits[-1] == 5000 and case.events == []
+
+
+@pytest.mark.parametrize("newer", [("model", 2), (STOP, 1)], ids=["round", "stop"])
+def test_what_nobody_waits_for_any_more_is_not_sent(
+    monkeypatch: pytest.MonkeyPatch, newer: tuple[str, int]
+) -> None:
+    case = PeerCase(monkeypatch, WELCOMED, from_server("model", 1))
+    case.peer.join(12, 60)
+    case.peer.await_round()
+    case.peer.receive("model", LIKE)
+    case.transport.there = [from_server(*newer)]
+    with pytest.raises(Overtaken, match="round 1 is over"):
+        case.peer.send("update", LIKE)
+    assert [kind for kind, *_ in case.transport.sent] == ["hello"]
+    if newer[0] == STOP:
+        with pytest.raises(Stopped):
+            case.peer.await_round()
+    else:
+        case.peer.await_round()
+        assert case.peer.receive("model", LIKE).round == 2
+
+
+def test_of_several_rounds_that_came_the_newest_is_entered(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = PeerCase(monkeypatch, from_server("model", 1))
+    case.transport.there = [
+        from_server("model", 1),
+        from_server("model", 2),
+        from_server("model", 4),
+    ]
+    case.peer.await_round()
+    assert case.peer.round == 4 and case.peer.receive("model", LIKE).round == 4
+    assert case.reasons() == [f"belongs to round {n}, which is over" for n in (1, 2)]
+
+
+def test_a_stop_behind_a_round_ends_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = PeerCase(monkeypatch)
+    case.transport.there = [from_server("model", 3), from_server(STOP, 3, {})]
+    with pytest.raises(Stopped):
+        case.peer.await_round()
+
+
+def test_a_late_welcome_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = PeerCase(monkeypatch, from_server("model", 1))
+    case.peer.await_round()
+    case.transport.there = [WELCOMED]
+    case.peer.send("update", LIKE)
+    assert [kind for kind, *_ in case.transport.sent] == ["update"] and case.events == []
 
 
 def test_many_messages_make_one_round(monkeypatch: pytest.MonkeyPatch) -> None:

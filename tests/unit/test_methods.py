@@ -412,4 +412,4 @@ def test_a_method_has_privacy_or_no_option_for_it() -> None:
     having = [
         name for name in methods.names() if "dp" in methods.load(name).Config.__struct_fields__
     ]
-    assert having == ["fedavg", "fedpeft"]
+    assert having == ["fedavg", "fedbuff", "fedpeft"]

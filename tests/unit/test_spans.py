@@ -242,3 +242,48 @@ def test_a_lines_goodput_is_its_rate_without_headers() -> None:
 def test_without_lines_there_is_no_ideal() -> None:
     found = round_of(*EXCHANGE)
     assert (found["ideal_s"], found["measured_to_ideal"]) == (None, None)
+
+
+# Asynchronous methods
+
+
+def steps(*events: dict[str, Any], seconds: float) -> list[dict[str, Any]]:
+    """Of an asynchronous run of two clients: rounds of so many seconds, one after the other."""
+    tally = Tally()
+    facts = {"client_names": ["client-1", "client-2"], "client_profiles": 2 * ["4g"]}
+    origin_ns = round(ORIGIN_S * S)
+    tally.take(at(0, "supervisor", "run", origin_ns=origin_ns, asynchronous=True, **facts))
+    count = 3
+    begins = [at(n * seconds, "server", "round_started", round=n + 1) for n in range(count)]
+    ending = {"metrics": {}, "clients_ok": 1, "clients_failed": 0}
+    ends = [
+        at((n + 1) * seconds, "server", "round", round=n + 1, seconds=seconds, **ending)
+        for n in range(count)
+    ]
+    for event in sorted([*events, *begins, *ends], key=lambda event: event["t"]):
+        tally.take(event)
+    return [tally.round_summary(n + 1) for n in range(count)]
+
+
+def test_a_client_that_answers_a_later_round_was_at_work_in_all_between() -> None:
+    rounds = steps(
+        down(1, 0, 1, number=1),
+        down(2, 0, 1, number=1),
+        up(1, 8, 9, number=1),
+        # Client 2 answers in the third round what the first one asked.
+        up(2, 23, 24, number=1),
+        seconds=10,
+    )
+    spans = [{row["client"]: row for row in entry["spans"]} for entry in rounds]
+    assert [tuple(entry["client-2"][field] for field in FIELDS) for entry in spans] == [
+        (1, 9, 0, 0),
+        (0, 10, 0, 0),
+        (0, 3, 1, 6),
+    ]
+    assert [tuple(row) for row in spans] == [("client-1", "client-2"), ("client-2",), ("client-2",)]
+
+
+def test_an_asynchronous_round_has_no_ideal_and_no_slowest_client() -> None:
+    rounds = steps(down(1, 0, 1), up(1, 8, 9), seconds=10)
+    for field in ("ideal_s", "measured_to_ideal", "compute_s", "transfer_s", "wait_s"):
+        assert rounds[0][field] is None
