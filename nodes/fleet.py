@@ -64,6 +64,8 @@ class Fleet:
         self._someone_there = asyncio.Event()
         self._present: tuple[str, ...] = ()
         self._missed: set[str] = set()
+        self._heard: set[str] = set()
+        """Whose answers were taken in this round."""
         self._asked: set[str] = set()
         """Whom ``keep_busy`` has asked in this round."""
         self._at_work: dict[str, asyncio.Task[Message]] = {}
@@ -90,7 +92,9 @@ class Fleet:
         """
         if self._asked or self._at_work:
             return len(self._missed)
-        done = [name for name in self.clients if name not in self._missed]
+        # One that ended after its last answer has done its part.
+        left = self._gone.keys() - self._heard
+        done = [name for name in self._present if name not in self._missed | left]
         return self._expected - len(done)
 
     @property
@@ -173,6 +177,7 @@ class Fleet:
         self.round = number
         self._present = self._choose()
         self._missed = set()
+        self._heard = set()
         self._asked = set()
         self._answers = 0
         self._limit = _within(self._round_timeout_s)
@@ -232,6 +237,7 @@ class Fleet:
             # It is the client's answer, and no better one will come: do not wait out the limit.
             self._drop(message, reason)
             raise self.refuse(client, reason)
+        self._heard.add(client)
         return self._compute.incoming(message)
 
     def refuse(self, client: str, reason: str) -> Missed:
@@ -242,7 +248,7 @@ class Fleet:
     ) -> AsyncIterator[Message]:
         waits = [
             asyncio.create_task(self.receive(client, kind, like))
-            for client in self.clients
+            for client in self._present
             if client not in self._missed
         ]
         try:

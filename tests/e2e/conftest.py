@@ -4,6 +4,7 @@ import contextlib
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from running import Run
@@ -18,7 +19,7 @@ def launching(folder: Path) -> Iterator[Launch]:
     with contextlib.ExitStack() as owned:
         count = 0
 
-        def launch(*flags: str, **options: list[str]) -> Run:
+        def launch(*flags: str, **options: Any) -> Run:
             nonlocal count
             count += 1
             run = Run(folder / f"out-{count}", *flags, **options)

@@ -26,14 +26,20 @@ KINDS = {"fedavg": "model", "fedpeft": "adapter"}
 class Run:
     """A run in a process group of its own. ``end`` kills what is left of it."""
 
-    def __init__(self, out: Path, *flags: str, prefix: list[str] | tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        out: Path,
+        *flags: str,
+        prefix: list[str] | tuple[str, ...] = (),
+        limit_s: float = LIMIT_S,
+    ) -> None:
         self.out = out
         out.parent.mkdir(parents=True, exist_ok=True)
         self._logs = [out.with_name(f"{out.name}.{name}") for name in ("stdout", "stderr")]
         self._read = 0
         self._events: list[dict[str, Any]] = []
         self._seen: set[psutil.Process] = set()
-        self._deadline = time.monotonic() + LIMIT_S
+        self._deadline = time.monotonic() + limit_s
         with self._logs[0].open("wb") as stdout, self._logs[1].open("wb") as stderr:
             self.process = subprocess.Popen(
                 [*prefix, *CLI, "launch", f"--out={out}", *flags],

@@ -363,6 +363,31 @@ def test_without_a_like_any_tensors_are_taken() -> None:
     assert play(test).events == []
 
 
+def test_one_that_ends_after_its_answer_has_done_its_part() -> None:
+    async def test(case: Case) -> None:
+        await case.joined("a", "b")
+        case.transport.arrive(made("a", "update", 1))
+        task = await waiting(case.gathered())
+        case.fleet.lose("a", "killed")
+        case.transport.arrive(made("b", "update", 1))
+        assert await task == ["a", "b"]
+        assert (case.fleet.succeeded, case.fleet.failed) == (2, 1)
+
+    assert play(test).of("missed") == []
+
+
+def test_one_that_ends_before_it_is_asked_is_missed_with_its_reason() -> None:
+    async def test(case: Case) -> None:
+        await case.joined("a", "b")
+        case.fleet.lose("a", "killed")
+        await case.fleet.broadcast("model", LIKE)
+        case.transport.arrive(made("b", "update", 1))
+        assert await case.gathered() == ["b"]
+        assert (case.fleet.succeeded, case.fleet.failed) == (1, 2)
+
+    assert play(test).of("missed") == [("a", 1, "killed")]
+
+
 # Deadlines
 
 
