@@ -1,5 +1,7 @@
 """The command line. It reads flags, calls the testbed, and prints; it decides nothing else."""
 
+from __future__ import annotations
+
 import os
 import sys
 import time
@@ -11,16 +13,19 @@ STARTED_S = time.monotonic()
 for _pool in ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "VECLIB_MAXIMUM"):
     os.environ.setdefault(f"{_pool}_THREADS", "1")
 
+import functools  # noqa: E402
+from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 import click  # noqa: E402
 
+from testbed import terminal  # noqa: E402
 from testbed.config_error import ConfigError  # noqa: E402
 
+FAILED_EXIT = 1
 USAGE_EXIT = 2
 INTERRUPTED_EXIT = 130
-PIPE_COLUMNS = 160
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -43,6 +48,36 @@ def _options(values: tuple[str, ...]) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             found[key.strip()] = value
     return found
+
+
+def _says(*, quietly: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command ``--json`` and ``--plain``, maybe ``--quiet``: it takes them as ``output``."""
+    options = [
+        click.option("--json", "as_json", is_flag=True, help="One JSON document, for scripts."),
+        click.option(
+            "--plain",
+            is_flag=True,
+            help="No boxes, colours and control codes, as where there is no terminal.",
+        ),
+    ]
+    if quietly:
+        help_ = "Say nothing but errors and the folder of the results."
+        options.append(click.option("--quiet", "-q", is_flag=True, help=help_))
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def saying(
+            *arguments: Any, as_json: bool, plain: bool, quiet: bool = False, **values: Any
+        ) -> None:
+            output = terminal.Output(as_json=as_json, plain=plain, quiet=quiet)
+            command(*arguments, output=output, **values)
+
+        found: Callable[..., None] = saying
+        for option in reversed(options):
+            found = option(found)
+        return found
+
+    return decorate
 
 
 @main.command()
@@ -217,7 +252,10 @@ def _options(values: tuple[str, ...]) -> dict[str, Any]:
     help="An option of the method, such as rank=4; may be repeated.",
 )
 @click.option("--out", metavar="FOLDER", help="Gets one folder a run.  [default: results]")
-def launch(config: Path | None, options: tuple[str, ...], **flags: Any) -> None:
+@_says(quietly=True)
+def launch(
+    config: Path | None, options: tuple[str, ...], output: terminal.Output, **flags: Any
+) -> None:
     """Run one method over shaped links and measure it.
 
     \b
@@ -229,7 +267,7 @@ def launch(config: Path | None, options: tuple[str, ...], **flags: Any) -> None:
     from nodes import launch as launching
 
     flags["options"] = _options(options)
-    sys.exit(launching.launch(config, flags, sys.argv, STARTED_S))
+    sys.exit(launching.launch(config, flags, sys.argv, STARTED_S, output))
 
 
 def _list(context: click.Context, option: click.Parameter, value: str | None) -> list[Any]:
@@ -278,7 +316,7 @@ def _list(context: click.Context, option: click.Parameter, value: str | None) ->
     metavar="FOLDER",
     help="Keeps the runs; the same bench goes on where it ended.  [default: results/bench-NAME]",
 )
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@_says(quietly=True)
 def bench(
     preset: str | None,
     methods: tuple[str, ...],
@@ -289,7 +327,7 @@ def bench(
     options: tuple[str, ...],
     budget: float | None,
     out: str | None,
-    as_json: bool,
+    output: terminal.Output,
     **flags: Any,
 ) -> None:
     """Compare methods over link profiles: many runs, one table.
@@ -306,7 +344,7 @@ def bench(
     if options:
         run["options"] = _options(options)
     axes = {"profiles": profiles, "clients": clients, "seeds": seeds}
-    sys.exit(command.bench(preset, methods, axes, repeat, run, out, budget, as_json))
+    sys.exit(command.bench(preset, methods, axes, repeat, run, out, budget, output))
 
 
 @main.command()
@@ -340,8 +378,10 @@ def report(run: Path) -> None:
     metavar="FILE.html",
     help="[default: comparison.html in the bench's folder, or beside the first run's]",
 )
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
-def compare(runs: tuple[Path, ...], target: float | None, out: Path | None, as_json: bool) -> None:
+@_says(quietly=True)
+def compare(
+    runs: tuple[Path, ...], target: float | None, out: Path | None, output: terminal.Output
+) -> None:
     """Hold runs against one another: a table, and a page with their curves.
 
     RUN is a run's folder, or a bench's with all its runs.
@@ -353,16 +393,17 @@ def compare(runs: tuple[Path, ...], target: float | None, out: Path | None, as_j
     """
     from testbed.report import comparison, comparison_page
 
-    rows, reached = comparison.compare(comparison.runs(runs), target)
+    found = comparison.runs(runs)
+    rows, reached = comparison.compare(found, target)
+    notes = comparison.notes(found)
     try:
-        path = comparison_page.write(rows, reached, runs, out)
+        path = comparison_page.write(rows, reached, runs, out, notes)
     except OSError as error:
         raise ConfigError(f"--out {out}: cannot write the page: {error.strerror}") from error
-    _print(comparison.data(rows, reached), comparison.table(rows, reached), as_json)
-    if not as_json:
-        for row in rows:
-            click.echo(comparison.sentence(row, reached))
-    click.echo(f"comparison: {path}", err=as_json)
+    output.show(comparison.table(rows, reached), comparison.data(rows, reached, notes))
+    for text in [*(comparison.sentence(row, reached) for row in rows), *notes]:
+        output.say(text)
+    output.result("comparison", path)
 
 
 @main.command()
@@ -373,43 +414,43 @@ def compare(runs: tuple[Path, ...], target: float | None, out: Path | None, as_j
     metavar="FOLDER",
     help="Where the runs' folders are.  [default: results]",
 )
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
-def results(out: Path, as_json: bool) -> None:
+@_says()
+def results(out: Path, output: terminal.Output) -> None:
     """List runs, the newest first."""
     from testbed.report import listing
 
     found = listing.rows(out)
-    _print(found, listing.table(found), as_json)
+    output.show(listing.table(found), found)
 
 
 @main.group(invoke_without_command=True)
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+@_says()
 @click.pass_context
-def profiles(context: click.Context, as_json: bool) -> None:
+def profiles(context: click.Context, output: terminal.Output) -> None:
     """List the link profiles; `profiles show NAME` prints one."""
     if context.invoked_subcommand is None:
         from testbed import profiles as links
         from testbed import report_profiles as report
 
         found = [links.load(name) for name in links.names()]
-        _print([report.row(profile) for profile in found], report.listing(found), as_json)
+        output.show(report.listing(found), [report.row(profile) for profile in found])
 
 
 @profiles.command()
 @click.argument("name", metavar="NAME|FILE.toml")
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
-def show(name: str, as_json: bool) -> None:
+@_says()
+def show(name: str, output: terminal.Output) -> None:
     """One profile: its numbers, where each comes from, and what it can carry."""
     from testbed import report_profiles as report
     from testbed.profiles import load
 
     profile = load(name)
-    if not as_json:
-        click.echo(f"{profile.summary}\n")
-    _print(report.details(profile), report.page(profile), as_json)
-    if not as_json:
+    if not output.as_json:
+        output.say(f"{profile.summary}\n")
+    output.show(report.page(profile), report.details(profile))
+    if not output.as_json:
         for source in profile.sources:
-            click.echo(f"source: {source}")
+            output.say(f"source: {source}")
 
 
 @main.command()
@@ -434,8 +475,8 @@ def show(name: str, as_json: bool) -> None:
     metavar="N",
     help="Most that each profile may take; what does not fit is not measured.  [default: 40]",
 )
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
-def calibrate(names: tuple[str, ...], links: str, seconds: float, as_json: bool) -> None:
+@_says()
+def calibrate(names: tuple[str, ...], links: str, seconds: float, output: terminal.Output) -> None:
     """Measure links and hold them against their profiles; exit 1 where a gate is missed.
 
     \b
@@ -452,49 +493,47 @@ def calibrate(names: tuple[str, ...], links: str, seconds: float, as_json: bool)
     except LinkError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
-    _print(report.data(found), report.table(found), as_json)
+    output.show(report.table(found), report.data(found))
     click.echo(report.closing(found), err=True)
     sys.exit(0 if found.passed else 1)
 
 
 @main.command()
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
-def doctor(as_json: bool) -> None:
+@_says()
+def doctor(output: terminal.Output) -> None:
     """Say what this machine can do, and how to close each gap."""
     import msgspec
 
     from testbed import doctor as checks
 
     findings = checks.examine()
-    _print(msgspec.to_builtins(findings), checks.table(findings), as_json)
-
-
-def _print(data: Any, table: Any, as_json: bool) -> None:
-    """A table for people or JSON for scripts."""
-    if as_json:
-        import msgspec
-
-        click.echo(msgspec.json.format(msgspec.json.encode(data), indent=2))
-    else:
-        from rich.console import Console
-
-        # Without a terminal rich assumes 80 columns, and would cut names short.
-        console = Console()
-        Console(width=None if console.is_terminal else PIPE_COLUMNS).print(table)
+    output.show(checks.table(findings), msgspec.to_builtins(findings))
 
 
 def run() -> None:
     """``main``, with a refusal as one line on stderr and exit status 2."""
+    terminal.guard()
+    status = _status()
+    if reason := terminal.lost_output():
+        click.echo(f"error: cannot write to standard output: {reason}", err=True)
+        status = status or FAILED_EXIT
+    sys.exit(status)
+
+
+def _status() -> int:
     try:
         main.main(standalone_mode=False)
+        return 0
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else FAILED_EXIT
     except ConfigError as error:
         click.echo(f"error: {error}", err=True)
-        sys.exit(USAGE_EXIT)
+        return USAGE_EXIT
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        sys.exit(INTERRUPTED_EXIT)
+        return INTERRUPTED_EXIT
 
 
 if __name__ == "__main__":

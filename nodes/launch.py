@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from rich.console import Console
 
 import methods
 from nodes import data
@@ -19,13 +18,16 @@ from testbed.profiles import load as load_profile
 from testbed.progress import RoundLines, closing_table
 from testbed.record import Recorder, create_folder
 from testbed.supervisor import allow_descriptors, run
+from testbed.terminal import Output
 from testbed.topology import Plan, plan
 
 EXIT_CODES = {"ok": 0, "failed": 1, "interrupted": 130}
 
 
-def launch(file: Path | None, flags: dict[str, Any], command: list[str], started_s: float) -> int:
-    """Carry out a run; returns the exit status.
+def launch(
+    file: Path | None, flags: dict[str, Any], command: list[str], started_s: float, output: Output
+) -> int:
+    """Carry out a run and say what came of it; returns the exit status.
 
     Raises:
         ConfigError: refused before anything has started.
@@ -67,9 +69,9 @@ def launch(file: Path | None, flags: dict[str, Any], command: list[str], started
     facts = run_facts(config, layout, profile, command, asynchronous=program.asynchronous)
     folder = create_folder(Path(config.out), label)
     # 3. The run.
-    console = Console()
-    console.print(f"results: {folder}\n{why}", highlight=False, soft_wrap=True, markup=False)
-    progress = RoundLines(console, config.rounds, len(profiles))
+    output.result("results", folder)
+    output.say(why)
+    progress = RoundLines(output.console, config.rounds, len(profiles))
     recorder = Recorder(folder, started_s)
     try:
         summary = run(
@@ -86,17 +88,16 @@ def launch(file: Path | None, flags: dict[str, Any], command: list[str], started
         recorder.close()
     # 4. What came of it.
     for text in capture_warnings(summary["captures"]):
-        console.print(text, style="yellow", highlight=False, markup=False)
-    if summary["rounds_done"]:
-        console.print(closing_table(summary))
+        output.say(text, style="yellow")
+    if summary["rounds_done"] or output.as_json:
+        output.show(closing_table(summary), {"folder": folder.as_posix(), **summary})
     if summary["status"] != "ok":
-        text = f"{summary['status']}: {summary['reason']}"
-        console.print(text, style="red", highlight=False, markup=False)
-    _report(folder, console)
+        output.error(f"{summary['status']}: {summary['reason']}")
+    _report(folder, output)
     return EXIT_CODES[summary["status"]]
 
 
-def _report(folder: Path, console: Console) -> None:
+def _report(folder: Path, output: Output) -> None:
     """Write the run's page, which is no reason for a run to fail."""
     from testbed.report import run_page
 
@@ -104,7 +105,7 @@ def _report(folder: Path, console: Console) -> None:
         text = f"report: {run_page.write(folder)}"
     except Exception as error:
         text = f"no report: {type(error).__name__}: {error}"
-    console.print(text, highlight=False, soft_wrap=True, markup=False)
+    output.say(text)
 
 
 def capture_warnings(captures: dict[str, Any] | None) -> list[str]:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from rich.console import Console
 
 from nodes.bench import compare, plan
-from nodes.bench.conduct import Outcome, claimed, conduct
+from nodes.bench.conduct import INTERRUPTED, Outcome, claimed, conduct
 from nodes.bench.plan import Bench, Cell
+from nodes.bench.progress import Lines, LiveTable
 from testbed.config import RunConfig, choose, convert
 from testbed.config_error import ConfigError
-
-INTERRUPTED = "the bench was interrupted"
-PIPE_COLUMNS = 200
+from testbed.terminal import Output
 
 
 def bench(
@@ -26,9 +25,9 @@ def bench(
     run: dict[str, Any],
     out: str | None,
     budget_minutes: float | None,
-    as_json: bool,
+    output: Output,
 ) -> int:
-    """Carry out a bench and print its comparison; returns the exit status.
+    """Carry out a bench and say what it found; returns the exit status.
 
     ``run``: fields of every run that were given as flags.
 
@@ -42,15 +41,14 @@ def bench(
         _check(cell.config)
     folder = Path(out or Path("results") / f"bench-{Path(preset).stem if preset else 'own'}")
     # 2. The runs.
-    console = Console(stderr=as_json, highlight=False, soft_wrap=True)
-
-    def say(text: str) -> None:
-        console.print(text, markup=False)
-
     budget_s = None if budget_minutes is None else 60 * budget_minutes
-    with claimed(folder, asked):
-        say(f"{len(cells)} runs, in {folder}")
-        outcomes = list(conduct(cells, folder, say, budget_s))
+    with contextlib.ExitStack() as owned:
+        owned.enter_context(claimed(folder, asked))
+        output.result("results", folder)
+        output.say(f"{len(cells)} runs")
+        live = output.console.is_terminal
+        progress = owned.enter_context(LiveTable(output.console)) if live else Lines(output.say)
+        outcomes = list(conduct(cells, folder, progress, budget_s))
     # 3. What they found.
     found = _together(asked, outcomes)
     rows = [
@@ -61,10 +59,12 @@ def bench(
     result = {"title": asked.title, "note": asked.note, "rows": rows, "without_result": left}
     text = msgspec.json.format(msgspec.json.encode(result), indent=2)
     (folder / "comparison.json").write_bytes(text + b"\n")
-    if as_json:
-        Console(soft_wrap=True, highlight=False).print(text.decode(), markup=False)
-    else:
-        _print(asked, found, left)
+    if found or output.as_json:
+        output.show(compare.table(asked, found), result)
+    for cell, reason in left.items():
+        output.error(f"no result of {cell}: {reason}")
+    if found:
+        _compare(folder, asked.run.get("target_accuracy"), output)
     if INTERRUPTED in left.values():
         return 130
     return 1 if left else 0
@@ -106,9 +106,7 @@ def _check(config: RunConfig) -> None:
     FineTuning(config, len(profiles))
 
 
-def _together(
-    asked: Bench, outcomes: list[Outcome]
-) -> list[tuple[str, plan.Row, compare.Figures, dict[str, tuple[float, float]]]]:
+def _together(asked: Bench, outcomes: list[Outcome]) -> list[compare.Group]:
     """Seeds and repeats of a row put together, in the order of the rows."""
     target = asked.run.get("target_accuracy")
     groups: dict[tuple[str, str], list[Outcome]] = {}
@@ -120,7 +118,7 @@ def _together(
         runs = [compare.figures(o.summary, target) for o in group if o.summary is not None]
         if runs:
             middles[key], spread = compare.medians(runs)
-            found.append((key[0], group[0].cell.row, middles[key], spread))
+            found.append(compare.Group(key[0], group[0].cell.row, middles[key], spread))
     for where, row, figures, _ in found:
         baseline = row.baseline or asked.baseline
         figures |= compare.shares(figures, middles.get((where, baseline or "")))
@@ -132,11 +130,15 @@ def _where(cell: Cell) -> str:
     return f"{cell.config.profile or cell.config.positions or '4g'}{clients}"
 
 
-def _print(asked: Bench, found: list[Any], left: dict[str, str | None]) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(width=PIPE_COLUMNS, highlight=False)
-    if found:
-        console.print(compare.table(asked, [(where, row, own) for where, row, own, _ in found]))
-    for cell, reason in left.items():
-        console.print(f"no result of {cell}: {reason}", markup=False, soft_wrap=True)
+def _compare(folder: Path, target: float | None, output: Output) -> None:
+    """Write the bench's page, which is no reason for a bench to fail."""
+    from testbed.report import comparison, comparison_page
+
+    try:
+        found = comparison.runs([folder])
+        rows, reached = comparison.compare(found, target)
+        notes = comparison.notes(found)
+        text = f"comparison: {comparison_page.write(rows, reached, [folder], None, notes)}"
+    except Exception as error:
+        text = f"no comparison: {type(error).__name__}: {error}"
+    output.say(text)

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
+from rich.markup import escape
 from rich.table import Table
 
 from nodes.bench.plan import Bench, Row
 
 Summary = dict[str, Any]
 Figures = dict[str, float | None]
+Spread = dict[str, tuple[float, float]]
+"""The least and greatest of several runs' figures."""
+
+
+class Group(NamedTuple):
+    """Runs that differ in nothing but seed and repeat."""
+
+    where: str
+    """Profile and clients."""
+    row: Row
+    figures: Figures
+    """Medians."""
+    spread: Spread
 
 
 def figures(summary: Summary, target_accuracy: float | None) -> Figures:
@@ -68,17 +82,23 @@ def _share(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
 
-def medians(runs: Iterable[Figures]) -> tuple[Figures, dict[str, tuple[float, float]]]:
-    """Each figure's median over runs, and its least and greatest; None where some run lacks it."""
+def medians(runs: Iterable[Figures]) -> tuple[Figures, Spread]:
+    """Each figure's median over runs, and its least and greatest; None where some run lacks it.
+
+    ``runs`` is how many they are, and ``runs_to_target`` how many of them reached a target.
+    """
     found = list(runs)
     middle: Figures = {}
-    spread: dict[str, tuple[float, float]] = {}
+    spread: Spread = {}
     for name in found[0]:
         values = [each[name] for each in found]
         present = [value for value in values if value is not None]
         middle[name] = statistics.median(present) if len(present) == len(values) else None
         if middle[name] is not None:
             spread[name] = (min(present), max(present))
+    middle["runs"] = len(found)
+    if "rounds_to_target" in found[0]:
+        middle["runs_to_target"] = sum(each["rounds_to_target"] is not None for each in found)
     return middle, spread
 
 
@@ -96,32 +116,35 @@ def shares(own: Figures, baseline: Figures | None) -> Figures:
     return found
 
 
-Column = tuple[str, Callable[[Row, Figures], str]]
+Column = tuple[str, Callable[[Group], str]]
 
 
-def table(bench: Bench, groups: list[tuple[str, Row, Figures]]) -> Table:
-    """Rows as they are compared: (where, row, its figures), ``where`` the profile and clients."""
+def table(bench: Bench, groups: list[Group]) -> Table:
+    """Rows as they are compared: medians, with (least to greatest) of several runs."""
     columns = list(_columns(bench, groups))
     shown = Table(title=bench.title, title_justify="left", caption=bench.note or None)
     shown.caption_justify = "left"
-    several = len({where for where, _, _ in groups}) > 1
+    several = len({group.where for group in groups}) > 1
     if several:
         shown.add_column("links")
     for number, (head, _) in enumerate(columns):
-        shown.add_column(head, justify="right" if number else "left")
-    for where, row, found in groups:
-        shown.add_row(*([where] if several else []), *(text(row, found) for _, text in columns))
+        shown.add_column(head, justify="right" if number else "left", overflow="fold")
+    for group in groups:
+        own = [escape(text(group)) for _, text in columns]
+        shown.add_row(*([group.where] if several else []), *own)
     return shown
 
 
-def _columns(bench: Bench, groups: list[tuple[str, Row, Figures]]) -> Iterable[Column]:
-    yield "", lambda row, found: row.name
-    figures = [found for _, _, found in groups]
-    papers = [row.paper for _, row, _ in groups if row.paper]
+def _columns(bench: Bench, groups: list[Group]) -> Iterable[Column]:
+    yield "", lambda group: group.row.name
+    figures = [group.figures for group in groups]
+    papers = [group.row.paper for group in groups if group.row.paper]
+    if any((found["runs"] or 1) > 1 for found in figures):
+        yield "runs", _number("runs", "{:.0f}")
     if any("rounds_to_target" in found for found in figures):
         target = bench.run.get("target_accuracy")
         yield "best accuracy", _number("accuracy", "{:.3f}")
-        yield f"rounds to {target}", _number("rounds_to_target", "{:.0f}", "never")
+        yield f"rounds to {target}", _rounds_to_target
         yield "minutes", _number("minutes_to_target", "{:.2f}", "")
         yield "payload MB", _number("payload_mb_to_target", "{:.2f}", "")
         yield "wire MB", _number("wire_mb_to_target", "{:.2f}", "")
@@ -149,17 +172,27 @@ def _columns(bench: Bench, groups: list[tuple[str, Row, Figures]]) -> Iterable[C
     yield "minutes a round", _number("minutes_a_round", "{:.2f}")
 
 
-def _number(name: str, form: str, missing: str = "-") -> Callable[[Row, Figures], str]:
-    def text(row: Row, found: Figures) -> str:
-        value = found[name]
-        return missing if value is None else form.format(value)
+def _rounds_to_target(group: Group) -> str:
+    reached = group.figures["runs_to_target"]
+    missing = f"{reached:.0f} of {group.figures['runs']:.0f} runs" if reached else "never"
+    return _number("rounds_to_target", "{:g}", missing)(group)
+
+
+def _number(name: str, form: str, missing: str = "-") -> Callable[[Group], str]:
+    def text(group: Group) -> str:
+        value = group.figures[name]
+        if value is None:
+            return missing
+        ends = [form.format(end) for end in group.spread.get(name, ())]
+        alike = len(set(ends)) < 2
+        return form.format(value) + ("" if alike else f" ({ends[0]} to {ends[1]})")
 
     return text
 
 
-def _paper(name: str, form: str) -> Callable[[Row, Figures], str]:
-    def text(row: Row, found: Figures) -> str:
-        value = getattr(row.paper, name) if row.paper else None
+def _paper(name: str, form: str) -> Callable[[Group], str]:
+    def text(group: Group) -> str:
+        value = getattr(group.row.paper, name) if group.row.paper else None
         return "-" if value is None else form.format(value)
 
     return text

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from nodes.bench.plan import Bench, Cell
+from nodes.bench.progress import Course, Progress, last_line
 from testbed.child import Child
 from testbed.config import write
 from testbed.config_error import ConfigError
@@ -26,6 +27,8 @@ CLI = Path(__file__).parents[2] / "cli.py"
 LEAVE_LIMIT_S = 30.0
 """How long a run gets to end itself where the bench is interrupted."""
 POLL_S = 0.2
+LOG = "launch.log"
+"""In a cell's folder: what its last run said."""
 
 
 class Outcome(NamedTuple):
@@ -36,6 +39,13 @@ class Outcome(NamedTuple):
     """None: it did not run, or left nothing to read."""
     reason: str | None
     """Why there are no figures of it; None where there are."""
+    earlier: bool = False
+    """An earlier bench made it."""
+    stopped: bool = False
+    """A signal has ended the bench in it or before it."""
+
+
+INTERRUPTED = "the bench was interrupted"
 
 
 class Interrupted(Exception):
@@ -78,7 +88,7 @@ def claimed(folder: Path, bench: Bench) -> Iterator[None]:
 def conduct(
     cells: list[Cell],
     folder: Path,
-    say: Callable[[str], None],
+    progress: Progress,
     budget_s: float | None = None,
 ) -> Iterator[Outcome]:
     """Each cell's outcome as it is there; those that earlier benches finished come at once.
@@ -86,36 +96,32 @@ def conduct(
     No run is begun after ``budget_s``. Ends early, without an error, where a signal asks for it:
     what is left has that as its reason.
     """
-    began, taken, stopped = time.monotonic(), [], False
-    for number, cell in enumerate(cells, start=1):
-        place = folder / cell.id
-        summary = finished(place)
-        head = f"[{number}/{len(cells)}] {cell.id}"
-        if summary is not None:
-            say(f"{head}: there already")
-            yield Outcome(cell, summary, None)
-            continue
-        if stopped:
-            yield Outcome(cell, None, "the bench was interrupted")
-            continue
-        if budget_s is not None and time.monotonic() - began > budget_s:
-            yield Outcome(cell, None, f"the budget of {human_seconds(budget_s)} was spent")
-            continue
-        say(head)
-        at = time.monotonic()
-        try:
-            reason = _run(cell, place)
-        except Interrupted:
-            stopped, reason = True, "the bench was interrupted"
-        taken.append(time.monotonic() - at)
-        summary = finished(place)
-        left_s = (len(cells) - number) * sum(taken) / len(taken)
-        result = "done" if summary else f"FAILED: {reason}"
-        more = (
-            f"; about {human_seconds(left_s)} left" if number < len(cells) and not stopped else ""
-        )
-        say(f"{head}: {result} after {human_seconds(taken[-1])}{more}")
-        yield Outcome(cell, summary, None if summary else reason)
+    course, stopped = Course(cells, budget_s), False
+    there = {cell.id: finished(folder / cell.id) for cell in cells}
+    for id_, summary in there.items():
+        if summary is not None and (took_s := summary.get("seconds", {}).get("total")):
+            course.took_s[id_] = took_s
+    for cell in cells:
+        place, earlier = folder / cell.id, there[cell.id]
+        budget_left_s = course.budget_left_s
+        if earlier is not None:
+            outcome = Outcome(cell, earlier, None, earlier=True)
+        elif stopped:
+            outcome = Outcome(cell, None, INTERRUPTED, stopped=True)
+        elif budget_s is not None and budget_left_s is not None and budget_left_s < 0:
+            outcome = Outcome(cell, None, f"the budget of {human_seconds(budget_s)} was spent")
+        else:
+            course.begin(place / LOG)
+            progress.began(course)
+            try:
+                reason = _run(cell, place, lambda: progress.ticked(course))
+            except Interrupted:
+                stopped, reason = True, INTERRUPTED
+            summary = finished(place)
+            outcome = Outcome(cell, summary, None if summary else reason, stopped=stopped)
+        course.end(outcome)
+        progress.ended(course)
+        yield outcome
 
 
 def finished(place: Path) -> dict[str, Any] | None:
@@ -128,10 +134,13 @@ def finished(place: Path) -> dict[str, Any] | None:
     return None
 
 
-def _run(cell: Cell, place: Path) -> str:
-    """Make one run; returns why it has no result, for where it has none."""
+def _run(cell: Cell, place: Path, tick: Callable[[], None]) -> str:
+    """Make one run; returns why it has no result, for where it has none.
+
+    ``tick`` is called while it goes on.
+    """
     place.mkdir(parents=True, exist_ok=True)
-    config, log = place / "config.toml", place / "launch.log"
+    config, log = place / "config.toml", place / LOG
     write(cell.config, config)
     command = [sys.executable, str(CLI), "launch", f"--config={config}", f"--out={place}"]
 
@@ -139,12 +148,14 @@ def _run(cell: Cell, place: Path) -> str:
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        os.environ["NO_COLOR"] = "1"  # Its last words are shown elsewhere.
         os.execv(command[0], command)
 
     with _signals_raised():
         child = Child("launch", launch)
         try:
             while child.poll():
+                tick()
                 time.sleep(POLL_S)
         except Interrupted:
             if child.poll():
@@ -153,8 +164,7 @@ def _run(cell: Cell, place: Path) -> str:
             raise
         finally:
             child.kill()
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "it said nothing"
+    return last_line(log) or "it said nothing"
 
 
 @contextlib.contextmanager

@@ -114,19 +114,63 @@ def _load(folder: Path) -> Run:
     return Run(folder, summary, config)
 
 
-def where(summary: Summary) -> str:
-    """What must be the same for runs to be held against one another."""
+def places(found: Sequence[Run]) -> list[str]:
+    """Of each run, what must be the same for it to be held against another."""
+    backends = {run.summary["links"] for run in found if run.summary["links"]}
+    modes = {run.summary["compute"]["mode"] for run in found}
+    return [_place(run.summary, len(backends) > 1, len(modes) > 1) for run in found]
+
+
+def _place(summary: Summary, tell_backend: bool, tell_mode: bool) -> str:
     server = f", server on {summary['server_profile']}" if summary.get("server_profile") else ""
     clients = f"{summary['clients']} client{'' if summary['clients'] == 1 else 's'}"
     compute = summary["compute"]
     device = f", modelled {compute['device_class']}" if compute["mode"] == "modelled" else ""
-    return f"{summary['profile']} with {clients}{server}, {summary['dataset']}{device}"
+    if tell_mode and compute["mode"] == "real":
+        device = ", real compute"
+    backend = f", over {summary['links'] or 'no'} links" if tell_backend else ""
+    return f"{summary['profile']} with {clients}{server}, {summary['dataset']}{device}{backend}"
+
+
+def notes(found: Sequence[Run]) -> list[str]:
+    """What keeps these runs from being comparable, in sentences."""
+    said = []
+    backends = sorted({run.summary["links"] for run in found if run.summary["links"]})
+    if len(backends) > 1:
+        text = f"Runs over {' and '.join(backends)} links are not comparable with one another"
+        if "loopback" in backends:
+            text += ": over loopback links bytes on the wire are an estimate"
+        said.append(f"{text}.")
+    modes = {run.summary["compute"]["mode"] for run in found}
+    if len(modes) > 1:
+        said.append(
+            "Runs of real and of modelled compute are not comparable with one another: minutes are "
+            "of this machine in the one, of a device in the other."
+        )
+    machines = {_machine(run.summary) for run in found}
+    if len(machines) > 1 and "real" in modes:
+        said.append(
+            f"The runs were made on {len(machines)} different machines "
+            f"({'; '.join(sorted(machines))}), which shows in the minutes of real compute."
+        )
+    told = zip(names(found), found, strict=True)
+    wrong = [name for name, run in told if run.summary["fidelity"]["verdict"] == "fail"]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        said.append(f"Links were not as their profiles say in {', '.join(wrong[:5])}{more}.")
+    return said
+
+
+def _machine(summary: Summary) -> str:
+    own = summary["environment"] or {}
+    return f"{own.get('cores')} cores, {own.get('memory_mb')} MB, {own.get('kernel')}"
 
 
 def names(found: Sequence[Run]) -> list[str]:
     """A name for each run, no two alike: method, options that differ, seed, and a number."""
     told = [_own_name(run, found) for run in found]
-    in_place = [(name, where(run.summary)) for name, run in zip(told, found, strict=True)]
+    where = places(found)
+    in_place = list(zip(told, where, strict=True))
     again = Counter(in_place)
     seeds = {run.summary["seed"] for run in found}
     if len(seeds) > 1:
@@ -135,10 +179,10 @@ def names(found: Sequence[Run]) -> list[str]:
             for name, place, run in zip(told, in_place, found, strict=True)
         ]
     count: Counter[tuple[str, str]] = Counter()
-    places = [(name, where(run.summary)) for name, run in zip(told, found, strict=True)]
-    total = Counter(places)
+    in_place = list(zip(told, where, strict=True))
+    total = Counter(in_place)
     shown = []
-    for place in places:
+    for place in in_place:
         count[place] += 1
         shown.append(f"{place[0]} #{count[place]}" if total[place] > 1 else place[0])
     return shown
@@ -164,8 +208,9 @@ def compare(found: Sequence[Run], target: float | None) -> tuple[list[Row], floa
     if target is None:
         target = curves.common_target(points)
     fronts: dict[int, list[bool]] = {}
-    for place in dict.fromkeys(where(run.summary) for run in found):
-        members = [n for n, run in enumerate(found) if where(run.summary) == place]
+    where = places(found)
+    for place in dict.fromkeys(where):
+        members = [n for n, own in enumerate(where) if own == place]
         on = curves.front([points[n] for n in members])
         fronts |= dict(zip(members, on, strict=True))
     rows = []
@@ -175,7 +220,7 @@ def compare(found: Sequence[Run], target: float | None) -> tuple[list[Row], floa
             Row(
                 run.folder.as_posix(),
                 name,
-                where(run.summary),
+                where[n],
                 run.summary["status"],
                 points[n],
                 fronts[n],
@@ -255,10 +300,11 @@ def table(rows: Sequence[Row], target: float | None) -> Table:
     return shown
 
 
-def data(rows: Sequence[Row], target: float | None) -> dict[str, Any]:
+def data(rows: Sequence[Row], target: float | None, notes: Sequence[str] = ()) -> dict[str, Any]:
     """For scripts."""
     return {
         "target_accuracy": target,
+        "notes": list(notes),
         "runs": [
             {
                 "folder": row.folder,

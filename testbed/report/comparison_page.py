@@ -14,7 +14,8 @@ NAME = "comparison.html"
 MOST_SENTENCES = 40
 
 
-def page(rows: Sequence[Row], target: float | None) -> str:
+def page(rows: Sequence[Row], target: float | None, notes: Sequence[str] = ()) -> str:
+    """``notes``: what keeps these runs from being comparable."""
     title = f"{len(rows)} runs compared"
     # A run's colour goes with its name, on every network.
     styles = {name: n for n, name in enumerate(dict.fromkeys(row.name for row in rows))}
@@ -22,7 +23,7 @@ def page(rows: Sequence[Row], target: float | None) -> str:
     places = list(dict.fromkeys(row.where for row in rows))
     return html.page(
         title,
-        tag("header", tag("h1", title), *_lead(rows, target)),
+        tag("header", tag("h1", title), *_lead(rows, target, notes)),
         *(
             _place(
                 f"place-{n}",
@@ -49,7 +50,11 @@ def page(rows: Sequence[Row], target: float | None) -> str:
 
 
 def write(
-    rows: Sequence[Row], target: float | None, folders: Sequence[Path], out: Path | None
+    rows: Sequence[Row],
+    target: float | None,
+    folders: Sequence[Path],
+    out: Path | None,
+    notes: Sequence[str] = (),
 ) -> Path:
     """Write the page to ``out``, or into the bench's folder, or beside the first run's.
 
@@ -59,7 +64,7 @@ def write(
     first = folders[0]
     bench = len(folders) == 1 and not (first / "summary.json").is_file()
     path = out or (first if bench else first.resolve().parent) / NAME
-    html.write(path, page(rows, target))
+    html.write(path, page(rows, target, notes))
     return path
 
 
@@ -69,7 +74,7 @@ _FRONT = (
 )
 
 
-def _lead(rows: Sequence[Row], target: float | None) -> list[Markup]:
+def _lead(rows: Sequence[Row], target: float | None, notes: Sequence[str]) -> list[Markup]:
     said = [tag("li", comparison.sentence(row, target)) for row in rows[:MOST_SENTENCES]]
     if len(rows) > MOST_SENTENCES:
         said.append(tag("li", f"{len(rows) - MOST_SENTENCES} more are in the table."))
@@ -77,7 +82,8 @@ def _lead(rows: Sequence[Row], target: float | None) -> list[Markup]:
         first = "No run has an accuracy, so there is no target to compare at."
     else:
         first = f"What each took to reach accuracy {comparison.goal(target)}:"
-    return [tag("p", first, class_="lead"), tag("ul", *said)]
+    warned = [tag("p", note, class_="bad") for note in notes]
+    return [tag("p", first, class_="lead"), tag("ul", *said), *warned]
 
 
 def _place(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from nodes.bench.compare import figures, medians, shares, table
+from nodes.bench.compare import Group, figures, medians, shares, table
 from nodes.bench.plan import Bench, Paper, Row
 
 
@@ -79,7 +79,7 @@ def test_a_round_that_did_not_finish_does_not_count() -> None:
 def test_medians_and_spreads_and_a_missing_value_misses() -> None:
     runs = [{"a": 1.0, "b": 1.0}, {"a": 5.0, "b": None}, {"a": 2.0, "b": 2.0}]
     middle, spread = medians(runs)
-    assert middle == {"a": 2.0, "b": None}
+    assert middle == {"a": 2.0, "b": None, "runs": 3}
     assert spread == {"a": (1.0, 5.0)}
 
 
@@ -89,12 +89,14 @@ def test_shares_of_the_baseline() -> None:
     assert set(shares(own, None).values()) == {None}
 
 
-def shown(bench: Bench, runs: list[dict[str, Any]]) -> str:
+def shown(bench: Bench, runs: list[list[dict[str, Any]]]) -> str:
+    """The table of each row's runs."""
     target = bench.run.get("target_accuracy")
-    groups = []
-    for row, run in zip(bench.rows, runs, strict=True):
-        found = figures(run, target)
-        groups.append(("4g", row, found | shares(found, figures(runs[0], target))))
+    found = [medians(figures(run, target) for run in own) for own in runs]
+    groups = [
+        Group("4g", row, middle | shares(middle, found[0][0]), spread)
+        for row, (middle, spread) in zip(bench.rows, found, strict=True)
+    ]
     console = Console(file=StringIO(), width=300)
     console.print(table(bench, groups))
     text = console.file.getvalue()  # type: ignore[attr-defined]
@@ -105,7 +107,7 @@ def shown(bench: Bench, runs: list[dict[str, Any]]) -> str:
 def test_the_papers_figures_stand_beside_the_measured() -> None:
     paper = Paper(one_way_mb=1.5, payload_share=0.47)
     bench = Bench(rows=[Row("full"), Row("own", paper=paper)], baseline="full", note="Mind this.")
-    text = shown(bench, [summary([None]), summary([None])])
+    text = shown(bench, [[summary([None])], [summary([None])]])
     for part in ("paper: MB one way", "1.500", "paper: payload share", "0.47", "Mind this."):
         assert part in text
     assert "accuracy" not in text
@@ -113,6 +115,21 @@ def test_the_papers_figures_stand_beside_the_measured() -> None:
 
 def test_a_table_to_a_target_says_never() -> None:
     bench = Bench(rows=[Row("a"), Row("b")], run={"target_accuracy": 0.9})
-    text = shown(bench, [summary([0.95]), summary([0.5])])
+    text = shown(bench, [[summary([0.95])], [summary([0.5])]])
     assert "rounds to 0.9" in text
     assert "never" in text
+    assert "runs" not in text and " to 0.95" not in text
+
+
+def test_a_table_of_several_runs_has_their_spread() -> None:
+    bench = Bench(rows=[Row("a"), Row("b")], run={"target_accuracy": 0.9})
+    good = [summary([0.95]), summary([0.91]), summary([0.5, 0.93])]
+    (head, row, other) = [
+        [cell.strip() for cell in line.replace("┃", "│").split("│")[1:-1]]
+        for line in shown(bench, [good, [summary([0.95]), summary([0.7])]]).splitlines()
+        if "│" in line or "┃" in line
+    ]
+    assert head[1:5] == ["runs", "best accuracy", "rounds to 0.9", "minutes"]
+    assert row[1:5] == ["3", "0.930 (0.910 to 0.950)", "1 (1 to 2)", "1.00 (1.00 to 2.00)"]
+    # One of two never reached it: there is no median to tell.
+    assert other[1:5] == ["2", "0.825 (0.700 to 0.950)", "1 of 2 runs", ""]

@@ -13,6 +13,7 @@ import pytest
 from nodes.bench import conduct as module
 from nodes.bench.conduct import Outcome, claimed, conduct
 from nodes.bench.plan import Bench, Row, cells
+from nodes.bench.progress import Lines
 from testbed.config_error import ConfigError
 
 LAUNCH = """
@@ -41,7 +42,7 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(folder: Path, *rows: Row, **options: float) -> tuple[list[Outcome], list[str]]:
     said: list[str] = []
-    found = list(conduct(cells(Bench(rows=list(rows))), folder, said.append, **options))
+    found = list(conduct(cells(Bench(rows=list(rows))), folder, Lines(said.append), **options))
     return found, said
 
 
@@ -112,11 +113,12 @@ def test_a_signal_ends_the_run_and_the_bench(tmp_path: Path, number: int) -> Non
     bench = tmp_path / "bench.py"
     bench.write_text(
         "import json, pathlib, sys\n"
-        "from nodes.bench import conduct, plan\n"
+        "from nodes.bench import conduct, plan, progress\n"
         f"conduct.CLI = pathlib.Path({str(launch)!r})\n"
         "rows = [plan.Row('a'), plan.Row('b')]\n"
         "cells = plan.cells(plan.Bench(rows=rows))\n"
-        f"found = list(conduct.conduct(cells, pathlib.Path({str(tmp_path / 'out')!r}), print))\n"
+        f"out, lines = pathlib.Path({str(tmp_path / 'out')!r}), progress.Lines(print)\n"
+        "found = list(conduct.conduct(cells, out, lines))\n"
         "json.dump([o.reason for o in found], open(sys.argv[1], 'w'))\n"
     )
     answer = tmp_path / "answer.json"
