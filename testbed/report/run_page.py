@@ -9,6 +9,7 @@ from typing import Any
 from testbed.report import curves, html, svg
 from testbed.report.html import Markup, facts, section, table, tag
 from testbed.report.read import Story, read
+from testbed.report.resent import captured, sent_again
 from testbed.report.rounds_section import timeline_section
 from testbed.report.svg import Curve, number
 from testbed.report.trouble_sections import (
@@ -212,6 +213,9 @@ def _bytes_section(summary: dict[str, Any]) -> Markup:
             f"{number(wire[-1] / 1e6)} MB at most."
         )
         parts.append(tag("p", text))
+    parts.append(sent_again(summary))
+    if summary["captures"]:
+        parts.append(tag("p", captured(summary["captures"])))
     return section("bytes", "Bytes by kind and direction", *parts)
 
 

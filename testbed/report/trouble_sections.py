@@ -184,6 +184,11 @@ def _failures(story: Story) -> Iterable[tuple[str, str, int, str]]:
             found.setdefault(("round overtaken", reason), []).append(client)
     for (node, how), times in story.exits.items():
         found.setdefault(("process ended", how), []).extend([node] * times)
+    captures = story.summary["captures"] or {"incomplete": [], "failure": None}
+    if captures["incomplete"]:
+        found["capture incomplete", "packets came too fast"] = captures["incomplete"]
+    if captures["failure"]:
+        found["captures ended early", captures["failure"]] = ["all clients"]
     for (what, reason), all_ in found.items():
         names = list(dict.fromkeys(all_))
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""

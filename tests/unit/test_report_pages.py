@@ -15,6 +15,7 @@ import cli
 from testbed.config_error import ConfigError
 from testbed.report import comparison, comparison_page, html, listing, run_page
 from testbed.report.read import gather
+from testbed.topology import client_address
 
 SECTIONS = ["accuracy", "timeline", "bytes", "links", "failures", "host", "run", "repeat"]
 MEGABYTE = 1_000_000
@@ -87,6 +88,41 @@ def test_bytes_stand_by_level_kind_and_direction(page: str) -> None:
     # Two clients and two rounds of 0.4 MB of payload each way.
     assert "payload tensors 1.600 1.600 3.200" in said
     assert "adapter 1.6 + 1.6" in said
+
+
+def test_what_tcp_sent_again_stands_with_its_share_of_the_wire() -> None:
+    assert "How much TCP sent again is not known" in words(parsed(report(events())), "bytes")
+    found = events()
+    again = {
+        "client-1": {"10.77.0.1": [3, 30_000]},
+        "client-2": {"10.77.0.1": [1, 10_000]},
+        "server": None,
+    }
+    for node, figures in again.items():
+        usage = {"pid": 7, "private_mb": 20.0, "cpu_s": 1.0, "run_delay_s": 1.0}
+        event = {"t": 60, "node": node, "event": "usage", **usage, "retransmitted": figures}
+        found.insert(-1, event)
+    said = words(parsed(report(found)), "bytes")
+    # 40 kB of two clients' 2 MB.
+    assert "up: by clients 4 0.04 2 0.03 (client-1)" in said
+    assert "down is not known" in said and "down: by the server" not in said
+    found[-2]["retransmitted"] = {client_address(2): [7, 70_000]}
+    said = words(parsed(report(found)), "bytes")
+    assert "down: by the server 7 0.07 3.5 0.07 (client-2)" in said
+
+
+def test_captures_are_told_and_what_they_lack_is_a_failure() -> None:
+    found = events()
+    event = {"t": 60, "node": "supervisor", "event": "captured", "failure": None}
+    found.insert(-1, {**event, "packets": [1000, 234], "dropped": [0, 0]})
+    root = check(report(found))
+    assert "The 1,234 packets at the clients' interfaces are in captures/" in words(root, "bytes")
+    assert "Nothing failed" in words(root, "failures")
+    found[-2] |= {"dropped": [0, 9], "failure": "no space left"}
+    root = check(report(found))
+    assert "9 more came faster than they could be written, of client-2." in words(root, "bytes")
+    assert "capture incomplete packets came too fast 1 client-2" in words(root, "failures")
+    assert "captures ended early no space left 1 all clients" in words(root, "failures")
 
 
 def test_the_certificate_is_said_in_words_and_figures(page: str) -> None:
@@ -206,6 +242,45 @@ def test_runs_on_other_networks_are_no_rivals(runs: list[Path], tmp_path: Path) 
     rows, _ = comparison.compare(comparison.runs([*runs, slow]), None)
     assert rows[-1].front_rounds == [1, 2]
     assert "wifi" not in rows[-1].where and rows[-1].where.startswith("3g with 2 clients")
+
+
+def on_other_terms(place: Path) -> list[Path]:
+    """The same run over two backends, with two computes, on two machines, with a good link."""
+    found = {"userspace": events(), "loopback": events(), "modelled": events()}
+    found["loopback"][1]["facts"] = {"backend": "loopback"}
+    found["modelled"][0] |= {"compute": "modelled", "device_class": "phone"}
+    found["loopback"][0]["environment"] = {"cores": 64, "memory_mb": 9, "kernel": "Linux"}
+    for event in found["userspace"]:
+        if event["event"] == "certified":
+            event["fidelity"] = {"verdict": "pass", "reason": "all hold", "checks": []}
+    return [folder(place / name, own) for name, own in found.items()]
+
+
+def test_what_is_not_comparable_is_told_apart_and_said(tmp_path: Path) -> None:
+    found = comparison.runs(on_other_terms(tmp_path))
+    rows, target = comparison.compare(found, None)
+    assert [row.where.split("digits, ")[1] for row in rows] == [
+        "real compute, over userspace links",
+        "real compute, over loopback links",
+        "modelled phone, over userspace links",
+    ]
+    assert "where" in comparison.cells(rows, target)[0]
+    # None is a rival of another.
+    assert all(row.front_rounds == [1, 2] for row in rows)
+    notes = comparison.notes(found)
+    for note, word in zip(notes, ("estimate", "modelled", "2 different machines"), strict=False):
+        assert word in note
+    assert notes[3].startswith("Links were not as their profiles say in fedpeft")
+    assert comparison.data(rows, target, notes)["notes"] == notes
+    root = check(comparison_page.page(rows, target, notes))
+    assert all(note in words_of(root) for note in notes)
+
+
+def test_runs_on_the_same_terms_have_no_notes(runs: list[Path], tmp_path: Path) -> None:
+    good = on_other_terms(tmp_path / "more")[0]
+    assert comparison.notes(comparison.runs([good])) == []
+    shown = output("compare", *runs, f"--out={tmp_path / 'own.html'}")
+    assert "comparable" not in shown and "over userspace" not in shown
 
 
 def test_equal_runs_get_names_of_their_own(tmp_path: Path) -> None:
