@@ -50,6 +50,17 @@ def _options(values: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
+def _offers(kind: str) -> Callable[[click.Context, click.Parameter, str], list[Any]]:
+    """What completes a value of this kind in a shell."""
+
+    def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
+        from nodes import completion
+
+        return completion.offer(kind, incomplete)
+
+    return complete
+
+
 def _says(*, quietly: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command ``--json`` and ``--plain``, maybe ``--quiet``: it takes them as ``output``."""
     options = [
@@ -89,6 +100,7 @@ def _says(*, quietly: bool = False) -> Callable[[Callable[..., None]], Callable[
 )
 @click.option(
     "--profile",
+    shell_complete=_offers("profile"),
     metavar="NAME|MIX",
     help="Access link of the clients: a profile, your own .toml file, or a mix such as "
     "4g:12,wifi:5,3g:3.  [default: 4g]",
@@ -111,6 +123,7 @@ def _says(*, quietly: bool = False) -> Callable[[Callable[..., None]], Callable[
 )
 @click.option(
     "--server-profile",
+    shell_complete=_offers("profile"),
     metavar="NAME",
     help="Access link of the server, which all clients share.  [default: without limits]",
 )
@@ -123,7 +136,12 @@ def _says(*, quietly: bool = False) -> Callable[[Callable[..., None]], Callable[
     metavar="N",
     help="How many of them a round takes, drawn anew each time.  [default: all]",
 )
-@click.option("--method", metavar="NAME", help="A file of methods/.  [default: fedpeft]")
+@click.option(
+    "--method",
+    shell_complete=_offers("method"),
+    metavar="NAME",
+    help="A file of methods/.  [default: fedpeft]",
+)
 @click.option("--rounds", type=int, metavar="N", help="[default: 5]")
 @click.option(
     "--target-accuracy",
@@ -133,6 +151,7 @@ def _says(*, quietly: bool = False) -> Callable[[Callable[..., None]], Callable[
 )
 @click.option(
     "--links",
+    shell_complete=_offers("links"),
     metavar="auto|netem|userspace|loopback",
     help="netem: the kernel's own shaping between network namespaces (root, or user namespaces). "
     "userspace: the same with a queue of ours, for kernels without sch_netem. "
@@ -141,23 +160,27 @@ def _says(*, quietly: bool = False) -> Callable[[Callable[..., None]], Callable[
 )
 @click.option(
     "--congestion",
+    shell_complete=_offers("congestion"),
     metavar="cubic|bbr|reno|...",
     help="TCP congestion control of every connection.  [default: the host's]",
 )
 @click.option(
     "--compute",
+    shell_complete=_offers("compute"),
     metavar="real|modelled",
     help="modelled: nodes count operations and wait as long as their devices would compute; models "
     "of any size, and nothing is learnt.  [default: real]",
 )
 @click.option(
     "--device-class",
+    shell_complete=_offers("device class"),
     metavar="CLASS|GFLOPS|MIX",
     help="Clients where compute is modelled: phone, pi, jetson, laptop, server, a number of "
     "GFLOP/s, or a mix such as phone:12,pi:8.  [default: phone]",
 )
 @click.option(
     "--server-device-class",
+    shell_complete=_offers("device class"),
     metavar="CLASS|GFLOPS",
     help="The server where compute is modelled.  [default: server]",
 )
@@ -182,12 +205,14 @@ def _says(*, quietly: bool = False) -> Callable[[Callable[..., None]], Callable[
 @click.option("--seed", type=int, metavar="N", help="[default: 0]")
 @click.option(
     "--model",
+    shell_complete=_offers("model"),
     metavar="NAME|FOLDER|REPOSITORY",
     help="vit-glyphs, vit-b16, vit-l16, or a ViT that transformers saved: its folder or its name "
     "on the Hugging Face hub.  [default: vit-glyphs]",
 )
 @click.option(
     "--dataset",
+    shell_complete=_offers("dataset"),
     metavar="NAME",
     help="digits: 1,797 handwritten digits. glyphs: drawn, as many as the clients "
     "need. cifar10, cifar100, svhn: photographs, with wiretune[hub].  [default: digits]",
@@ -206,6 +231,7 @@ def _says(*, quietly: bool = False) -> Callable[[Callable[..., None]], Callable[
 )
 @click.option(
     "--partition",
+    shell_complete=_offers("partition"),
     metavar="dirichlet|iid|pathological",
     help="How samples are split over clients; pathological: each has a few classes.  "
     "[default: dirichlet]",
@@ -283,24 +309,44 @@ def _list(context: click.Context, option: click.Parameter, value: str | None) ->
 @main.command()
 @click.option(
     "--preset",
+    shell_complete=_offers("preset"),
     metavar="NAME|FILE.toml",
     help="A bench that comes with Wiretune, or your own file.",
 )
 @click.option(
     "--methods",
+    shell_complete=_offers("method"),
     multiple=True,
     metavar="METHOD[:OPTION=VALUE...]",
     help="A row of the comparison, such as fedpeft:variant=bias; may be repeated.",
 )
-@click.option("--profiles", callback=_list, metavar="NAME,...", help="Link profiles to compare on.")
+@click.option(
+    "--profiles",
+    shell_complete=_offers("profile"),
+    callback=_list,
+    metavar="NAME,...",
+    help="Link profiles to compare on.",
+)
 @click.option("--clients", callback=_list, metavar="N,...", help="Numbers of clients.")
 @click.option("--seeds", callback=_list, metavar="N,...", help="Seeds; figures are medians.")
 @click.option("--repeat", type=int, metavar="N", help="Runs of each; figures are medians.")
 @click.option("--rounds", type=int, metavar="N", help="Of each run.")
 @click.option("--target-accuracy", type=float, metavar="X", help="Compare what it takes to reach.")
-@click.option("--links", metavar="auto|netem|userspace|loopback", help="As for launch.")
-@click.option("--compute", metavar="real|modelled", help="As for launch.")
-@click.option("--device-class", metavar="CLASS|GFLOPS|MIX", help="As for launch.")
+@click.option(
+    "--links",
+    shell_complete=_offers("links"),
+    metavar="auto|netem|userspace|loopback",
+    help="As for launch.",
+)
+@click.option(
+    "--compute", shell_complete=_offers("compute"), metavar="real|modelled", help="As for launch."
+)
+@click.option(
+    "--device-class",
+    shell_complete=_offers("device class"),
+    metavar="CLASS|GFLOPS|MIX",
+    help="As for launch.",
+)
 @click.option(
     "--set",
     "options",
@@ -348,7 +394,9 @@ def bench(
 
 
 @main.command()
-@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument(
+    "run", metavar="RUN", type=click.Path(path_type=Path), shell_complete=_offers("run")
+)
 def report(run: Path) -> None:
     """Write RUN/report.html, one page that opens from disk; launch does so by itself.
 
@@ -365,7 +413,14 @@ def report(run: Path) -> None:
 
 
 @main.command()
-@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument(
+    "runs",
+    metavar="RUN...",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path),
+    shell_complete=_offers("run or bench"),
+)
 @click.option(
     "--target",
     type=click.FloatRange(0, 1),
@@ -437,7 +492,7 @@ def profiles(context: click.Context, output: terminal.Output) -> None:
 
 
 @profiles.command()
-@click.argument("name", metavar="NAME|FILE.toml")
+@click.argument("name", metavar="NAME|FILE.toml", shell_complete=_offers("profile"))
 @_says()
 def show(name: str, output: terminal.Output) -> None:
     """One profile: its numbers, where each comes from, and what it can carry."""
@@ -457,6 +512,7 @@ def show(name: str, output: terminal.Output) -> None:
 @click.option(
     "--profile",
     "names",
+    shell_complete=_offers("profile"),
     multiple=True,
     default=("4g",),
     metavar="NAME,...|all",
@@ -464,6 +520,7 @@ def show(name: str, output: terminal.Output) -> None:
 )
 @click.option(
     "--links",
+    shell_complete=_offers("links"),
     default="auto",
     metavar="auto|netem|userspace|loopback",
     help="As for launch.  [default: auto]",
@@ -521,6 +578,10 @@ def run() -> None:
 
 
 def _status() -> int:
+    if "COMP_WORDS" in os.environ:
+        from nodes import completion
+
+        completion.register()
     try:
         main.main(standalone_mode=False)
         return 0
