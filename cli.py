@@ -278,9 +278,18 @@ def _says(*, quietly: bool = False) -> Callable[[Callable[..., None]], Callable[
     help="An option of the method, such as rank=4; may be repeated.",
 )
 @click.option("--out", metavar="FOLDER", help="Gets one folder a run.  [default: results]")
+@click.option(
+    "--tensorboard",
+    is_flag=True,
+    help="Write event files for TensorBoard at the end, with wiretune[tensorboard].",
+)
 @_says(quietly=True)
 def launch(
-    config: Path | None, options: tuple[str, ...], output: terminal.Output, **flags: Any
+    config: Path | None,
+    options: tuple[str, ...],
+    tensorboard: bool,
+    output: terminal.Output,
+    **flags: Any,
 ) -> None:
     """Run one method over shaped links and measure it.
 
@@ -290,10 +299,14 @@ def launch(
       python cli.py launch --profile=4g:12,wifi:5,3g:3 --method=fedavg --rounds=10
       python cli.py launch --links=loopback --clients=2 --rounds=1
     """
+    if tensorboard:
+        from testbed.report.tensorboard import check
+
+        check()
     from nodes import launch as launching
 
     flags["options"] = _options(options)
-    sys.exit(launching.launch(config, flags, sys.argv, STARTED_S, output))
+    sys.exit(launching.launch(config, flags, sys.argv, STARTED_S, output, tensorboard))
 
 
 def _list(context: click.Context, option: click.Parameter, value: str | None) -> list[Any]:
@@ -410,6 +423,39 @@ def report(run: Path) -> None:
         click.echo(f"report: {run_page.write(run)}")
     except OSError as error:
         raise ConfigError(f"RUN {run}: cannot write the report: {error.strerror}") from error
+
+
+@main.command()
+@click.argument(
+    "run", metavar="RUN", type=click.Path(path_type=Path), shell_complete=_offers("run")
+)
+@click.option("--csv", "as_csv", is_flag=True, help="rounds, clients, kinds and spans as CSV.")
+@click.option("--tensorboard", is_flag=True, help="Event files for TensorBoard.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Gets what is written.  [default: the run's folder]",
+)
+@_says()
+def export(
+    run: Path, as_csv: bool, tensorboard: bool, out: Path | None, output: terminal.Output
+) -> None:
+    """Write a run's figures for other programs.
+
+    \b
+    Examples:
+      python cli.py export results/RUN --csv
+      python cli.py export results/RUN --tensorboard && tensorboard --logdir=results/RUN
+    """
+    from testbed.report import export as exporting
+
+    forms = [form for form, asked in (("csv", as_csv), ("tensorboard", tensorboard)) if asked]
+    written = [path.as_posix() for path in exporting.export(run, forms, out)]
+    if output.as_json:
+        output.document({"written": written})
+    for path in written:
+        output.say(f"export: {path}")
 
 
 @main.command()

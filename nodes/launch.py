@@ -2,6 +2,7 @@
 
 import shlex
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,16 @@ EXIT_CODES = {"ok": 0, "failed": 1, "interrupted": 130}
 
 
 def launch(
-    file: Path | None, flags: dict[str, Any], command: list[str], started_s: float, output: Output
+    file: Path | None,
+    flags: dict[str, Any],
+    command: list[str],
+    started_s: float,
+    output: Output,
+    tensorboard: bool = False,
 ) -> int:
     """Carry out a run and say what came of it; returns the exit status.
+
+    ``tensorboard``: leave event files for TensorBoard, too.
 
     Raises:
         ConfigError: refused before anything has started.
@@ -93,19 +101,22 @@ def launch(
         output.show(closing_table(summary), {"folder": folder.as_posix(), **summary})
     if summary["status"] != "ok":
         output.error(f"{summary['status']}: {summary['reason']}")
-    _report(folder, output)
+    _write_about(folder, tensorboard, output)
     return EXIT_CODES[summary["status"]]
 
 
-def _report(folder: Path, output: Output) -> None:
-    """Write the run's page, which is no reason for a run to fail."""
-    from testbed.report import run_page
+def _write_about(folder: Path, tensorboard: bool, output: Output) -> None:
+    """Write the run's page and what else is asked for, which is no reason for a run to fail."""
+    from testbed.report import export, run_page
 
-    try:
-        text = f"report: {run_page.write(folder)}"
-    except Exception as error:
-        text = f"no report: {type(error).__name__}: {error}"
-    output.say(text)
+    writers: dict[str, Callable[[], object]] = {"report": lambda: run_page.write(folder)}
+    if tensorboard:
+        writers["tensorboard"] = lambda: export.export(folder, ["tensorboard"])[0]
+    for name, write in writers.items():
+        try:
+            output.say(f"{name}: {write()}")
+        except Exception as error:
+            output.say(f"no {name}: {type(error).__name__}: {error}")
 
 
 def capture_warnings(captures: dict[str, Any] | None) -> list[str]:

@@ -6,12 +6,14 @@ import pty
 import re
 import signal
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from running import CLI, FAST, LIMIT_S, ROOT
 
 FLAGS = ("--links=loopback", "--profile=unlimited", "--clients=2", "--rounds=1", *FAST)
+TENSORBOARD = ["--tensorboard"] if find_spec("tensorboard") else []
 TABLES = [
     ("profiles",),
     ("profiles", "show", "4g"),
@@ -36,7 +38,7 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ended(place):
     """How each way to run a launch ended: (exit status, stdout, stderr)."""
-    ways = {"json": ["--json"], "quiet": ["--quiet"], "left": [], "full": []}
+    ways = {"json": ["--json", *TENSORBOARD], "quiet": ["--quiet"], "left": [], "full": []}
     running = {}
     for name, flags in ways.items():
         read, write = os.pipe()
@@ -78,6 +80,12 @@ def test_launch_json_is_one_document(ended, place):
     assert found == {"folder": str(folder(place, "json")), **written}
     # What a person would see of it stands beside.
     assert re.search(r"^round 1/1  accuracy", stderr, re.MULTILINE)
+
+
+@pytest.mark.skipif(not TENSORBOARD, reason="needs the package tensorboard")
+def test_launch_leaves_event_files_for_tensorboard(ended, place):
+    assert f"tensorboard: {folder(place, 'json') / 'tensorboard'}" in ended["json"][2]
+    assert list((folder(place, "json") / "tensorboard").glob("events.out.tfevents.*"))
 
 
 def test_a_quiet_launch_says_the_folder(ended, place):

@@ -1,0 +1,36 @@
+"""What `cli.py export` writes of a run, from its events, as its report is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from testbed.config_error import ConfigError
+from testbed.report import tables, tensorboard
+from testbed.report.read import read
+
+
+def export(run: Path, forms: Sequence[str], out: Path | None = None) -> list[Path]:
+    """Write the run in each of ``forms``, "csv" and "tensorboard", into ``out`` or its own folder.
+
+    Returns what was written.
+
+    Raises:
+        ConfigError: no form, no run, a package that is missing, or no place to write to.
+    """
+    if not forms:
+        raise ConfigError("export needs --csv or --tensorboard, or both")
+    if "tensorboard" in forms:
+        tensorboard.check()
+    story, folder = read(run), out or run
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        found = tables.write(story.summary, folder) if "csv" in forms else []
+        if "tensorboard" in forms:
+            found.append(tensorboard.write(story.summary, story.config, folder))
+    except OSError as error:
+        where = f"--out {out}" if out else f"RUN {run}"
+        raise ConfigError(
+            f"{where}: cannot write there ({error.strerror}); name a folder that you can write"
+        ) from error
+    return found

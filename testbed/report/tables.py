@@ -1,0 +1,146 @@
+"""A run's figures as CSV, for other programs: a row a round, a client, a kind, a node's round.
+
+Columns have their unit in their name; what is not known is empty. Every scalar that summary.json
+has of a round or a client is there, so a new one is a new column.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+LEVELS = ("payload", "message", "wire")
+WAYS = ("up", "down")
+_PACKETS = ("queue_drops", "losses")
+
+
+def rounds(summary: dict[str, Any]) -> list[Row]:
+    """A row a round. ``elapsed_s`` adds up the rounds that finished, as a report's minutes do."""
+    found = []
+    elapsed_s = 0.0
+    for entry in summary["rounds"]:
+        elapsed_s += (entry["seconds"] or 0.0) if entry["finished"] else 0.0
+        row = {"round": entry["round"], "finished": entry["finished"]}
+        row |= {"seconds": entry["seconds"], "elapsed_s": round(elapsed_s, 6)}
+        row |= _bytes(entry["bytes"])
+        rest = {
+            name: value
+            for name, value in entry.items()
+            if name not in ("bytes", "metrics", *row) and value is not None
+        }
+        row |= _flat(rest)
+        row["updates_missed"] = len(entry["missed"])
+        for name, value in entry["metrics"].items():
+            row[f"metrics_{name}" if name in row else name] = value
+        found.append(row)
+    return found
+
+
+def clients(summary: dict[str, Any]) -> list[Row]:
+    """A row a client, of the whole run, with what its process took."""
+    processes = {row["node"]: row for row in summary["processes"]}
+    computed = {row["node"]: row for row in summary["compute"]["nodes"]}
+    found = []
+    for client in summary["per_client"]:
+        own_names = ("name", "bytes", "retransmitted")
+        rest = {name: value for name, value in client.items() if name not in own_names}
+        row = {"client": client["name"], **_bytes(client["bytes"]), **_flat(rest)}
+        for way, resent in client["retransmitted"].items():
+            for unit in ("segments", "bytes"):
+                row[f"retransmitted_{way}_{unit}"] = resent and resent[unit]
+        for own in (processes.get(client["name"]), computed.get(client["name"])):
+            row |= {name: value for name, value in (own or {}).items() if name != "node"}
+        found.append({_with_unit(name): value for name, value in row.items()})
+    return found
+
+
+def kinds(summary: dict[str, Any]) -> list[Row]:
+    """A row a round and kind of message."""
+    return [
+        {"round": entry["round"], "kind": kind}
+        | {f"payload_{way}_bytes": ways[way] for way in WAYS}
+        for entry in summary["rounds"]
+        for kind, ways in entry["bytes"]["by_kind"].items()
+    ]
+
+
+def spans(summary: dict[str, Any]) -> list[Row]:
+    """A row a round and node; clients' up to 200 of them, as summary.json has them."""
+    found = []
+    for entry in summary["rounds"]:
+        server = entry.get("server_spans")
+        rows = [{"client": "server", **server}] if server else []
+        for own in [*rows, *entry.get("spans", [])]:
+            rest = {name: value for name, value in own.items() if name != "client"}
+            found.append({"round": entry["round"], "node": own["client"], **rest})
+    return found
+
+
+TABLES = {"rounds": rounds, "clients": clients, "kinds": kinds, "spans": spans}
+
+
+def write(summary: dict[str, Any], folder: Path) -> list[Path]:
+    """Write every table as NAME.csv into ``folder``, and return where.
+
+    Raises:
+        OSError: one cannot be written.
+    """
+    found = []
+    for name, table in TABLES.items():
+        path = folder / f"{name}.csv"
+        with path.open("w", newline="", encoding="utf-8") as file:
+            rows = table(summary)
+            columns = list(dict.fromkeys(column for row in rows for column in row))
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+        found.append(path)
+    return found
+
+
+def _bytes(amounts: Mapping[str, Mapping[str, int]]) -> Row:
+    return {f"{level}_{way}_bytes": amounts[level][way] for level in LEVELS for way in WAYS}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Row:
+    """Scalars in tables by their path; lists are left out."""
+    found: Row = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}_")
+        elif not isinstance(value, Sequence) or isinstance(value, str):
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def _with_unit(name: str) -> str:
+    return f"{name}_packets" if name.startswith(_PACKETS) else name
+
+
+def _cell(value: Any) -> Any:
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def scalars(summary: dict[str, Any]) -> Iterable[tuple[str, float, int, float]]:
+    """For TensorBoard, (tag, value, round, seconds of rounds so far); round 0 is the start."""
+    for name, value in summary["metrics"]["initial"].items():
+        yield f"metrics/{name}", float(value), 0, 0.0
+    for entry, row in zip(summary["rounds"], rounds(summary), strict=True):
+        if not entry["finished"]:
+            continue
+        for name, value in row.items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            if name not in ("round", "elapsed_s"):
+                yield f"{_group(name, entry)}/{name}", float(value), row["round"], row["elapsed_s"]
+
+
+def _group(name: str, entry: dict[str, Any]) -> str:
+    if name in entry["metrics"] or name.startswith("metrics_"):
+        return "metrics"
+    if name.endswith("_bytes"):
+        return "bytes"
+    return "seconds" if name == "seconds" or name.endswith("_s") else "clients"
