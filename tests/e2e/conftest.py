@@ -1,4 +1,4 @@
-"""Runs that end with their test or module."""
+"""Runs that end with their test or module, and whose events are all documented."""
 
 import contextlib
 import signal
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from documented_events import undocumented
 from running import Run
 
 from testbed.links import userspace
@@ -16,17 +17,18 @@ Launch = Callable[..., Run]
 
 @contextlib.contextmanager
 def launching(folder: Path) -> Iterator[Launch]:
+    runs: list[Run] = []
     with contextlib.ExitStack() as owned:
-        count = 0
 
         def launch(*flags: str, **options: Any) -> Run:
-            nonlocal count
-            count += 1
-            run = Run(folder / f"out-{count}", *flags, **options)
+            run = Run(folder / f"out-{len(runs) + 1}", *flags, **options)
+            runs.append(run)
             owned.callback(run.end)
             return run
 
         yield launch
+    # Whatever a run was for, docs/events.md says what it wrote.
+    assert [wrong for run in runs for wrong in undocumented(run.events())] == []
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,6 +5,7 @@ import subprocess
 import tomllib
 
 import pytest
+from documented_events import undocumented
 from running import CLI, FAST, KINDS, ROOT
 
 from testbed.links import userspace
@@ -195,6 +196,10 @@ def test_events_are_in_order_and_the_last_one_closes(run, kind):
         assert [event["how"] for event in run.events("ended", node=name)] == ["exited with 0"]
     for event in run.events("message"):
         assert event["received_ns"] >= event["sent_ns"]
+
+
+def test_every_event_and_field_is_documented(run):
+    assert undocumented(run.events()) == []
 
 
 def test_the_configuration_that_is_left_starts_the_same_run(first, again, kind):
