@@ -107,16 +107,19 @@ def _says(*, quietly: bool = False) -> Callable[[Callable[..., None]], Callable[
 )
 @click.option(
     "--positions",
+    shell_complete=_offers("file"),
     metavar="FILE.toml",
     help="Instead of --profile: where an access point and its stations, the clients, are and move.",
 )
 @click.option(
     "--schedule",
+    shell_complete=_offers("file"),
     metavar="FILE.toml",
     help="Changes and outages of the clients' links while training goes on.",
 )
 @click.option(
     "--availability",
+    shell_complete=_offers("file"),
     metavar="on:S,off:S|FILE",
     help="When clients are away: mean seconds there and away, drawn for each; or a .toml or .csv "
     "file of times.  [default: always there]",
@@ -219,6 +222,7 @@ def _says(*, quietly: bool = False) -> Callable[[Callable[..., None]], Callable[
 )
 @click.option(
     "--data-path",
+    shell_complete=_offers("folder"),
     metavar="FOLDER",
     help="Where cifar10, cifar100 or svhn is.  [default: downloaded from the Hugging Face hub]",
 )
@@ -277,7 +281,12 @@ def _says(*, quietly: bool = False) -> Callable[[Callable[..., None]], Callable[
     metavar="OPTION=VALUE",
     help="An option of the method, such as rank=4; may be repeated.",
 )
-@click.option("--out", metavar="FOLDER", help="Gets one folder a run.  [default: results]")
+@click.option(
+    "--out",
+    shell_complete=_offers("folder"),
+    metavar="FOLDER",
+    help="Gets one folder a run.  [default: results]",
+)
 @click.option(
     "--tensorboard",
     is_flag=True,
@@ -372,6 +381,7 @@ def _list(context: click.Context, option: click.Parameter, value: str | None) ->
 )
 @click.option(
     "--out",
+    shell_complete=_offers("folder"),
     metavar="FOLDER",
     help="Keeps the runs; the same bench goes on where it ended.  [default: results/bench-NAME]",
 )

@@ -105,12 +105,16 @@ _NAMES: dict[str, Callable[[], Iterable[str]]] = {
     "links": _one_of("links"),
     "compute": _one_of("compute"),
     "partition": _one_of("partition"),
+    "file": tuple,
+    "folder": tuple,
     "run": _runs,
     "run or bench": _runs_and_benches,
 }
 _LISTS = ("profile", "device class")
 """Of these an option may take several, after commas."""
-_PATHS = {"profile": "file", "preset": "file", "model": "dir", "run": "dir", "run or bench": "dir"}
+_PATHS = dict.fromkeys(("profile", "preset", "file"), "file") | dict.fromkeys(
+    ("model", "folder", "run", "run or bench"), "dir"
+)
 
 
 class _WholeWord(shell_completion.ShellComplete):

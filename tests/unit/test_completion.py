@@ -165,7 +165,7 @@ def test_the_names_are_those_that_are_taken() -> None:
 
 
 def test_where_no_name_fits_a_path_may() -> None:
-    for kind, type_ in (("profile", "file"), ("model", "dir"), ("run", "dir")):
+    for kind, type_ in (("profile", "file"), ("model", "dir"), ("run", "dir"), ("folder", "dir")):
         (item,) = completion.offer(kind, "own/")
         assert (item.value, item.type) == ("own/", type_)
     assert completion.offer("method", "own/") == []
