@@ -16,8 +16,9 @@ from testbed import profiles
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 60
+FED = {name for name in methods.names() if name.startswith("fed")}
 WORDS = {
-    ("launch", "--method", "fed"): {"fedavg", "fedmd", "fedpeft"},
+    ("launch", "--method", "fed"): FED,
     ("launch", "--profile", "star"): {n for n in profiles.names() if n.startswith("star")},
     ("launch", "--profile", "4g:12,sta"): {
         f"4g:12,{n}" for n in profiles.names() if n.startswith("sta")
@@ -108,7 +109,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 @pytest.mark.parametrize(
     ("pieces", "expected"),
     [
-        (["launch", "--method", "fed"], {"fedavg", "fedmd", "fedpeft"}),
+        (["launch", "--method", "fed"], FED),
         # Bash breaks --links=user and 4g:12,wi where its COMP_WORDBREAKS say, and replaces the last
         # piece.
         (["launch", "--links", "=", "user"], {"userspace"}),
