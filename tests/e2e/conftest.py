@@ -1,6 +1,7 @@
 """Runs that end with their test or module, and whose events are all documented."""
 
 import contextlib
+import itertools
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,10 +19,11 @@ Launch = Callable[..., Run]
 @contextlib.contextmanager
 def launching(folder: Path) -> Iterator[Launch]:
     runs: list[Run] = []
+    numbers = itertools.count(1)  # Tests may launch from several threads.
     with contextlib.ExitStack() as owned:
 
         def launch(*flags: str, **options: Any) -> Run:
-            run = Run(folder / f"out-{len(runs) + 1}", *flags, **options)
+            run = Run(folder / f"out-{next(numbers)}", *flags, **options)
             runs.append(run)
             owned.callback(run.end)
             return run
