@@ -8,7 +8,7 @@ from methods import Peer as MethodPeer
 from nodes.compute import Compute
 from nodes.fleet import METRICS
 from nodes.peer import Overtaken, Peer, Stopped
-from testbed import meter
+from testbed import heap, meter
 from testbed.channel import Channel
 from testbed.config import RunConfig
 from testbed.transport import ClientTransport, Neighbours
@@ -55,6 +55,7 @@ def participate(
                     peer.send(METRICS, {}, **evaluate(*test))
             except Overtaken as reason:
                 report({"event": "overtaken", "reason": str(reason)})
+            heap.release()
             if facts := compute.facts():
                 report({"event": "computed", "round": peer.round, **facts})
             report({"event": "usage", **meter.usage()})

@@ -1,6 +1,7 @@
 """glibc's heap, settled before nodes are forked, so that they write little of what they inherit."""
 
 import ctypes
+from collections.abc import Iterator
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _MAP_BYTES = 100_000
@@ -8,17 +9,59 @@ _MAP_BYTES = 100_000
 of the default model (104 KB a tensor) are such: in the heap they would leave holes of many sizes,
 3 MB a client, for no time saved that a whole run shows."""
 _KEEP_BYTES = 1 << 20
+_LEAST_BYTES = 24
+"""Of malloc's blocks."""
 
 
 def settle() -> None:
-    """Fix malloc's thresholds and tidy its free lists; nothing where the C library is another.
+    """Fix malloc's thresholds and leave no hole in the heap; nothing with another C library.
 
     Left alone, the thresholds rise as a training step's large blocks come and go, and what a step
-    has freed is hoarded. Either call walks the heap and writes to it: in a forked process that
-    would copy megabytes of shared pages, so both belong before the fork.
+    has freed is hoarded; a forked process fills the holes, and with each it copies a page that all
+    would share. Either call walks the heap and writes to it, so all of it belongs before the fork.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim"):
         libc.mallopt(_M_MMAP_THRESHOLD, _MAP_BYTES)
         libc.mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)
         libc.malloc_trim(0)
+        if hasattr(libc, "mallinfo2"):
+            _fill(libc)
+
+
+def release() -> None:
+    """Give pages that hold nothing back to the kernel; for a process that has done its work."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
+class Usage(ctypes.Structure):
+    """glibc's struct mallinfo2."""
+
+    _names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in _names.split()]
+
+
+def _fill(libc: ctypes.CDLL) -> None:
+    """Allocate every hole, for good: a megabyte once, in place of one a node."""
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    libc.sbrk.restype, libc.sbrk.argtypes = ctypes.c_void_p, [ctypes.c_ssize_t]
+    libc.mallinfo2.restype = Usage
+    for size in _sizes():
+        while True:
+            # What follows the last block grows as needed, and is no hole.
+            end = libc.sbrk(0) - libc.mallinfo2().keepcost
+            if (block := libc.malloc(size)) >= end:
+                libc.free(block)
+                break
+
+
+def _sizes() -> Iterator[int]:
+    """Of holes, the large ones first."""
+    size = _MAP_BYTES
+    while size > _LEAST_BYTES:
+        yield size
+        size = min(size - 16, 7 * size // 8)
+    yield _LEAST_BYTES
