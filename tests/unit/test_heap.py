@@ -3,6 +3,7 @@
 import ctypes
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -58,8 +59,8 @@ def test_a_settled_heap_has_no_holes_to_copy_pages_for() -> None:
 
 def test_released_pages_go_back_to_the_kernel() -> None:
     def resident() -> int:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
 
     def body() -> None:
         libc = malloc()
