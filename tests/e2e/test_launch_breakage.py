@@ -192,8 +192,9 @@ def test_packets_lost_in_an_outage_are_sent_again_and_nobody_waits_forever(
     assert second["clients_ok"] >= 3
     # What was acknowledged is whole: one model down and one up of each who took part.
     one_way = 4 * run.summary["trainable_parameters"]
-    arrived = [event["peer"] for event in run.events("message", node="server", round=1)]
-    assert sorted(arrived) == ["client-1", "client-2", "client-4"]
+    arrived = {event["peer"] for event in run.events("message", node="server", round=1)}
+    late = {event["peer"] for event in run.events("dropped")}
+    assert arrived - late == {"client-1", "client-2", "client-4"}
     assert {e["payload_bytes"] for e in run.events("message", round=1)} == {one_way}
 
 
