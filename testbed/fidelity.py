@@ -29,6 +29,8 @@ PINGS_S = 2.0
 """How long the pings may take together where one must wait for the one before."""
 BURST_S = 0.2
 """A burst is what the line carries in this time, if its queue can hold it."""
+ALL_BURSTS_PACKETS = 150_000
+"""Of so many clients that theirs together would have more, each has a shorter one."""
 MOST_BURST_PACKETS = 2000
 LEAST_BURST_PACKETS = 8
 LONGEST_WAIT_S = 30.0
@@ -76,6 +78,7 @@ class Path(NamedTuple):
     caps_kbit: tuple[float, float] = (math.inf, math.inf)
     """What loss leaves to a relayed stream where there is a trace, which is no rate to be lowered:
     of ``up`` and ``down``."""
+    burst_s: float = BURST_S
 
     @property
     def ways(self) -> tuple[tuple[str, Direction], tuple[str, Direction]]:
@@ -89,7 +92,10 @@ class Path(NamedTuple):
     def bursts(self) -> dict[str, int]:
         """How many full frames each way's burst has."""
         ways = zip(self.ways, self.caps_kbit, strict=True)
-        return {way: burst_packets(direction, cap_kbit) for (way, direction), cap_kbit in ways}
+        return {
+            way: burst_packets(direction, cap_kbit, self.burst_s)
+            for (way, direction), cap_kbit in ways
+        }
 
     @property
     def fast_ways(self) -> list[str]:
@@ -124,7 +130,9 @@ def client_paths(plan: Plan, streams: bool) -> list[Path]:
         assert node.profile is not None
         up, down = node.profile.up, node.profile.down
         found.append(_path(node.name, node, up, down, ("up", "down"), streams))
-    return found
+    packets = sum(count for path in found for count in path.bursts().values())
+    shorter_s = BURST_S * min(1.0, ALL_BURSTS_PACKETS / max(1, packets))
+    return [path._replace(burst_s=shorter_s) for path in found]
 
 
 def server_path(plan: Plan, streams: bool) -> Path | None:
@@ -162,12 +170,14 @@ def _as_stream(direction: Direction, cap_kbit: float) -> Direction:
     return msgspec.structs.replace(direction, loss_percent=0.0, gilbert_elliott=None)
 
 
-def burst_packets(direction: Direction, cap_kbit: float = math.inf) -> int:
+def burst_packets(
+    direction: Direction, cap_kbit: float = math.inf, lasts_s: float = BURST_S
+) -> int:
     """How many full frames a burst has: none on an unlimited line, and on one too fast for it."""
     rate_kbit, limit = direction.line_kbit, direction.limit_packets
     if rate_kbit is None or limit is None or is_too_fast(direction):
         return 0
-    packets = math.ceil(min(rate_kbit, cap_kbit) * BURST_S * 1000 / (8 * FRAME_BYTES))
+    packets = math.ceil(min(rate_kbit, cap_kbit) * lasts_s * 1000 / (8 * FRAME_BYTES))
     return max(
         min(packets + _shaken(direction), limit, MOST_BURST_PACKETS),
         min(LEAST_BURST_PACKETS, limit),

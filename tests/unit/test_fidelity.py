@@ -19,7 +19,7 @@ from testbed.fidelity import (
     unprobed,
 )
 from testbed.links.mathis import mathis_kbit
-from testbed.profiles import LinkProfile
+from testbed.profiles import LinkProfile, load
 from testbed.topology import Node, plan
 from testbed.trace_windows import chances, chances_used, longest_ms
 from testbed.traces import Trace
@@ -275,3 +275,14 @@ def test_loss_caps_a_traced_stream_too(traced, gap_ms: float, ok: bool) -> None:
     assert burst_s(path) > 200 / 1000
     arrivals = Arrivals([50.0], {"up": spaced(count, gap_ms)})
     assert judge(path, arrivals)[1].ok is ok
+
+
+def test_the_bursts_of_very_many_clients_are_shorter_and_together_no_longer() -> None:
+    def packets(clients: int) -> int:
+        paths = fidelity.client_paths(plan([load("4g")] * clients), streams=False)
+        return sum(count for path in paths for count in path.bursts().values())
+
+    few, many = packets(20), packets(1000)
+    assert few == 20 * packets(1)
+    # What jitter may shake at a burst's head comes on top.
+    assert fidelity.ALL_BURSTS_PACKETS / 2 < many < 1.5 * fidelity.ALL_BURSTS_PACKETS < 50 * few
