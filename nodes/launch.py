@@ -10,7 +10,7 @@ import msgspec
 
 import methods
 from nodes import data
-from testbed import access, congestion, meter
+from testbed import access, congestion, limits, meter
 from testbed.config import RunConfig, choose, load
 from testbed.config_error import ConfigError
 from testbed.links import choice
@@ -18,7 +18,7 @@ from testbed.profiles import LinkProfile
 from testbed.profiles import load as load_profile
 from testbed.progress import RoundLines, closing_table
 from testbed.record import Recorder, create_folder
-from testbed.supervisor import allow_descriptors, run
+from testbed.supervisor import run
 from testbed.terminal import Output
 from testbed.topology import Plan, plan
 
@@ -45,13 +45,13 @@ def launch(
     profiles = access.client_links(config)
     server = None if config.server_profile is None else load_profile(config.server_profile)
     layout = plan(profiles, server, access.times_away(config, len(profiles)))
-    allow_descriptors(len(layout.nodes))
     choose("method", config.method, methods.names())
     choose("dataset", config.dataset, data.names())
     from nodes.program import FineTuning  # Brings in torch, which takes seconds.
 
     program = FineTuning(config, len(profiles))
     backend, why = choice.choose(config.links, layout)
+    limits.allow(len(layout.nodes), streams=backend.name == "loopback")
     if program.peer_to_peer and backend.name == "loopback":
         raise ConfigError(
             f"method = {config.method!r}: its clients speak to one another, which takes links "

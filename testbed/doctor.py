@@ -10,8 +10,8 @@ import psutil
 from rich.table import Table
 
 from testbed import kernel_modules
+from testbed.limits import DESCRIPTORS_PER_NODE, SPARE_DESCRIPTORS
 from testbed.links import choice
-from testbed.supervisor import DESCRIPTORS_PER_NODE, SPARE_DESCRIPTORS
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -131,7 +131,7 @@ def _memory() -> Finding:
         "memory",
         enough,
         f"{memory.available / 1e9:.1f} GB free of {memory.total / 1e9:.1f}",
-        "" if enough else "a run wants about 0.6 GB and 25 MB a client",
+        "" if enough else "a run wants about 0.6 GB and 16 MB a client",
     )
 
 

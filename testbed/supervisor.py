@@ -3,7 +3,6 @@
 import contextlib
 import math
 import os
-import resource
 import selectors
 import signal
 import time
@@ -17,7 +16,6 @@ from testbed import fidelity, ideal, trace_json
 from testbed.capture import Capture
 from testbed.channel import Channel, ChannelClosed
 from testbed.config import RunConfig, write
-from testbed.config_error import ConfigError
 from testbed.dynamics import Dynamics
 from testbed.feasible import Traffic, refusal
 from testbed.links import Backend, LinkError, Network
@@ -31,8 +29,6 @@ PREPARE_LIMIT_S = 300.0
 """Imports from a cold disk can take minutes; nothing else waits this long."""
 LEAVE_LIMIT_S = 10.0
 """How long nodes get to leave once the server is done."""
-DESCRIPTORS_PER_NODE = 4
-SPARE_DESCRIPTORS = 100
 
 
 class RunFailed(RuntimeError):
@@ -64,23 +60,6 @@ def run(
     device of the run is left when this returns; after a SIGKILL the kernel sees to that.
     """
     return _Run(config, plan, backend, program, recorder, progress).execute(facts)
-
-
-def allow_descriptors(nodes: int) -> None:
-    """Raise this process's limit of open files to what ``nodes`` nodes need.
-
-    Raises:
-        ConfigError: the hard limit is lower.
-    """
-    needed = nodes * DESCRIPTORS_PER_NODE + SPARE_DESCRIPTORS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and needed > hard:
-        raise ConfigError(
-            f"clients = {nodes - 1}: needs {needed} open files, the limit here is {hard}; "
-            f"raise it with: ulimit -Hn {needed}"
-        )
-    if soft != resource.RLIM_INFINITY and needed > soft:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 class _Run:
