@@ -111,22 +111,25 @@ class Fleet:
     async def pump(self) -> None:
         """Sort what arrives into the clients' inboxes; runs until cancelled."""
         while True:
-            message = await self._transport.receive()
-            if message.kind != HELLO:
-                self._inboxes[message.sender].put_nowait(message)
-                continue
-            samples = message.details.get("samples")
-            if not isinstance(samples, int) or samples < 1:
-                self._drop(message, f"hello with samples = {samples!r}")
-                continue
-            try:
-                await self._transport.send(message.sender, WELCOME, 0, ([], []), {})
-            except Unreachable as error:
-                self._drop(message, str(error))
-                continue
-            # A client may say hello twice: its first may have been lost with a connection.
-            self.samples.setdefault(message.sender, samples)
-            self._check_joined()
+            # Held by no name, the last one's memory is free while the next is waited for.
+            await self._sort(await self._transport.receive())
+
+    async def _sort(self, message: Message) -> None:
+        if message.kind != HELLO:
+            self._inboxes[message.sender].put_nowait(message)
+            return
+        samples = message.details.get("samples")
+        if not isinstance(samples, int) or samples < 1:
+            self._drop(message, f"hello with samples = {samples!r}")
+            return
+        try:
+            await self._transport.send(message.sender, WELCOME, 0, ([], []), {})
+        except Unreachable as error:
+            self._drop(message, str(error))
+            return
+        # A client may say hello twice: its first may have been lost with a connection.
+        self.samples.setdefault(message.sender, samples)
+        self._check_joined()
 
     async def join(self, timeout_s: float) -> None:
         """Wait until every client that still runs has said hello, or ``timeout_s`` is over.
@@ -246,18 +249,28 @@ class Fleet:
     async def gather(
         self, kind: str, like: Mapping[str, Tensor] | None = None
     ) -> AsyncIterator[Message]:
+        came: asyncio.Queue[Message | Exception] = asyncio.Queue()
+
+        async def wait_for(client: str) -> None:
+            # A task would keep its result for as long as the slowest client takes.
+            try:
+                came.put_nowait(await self.receive(client, kind, like))
+            except Exception as error:
+                came.put_nowait(error)
+
         waits = [
-            asyncio.create_task(self.receive(client, kind, like))
+            asyncio.create_task(wait_for(client))
             for client in self._present
             if client not in self._missed
         ]
         try:
-            for wait in asyncio.as_completed(waits):
-                try:
-                    message = await wait
-                except Missed:
-                    continue
-                yield message
+            for _ in waits:
+                found = await came.get()
+                if isinstance(found, Message):
+                    yield found
+                elif not isinstance(found, Missed):
+                    raise found
+                del found
         finally:
             for task in waits:
                 task.cancel()

@@ -25,6 +25,8 @@ from testbed.topology import Node, Plan
 
 _REQUEST = struct.Struct("!I")
 _MAX_NAMESPACES = 4
+MANY_NODES = 100
+"""So many forks are worth a second's preparation."""
 
 
 class Program(Protocol):
@@ -137,6 +139,8 @@ def _serve(plan: Plan, program: Program, channel: Channel, requests: socket.sock
     gc.collect()
     gc.freeze()
     heap.settle()
+    if len(plan.nodes) > MANY_NODES:
+        heap.collapse()
     channel.send({"ready": os.getpid(), "traffic": traffic})
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)

@@ -1,6 +1,8 @@
 """Fleet and Peer: whoever is lost, late or wrong costs its own part of a round and no more."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -285,6 +287,39 @@ def test_a_gather_left_early_leaves_nothing_running() -> None:
         before = len(asyncio.all_tasks())
         await updates.aclose()  # type: ignore[attr-defined]
         await until(lambda: len(asyncio.all_tasks()) == before - 2)
+
+    play(test)
+
+
+def test_an_update_that_was_taken_is_not_kept_until_the_others_come() -> None:
+    class Kept(dict[str, Tensor]):
+        """A dictionary that can be watched."""
+
+    async def test(case: Case) -> None:
+        await case.joined("a", "b")
+        gathering = case.fleet.gather("update", LIKE)
+        message = Message("a", Header("update", 1, 0, {}), Kept(LIKE), 0, 99)
+        watched = weakref.ref(message.tensors)
+        case.transport.arrive(message)
+        del message
+        assert (await anext(gathering)).sender == "a"
+        other = await waiting(anext(gathering))
+        gc.collect()
+        assert watched() is None and not other.done()
+        case.transport.arrive(made("b", "update", 1))
+        assert (await other).sender == "b"
+
+    play(test)
+
+
+def test_an_error_while_gathering_is_not_waited_out() -> None:
+    async def test(case: Case) -> None:
+        await case.joined("a")
+        case.transport.arrive(made("a", "update", 1))
+        with pytest.raises(AttributeError):
+            # What an answer is held against is wrong: the method's own mistake.
+            async for _ in case.fleet.gather("update", {name: None for name in LIKE}):  # type: ignore[misc]
+                pass
 
     play(test)
 
