@@ -11,6 +11,15 @@ What a method file holds:
     ``round(peer)``: its part in one round, a plain function that may block. Where clients keep
     models of their own, also ``evaluate(images, labels)``: the mean over clients joins the
     server's metrics as ``client_accuracy`` and so on.
+
+Server and Client last as long as the run, and a killed run goes on from what ``nodes.snapshot``
+kept of both after each round. What lasts in them from one round to the next must therefore be what
+it knows: modules and optimizers that ``__init__`` has made, generators, tensors, numbers, text,
+containers of these, and objects of classes in ``methods``. It says so where something is not.
+
+``Client.received`` (optional)
+    Names of attributes, with modules in them, whose trainable parameters are overwritten in every
+    round before they are read. They are not kept.
 ``check(config, model)`` (optional)
     Raises ValueError where the method cannot train such a model. Asked before anything starts: the
     model is on the meta device, shapes without values.

@@ -54,6 +54,7 @@ class Server:
 
 class Client:
     kind = Server.kind
+    received = ("model",)
 
     def __init__(self, config: Config, model: nn.Module, shard: Shard, seed: int) -> None:
         self.config = config

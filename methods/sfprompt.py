@@ -214,6 +214,8 @@ class Server:
 
 
 class Client:
+    received = ("parts",)
+
     def __init__(self, config: Config, model: nn.Module, shard: Shard, seed: int) -> None:
         self.config = config
         self.parts = Parts(config, model)

@@ -106,6 +106,8 @@ class Server:
 
 
 class Client:
+    received = ("cut",)
+
     def __init__(self, config: Config, model: nn.Module, shard: Shard, seed: int) -> None:
         self.config = config
         self.cut = cut_of(config, model)

@@ -78,8 +78,8 @@ class Public:
     def __init__(self, config: PublicImages, images: Tensor, classes: int) -> None:
         self.images = images
         self.count = config.public_batch
-        self._seed = torch.empty(1, dtype=torch.int64)
-        self._logits = torch.empty(self.count, classes)
+        self._seed = torch.empty(1, dtype=torch.int64, device="meta")
+        self._logits = torch.empty(self.count, classes, device="meta")
 
     def subset(self, seed: int, number: int) -> Tensor:
         """The images of round ``number`` of a run with this seed, which may be any 64 bits."""

@@ -152,8 +152,9 @@ def play(
     network: Network | None = None,
     after_round: Callable[[int], None] = lambda number: None,
     compute: Callable[[], Compute] = Real,
+    first: int = 1,
 ) -> Network:
-    """All rounds of a method; an error in a client's thread is raised here.
+    """Rounds ``first`` to ``rounds`` of a method; an error in a client's thread is raised here.
 
     ``compute`` makes every node's own.
     """
@@ -193,7 +194,7 @@ def play(
         for thread in threads:
             thread.start()
         await fleet.join(LIMIT_S)
-        for number in range(1, rounds + 1):
+        for number in range(first, rounds + 1):
             fleet.begin(number)
             await asyncio.wait_for(server.round(fleet), LIMIT_S)
             after_round(number)

@@ -1,0 +1,67 @@
+"""What values there are within a method's objects, and how each is told apart."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections import Counter, OrderedDict, defaultdict
+from pathlib import PurePath
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from methods import Shard
+
+Json = Any
+
+SCALARS = (type(None), bool, int, float, str)
+CONSTANTS = (
+    *(types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type),
+    *(functools.partial, torch.dtype, torch.device, PurePath, Shard),
+)
+DICTS = {kind.__name__: kind for kind in (dict, Counter, OrderedDict, defaultdict)}
+SEQUENCES = {kind.__name__: kind for kind in (tuple, set, frozenset, torch.Size)}
+OWN_OF_MODULES = frozenset(vars(nn.Module()))
+"""Attributes that every module has."""
+RANDOM = "torch"
+"""The state of torch's own generator, which dropout and new adapters draw from; no path is so."""
+ABSENT = object()
+
+
+class Unkept(TypeError):
+    """What cannot be kept, or put back; the text names it."""
+
+
+def address(tensor: Tensor) -> int | None:
+    """Where its memory begins; None where it has none."""
+    return None if tensor.is_meta else tensor.untyped_storage().data_ptr() or None
+
+
+def is_constant(value: object) -> bool:
+    if isinstance(value, msgspec.Struct):
+        return bool(value.__struct_config__.frozen)
+    return isinstance(value, CONSTANTS)
+
+
+def is_same(one: object, other: object) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        places = [(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in (one, other)]
+        return places[0] == places[1]
+    if one is other:
+        return True
+    return type(one) is type(other) and not isinstance(one, tuple) and one == other
+
+
+def state_of(generator: Any) -> Any:
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    return generator.get_state(legacy=False)
+
+
+def name_of(kind: type) -> str:
+    return f"{kind.__module__}:{kind.__qualname__}"

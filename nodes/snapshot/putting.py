@@ -1,0 +1,171 @@
+"""Into a new object what was taken out of its like."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections import deque
+from collections.abc import Mapping
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nodes.snapshot.kinds import ABSENT, DICTS, RANDOM, SCALARS, SEQUENCES, Json
+
+if TYPE_CHECKING:
+    from nodes.snapshot import Snapshot
+
+
+class Putting:
+    def __init__(self, of: Snapshot, tensors: Mapping[str, Tensor]) -> None:
+        self._of = of
+        self._tensors = tensors
+        self._made: dict[str, Any] = {}
+
+    def all(self, told: Json) -> None:
+        for name, required in told["requires_grad"].items():
+            self._of.weights[name].requires_grad_(required)
+        for name in told["weights"]:
+            tensor, kept = self._of.weights[name], self._tensors[name]
+            if (tensor.shape, tensor.dtype) != (kept.shape, kept.dtype):
+                raise ValueError(f"{name}: {kept.dtype} of {list(kept.shape)}")
+            tensor.copy_(kept)
+        self.value(told["root"], self._of.root, "")
+        torch.set_rng_state(self._tensors[RANDOM].clone())
+
+    def value(self, told: Json, now: Any, path: str) -> Any:
+        """What stands at ``path``; ``now``: what the new object has there, or ABSENT."""
+        if type(told) in SCALARS:
+            return told
+        if isinstance(told, list):
+            return self._list(told, now, path)
+        ((kind, what),) = told.items()
+        if kind == "same":
+            return self._made[what]
+        put = getattr(self, f"_{kind}")
+        self._made[path] = now
+        self._made[path] = found = put(what, now, path)
+        return found
+
+    def _options(self, what: Json, now: Any, path: str) -> Any:
+        return self._of.options
+
+    def _constant(self, what: Json, now: Any, path: str) -> Any:
+        if now is ABSENT:
+            raise ValueError(f"{path} is not there")
+        return now
+
+    def _weight(self, what: Json, now: Any, path: str) -> Tensor:
+        return self._of.weights[what]
+
+    def _shape(self, what: Json, now: Any, path: str) -> Tensor:
+        dtype, shape = what
+        return torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
+
+    def _tensor(self, what: Json, now: Any, path: str) -> Tensor:
+        name, requires_grad = what
+        # What is read from a file may go on standing in it.
+        return self._tensors[name].clone().requires_grad_(requires_grad)
+
+    def _array(self, what: Json, now: Any, path: str) -> Any:
+        name, dtype, shape = what
+        data = self._tensors[name].numpy().tobytes()
+        # Of a shape without extents it is the number itself.
+        return np.frombuffer(data, np.dtype(dtype)).reshape(shape).copy()[()]
+
+    def _module(self, what: Json, now: Any, path: str) -> nn.Module:
+        modes, fields = what
+        modules = dict(now.named_modules())
+        for name, each in modules.items():
+            each.training = modes if isinstance(modes, bool) else name in modes
+        for name, own in fields.items():
+            where = f"{path}.{name}" if name else path
+            self._attributes(modules[name], own, where)
+        return now  # type: ignore[no-any-return]
+
+    def _state(self, what: Json, now: Any, path: str) -> Any:
+        now.load_state_dict(self.value(what, ABSENT, f"{path}.state"))
+        return now
+
+    def _generator(self, what: Json, now: Any, path: str) -> Any:
+        kind, told = what
+        state = self.value(told, ABSENT, f"{path}.state")
+        if kind == "Random":
+            made = random.Random()
+            made.setstate(state)
+            return made
+        if kind == "RandomState":
+            legacy = np.random.RandomState()
+            legacy.set_state(state)
+            return legacy
+        if kind == "Generator" and isinstance(state, Tensor):
+            return torch.Generator().set_state(state)
+        bits = getattr(np.random, state["bit_generator"])()
+        bits.state = state
+        return np.random.Generator(bits)
+
+    def _dict(self, what: Json, now: Any, path: str) -> Any:
+        kind, told = what
+        if kind == "defaultdict" and now is ABSENT:
+            raise ValueError(f"{path} is not there")
+        there = type(now) is DICTS[kind]
+        found = now if there else DICTS[kind]()
+        before = dict(now) if there else {}
+        found.clear()
+        self._made[path] = found
+        for number, (key_told, each) in enumerate(told):
+            key = self.value(key_told, ABSENT, f"{path}.keys[{number}]")
+            found[key] = self.value(each, before.get(key, ABSENT), f"{path}[{key!r}]")
+        return found
+
+    def _list(self, told: list[Json], now: Any, path: str) -> list[Any]:
+        found = now if type(now) is list else []
+        self._made[path] = found
+        found[:] = self._items(told, list(found), path)
+        return found
+
+    def _deque(self, what: Json, now: Any, path: str) -> deque[Any]:
+        most, told = what
+        return deque(self._items(told, now, path), most)
+
+    def _items(self, told: list[Json], now: Any, path: str) -> list[Any]:
+        before = list(now) if isinstance(now, list | tuple | deque) else []
+        before += [ABSENT] * (len(told) - len(before))
+        return [
+            self.value(each, before[number], f"{path}[{number}]")
+            for number, each in enumerate(told)
+        ]
+
+    def _sequence(self, what: Json, now: Any, path: str) -> Any:
+        return SEQUENCES[what[0]](self._items(what[1], now, path))
+
+    def _enum(self, what: Json, now: Any, path: str) -> Any:
+        return self._class_of(what[0])[what[1]]
+
+    def _named(self, what: Json, now: Any, path: str) -> Any:
+        return self._class_of(what[0])(*self._items(what[1], now, path))
+
+    def _object(self, what: Json, now: Any, path: str) -> Any:
+        kind = self._class_of(what[0])
+        found = now if type(now) is kind else kind.__new__(kind)
+        self._made[path] = found
+        for name in vars(found).keys() - what[1].keys():
+            del vars(found)[name]
+        self._attributes(found, what[1], path)
+        return found
+
+    def _attributes(self, owner: Any, told: Mapping[str, Json], path: str) -> None:
+        for name, each in told.items():
+            now = getattr(owner, name, ABSENT)
+            vars(owner)[name] = self.value(each, now, f"{path}.{name}")
+
+    def _class_of(self, name: str) -> Any:
+        """A class of the project by its name, as ``_name_of`` has it; modules are there already."""
+        module, _, path = name.partition(":")
+        found = attrgetter(path)(sys.modules[module])
+        if not isinstance(found, type):
+            raise ValueError(f"{name} is no class")
+        return found

@@ -1,0 +1,245 @@
+"""States on disk: which are kept, and where a run goes on, whatever is torn or missing."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from methods import Shard
+from nodes import states
+from nodes.snapshot import Snapshot
+from nodes.states import Keeper, Start, choose, ready
+from testbed.config_error import ConfigError
+
+CLIENTS = ["client-1", "client-2", "client-10"]
+NOTHING = Shard(torch.empty(0), torch.empty(0), torch.empty(0), 0)
+
+
+class Node:
+    """What a node keeps: the round that it has last done."""
+
+    def __init__(self) -> None:
+        self.done = torch.zeros(3)
+
+
+class Run:
+    """Nodes that keep their states, and what they report."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.events: list[dict[str, Any]] = []
+        self.parts: dict[str, int] = {}
+        self.nodes = {name: Node() for name in ("server", *CLIENTS)}
+        self.keepers = {
+            name: Keeper(folder, name, 4, Snapshot(node, None, NOTHING), self.events.append)
+            for name, node in self.nodes.items()
+        }
+
+    def save(self, name: str, number: int, **told: Any) -> None:
+        self.nodes[name].done.fill_(number)
+        self.keepers[name].save(number, **told)
+
+    def round(self, number: int, *clients: str) -> None:
+        """These clients do their part, and then the server."""
+        for name in clients or CLIENTS:
+            self.save(name, number)
+            self.parts[name] = number
+        self.save("server", number, parts=dict(self.parts))
+
+    def there(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for path in self.folder.iterdir():
+            node, number, _ = path.name.split(".")
+            found.setdefault(node, []).append(int(number))
+        return {node: sorted(numbers) for node, numbers in sorted(found.items())}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path)
+
+
+def everywhere(number: int, **others: int) -> Start:
+    at = {name.replace("_", "-"): value for name, value in others.items()}
+    nodes = dict.fromkeys(["server", *CLIENTS], number) | at
+    return Start(number, {node: found for node, found in nodes.items() if found})
+
+
+def tear(path: Path, length: int) -> None:
+    path.write_bytes(path.read_bytes()[:length])
+
+
+def test_the_last_three_are_kept(run: Run) -> None:
+    for number in range(1, 7):
+        run.round(number)
+    assert run.there() == {name: [4, 5, 6] for name in sorted(["server", *CLIENTS])}
+    assert [event["event"] for event in run.events] == ["saved"] * 24
+    paths = {path.name: path.stat().st_size for path in run.folder.iterdir()}
+    assert run.events[-1]["bytes"] == paths["server.6.safetensors"]
+
+
+def test_who_is_seldom_drawn_keeps_what_any_of_the_last_rounds_needs(run: Run) -> None:
+    run.round(1)
+    for number in range(2, 9):
+        run.round(number, "client-1")
+    run.round(9, "client-1", "client-2")
+    assert run.there()["client-2"] == [1, 9]
+    assert run.there()["client-10"] == [1]
+    assert choose(run.folder, CLIENTS, 9) == everywhere(9, client_10=1)
+    assert choose(run.folder, CLIENTS, 8) == everywhere(8, client_2=1, client_10=1)
+
+
+def test_who_never_took_part_begins_anew(run: Run) -> None:
+    run.round(1, "client-2")
+    assert choose(run.folder, CLIENTS, 1) == everywhere(1, client_1=0, client_10=0)
+
+
+def test_who_was_cut_off_goes_on_from_there(run: Run) -> None:
+    run.round(1)
+    # A client that the server no longer waited for has kept what it had by then.
+    run.save("client-1", 2)
+    run.round(2, "client-2", "client-10")
+    assert choose(run.folder, CLIENTS, 2) == everywhere(2)
+
+
+def test_without_a_finished_round_a_run_begins_anew(run: Run) -> None:
+    assert choose(run.folder, CLIENTS, 0) == Start()
+    run.save("client-1", 1)
+    assert choose(run.folder, CLIENTS, 0) == Start()
+
+
+def test_a_client_ahead_of_the_server_goes_back(run: Run) -> None:
+    run.round(1)
+    run.round(2)
+    run.save("client-1", 3)
+    run.save("client-2", 3)
+    assert choose(run.folder, CLIENTS, 2) == everywhere(2)
+
+
+def test_what_is_beyond_the_record_does_not_count(run: Run) -> None:
+    for number in (1, 2, 3):
+        run.round(number)
+    assert choose(run.folder, CLIENTS, 2) == everywhere(2)
+
+
+@pytest.mark.parametrize("node", ["server", *CLIENTS])
+@pytest.mark.parametrize("kept", [None, 0, 5, 60, -1])
+def test_a_torn_or_missing_state_is_a_round_less(run: Run, node: str, kept: int | None) -> None:
+    for number in (1, 2, 3):
+        run.round(number)
+    path = run.folder / f"{node}.3.safetensors"
+    path.unlink() if kept is None else tear(path, kept)
+    assert choose(run.folder, CLIENTS, 3) == everywhere(2)
+
+
+def test_all_torn_is_refused_with_the_reason_of_the_last(run: Run) -> None:
+    run.round(1)
+    run.round(2)
+    for number in (1, 2):
+        tear(run.folder / f"client-2.{number}.safetensors", 100)
+    with pytest.raises(ConfigError, match=r"client-2 took part in round 2.*launch --config"):
+        choose(run.folder, CLIENTS, 2)
+
+
+def test_torn_at_every_byte_no_state_is_taken(run: Run) -> None:
+    run.round(1)
+    path = run.folder / "server.1.safetensors"
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ConfigError, match=r"server\.1\.safetensors is missing or torn"):
+            choose(run.folder, CLIENTS, 1)
+
+
+def test_a_kill_while_writing_leaves_the_state_before(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    run.round(1)
+    monkeypatch.setattr(Path, "replace", die)
+    with pytest.raises(Killed):
+        run.save("client-1", 2)
+    assert (run.folder / ".client-1").exists()
+    assert choose(run.folder, CLIENTS, 1) == everywhere(1)
+    ready(run.folder.parent, Start(1))  # Of another folder: nothing here is touched.
+    assert (run.folder / ".client-1").exists()
+
+
+def test_a_state_comes_back_with_what_was_told(run: Run) -> None:
+    run.round(1)
+    run.round(2)
+    other = Run(run.folder)
+    assert other.keepers["server"].load(1) == {"parts": dict.fromkeys(CLIENTS, 1)}
+    assert other.nodes["server"].done.tolist() == [1, 1, 1]
+    # What others read of it is what was written.
+    assert load_file(run.folder / "server.2.safetensors")[".done"].tolist() == [2, 2, 2]
+
+
+def test_a_resumed_run_prunes_what_was_there(run: Run) -> None:
+    for number in (1, 2, 3):
+        run.round(number)
+    other = Run(run.folder)
+    other.round(4)
+    assert other.there()["server"] == [2, 3, 4]
+
+
+def test_later_states_are_of_another_past(tmp_path: Path) -> None:
+    (tmp_path / states.FOLDER).mkdir()
+    run = Run(tmp_path / states.FOLDER)
+    for number in (1, 2, 3):
+        run.round(number)
+    (run.folder / ".client-1").write_bytes(b"torn")
+    assert ready(tmp_path, Start(2)) == run.folder
+    assert run.there() == {name: [1, 2] for name in sorted(["server", *CLIENTS])}
+    states.remove(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / states.FOLDER).write_text("in its place")
+    with pytest.raises(ConfigError, match="must be a folder to write to"):
+        ready(tmp_path, Start())
+
+
+def test_a_full_disk_is_told_and_the_state_before_stays(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.round(1)
+    little = SimpleNamespace(f_bavail=40, f_frsize=1_000_000)
+    monkeypatch.setattr(os, "statvfs", lambda path: little)
+    run.round(2)  # It goes as long as all nodes' states and the results have room.
+    little.f_bavail = 30
+    run.save("server", 3, parts={})
+    assert run.events[-1] == {
+        "event": "unsaved",
+        "round": 3,
+        "reason": "server.3.safetensors: 30 MB are free on the disk, and 4 nodes with as much to "
+        "keep, beside the results, need 34",
+    }
+    assert run.there()["server"] == [1, 2]
+
+
+def test_a_failing_disk_is_told_and_leaves_no_part(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.round(1)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "replace", fail)
+    run.save("server", 2, parts={})
+    assert run.events[-1]["reason"] == "server.2.safetensors: Input/output error"
+    assert run.there()["server"] == [1]
