@@ -292,10 +292,25 @@ def _says(*, quietly: bool = False) -> Callable[[Callable[..., None]], Callable[
     is_flag=True,
     help="Write event files for TensorBoard at the end, with wiretune[tensorboard].",
 )
+@click.option(
+    "--checkpoints/--no-checkpoints",
+    default=None,
+    help="Keep every node's state after each round, in the run's folder, until the run is over.  "
+    "[default: checkpoints]",
+)
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    shell_complete=_offers("run"),
+    metavar="RUN",
+    help="Go on with a killed run, in its folder and as it was, after the last round that its "
+    "nodes have kept; takes no other flag.",
+)
 @_says(quietly=True)
 def launch(
     config: Path | None,
     options: tuple[str, ...],
+    resume: Path | None,
     tensorboard: bool,
     output: terminal.Output,
     **flags: Any,
@@ -307,6 +322,7 @@ def launch(
       python cli.py launch --profile=4g --clients=20
       python cli.py launch --profile=4g:12,wifi:5,3g:3 --method=fedavg --rounds=10
       python cli.py launch --links=loopback --clients=2 --rounds=1
+      python cli.py launch --resume=results/RUN
     """
     if tensorboard:
         from testbed.report.tensorboard import check
@@ -314,8 +330,16 @@ def launch(
         check()
     from nodes import launch as launching
 
+    if resume is not None:
+        given = {"config": config, "options": options or None, **flags}
+        if also := [name for name, value in given.items() if value is not None]:
+            names = {own.name: own.opts[0] for own in click.get_current_context().command.params}
+            raise ConfigError(
+                f"--resume with {names[also[0]]}: the run goes on as it was, so it takes no other "
+                "flag; `launch --config` on its config.toml starts another run, changed"
+            )
     flags["options"] = _options(options)
-    sys.exit(launching.launch(config, flags, sys.argv, STARTED_S, output, tensorboard))
+    sys.exit(launching.launch(config, flags, sys.argv, STARTED_S, output, tensorboard, resume))
 
 
 def _list(context: click.Context, option: click.Parameter, value: str | None) -> list[Any]:

@@ -8,6 +8,7 @@ from methods import Peer as MethodPeer
 from nodes.compute import Compute
 from nodes.fleet import METRICS
 from nodes.peer import Overtaken, Peer, Stopped
+from nodes.states import Keeper
 from testbed import heap, meter
 from testbed.channel import Channel
 from testbed.config import RunConfig
@@ -28,12 +29,14 @@ def participate(
     flops: int | None,
     compute: Compute,
     channel: Channel,
+    keeper: Keeper | None = None,
 ) -> None:
     """Take part in every round that the server begins.
 
     ``test``: what the client's own model is evaluated on, where it has one; None: on nothing.
     ``neighbours``: addresses of all clients, where they speak to one another; else empty.
-    ``flops``: floating-point operations of its part in a round, where known.
+    ``flops``: floating-point operations of its part in a round, where known. ``keeper``: of the
+    client's state after each round.
     """
     address = channel.receive(timeout_s=30)
     report = channel.send
@@ -55,6 +58,8 @@ def participate(
                     peer.send(METRICS, {}, **evaluate(*test))
             except Overtaken as reason:
                 report({"event": "overtaken", "reason": str(reason)})
+            if keeper is not None:
+                keeper.save(peer.round)
             heap.release()
             if facts := compute.facts():
                 report({"event": "computed", "round": peer.round, **facts})

@@ -71,6 +71,8 @@ class Fleet:
         self._at_work: dict[str, asyncio.Task[Message]] = {}
         """Who has yet to answer ``keep_busy``, in whichever round it was asked."""
         self._answers = 0
+        self._answered: dict[str, int] = {}
+        """Whose answers ``keep_busy`` has given in this round, by the round asked in."""
         self._all_joined = asyncio.Event()
         self.round = 0
         self.samples: dict[str, int] = {}
@@ -96,6 +98,13 @@ class Fleet:
         left = self._gone.keys() - self._heard
         done = [name for name in self._present if name not in self._missed | left]
         return self._expected - len(done)
+
+    @property
+    def took_part(self) -> dict[str, int]:
+        """Who did its part of the present round and is still there, by the round asked in."""
+        if self._asked or self._at_work:
+            return {name: asked for name, asked in self._answered.items() if name not in self._gone}
+        return {name: self.round for name in self.clients if name not in self._missed}
 
     @property
     def succeeded(self) -> int:
@@ -183,6 +192,7 @@ class Fleet:
         self._heard = set()
         self._asked = set()
         self._answers = 0
+        self._answered = {}
         self._limit = _within(self._round_timeout_s)
         if self._deadline_s is not None:
             reason = f"nothing by the deadline of {self._deadline_s:g} s"
@@ -307,6 +317,7 @@ class Fleet:
                 except Missed:
                     continue
                 self._answers += 1
+                self._answered[client] = message.round
                 yield message
 
     def _free(self) -> list[str]:

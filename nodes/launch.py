@@ -11,8 +11,9 @@ import msgspec
 import methods
 from nodes import data
 from testbed import access, congestion, limits, meter
-from testbed.config import RunConfig, choose, load
+from testbed.config import CONFIG, RunConfig, choose, load
 from testbed.config_error import ConfigError
+from testbed.killed import Killed
 from testbed.links import choice
 from testbed.profiles import LinkProfile
 from testbed.profiles import load as load_profile
@@ -32,22 +33,28 @@ def launch(
     started_s: float,
     output: Output,
     tensorboard: bool = False,
+    resume: Path | None = None,
 ) -> int:
     """Carry out a run and say what came of it; returns the exit status.
 
-    ``tensorboard``: leave event files for TensorBoard, too.
+    ``tensorboard``: leave event files for TensorBoard, too. ``resume``: the folder of a killed run,
+    which goes on.
 
     Raises:
         ConfigError: refused before anything has started.
     """
     # 1. Everything is checked before anything starts, the quick checks first.
-    config = load(file, flags)
+    killed = None if resume is None else Killed(resume)
+    config = load(file if killed is None else killed.folder / CONFIG, flags)
     profiles = access.client_links(config)
     server = None if config.server_profile is None else load_profile(config.server_profile)
     layout = plan(profiles, server, access.times_away(config, len(profiles)))
     choose("method", config.method, methods.names())
     choose("dataset", config.dataset, data.names())
-    from nodes.program import FineTuning  # Brings in torch, which takes seconds.
+    # They bring in torch, which takes seconds.
+    from nodes import states
+    from nodes.program import FineTuning
+    from nodes.resume import Resumption
 
     program = FineTuning(config, len(profiles))
     backend, why = choice.choose(config.links, layout)
@@ -75,12 +82,24 @@ def launch(
     profile = mix_label(profiles)
     label = f"{config.method}-{profile.replace(':', 'x').replace(',', '+')}-{len(profiles)}"
     facts = run_facts(config, layout, profile, command, asynchronous=program.asynchronous)
-    folder = create_folder(Path(config.out), label)
+    again = None
+    if killed is None:
+        folder = create_folder(Path(config.out), label)
+        facts["run_id"] = folder.name
+    else:
+        again = Resumption(killed, config, [node.name for node in layout.clients])
+        folder = again.folder
+        for text in again.differences(facts):
+            output.say(text, style="yellow")
+        facts = again.facts(facts)
+    if config.checkpoints:
+        start = again.start if again else states.Start()
+        program.keep(states.ready(folder, start), start)
     # 3. The run.
     output.result("results", folder)
     output.say(why)
     progress = RoundLines(output.console, config.rounds, len(profiles))
-    recorder = Recorder(folder, started_s)
+    recorder = Recorder(folder, started_s, killed)
     try:
         summary = run(
             config,
@@ -88,13 +107,16 @@ def launch(
             backend,
             program,
             recorder,
-            {"run_id": folder.name, **facts},
+            facts,
             progress,
+            again.past() if again else None,
         )
     finally:
         progress.close()
         recorder.close()
     # 4. What came of it.
+    if summary["status"] == "ok":
+        states.remove(folder)
     for text in capture_warnings(summary["captures"]):
         output.say(text, style="yellow")
     if summary["rounds_done"] or output.as_json:
@@ -144,6 +166,8 @@ def run_facts(
     config: RunConfig, layout: Plan, profile: str, command: list[str], *, asynchronous: bool
 ) -> dict[str, Any]:
     """What the "run" event says of a run before it begins."""
+    from nodes import models
+
     return {
         "command": shlex.join(command),
         "method": config.method,
@@ -154,6 +178,7 @@ def run_facts(
         "server_profile": config.server_profile,
         "seed": config.seed,
         "compute": config.compute,
+        "weights": models.fingerprint(config.model) if config.compute == "real" else None,
         "device_class": config.device_class,
         "server_device_class": config.server_device_class,
         "client_names": [node.name for node in layout.clients],

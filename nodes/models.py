@@ -8,6 +8,7 @@ nothing. A checkpoint of `transformers` is a model too, by its folder or its nam
 
 from __future__ import annotations
 
+import hashlib
 import math
 from pathlib import Path
 
@@ -169,6 +170,18 @@ class VisionTransformer(nn.Module):
             tokens = block(tokens)
         logits: Tensor = self.head(tokens)
         return logits
+
+
+def fingerprint(name: str) -> str | None:
+    """SHA-256 of a model's file of weights; None where it has random ones."""
+    if name in PAPER_SIZE:
+        return None
+    if is_checkpoint(name):
+        path = checkpoints.find(name, weights=True) / checkpoints.WEIGHTS
+    else:
+        path = path_of(name)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def names() -> list[str]:

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -16,7 +17,9 @@ from nodes import data, models
 from nodes.client import participate
 from nodes.compute import Compute, Modelled, Real, noise
 from nodes.device_classes import flops_per_s, of_clients
-from nodes.server import serve
+from nodes.server import Past, serve
+from nodes.snapshot import Json, Snapshot
+from nodes.states import Keeper, Start
 from testbed import meter
 from testbed.channel import Channel
 from testbed.config import (
@@ -78,6 +81,8 @@ class FineTuning:
         self._flops: float | None = None
         """Of a client's part in a round, a sample that it has; None: the method does not say."""
         self._fixed_flops = 0.0
+        self._states: Path | None = None
+        self._start = Start()
         self._data: data.Dataset
         self._model: torch.nn.Module
         self._noise: Tensor
@@ -103,6 +108,11 @@ class FineTuning:
     def asynchronous(self) -> bool:
         """Whether a round's updates may answer an earlier round's model."""
         return self._method.asynchronous
+
+    def keep(self, folder: Path, start: Start) -> None:
+        """Have the nodes keep their states in ``folder``, and go on from those of ``start``."""
+        self._states = folder.resolve()
+        self._start = start
 
     def prepare(self) -> Traffic | None:
         torch.set_num_threads(1)
@@ -165,18 +175,37 @@ class FineTuning:
             server = self._method.Server(self._options, self._model, shard, run.seed)
             names = [client_name(number) for number in range(1, self._clients + 1)]
             evaluating = hasattr(self._method.Client, "evaluate")
-            serve(run, server, test, names, evaluating, compute, channel)
+            keeper, told = self._kept(node, server, shard, channel)
+            past = None if told is None else Past(**told)
+            serve(run, server, test, names, evaluating, compute, channel, keeper, past)
             return
         # Distinct for every client of every run seed, and far from the run seed itself.
         seed = int(np.random.SeedSequence([run.seed, node.index]).generate_state(1)[0])
         client = self._method.Client(self._options, self._model, shard, seed)
+        keeper, _ = self._kept(node, client, shard, channel)
         neighbours = {}
         if self.peer_to_peer:
             numbers = range(1, self._clients + 1)
             neighbours = {client_name(n): (client_address(n), PORT) for n in numbers}
         samples = len(shard.labels)
         flops = None if self._flops is None else round(self._flops * samples + self._fixed_flops)
-        participate(run, client, test, node.name, neighbours, samples, flops, compute, channel)
+        participate(
+            run, client, test, node.name, neighbours, samples, flops, compute, channel, keeper
+        )
+
+    def _kept(
+        self, node: Node, method: object, shard: Shard, channel: Channel
+    ) -> tuple[Keeper | None, Json]:
+        """What keeps a node's states, and what was told with the one that it goes on from.
+
+        Both may be None: nothing is to be kept, or the node begins anew.
+        """
+        if self._states is None:
+            return None, None
+        snapshot = Snapshot(method, self._options, shard)
+        keeper = Keeper(self._states, node.name, self._clients + 1, snapshot, channel.send)
+        number = self._start.files.get(node.name)
+        return keeper, None if number is None else keeper.load(number)
 
     def _shard(self, number: int) -> Shard:
         chosen = self._shards[number - 1] if number else np.arange(0)

@@ -7,20 +7,36 @@ import os
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Awaitable
-from typing import Protocol, TypeVar
+from collections.abc import Awaitable, Mapping
+from typing import NamedTuple, Protocol, TypeVar
 
 from torch import Tensor, nn
 
 from methods import Fleet as MethodFleet
 from nodes.compute import Compute
 from nodes.fleet import METRICS, Fleet
+from nodes.states import Keeper
 from testbed import meter
 from testbed.channel import Channel
 from testbed.config import RunConfig
 from testbed.transport import ServerTransport
 
 Result = TypeVar("Result")
+ALIKE = 0.01
+"""How far a model's metrics may be from what they were, on another processor for instance."""
+
+
+class Past(NamedTuple):
+    """What the server keeps of the rounds that are over, beside the method's own state."""
+
+    round: int
+    """The last of them."""
+    parts: dict[str, int]
+    """By client, the last round in which it did its part; who never did is not in it."""
+    metrics: dict[str, float]
+    """Of the server's own evaluation after the last round."""
+    over: bool
+    """No further round follows."""
 
 
 class MethodServer(Protocol):
@@ -49,13 +65,18 @@ def serve(
     clients_evaluate: bool,
     compute: Compute,
     channel: Channel,
+    keeper: Keeper | None = None,
+    past: Past | None = None,
 ) -> None:
     """Run every round of the method, then tell the clients to stop.
 
     ``test``: what models are evaluated on; None: on nothing. ``clients_evaluate``: each client
-    sends its own metrics after a round.
+    sends its own metrics after a round. ``keeper``: of the server's state after each round.
+    ``past``: of the rounds before this process, where the run goes on from them.
     """
-    asyncio.run(_serve(config, method, test, clients, clients_evaluate, compute, channel))
+    asyncio.run(
+        _serve(config, method, test, clients, clients_evaluate, compute, channel, keeper, past)
+    )
 
 
 async def _serve(
@@ -66,6 +87,8 @@ async def _serve(
     clients_evaluate: bool,
     compute: Compute,
     channel: Channel,
+    keeper: Keeper | None = None,
+    past: Past | None = None,
 ) -> None:
     address = channel.receive(timeout_s=30)
     report = channel.send
@@ -88,11 +111,16 @@ async def _serve(
         asyncio.create_task(transport.watch_connections()),
     ]
     report({"event": "ready", **count_parameters(method.model)})
-    report({"event": "evaluated", "metrics": method.evaluate(*test) if test else {}})
+    metrics = method.evaluate(*test) if test else {}
+    if past is None:
+        past = Past(0, {}, {}, over=False)
+        report({"event": "evaluated", "metrics": metrics})
+    else:
+        check_alike(metrics, past)
     # 1. Wait for the clients.
     await _unless_broken(fleet.join(config.join_timeout_s), background)
     report({"event": "joined", "clients": fleet.joined})
-    for number in range(1, config.rounds + 1):
+    for number in range(past.round + 1, 1 if past.over else config.rounds + 1):
         # 2. A round of the method.
         await _unless_broken(fleet.attended(), background)
         began_s = time.monotonic()
@@ -102,9 +130,15 @@ async def _serve(
         await compute.settled()
         seconds = round(time.monotonic() - began_s, 6)
         # 3. Evaluate the global model on held-out data, and the clients' own where they have such.
-        metrics = method.evaluate(*test) if test else {}
+        own = method.evaluate(*test) if test else {}
+        metrics = dict(own)
         if clients_evaluate and test:
             metrics |= await _unless_broken(_clients_metrics(fleet), background)
+        over = number == config.rounds or reaches(metrics, config.target_accuracy)
+        parts = past.parts | fleet.took_part
+        past = Past(number, parts, own, over)
+        if keeper is not None:
+            keeper.save(number, **past._asdict())
         report(
             {
                 "event": "round",
@@ -118,7 +152,7 @@ async def _serve(
         if facts := compute.facts():
             report({"event": "computed", "round": number, **facts})
         report({"event": "usage", **meter.usage()})
-        if reaches(metrics, config.target_accuracy):
+        if over:
             break
     # 4. Everybody goes home; from here on a client that ends is not lost.
     report({"event": "done"})
@@ -133,6 +167,17 @@ def reaches(metrics: dict[str, float], target_accuracy: float | None) -> bool:
     if target_accuracy is None:
         return False
     return metrics.get("accuracy", metrics.get("client_accuracy", 0.0)) >= target_accuracy
+
+
+def check_alike(metrics: Mapping[str, float], past: Past) -> None:
+    """Raise RuntimeError where the model that the run goes on with is not the one it had."""
+    for name, value in past.metrics.items():
+        now = metrics.get(name, math.nan)
+        if not math.isclose(now, value, rel_tol=ALIKE, abs_tol=ALIKE):
+            raise RuntimeError(
+                f"{name} after round {past.round} was {value:.6g} and is {now:.6g} now: the model, "
+                "the data or the code is another"
+            )
 
 
 async def _clients_metrics(fleet: Fleet) -> dict[str, float]:

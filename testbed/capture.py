@@ -22,6 +22,7 @@ from testbed.probing import TIMESTAMP_SPACE, enter, stamp_arrivals, timestamp_ns
 from testbed.topology import Plan
 
 FOLDER = "captures"
+"""Of a run's folder; a resumed run's has another beside it each time."""
 START_LIMIT_S, STOP_LIMIT_S = 30.0, 10.0
 FLUSH_S = 1.0
 """A capture that is cut short lacks at most as much."""
@@ -60,7 +61,7 @@ class Capture:
             self._channel.close()
             # A killed run has nobody left to tell.
             with contextlib.suppress(ChannelClosed):
-                _serve(plan, network, folder / FOLDER, theirs)
+                _serve(plan, network, _unused(folder), theirs)
 
         self._child = Child("capture", run)
         theirs.close()
@@ -138,6 +139,12 @@ class _Tap:
         statistics = self.socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
         _, drops = struct.unpack("=II", statistics)
         return int(drops)
+
+
+def _unused(folder: Path) -> Path:
+    """captures, or captures-2 and so on beside those of the parts before a run was resumed."""
+    taken = len(list(folder.glob(f"{FOLDER}*")))
+    return folder / (f"{FOLDER}-{taken + 1}" if taken else FOLDER)
 
 
 def _without_ethernet(data: bytes) -> bytes:

@@ -19,6 +19,9 @@ DEFAULT_PROFILE = "4g"
 DEFAULT_DEVICE_CLASS = "phone"
 DEFAULT_SERVER_CLASS = "server"
 
+CONFIG = "config.toml"
+"""In a run's folder."""
+
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
 """Bounded, since a poll of the system takes no infinity and at most 2**31 ms."""
 OptionValue = bool | int | float | str
@@ -69,6 +72,8 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """Of the server, where compute is modelled; absent: DEFAULT_SERVER_CLASS."""
     calibrate: bool = True
     """Probe every link before training, while the nodes load; costs no time of its own."""
+    checkpoints: bool = True
+    """Nodes keep their states after each round, so that a killed run can go on."""
     pcap: bool = False
     """Capture every packet at each client's own interface, into one file a client."""
     strict: bool = False
@@ -146,10 +151,12 @@ def convert(values: Mapping[str, Any], kind: type[Struct], where: str) -> Struct
 
 
 def write(config: RunConfig, path: Path) -> None:
-    """Write the run as a TOML file that ``load`` reads back equal."""
+    """Write the run, in one step, as a TOML file that ``load`` reads back equal."""
     values = msgspec.to_builtins(config)
     present = {key: value for key, value in values.items() if value is not None}
-    path.write_text(tomli_w.dumps(present))
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_text(tomli_w.dumps(present))
+    unfinished.replace(path)
 
 
 def choose(kind: str, name: str, known: Iterable[str]) -> str:

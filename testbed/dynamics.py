@@ -3,8 +3,8 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -13,23 +13,33 @@ from testbed.links import Network
 from testbed.schedule import State
 from testbed.topology import Node, Plan
 
+Change = TypeVar("Change", State, "_Presence")
+
 
 class Dynamics:
     """What a plan's nodes have yet to become, counted from where training begins."""
 
-    def __init__(self, plan: Plan, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, plan: Plan, clock: Callable[[], float] = time.monotonic, trained_s: float = 0.0
+    ) -> None:
+        """``trained_s``: how long training has gone on before; each link then begins in the state
+        that holds at that moment, a trace at its first line.
+        """
         self._clock = clock
         self._began_s: float | None = None
+        self._trained_s = trained_s
         changes: list[tuple[float, Node, State | _Presence]] = []
         for node in plan.nodes:
-            changes += [(state.at_s, node, state) for state in states(node)]
-            changes += [(presence.at_s, node, presence) for presence in _presence(node)]
+            changes += [(s.at_s, node, s) for s in _from(states(node), trained_s)]
+            # Who is back is there, as all are at first.
+            presences = _from(_presence(node), trained_s)
+            changes += [(p.at_s, node, p) for p in presences if not p.there or p.at_s > trained_s]
         self._changes = deque(sorted(changes, key=lambda change: change[0]))
 
     def begin(self) -> None:
-        """Training begins; only the first call counts."""
+        """Training begins or goes on; only the first call counts."""
         if self._began_s is None:
-            self._began_s = self._clock()
+            self._began_s = self._clock() - self._trained_s
 
     @property
     def wait_s(self) -> float:
@@ -68,7 +78,7 @@ def states(node: Node) -> tuple[State, ...]:
     return profile.schedule
 
 
-class _Presence(NamedTuple):
+class _Presence(msgspec.Struct, frozen=True):
     at_s: float
     there: bool
 
@@ -76,7 +86,22 @@ class _Presence(NamedTuple):
 def _presence(node: Node) -> list[_Presence]:
     leaves = [_Presence(begins_s, there=False) for begins_s, _ in node.away]
     comes = [_Presence(ends_s, there=True) for _, ends_s in node.away if ends_s < math.inf]
-    return leaves + comes
+    return sorted(leaves + comes, key=lambda presence: presence.at_s)
+
+
+def away_since(node: Node, at_s: float) -> float | None:
+    """When a node left that is away ``at_s`` seconds after training began; None where it is not."""
+    return next((begins_s for begins_s, ends_s in node.away if begins_s <= at_s < ends_s), None)
+
+
+def _from(changes: Sequence[Change], at_s: float) -> list[Change]:
+    """Those that follow, after the one that holds ``at_s`` seconds after training began."""
+    over = [change for change in changes if change.at_s <= at_s]
+    if not over or not at_s:
+        return list(changes)
+    found = [msgspec.structs.replace(over[-1], at_s=at_s)]
+    found.extend(changes[len(over) :])
+    return found
 
 
 def _told(direction: Direction) -> dict[str, Any]:

@@ -29,6 +29,7 @@ class RoundLines:
         self._clients = clients
         self._ready = 0
         self._arrived = 0
+        self._unsaved = False
         self._status = console.status("links are up; loading") if console.is_terminal else None
 
     def take(self, event: dict[str, Any], tally: Tally) -> None:
@@ -69,6 +70,20 @@ class RoundLines:
         if event["node"] == "server" and event["round"]:
             self._arrived += 1
             self._say(f"round {event['round']} of {self._rounds}: {self._arrived} updates arrived")
+
+    def _on_resumed(self, event: dict[str, Any], tally: Tally) -> None:
+        self._console.print(
+            f"goes on after round {event['round']}; {event['lost']['seconds']:.1f} s of what "
+            "followed it are lost",
+            highlight=False,
+        )
+
+    def _on_unsaved(self, event: dict[str, Any], tally: Tally) -> None:
+        # The others' reasons are the same, and so are later ones.
+        if not self._unsaved:
+            text = f"[yellow]a state is not kept: {escape(event['reason'])}"
+            self._console.print(text, highlight=False)
+        self._unsaved = True
 
     def _on_certified(self, event: dict[str, Any], tally: Tally) -> None:
         verdict, reason = event["fidelity"]["verdict"], event["fidelity"]["reason"]
@@ -111,6 +126,9 @@ def closing_table(summary: dict[str, Any]) -> Table:
         was = f"{before:.3f} -> " if before is not None else ""
         table.add_row(name, f"{was}{value:.3f}")
     table.add_row("rounds", str(summary["rounds_done"]))
+    if summary["resumed"]:
+        rounds = ", ".join(str(each["from_round"]) for each in summary["resumed"])
+        table.add_row("resumed after round", rounds)
     for name in ("startup", "training", "total"):
         table.add_row(f"{name}, s", f"{summary['seconds'][name]:.2f}")
     for level in ("payload", "message", "wire"):

@@ -39,21 +39,33 @@ usage           the node    pid, private_mb, cpu_s, run_delay_s; retransmitted: 
                             [segments, payload bytes] that its open connections have sent again,
                             or null where that is not known
 captured        supervisor  packets, dropped: a figure a client, of its capture; failure
+saved           the node    round, bytes, seconds: it has kept its state after that round
+unsaved         the node    round, reason: it could not
+resumed         supervisor  round: the last one that counts of what was there before; at_s: the
+                            last event's t; command, environment; lost: seconds, payload and
+                            message bytes of what came after that round
 failed          the node    traceback
 done            server
 closed          supervisor  status, reason, and closing facts of the links
 ==============  ==========  ====================================================================
+
+A killed run that goes on appends to its file. ``t``, sent_ns and received_ns are then as if no time
+had passed between its last event and the command that resumed it, and ``killed.Sift`` tells which
+events count.
 """
 
+import contextlib
+import fcntl
 import os
 import secrets
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
 from testbed.config_error import ConfigError
+from testbed.killed import EVENTS, Killed
 
 FREE_BYTES_NEEDED = 32 * 1024 * 1024
 
@@ -61,13 +73,27 @@ FREE_BYTES_NEEDED = 32 * 1024 * 1024
 class Recorder:
     """Owns the run's open events.jsonl."""
 
-    def __init__(self, folder: Path, started_s: float) -> None:
-        """``started_s``: when the command began, on ``time.monotonic``'s clock."""
+    def __init__(self, folder: Path, started_s: float, killed: Killed | None = None) -> None:
+        """``started_s``: when the command began, on ``time.monotonic``'s clock. ``killed``: the
+        run that goes on in this folder, whose lock this takes over; a torn last line is cut off.
+        """
         self.folder = folder
         self._started_s = started_s
-        self.origin_ns = round(1e9 * started_s)
+        self._shift_ns = 0
+        self._lock: BinaryIO | None = None
+        if killed is None:
+            self._file = (folder / EVENTS).open("wb", buffering=0)
+            with contextlib.suppress(OSError):  # A file system without locks.
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            self._lock = killed.file
+            self._file = (folder / EVENTS).open("ab", buffering=0)
+            self._file.truncate(killed.size)
+            self._started_s -= killed.last_t
+            origin_ns = killed.facts.get("origin_ns", 0)
+            self._shift_ns = origin_ns - round(1e9 * self._started_s)
+        self.origin_ns = round(1e9 * self._started_s)
         """The nodes' clock where an event's ``t`` is 0."""
-        self._file = (folder / "events.jsonl").open("wb", buffering=0)
 
     def elapsed_s(self) -> float:
         return time.monotonic() - self._started_s
@@ -75,6 +101,9 @@ class Recorder:
     def write(self, node: str, event: dict[str, Any]) -> dict[str, Any]:
         """Append one event and return it as written."""
         line = {"t": round(self.elapsed_s(), 6), "node": node, **event}
+        if self._shift_ns and "sent_ns" in line:
+            line["sent_ns"] += self._shift_ns
+            line["received_ns"] += self._shift_ns
         self._file.write(msgspec.json.encode(line) + b"\n")
         return line
 
@@ -87,6 +116,8 @@ class Recorder:
 
     def close(self) -> None:
         self._file.close()
+        if self._lock is not None:
+            self._lock.close()
 
 
 def create_folder(out: Path, label: str) -> Path:

@@ -44,6 +44,14 @@ def _less(counters: list[Any], before: list[Any]) -> list[Any]:
     ]
 
 
+def _more(counters: list[Any], before: list[Any]) -> list[Any]:
+    """Counters added to those of ``before``, number by number."""
+    return [
+        [[n + b for n, b in zip(*way, strict=True)] for way in zip(link, was, strict=True)]
+        for link, was in zip(counters, before, strict=True)
+    ]
+
+
 class _Bytes:
     """Payload and message bytes, in all and by kind."""
 
@@ -92,8 +100,12 @@ class Tally:
         self._dropped: list[dict[str, Any]] = []
         self._resent: dict[str, dict[str, list[int]]] = {}
         """By node and the peer's address: [segments, bytes]."""
+        self._resent_earlier: dict[str, dict[str, list[int]]] = {}
+        """The same of the processes that a resumed run had before."""
         self._captures: dict[str, Any] | None = None
         self._counters: list[Any] = []
+        self._earlier: list[Any] | None = None
+        """Counters of the links that a resumed run had before."""
         self._before: list[Any] | None = None
         self._fidelity: dict[str, Any] = {
             "verdict": "skipped",
@@ -107,6 +119,11 @@ class Tally:
         self._last_begun = 0
         self._training_began_s: float | None = None
         self._training_ended_s: float | None = None
+        self._paused_s = 0.0
+        """Of training: what a resumed run did again, and its new starts."""
+        self._resumed: list[dict[str, Any]] = []
+        self._kept: dict[str, Any] = {"bytes": 0, "failure": None}
+        self._startup_s = 0.0
         self._closed: Event = {
             "status": "interrupted",
             "reason": "the run was not closed: its supervisor ended before it could",
@@ -177,13 +194,43 @@ class Tally:
         self._metrics["initial"] = event["metrics"]
 
     def _on_joined(self, event: Event) -> None:
-        self._training_began_s = event["t"]
+        self._begin_training(event["t"])
 
     def _on_round_started(self, event: Event) -> None:
         self._last_begun = event["round"]
         self._rounds[event["round"]].links = self._links
+        self._begin_training(event["t"])
+
+    def _begin_training(self, t: float) -> None:
+        """Training begins or goes on; of each start only the first call counts."""
+        again = self._resumed[-1] if self._resumed else None
+        if again is not None and again["startup_s"] is None:
+            again["startup_s"] = round(t - again["at_s"], 6)
+            if self._training_ended_s is not None:
+                self._paused_s += t - self._training_ended_s
         if self._training_began_s is None:
-            self._training_began_s = event["t"]
+            self._training_began_s = t
+            self._startup_s = t - (again["at_s"] if again else 0.0)
+
+    def _on_resumed(self, event: Event) -> None:
+        at_s = event["at_s"]
+        again = {"from_round": event["round"], "at_s": at_s, "startup_s": None}
+        before = {"verdict_before": self._fidelity["verdict"]}
+        self._resumed.append({**again, "lost": event["lost"], **before})
+        if self._training_ended_s is None:
+            # It begins with the first round that counts.
+            self._training_began_s = None
+        self._earlier, self._before = self._counters or None, None
+        self._resent_earlier = dict(self._resent)
+        for client in self._clients.values():
+            # All are started again.
+            client["lost"] = None
+
+    def _on_saved(self, event: Event) -> None:
+        self._kept["bytes"] += event["bytes"]
+
+    def _on_unsaved(self, event: Event) -> None:
+        self._kept["failure"] = self._kept["failure"] or event["reason"]
 
     def _on_round(self, event: Event) -> None:
         self._last_begun = max(self._last_begun, event["round"])
@@ -196,6 +243,8 @@ class Tally:
         if self._before is not None:
             # What probing sent is not the run's.
             counters = _less(counters, self._before)
+        if self._earlier is not None:
+            counters = _more(counters, self._earlier)
         before, now = self._wire(), self._wire(counters)
         self._counters = counters
         if event["round"] is not None:
@@ -217,7 +266,11 @@ class Tally:
         row = {"node": event["node"], **{key: event[key] for key in fields}}
         self._processes[event["node"]] = row
         if event.get("retransmitted") is not None:
-            self._resent[event["node"]] = event["retransmitted"]
+            resent = dict(self._resent_earlier.get(event["node"], {}))
+            for address, figures in event["retransmitted"].items():
+                before = resent.get(address, [0, 0])
+                resent[address] = [one + more for one, more in zip(before, figures, strict=True)]
+            self._resent[event["node"]] = resent
 
     def _on_computed(self, event: Event) -> None:
         fields = ("flops", "modelled_s", "late_s")
@@ -259,6 +312,7 @@ class Tally:
         """summary.json as it stands."""
         facts = self._facts
         began, ended = self._training_began_s, self._training_ended_s
+        paused_s = self._paused_s
         return {
             "schema": 1,
             "run_id": facts.get("run_id"),
@@ -276,9 +330,9 @@ class Tally:
             "status": self._closed["status"],
             "reason": self._closed["reason"],
             "seconds": {
-                "startup": self._last_t if began is None else began,
+                "startup": self._last_t if began is None else self._startup_s,
                 "calibration": self._calibration_s,
-                "training": 0.0 if began is None else (ended or self._last_t) - began,
+                "training": 0.0 if began is None else (ended or self._last_t) - began - paused_s,
                 "total": self._last_t,
             },
             "bytes": self.bytes(),
@@ -296,12 +350,20 @@ class Tally:
             },
             "connections": dict(self._connections),
             "captures": self._captures,
+            "resumed": self._resumed,
+            "checkpoints": self._kept,
             "dropped_messages": self._dropped,
             "link_facts": {**facts.get("link_facts", {}), **self._closed.get("links", {})},
             "dynamics": self._dynamics(),
             "fidelity": self._fidelity,
             "environment": facts.get("environment"),
         }
+
+    @property
+    def trained_s(self) -> float:
+        """Seconds of training up to the end of the last round that is over."""
+        began, ended = self._training_began_s, self._training_ended_s
+        return 0.0 if began is None or ended is None else ended - began - self._paused_s
 
     def _dynamics(self) -> dict[str, Any]:
         """How many changes links have taken, and how long after their times."""

@@ -6,7 +6,7 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any, Protocol
 
@@ -15,8 +15,8 @@ import msgspec
 from testbed import fidelity, ideal, trace_json
 from testbed.capture import Capture
 from testbed.channel import Channel, ChannelClosed
-from testbed.config import RunConfig, write
-from testbed.dynamics import Dynamics
+from testbed.config import CONFIG, RunConfig, write
+from testbed.dynamics import Dynamics, away_since
 from testbed.feasible import Traffic, refusal
 from testbed.links import Backend, LinkError, Network
 from testbed.prober import Prober
@@ -53,13 +53,16 @@ def run(
     recorder: Recorder,
     facts: dict[str, Any],
     progress: Progress,
+    past: Iterable[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Carry out a run and return its summary, which is then also on disk.
 
-    ``facts`` goes into the "run" event as it is. Whatever happens, no process, namespace or
-    device of the run is left when this returns; after a SIGKILL the kernel sees to that.
+    ``facts`` goes into the "run" event as it is. ``past``: the events that count of a killed run
+    that goes on; then ``facts`` goes into the "resumed" event instead. Whatever happens, no
+    process, namespace or device of the run is left when this returns; after a SIGKILL the kernel
+    sees to that.
     """
-    return _Run(config, plan, backend, program, recorder, progress).execute(facts)
+    return _Run(config, plan, backend, program, recorder, progress).execute(facts, past)
 
 
 class _Run:
@@ -86,16 +89,21 @@ class _Run:
         self._failures: dict[int, str] = {}
         self._shown = True
 
-    def execute(self, facts: dict[str, Any]) -> dict[str, Any]:
+    def execute(
+        self, facts: dict[str, Any], past: Iterable[dict[str, Any]] | None
+    ) -> dict[str, Any]:
         status, reason = "failed", "unknown"
         closing: dict[str, Any] = {}
         with _Signals() as signals:
             try:
                 # What was made is removed after ``raised``: no signal interrupts that.
                 with contextlib.ExitStack() as owned, signals.raised():
-                    origin = {"origin_ns": self._recorder.origin_ns}
-                    self._record("supervisor", {"event": "run", **origin, **facts})
-                    write(self._config, self._recorder.folder / "config.toml")
+                    if past is None:
+                        origin = {"origin_ns": self._recorder.origin_ns}
+                        self._record("supervisor", {"event": "run", **origin, **facts})
+                        write(self._config, self._recorder.folder / CONFIG)
+                    else:
+                        self._go_on(past, facts)
                     self._recorder.write_summary(self._tally.summary())
                     self._carry_out(owned, closing)
                 status, reason = "ok", ""
@@ -111,6 +119,12 @@ class _Run:
                 self._recorder.write_summary(self._tally.summary())
                 trace_json.write(self._recorder.folder)
         return self._tally.summary()
+
+    def _go_on(self, past: Iterable[dict[str, Any]], facts: dict[str, Any]) -> None:
+        for event in past:
+            self._tally.take(event)
+        self._dynamics = Dynamics(self._plan, trained_s=self._tally.trained_s)
+        self._record("supervisor", {"event": "resumed", **facts})
 
     def _carry_out(self, owned: contextlib.ExitStack, closing: dict[str, Any]) -> None:
         deadline = time.monotonic() + self._config.time_limit_s
@@ -138,8 +152,9 @@ class _Run:
             self._hear_zygote(zygote, network)
         for node in self._plan.nodes:
             # Before the first round chooses, which is what begins the clock of all changes.
-            if node.away and node.away[0][0] == 0:
-                self._tell_presence(node.name, {"event": "away", "at_s": 0.0})
+            since_s = away_since(node, self._tally.trained_s)
+            if since_s is not None:
+                self._tell_presence(node.name, {"event": "away", "at_s": since_s})
         # 3. The rounds run in the nodes; here they are watched and recorded, and links change.
         self._watch(zygote, network, deadline, lambda: False)
         # 4. The nodes leave.

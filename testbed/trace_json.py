@@ -11,12 +11,18 @@ from typing import Any
 
 import msgspec
 
+from testbed import killed
 from testbed.spans import SERVER, Timeline
 
 NAME = "trace.json"
 MOST_EVENTS = 200_000
 """A viewer in a browser takes about as many."""
-_INSTANTS = {"shaped": "link changes", "lost": "lost", "missed": "update missed"}
+_INSTANTS = {
+    "shaped": "link changes",
+    "lost": "lost",
+    "missed": "update missed",
+    "resumed": "resumed",
+}
 _ROUNDS_TRACK = 1
 
 Json = dict[str, Any]
@@ -28,8 +34,8 @@ def write(folder: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    with (folder / "events.jsonl").open("rb") as lines:
-        found = trace(msgspec.json.decode(line) for line in lines)
+    with (folder / killed.EVENTS).open("rb") as lines:
+        found = trace(killed.events(lines))
     unfinished = folder / f".{NAME}"
     unfinished.write_bytes(msgspec.json.encode(found) + b"\n")
     unfinished.replace(folder / NAME)
@@ -102,7 +108,8 @@ def _instant(event: Json, places: dict[str, int]) -> Json:
         "ph": "i",
         "s": "p",
         "ts": _microseconds(round(1e9 * event["t"])),
-        "pid": places[event["peer" if "peer" in event else "node"]],
+        # What concerns the whole run stands with the server.
+        "pid": places.get(event["peer" if "peer" in event else "node"], 0),
         "tid": _ROUNDS_TRACK,
         "args": {key: value for key, value in event.items() if key not in ("t", "event")},
     }

@@ -11,6 +11,7 @@ import msgspec
 
 from testbed import spans
 from testbed.config_error import ConfigError
+from testbed.killed import EVENTS, Sift, resumed_from
 from testbed.spans import Span
 from testbed.summary import Tally
 
@@ -56,10 +57,12 @@ def read(folder: Path) -> Story:
     Raises:
         ConfigError: ``folder`` is no run's, or its events are not of this version.
     """
-    path = folder / "events.jsonl"
+    path = folder / EVENTS
     try:
         with path.open("rb") as file:
-            return gather(file)
+            sift = Sift(resumed_from(file))
+            file.seek(0)
+            return gather(file, sift)
     except OSError as error:
         raise ConfigError(
             f"RUN {folder}: cannot read {path.name} ({error.strerror}); name the folder of a run, "
@@ -71,8 +74,8 @@ def read(folder: Path) -> Story:
         ) from error
 
 
-def gather(lines: Iterable[bytes]) -> Story:
-    """The story of events as lines of JSON."""
+def gather(lines: Iterable[bytes], sift: Sift | None = None) -> Story:
+    """The story of events as lines of JSON, of those that ``sift`` keeps."""
     teller = _Teller()
     torn = 0
     decoder = msgspec.json.Decoder(dict[str, Any])
@@ -82,7 +85,8 @@ def gather(lines: Iterable[bytes]) -> Story:
         except (msgspec.DecodeError, UnicodeDecodeError):
             torn += 1
             continue
-        teller.take(event)
+        if sift is None or sift.keeps(event):
+            teller.take(event)
     return teller.story(torn)
 
 

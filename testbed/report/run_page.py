@@ -86,9 +86,20 @@ def result(story: Story) -> str:
             if before is not None:
                 rise = f"went from {name} {before:.3f} to {after:.3f}"
             text = f"{summary['method']} {where} {rise} in {rounds} and {cost}."
+    if summary["resumed"]:
+        text += f" It was killed and went on after {_after(summary)}."
     if summary["status"] != "ok":
         text += f" {how_it_ended(summary)}"
     return text
+
+
+def _after(summary: dict[str, Any]) -> str:
+    """ "round 2, and after round 5", with what that cost."""
+    rounds = ", and after ".join(f"round {each['from_round']}" for each in summary["resumed"])
+    lost = [each["lost"] for each in summary["resumed"]]
+    seconds = sum(each["seconds"] for each in lost)
+    megabytes = sum(sum(each["message"].values()) for each in lost) / 1e6
+    return f"{rounds}; {number(seconds)} s and {number(megabytes)} MB of messages are not counted"
 
 
 def _minutes(minutes: float) -> str:

@@ -32,17 +32,20 @@ class Run:
         *flags: str,
         prefix: list[str] | tuple[str, ...] = (),
         limit_s: float = LIMIT_S,
+        resume: Path | None = None,
     ) -> None:
-        self.out = out
+        """``resume``: the folder of a run that goes on; its events are then read from its start."""
+        self.out = out if resume is None else resume.parent
         out.parent.mkdir(parents=True, exist_ok=True)
         self._logs = [out.with_name(f"{out.name}.{name}") for name in ("stdout", "stderr")]
+        where = f"--out={out}" if resume is None else f"--resume={resume}"
         self._read = 0
         self._events: list[dict[str, Any]] = []
         self._seen: set[psutil.Process] = set()
         self._deadline = time.monotonic() + limit_s
         with self._logs[0].open("wb") as stdout, self._logs[1].open("wb") as stderr:
             self.process = subprocess.Popen(
-                [*prefix, *CLI, "launch", f"--out={out}", *flags],
+                [*prefix, *CLI, "launch", where, *flags],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
@@ -77,7 +80,7 @@ class Run:
         assert isinstance(found, dict)
         return found
 
-    def events(self, kind: str | None = None, **fields: Any) -> list[dict[str, Any]]:
+    def events(self, kind: str | None = None, /, **fields: Any) -> list[dict[str, Any]]:
         """What events.jsonl holds so far, every whole line of it."""
         for folder in self.folders:
             with contextlib.suppress(FileNotFoundError), (folder / "events.jsonl").open() as file:
@@ -88,7 +91,7 @@ class Run:
         wanted = {"event": kind, **fields} if kind else fields
         return [e for e in self._events if wanted.items() <= e.items()]
 
-    def wait_for(self, kind: str, **fields: Any) -> dict[str, Any]:
+    def wait_for(self, kind: str, /, **fields: Any) -> dict[str, Any]:
         """The first such event; fails where the run ends without it."""
         while True:
             ended = self.process.poll() is not None

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from testbed.direction import Direction, GilbertElliott
-from testbed.dynamics import Dynamics
+from testbed.dynamics import Dynamics, away_since
 from testbed.links import Network
 from testbed.profiles import LinkProfile
 from testbed.schedule import State
@@ -165,3 +165,60 @@ def test_a_node_leaves_and_comes_back_beside_what_its_link_becomes() -> None:
         ("client-1", "away", 9, 20),
     ]
     assert [up.outage for _, up, _ in network.shaped] == [True, False, True]
+
+
+BEFORE, FIRST, SECOND = None, (SLOW, FAST), (FAST, FAST)
+
+
+@pytest.mark.parametrize(
+    ("trained_s", "at_once", "later"),
+    [
+        (0.0, BEFORE, [1.0, 3.0]),
+        (0.5, BEFORE, [1.0, 3.0]),
+        (1.0, FIRST, [3.0]),
+        (2.0, FIRST, [3.0]),
+        (5.0, SECOND, []),
+    ],
+)
+def test_training_that_goes_on_begins_in_the_state_that_holds(
+    trained_s: float, at_once: tuple[Direction, Direction] | None, later: list[float]
+) -> None:
+    clock = Clock()
+    layout = plan([profile((1, *FIRST), (3, *SECOND))])
+    dynamics, network = Dynamics(layout, clock, trained_s), Notes(clock)
+    dynamics.begin()
+    first = [event["at_s"] for _, event in dynamics.apply(network)]  # type: ignore[arg-type]
+    assert first == ([] if at_once is None else [trained_s])
+    assert [(up, down) for _, up, down in network.shaped] == ([at_once] if at_once else [])
+    found = []
+    while dynamics.wait_s < math.inf:
+        clock.now_s += dynamics.wait_s
+        found += [event for _, event in dynamics.apply(network)]  # type: ignore[arg-type]
+    assert [event["at_s"] for event in found] == later
+    assert [event["actual_s"] for event in found] == later
+    assert clock.now_s == 1000 + max(0, *later, trained_s) - trained_s
+
+
+@pytest.mark.parametrize(
+    ("trained_s", "expected"),
+    [
+        (0.0, [("away", 2), ("back", 5), ("away", 9)]),
+        (1.0, [("away", 2), ("back", 5), ("away", 9)]),
+        (3.0, [("away", 3), ("back", 5), ("away", 9)]),
+        (5.0, [("away", 9)]),
+        (20.0, [("away", 20)]),
+    ],
+)
+def test_a_node_that_was_away_where_training_goes_on_is_away(
+    trained_s: float, expected: list[tuple[str, float]]
+) -> None:
+    clock = Clock()
+    layout = plan([profile(up=FAST, down=FAST)], away=[((2, 5), (9, math.inf))])
+    dynamics, network = Dynamics(layout, clock, trained_s), Notes(clock)
+    dynamics.begin()
+    clock.now_s += 100
+    events = [event for _, event in dynamics.apply(network)]  # type: ignore[arg-type]
+    told = [(event["event"], event["at_s"]) for event in events if event["event"] != "shaped"]
+    assert told == expected
+    since = {0.0: None, 1.0: None, 3.0: 2, 5.0: None, 20.0: 9}
+    assert away_since(layout.clients[0], trained_s) == since[trained_s]

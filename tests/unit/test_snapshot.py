@@ -44,7 +44,13 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "sfprompt": [{}, {"transfer": "cls"}],
 }
 SMALL = {"public_samples": 12, "public_batch": 6, "local_epochs": 1, "first_epochs": 2}
-CASES = [(name, own) for name in methods.names() for own in OPTIONS.get(name, [{}])]
+ASYNCHRONOUS = [name for name in methods.names() if methods.load(name).asynchronous]
+CASES = [
+    (name, own)
+    for name in methods.names()
+    for own in OPTIONS.get(name, [{}])
+    if name not in ASYNCHRONOUS
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -129,6 +135,24 @@ def test_a_method_goes_on_from_its_files_as_if_nothing_had_happened(
     check_equal(after, resumed.play(3, 4))
     told = [nodes.snapshots["server"].take()[1] for nodes in (undisturbed, resumed)]
     assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("name", ASYNCHRONOUS)
+def test_an_asynchronous_method_has_what_it_had(name: str, tmp_path: Path) -> None:
+    killed, resumed = (Nodes(name, {}) for _ in range(2))
+    killed.play(1, 2)
+    events: list[dict[str, Any]] = []
+    for keeper in killed.keepers(tmp_path, events).values():
+        keeper.save(2)
+    # Which answer comes first is no question of the state.
+    for node, keeper in resumed.keepers(tmp_path, events).items():
+        keeper.load(2)
+        (tensors, told), (ours, own) = (n.snapshots[node].take() for n in (killed, resumed))
+        assert own == told and ours.keys() == tensors.keys()
+        # Torch's own generator is one here, and each node's elsewhere.
+        for key in ours.keys() - {"torch"}:
+            assert torch.equal(ours[key], tensors[key])
+    resumed.play(3, 4)
 
 
 def test_what_a_round_overwrites_is_not_kept(tmp_path: Path) -> None:

@@ -1,0 +1,96 @@
+"""What is told or refused where a run is to go on as another than it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import made_run
+import msgspec
+import pytest
+
+from nodes import models
+from nodes.resume import Resumption
+from nodes.server import Past, check_alike
+from testbed.config import RunConfig
+from testbed.config_error import ConfigError
+from testbed.killed import Killed
+
+CONFIG = RunConfig(rounds=2, clients=2, options={"rank": 4})
+SOFTWARE = {"python": "3.11", "git": "abc", "packages": {"torch": "2.13.0", "peft": None}}
+
+
+def killed(folder: Path, **facts: Any) -> Killed:
+    """A run of two rounds, killed in the first."""
+    record = made_run.events()[:8]
+    config = msgspec.to_builtins(CONFIG)
+    record[0] |= {"config": config, "environment": SOFTWARE, "weights": "12ab", **facts}
+    (folder / "events.jsonl").write_bytes(b"".join(made_run.lines(record)))
+    return Killed(folder)
+
+
+def test_the_same_goes_on_without_a_word(tmp_path: Path) -> None:
+    run = killed(tmp_path)
+    again = Resumption(run, CONFIG, ["client-1", "client-2"])
+    assert again.differences({"environment": SOFTWARE, "weights": "12ab"}) == []
+    facts = again.facts({"command": "cli.py launch --resume=x", "environment": SOFTWARE})
+    assert (facts["round"], facts["at_s"]) == (0, run.last_t)
+    assert next(event["event"] for event in again.past()) == "run"
+    run.close()
+
+
+def test_other_software_and_weights_are_told(tmp_path: Path) -> None:
+    run = killed(tmp_path)
+    packages = {"torch": "2.14.0", "peft": None}
+    now = {"environment": {**SOFTWARE, "git": "def", "packages": packages}, "weights": "34cd"}
+    told = Resumption(run, CONFIG, ["client-1"]).differences(now)
+    assert told == [
+        "torch was 2.13.0 and is 2.14.0 now: the result may be another",
+        "source was abc and is def now: the result may be another",
+        "file of weights was 12ab and is 34cd now: the result may be another",
+    ]
+    run.close()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("rounds", 3, "rounds = 3 in its config.toml is not the run's own, 2"),
+        ("options", {"rank": 8}, "options = {'rank': 8}"),
+    ],
+)
+def test_another_configuration_is_refused(
+    tmp_path: Path, field: str, value: object, words: str
+) -> None:
+    run = killed(tmp_path)
+    changed = msgspec.structs.replace(CONFIG, **{field: value})
+    with pytest.raises(ConfigError) as caught:
+        Resumption(run, changed, ["client-1"])
+    assert words in str(caught.value)
+    run.close()
+
+
+def test_a_field_that_the_run_did_not_know_is_none_of_its_own(tmp_path: Path) -> None:
+    older = {k: v for k, v in msgspec.to_builtins(CONFIG).items() if k != "checkpoints"}
+    run = killed(tmp_path, config=older)
+    Resumption(run, CONFIG, ["client-1"])
+    run.close()
+
+
+def test_a_model_that_is_another_is_refused() -> None:
+    past = Past(3, {}, {"accuracy": 0.9, "loss": 0.5}, over=False)
+    check_alike({"accuracy": 0.9, "loss": 0.5000001}, past)
+    check_alike({}, Past(3, {}, {}, over=False))
+    for found in ({"accuracy": 0.9, "loss": 0.6}, {"accuracy": 0.9}):
+        with pytest.raises(RuntimeError, match=r"loss after round 3 was 0\.5 and is"):
+            check_alike(found, past)
+
+
+def test_weights_have_a_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = models.fingerprint("vit-glyphs")
+    assert own is not None and len(own) == 64
+    assert models.fingerprint("vit-b16") is None
+    other = tmp_path / "vit-glyphs.safetensors"
+    other.write_bytes(models.path_of("vit-glyphs").read_bytes() + b" ")
+    monkeypatch.setattr(models, "WEIGHTS", tmp_path)
+    assert models.fingerprint("vit-glyphs") != own
