@@ -162,6 +162,12 @@ def _says(*, quietly: bool = False) -> Callable[[Callable[..., None]], Callable[
     "works.  [default: auto]",
 )
 @click.option(
+    "--transport",
+    metavar="zmq|gloo",
+    help="gloo: fedavg and fedpeft average by an all-reduce among the clients (torch.distributed), "
+    "and no weights go to the server.  [default: zmq]",
+)
+@click.option(
     "--congestion",
     shell_complete=_offers("congestion"),
     metavar="cubic|bbr|reno|...",

@@ -36,6 +36,12 @@ containers of these, and objects of classes in ``methods``. It says so where som
     over the uplink of one and the downlink of the other.
 ``asynchronous`` (optional)
     True: rounds do not wait for all that was asked in them (``keep_busy``).
+``all_reduce(config)`` (optional)
+    Says that a round is the mean, weighted by samples, of what ``Client.update(start)`` returns
+    first, and that the clients may take it among themselves (``--transport=gloo``); raises
+    ValueError with options that speak against it. What ``update`` returns beside it, numbers by
+    name, is for ``Server.take(update, fleet)``, which says whether an update may enter;
+    ``Server.metrics()`` joins what a client says of the model.
 ``traffic(config, model)`` (optional)
     Least payload bytes that a client sends and receives in a round, as a pair. With it a run whose
     transfers cannot end within its limits is refused before a node starts.
@@ -168,6 +174,7 @@ class Method:
     public_source: Callable[..., str] = lambda config: "held-out"
     peer_to_peer: bool = False
     asynchronous: bool = False
+    all_reduce: Callable[..., None] | None = None
     traffic: Callable[..., tuple[int, int]] | None = None
     client_flops: Callable[..., float] | None = None
     fixed_flops: Callable[..., float] = lambda config, model, image: 0.0

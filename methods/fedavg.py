@@ -6,12 +6,20 @@ w_{t+1} = sum_k n_k w_k / sum_k n_k over the updates that came. One way a client
 parameter.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from methods import Fleet, Peer, Shard, flops, privacy
 from methods.averaging import Training
 from methods.local import accuracy_and_loss, load_trainable, trainable_state
+
+if TYPE_CHECKING:
+    from testbed.wire import Message
 
 
 class Config(privacy.Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -25,6 +33,15 @@ def check(config: Config, model: nn.Module) -> None:
 
 def adapt(config: Config, model: nn.Module) -> nn.Module:
     return privacy.prepare(config, model)
+
+
+def all_reduce(config: Config) -> None:
+    """Raises ValueError where the mean takes a server that all trust."""
+    if config.dp == "client":
+        raise ValueError(
+            "dp = 'client': its noise is the server's to add, and an all-reduce has none; take "
+            "dp=sample, or transport=zmq"
+        )
 
 
 class Server:
@@ -43,13 +60,19 @@ class Server:
         await fleet.broadcast(self.kind, state)
         # 2. Updates enter the mean as they come.
         async for update in fleet.gather(self.kind, like=state):
-            if self.privacy.take(update, fleet):
+            if self.take(update, fleet):
                 mean.add(update.tensors, weight=fleet.samples[update.sender])
         # 3. Their mean is the new model; where none came, the model stays.
         load_trainable(self.model, mean.result())
 
+    def take(self, update: Message, fleet: Fleet) -> bool:
+        return self.privacy.take(update, fleet)
+
+    def metrics(self) -> dict[str, float]:
+        return self.privacy.metrics()
+
     def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        return accuracy_and_loss(self.model, images, labels) | self.privacy.metrics()
+        return accuracy_and_loss(self.model, images, labels) | self.metrics()
 
 
 class Client:
@@ -64,19 +87,23 @@ class Client:
         self.privacy = privacy.load(config.dp).ClientSide(config, len(shard.labels))
 
     def round(self, peer: Peer) -> None:
-        start, end = self.trained(peer)
-        # 3. Send the result.
-        peer.send(self.kind, self.privacy.outgoing(start, end), **self.privacy.details)
-
-    def trained(self, peer: Peer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The weights that the client began with in this round, and those that it ended with."""
-        # 1. Start from the server's weights.
         start = peer.receive(self.kind, like=trainable_state(self.model)).tensors
+        end, details = self.update(start)
+        peer.send(self.kind, end, **details)
+
+    def update(self, start: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, float]]:
+        end = self.trained(start)
+        # 3. What is sent, and what is said beside it.
+        return self.privacy.outgoing(start, end), self.privacy.details
+
+    def trained(self, start: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights that it ends with."""
+        # 1. Start from the server's weights.
         load_trainable(self.model, start)
         # 2. Train on the client's own samples.
         optimizer = new_optimizer(self.config, self.model)
         self.privacy.train(self.model, self.shard, optimizer, self.generator)
-        return start, trainable_state(self.model)
+        return trainable_state(self.model)
 
 
 def traffic(config: Config, model: nn.Module) -> tuple[int, int]:

@@ -86,7 +86,8 @@ class Server(fedpeft.Server):
 
 class Client(fedpeft.Client):
     def round(self, peer: Peer) -> None:
-        start, end = self.trained(peer)
+        start = peer.receive(self.kind, like=trainable_state(self.model)).tensors
+        end = self.trained(start)
         change = {name: end[name] - start[name] for name in end}
         peer.send(self.kind, change, **self.privacy.details)
 

@@ -70,5 +70,6 @@ class Client(fedavg.Client):
         self.kind = tuning.load(config.variant).KIND
 
 
+all_reduce = fedavg.all_reduce
 traffic = fedavg.traffic
 client_flops = fedavg.client_flops

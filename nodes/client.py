@@ -44,7 +44,9 @@ def participate(
     if neighbours:
         transport.listen(*neighbours[name], neighbours)
     # A client that no round chooses hears nothing for as long as the run lasts.
-    peer = Peer(transport, report, config.round_timeout_s, config.time_limit_s, compute)
+    # One that reduces waits for the slowest other too, within the server's limit.
+    limit_s = config.round_timeout_s * (2 if config.transport == "gloo" else 1)
+    peer = Peer(transport, report, limit_s, config.time_limit_s, compute)
     report({"event": "ready", "samples": samples, "round_flops": flops})
     try:
         peer.join(samples, config.join_timeout_s)
@@ -54,8 +56,8 @@ def participate(
                 method.round(peer)
                 compute.settle()
                 evaluate = getattr(method, "evaluate", None)
-                if evaluate is not None and test is not None:
-                    peer.send(METRICS, {}, **evaluate(*test))
+                if evaluate and test and (metrics := evaluate(*test)):
+                    peer.send(METRICS, {}, **metrics)
             except Overtaken as reason:
                 report({"event": "overtaken", "reason": str(reason)})
             if keeper is not None:

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -257,8 +257,14 @@ class Fleet:
         return self._miss(client, f"its update was not taken: {reason}")
 
     async def gather(
-        self, kind: str, like: Mapping[str, Tensor] | None = None
+        self,
+        kind: str,
+        like: Mapping[str, Tensor] | None = None,
+        clients: Sequence[str] | None = None,
     ) -> AsyncIterator[Message]:
+        """``clients``: of these, whatever they did before; None: of all not missed yet."""
+        if clients is None:
+            clients = [client for client in self._present if client not in self._missed]
         came: asyncio.Queue[Message | Exception] = asyncio.Queue()
 
         async def wait_for(client: str) -> None:
@@ -268,11 +274,7 @@ class Fleet:
             except Exception as error:
                 came.put_nowait(error)
 
-        waits = [
-            asyncio.create_task(wait_for(client))
-            for client in self._present
-            if client not in self._missed
-        ]
+        waits = [asyncio.create_task(wait_for(client)) for client in clients]
         try:
             for _ in waits:
                 found = await came.get()

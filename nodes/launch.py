@@ -60,8 +60,9 @@ def launch(
     backend, why = choice.choose(config.links, layout)
     limits.allow(len(layout.nodes), streams=backend.name == "loopback")
     if program.peer_to_peer and backend.name == "loopback":
+        asks = "transport" if config.transport == "gloo" else "method"
         raise ConfigError(
-            f"method = {config.method!r}: its clients speak to one another, which takes links "
+            f"{asks} = {getattr(config, asks)!r}: clients speak to one another, which takes links "
             "with namespaces; loopback links lead to the server alone"
         )
     if config.pcap and backend.name == "loopback":
@@ -172,6 +173,7 @@ def run_facts(
         "command": shlex.join(command),
         "method": config.method,
         "asynchronous": asynchronous,
+        "transport": config.transport,
         "model": config.model,
         "dataset": config.dataset,
         "profile": profile,

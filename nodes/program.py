@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,10 +18,12 @@ from nodes import data, models
 from nodes.client import participate
 from nodes.compute import Compute, Modelled, Real, noise
 from nodes.device_classes import flops_per_s, of_clients
+from nodes.reducing.client import REDUCE_SHARE, ReducingClient
+from nodes.reducing.server import ReducingServer
 from nodes.server import Past, serve
 from nodes.snapshot import Json, Snapshot
 from nodes.states import Keeper, Start
-from testbed import meter
+from testbed import gloo, meter
 from testbed.channel import Channel
 from testbed.config import (
     DEFAULT_DEVICE_CLASS,
@@ -63,6 +66,8 @@ class FineTuning:
         self._options = convert(
             config.options, self._method.Config, f"options of method {config.method}"
         )
+        if config.transport == "gloo":
+            _check_reducing(config, self._method, self._options, clients)
         self._public_samples = self._method.public_samples(self._options)
         held_out = self._method.public_source(self._options) == "held-out"
         self._held_out = self._public_samples if held_out else 0
@@ -102,7 +107,7 @@ class FineTuning:
     @property
     def peer_to_peer(self) -> bool:
         """Whether clients speak to one another."""
-        return self._method.peer_to_peer
+        return self._method.peer_to_peer or self._run.transport == "gloo"
 
     @property
     def asynchronous(self) -> bool:
@@ -157,7 +162,13 @@ class FineTuning:
             self._fixed_flops = self._method.fixed_flops(self._options, self._model, two[:1])
         meter.usage()
         traffic = self._method.traffic
-        return Traffic(*traffic(self._options, self._model)) if traffic else None
+        if traffic is None:
+            return None
+        up, down = traffic(self._options, self._model)
+        if run.transport == "gloo":
+            share = 2 * (self._clients - 1) / self._clients
+            return Traffic(int(share * up), int(share * down), among_clients=True)
+        return Traffic(up, down)
 
     def run_node(self, node: Node, channel: Channel) -> None:
         compute = self._compute(node.index)
@@ -171,9 +182,12 @@ class FineTuning:
             images, labels = self._data.test_images, self._data.test_labels
             test = (torch.from_numpy(images), torch.from_numpy(labels))
         shard = self._shard(node.index)
+        numbers = range(1, self._clients + 1)
+        names = [client_name(number) for number in numbers]
         if node.index == 0:
             server = self._method.Server(self._options, self._model, shard, run.seed)
-            names = [client_name(number) for number in range(1, self._clients + 1)]
+            if run.transport == "gloo":
+                server = ReducingServer(server, names)
             evaluating = hasattr(self._method.Client, "evaluate")
             keeper, told = self._kept(node, server, shard, channel)
             past = None if told is None else Past(**told)
@@ -183,11 +197,17 @@ class FineTuning:
         seed = int(np.random.SeedSequence([run.seed, node.index]).generate_state(1)[0])
         client = self._method.Client(self._options, self._model, shard, seed)
         keeper, _ = self._kept(node, client, shard, channel)
+        addresses = [client_address(number) for number in numbers]
         neighbours = {}
-        if self.peer_to_peer:
-            numbers = range(1, self._clients + 1)
-            neighbours = {client_name(n): (client_address(n), PORT) for n in numbers}
+        if self._method.peer_to_peer:
+            neighbours = {name: (at, PORT) for name, at in zip(names, addresses, strict=True)}
         samples = len(shard.labels)
+        if run.transport == "gloo":
+            others = dict(zip(addresses, names, strict=True))
+            limit_s = REDUCE_SHARE * run.round_timeout_s
+            client = ReducingClient(
+                client, samples, node.address, others, limit_s, compute, channel.send
+            )
         flops = None if self._flops is None else round(self._flops * samples + self._fixed_flops)
         participate(
             run, client, test, node.name, neighbours, samples, flops, compute, channel, keeper
@@ -240,6 +260,36 @@ def _rates(config: RunConfig, clients: int) -> list[float]:
                 "compute nodes are as fast as this machine"
             )
     return []
+
+
+def _check_reducing(config: RunConfig, method: methods.Method, options: Any, clients: int) -> None:
+    """Raises ConfigError where clients cannot take the run's mean by an all-reduce."""
+    gloo.check()
+    if method.all_reduce is None:
+        able = [name for name in methods.names() if methods.load(name).all_reduce]
+        raise ConfigError(
+            f"transport = 'gloo': a round of method {config.method} is no mean of weights, which "
+            f"is what an all-reduce takes; those of {', '.join(able)} are"
+        )
+    with _refusing("transport = 'gloo'"):
+        method.all_reduce(options)
+    if clients < 2:
+        raise ConfigError("transport = 'gloo': an all-reduce takes at least 2 clients, not 1")
+    if config.clients_per_round is not None:
+        raise ConfigError(
+            f"clients_per_round = {config.clients_per_round}: with transport=gloo the model is "
+            "where the last all-reduce was, so all clients take part in each; leave it out"
+        )
+    if config.deadline_s is not None:
+        raise ConfigError(
+            f"deadline_s = {config.deadline_s:g}: an all-reduce waits for all its members; leave it "
+            "out, or take transport=zmq"
+        )
+    if config.congestion is not None:
+        raise ConfigError(
+            f"congestion = {config.congestion!r}: gloo opens its connections itself, with the "
+            "host's default; leave it out, or take transport=zmq"
+        )
 
 
 @contextlib.contextmanager

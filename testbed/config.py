@@ -52,6 +52,8 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     congestion: str | None = None
     """TCP congestion control of every connection, such as cubic; absent: the host's default."""
     links: Literal["auto", "netem", "userspace", "loopback"] = "auto"
+    transport: Literal["zmq", "gloo"] = "zmq"
+    """gloo: methods that average do so by an all-reduce among the clients, without the server."""
     model: str = "vit-glyphs"
     dataset: str = "digits"
     data_path: Annotated[str, msgspec.Meta(min_length=1)] | None = None

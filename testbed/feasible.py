@@ -12,6 +12,8 @@ class Traffic(NamedTuple):
 
     up: int
     down: int
+    among_clients: bool = False
+    """Both at the same time and between clients, so that none of it is on the server's link."""
 
 
 def refusal(
@@ -25,8 +27,8 @@ def refusal(
     """Why the run cannot end in time, with the arithmetic; None where it can.
 
     A round takes a client at least both its transfers, one after the other, at the most that TCP
-    can carry; the server's own link carries those of all clients. With a deadline slow clients are
-    left out of a round, but not all.
+    can carry; the server's own link carries those of all clients. Among clients it is both at once.
+    With a deadline slow clients are left out of a round, but not all.
     """
     if deadline_s is not None:
         fastest_s, node = min(
@@ -40,7 +42,7 @@ def refusal(
             "take a method or options that send less, or a faster profile"
         )
     candidates = [(_client_s(node, traffic), node) for node in plan.clients]
-    if plan.server.profile is not None:
+    if plan.server.profile is not None and not traffic.among_clients:
         candidates.append((_server_s(plan, traffic), plan.server))
     slowest_s, node = max(candidates, key=lambda pair: pair[0])
     whole_s = rounds * slowest_s
@@ -61,7 +63,9 @@ def refusal(
 
 def _client_s(node: Node, traffic: Traffic) -> float:
     assert node.profile is not None
-    return _transfer_s(node.profile.up, traffic.up) + _transfer_s(node.profile.down, traffic.down)
+    up_s = _transfer_s(node.profile.up, traffic.up)
+    down_s = _transfer_s(node.profile.down, traffic.down)
+    return max(up_s, down_s) if traffic.among_clients else up_s + down_s
 
 
 def _server_s(plan: Plan, traffic: Traffic) -> float:

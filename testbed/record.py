@@ -17,6 +17,9 @@ ready           the node    samples, round_flops: floating-point operations of i
 connection      the node    congestion: the connection's congestion control
 message         receiver    peer (sender), kind, round, payload_bytes, message_bytes, sent_ns,
                             received_ns (one monotonic clock for all nodes)
+reduced         client      round, members, began_ns, connected_ns, ended_ns: an all-reduce of so
+                            many clients (one clock, as above); received: bytes of TCP's stream
+                            by sender; reason: why it did not come about, or null
 dropped         receiver    peer, bytes, reason: a message that was not taken
 lost            supervisor  peer, reason: a client that left the run
 missed          server      peer, round, reason: an update that did not come

@@ -58,7 +58,8 @@ def _of_all(entry: spans.Round, clients: list[str], links: list[Access]) -> dict
     there = [client for client in clients if client in sums]
     rows = [{"client": client, **sums[client]} for client in there]
     ideal_s = None
-    if there and links and entry.seconds:
+    # How fast a ring of unlike lines could be, step after step, nobody has worked out here.
+    if there and links and entry.seconds and not entry.reduced:
         messages = entry.within()
         compute_s = {client: sums[client]["compute_s"] for client in there}
         own = dict(zip(clients, links[1:], strict=True))

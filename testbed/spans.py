@@ -57,6 +57,8 @@ class Round:
         """None while it lasts."""
         self.complete = True
         """Nobody was waited for in vain."""
+        self.reduced = False
+        """Clients had an all-reduce in it."""
         self.taken = 0
         """How many events there have been of it."""
 
@@ -126,13 +128,15 @@ class Timeline:
             self.clients = tuple(event["client_names"])
             self.origin_ns = event.get("origin_ns")
             self.asynchronous = event.get("asynchronous", False)
-        elif kind in ("message", "round_started", "missed", "round"):
+        elif kind in ("message", "reduced", "round_started", "missed", "round"):
             entry = self.rounds[event["round"]]
             entry.taken += 1
             if kind == "message":
                 _add(entry, event)
                 if self.asynchronous and event["node"] == SERVER:
                     self._add_to_later(event["round"], event["peer"])
+            elif kind == "reduced":
+                _reduce(entry, event)
             elif kind == "missed":
                 entry.complete = False
             elif kind == "round":
@@ -155,6 +159,17 @@ def _add(entry: Round, event: Event) -> None:
             times = (event["received_ns"], event["sent_ns"])
             message = Message(*times, down, event["message_bytes"], with_server)
             entry.messages[client].append(message)
+
+
+def _reduce(entry: Round, event: Event) -> None:
+    """An all-reduce: the client has sent as it begins, and has received as it ends."""
+    entry.reduced = True
+    began_ns, ended_ns = event["began_ns"], event["ended_ns"]
+    size = sum(event["received"].values())
+    entry.messages[event["node"]] += [
+        Message(began_ns, began_ns, False, 0, False),
+        Message(ended_ns, began_ns, True, size, False),
+    ]
 
 
 def seconds(spans: list[Span]) -> dict[str, float]:

@@ -180,6 +180,12 @@ class Tally:
             self._rounds[number].bytes.add(direction, event)
             self._client_bytes[client].add(direction, event)
 
+    def _on_reduced(self, event: Event) -> None:
+        # TCP's stream is all that is known of what gloo carries: it counts at both levels.
+        for peer, size in event["received"].items():
+            amounts = {"kind": "allreduce", "payload_bytes": size, "message_bytes": size}
+            self._on_message({**event, **amounts, "peer": peer})
+
     def _on_dropped(self, event: Event) -> None:
         self._dropped.append({key: event[key] for key in ("node", "peer", "bytes", "reason")})
 
@@ -319,6 +325,7 @@ class Tally:
             "command": facts.get("command"),
             "method": facts.get("method"),
             "asynchronous": facts.get("asynchronous", False),
+            "transport": facts.get("transport"),
             "model": facts.get("model"),
             "dataset": facts.get("dataset"),
             "profile": facts.get("profile"),

@@ -68,6 +68,8 @@ def trace(events: Iterator[Json], most: int = MOST_EVENTS) -> Json:
             places |= {name: place for place, name in enumerate(timeline.clients, start=1)}
         elif event["event"] == "message":
             keep(_message(event, places, timeline.origin_ns or 0, len(moments)))
+        elif event["event"] == "reduced":
+            keep(_reduction(event, places, timeline.origin_ns or 0, len(moments)))
         elif event["event"] in _INSTANTS:
             keep([_instant(event, places)])
     keep(_spans(timeline, places))
@@ -99,6 +101,14 @@ def _message(event: Json, places: dict[str, int], origin_ns: int, number: int) -
     args = {key: event[key] for key in ("round", "payload_bytes", "message_bytes")}
     args |= {"from": event["peer"], "to": event["node"]}
     begins, ends = (_microseconds(event[key] - origin_ns) for key in ("sent_ns", "received_ns"))
+    return [{**own, "ph": "b", "ts": begins, "args": args}, {**own, "ph": "e", "ts": ends}]
+
+
+def _reduction(event: Json, places: dict[str, int], origin_ns: int, number: int) -> list[Json]:
+    own = {"name": "allreduce", "cat": "message", "id": number, "pid": places[event["node"]]}
+    own["tid"] = _ROUNDS_TRACK
+    args = {key: event[key] for key in ("round", "members", "received", "reason")}
+    begins, ends = (_microseconds(event[key] - origin_ns) for key in ("began_ns", "ended_ns"))
     return [{**own, "ph": "b", "ts": begins, "args": args}, {**own, "ph": "e", "ts": ends}]
 
 
