@@ -23,6 +23,15 @@ CASES = {
     "value of an option": (["--set=rank=0"], ["rank = 0", ">= 1"]),
     "flag": (["--metod=fedavg"], ["--metod", "--method"]),
     "links": (["--links=loopbak"], ["links = 'loopbak'", "loopback"]),
+    "transport": (["--transport=glo"], ["transport = 'glo'", "gloo"]),
+    "links of an all-reduce": (
+        ["--transport=gloo", "--links=loopback"],
+        ["transport = 'gloo'", "namespaces"],
+    ),
+    "method of an all-reduce": (
+        ["--transport=gloo", "--method=split"],
+        ["method split", "fedavg, fedpeft"],
+    ),
     "partition": (["--partition=idd"], ["partition = 'idd'", "iid"]),
     "classes of a client": (
         ["--partition=pathological", "--classes-per-client=11"],

@@ -130,6 +130,44 @@ def test_messages_between_clients_are_theirs_alone() -> None:
     assert found["server_spans"]["send_s"] == 0
 
 
+def reduced(client: int, *times: float, received: dict[str, int] | None = None) -> dict[str, Any]:
+    """An all-reduce: when it began, when the group was connected, when it ended."""
+    names = ("began_ns", "connected_ns", "ended_ns")
+    stamps = {n: round((ORIGIN_S + t) * S) for n, t in zip(names, times, strict=True)}
+    facts = {"round": 1, "members": 2, "reason": None, "received": received or {}}
+    return at(times[-1], f"client-{client}", "reduced", **facts, **stamps)
+
+
+BY_THEMSELVES = (
+    down(1, 1, 2),
+    up(1, 4, 5),
+    down(1, 5, 6),
+    reduced(1, 6.5, 7, 10, received={"client-2": 500}),
+    up(1, 10.5, 11),
+)
+"""Told to begin, trains, says so, is told to reduce, reduces, says so."""
+
+
+def test_an_all_reduce_is_sending_and_receiving_and_no_computing() -> None:
+    # From 0 to 12: receives 1 + 1 + 3.5, computes 2 + 0.5 + 0.5, sends 1 + 0.5, waits 1 + 1.
+    assert of_client(1, *BY_THEMSELVES) == (5.5, 3, 1.5, 2)
+    found = round_of(*BY_THEMSELVES)
+    assert (found["compute_s"], found["transfer_s"], found["wait_s"]) == (3, 7, 2)
+
+
+def test_with_an_all_reduce_there_is_no_ideal() -> None:
+    lines = [UNLIMITED, [[8.0, 0.0], [8.0, 0.0]], UNLIMITED]
+    found = round_of(*BY_THEMSELVES, lines=lines)
+    assert found["ideal_s"] is None and found["measured_to_ideal"] is None
+    assert round_of(*FEDERATED, lines=lines)["ideal_s"] is not None
+
+
+def test_what_an_all_reduce_carries_is_up_for_the_one_and_down_for_the_other() -> None:
+    found = round_of(*BY_THEMSELVES, reduced(2, 6.5, 7, 10, received={"client-1": 300}))
+    assert found["bytes"]["payload"] == found["bytes"]["message"] == {"up": 800, "down": 800}
+    assert found["bytes"]["by_kind"]["allreduce"] == {"up": 800, "down": 800}
+
+
 def test_what_comes_after_the_end_of_a_round_is_not_in_it() -> None:
     late = (up(1, 11, 14), up(1, 13, 15))
     assert of_client(1, down(1, 0, 1), *late) == (1, 10, 1, 0)

@@ -142,6 +142,16 @@ def test_messages_have_their_bytes_and_times_and_are_paired() -> None:
     assert up["args"]["to"] == "server" and up["args"]["message_bytes"] == 1010
 
 
+def test_an_all_reduce_is_an_event_of_its_client() -> None:
+    stamps = {"began_ns": ORIGIN_NS + 4 * S, "ended_ns": ORIGIN_NS + 5 * S}
+    facts = {"round": 1, "members": 2, "received": {"client-1": 9}, "reason": None}
+    found = traced([*rounds(1), at(5, "client-2", "reduced", **stamps, **facts)])
+    begins, ends = (event for event in found if event["name"] == "allreduce")
+    assert (begins["ph"], begins["ts"], ends["ph"], ends["ts"]) == ("b", 4e6, "e", 5e6)
+    assert begins["pid"] == 2
+    assert begins["args"] == facts
+
+
 def test_changes_of_links_are_instants_of_their_node() -> None:
     change = at(4.5, "client-2", "shaped", at_s=1.5, actual_s=1.5, up={"rate_kbit": 9.0}, down={})
     lost = at(4.6, "supervisor", "lost", peer="client-1", reason="killed")
