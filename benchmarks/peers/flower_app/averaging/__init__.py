@@ -1,0 +1,1 @@
+"""Flower's side of benchmarks/flower.py."""
