@@ -38,4 +38,4 @@ bench: $(BIN)/.installed
 	for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file || exit 1; done
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-peers

@@ -9,8 +9,9 @@ copy, as we do; what ours adds is names, types, shapes, checks, events and async
 gRPC sends bytes up, in one message or as a stream of 1 MiB, whichever is quicker, and comes from
 the package index into an environment of its own; where it cannot, its column is empty.
 
-The three take turns, so that a busy machine is busy for all. Times are the quickest of all turns,
-with the median beside it; ratios are of the quickest, theirs / ours: more than 1 is ours quicker.
+Ours and the bare one take turns, so that a busy machine is busy for both; gRPC goes before them.
+Times are the quickest of all turns, with the median beside it; ratios are of the quickest, theirs /
+ours: more than 1 is ours quicker.
 """
 
 import asyncio
