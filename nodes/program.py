@@ -282,8 +282,8 @@ def _check_reducing(config: RunConfig, method: methods.Method, options: Any, cli
         )
     if config.deadline_s is not None:
         raise ConfigError(
-            f"deadline_s = {config.deadline_s:g}: an all-reduce waits for all its members; leave it "
-            "out, or take transport=zmq"
+            f"deadline_s = {config.deadline_s:g}: an all-reduce waits for all its members; leave "
+            "it out, or take transport=zmq"
         )
     if config.congestion is not None:
         raise ConfigError(

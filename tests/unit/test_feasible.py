@@ -67,6 +67,8 @@ def test_a_deadline_must_leave_time_to_some_client(deadline_s: float, fits: bool
         )
     # One that can is enough, and rounds end at the deadline at the latest.
     assert refused_by(SLOW, FAST) is None
+
+
 def test_among_clients_both_ways_are_at_once_and_the_servers_link_is_free() -> None:
     server = LinkProfile(name="shared", down=Direction(rate_kbit=1), up=Direction(rate_kbit=1))
     layout = plan([SLOW, FAST], server)

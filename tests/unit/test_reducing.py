@@ -312,6 +312,7 @@ REFUSED = {
     ),
     "one client": ({}, 1, "at least 2 clients"),
     "a draw of clients": ({"clients_per_round": 2}, 3, "clients_per_round = 2"),
+    "a deadline": ({"deadline_s": 5.0}, 3, "deadline_s = 5"),
     "a congestion control": ({"congestion": "reno"}, 3, "congestion = 'reno'"),
 }  # fmt: skip
 
