@@ -44,8 +44,8 @@ def participate(
     if neighbours:
         transport.listen(*neighbours[name], neighbours)
     # A client that no round chooses hears nothing for as long as the run lasts.
-    # One that reduces waits for the slowest other too, within the server's limit.
-    limit_s = config.round_timeout_s * (2 if config.transport == "gloo" else 1)
+    # One that reduces waits for what all others do, and the server has the limits of that.
+    limit_s = config.time_limit_s if config.transport == "gloo" else config.round_timeout_s
     peer = Peer(transport, report, limit_s, config.time_limit_s, compute)
     report({"event": "ready", "samples": samples, "round_flops": flops})
     try:
