@@ -79,6 +79,8 @@ def launch(
         links=backend.name,
         model=program.model,
         options=program.options,
+        # The model is the clients' own there, and no file of one of them says which it is.
+        checkpoints=config.checkpoints and config.transport != "gloo",
     )
     profile = mix_label(profiles)
     label = f"{config.method}-{profile.replace(':', 'x').replace(',', '+')}-{len(profiles)}"
