@@ -184,14 +184,23 @@ def _says(*, quietly: bool = False) -> Callable[[Callable[..., None]], Callable[
     "--device-class",
     shell_complete=_offers("device class"),
     metavar="CLASS|GFLOPS|MIX",
-    help="Clients where compute is modelled: phone, pi, jetson, laptop, server, a number of "
-    "GFLOP/s, or a mix such as phone:12,pi:8.  [default: phone]",
+    help="What clients compute on: phone, pi, jetson, laptop, server, a number of GFLOP/s, or a "
+    "mix such as phone:12,pi:8. Real compute is slowed down to it.  [default: a core of this "
+    "machine each; phone where compute is modelled]",
 )
 @click.option(
     "--server-device-class",
     shell_complete=_offers("device class"),
     metavar="CLASS|GFLOPS",
-    help="The server where compute is modelled.  [default: server]",
+    help="What the server computes on.  [default: a core of this machine; server where compute "
+    "is modelled]",
+)
+@click.option(
+    "--client-memory-mb",
+    type=float,
+    metavar="MB",
+    help="What each client may take; one that wants more ends. Of 10^6 bytes.  [default: what its "
+    "device class has]",
 )
 @click.option(
     "--calibrate/--no-calibrate",

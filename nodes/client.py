@@ -52,11 +52,13 @@ def participate(
         peer.join(samples, config.join_timeout_s)
         while True:
             peer.await_round()
+            compute.rest()
             try:
                 method.round(peer)
                 compute.settle()
                 evaluate = getattr(method, "evaluate", None)
                 if evaluate and test and (metrics := evaluate(*test)):
+                    compute.rest()
                     peer.send(METRICS, {}, **metrics)
             except Overtaken as reason:
                 report({"event": "overtaken", "reason": str(reason)})

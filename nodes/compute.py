@@ -1,5 +1,7 @@
 """Modelled compute: a node counts operations instead of doing them, and waits as a device would.
 
+Real compute on slower devices is in ``stretched``.
+
 The method's own code runs on tensors of torch's meta device: shapes and no values, so that a model
 of any size costs neither memory nor work. Operations are counted by torch's formulae as they are
 called. Before a node sends or waits for something it lets the time pass that its device takes for
@@ -45,12 +47,15 @@ class Compute(Protocol):
     async def settled(self) -> None:
         """The same, while others go on."""
 
-    def facts(self) -> dict[str, float | int]:
-        """For the node's "computed" event, since the last time; empty: nothing was modelled."""
+    def rest(self) -> None:
+        """What was done since last time, such as an evaluation, was not the device's work."""
+
+    def facts(self) -> dict[str, float | int | None]:
+        """For the node's "computed" event, since the last time; empty: nothing was measured."""
 
 
 class Real:
-    """The node's tensors have values, and what it computes takes what it takes."""
+    """The node's tensors have values, and what it computes takes what it takes: for tests."""
 
     def active(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -67,7 +72,10 @@ class Real:
     async def settled(self) -> None:
         pass
 
-    def facts(self) -> dict[str, float | int]:
+    def rest(self) -> None:
+        pass
+
+    def facts(self) -> dict[str, float | int | None]:
         return {}
 
 
@@ -110,8 +118,11 @@ class Modelled:
         if (left_s := self._left_s()) > 0:
             await asyncio.sleep(left_s)
 
-    def facts(self) -> dict[str, float | int]:
-        found = {
+    def rest(self) -> None:
+        pass
+
+    def facts(self) -> dict[str, float | int | None]:
+        found: dict[str, float | int | None] = {
             "flops": self._flops,
             "modelled_s": round(self._flops / self._rate, 6),
             "late_s": round(self._late_s, 6),

@@ -1,8 +1,8 @@
-"""What devices compute: sustained floating-point operations a second, with where that is from.
+"""What devices compute and hold: operations a second and memory, with where each is from.
 
-A class is a peak in float32 that somebody states or measured, times the share of it that training
-reaches. Only the first has a source. The share is assumed, and the largest uncertainty of all that
-modelled compute says: give a rate of your own where you have measured one.
+A class's rate is a peak in float32 that somebody states or measured, times the share of it that
+training reaches. Only the first has a source. The share is assumed, and the largest uncertainty of
+all that a device's time says: give a rate of your own where you have measured one.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ class DeviceClass(msgspec.Struct, frozen=True):
     peak_gflops: float
     """10^9 operations a second, float32, a multiplication with addition being two."""
     source: str
+    memory_mb: float
+    """10^6 bytes, that a training process can have of it."""
+    memory_source: str
 
     @property
     def flops_per_s(self) -> float:
@@ -37,6 +40,9 @@ CLASSES = {
             "Snapdragon 8 Gen 2, Adreno 740 GPU",
             3_700.0,
             "sourced: 3.7 TFLOPS in float32 at 719 MHz, primua.com/adreno-740",
+            4_000.0,
+            "assumed: half of the 8 GB that phones with it have at least; Android gives no number, "
+            "and ends what takes too much",
         ),
         DeviceClass(
             "pi",
@@ -44,24 +50,32 @@ CLASSES = {
             60.5,
             "derived: 30.249 GFLOPS by High-Performance Linpack, which counts float64, twice that "
             "in float32; github.com/geerlingguy/top500-benchmark/issues/18",
+            7_000.0,
+            "assumed: of the model with 8 GB, all but 1 GB for the system",
         ),
         DeviceClass(
             "jetson",
             "NVIDIA Jetson Orin Nano 8 GB",
             1_280.0,
             "derived: 1024 CUDA cores of 625 MHz, two operations each; NVIDIA's data sheet",
+            6_000.0,
+            "assumed: of 8 GB that CPU and GPU share, all but 2 GB for the system and CUDA",
         ),
         DeviceClass(
             "laptop",
             "Apple M2, ten-core GPU",
             3_600.0,
             "sourced: 3.6 TFLOPS, Apple, June 2022",
+            5_300.0,
+            "assumed: two thirds of 8 GB, about what Metal recommends a GPU to use at most",
         ),
         DeviceClass(
             "server",
             "NVIDIA A100",
             19_500.0,
             "sourced: 19.5 TFLOPS in float32, NVIDIA's data sheet of the A100",
+            40_000.0,
+            "sourced: the smaller A100's own memory, NVIDIA's data sheet",
         ),
     )
 }
@@ -88,6 +102,11 @@ def flops_per_s(name: str) -> float:
             f"device_class {name!r}: GFLOP/s must be above 0 and at most {MAX_GFLOPS:g}"
         )
     return gflops * 1e9
+
+
+def memory_mb(name: str) -> float | None:
+    """What a training process can have on a class; None of a rate of one's own."""
+    return CLASSES[name].memory_mb if name in CLASSES else None
 
 
 def of_clients(text: str, clients: int) -> list[str]:

@@ -185,6 +185,7 @@ def run_facts(
         "weights": models.fingerprint(config.model) if config.compute == "real" else None,
         "device_class": config.device_class,
         "server_device_class": config.server_device_class,
+        "client_memory_mb": config.client_memory_mb,
         "client_names": [node.name for node in layout.clients],
         "client_profiles": [node.profile.name for node in layout.clients if node.profile],
         "config": msgspec.to_builtins(config),

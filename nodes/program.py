@@ -14,15 +14,16 @@ from torch import Tensor
 import methods
 from methods import Shard
 from methods.local import warm_up
-from nodes import data, models
+from nodes import data, memory, models
 from nodes.client import participate
-from nodes.compute import Compute, Modelled, Real, noise
-from nodes.device_classes import flops_per_s, of_clients
+from nodes.compute import Compute, Modelled, noise
+from nodes.device_classes import flops_per_s, memory_mb, of_clients
 from nodes.reducing.client import REDUCE_SHARE, ReducingClient
 from nodes.reducing.server import ReducingServer
 from nodes.server import Past, serve
 from nodes.snapshot import Json, Snapshot
 from nodes.states import Keeper, Start
+from nodes.stretched import STEP_IMAGES, Stretched, host_flops_per_s
 from testbed import gloo, meter
 from testbed.channel import Channel
 from testbed.config import (
@@ -53,8 +54,9 @@ class FineTuning:
         choose("method", config.method, methods.names())
         choose("dataset", config.dataset, data.names())
         models.check(config.model, weights=config.compute == "real")
-        self._rates = _rates(config, clients)
-        self._device = "meta" if self._rates else "cpu"
+        self._devices = _devices(config, clients)
+        self._modelled = config.compute == "modelled"
+        self._device = "meta" if self._modelled else "cpu"
         if config.clients_per_round is not None and config.clients_per_round > clients:
             raise ConfigError(
                 f"clients_per_round = {config.clients_per_round}: must be at most the "
@@ -80,7 +82,7 @@ class FineTuning:
         with _refusing(f"method {config.method} cannot train model {config.model}"):
             skeleton = models.skeleton(config.model, data.classes(config.dataset))
             self._method.check(self._options, skeleton)
-        self._folder = None if self._rates else data.find(config.dataset, config.data_path)
+        self._folder = None if self._modelled else data.find(config.dataset, config.data_path)
         self._shards: list[np.ndarray] = []
         self._public: Tensor
         self._flops: float | None = None
@@ -88,6 +90,8 @@ class FineTuning:
         self._fixed_flops = 0.0
         self._states: Path | None = None
         self._start = Start()
+        self._host_rate: float | None = None
+        """Operations a second that a core of this machine reaches; None: nobody asks."""
         self._data: data.Dataset
         self._model: torch.nn.Module
         self._noise: Tensor
@@ -122,7 +126,7 @@ class FineTuning:
     def prepare(self) -> Traffic | None:
         torch.set_num_threads(1)
         run = self._run
-        load = data.outline if self._rates else partial(data.load, folder=self._folder)
+        load = data.outline if self._modelled else partial(data.load, folder=self._folder)
         self._data = load(run.dataset, seed=run.seed, train_samples=self._samples)
         with _refusing(f"options of method {run.method}"):
             held_out, private = data.hold_out(
@@ -146,7 +150,7 @@ class FineTuning:
         self._shards = [private[part] for part in parts]
         # Adapters draw their first values from the global generator.
         torch.manual_seed(run.seed)
-        if self._rates:
+        if self._modelled:
             model = models.skeleton(run.model, self._data.classes)
             self._noise = noise(run.seed)
         else:
@@ -157,7 +161,11 @@ class FineTuning:
         small = models.VisionTransformer(models.ModelSpec(depth=1), classes=2).to(self._device)
         with self._compute(0).active():
             warm_up(small, two)
-        if self._method.client_flops and not self._rates:
+        if not self._modelled and any(name is not None for name in self._devices):
+            some = self._images(np.arange(min(STEP_IMAGES, len(self._data.train_labels))))
+            self._host_rate = host_flops_per_s(self._model, some)
+            self._refuse_faster_devices()
+        if self._method.client_flops and not self._modelled:
             self._flops = self._method.client_flops(self._options, self._model, two[:1])
             self._fixed_flops = self._method.fixed_flops(self._options, self._model, two[:1])
         meter.usage()
@@ -172,19 +180,26 @@ class FineTuning:
 
     def run_node(self, node: Node, channel: Channel) -> None:
         compute = self._compute(node.index)
-        with compute.active():
+        device = self._devices[node.index]
+        limit_mb = None
+        if node.index and not self._modelled:
+            limit_mb = self._run.client_memory_mb or (device and memory_mb(device))
+        with compute.active(), memory.limited(limit_mb, f"{device or 'client'}'s", channel):
             self._be(node, compute, channel)
 
     def _be(self, node: Node, compute: Compute, channel: Channel) -> None:
         run = self._run
         test = None
-        if not self._rates:
+        if not self._modelled:
             images, labels = self._data.test_images, self._data.test_labels
             test = (torch.from_numpy(images), torch.from_numpy(labels))
         shard = self._shard(node.index)
         numbers = range(1, self._clients + 1)
         names = [client_name(number) for number in numbers]
         if node.index == 0:
+            if self._host_rate is not None:
+                gflops = round(self._host_rate / 1e9, 3)
+                channel.send({"event": "host_rate", "gflops": gflops})
             server = self._method.Server(self._options, self._model, shard, run.seed)
             if run.transport == "gloo":
                 server = ReducingServer(server, names)
@@ -235,31 +250,54 @@ class FineTuning:
     def _images(self, chosen: np.ndarray) -> Tensor:
         """These of the training images; without values where compute is modelled."""
         images = self._data.train_images
-        if self._rates:
+        if self._modelled:
             return torch.empty((len(chosen), *images.shape[1:]), device=self._device)
         return torch.from_numpy(data.scaled(images[chosen]))
 
     def _compute(self, node: int) -> Compute:
-        return Modelled(self._rates[node], self._noise) if self._rates else Real()
+        device = self._devices[node]
+        if self._modelled:
+            assert device is not None
+            return Modelled(flops_per_s(device), self._noise)
+        return Stretched(self._ratio(device))
+
+    def _ratio(self, device: str | None) -> float:
+        """How many times slower than a core of this machine a device is."""
+        if device is None or self._host_rate is None:
+            return 1.0
+        return self._host_rate / flops_per_s(device)
+
+    def _refuse_faster_devices(self) -> None:
+        """Raises ConfigError where a device is faster than the core that is to stand for it."""
+        fastest = min(self._devices, key=self._ratio)
+        ratio = self._ratio(fastest)
+        if ratio < 1:
+            raise ConfigError(
+                f"{fastest} trains {1 / ratio:.3g} times as fast as a core here, which reaches "
+                f"{(self._host_rate or 0) / 1e9:.3g} GFLOP/s on {self._run.model}: take a slower "
+                "device, or --compute=modelled"
+            )
 
 
-def _rates(config: RunConfig, clients: int) -> list[float]:
-    """Operations a second of the server and each client where compute is modelled, else none.
+def _devices(config: RunConfig, clients: int) -> list[str | None]:
+    """Device of the server and of each client; None is a core of this machine.
 
     Raises:
         ConfigError: naming the field and what would be right.
     """
+    server, ours = config.server_device_class, config.device_class
     if config.compute == "modelled":
-        server = config.server_device_class or DEFAULT_SERVER_CLASS
-        classes = of_clients(config.device_class or DEFAULT_DEVICE_CLASS, clients)
-        return [flops_per_s(name) for name in (server, *classes)]
-    for field in ("device_class", "server_device_class"):
-        if getattr(config, field) is not None:
-            raise ConfigError(
-                f"{field} = {getattr(config, field)!r}: takes --compute=modelled; with real "
-                "compute nodes are as fast as this machine"
-            )
-    return []
+        server, ours = server or DEFAULT_SERVER_CLASS, ours or DEFAULT_DEVICE_CLASS
+    if config.client_memory_mb is not None:
+        reason = memory.unsupported()
+        if config.compute == "modelled":
+            reason = "modelled tensors take no memory; take --compute=real"
+        if reason is not None:
+            raise ConfigError(f"client_memory_mb = {config.client_memory_mb:g}: {reason}")
+    if server is not None:
+        flops_per_s(server)
+    classes: list[str | None] = [None] * clients
+    return [server, *(of_clients(ours, clients) if ours is not None else classes)]
 
 
 def _check_reducing(config: RunConfig, method: methods.Method, options: Any, clients: int) -> None:

@@ -126,6 +126,7 @@ async def _serve(
         began_s = time.monotonic()
         report({"event": "round_started", "round": number})
         fleet.begin(number)
+        compute.rest()
         await _unless_broken(method.round(fleet), background)
         await compute.settled()
         seconds = round(time.monotonic() - began_s, 6)

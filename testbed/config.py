@@ -68,10 +68,13 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     compute: Literal["real", "modelled"] = "real"
     """modelled: nodes count operations and wait as their devices would, and nothing is learnt."""
     device_class: Annotated[str, msgspec.Meta(min_length=1)] | None = None
-    """Of the clients, where compute is modelled: a class, GFLOP/s, or a mix "phone:12,pi:8";
-    absent: DEFAULT_DEVICE_CLASS."""
+    """Of the clients: a class, GFLOP/s, or a mix "phone:12,pi:8"; absent: a core of this machine
+    each, or DEFAULT_DEVICE_CLASS where compute is modelled."""
     server_device_class: Annotated[str, msgspec.Meta(min_length=1)] | None = None
-    """Of the server, where compute is modelled; absent: DEFAULT_SERVER_CLASS."""
+    """Of the server, likewise; absent: a core of this machine, or DEFAULT_SERVER_CLASS."""
+    client_memory_mb: Positive | None = None
+    """What each client may take, in 10^6 bytes, where compute is real; absent: what its device
+    class has, without one no limit."""
     calibrate: bool = True
     """Probe every link before training, while the nodes load; costs no time of its own."""
     checkpoints: bool = True

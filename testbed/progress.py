@@ -142,12 +142,20 @@ def closing_table(summary: dict[str, Any]) -> Table:
     if clients:
         most = max(row["private_mb"] for row in clients)
         table.add_row("most private memory of a client, MB", f"{most:.1f}")
-    computed = [row for row in summary["compute"]["nodes"] if row["node"] != "server"]
-    if computed:
-        most = max(computed, key=lambda row: row["modelled_s"])
-        table.add_row("most computing of a client, s (modelled)", f"{most['modelled_s']:.2f}")
-        late_s = max(row["late_s"] for row in summary["compute"]["nodes"])
-        table.add_row("this machine behind a device, s", f"{late_s:.2f}")
+        peaks = [row["peak_private_mb"] for row in clients if row["peak_private_mb"] is not None]
+        if peaks:
+            table.add_row("at its peak within a round, MB", f"{max(peaks):.1f}")
+    compute = summary["compute"]
+    computed = [row for row in compute["nodes"] if row["node"] != "server"]
+    modelled = compute["mode"] == "modelled"
+    if computed and (modelled or compute["device_class"]):
+        field = "modelled_s" if modelled else "device_s"
+        most = max(row[field] for row in computed)
+        how = "modelled" if modelled else "as its device"
+        table.add_row(f"most computing of a client, s ({how})", f"{most:.2f}")
+        late = [row["late_s"] for row in compute["nodes"] if row["late_s"] is not None]
+        if late:
+            table.add_row("this machine behind a device, s", f"{max(late):.2f}")
     lost = [row for row in summary["per_client"] if row["lost"]]
     if lost:
         table.add_row("clients lost", str(len(lost)))

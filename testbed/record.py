@@ -24,9 +24,12 @@ dropped         receiver    peer, bytes, reason: a message that was not taken
 lost            supervisor  peer, reason: a client that left the run
 missed          server      peer, round, reason: an update that did not come
 overtaken       client      reason: it was still busy with an earlier round
-computed        the node    round, flops: operations that a modelled node has counted;
-                            modelled_s: what they take its device; late_s: how much longer
-                            this machine took to count them
+host_rate       server      gflops: what a core of this machine trains at, where devices are asked
+                            for with real compute
+computed        the node    round; late_s: how much longer this machine took than the node's
+                            device, null where not known; where compute is modelled, flops:
+                            operations counted, modelled_s: what they take the device; where it
+                            is real, cpu_s: on a core here, device_s: what that takes the device
 joined          server      clients: how many are in the run; training begins
 round_started   server      round
 round           server      round, seconds, metrics, clients_ok, clients_failed
@@ -38,16 +41,17 @@ shaped          the node    at_s: when its link was to change, in seconds since 
                             then on, all that is not at its default
 away, back      the node    at_s: when the client was to leave or to be back, in seconds since
                             training began; actual_s: when it did
-usage           the node    pid, private_mb, cpu_s, run_delay_s; retransmitted: by peer's address,
-                            [segments, payload bytes] that its open connections have sent again,
-                            or null where that is not known
+usage           the node    pid, private_mb, peak_private_mb: the most since the last one;
+                            cpu_s, run_delay_s; retransmitted: by peer's address, [segments,
+                            payload bytes] that its open connections have sent again, or null
+                            where that is not known
 captured        supervisor  packets, dropped: a figure a client, of its capture; failure
 saved           the node    round, bytes, seconds: it has kept its state after that round
 unsaved         the node    round, reason: it could not
 resumed         supervisor  round: the last one that counts of what was there before; at_s: the
                             last event's t; command, environment; lost: seconds, payload and
                             message bytes of what came after that round
-failed          the node    traceback
+failed          the node    traceback; reason: in words, where memory was short
 done            server
 closed          supervisor  status, reason, and closing facts of the links
 ==============  ==========  ====================================================================

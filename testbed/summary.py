@@ -22,6 +22,9 @@ Event = dict[str, Any]
 LEVELS = ("payload", "message")
 DIRECTIONS = ("up", "down")
 
+_COMPUTED = ("flops", "modelled_s", "cpu_s", "device_s", "late_s")
+"""What adds up of "computed" events."""
+
 # Where one direction's counters stand in a "wire" event.
 _FRAMES, _BYTES, _QUEUE_DROPS, _LOSSES = range(4)
 
@@ -270,6 +273,11 @@ class Tally:
     def _on_usage(self, event: Event) -> None:
         fields = ("pid", "private_mb", "cpu_s", "run_delay_s")
         row = {"node": event["node"], **{key: event[key] for key in fields}}
+        peaks = [event.get("peak_private_mb")]
+        if event["node"] in self._processes:
+            peaks.append(self._processes[event["node"]]["peak_private_mb"])
+        known = [peak for peak in peaks if peak is not None]
+        row["peak_private_mb"] = max(known, default=None)
         self._processes[event["node"]] = row
         if event.get("retransmitted") is not None:
             resent = dict(self._resent_earlier.get(event["node"], {}))
@@ -279,13 +287,18 @@ class Tally:
             self._resent[event["node"]] = resent
 
     def _on_computed(self, event: Event) -> None:
-        fields = ("flops", "modelled_s", "late_s")
         node = event["node"]
-        row = self._computed.setdefault(node, {"node": node, **dict.fromkeys(fields, 0)})
-        for field in fields:
-            row[field] = round(row[field] + event[field], 6)
-        if node in self._clients:
+        row = self._computed.setdefault(node, {"node": node})
+        for field in _COMPUTED:
+            if field in event:
+                before, more = row.get(field, 0), event[field]
+                unknown = before is None or more is None
+                row[field] = None if unknown else round(before + more, 6)
+        if node in self._clients and "flops" in event:
             self._clients[node]["round_flops"] = event["flops"]
+
+    def _on_host_rate(self, event: Event) -> None:
+        self._facts["host_gflops"] = event["gflops"]
 
     def _on_captured(self, event: Event) -> None:
         names = zip(self._clients, event["dropped"], strict=False)
@@ -353,6 +366,7 @@ class Tally:
                 "mode": facts.get("compute"),
                 "device_class": facts.get("device_class"),
                 "server_device_class": facts.get("server_device_class"),
+                "host_gflops": facts.get("host_gflops"),
                 "nodes": list(self._computed.values()),
             },
             "connections": dict(self._connections),

@@ -87,6 +87,8 @@ class _Run:
         self._ended: dict[int, str] = {}
         self._server_done = False
         self._failures: dict[int, str] = {}
+        self._reasons: dict[int, str] = {}
+        """A node's own words for its end."""
         self._shown = True
 
     def execute(
@@ -240,7 +242,9 @@ class _Run:
         for line in self._channels[index].drain():
             self._record(node.name, line)
             if line["event"] == "failed":
-                self._failures[index] = _last_line(line["traceback"])
+                self._failures[index] = line.get("reason") or _last_line(line["traceback"])
+                if "reason" in line:
+                    self._reasons[index] = line["reason"]
             elif line["event"] == "joined":
                 self._dynamics.begin()
             elif line["event"] == "round":
@@ -281,7 +285,7 @@ class _Run:
         if self._server_done or node is self._plan.server:
             return
         failure = self._failures.get(node.index)
-        reason = f"{how}: {failure}" if failure else how
+        reason = self._reasons.get(node.index) or (f"{how}: {failure}" if failure else how)
         self._record("supervisor", {"event": "lost", "peer": node.name, "reason": reason})
         with contextlib.suppress(ChannelClosed):
             self._channels[self._plan.server.index].send({"lost": node.name, "reason": reason})

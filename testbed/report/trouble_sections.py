@@ -221,12 +221,16 @@ def host_section(story: Story) -> Markup:
             f"{svg.number(changes['lateness_max_ms'])} ms at most."
         )
         parts.append(tag("p", text))
-    computed = summary["compute"]["nodes"]
+    computed = [row for row in summary["compute"]["nodes"] if row["late_s"] is not None]
     if computed:
         worst = max(computed, key=lambda row: row["late_s"])
+        how = "Computing took"
+        if summary["compute"]["mode"] == "modelled":
+            how = "Computing was modelled. Counting operations took"
+        device = "its device" if summary["compute"]["device_class"] else "a core of its own"
         text = (
-            "Computing was modelled. Counting operations took this machine longer than computing "
-            f"takes the device by {worst['late_s']:.2f} s at most ({worst['node']}, in all rounds)."
+            f"{how} this machine longer than computing takes {device}, by "
+            f"{worst['late_s']:.2f} s at most ({worst['node']}, in all rounds)."
         )
         parts.append(tag("p", text))
     return section("host", "How busy the machine was", *parts)
@@ -284,9 +288,13 @@ def _load_table(rows: list[dict[str, Any]]) -> Markup:
             f"{row['run_delay_s']:.2f}",
             f"{100 * _share(row):.0f}",
             f"{row['private_mb']:.1f}",
+            "-" if row["peak_private_mb"] is None else f"{row['peak_private_mb']:.1f}",
         )
         for row in _ranked(rows)[:MOST_ROWS]
     ]
-    heads = ("process", "on a core, s", "waiting for one, s", "waiting, %", "private memory, MB")
+    heads = (
+        *("process", "on a core, s", "waiting for one, s", "waiting, %"),
+        *("private memory, MB", "its peak, MB"),
+    )
     shown = table(f"{len(cells)} of {len(rows)} processes", heads, cells)
     return tag("details", tag("summary", "Every figure"), shown)

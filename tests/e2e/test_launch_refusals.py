@@ -54,7 +54,10 @@ CASES = {
         ["--compute=modelled", "--device-class=phone:3,pi:4"],
         ["is for 7 clients, the run has 20"],
     ),
-    "device class of real compute": (["--device-class=pi"], ["'pi'", "--compute=modelled"]),
+    "memory of modelled clients": (
+        ["--compute=modelled", "--client-memory-mb=50"],
+        ["client_memory_mb = 50", "take no memory"],
+    ),
     "results nowhere": (["--out="], ["out = ''", ">= 1"]),
     "results in a file": (["--out=cli.py"], ["--out cli.py", "name a folder you can write"]),
     "configuration that is not there": (["--config=/nowhere.toml"], ["/nowhere.toml"]),

@@ -352,7 +352,31 @@ def test_a_process_is_listed_once_with_what_it_last_used() -> None:
         at(1, "client-1", "usage", **usage),
         at(2, "client-1", "usage", **usage | {"cpu_s": 2.0}),
     )
-    assert found["processes"] == [{"node": "client-1", **usage, "cpu_s": 2.0}]
+    peak = {"peak_private_mb": None}
+    assert found["processes"] == [{"node": "client-1", **usage, "cpu_s": 2.0, **peak}]
+
+
+def test_the_peak_of_a_process_is_the_greatest_of_its_rounds() -> None:
+    usage = {"pid": 42, "private_mb": 9.0, "cpu_s": 1.0, "run_delay_s": 0.1}
+    told = [
+        at(n, "client-1", "usage", **usage, peak_private_mb=peak)
+        for n, peak in enumerate((12.0, 30.0, 11.0))
+    ]
+    assert summary_of(*told)["processes"][0]["peak_private_mb"] == 30.0
+
+
+def test_what_was_computed_adds_up_by_node_and_the_hosts_rate_is_there() -> None:
+    rows = [
+        at(1, "client-1", "computed", round=n, cpu_s=0.5, device_s=1.5, late_s=late_s)
+        for n, late_s in enumerate((0.25, 0.5))
+    ]
+    unknown = at(1, "client-2", "computed", round=1, cpu_s=0.5, device_s=1.5, late_s=None)
+    found = summary_of(at(0, "server", "host_rate", gflops=33.5), *rows, unknown)["compute"]
+    assert found["host_gflops"] == 33.5
+    assert found["nodes"] == [
+        {"node": "client-1", "cpu_s": 1.0, "device_s": 3.0, "late_s": 0.75},
+        {"node": "client-2", "cpu_s": 0.5, "device_s": 1.5, "late_s": None},
+    ]
 
 
 def test_a_summary_before_the_end_says_interrupted_and_holds_what_there_is() -> None:

@@ -1,0 +1,125 @@
+"""A client's memory: what is allowed, and what it says where it wants more."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nodes import memory
+from testbed import meter
+from testbed.channel import Channel, ChannelClosed
+from testbed.child import Child
+
+MB = 1_000_000
+STACKS_MB = 2 * 8.4
+"""Of ZeroMQ's threads, which this process does not have, at the usual limit."""
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is Linux's")
+
+
+def of_a_limited_child(limit_mb: float | None, body: Callable[[], Any]) -> tuple[list[Any], int]:
+    """The lines that a process with that limit sends, and its wait status."""
+    ours, theirs = Channel.pair()
+
+    def run() -> None:
+        with memory.limited(limit_mb, "phone's", theirs):
+            body()
+        theirs.send({"done": True})
+
+    child = Child("limited", run)
+    theirs.close()
+    lines = []
+    try:
+        while True:
+            lines.append(ours.receive(30))
+    except ChannelClosed:
+        pass
+    finally:
+        child.wait(10)
+        child.kill()
+        ours.close()
+    assert child.exit_status is not None
+    return lines, child.exit_status
+
+
+WANTS: dict[str, Callable[[], Any]] = {
+    "torch": lambda: torch.empty(100 * MB // 4),
+    "numpy": lambda: np.zeros(100 * MB // 8),
+    "python": lambda: bytearray(100 * MB),
+    "little by little": lambda: [bytearray(10_000) for _ in range(10_000)],
+}
+
+
+@pytest.mark.parametrize("what", WANTS)
+def test_who_wants_more_ends_and_says_so(what: str) -> None:
+    lines, status = of_a_limited_child(30.0, WANTS[what])
+    (line,) = lines
+    assert line["event"] == "failed"
+    assert ("RuntimeError" if what == "torch" else "MemoryError") in line["traceback"]
+    assert line["reason"].startswith("out of memory: ")
+    assert " of the phone's 30 MB were taken when it asked for " in line["reason"]
+    assert status == 1 << 8
+
+
+def test_how_much_was_asked_for_is_told() -> None:
+    lines, _ = of_a_limited_child(30.0, WANTS["torch"])
+    assert lines[0]["reason"].endswith("asked for 100000000 bytes")
+
+
+@pytest.mark.parametrize("limit_mb", [None, 110.0])
+def test_what_fits_is_given(limit_mb: float | None) -> None:
+    lines, status = of_a_limited_child(limit_mb, WANTS["torch"])
+    assert lines == [{"done": True}] and status == 0
+
+
+def test_the_limit_ends_with_the_block() -> None:
+    def twice() -> None:
+        _ours, theirs = Channel.pair()
+        with memory.limited(30.0, "phone's", theirs):
+            pass
+        torch.empty(100 * MB // 4)
+
+    lines, status = of_a_limited_child(None, twice)
+    assert lines == [{"done": True}] and status == 0
+
+
+def test_other_errors_are_none_of_memory() -> None:
+    def fail() -> None:
+        raise RuntimeError("the shapes differ")
+
+    lines, status = of_a_limited_child(30.0, fail)
+    assert lines == [] and status == 1 << 8
+
+
+def test_the_limit_counts_what_is_taken_after_the_fork() -> None:
+    inherited = np.ones(60 * MB // 8)
+    lines, _ = of_a_limited_child(STACKS_MB + 10, lambda: np.ones(20 * MB // 8))
+    assert lines == [{"done": True}]
+    assert inherited.nbytes == 60 * MB
+
+
+def test_the_peak_is_what_was_given_back_and_what_was_not() -> None:
+    ours, theirs = Channel.pair()
+
+    def body() -> None:
+        meter.usage()
+        kept = np.ones(10 * MB // 8)
+        gone = np.ones(40 * MB // 8)
+        del gone
+        first, second = meter.usage(), meter.usage()
+        theirs.send({"first": first, "second": second, "kept": kept.nbytes})
+
+    child = Child("peak", body)
+    theirs.close()
+    try:
+        line = ours.receive(30)
+    finally:
+        child.kill()
+        ours.close()
+    first, second = line["first"], line["second"]
+    assert first["peak_private_mb"] - first["private_mb"] == pytest.approx(40, abs=2)
+    # The next one begins anew.
+    assert second["peak_private_mb"] - second["private_mb"] == pytest.approx(0, abs=2)
