@@ -220,6 +220,13 @@ def _says(*, quietly: bool = False) -> Callable[[Callable[..., None]], Callable[
     default=None,
     help="Fail before training where a link is not what its profile says.",
 )
+@click.option(
+    "--dilation",
+    type=float,
+    metavar="K",
+    help="Let the run's clock go K times slower than this machine's, so that few cores have time "
+    "for many clients. All times, limits too, are of that clock.  [default: 1]",
+)
 @click.option("--seed", type=int, metavar="N", help="[default: 0]")
 @click.option(
     "--model",

@@ -12,7 +12,6 @@ until it has arrived. Integers, such as labels and seeds, keep their values thro
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
@@ -23,6 +22,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from methods import flops
+from testbed import clock
 from testbed.wire import Message
 
 NOISE_VALUES = 1 << 23
@@ -83,13 +83,13 @@ class Modelled:
     """One device, which does one thing after the other."""
 
     def __init__(
-        self, flops_per_s: float, noise: Tensor, clock: Callable[[], float] = time.monotonic
+        self, flops_per_s: float, noise: Tensor, now: Callable[[], float] = clock.monotonic
     ) -> None:
         """``noise``: float32 (any,), what messages are filled with."""
         self._rate = flops_per_s
         self._noise = noise
-        self._clock = clock
-        self._counter = _Shapes(clock)
+        self._clock = now
+        self._counter = _Shapes(now)
         self._busy_until = 0.0
         self._flops = 0
         self._late_s = 0.0
@@ -112,7 +112,7 @@ class Modelled:
         )
 
     def settle(self) -> None:
-        time.sleep(max(0.0, self._left_s()))
+        clock.sleep(max(0.0, self._left_s()))
 
     async def settled(self) -> None:
         if (left_s := self._left_s()) > 0:
@@ -160,9 +160,9 @@ _READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.item.defaul
 class _Shapes(flops.Counter):
     """Lets code that was written for tensors with values run on such without."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, now: Callable[[], float]) -> None:
         super().__init__()
-        self._clock = clock
+        self._clock = now
         self._began: float | None = None
         self._known: dict[Any, tuple[int, bool, list[Any]]] = {}
 

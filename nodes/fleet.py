@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from methods import Missed
 from nodes.checks import difference
 from nodes.compute import Compute, Real
+from testbed import clock
 from testbed.transport import Report, ServerTransport, Unreachable
 from testbed.wire import Detail, Message, encode_tensors
 
@@ -26,7 +26,7 @@ class _Limit(NamedTuple):
     """Of a wait."""
 
     until_s: float
-    """On ``time.monotonic``'s clock."""
+    """On the run's clock."""
     reason: str
     """Why what has not come by then is missed."""
 
@@ -196,7 +196,7 @@ class Fleet:
         self._limit = _within(self._round_timeout_s)
         if self._deadline_s is not None:
             reason = f"nothing by the deadline of {self._deadline_s:g} s"
-            self._limit = _Limit(time.monotonic() + self._deadline_s, reason)
+            self._limit = _Limit(clock.monotonic() + self._deadline_s, reason)
         if self._expected == len(self._inboxes):
             for client in self._joined():
                 if client in self._away:
@@ -305,7 +305,7 @@ class Fleet:
                 answer = self._answer(client, kind, like, self.round, limit)
                 self._at_work[client] = asyncio.create_task(answer)
             # 2. The next answers, to whichever round's question; those not taken are kept.
-            left_s = self._limit.until_s - time.monotonic()
+            left_s = self._limit.until_s - clock.monotonic()
             done: set[asyncio.Task[Message]] = set()
             if self._at_work and left_s > 0:
                 done, _ = await asyncio.wait(
@@ -343,7 +343,7 @@ class Fleet:
         if client in self._gone and inbox.empty():
             raise self._miss(client, self._gone[client])
         try:
-            remaining_s = limit.until_s - time.monotonic()
+            remaining_s = limit.until_s - clock.monotonic()
             found = await asyncio.wait_for(inbox.get(), max(0.0, remaining_s))
         except TimeoutError:
             since = f"; away since {self._away[client]}" if client in self._away else ""
@@ -391,7 +391,7 @@ class Fleet:
 def _within(round_timeout_s: float) -> _Limit:
     """The limit of a wait that begins now."""
     reason = f"nothing within round_timeout_s = {round_timeout_s:g}"
-    return _Limit(time.monotonic() + round_timeout_s, reason)
+    return _Limit(clock.monotonic() + round_timeout_s, reason)
 
 
 def _objection(message: Message, kind: str, number: int) -> str | None:

@@ -183,6 +183,7 @@ def run_facts(
         "seed": config.seed,
         "compute": config.compute,
         "weights": models.fingerprint(config.model) if config.compute == "real" else None,
+        "dilation": config.dilation,
         "device_class": config.device_class,
         "server_device_class": config.server_device_class,
         "client_memory_mb": config.client_memory_mb,

@@ -1,6 +1,5 @@
 """A client's side of the method contract: its server, with limits on every wait."""
 
-import time
 from collections import defaultdict, deque
 from collections.abc import Mapping
 
@@ -10,6 +9,7 @@ from methods import Missed
 from nodes.checks import difference
 from nodes.compute import Compute, Real
 from nodes.fleet import HELLO, STOP, WELCOME
+from testbed import clock
 from testbed.transport import SERVER, ClientTransport, Report, Timeout
 from testbed.wire import Detail, Message
 
@@ -51,14 +51,14 @@ class Peer:
         Raises:
             Timeout: no answer within ``timeout_s``.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline = clock.monotonic() + timeout_s
         wait_s = FIRST_ANSWER_S
         while True:
             self._transport.send(HELLO, 0, {}, {"samples": samples})
             try:
-                answer = self._transport.receive(min(wait_s, deadline - time.monotonic()))
+                answer = self._transport.receive(min(wait_s, deadline - clock.monotonic()))
             except Timeout:
-                if time.monotonic() >= deadline:
+                if clock.monotonic() >= deadline:
                     raise Timeout(f"no answer from the server within {timeout_s:g} s") from None
                 wait_s *= 2
                 continue
@@ -143,9 +143,9 @@ class Peer:
             Overtaken: the server began another round while a neighbour was waited for.
             Timeout: nothing came in time.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline = clock.monotonic() + timeout_s
         while not self._inboxes[sender]:
-            message = self._transport.receive(max(0.0, deadline - time.monotonic()))
+            message = self._transport.receive(max(0.0, deadline - clock.monotonic()))
             if message.kind == WELCOME and message.sender == SERVER:
                 continue
             self._inboxes[message.sender].append(message)

@@ -5,7 +5,6 @@ import contextlib
 import math
 import os
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Awaitable, Mapping
 from typing import NamedTuple, Protocol, TypeVar
@@ -16,7 +15,7 @@ from methods import Fleet as MethodFleet
 from nodes.compute import Compute
 from nodes.fleet import METRICS, Fleet
 from nodes.states import Keeper
-from testbed import meter
+from testbed import clock, meter
 from testbed.channel import Channel
 from testbed.config import RunConfig
 from testbed.transport import ServerTransport
@@ -74,7 +73,7 @@ def serve(
     sends its own metrics after a round. ``keeper``: of the server's state after each round.
     ``past``: of the rounds before this process, where the run goes on from them.
     """
-    asyncio.run(
+    clock.run(
         _serve(config, method, test, clients, clients_evaluate, compute, channel, keeper, past)
     )
 
@@ -123,13 +122,13 @@ async def _serve(
     for number in range(past.round + 1, 1 if past.over else config.rounds + 1):
         # 2. A round of the method.
         await _unless_broken(fleet.attended(), background)
-        began_s = time.monotonic()
+        began_s = clock.monotonic()
         report({"event": "round_started", "round": number})
         fleet.begin(number)
         compute.rest()
         await _unless_broken(method.round(fleet), background)
         await compute.settled()
-        seconds = round(time.monotonic() - began_s, 6)
+        seconds = round(clock.monotonic() - began_s, 6)
         # 3. Evaluate the global model on held-out data, and the clients' own where they have such.
         own: dict[str, float] = {}
         if test:

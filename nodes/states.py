@@ -15,7 +15,6 @@ import contextlib
 import json
 import os
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import msgspec
 from safetensors import SafetensorError, safe_open
 
 from nodes.snapshot import Json, Snapshot
+from testbed import clock
 from testbed.config_error import ConfigError
 from testbed.record import FREE_BYTES_NEEDED
 from testbed.transport import SERVER, Report
@@ -62,7 +62,7 @@ class Keeper:
 
         ``told``: what belongs to it beside the object's own.
         """
-        began_s = time.monotonic()
+        began_s = clock.monotonic()
         tensors, lasting = self._snapshot.take()
         headers, buffers = encode_tensors(tensors)
         metadata = {"state": json.dumps({"lasting": lasting, "told": told})}
@@ -91,7 +91,7 @@ class Keeper:
             reason = f"{path.name}: {error.strerror or error}"
             self._report({"event": "unsaved", "round": number, "reason": reason})
             return
-        seconds = round(time.monotonic() - began_s, 6)
+        seconds = round(clock.monotonic() - began_s, 6)
         size = 8 + len(header) + end
         self._report({"event": "saved", "round": number, "bytes": size, "seconds": seconds})
 

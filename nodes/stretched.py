@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from methods import flops
-from testbed import meter
+from testbed import clock, meter
 from testbed.wire import Message
 
 IDLE_S = 0.0002
@@ -33,20 +33,22 @@ MOST_MEASURING_S = 3.0
 class Stretched:
     """One device, which does one thing after the other, ``ratio`` times slower than a core here.
 
-    With a ratio of 1 it is a core of this machine for the node alone, and nothing is waited for:
-    late is what it waited for a core.
+    With a ratio of 1 it is a core of this machine for the node alone. Without dilation nothing is
+    waited for then, and late is what it waited for a core; with it a core's work takes as many
+    emulated seconds as it took the core, which is as much longer on this machine.
     """
 
     def __init__(
         self,
         ratio: float,
-        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = clock.monotonic,
         cpu: Callable[[], float] = time.thread_time,
         waited: Callable[[], float | None] = meter.thread_delay_s,
     ) -> None:
-        """``cpu``, ``waited``: seconds that this thread was on a core, and ready without one."""
+        """``cpu``, ``waited``: the machine's seconds in which this thread was on a core, and ready
+        without one."""
         self._ratio = ratio
-        self._clock = clock
+        self._clock = now
         self._cpu = cpu
         self._waited = waited
         self._free_at = 0.0
@@ -67,7 +69,7 @@ class Stretched:
 
     def settle(self) -> None:
         if (left_s := self._left_s()) > 0:
-            time.sleep(left_s)
+            clock.sleep(left_s)
             self._since = self._clock()
 
     async def settled(self) -> None:
@@ -106,7 +108,7 @@ class Stretched:
         cpu, waited = self._cpu(), self._waited() or 0.0
         cpu_s, waited_s = cpu - self._marks[0], waited - self._marks[1]
         now = self._clock()
-        began = now - cpu_s - waited_s
+        began = now - (cpu_s + waited_s) / clock.dilation()
         if began > self._since + IDLE_S:
             self._free_at = max(self._free_at, began)
         self._free_at += self._ratio * cpu_s

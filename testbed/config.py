@@ -18,6 +18,7 @@ DEFAULT_CLIENTS = 20
 DEFAULT_PROFILE = "4g"
 DEFAULT_DEVICE_CLASS = "phone"
 DEFAULT_SERVER_CLASS = "server"
+MAX_DILATION = 10_000.0
 
 CONFIG = "config.toml"
 """In a run's folder."""
@@ -83,6 +84,9 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """Capture every packet at each client's own interface, into one file a client."""
     strict: bool = False
     """End the run as failed, before training, where a link is not what its profile says."""
+    dilation: Annotated[float, msgspec.Meta(ge=1, le=MAX_DILATION)] = 1.0
+    """How many times slower than this machine's the run's clock goes: all times and limits here are
+    seconds of that clock."""
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
     join_timeout_s: Positive = 60.0
     """How long the server waits for the clients to connect."""

@@ -1,13 +1,13 @@
 """Changes of a run at their times: its links' schedules, traces that begin, clients that leave."""
 
 import math
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
+from testbed import clock
 from testbed.direction import Direction
 from testbed.links import Network
 from testbed.schedule import State
@@ -20,12 +20,12 @@ class Dynamics:
     """What a plan's nodes have yet to become, counted from where training begins."""
 
     def __init__(
-        self, plan: Plan, clock: Callable[[], float] = time.monotonic, trained_s: float = 0.0
+        self, plan: Plan, now: Callable[[], float] = clock.monotonic, trained_s: float = 0.0
     ) -> None:
         """``trained_s``: how long training has gone on before; each link then begins in the state
         that holds at that moment, a trace at its first line.
         """
-        self._clock = clock
+        self._clock = now
         self._began_s: float | None = None
         self._trained_s = trained_s
         changes: list[tuple[float, Node, State | _Presence]] = []

@@ -79,6 +79,9 @@ class Path(NamedTuple):
     """What loss leaves to a relayed stream where there is a trace, which is no rate to be lowered:
     of ``up`` and ``down``."""
     burst_s: float = BURST_S
+    dilation: float = 1.0
+    """``up`` and ``down`` are this much slower than the emulated line; times here are those of the
+    machine, and checks are of the emulated line."""
 
     @property
     def ways(self) -> tuple[tuple[str, Direction], tuple[str, Direction]]:
@@ -123,7 +126,7 @@ class Arrivals(NamedTuple):
         return any((self.round_trips_ms, *self.bursts_ns.values(), *filled))
 
 
-def client_paths(plan: Plan, streams: bool) -> list[Path]:
+def client_paths(plan: Plan, streams: bool, dilation: float = 1.0) -> list[Path]:
     """Every client's own link, the server's taken away; ``streams``: loss is a rate's limit."""
     found = []
     for node in plan.clients:
@@ -132,16 +135,17 @@ def client_paths(plan: Plan, streams: bool) -> list[Path]:
         found.append(_path(node.name, node, up, down, ("up", "down"), streams))
     packets = sum(count for path in found for count in path.bursts().values())
     shorter_s = BURST_S * min(1.0, ALL_BURSTS_PACKETS / max(1, packets))
-    return [path._replace(burst_s=shorter_s) for path in found]
+    return [path._replace(burst_s=shorter_s, dilation=dilation) for path in found]
 
 
-def server_path(plan: Plan, streams: bool) -> Path | None:
+def server_path(plan: Plan, streams: bool, dilation: float = 1.0) -> Path | None:
     """The server's link behind the first client, whose own is taken away; None without limits."""
     profile = plan.server.profile
     if profile is None:
         return None
     names = ("down", "up")
-    return _path(plan.server.name, plan.clients[0], profile.down, profile.up, names, streams)
+    path = _path(plan.server.name, plan.clients[0], profile.down, profile.up, names, streams)
+    return path._replace(dilation=dilation)
 
 
 def _path(
@@ -220,13 +224,13 @@ def burst_s(path: Path) -> float:
             longest = max(longest, trace_windows.longest_ms(trace, count) / 1000 + capped_s)
         else:
             longest = max(longest, 8 * FRAME_BYTES * count / (rate_kbit * 1000))
-    return min(longest, LONGEST_WAIT_S) + round_trip_s(path)
+    return min(longest, LONGEST_WAIT_S * path.dilation) + round_trip_s(path)
 
 
 def round_trip_s(path: Path) -> float:
     """The longest that an idle link's round trip takes if the link is what was asked."""
     middle_ms, tolerance_ms = _round_trip(path)
-    return min((middle_ms + tolerance_ms) / 1000, LONGEST_WAIT_S)
+    return min((middle_ms + tolerance_ms) / 1000, LONGEST_WAIT_S * path.dilation)
 
 
 def ping_gap_s(path: Path) -> float:
@@ -255,12 +259,25 @@ def judge(path: Path, seen: Arrivals) -> list[Check]:
             continue
         elif direction.rate_kbit is not None:
             checks.append(_judge_rate(path.link, name, direction, arrivals))
-    return checks
+    return [_emulated(check, path.dilation) for check in checks]
+
+
+def _emulated(check: Check, dilation: float) -> Check:
+    """Of a line that is as much slower than the emulated one."""
+    if dilation == 1:
+        return check
+    factor = 1 / dilation if check.unit == "ms" else dilation
+    return msgspec.structs.replace(
+        check,
+        expected=round(check.expected * factor, 3),
+        measured=None if check.measured is None else round(check.measured * factor, 3),
+        tolerance=check.tolerance * factor,
+    )
 
 
 def _round_trip(path: Path) -> tuple[float, float]:
     """Middle and tolerance of the median round trip, in ms."""
-    middle, tolerance = 0.0, RTT_TOLERANCE_MS
+    middle, tolerance = 0.0, RTT_TOLERANCE_MS * path.dilation
     for _, direction in path.ways:
         middle += direction.delay_ms
         # A few uniform draws scatter around the middle by as much as the jitter itself.

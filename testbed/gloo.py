@@ -17,6 +17,7 @@ from datetime import timedelta
 import torch.distributed as dist
 from torch import Tensor
 
+from testbed import clock
 from testbed.config_error import ConfigError
 
 CONNECT_LIMIT_S = 30.0
@@ -55,9 +56,10 @@ class Group:
         Raises:
             ReduceFailed: another could not be reached.
         """
-        self._limit = timedelta(seconds=limit_s)
+        host_s = clock.host_s(limit_s)
+        self._limit = timedelta(seconds=host_s)
         options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
-        options._timeout = timedelta(seconds=min(CONNECT_LIMIT_S, limit_s) / _LEEWAY)
+        options._timeout = timedelta(seconds=min(clock.host_s(CONNECT_LIMIT_S), host_s) / _LEEWAY)
         options._threads = 1
         options._devices = [dist.ProcessGroupGloo.create_device(hostname=host)]
         self._addresses = _Addresses(exchange)

@@ -27,13 +27,13 @@ _UNLIMITED = Direction()
 class Prober:
     """Owns the process. What it lifts is put back before ``certificate`` returns."""
 
-    def __init__(self, plan: Plan, network: Network) -> None:
-        """Start probing the clients' links."""
+    def __init__(self, plan: Plan, network: Network, dilation: float = 1.0) -> None:
+        """Start probing the clients' links, which are ``dilation`` times slower than asked for."""
         self._plan = plan
         self._network = network
         streams = not network.endpoint(plan.server).namespaces
-        self._clients = fidelity.client_paths(plan, streams)
-        self._server = fidelity.server_path(plan, streams)
+        self._clients = fidelity.client_paths(plan, streams, dilation)
+        self._server = fidelity.server_path(plan, streams, dilation)
         self._channel, theirs = Channel.pair()
         if self._server is not None:
             network.shape(plan.server, _UNLIMITED, _UNLIMITED)

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from testbed import clock
 from testbed.summary import Tally
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -63,7 +64,8 @@ class RoundLines:
     def _on_round_started(self, event: dict[str, Any], tally: Tally) -> None:
         self._arrived = 0
         if event["round"] == 1:
-            self._console.print(f"training began after {event['t']:.1f} s", highlight=False)
+            loading_s = clock.host_s(event["t"])
+            self._console.print(f"training began after {loading_s:.1f} s", highlight=False)
         self._say(f"round {event['round']} of {self._rounds}")
 
     def _on_message(self, event: dict[str, Any], tally: Tally) -> None:
@@ -129,8 +131,13 @@ def closing_table(summary: dict[str, Any]) -> Table:
     if summary["resumed"]:
         rounds = ", ".join(str(each["from_round"]) for each in summary["resumed"])
         table.add_row("resumed after round", rounds)
-    for name in ("startup", "training", "total"):
-        table.add_row(f"{name}, s", f"{summary['seconds'][name]:.2f}")
+    seconds, slower = summary["seconds"], summary["dilation"] != 1
+    here = " of this machine" if slower else ""
+    table.add_row(f"startup, s{here}", f"{seconds['host_startup']:.2f}")
+    table.add_row("training, s", f"{seconds['training']:.2f}")
+    table.add_row(f"total, s{here}", f"{seconds['host_total']:.2f}")
+    if slower:
+        table.add_row("dilation", f"{summary['dilation']:g}")
     for level in ("payload", "message", "wire"):
         amounts = summary["bytes"][level]
         label = f"{level} bytes, up / down"

@@ -1,6 +1,7 @@
 """A run's folder: events.jsonl as things happen, and summary.json, whole after every round.
 
-One event is one line ``{"t": seconds since the command, "node": name, "event": kind, ...}``:
+One event is one line ``{"t": seconds since the command, "node": name, "event": kind, ...}``. All
+times are emulated ones (``clock``), but for cpu_s and run_delay_s, which are the machine's:
 
 ==============  ==========  ====================================================================
 event           node        further fields
@@ -71,6 +72,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from testbed import clock
 from testbed.config_error import ConfigError
 from testbed.killed import EVENTS, Killed
 
@@ -86,7 +88,9 @@ class Recorder:
         """
         self.folder = folder
         self._started_s = started_s
-        self._shift_ns = 0
+        self._past_s = 0.0
+        """Emulated seconds of the run before it was killed."""
+        self._past_origin_ns: int | None = None
         self._lock: BinaryIO | None = None
         if killed is None:
             self._file = (folder / EVENTS).open("wb", buffering=0)
@@ -96,21 +100,28 @@ class Recorder:
             self._lock = killed.file
             self._file = (folder / EVENTS).open("ab", buffering=0)
             self._file.truncate(killed.size)
-            self._started_s -= killed.last_t
-            origin_ns = killed.facts.get("origin_ns", 0)
-            self._shift_ns = origin_ns - round(1e9 * self._started_s)
-        self.origin_ns = round(1e9 * self._started_s)
+            self._past_s = killed.last_t
+            self._past_origin_ns = killed.facts.get("origin_ns", 0)
+
+    @property
+    def origin_ns(self) -> int:
         """The nodes' clock where an event's ``t`` is 0."""
+        return round(1e9 * self._began_s())
 
     def elapsed_s(self) -> float:
-        return time.monotonic() - self._started_s
+        return clock.monotonic() - self._began_s()
+
+    def _began_s(self) -> float:
+        """When ``t`` was 0, on the run's clock."""
+        return self._started_s / clock.dilation() - self._past_s
 
     def write(self, node: str, event: dict[str, Any]) -> dict[str, Any]:
         """Append one event and return it as written."""
         line = {"t": round(self.elapsed_s(), 6), "node": node, **event}
-        if self._shift_ns and "sent_ns" in line:
-            line["sent_ns"] += self._shift_ns
-            line["received_ns"] += self._shift_ns
+        if self._past_origin_ns is not None and "sent_ns" in line:
+            shift_ns = self._past_origin_ns - self.origin_ns
+            line["sent_ns"] += shift_ns
+            line["received_ns"] += shift_ns
         self._file.write(msgspec.json.encode(line) + b"\n")
         return line
 

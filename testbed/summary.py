@@ -332,6 +332,8 @@ class Tally:
         facts = self._facts
         began, ended = self._training_began_s, self._training_ended_s
         paused_s = self._paused_s
+        startup_s = self._last_t if began is None else self._startup_s
+        dilation = facts.get("dilation", 1.0)
         return {
             "schema": 1,
             "run_id": facts.get("run_id"),
@@ -350,11 +352,14 @@ class Tally:
             "status": self._closed["status"],
             "reason": self._closed["reason"],
             "seconds": {
-                "startup": self._last_t if began is None else self._startup_s,
+                "startup": startup_s,
                 "calibration": self._calibration_s,
                 "training": 0.0 if began is None else (ended or self._last_t) - began - paused_s,
                 "total": self._last_t,
+                "host_startup": dilation * startup_s,
+                "host_total": dilation * self._last_t,
             },
+            "dilation": dilation,
             "bytes": self.bytes(),
             "rounds": [self.round_summary(number) for number in range(1, self._last_begun + 1)],
             "metrics": self._metrics,

@@ -5,17 +5,17 @@ import math
 import os
 import selectors
 import signal
-import time
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any, Protocol
 
 import msgspec
 
-from testbed import fidelity, ideal, trace_json
+from testbed import clock, fidelity, ideal, trace_json
 from testbed.capture import Capture
 from testbed.channel import Channel, ChannelClosed
 from testbed.config import CONFIG, RunConfig, write
+from testbed.dilation import Dilated
 from testbed.dynamics import Dynamics, away_since
 from testbed.feasible import Traffic, refusal
 from testbed.links import Backend, LinkError, Network
@@ -96,7 +96,7 @@ class _Run:
     ) -> dict[str, Any]:
         status, reason = "failed", "unknown"
         closing: dict[str, Any] = {}
-        with _Signals() as signals:
+        with _Signals() as signals, clock.dilated(self._config.dilation):
             try:
                 # What was made is removed after ``raised``: no signal interrupts that.
                 with contextlib.ExitStack() as owned, signals.raised():
@@ -129,7 +129,7 @@ class _Run:
         self._record("supervisor", {"event": "resumed", **facts})
 
     def _carry_out(self, owned: contextlib.ExitStack, closing: dict[str, Any]) -> None:
-        deadline = time.monotonic() + self._config.time_limit_s
+        deadline = clock.monotonic() + self._config.time_limit_s
         # 1. The zygote imports and loads while the network is built and probed.
         log = os.open(
             self._recorder.folder / "nodes.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644
@@ -137,7 +137,7 @@ class _Run:
         owned.callback(os.close, log)
         zygote = Zygote(self._plan, self._program, log)
         owned.callback(zygote.down)
-        network = self._backend.up(self._plan)
+        network = self._build()
         owned.callback(lambda: closing.update(network.down()))
         start_capture = self._prepare_capture(owned, network)
         finish_probing = self._probe_links(owned, network)
@@ -160,9 +160,14 @@ class _Run:
         # 3. The rounds run in the nodes; here they are watched and recorded, and links change.
         self._watch(zygote, network, deadline, lambda: False)
         # 4. The nodes leave.
-        leave_by = time.monotonic() + LEAVE_LIMIT_S
+        leave_by = clock.monotonic() + LEAVE_LIMIT_S
         self._watch(zygote, network, leave_by, lambda: len(self._ended) == len(self._plan.nodes))
         self._record_wire(network, None)
+
+    def _build(self) -> Network:
+        if self._config.dilation == 1:
+            return self._backend.up(self._plan)
+        return Dilated(self._backend, self._plan, self._config.dilation)
 
     def _refuse_what_cannot_end(self, traffic: Traffic | None) -> None:
         run = self._config
@@ -191,15 +196,19 @@ class _Run:
 
     def _probe_links(self, owned: contextlib.ExitStack, network: Network) -> Callable[[], None]:
         """Start probing; what is returned waits for its end and records the certificate."""
-        prober = Prober(self._plan, network) if self._config.calibrate else None
+        prober = None
+        if self._config.calibrate and isinstance(network, Dilated):
+            prober = Prober(network.plan, network.inner, self._config.dilation)
+        elif self._config.calibrate:
+            prober = Prober(self._plan, network)
         if prober is not None:
             owned.callback(prober.close)
-        began_s = time.monotonic()
+        began_s = clock.monotonic()
 
         def finish() -> None:
             certificate, seconds = fidelity.skipped("not asked for (--no-calibrate)"), 0.0
             if prober is not None:
-                certificate, seconds = prober.certificate(), time.monotonic() - began_s
+                certificate, seconds = prober.certificate(), clock.monotonic() - began_s
                 prober.close()
             event = {"seconds": round(seconds, 3), "fidelity": msgspec.to_builtins(certificate)}
             counters = msgspec.to_builtins(network.counters())
@@ -220,14 +229,14 @@ class _Run:
                 if not channel.closed:
                     selector.register(channel, selectors.EVENT_READ, index)
             while self._server_done == leaving and not finished():
-                remaining_s = deadline - time.monotonic()
+                remaining_s = deadline - clock.monotonic()
                 if remaining_s <= 0 and not leaving:
                     limit = f"time_limit_s = {self._config.time_limit_s:g}"
                     raise RunFailed(f"not finished within {limit}")
                 if leaving and (remaining_s <= 0 or network.failure() or zygote.failure()):
                     return
                 due_s = math.inf if leaving else self._dynamics.wait_s
-                for key, _ in selector.select(min(remaining_s, due_s)):
+                for key, _ in selector.select(clock.host_s(min(remaining_s, due_s))):
                     if isinstance(key.data, int):
                         self._hear_node(key.data, network)
                         if self._channels[key.data].closed:

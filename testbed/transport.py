@@ -5,7 +5,6 @@ where they arrive, so a message counts once, whoever sent it. A message that doe
 dropped and reported with its reason.
 """
 
-import time
 from collections.abc import Callable, Container, Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ import zmq
 import zmq.asyncio
 from zmq.utils.monitor import recv_monitor_message
 
-from testbed import congestion
+from testbed import clock, congestion
 from testbed.wire import (
     MAX_FRAME_BYTES,
     Detail,
@@ -54,13 +53,13 @@ def _frames(
     kind: str, number: int, encoded: Encoded, details: Mapping[str, Detail]
 ) -> list[bytes | memoryview]:
     headers, buffers = encoded
-    header = Header(kind, number, time.monotonic_ns(), dict(details), headers)
+    header = Header(kind, number, clock.monotonic_ns(), dict(details), headers)
     return [encode_header(header), *buffers]
 
 
 def _receive(sender: str, frames: list[zmq.Frame], report: Report) -> Message | None:
     """A message out of its frames, reported; None, also reported, where it does not parse."""
-    received_ns = time.monotonic_ns()
+    received_ns = clock.monotonic_ns()
     size = sum(len(frame) for frame in frames)
     try:
         header, tensors = decode([frame.buffer for frame in frames])
@@ -96,7 +95,7 @@ def _from_known(
 
 
 def _configure(sock: zmq.Socket[Any]) -> None:
-    sock.setsockopt(zmq.LINGER, LINGER_MS)
+    sock.setsockopt(zmq.LINGER, round(clock.host_s(LINGER_MS)))
     sock.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
     sock.setsockopt(zmq.SNDHWM, 0)
     sock.setsockopt(zmq.RCVHWM, 0)
@@ -236,9 +235,9 @@ class ClientTransport:
         Raises:
             Timeout: none came within ``timeout_s``.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline = clock.monotonic() + timeout_s
         while True:
-            remaining_ms = max(0, round(1000 * (deadline - time.monotonic())))
+            remaining_ms = max(0, round(1000 * clock.host_s(deadline - clock.monotonic())))
             ready = dict(self._poller.poll(remaining_ms))
             for monitor in self._monitors.values():
                 if monitor in ready:

@@ -1,6 +1,5 @@
 """A client's side of an all-reduce: it trains, gives its part and takes the sum."""
 
-import time
 from collections.abc import Mapping
 
 import torch
@@ -19,7 +18,7 @@ from nodes.reducing import (
     TRAINED,
     AveragingClient,
 )
-from testbed import retransmissions
+from testbed import clock, retransmissions
 from testbed.gloo import Group, ReduceFailed
 from testbed.transport import Report
 from testbed.wire import Message
@@ -98,17 +97,17 @@ class ReducingClient:
         total = bucket.clone() if order.details["gives"] else torch.zeros_like(bucket)
         if order.details["new"]:
             self._leave()
-        began_ns, before, reason = time.monotonic_ns(), self._received(), ""
+        began_ns, before, reason = clock.monotonic_ns(), self._received(), ""
         connected_ns = began_ns
         try:
             if order.details["size"] > 1:
                 group = self._join(peer, order)
-                connected_ns = time.monotonic_ns()
+                connected_ns = clock.monotonic_ns()
                 group.reduce(total)
             self._candidate = (str(order.details["attempt"]), total)
         except ReduceFailed as error:
             reason = str(error)[:200]
-        ended_ns, after = time.monotonic_ns(), self._received()
+        ended_ns, after = clock.monotonic_ns(), self._received()
         if reason:
             self._leave()
         self._report(

@@ -102,6 +102,15 @@ def _after(summary: dict[str, Any]) -> str:
     return f"{rounds}; {number(seconds)} s and {number(megabytes)} MB of messages are not counted"
 
 
+def _dilation(dilation: float) -> str:
+    if dilation == 1:
+        return "none: times are those of this machine"
+    return (
+        f"{dilation:g}: training's times are emulated, and took this machine as much longer; those "
+        "to start and in all are its own"
+    )
+
+
 def _minutes(minutes: float) -> str:
     if minutes < 1:
         return f"{number(minutes)} minutes ({number(60 * minutes)} s)"
@@ -257,9 +266,10 @@ def _what_ran(story: Story) -> Markup:
         ("seed", summary["seed"]),
         (
             "seconds",
-            f"{seconds['startup']:.1f} to start, {seconds['training']:.1f} training, "
-            f"{seconds['total']:.1f} in all",
+            f"{seconds['host_startup']:.1f} to start, {seconds['training']:.1f} training, "
+            f"{seconds['host_total']:.1f} in all",
         ),
+        ("dilation", _dilation(summary["dilation"])),
         ("machine", f"{machine.get('cores')} cores, {machine.get('memory_mb', 0):,} MB"),
         ("system", machine.get("kernel")),
         ("software", f"Python {machine.get('python')}, torch {machine.get('torch')}"),

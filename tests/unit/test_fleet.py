@@ -876,7 +876,7 @@ class PeerCase:
             between_rounds_s=5000,
         )
         clock = SimpleNamespace(monotonic=lambda: self.transport.now_s)
-        monkeypatch.setattr(peer_module, "time", clock)
+        monkeypatch.setattr(peer_module, "clock", clock)
 
     def reasons(self) -> list[str]:
         assert all((e["event"], e["peer"]) == ("dropped", "server") for e in self.events)

@@ -263,7 +263,22 @@ def test_seconds_run_from_the_first_round_to_the_end_of_the_last() -> None:
         finished(2, 7, 2),
         at(9, "supervisor", "closed", status="ok", reason=None, links={}),
     )
-    assert found["seconds"] == {"startup": 2.5, "calibration": 0, "training": 4.5, "total": 9}
+    here = {"host_startup": 2.5, "host_total": 9}
+    own = {"startup": 2.5, "calibration": 0, "training": 4.5, "total": 9}
+    assert found["seconds"] == own | here
+
+
+def test_of_a_dilated_run_the_machines_seconds_stand_beside_the_emulated() -> None:
+    tally = Tally()
+    tally.take({"t": 0.0, "node": "supervisor", **RUN, "dilation": 4.0})
+    tally.take(at(2.5, "server", "round_started", round=1))
+    tally.take(finished(1, 4, 1.5))
+    found = tally.summary()
+    assert found["dilation"] == 4
+    assert found["seconds"] == {
+        **{"startup": 2.5, "calibration": 0, "training": 1.5, "total": 4},
+        **{"host_startup": 10, "host_total": 16},
+    }
 
 
 # Facts
@@ -274,7 +289,9 @@ def test_every_key_of_the_contract_is_there() -> None:
     assert found["schema"] == 1
     assert found.keys() >= CONTRACT
     assert all(entry.keys() >= ROUND for entry in found["rounds"])
-    assert found["seconds"].keys() == {"startup", "calibration", "training", "total"}
+    assert found["seconds"].keys() == {
+        *("startup", "calibration", "training", "total", "host_startup", "host_total")
+    }
     for level in (found["bytes"], *(entry["bytes"] for entry in found["rounds"])):
         assert level.keys() == {"payload", "message", "wire", "by_kind"}
     assert found["metrics"].keys() == {"initial", "final"}
@@ -403,7 +420,7 @@ def test_a_run_that_was_closed_gives_its_own_reason(status: str) -> None:
 
 def test_an_unknown_event_changes_nothing_but_the_time() -> None:
     before, after = summary_of(), summary_of(at(3, "server", "novelty", peer="nobody"))
-    for clock in ("total", "startup"):
+    for clock in ("total", "startup", "host_total", "host_startup"):
         assert after["seconds"].pop(clock) == 3 and before["seconds"].pop(clock) == 0
     assert after == before
 

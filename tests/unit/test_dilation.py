@@ -1,0 +1,217 @@
+"""Links of a dilated run: slower by a factor in all that is a time, and equal in all else."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from testbed import dilation, fidelity, profiles, traces
+from testbed.dilation import Dilated
+from testbed.direction import Direction, GilbertElliott
+from testbed.fidelity import Arrivals
+from testbed.links import Endpoint, LinkCounters
+from testbed.profiles import LinkProfile
+from testbed.schedule import State
+from testbed.topology import Node, Plan, plan
+
+NOWHERE = Path("/nonexistent")
+
+
+def test_rates_are_divided_times_multiplied_and_the_rest_stays() -> None:
+    line = Direction(
+        rate_kbit=1000,
+        delay_ms=20,
+        jitter_ms=5,
+        loss_percent=1,
+        duplicate_percent=2,
+        reorder_percent=3,
+        corrupt_percent=4,
+        queue_ms=100,
+        max_packets=50,
+    )
+    slower = dilation.direction(line, 4, NOWHERE)
+    assert slower == msgspec.structs.replace(
+        line, rate_kbit=250, delay_ms=80, jitter_ms=20, queue_ms=400
+    )
+
+
+def test_every_field_of_a_direction_is_accounted_for() -> None:
+    """One that comes later is a time or it is not: say so in ``dilation``, and here."""
+    scaled = {"rate_kbit", "trace", "delay_ms", "jitter_ms", "queue_ms"}
+    fixed = {
+        *("loss_percent", "gilbert_elliott", "duplicate_percent", "reorder_percent"),
+        *("corrupt_percent", "max_packets", "outage"),
+    }
+    assert scaled | fixed == set(Direction.__struct_fields__)
+
+
+def test_a_line_without_limits_stays_one() -> None:
+    line = Direction(gilbert_elliott=GilbertElliott(good_to_bad_percent=1, bad_to_good_percent=9))
+    slower = dilation.direction(line, 7, NOWHERE)
+    assert slower.rate_kbit is None
+    assert slower.gilbert_elliott == line.gilbert_elliott
+
+
+@pytest.mark.parametrize("name", profiles.names())
+@given(factor=st.floats(1, 1000))
+def test_as_many_packets_are_under_way_and_queued_on_every_profile(
+    name: str, factor: float
+) -> None:
+    link = profiles.load(name)
+    slower = dilation.profile(link, factor, NOWHERE)
+    for line, other in ((link.up, slower.up), (link.down, slower.down)):
+        assert other.limit_packets == line.limit_packets
+    assert slower.rtt_ms == pytest.approx(factor * link.rtt_ms)
+    assert (slower.name, slower.provenance) == (link.name, link.provenance)
+
+
+def test_a_schedule_is_later_and_its_links_are_slower() -> None:
+    line, cut = Direction(rate_kbit=900), Direction(rate_kbit=900, outage=True)
+    link = LinkProfile(name="x", up=line, down=line, schedule=(State(2.0, cut, line),))
+    (state,) = dilation.profile(link, 3, NOWHERE).schedule
+    assert state == State(6.0, Direction(rate_kbit=300, queue_ms=600, outage=True), state.down)
+    assert state.down == Direction(rate_kbit=300, queue_ms=600)
+
+
+def test_a_trace_has_the_same_chances_later(tmp_path: Path) -> None:
+    file = tmp_path / "a.trace"
+    file.write_text("1\n1\n4\n10\n")
+    slower = dilation.direction(Direction(trace=str(file), delay_ms=2), 2.5, tmp_path)
+    assert slower.trace is not None and slower.delay_ms == 5
+    assert traces.load(slower.trace).opportunities_ms == (2, 2, 10, 25)
+    assert slower.line_kbit == pytest.approx(Direction(trace=str(file)).line_kbit / 2.5)
+    again = dilation.direction(Direction(trace=str(file)), 2.5, tmp_path)
+    assert again.trace == slower.trace
+
+
+# The network
+
+
+class Fake:
+    """A backend and its network, which remember what they were told."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.facts: dict[str, object] = {"backend": "fake"}
+        self.shaped: list[Any] = []
+        self.plan: Plan | None = None
+        self.downs = 0
+
+    def probe(self) -> str | None:
+        return None
+
+    def up(self, plan: Plan) -> "Fake":
+        self.plan = plan
+        return self
+
+    def endpoint(self, node: Node) -> Endpoint:
+        return Endpoint((), "127.0.0.1", 1)
+
+    def shape(self, node: Node, up: Direction, down: Direction) -> None:
+        self.shaped.append((node.name, up, down))
+
+    def counters(self) -> list[LinkCounters]:
+        return []
+
+    def fileno(self) -> int:
+        return 3
+
+    def failure(self) -> str | None:
+        return "broken"
+
+    def down(self) -> dict[str, object]:
+        self.downs += 1
+        return {"releases": 8, "lateness_p99_ms": 2.0}
+
+
+LINK = LinkProfile(name="x", up=Direction(rate_kbit=900, delay_ms=1), down=Direction(delay_ms=2))
+
+
+def test_a_network_is_built_and_shaped_slower_than_it_is_told() -> None:
+    fake, layout = Fake(), plan([LINK, LINK], LINK)
+    network = Dilated(fake, layout, 3)
+    slower = dilation.profile(LINK, 3, NOWHERE)
+    assert fake.plan == plan([slower, slower], slower) == network.plan
+    network.shape(layout.clients[1], LINK.up, LINK.down)
+    assert fake.shaped == [("client-2", slower.up, slower.down)]
+    assert network.failure() == "broken" and network.fileno() == 3
+    assert network.down() == {"releases": 8, "lateness_p99_ms": 2.0 / 3}
+
+
+def test_files_of_traces_are_there_until_the_network_is_down(tmp_path: Path) -> None:
+    file = tmp_path / "a.trace"
+    file.write_text("1\n4\n")
+    traced = LinkProfile(name="x", up=Direction(trace=str(file)), down=Direction())
+    network = Dilated(Fake(), plan([traced]), 2)
+    profile = network.plan.clients[0].profile
+    assert profile is not None and profile.up.trace is not None
+    made = Path(profile.up.trace)
+    assert made.read_text() == "2\n8\n"
+    network.down()
+    network.down()
+    assert not made.parent.exists()
+
+
+# The certificate
+
+
+def paths(factor: float) -> tuple[fidelity.Path, fidelity.Path]:
+    """A path as it is asked for, and as it is probed."""
+    line = Direction(rate_kbit=8000, delay_ms=10, jitter_ms=1)
+    link = LinkProfile(name="x", up=line, down=line)
+    (asked,) = fidelity.client_paths(plan([link]), streams=False)
+    slower = plan([dilation.profile(link, factor, NOWHERE)])
+    (probed,) = fidelity.client_paths(slower, streams=False, dilation=factor)
+    return asked, probed
+
+
+def seen(factor: float, rate_kbit: float, trip_ms: float) -> Arrivals:
+    """What comes through a line of that rate and round trip, as much slower."""
+    gap_ns = factor * 8e6 * 1514 / rate_kbit
+    burst = [round(n * gap_ns) for n in range(100)]
+    return Arrivals([factor * trip_ms] * 9, {"up": burst, "down": burst})
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0, 12.5])
+@pytest.mark.parametrize(
+    ("rate_kbit", "trip_ms", "verdict"),
+    [
+        (8000, 20, "pass"),
+        (7800, 20, "fail"),
+        (8200, 20, "fail"),
+        (8000, 20 + 3.9, "pass"),
+        (8000, 20 + 4.3, "fail"),
+    ],
+)
+def test_what_is_judged_is_the_emulated_line(
+    factor: float, rate_kbit: float, trip_ms: float, verdict: str
+) -> None:
+    asked, probed = paths(factor)
+    checks = fidelity.judge(probed, seen(factor, rate_kbit, trip_ms))
+    plain = fidelity.judge(asked, seen(1, rate_kbit, trip_ms))
+    assert fidelity.certify(checks).verdict == verdict
+    for check, other in zip(checks, plain, strict=True):
+        for field in ("expected", "measured", "tolerance"):
+            assert getattr(check, field) == pytest.approx(getattr(other, field), rel=2e-3)
+        assert (check.name, check.ok) == (other.name, other.ok)
+
+
+def test_a_line_too_fast_for_single_packets_is_none_when_it_is_slower() -> None:
+    line = Direction(rate_kbit=2_000_000, delay_ms=1)
+    link = LinkProfile(name="x", up=line, down=line)
+    (asked,) = fidelity.client_paths(plan([link]), streams=False)
+    assert asked.fast_ways == ["up", "down"]
+    slower = plan([dilation.profile(link, 20, NOWHERE)])
+    (probed,) = fidelity.client_paths(slower, streams=False, dilation=20)
+    assert probed.fast_ways == []
+    gap_ns = 8e6 * 1514 / 100_000
+    burst = [round(n * gap_ns) for n in range(100)]
+    checks = fidelity.judge(probed, Arrivals([40.0], {"up": burst, "down": burst}))
+    assert [(check.name, check.expected, check.ok) for check in checks[1:]] == [
+        ("rate", 2_000_000, True),
+        ("rate", 2_000_000, True),
+    ]
