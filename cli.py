@@ -218,7 +218,8 @@ def _says(*, quietly: bool = False) -> Callable[[Callable[..., None]], Callable[
     "--strict",
     is_flag=True,
     default=None,
-    help="Fail before training where a link is not what its profile says.",
+    help="Fail before training where a link is not what its profile says, and at the end where "
+    "this machine had no time for all nodes.",
 )
 @click.option(
     "--dilation",

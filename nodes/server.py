@@ -137,6 +137,7 @@ async def _serve(
             asked = await _unless_broken(ask(fleet), background) if ask else None
             own = method.evaluate(*test) if asked is None else asked
         metrics = dict(own)
+        compute.rest()
         if clients_evaluate and test:
             metrics |= await _unless_broken(_clients_metrics(fleet), background)
         over = number == config.rounds or reaches(metrics, config.target_accuracy)

@@ -83,7 +83,8 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     pcap: bool = False
     """Capture every packet at each client's own interface, into one file a client."""
     strict: bool = False
-    """End the run as failed, before training, where a link is not what its profile says."""
+    """End the run as failed, before training, where a link is not what its profile says, or at its
+    end, where this machine was too slow for it."""
     dilation: Annotated[float, msgspec.Meta(ge=1, le=MAX_DILATION)] = 1.0
     """How many times slower than this machine's the run's clock goes: all times and limits here are
     seconds of that clock."""

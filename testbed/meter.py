@@ -124,6 +124,14 @@ def environment() -> dict[str, Any]:
     }
 
 
+def busy_cores_s() -> float:
+    """Seconds that this machine's cores have worked since it started, all of them together."""
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    # A guest's time is in the user's too.
+    return float(sum(times) - idle - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0))
+
+
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)

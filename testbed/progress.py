@@ -92,6 +92,11 @@ class RoundLines:
         colour = "[yellow]" if verdict == "fail" else ""
         self._console.print(f"{colour}links checked: {verdict}: {escape(reason)}", highlight=False)
 
+    def _on_host(self, event: dict[str, Any], tally: Tally) -> None:
+        colour = "[yellow]" if event["verdict"] == "fail" else ""
+        text = f"{colour}host: {event['verdict']}: {escape(event['reason'])}"
+        self._console.print(text, highlight=False)
+
     def _on_lost(self, event: dict[str, Any], tally: Tally) -> None:
         text = f"[yellow]lost {event['peer']}: {escape(event['reason'])}"
         self._console.print(text, highlight=False)
@@ -144,7 +149,8 @@ def closing_table(summary: dict[str, Any]) -> Table:
         if level == "wire" and summary["links"] == "loopback":
             label += " (estimate)"
         table.add_row(label, f"{human_bytes(amounts['up'])} / {human_bytes(amounts['down'])}")
-    table.add_row("links checked", summary["fidelity"]["verdict"])
+    table.add_row("links checked", summary["fidelity"]["links"]["verdict"])
+    table.add_row("host had time for all", summary["fidelity"]["host"]["verdict"])
     clients = [row for row in summary["processes"] if row["node"] != "server"]
     if clients:
         most = max(row["private_mb"] for row in clients)

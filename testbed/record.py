@@ -52,6 +52,8 @@ unsaved         the node    round, reason: it could not
 resumed         supervisor  round: the last one that counts of what was there before; at_s: the
                             last event's t; command, environment; lost: seconds, payload and
                             message bytes of what came after that round
+host            supervisor  verdict, reason and figures of the host's part of the certificate, once
+                            all has ended (``host.Host``)
 failed          the node    traceback; reason: in words, where memory was short
 done            server
 closed          supervisor  status, reason, and closing facts of the links

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from testbed import ideal, round_times
+from testbed import host, ideal, round_times
 from testbed.direction import Direction
 from testbed.ideal import Access
 from testbed.spans import SERVER, Timeline
@@ -115,6 +115,10 @@ class Tally:
             "reason": "the run ended before its links were probed",
             "checks": [],
         }
+        self._host: dict[str, Any] = {
+            "verdict": "skipped",
+            "reason": "the run did not end as it should",
+        }
         self._calibration_s = 0.0
         self._lateness_s: list[float] = []
         """Of each change of a link."""
@@ -159,6 +163,9 @@ class Tally:
         self._fidelity = event["fidelity"]
         self._calibration_s = event["seconds"]
         self._before = event["counters"]
+
+    def _on_host(self, event: Event) -> None:
+        self._host = {field: event[field] for field in host.Host.__struct_fields__}
 
     def _on_ready(self, event: Event) -> None:
         for key in ("trainable_parameters", "total_parameters"):
@@ -381,7 +388,7 @@ class Tally:
             "dropped_messages": self._dropped,
             "link_facts": {**facts.get("link_facts", {}), **self._closed.get("links", {})},
             "dynamics": self._dynamics(),
-            "fidelity": self._fidelity,
+            "fidelity": host.combined(self._fidelity, self._host),
             "environment": facts.get("environment"),
         }
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from testbed import clock, fidelity, ideal, trace_json
+from testbed import clock, fidelity, host, ideal, meter, trace_json
 from testbed.capture import Capture
 from testbed.channel import Channel, ChannelClosed
 from testbed.config import CONFIG, RunConfig, write
@@ -90,6 +90,9 @@ class _Run:
         self._reasons: dict[int, str] = {}
         """A node's own words for its end."""
         self._shown = True
+        self._rounds_began_s = self._rounds_ended_s = 0.0
+        self._busy_s = 0.0
+        """Of all cores, between the two."""
 
     def execute(
         self, facts: dict[str, Any], past: Iterable[dict[str, Any]] | None
@@ -108,6 +111,7 @@ class _Run:
                         self._go_on(past, facts)
                     self._recorder.write_summary(self._tally.summary())
                     self._carry_out(owned, closing)
+                self._judge_host(closing)
                 status, reason = "ok", ""
             except Interrupted as signal_name:
                 status, reason = "interrupted", f"stopped by {signal_name}"
@@ -127,6 +131,14 @@ class _Run:
             self._tally.take(event)
         self._dynamics = Dynamics(self._plan, trained_s=self._tally.trained_s)
         self._record("supervisor", {"event": "resumed", **facts})
+
+    def _judge_host(self, closing: dict[str, Any]) -> None:
+        seconds = clock.host_s(self._rounds_ended_s - self._rounds_began_s)
+        busy_cores = round(self._busy_s / seconds, 2) if seconds > 0 else None
+        found = host.judge(self._tally.summary(), closing, busy_cores)
+        self._record("supervisor", {"event": "host", **msgspec.to_builtins(found)})
+        if self._config.strict and found.verdict == "fail":
+            raise RunFailed(f"--strict: {found.reason}")
 
     def _carry_out(self, owned: contextlib.ExitStack, closing: dict[str, Any]) -> None:
         deadline = clock.monotonic() + self._config.time_limit_s
@@ -256,11 +268,14 @@ class _Run:
                     self._reasons[index] = line["reason"]
             elif line["event"] == "joined":
                 self._dynamics.begin()
+                self._rounds_began_s, self._busy_s = clock.monotonic(), -meter.busy_cores_s()
             elif line["event"] == "round":
                 self._record_wire(network, line["round"])
                 self._recorder.write_summary(self._tally.summary())
             elif line["event"] == "done":
                 self._server_done = True
+                self._rounds_ended_s = clock.monotonic()
+                self._busy_s += meter.busy_cores_s()
 
     def _change_links(self, network: Network) -> None:
         # A link process that has gone is for _check to name.

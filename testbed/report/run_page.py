@@ -124,17 +124,18 @@ def _count(count: int, noun: str) -> str:
 def _tiles(summary: dict[str, Any]) -> Markup:
     found = curves.points(summary)
     top = curves.best(found)
-    verdict = summary["fidelity"]["verdict"]
-    colour = {"pass": "good", "fail": "bad"}.get(verdict)
+    verdicts = [summary["fidelity"][part]["verdict"] for part in ("links", "host")]
+    checked = [
+        tag("span", verdict, class_={"pass": "good", "fail": "bad"}.get(verdict))
+        for verdict in verdicts
+    ]
     tiles: list[tuple[str, object]] = [
         ("best accuracy", "-" if top is None else f"{top:.3f}"),
         ("minutes of rounds", number(found[-1].minutes)),
         ("MB on the wire", number(sum(summary["bytes"]["wire"].values()) / 1e6)),
         ("rounds", summary["rounds_done"]),
-        (
-            "links checked",
-            tag("span", verdict, class_=colour),
-        ),
+        ("links checked", checked[0]),
+        ("host kept up", checked[1]),
     ]
     return tag(
         "dl", *(tag("div", tag("dt", n), tag("dd", value)) for n, value in tiles), class_="tiles"

@@ -22,12 +22,18 @@ _VERDICTS = {
     "skipped": "The links were not measured: {reason}. Nothing here shows that they were as their "
     "profiles say.",
 }
+_HOSTS_VERDICTS = {
+    "pass": "This machine had time for all that it stood for: {reason}.",
+    "fail": "This machine did not have time for all that it stood for, and the rounds are longer "
+    "for it: {reason}.",
+    "skipped": "Whether this machine had time for all that it stood for was not judged: {reason}.",
+}
 Check = dict[str, Any]
 
 
 def links_section(story: Story) -> Markup:
     summary = story.summary
-    fidelity = summary["fidelity"]
+    fidelity = summary["fidelity"]["links"]
     words = _VERDICTS[fidelity["verdict"]].format(reason=fidelity["reason"].rstrip("."))
     parts = [tag("p", words)]
     groups = _groups(summary)
@@ -198,7 +204,10 @@ def _failures(story: Story) -> Iterable[tuple[str, str, int, str]]:
 def host_section(story: Story) -> Markup:
     summary = story.summary
     rows = summary["processes"]
-    parts: list[Markup] = []
+    certified = summary["fidelity"]["host"]
+    parts: list[Markup] = [
+        tag("p", _HOSTS_VERDICTS[certified["verdict"]].format(reason=certified["reason"]))
+    ]
     if any(row["run_delay_s"] is None for row in rows):
         seconds = sum(row["cpu_s"] for row in rows)
         text = f"All processes together were on a core for {seconds:.1f} s. How long they waited "

@@ -1,5 +1,7 @@
 """The certificate of a run, and what --strict and --no-calibrate make of it."""
 
+import os
+
 import pytest
 from running import FAST, all_gone
 
@@ -33,7 +35,7 @@ def test_a_run_certifies_its_links_and_its_bytes_are_without_the_probes(launch, 
     assert len(fidelity["checks"]) == 2 * 3
     assert all(check["measured"] for check in fidelity["checks"])
     assert run.summary["seconds"]["calibration"] > 0
-    assert f"links checked: {fidelity['verdict']}" in run.stdout
+    assert f"links checked: {fidelity['links']['verdict']}" in run.stdout
     (certified,) = run.events("certified")
     (last,) = run.events("wire", round=None)
     for way, direction in enumerate(("up", "down")):
@@ -66,9 +68,9 @@ def test_strict_ends_such_a_run_before_training(launch, userspace_links, impossi
 def test_without_calibration_the_certificate_says_so(launch, best_links):
     run = launch(best_links, "--no-calibrate", "--clients=1", "--rounds=1", *FAST)
     assert run.finish() == 0, run.describe()
-    assert run.summary["fidelity"] == {
-        "verdict": "skipped", "reason": "not asked for (--no-calibrate)", "checks": [],
-    }  # fmt: skip
+    fidelity = run.summary["fidelity"]
+    assert fidelity["links"] == {"verdict": "skipped", "reason": "not asked for (--no-calibrate)"}
+    assert fidelity["checks"] == []
     assert run.summary["seconds"]["calibration"] == 0
 
 
@@ -91,3 +93,54 @@ def test_a_run_that_cannot_end_in_time_is_refused_with_the_arithmetic(launch, be
     assert "client-1 (nb-iot) sends 1,2" in reason
     assert reason in " ".join(run.stdout.split()) + run.stderr
     assert not run.events("started")
+
+
+MODELLED = (
+    *("--compute=modelled", "--model=vit-b16", "--set=variant=head", "--set=local_epochs=1"),
+    *("--dataset=glyphs", "--train-samples=16", "--clients=2", "--rounds=1"),
+)
+
+
+@pytest.fixture(scope="module")
+def crowded(launch_for_module):
+    """Six clients that train at once, and one core for all of them."""
+    flags = ("--links=loopback", "--profile=unlimited", "--clients=6", "--rounds=1", "--strict")
+    one_core = ["taskset", "-c", str(min(os.sched_getaffinity(0)))]
+    run = launch_for_module(*flags, *FAST, prefix=one_core)
+    run.finish()
+    return run
+
+
+def test_a_host_without_time_for_all_fails_its_own_part_and_with_strict_the_run(crowded):
+    summary = crowded.summary
+    found, links = summary["fidelity"]["host"], summary["fidelity"]["links"]
+    assert (found["verdict"], links["verdict"]) == ("fail", "pass")
+    assert "waited" in found["reason"] and "(6 clients on 1 core)" in found["reason"]
+    assert found["late_share"] > 0.05
+    assert found["dilation_needed"] > 4
+    assert summary["fidelity"]["verdict"] == "fail"
+    assert crowded.process.returncode == 1
+    assert summary["reason"] == f"--strict: {found['reason']}"
+    assert summary["rounds_done"] == 1
+
+
+def test_the_table_shows_both_parts(crowded):
+    shown = {row.split("│")[1].strip(): row.split("│")[2].strip() for row in _rows(crowded.stdout)}
+    assert shown["links checked"] == "pass"
+    assert shown["host had time for all"] == "fail"
+    assert "host: fail: " in crowded.stdout
+
+
+def _rows(text):
+    return [line for line in text.splitlines() if line.startswith("│")]
+
+
+def test_a_host_with_time_for_all_passes_its_part(launch):
+    """Nothing but waiting: ten times slower, so that a busy machine has time for it as well."""
+    run = launch("--links=loopback", "--profile=wifi", "--strict", "--dilation=10", *MODELLED)
+    assert run.finish() == 0, run.describe()
+    found = run.summary["fidelity"]["host"]
+    assert (found["verdict"], run.summary["fidelity"]["verdict"]) == ("pass", "pass")
+    assert found["late_share"] < 0.05 and found["links_late_ms"] < 2
+    assert found["busy_cores"] > 0
+    assert "host: pass: " in run.stdout

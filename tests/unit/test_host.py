@@ -1,0 +1,182 @@
+"""The host's part of the certificate: made runs of which is known who waited for what."""
+
+from typing import Any
+
+import pytest
+from test_summary import RUN, at, finished
+
+from testbed import host
+from testbed.summary import Tally
+
+ROUND_S = 2.0
+CALM = {"lateness_p99_ms": 0.3}
+
+
+def made(
+    *rows: dict[str, Any],
+    mode: str = "real",
+    device: str | None = None,
+    dilation: float = 1.0,
+    rounds: int = 2,
+) -> dict[str, Any]:
+    """The summary of a run whose nodes computed so."""
+    tally = Tally()
+    facts = {"compute": mode, "device_class": device, "dilation": dilation}
+    tally.take({"t": 0.0, "node": "supervisor", **RUN, **facts})
+    for number in range(1, rounds + 1):
+        tally.take(at(number, "server", "round_started", round=number))
+        tally.take(finished(number, number, ROUND_S))
+    for row in rows:
+        tally.take({"t": 9, "event": "computed", "round": 1, **row})
+    return tally.summary()
+
+
+def real(node: str, cpu_s: float, late_s: float | None, ratio: float = 1.0) -> dict[str, Any]:
+    return {"node": node, "cpu_s": cpu_s, "device_s": ratio * cpu_s, "late_s": late_s}
+
+
+def test_a_machine_that_kept_up_passes_and_says_who_was_nearest() -> None:
+    found = host.judge(made(real("client-1", 1, 0.02), real("client-2", 1, 0.12)), CALM, 1.5)
+    assert found.verdict == "pass"
+    assert found.reason == "client-2 was late for 3.0 % of the rounds' time, packets 0.3 ms late"
+    assert (found.latest, found.late_share) == ("client-2", 0.03)
+    assert (found.links_late_ms, found.busy_cores) == (0.3, 1.5)
+
+
+def test_a_client_that_waited_for_a_core_fails_it() -> None:
+    found = host.judge(made(real("client-1", 0.1, 0.02), real("client-2", 0.1, 1.64)), CALM)
+    assert found.verdict == "fail"
+    assert found.reason.startswith(
+        "client-2 waited 41 % of the rounds' time for a core (2 clients on 2 cores); --dilation="
+    )
+
+
+@pytest.mark.parametrize(("late_s", "verdict"), [(0.19, "pass"), (0.21, "fail")])
+def test_five_percent_of_the_rounds_are_allowed(late_s: float, verdict: str) -> None:
+    assert host.judge(made(real("client-1", 1, late_s)), CALM).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    "summary",
+    [
+        made(real("client-1", 1, 1, ratio=2), device="pi"),
+        made(
+            {"node": "client-1", "flops": 5, "modelled_s": 1, "late_s": 1},
+            mode="modelled",
+            device="phone",
+        ),
+    ],
+    ids=["stretched", "modelled"],
+)
+def test_a_device_that_the_machine_was_behind_fails_it_in_its_own_words(
+    summary: dict[str, Any],
+) -> None:
+    reason = host.judge(summary, CALM).reason
+    assert reason.startswith("client-1 was behind its device for 25 % of the rounds' time")
+
+
+def test_the_server_counts_too() -> None:
+    found = host.judge(made(real("server", 0.1, 1.0), device="pi"), CALM)
+    assert found.reason.startswith("server waited 25 % of the rounds' time for a core")
+
+
+def test_links_that_let_packets_go_late_fail_it() -> None:
+    found = host.judge(made(real("client-1", 1, 0.0)), {"lateness_p99_ms": 4.0})
+    assert found.verdict == "fail"
+    assert found.reason == (
+        "one packet of a hundred left its link 4.0 ms late or more, of which 2 are allowed; "
+        "--dilation=2.5 would give each the time it needs"
+    )
+
+
+def test_links_that_the_kernel_shapes_say_nothing_of_lateness() -> None:
+    found = host.judge(made(real("client-1", 1, 0.0)), {})
+    assert (found.verdict, found.links_late_ms) == ("pass", None)
+    assert found.reason == "client-1 was late for 0.0 % of the rounds' time"
+
+
+def test_what_is_not_known_is_not_judged() -> None:
+    unknown = host.judge(made(real("client-1", 1, None)), CALM)
+    assert (unknown.verdict, "does not say" in unknown.reason) == ("skipped", True)
+    none = host.judge(made(real("client-1", 1, 0), rounds=0), CALM)
+    assert (none.verdict, none.reason) == ("skipped", "no round was finished")
+
+
+# How much dilation would be enough
+
+
+def test_twenty_clients_on_two_cores_need_ten_and_a_little() -> None:
+    """Each computes for 0.1 s in a round and waits for a core 0.9 s; the network takes 0.2 s."""
+    rows = [real(f"client-{n}", 0.2, 1.8) for n in (1, 2)]
+    summary = made(*rows)
+    summary["rounds"] = [entry | {"seconds": 1.2} for entry in summary["rounds"]]
+    assert 10 <= host.enough(summary, CALM) <= 14
+
+
+def test_a_machine_that_keeps_up_needs_none() -> None:
+    assert host.enough(made(real("client-1", 1, 0.0)), CALM) == 1
+
+
+def test_with_enough_a_node_is_late_for_no_more_than_what_is_aimed_at() -> None:
+    """Whatever it was busy for takes it as long again, in seconds that are as much longer."""
+    for late_s in (0.5, 1.0, 3.9):
+        row = real("client-1", 0.1, late_s)
+        dilation = host.enough(made(row), CALM)
+        busy_s = row["cpu_s"] + late_s
+        rounds_s = 2 * ROUND_S - late_s
+        late_then_s = busy_s / dilation - row["cpu_s"]
+        assert late_then_s <= host.AIMED_SHARE * max(rounds_s, 0.1) + 1e-9
+
+
+def test_what_a_dilated_run_found_counts_its_own_dilation() -> None:
+    one = host.enough(made(real("client-1", 0.1, 1.0)), CALM)
+    assert host.enough(made(real("client-1", 0.1, 1.0), dilation=3.0), CALM) == pytest.approx(
+        3 * one, abs=2
+    )
+
+
+def test_a_device_faster_than_a_core_needs_its_factor() -> None:
+    found = host.enough(made(real("client-1", 1, 0.0, ratio=1 / 30), device="phone"), CALM)
+    assert 30 <= found <= 40
+
+
+# In the summary
+
+
+LINKS = {"verdict": "pass", "reason": "all 6 checks hold", "checks": []}
+
+
+@pytest.mark.parametrize(
+    ("links", "own", "whole"),
+    [
+        ("pass", "pass", "pass"),
+        ("pass", "fail", "fail"),
+        ("fail", "pass", "fail"),
+        ("skipped", "pass", "skipped"),
+        ("skipped", "fail", "fail"),
+    ],
+)
+def test_the_whole_is_the_worse_part(links: str, own: str, whole: str) -> None:
+    parts = ({**LINKS, "verdict": links}, {"verdict": own, "reason": "the host"})
+    found = host.combined(*parts)
+    assert found["verdict"] == whole
+    assert found["links"] == {"verdict": links, "reason": LINKS["reason"]}
+    assert found["host"]["verdict"] == own
+    assert found["reason"] in (LINKS["reason"], "the host")
+
+
+def test_a_run_that_did_not_end_has_no_verdict_on_its_host() -> None:
+    assert made()["fidelity"]["host"]["verdict"] == "skipped"
+
+
+def test_what_was_judged_stands_in_the_summary() -> None:
+    tally = Tally()
+    tally.take({"t": 0.0, "node": "supervisor", **RUN})
+    tally.take(at(1, "supervisor", "certified", seconds=1, fidelity=LINKS, counters=[]))
+    figures = dict.fromkeys(host.Host.__struct_fields__)
+    told = figures | {"verdict": "fail", "reason": "client-1 waited", "late_share": 0.5}
+    tally.take(at(2, "supervisor", "host", **told))
+    fidelity = tally.summary()["fidelity"]
+    assert (fidelity["verdict"], fidelity["reason"]) == ("fail", "client-1 waited")
+    assert fidelity["host"] == told
+    assert fidelity["links"]["verdict"] == "pass"
