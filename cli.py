@@ -50,6 +50,14 @@ def _options(values: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
+def _number(context: click.Context, option: click.Parameter, value: str | None) -> Any:
+    """A number where it is one; what a word may be is for the configuration to say."""
+    try:
+        return None if value is None else float(value)
+    except ValueError:
+        return value
+
+
 def _offers(kind: str) -> Callable[[click.Context, click.Parameter, str], list[Any]]:
     """What completes a value of this kind in a shell."""
 
@@ -223,10 +231,11 @@ def _says(*, quietly: bool = False) -> Callable[[Callable[..., None]], Callable[
 )
 @click.option(
     "--dilation",
-    type=float,
-    metavar="K",
+    callback=_number,
+    metavar="K|auto",
     help="Let the run's clock go K times slower than this machine's, so that few cores have time "
-    "for many clients. All times, limits too, are of that clock.  [default: 1]",
+    "for many clients. All times, limits too, are of that clock. auto: as a trial round says.  "
+    "[default: 1]",
 )
 @click.option("--seed", type=int, metavar="N", help="[default: 0]")
 @click.option(

@@ -52,7 +52,7 @@ def launch(
     choose("method", config.method, methods.names())
     choose("dataset", config.dataset, data.names())
     # They bring in torch, which takes seconds.
-    from nodes import states
+    from nodes import states, trial
     from nodes.program import FineTuning
     from nodes.resume import Resumption
 
@@ -95,12 +95,24 @@ def launch(
         for text in again.differences(facts):
             output.say(text, style="yellow")
         facts = again.facts(facts)
+    # 3. The run, after a trial round where one is to say how slow it must be.
+    if config.dilation == "auto":
+        output.say("a trial round comes first, to find the dilation")
+        try:
+            found = trial.find(config, layout, backend, facts)
+        except trial.TrialFailed as error:
+            folder.rmdir()
+            output.error(str(error))
+            return EXIT_CODES[error.status]
+        output.say(f"dilation: {found.dilation:g}, by {found.how}")
+        config = msgspec.structs.replace(config, dilation=found.dilation)
+        facts |= {"dilation": found.dilation, "dilation_found": found.how}
+        facts["config"] = msgspec.to_builtins(config)
+    output.result("results", folder)
+    output.say(why)
     if config.checkpoints:
         start = again.start if again else states.Start()
         program.keep(states.ready(folder, start), start)
-    # 3. The run.
-    output.result("results", folder)
-    output.say(why)
     progress = RoundLines(output.console, config.rounds, len(profiles))
     recorder = Recorder(folder, started_s, killed)
     try:

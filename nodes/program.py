@@ -24,7 +24,7 @@ from nodes.server import Past, serve
 from nodes.snapshot import Json, Snapshot
 from nodes.states import Keeper, Start
 from nodes.stretched import STEP_IMAGES, Stretched, host_flops_per_s
-from testbed import gloo, meter
+from testbed import clock, gloo, host, meter
 from testbed.channel import Channel
 from testbed.config import (
     DEFAULT_DEVICE_CLASS,
@@ -45,8 +45,10 @@ GLYPHS_PER_CLIENT = 64
 class FineTuning:
     """Federated fine-tuning of one model on one data set by one method."""
 
-    def __init__(self, config: RunConfig, clients: int) -> None:
+    def __init__(self, config: RunConfig, clients: int, *, any_device: bool = False) -> None:
         """Check the run's model, data and method options.
+
+        ``any_device``: let a device be faster than a core of this machine, and late.
 
         Raises:
             ConfigError: naming the field, the value and what would be right.
@@ -63,6 +65,7 @@ class FineTuning:
                 f"{clients} clients of the run"
             )
         self._run = config
+        self._any_device = any_device
         self._clients = clients
         self._method = methods.load(config.method)
         self._options = convert(
@@ -271,11 +274,11 @@ class FineTuning:
         """Raises ConfigError where a device is faster than the core that is to stand for it."""
         fastest = min(self._devices, key=self._ratio)
         ratio = self._ratio(fastest)
-        if ratio < 1:
+        if ratio * clock.dilation() < 1 and not self._any_device:
             raise ConfigError(
                 f"{fastest} trains {1 / ratio:.3g} times as fast as a core here, which reaches "
-                f"{(self._host_rate or 0) / 1e9:.3g} GFLOP/s on {self._run.model}: take a slower "
-                "device, or --compute=modelled"
+                f"{(self._host_rate or 0) / 1e9:.3g} GFLOP/s on {self._run.model}: "
+                f"--dilation=auto, or at least {host.rounded_up(1.1 / ratio):g}"
             )
 
 

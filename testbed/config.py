@@ -85,9 +85,9 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     strict: bool = False
     """End the run as failed, before training, where a link is not what its profile says, or at its
     end, where this machine was too slow for it."""
-    dilation: Annotated[float, msgspec.Meta(ge=1, le=MAX_DILATION)] = 1.0
+    dilation: Annotated[float, msgspec.Meta(ge=1, le=MAX_DILATION)] | Literal["auto"] = 1.0
     """How many times slower than this machine's the run's clock goes: all times and limits here are
-    seconds of that clock."""
+    seconds of that clock. auto: as a trial round says."""
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
     join_timeout_s: Positive = 60.0
     """How long the server waits for the clients to connect."""
@@ -108,6 +108,12 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
                 f"deadline_s = {self.deadline_s:g}: must be below round_timeout_s = "
                 f"{self.round_timeout_s:g}, the limit of every wait"
             )
+
+
+def pace(config: RunConfig) -> float:
+    """The run's dilation, once it is a number."""
+    assert not isinstance(config.dilation, str), "nobody has found it yet"
+    return config.dilation
 
 
 def load(file: Path | None, flags: Mapping[str, Any]) -> RunConfig:
@@ -157,6 +163,8 @@ def convert(values: Mapping[str, Any], kind: type[Struct], where: str) -> Struct
             raise ConfigError(f"{where}: {reason}") from error
         if get_origin(hints[field]) is Literal:
             reason = f"must be one of {', '.join(get_args(hints[field]))}"
+        if field == "dilation":
+            reason = f"must be a number from 1 to {MAX_DILATION:g}, or auto"
         raise ConfigError(f"{where}: {field} = {values[field]!r}: {reason}") from error
 
 

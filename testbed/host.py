@@ -15,7 +15,7 @@ LATE_SHARE = 0.05
 """Of the time of all rounds, by which a node may be late in them."""
 AIMED_SHARE = 0.02
 """What a dilation is chosen for."""
-SPARE = 0.8
+SPARE = 0.6
 """Share of this machine's time that is planned with."""
 _LINKS_LATENESS = "lateness_p99_ms"
 
@@ -110,9 +110,12 @@ def enough(summary: dict[str, Any], links: dict[str, Any]) -> float:
     late_ms = links.get(_LINKS_LATENESS, 0.0) * dilation
     if late_ms > RTT_TOLERANCE_MS:
         found = max(found, late_ms / RTT_TOLERANCE_MS / SPARE)
-    if found == 1:
-        return found
-    return math.ceil(10 * found) / 10 if found < 10 else float(math.ceil(found))
+    return rounded_up(found)
+
+
+def rounded_up(dilation: float) -> float:
+    """To a tenth below 10, to a whole number beyond."""
+    return math.ceil(10 * dilation) / 10 if dilation < 10 else float(math.ceil(dilation))
 
 
 def _rounds_s(summary: dict[str, Any]) -> float:

@@ -7,7 +7,8 @@ times are emulated ones (``clock``), but for cpu_s and run_delay_s, which are th
 event           node        further fields
 ==============  ==========  ====================================================================
 run             supervisor  run_id, command, config; origin_ns: what the nodes' clock said at t = 0;
-                            asynchronous: whether updates may answer an earlier round
+                            asynchronous: whether updates may answer an earlier round; dilation,
+                            and dilation_found: how, where a trial round said; client_memory_mb
 links           supervisor  facts of the network; lines: a list a node of [goodput_kbit, delay_ms]
                             up and down, the most that TCP carries there, null without limit
 certified       supervisor  fidelity, seconds, counters: what probing added to the links' counters
@@ -52,8 +53,9 @@ unsaved         the node    round, reason: it could not
 resumed         supervisor  round: the last one that counts of what was there before; at_s: the
                             last event's t; command, environment; lost: seconds, payload and
                             message bytes of what came after that round
-host            supervisor  verdict, reason and figures of the host's part of the certificate, once
-                            all has ended (``host.Host``)
+host            supervisor  the host's part of the certificate, once all has ended: verdict, reason,
+                            latest, late_share, links_late_ms, dilation_needed, busy_cores, as
+                            ``host.Host`` has them
 failed          the node    traceback; reason: in words, where memory was short
 done            server
 closed          supervisor  status, reason, and closing facts of the links

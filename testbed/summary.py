@@ -367,6 +367,7 @@ class Tally:
                 "host_total": dilation * self._last_t,
             },
             "dilation": dilation,
+            "dilation_found": facts.get("dilation_found"),
             "bytes": self.bytes(),
             "rounds": [self.round_summary(number) for number in range(1, self._last_begun + 1)],
             "metrics": self._metrics,

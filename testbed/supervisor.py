@@ -14,7 +14,7 @@ import msgspec
 from testbed import clock, fidelity, host, ideal, meter, trace_json
 from testbed.capture import Capture
 from testbed.channel import Channel, ChannelClosed
-from testbed.config import CONFIG, RunConfig, write
+from testbed.config import CONFIG, RunConfig, pace, write
 from testbed.dilation import Dilated
 from testbed.dynamics import Dynamics, away_since
 from testbed.feasible import Traffic, refusal
@@ -99,7 +99,7 @@ class _Run:
     ) -> dict[str, Any]:
         status, reason = "failed", "unknown"
         closing: dict[str, Any] = {}
-        with _Signals() as signals, clock.dilated(self._config.dilation):
+        with _Signals() as signals, clock.dilated(pace(self._config)):
             try:
                 # What was made is removed after ``raised``: no signal interrupts that.
                 with contextlib.ExitStack() as owned, signals.raised():
@@ -177,9 +177,9 @@ class _Run:
         self._record_wire(network, None)
 
     def _build(self) -> Network:
-        if self._config.dilation == 1:
+        if clock.dilation() == 1:
             return self._backend.up(self._plan)
-        return Dilated(self._backend, self._plan, self._config.dilation)
+        return Dilated(self._backend, self._plan, clock.dilation())
 
     def _refuse_what_cannot_end(self, traffic: Traffic | None) -> None:
         run = self._config
@@ -210,7 +210,7 @@ class _Run:
         """Start probing; what is returned waits for its end and records the certificate."""
         prober = None
         if self._config.calibrate and isinstance(network, Dilated):
-            prober = Prober(network.plan, network.inner, self._config.dilation)
+            prober = Prober(network.plan, network.inner, clock.dilation())
         elif self._config.calibrate:
             prober = Prober(self._plan, network)
         if prober is not None:

@@ -102,12 +102,13 @@ def _after(summary: dict[str, Any]) -> str:
     return f"{rounds}; {number(seconds)} s and {number(megabytes)} MB of messages are not counted"
 
 
-def _dilation(dilation: float) -> str:
-    if dilation == 1:
-        return "none: times are those of this machine"
+def _dilation(summary: dict[str, Any]) -> str:
+    found = f" (by {summary['dilation_found']})" if summary["dilation_found"] else ""
+    if summary["dilation"] == 1:
+        return f"none{found}: times are those of this machine"
     return (
-        f"{dilation:g}: training's times are emulated, and took this machine as much longer; those "
-        "to start and in all are its own"
+        f"{summary['dilation']:g}{found}: training's times are emulated, and took this machine as "
+        "much longer; those to start and in all are its own"
     )
 
 
@@ -270,7 +271,7 @@ def _what_ran(story: Story) -> Markup:
             f"{seconds['host_startup']:.1f} to start, {seconds['training']:.1f} training, "
             f"{seconds['host_total']:.1f} in all",
         ),
-        ("dilation", _dilation(summary["dilation"])),
+        ("dilation", _dilation(summary)),
         ("machine", f"{machine.get('cores')} cores, {machine.get('memory_mb', 0):,} MB"),
         ("system", machine.get("kernel")),
         ("software", f"Python {machine.get('python')}, torch {machine.get('torch')}"),

@@ -32,14 +32,6 @@ def test_each_client_takes_the_time_of_its_device(mixed):
     assert "most computing of a client, s (as its device)" in mixed.stdout
 
 
-def test_a_device_that_is_faster_than_a_core_here_is_refused_in_words(launch):
-    run = launch(*BASE, "--clients=1", "--device-class=server")
-    assert run.finish() == 1, run.describe()
-    assert run.summary["reason"].startswith("server trains ")
-    assert "times as fast as a core here" in run.summary["reason"]
-    assert not run.events("started")
-
-
 def test_a_client_that_wants_more_memory_than_it_has_leaves_and_the_run_goes_on(launch):
     """Batches are whole shards, and one client has more than twice as many images as the other."""
     flags = ("--clients=2", "--alpha=0.05", "--seed=7", "--client-memory-mb=150")

@@ -1,5 +1,7 @@
 """A run whose clock goes slower than this machine's."""
 
+import tomllib
+
 import pytest
 
 ROUNDS = 2
@@ -95,3 +97,50 @@ def test_a_line_too_fast_for_this_machine_is_certified(launch, userspace_links, 
     checks = run.summary["fidelity"]["checks"]
     assert [check["expected"] for check in checks[1:]] == [1e7, 1e7]
     assert all(check["ok"] for check in checks), checks
+
+
+@pytest.fixture(scope="module")
+def found(launch_for_module):
+    """A device much faster than a core here, and as slow a clock as that takes."""
+    flags = ("--links=loopback", "--profile=wifi", "--clients=2", "--rounds=1")
+    training = ("--set=variant=head", "--set=local_epochs=1", "--dataset=glyphs")
+    training += ("--train-samples=16",)
+    run = launch_for_module(*flags, *training, "--device-class=phone", "--dilation=auto")
+    assert run.finish() == 0, run.describe()
+    return run
+
+
+def test_a_trial_round_finds_a_dilation_that_shows_a_faster_device(found):
+    summary = found.summary
+    nodes = {row["node"]: row for row in summary["compute"]["nodes"]}
+    factor = nodes["client-1"]["cpu_s"] / nodes["client-1"]["device_s"]
+    assert factor > 2
+    assert summary["dilation"] > factor
+    assert summary["dilation_found"].startswith("a trial round of ")
+    assert f"dilation: {summary['dilation']:g}, by a trial round" in found.stdout
+
+
+def test_what_was_found_is_in_the_configuration(found):
+    config = tomllib.loads((found.folder / "config.toml").read_text())
+    assert config["dilation"] == found.summary["dilation"]
+    (start,) = found.events("run")
+    assert start["config"]["dilation"] == config["dilation"]
+    assert list(found.out.iterdir()) == [found.folder]
+
+
+def test_without_it_the_device_is_refused_with_what_would_do(launch):
+    run = launch("--links=loopback", "--no-calibrate", "--clients=1", "--device-class=phone")
+    assert run.finish() == 1, run.describe()
+    words = run.summary["reason"]
+    assert "times as fast as a core here" in words
+    least = float(words.rsplit(" ", 1)[1])
+    assert "--dilation=auto, or at least " in words and least > 2
+    assert not run.events("started")
+
+
+def test_a_trial_that_fails_leaves_its_reason_and_nothing_else(launch):
+    flags = ("--links=loopback", "--profile=nb-iot", "--clients=1", "--method=fedavg")
+    run = launch(*flags, "--dilation=auto", "--time-limit=20", "--no-calibrate")
+    assert run.finish() == 1, run.describe()
+    assert "the trial round of --dilation=auto: cannot end within" in run.stdout
+    assert list(run.out.iterdir()) == []

@@ -1,6 +1,7 @@
 """The certificate of a run, and what --strict and --no-calibrate make of it."""
 
 import os
+import re
 
 import pytest
 from running import FAST, all_gone
@@ -125,14 +126,9 @@ def test_a_host_without_time_for_all_fails_its_own_part_and_with_strict_the_run(
 
 
 def test_the_table_shows_both_parts(crowded):
-    shown = {row.split("│")[1].strip(): row.split("│")[2].strip() for row in _rows(crowded.stdout)}
-    assert shown["links checked"] == "pass"
-    assert shown["host had time for all"] == "fail"
+    assert re.search(r"^links checked +pass$", crowded.stdout, re.MULTILINE)
+    assert re.search(r"^host had time for all +fail$", crowded.stdout, re.MULTILINE)
     assert "host: fail: " in crowded.stdout
-
-
-def _rows(text):
-    return [line for line in text.splitlines() if line.startswith("│")]
 
 
 def test_a_host_with_time_for_all_passes_its_part(launch):

@@ -54,6 +54,8 @@ CASES = {
         ["--compute=modelled", "--device-class=phone:3,pi:4"],
         ["is for 7 clients, the run has 20"],
     ),
+    "dilation": (["--dilation=slow"], ["dilation = 'slow'", "from 1 to 10000, or auto"]),
+    "dilation of less": (["--dilation=0.5"], ["dilation = 0.5", "from 1 to 10000, or auto"]),
     "memory of modelled clients": (
         ["--compute=modelled", "--client-memory-mb=50"],
         ["client_memory_mb = 50", "take no memory"],

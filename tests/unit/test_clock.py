@@ -11,7 +11,8 @@ from testbed import clock
 
 ROOT = Path(__file__).parents[2]
 NODES = [*(ROOT / "nodes").glob("*.py"), ROOT / "testbed/transport.py", ROOT / "testbed/record.py"]
-WITHOUT_RUN = {"pretrain.py"}
+WITHOUT_RUN = {"pretrain.py", "trial.py"}
+"""Before a run, or without one."""
 ON_THE_HOSTS_CLOCK = {"thread_time", "strftime"}
 
 

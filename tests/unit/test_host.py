@@ -85,7 +85,7 @@ def test_links_that_let_packets_go_late_fail_it() -> None:
     assert found.verdict == "fail"
     assert found.reason == (
         "one packet of a hundred left its link 4.0 ms late or more, of which 2 are allowed; "
-        "--dilation=2.5 would give each the time it needs"
+        "--dilation=3.4 would give each the time it needs"
     )
 
 
@@ -110,7 +110,7 @@ def test_twenty_clients_on_two_cores_need_ten_and_a_little() -> None:
     rows = [real(f"client-{n}", 0.2, 1.8) for n in (1, 2)]
     summary = made(*rows)
     summary["rounds"] = [entry | {"seconds": 1.2} for entry in summary["rounds"]]
-    assert 10 <= host.enough(summary, CALM) <= 14
+    assert 12 <= host.enough(summary, CALM) <= 18
 
 
 def test_a_machine_that_keeps_up_needs_none() -> None:
@@ -137,7 +137,7 @@ def test_what_a_dilated_run_found_counts_its_own_dilation() -> None:
 
 def test_a_device_faster_than_a_core_needs_its_factor() -> None:
     found = host.enough(made(real("client-1", 1, 0.0, ratio=1 / 30), device="phone"), CALM)
-    assert 30 <= found <= 40
+    assert 30 < found <= 60
 
 
 # In the summary

@@ -11,6 +11,7 @@ from torch import nn
 from methods import flops
 from nodes.models import ModelSpec, VisionTransformer
 from nodes.stretched import Stretched, host_flops_per_s
+from testbed import clock
 from testbed.wire import Header, Message
 
 MESSAGE = Message("server", Header("model", 1, 0), {}, 0, 9)
@@ -18,7 +19,7 @@ IDLE_S = 5.0
 
 
 class Thread:
-    """A thread of which the test says what it does with its time."""
+    """A thread of which the test says what it does with its time, in the machine's seconds."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
@@ -30,7 +31,7 @@ class Thread:
         return Stretched(ratio, lambda: self.now, lambda: self.on_core, lambda: self.waited)
 
     def compute(self, seconds: float, waiting: float = 0.0) -> None:
-        self.now += seconds + waiting
+        self.now += (seconds + waiting) / clock.dilation()
         self.on_core += seconds
         self.waited += waiting
 
@@ -39,7 +40,7 @@ class Thread:
 
     def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
-        self.now += seconds
+        self.now += seconds / clock.dilation()
 
 
 @pytest.fixture
@@ -115,6 +116,22 @@ def test_lateness_before_an_idle_time_delayed_nothing(thread: Thread) -> None:
     thread.compute(0.1)
     device.settle()
     assert device.facts()["late_s"] == 0
+
+
+@pytest.mark.parametrize(
+    ("waiting", "sleeps", "late_s"), [(1.0, 5.0, 0.0), (6.0, 0.0, 0.0), (8.0, 0.0, 0.5)]
+)
+def test_with_dilation_a_core_of_its_own_is_as_much_slower(
+    thread: Thread, waiting: float, sleeps: float, late_s: float
+) -> None:
+    """Two seconds on a core are two emulated ones, which are eight here."""
+    with clock.dilated(4):
+        device = thread.device(1.0)
+        thread.idle()
+        thread.compute(2.0, waiting)
+        device.settle()
+    assert sum(thread.slept) == pytest.approx(sleeps)
+    assert device.facts() == {"cpu_s": 2.0, "device_s": 2.0, "late_s": pytest.approx(late_s)}
 
 
 def test_an_evaluation_is_not_the_devices_work(thread: Thread) -> None:
