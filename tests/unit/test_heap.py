@@ -1,78 +1,73 @@
 """A forked process allocates beside what it inherited, and gives back what it no longer needs."""
 
 import ctypes
-import os
+import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-from testbed import heap
-
-KB = 1024
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="no glibc 2.33"
 )
 
-
-def in_a_child(body) -> None:
-    """Run ``body`` in a forked process; its exit says whether it raised."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            body()
-            code = 0
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+BEGINNING = """
+import ctypes, os
+from pathlib import Path
+from testbed import heap
+KB = 1024
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+libc.mallinfo2.restype = heap.Usage
+"""
 
 
-def malloc() -> ctypes.CDLL:
-    libc = ctypes.CDLL(None)
-    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-    libc.free.argtypes = [ctypes.c_void_p]
-    libc.mallinfo2.restype = heap.Usage
-    return libc
-
-
-def holes_bytes(libc: ctypes.CDLL) -> int:
-    """Free bytes that are followed by others in use."""
-    usage = libc.mallinfo2()
-    return int(usage.fordblks - usage.keepcost)
+def in_a_process(body: str) -> None:
+    """Run ``body`` in a process of its own: a heap shows all that was done before in it."""
+    done = subprocess.run(
+        [sys.executable, "-c", BEGINNING + body], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_settled_heap_has_no_holes_to_copy_pages_for() -> None:
-    def body() -> None:
-        libc = malloc()
-        blocks = [libc.malloc(8 * KB) for _ in range(200)]
-        for block in blocks[::2]:
-            libc.free(block)
-        assert holes_bytes(libc) > 700 * KB
-        heap.settle()
-        # Arenas of other threads count too, and each begins with 132 KB.
-        assert holes_bytes(libc) < 300 * KB
+    in_a_process("""
+def holes():
+    usage = libc.mallinfo2()
+    return usage.fordblks - usage.keepcost
 
-    in_a_child(body)
+blocks = [libc.malloc(8 * KB) for _ in range(200)]
+for block in blocks[::2]:
+    libc.free(block)
+assert holes() > 700 * KB, holes()
+heap.settle()
+assert holes() < 16 * KB, holes()
+""")
 
 
 def test_released_pages_go_back_to_the_kernel() -> None:
-    def resident() -> int:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
+    in_a_process("""
+def resident():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
-    def body() -> None:
-        libc = malloc()
-        heap.settle()
-        blocks = [libc.malloc(32 * KB) for _ in range(500)]
-        for block in blocks:
-            ctypes.memset(block, 1, 32 * KB)
-        # The last one stays, so that the heap does not shrink by itself.
-        for block in blocks[:-1]:
-            libc.free(block)
-        full = resident()
-        heap.release()
-        assert full - resident() > 10 * KB * KB
+heap.settle()
+blocks = [libc.malloc(32 * KB) for _ in range(500)]
+for block in blocks:
+    ctypes.memset(block, 1, 32 * KB)
+# The last one stays, so that the heap does not shrink by itself.
+for block in blocks[:-1]:
+    libc.free(block)
+full = resident()
+heap.release()
+assert full - resident() > 10 * KB * KB, (full, resident())
+""")
 
-    in_a_child(body)
+
+def test_collapsing_changes_nothing_that_is_there() -> None:
+    in_a_process("""
+block = libc.malloc(64 * KB * KB)
+ctypes.memset(block, 7, 64 * KB * KB)
+heap.collapse()
+assert ctypes.string_at(block, 64 * KB * KB) == bytes([7]) * (64 * KB * KB)
+""")
