@@ -49,7 +49,8 @@ WANTS: dict[str, Callable[[], Any]] = {
     "torch": lambda: torch.empty(100 * MB // 4),
     "numpy": lambda: np.zeros(100 * MB // 8),
     "python": lambda: bytearray(100 * MB),
-    "little by little": lambda: [bytearray(10_000) for _ in range(10_000)],
+    # What this process has freed and not given back is used up first.
+    "little by little": lambda: [bytearray(10_000) for _ in range(200_000)],
 }
 
 
