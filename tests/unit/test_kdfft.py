@@ -23,6 +23,7 @@ from nodes.models import ModelSpec, VisionTransformer
 from nodes.program import FineTuning, _check_alike
 from testbed.config import RunConfig, convert
 from testbed.config_error import ConfigError
+from testbed.feasible import Traffic
 
 CLASSES = 3
 SPEC = ModelSpec(side=4, patch=2, width=8, depth=2, heads=2)
@@ -392,7 +393,7 @@ def test_a_public_set_larger_than_the_data_is_refused_unless_it_is_drawn() -> No
 def test_where_public_images_come_from(source: str, private: int) -> None:
     options = {"public_source": source}
     program = FineTuning(RunConfig(method="kdfft", options=options), clients=2)
-    assert program.prepare() == (200 * 10 * 4 + 8,) * 2
+    assert program.prepare() == Traffic(200 * 10 * 4 + 8, 200 * 10 * 4 + 8)
     nodes = [program._shard(number) for number in range(3)]
     assert len(nodes[0].labels) == 0
     assert sum(len(node.labels) for node in nodes) == private

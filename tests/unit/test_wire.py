@@ -525,9 +525,10 @@ def test_testbed_imports_neither_nodes_nor_methods() -> None:
         assert not of(imports(source), {"nodes", "methods", "cli"}), path
 
 
-def test_testbed_imports_torch_only_at_the_wire() -> None:
+def test_testbed_imports_torch_only_at_the_wire_and_to_write_its_files() -> None:
     using = {path for path, source in sources("testbed") if of(imports(source), {"torch"})}
-    assert using <= {"testbed/wire.py", "testbed/transport.py"}
+    wire = {"testbed/wire.py", "testbed/transport.py", "testbed/gloo.py"}
+    assert using <= wire | {"testbed/report/tensorboard.py"}
 
 
 def test_methods_import_no_network_clock_or_namespace() -> None:
