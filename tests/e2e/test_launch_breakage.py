@@ -180,7 +180,7 @@ def test_packets_lost_in_an_outage_are_sent_again_and_nobody_waits_forever(
     launch, userspace_links, tmp_path
 ):
     """TCP waits longer each time before it tries again: 20 s without a link cost it 20 to 100."""
-    deadline_s = 150
+    deadline_s = 100
     flags = ("--links=userspace", f"--deadline={deadline_s}", "--rounds=2", cuts(tmp_path, *CUT_S))
     run = launch(
         f"--profile={link(tmp_path, 'slow', up=CALM, down=CALM)}", *flags, *CUTS, limit_s=500
