@@ -136,8 +136,10 @@ def test_a_capture_has_all_that_crossed_each_interface(exchanged):
         # 3. What the kernel says it has sent again is there once more.
         again = captured.sent_again(packets, node.address)
         assert list(result["resent"]) == [layout.server.address]
-        assert tuple(result["resent"][layout.server.address]) == again
-        assert again[0] >= 1
+        segments, payload_bytes = result["resent"][layout.server.address]
+        assert payload_bytes == again[1] > 0
+        # Of a segment that is sent again in two pieces the kernel counts one.
+        assert 0.8 * again[0] <= segments <= again[0]
     # 4. The server tells its clients apart; not all that it sent again came to be captured.
     assert resent.keys() == {node.address for node in layout.clients}
     for node in layout.clients:
