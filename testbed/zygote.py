@@ -26,7 +26,7 @@ from testbed.topology import Node, Plan
 _REQUEST = struct.Struct("!I")
 _MAX_NAMESPACES = 4
 MANY_NODES = 100
-"""So many forks are worth a second's preparation."""
+"""For so many memory counts before time, and their forks are worth a second's preparation."""
 
 
 class Program(Protocol):
@@ -140,6 +140,7 @@ def _serve(plan: Plan, program: Program, channel: Channel, requests: socket.sock
     gc.freeze()
     heap.settle()
     if len(plan.nodes) > MANY_NODES:
+        heap.fill()
         heap.collapse()
     channel.send({"ready": os.getpid(), "traffic": traffic})
     wake_read, wake_write = os.pipe()
