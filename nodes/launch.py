@@ -99,7 +99,7 @@ def launch(
     if config.dilation == "auto":
         output.say("a trial round comes first, to find the dilation")
         try:
-            found = trial.find(config, layout, backend, facts)
+            found = trial.find(config, layout, backend, facts, folder)
         except trial.TrialFailed as error:
             folder.rmdir()
             output.error(str(error))

@@ -39,8 +39,10 @@ class _Silent:
         pass
 
 
-def find(config: RunConfig, layout: Plan, backend: Backend, facts: dict[str, Any]) -> Found:
-    """Carry out a round in a folder of its own and work out the dilation.
+def find(
+    config: RunConfig, layout: Plan, backend: Backend, facts: dict[str, Any], within: Path
+) -> Found:
+    """Carry out a round and work out the dilation; ``within``: the run's own folder.
 
     A round has no deadline here, for its clients are to finish; a device may be faster than a
     core.
@@ -54,7 +56,8 @@ def find(config: RunConfig, layout: Plan, backend: Backend, facts: dict[str, Any
         **{"pcap": False, "strict": False, "checkpoints": False},
     )
     program = FineTuning(trial, len(layout.clients), any_device=True)
-    with tempfile.TemporaryDirectory() as folder:
+    # In the run's own folder: one that is killed leaves nothing elsewhere.
+    with tempfile.TemporaryDirectory(prefix="trial-", dir=within) as folder:
         recorder = Recorder(Path(folder), time.monotonic())
         try:
             told = {**facts, "dilation": 1.0}

@@ -50,7 +50,9 @@ def test_there_is_an_end_to_it() -> None:
     assert trial.conclude(summary).dilation == MAX_DILATION
 
 
-def test_a_round_that_fails_is_told_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_round_that_fails_is_told_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     asked: list[RunConfig] = []
     folders: list[Path] = []
 
@@ -63,8 +65,8 @@ def test_a_round_that_fails_is_told_with_its_reason(monkeypatch: pytest.MonkeyPa
     config = RunConfig(dilation="auto", rounds=7, strict=True, deadline_s=3.0, links=loopback)
     layout = plan([LinkProfile(name="x")])
     with pytest.raises(trial.TrialFailed, match=r"trial round .* stopped by SIGINT") as caught:
-        trial.find(config, layout, None, {})  # type: ignore[arg-type]
+        trial.find(config, layout, None, {}, tmp_path)  # type: ignore[arg-type]
     assert caught.value.status == "interrupted"
     (one,) = asked
     assert (one.dilation, one.rounds, one.strict, one.deadline_s) == (1.0, 1, False, None)
-    assert not folders[0].exists()
+    assert folders[0].parent == tmp_path and not folders[0].exists()
