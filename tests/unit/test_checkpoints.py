@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import ViTConfig, ViTForImageClassification, ViTModel
-from transformers.utils import logging
 
 from nodes import models
 from nodes.program import FineTuning
@@ -33,16 +32,6 @@ SPEC = models.ModelSpec(
     side=24, channels=3, patch=8, width=32, depth=2, heads=4, mlp_ratio=3, norm_eps=0.01
 )
 Change = Callable[[dict[str, Any]], object]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Torch's threads wait for each other, which costs seconds on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    logging.disable_progress_bar()
-    yield
-    torch.set_num_threads(threads)
 
 
 def theirs(kind: type[torch.nn.Module] = ViTModel) -> Any:

@@ -3,26 +3,15 @@
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from nodes import data
 from nodes.glyphs import DIGITS, STRONG, Distortion, glyphs
 from testbed.config_error import ConfigError
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Torch's threads wait for each other, which costs seconds on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
 
 LABELS = np.random.default_rng(0).integers(0, 10, 3000)
 

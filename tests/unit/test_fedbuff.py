@@ -2,7 +2,7 @@
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
@@ -18,15 +18,6 @@ from testbed.wire import Header, Message
 CLASSES = 3
 SPEC = ModelSpec(side=4, patch=2, width=16, depth=2, heads=2)
 SAMPLES = {"client-1": 12, "client-2": 20, "client-3": 8}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As in a node; threads that wait for each other on busy cores take many times as long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def a_model() -> nn.Module:

@@ -1,7 +1,6 @@
 """FedMD: clients with different models in one round, against means worked out another way."""
 
 import copy
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,14 +26,6 @@ SAMPLES = {"client-1": 5, "client-2": 9, "client-3": 2, "client-4": 4}
 PUBLIC, BATCH = 12, 7
 SEED = 4
 BYTES = BATCH * CLASSES * 4 + 8
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def config(**options: Any) -> fedmd.Config:

@@ -1,7 +1,6 @@
 """FedPEFT's rounds: what travels, what is averaged, that it learns, and what is refused."""
 
 import copy
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -30,15 +29,6 @@ KINDS = {
     "lora": "adapter",
     "ia3": "adapter",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As in a node; threads that wait for each other on busy cores take many times as long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Played:

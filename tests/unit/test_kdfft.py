@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,14 +31,6 @@ SAMPLES = {"client-1": 5, "client-2": 9, "client-3": 2}
 PUBLIC, BATCH = 12, 7
 SEED = 4
 BYTES = BATCH * CLASSES * 4 + 8
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def config(**options: Any) -> kdfft.Config:

@@ -3,7 +3,7 @@
 import asyncio
 import copy
 import itertools
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import msgspec
@@ -23,15 +23,6 @@ from testbed.wire import Header, Message, decode, encode_header, encode_tensors
 CLASSES = 3
 SPEC = ModelSpec(side=4, patch=2, width=8, depth=2, heads=2)
 SAMPLES = {"client-1": 5, "client-2": 9, "client-3": 1}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As in a node; threads that wait for each other on busy cores take many times as long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def through_the_wire(sender: str, kind: str, number: int, tensors: Mapping[str, Tensor]) -> Message:

@@ -2,7 +2,7 @@
 
 import asyncio
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,15 +19,6 @@ from methods.privacy.client import NoisyMean, clipped_change
 
 CLASSES = 3
 SAMPLES = {"client-1": 12, "client-2": 20, "client-3": 8}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As in a node; threads that wait for each other on busy cores take many times as long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def length(tensors: Mapping[str, Tensor]) -> float:

@@ -23,15 +23,6 @@ SAMPLES = {"client-1": 12, "client-2": 20, "client-3": 8}
 VARIANTS = tuning.names()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As in a node; threads that wait for each other on busy cores take many times as long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def adapted(variant: str) -> nn.Module:
     """Moved away from where it starts, so that every trained tensor has a gradient."""
     torch.manual_seed(0)

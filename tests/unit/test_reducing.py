@@ -4,7 +4,7 @@ gloo itself carries the sums, over 127.0.0.1; the rest is in process.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -32,14 +32,6 @@ CLASSES = 3
 SAMPLES = {"client-1": 12, "client-2": 20, "client-3": 8}
 CONFIG = fedavg.Config(batch_size=4, optimizer="sgd", learning_rate=0.05)
 """AdamW's first steps depend on a gradient's sign, and so on its last bit."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Rounds:

@@ -25,14 +25,6 @@ SAMPLES = {"client-1": 5, "client-2": 9, "client-3": 3}
 CUTS = [(head, tail) for head in range(3) for tail in range(3 - head)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def config(head: int = 1, tail: int = 0, **more: Any) -> sfprompt.Config:
     options = {"prompt_length": PROMPTS, "batch_size": 4, "learning_rate": 0.02, **more}
     return sfprompt.Config(head_blocks=head, tail_blocks=tail, **options)

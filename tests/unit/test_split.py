@@ -24,14 +24,6 @@ CUTS = [("shared", head, 0) for head in range(4)]
 CUTS += [("private", head, tail) for head in range(3) for tail in range(3 - head)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def model() -> nn.Module:
     torch.manual_seed(0)
     return VisionTransformer(SPEC, CLASSES)

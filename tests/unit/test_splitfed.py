@@ -27,14 +27,6 @@ SEED = 4
 LABELS = ["shared", "private"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def model() -> nn.Module:
     torch.manual_seed(0)
     return VisionTransformer(SPEC, CLASSES)

@@ -2,7 +2,6 @@
 
 import copy
 import math
-from collections.abc import Iterator
 from typing import get_args, get_type_hints
 
 import pytest
@@ -18,15 +17,6 @@ CLASSES = 3
 SPEC = ModelSpec(side=4, patch=2, width=16, depth=3, heads=2, mlp_ratio=4)
 VARIANTS = tuning.names()
 CLASSIFIER = {"head.classifier.weight", "head.classifier.bias"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As in a node; threads that wait for each other on busy cores take many times as long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
