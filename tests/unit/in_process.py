@@ -1,6 +1,7 @@
 """Rounds of many exchanges in process: the real Fleet and Peers, every client in a thread."""
 
 import asyncio
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Mapping
@@ -168,6 +169,11 @@ def play(
         fleet = Fleet(end, list(clients), report, LIMIT_S, compute=own)  # type: ignore[arg-type]
         pump = asyncio.create_task(fleet.pump())
 
+        def lose(name: str, reason: str) -> None:
+            # The loop is closed where the server's own error has ended the test.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(fleet.lose, name, reason)
+
         def live(name: str) -> None:
             torch.set_num_threads(1)
             transport = ClientEnd(name, network, end)
@@ -185,10 +191,10 @@ def play(
             except Stopped:
                 return
             except Died:
-                loop.call_soon_threadsafe(fleet.lose, name, "killed")
+                lose(name, "killed")
             except BaseException as error:
                 errors.append(error)
-                loop.call_soon_threadsafe(fleet.lose, name, f"failed: {error!r}")
+                lose(name, f"failed: {error!r}")
 
         threads = [threading.Thread(target=live, args=(name,), daemon=True) for name in clients]
         for thread in threads:
