@@ -197,9 +197,8 @@ class FineTuning:
             images, labels = self._data.test_images, self._data.test_labels
             test = (torch.from_numpy(images), torch.from_numpy(labels))
         shard = self._shard(node.index)
-        numbers = range(1, self._clients + 1)
-        names = [client_name(number) for number in numbers]
         if node.index == 0:
+            names = [name for name, _ in self._addresses()]
             if self._host_rate is not None:
                 gflops = round(self._host_rate / 1e9, 3)
                 channel.send({"event": "host_rate", "gflops": gflops})
@@ -215,13 +214,12 @@ class FineTuning:
         seed = int(np.random.SeedSequence([run.seed, node.index]).generate_state(1)[0])
         client = self._method.Client(self._options, self._model, shard, seed)
         keeper, _ = self._kept(node, client, shard, channel)
-        addresses = [client_address(number) for number in numbers]
         neighbours = {}
         if self._method.peer_to_peer:
-            neighbours = {name: (at, PORT) for name, at in zip(names, addresses, strict=True)}
+            neighbours = {name: (address, PORT) for name, address in self._addresses()}
         samples = len(shard.labels)
         if run.transport == "gloo":
-            others = dict(zip(addresses, names, strict=True))
+            others = {address: name for name, address in self._addresses()}
             limit_s = REDUCE_SHARE * run.round_timeout_s
             client = ReducingClient(
                 client, samples, node.address, others, limit_s, compute, channel.send
@@ -230,6 +228,11 @@ class FineTuning:
         participate(
             run, client, test, node.name, neighbours, samples, flops, compute, channel, keeper
         )
+
+    def _addresses(self) -> Iterator[tuple[str, str]]:
+        """Every client's name and address."""
+        numbers = range(1, self._clients + 1)
+        return ((client_name(number), client_address(number)) for number in numbers)
 
     def _kept(
         self, node: Node, method: object, shard: Shard, channel: Channel

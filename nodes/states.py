@@ -49,13 +49,16 @@ class Keeper:
     def __init__(
         self, folder: Path, node: str, nodes: int, snapshot: Snapshot, report: Report
     ) -> None:
-        """``nodes``: how many of the run may be writing at the same time."""
+        """``nodes``: how many of the run may be writing at the same time.
+
+        The folder holds nothing of the node's yet, unless ``load`` is called.
+        """
         self._folder = folder
         self._node = node
         self._nodes = nodes
         self._snapshot = snapshot
         self._report = report
-        self._rounds = sorted(_rounds(folder, node))
+        self._rounds: list[int] = []
 
     def save(self, number: int, **told: Json) -> None:
         """Write the state after round ``number``; where that fails the run goes on without.
@@ -105,6 +108,7 @@ class Keeper:
             found = json.loads(file.metadata()["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         self._snapshot.put(tensors, found["lasting"])
+        self._rounds = sorted(_rounds(self._folder, self._node))
         return found["told"]
 
     def _check_room(self, size: int) -> None:

@@ -1,20 +1,34 @@
-"""glibc's heap, settled before nodes are forked, so that they write little of what they inherit."""
+"""The heaps of glibc and of Python, settled before nodes are forked.
 
+A forked process shares what it inherits until it writes to it, page by page. So what it allocates
+belongs on pages of its own, all together, and not into holes of all the pages that it could share.
+"""
+
+import bisect
 import ctypes
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_MAP_BYTES = 100_000
-"""Larger blocks are mapped, and go back to the kernel when freed. The activations of a batch of 16
-of the default model (104 KB a tensor) are such: in the heap they would leave holes of many sizes,
-3 MB a client, for no time saved that a whole run shows."""
-_KEEP_BYTES = 1 << 20
+_MAP_BYTES = 4 << 20
+"""Larger blocks are mapped, and go back to the kernel when freed. With glibc's own 128 KB a step's
+activations would be such, and each step would fault their pages in anew: a sixth of the default
+run's rounds."""
+_KEEP_BYTES = 16 << 20
+"""What a step may free at the heap's end without giving it back, for the next one to take."""
 _HUGE_BYTES = 2 << 20
 _MADV_COLLAPSE = 25
 _LEAST_BYTES = 24
 """Of malloc's blocks."""
+_MOST_BYTES = 64 << 20
+"""Of Python's holes that are filled: what is no heap of the kind that this expects has an end."""
+_PYTHON_STEP, _PYTHON_MOST = 16, 512
+"""Sizes of blocks of Python's own allocator; what is larger comes from malloc."""
+
+_libc = ctypes.CDLL(None)
+_fillings: list[object] = []
+"""What fills Python's holes."""
 
 
 def settle() -> None:
@@ -24,37 +38,32 @@ def settle() -> None:
     has freed is hoarded. Either call walks the heap and writes to it: in a forked process that
     would copy megabytes of shared pages, so both belong before the fork.
     """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim"):
-        libc.mallopt(_M_MMAP_THRESHOLD, _MAP_BYTES)
-        libc.mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)
-        libc.malloc_trim(0)
+    if hasattr(_libc, "mallopt") and hasattr(_libc, "malloc_trim"):
+        _libc.mallopt(_M_MMAP_THRESHOLD, _MAP_BYTES)
+        _libc.mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)
+        _libc.malloc_trim(0)
 
 
 def release() -> None:
     """Give pages that hold nothing back to the kernel; for a process that has done its work."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)
+    if hasattr(_libc, "malloc_trim"):
+        _libc.malloc_trim(0)
 
 
 def collapse() -> None:
     """Have the kernel map this process's memory by pages of two megabytes, where it can.
 
     A fork copies an entry a page: with 300 MB that is most of what a fork costs. Pages that a
-    forked process writes are still copied by four kilobytes. It takes a second itself.
+    forked process writes are still copied by four kilobytes. It takes half a second itself.
     """
-    libc = ctypes.CDLL(None)
-    if sys.platform != "linux" or not hasattr(libc, "madvise"):
+    if sys.platform != "linux" or not hasattr(_libc, "madvise"):
         return
-    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        where, rights, _, _, _, *name = line.split()
-        if rights == "rw-p" and name in ([], ["[heap]"]):
-            begin, end = (int(part, 16) for part in where.split("-"))
+    _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    for begin, end, rights, name in _mappings():
+        if rights == "rw-p" and name in ("", "[heap]"):
             for page in range(-(-begin // _HUGE_BYTES), end // _HUGE_BYTES):
                 # Refused by old kernels, and where there is nothing to collapse.
-                libc.madvise(page * _HUGE_BYTES, _HUGE_BYTES, _MADV_COLLAPSE)
+                _libc.madvise(page * _HUGE_BYTES, _HUGE_BYTES, _MADV_COLLAPSE)
 
 
 class Usage(ctypes.Structure):
@@ -65,26 +74,58 @@ class Usage(ctypes.Structure):
 
 
 def fill() -> None:
-    """Allocate every hole of the heap, for good: a megabyte once, in place of more in every node.
-
-    A forked process fills holes, and with each it copies a page that all would share. On pages of
-    their own a step's small blocks cost it time: a tenth of the default run's rounds, for a tenth
-    of its clients' memory.
-    """
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "mallinfo2"):
+    """Allocate every hole of both heaps, for good: a few megabytes once, for two in every node."""
+    _fill_python()
+    if not hasattr(_libc, "mallinfo2"):
         return
-    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-    libc.free.argtypes = [ctypes.c_void_p]
-    libc.sbrk.restype, libc.sbrk.argtypes = ctypes.c_void_p, [ctypes.c_ssize_t]
-    libc.mallinfo2.restype = Usage
+    _libc.malloc.restype, _libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    _libc.free.argtypes = [ctypes.c_void_p]
+    _libc.sbrk.restype, _libc.sbrk.argtypes = ctypes.c_void_p, [ctypes.c_ssize_t]
+    _libc.mallinfo2.restype = Usage
     for size in _sizes():
         while True:
             # What follows the last block grows as needed, and is no hole.
-            end = libc.sbrk(0) - libc.mallinfo2().keepcost
-            if (block := libc.malloc(size)) >= end:
-                libc.free(block)
+            end = _libc.sbrk(0) - _libc.mallinfo2().keepcost
+            if (block := _libc.malloc(size)) >= end:
+                _libc.free(block)
                 break
+
+
+def _fill_python() -> None:
+    """Objects of each size until one stands where no memory was before."""
+    begins, ends = [], []
+    for begin, end, rights, name in _mappings():
+        if rights == "rw-p" and not name:
+            begins.append(begin)
+            ends.append(end)
+    left = _MOST_BYTES
+    for size in range(_PYTHON_STEP, _PYTHON_MOST + 1, _PYTHON_STEP):
+        make = _maker(size)
+        while left > 0:
+            left -= size
+            block = make()
+            place = bisect.bisect(begins, id(block)) - 1
+            if place < 0 or id(block) >= ends[place]:
+                break
+            _fillings.append(block)
+
+
+def _maker(size: int) -> Callable[[], object]:
+    """What makes an object of ``size`` bytes, a multiple of 16, that the collector ignores."""
+    if size == object.__basicsize__:
+        return object
+    if size == complex.__basicsize__:
+        return lambda: complex(len(_fillings))
+    return lambda: bytes(size - bytes.__basicsize__)
+
+
+def _mappings() -> Iterator[tuple[int, int, str, str]]:
+    """Of this process's memory: begin, end, rights and name of each part; none but on Linux."""
+    maps = Path("/proc/self/maps")
+    for line in maps.read_text().splitlines() if maps.exists() else ():
+        where, rights, _, _, _, *name = line.split(maxsplit=5)
+        begin, end = (int(part, 16) for part in where.split("-"))
+        yield begin, end, rights, "".join(name)
 
 
 def _sizes() -> Iterator[int]:

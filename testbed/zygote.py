@@ -17,7 +17,14 @@ import psutil
 
 from testbed import heap
 from testbed.channel import Channel, ChannelClosed
-from testbed.child import Child, describe_exit, die_with_parent, run_as_child, watch_parent
+from testbed.child import (
+    Child,
+    describe_exit,
+    die_with_parent,
+    fork_alone,
+    run_as_child,
+    watch_parent,
+)
 from testbed.config_error import ConfigError
 from testbed.feasible import Traffic
 from testbed.links import Endpoint
@@ -26,7 +33,7 @@ from testbed.topology import Node, Plan
 _REQUEST = struct.Struct("!I")
 _MAX_NAMESPACES = 4
 MANY_NODES = 100
-"""For so many memory counts before time, and their forks are worth a second's preparation."""
+"""The forks of so many are worth a second's preparation."""
 
 
 class Program(Protocol):
@@ -137,10 +144,10 @@ def _serve(plan: Plan, program: Program, channel: Channel, requests: socket.sock
         channel.send({"failed": reason})
         return
     gc.collect()
-    gc.freeze()
     heap.settle()
+    heap.fill()
+    gc.freeze()
     if len(plan.nodes) > MANY_NODES:
-        heap.fill()
         heap.collapse()
     channel.send({"ready": os.getpid(), "traffic": traffic})
     wake_read, wake_write = os.pipe()
@@ -180,7 +187,7 @@ def _obey(
             os.kill(pid, signal.SIGKILL)
         return
     parent = os.getpid()
-    pid = os.fork()
+    pid = fork_alone()
     if pid == 0:
         run_as_child(lambda: _be_node(node, handles, program, parent), parent)
     running[pid] = node

@@ -151,12 +151,13 @@ class Taking:
 
     def _module(self, module: nn.Module, path: str) -> Json:
         self._check_there(module, path)
-        training = [name for name, each in module.named_modules() if each.training]
+        parts = list(module.named_modules())
+        training = [name for name, each in parts if each.training]
         modes: Json = training
-        if len(training) in (0, sum(1 for _ in module.modules())):
+        if len(training) in (0, len(parts)):
             modes = bool(training)
         fields = {}
-        for name, each in module.named_modules():
+        for name, each in parts:
             own = vars(each).keys() - OWN_OF_MODULES if self._of.is_ours(each) else ()
             where = f"{path}.{name}" if name else path
             told = {n: self.value(getattr(each, n), f"{where}.{n}") for n in sorted(own)}

@@ -3,6 +3,7 @@
 import os
 import select
 import signal
+import subprocess
 import sys
 import time
 
@@ -156,3 +157,21 @@ def test_wait_returns_soon_after_the_end():
 def test_a_status_in_words():
     assert describe_exit(7 << 8) == "exited with 7"
     assert describe_exit(signal.SIGSEGV) == "killed by SIGSEGV"
+
+
+def test_a_lone_fork_leaves_out_what_python_does_in_a_child():
+    heard_read, heard_write = os.pipe()
+    body = f"""
+import os
+from testbed.child import fork_alone
+os.register_at_fork(after_in_child=lambda: os.write({heard_write}, b"python's "))
+for fork in (os.fork, fork_alone):
+    if (pid := fork()) == 0:
+        os.write({heard_write}, b"child ")
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+"""
+    subprocess.run([sys.executable, "-c", body], check=True, timeout=30, pass_fds=(heard_write,))
+    os.close(heard_write)
+    with os.fdopen(heard_read) as heard:
+        assert heard.read() == "python's child child "

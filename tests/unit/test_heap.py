@@ -46,6 +46,27 @@ assert holes() < 16 * KB, holes()
 """)
 
 
+def test_a_filled_heap_has_no_holes_for_python_either() -> None:
+    in_a_process("""
+# Every other object goes, so that each of their pages has holes.
+objects = [bytes(n) for n in range(2, 200) for _ in range(500)]
+objects += [object() for _ in range(20_000)] + [complex(n) for n in range(20_000)]
+others = objects[::2]
+pages = {id(each) >> 12 for each in others}
+del objects
+
+def new_on_old_pages():
+    new = [bytes(n) for n in range(2, 200) for _ in range(200)]
+    new += [object() for _ in range(5_000)] + [complex(n) for n in range(5_000)]
+    return sum(id(each) >> 12 in pages for each in new) / len(new)
+
+assert (before := new_on_old_pages()) > 0.5, before
+heap.settle()
+heap.fill()
+assert (after := new_on_old_pages()) < 0.01, after
+""")
+
+
 def test_released_pages_go_back_to_the_kernel() -> None:
     in_a_process("""
 def resident():
