@@ -1,12 +1,12 @@
 """A round without training, ours and Flower's: the model to every client and back, and its mean.
 
-    python benchmarks/flower.py [--rounds=5] [--peers=.venv-peers] [--ours-alone] [--everywhere]
+    python benchmarks/flower.py [--rounds=5] [--peers=.venv-peers] [--ours-alone]
 
 Three settings, each with its limit: 2 clients and a model of 4 MiB over 127.0.0.1, the same behind
 lines of 10 Mbit/s, and 20 clients with 1 MiB over 127.0.0.1. Flower's SuperLink and SuperNodes run
-as their command line starts them, with nothing changed; 20 of its clients take 8 GB and minutes,
-and are left out unless --everywhere is asked for. All processes stand in network namespaces of this
-benchmark, those of Flower too: what is shaped is the same `userspace` link for both.
+as their command line starts them, with nothing changed; 20 of its clients take 8 GB and minutes.
+All processes stand in network namespaces of this benchmark, those of Flower too: what is shaped is
+the same `userspace` link for both.
 
 Seconds are the median over rounds but the first, from one's end to the next one's for Flower, and
 from the server's first message to the new model for ours. The ideal is both transfers, one after
@@ -31,8 +31,9 @@ from typing import Any, NamedTuple
 
 import click
 import psutil
+import table
 import torch
-from peers import FOLDER, NoPeer, environment
+from peers import FOLDER, NoPeer, environment, version
 from torch import nn
 
 from methods.averaging import WeightedMean
@@ -62,14 +63,14 @@ class Setting(NamedTuple):
     rate_kbit: float | None
     """None: all over 127.0.0.1."""
     limit_s: float
-    with_flower: bool
+    """Where there is a rate, the lines' limit counts instead."""
 
 
 MIB = 1 << 20
 SETTINGS = (
-    Setting("2 clients, 4 MiB, unshaped", 2, 4 * MIB, None, 0.1, True),
-    Setting("2 clients, 4 MiB, 10 Mbit/s", 2, 4 * MIB, 10_000, 0.0, True),
-    Setting("20 clients, 1 MiB, unshaped", 20, MIB, None, 0.5, False),
+    Setting("2 clients, 4 MiB, unshaped", 2, 4 * MIB, None, 0.1),
+    Setting("2 clients, 4 MiB, 10 Mbit/s", 2, 4 * MIB, 10_000, 0.0),
+    Setting("20 clients, 1 MiB, unshaped", 20, MIB, None, 0.5),
 )
 MOST_OVER_IDEAL = 1.03
 
@@ -306,16 +307,16 @@ def limit_s(setting: Setting) -> float:
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 1000))
 @click.option("--peers", default=".venv-peers", show_default=True, type=click.Path(path_type=Path))
 @click.option("--ours-alone", is_flag=True, help="Install and run nothing else.")
-@click.option("--everywhere", is_flag=True, help="Flower with 20 clients too.")
-def main(rounds: int, peers: Path, ours_alone: bool, everywhere: bool) -> None:
+def main(rounds: int, peers: Path, ours_alone: bool) -> None:
     reason = userspace.probe()
     if reason is not None:
         raise click.ClickException(f"takes network namespaces: {reason}")
-    python = None
+    python, lacking = None, "left out"
     if not ours_alone:
         try:
             python = environment(peers, FLOWER)
         except NoPeer as error:
+            lacking = str(error)
             click.echo(f"no Flower: {error}")
     click.echo(f"seconds a round, median of {rounds}; load {os.getloadavg()[0]:.2f} at the start")
     click.echo(
@@ -327,14 +328,24 @@ def main(rounds: int, peers: Path, ours_alone: bool, everywhere: bool) -> None:
         try:
             found = ours(setting, layout, place, host, rounds)
             theirs = None
-            if python is not None and (setting.with_flower or everywhere):
+            if python is not None:
                 try:
                     theirs = flowers(setting, layout, place, host, rounds, python)
                 except NoPeer as error:
+                    lacking = str(error)
                     click.echo(f"{setting.name}: {error}")
         finally:
             network.down()
         most_s = limit_s(setting)
+        what = f"a round of {setting.name}"
+        table.add(what, "s", found.round_s, "limit", most_s, most=1)
+        if theirs is None:
+            table.add_missing(what, "s", "Flower", f"no Flower: {lacking}")
+        else:
+            peer = f"Flower {version(python, 'flwr')}"
+            table.add(what, "s", found.round_s, peer, theirs.round_s, most=1)
+            memory_row = f"memory of a client, {setting.name}"
+            table.add(memory_row, "MB", found.client_mb, peer, theirs.client_mb, most=1)
         line = (
             f"{setting.name:30} {found.round_s:8.3f} {most_s:9.3f} {found.round_s / most_s:6.2f} "
         )

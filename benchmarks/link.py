@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+import table
 import torch
 
 from testbed.channel import Channel
@@ -178,6 +179,12 @@ def main(profile: str, links: str, megabytes: int) -> None:
             measured = way[f"{name}_kbit"]
             against = f"ideal {ideal:9.0f}  ratio {measured / ideal:.4f}" if ideal else "no rate"
             click.echo(f"{way['direction']:4} {name:6}, kbit/s {measured:9.0f}  {against}")
+            if ideal and name == "steady":
+                what = f"{profile}, one client, {way['direction']}: goodput"
+                table.add(what, "kbit/s", measured, "TCP at line rate", ideal, least=0.98)
+    table.add(
+        f"{profile}: idle round trip", "ms", trip["rtt_ms"], "profile", link.rtt_ms, most=1.02
+    )
     payload = megabytes * MESSAGE_BYTES
     for way, back in zip(ways, ("down", "up"), strict=True):
         forth = way["direction"]

@@ -21,6 +21,7 @@ from typing import Any
 
 import click
 import psutil
+import table
 
 from testbed.channel import Channel
 from testbed.child import Child
@@ -164,6 +165,8 @@ def fill_all(congestion: str | None, seconds: float) -> None:
         ratios = f"{'':6} {'':6}"
         if ideal:
             ratios = f"{sum(kbit) / len(kbit) / ideal:6.4f} {min(kbit) / ideal:6.4f}"
+            what = f"{name}: goodput of the slowest link"
+            table.add(what, "kbit/s", min(kbit), "TCP at line rate", ideal, least=0.98)
         late = " ".join(f"{found[f'lateness_{key}_ms']:6.3f}" for key in LATENESS)
         in_turns = found["frames_in_turns"] / max(1, found["releases"])
         click.echo(

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+import table
 
 CLI = Path(__file__).parent.parent / "cli.py"
 LIMIT_S = 1200.0
@@ -74,6 +75,10 @@ def main(profiles: str, clients: int, rounds: int, links: str) -> None:
                 flags = [*common, f"--profile={profile}", f"--transport={transport}"]
                 found = one_run(flags + ([f"--server-profile={server}"] if server else []))
                 star = star or found
+                if name == "ring":
+                    what = f"ring of {clients} on {profile}, server's line {server or 'unlimited'}"
+                    table.add(f"{what}: a round", "s", found.round_s, "star", star.round_s)
+                    table.add(f"{what}: wire", "MB", found.all_mb, "star", star.all_mb)
                 ratios = f"{found.all_mb / star.all_mb:11.2f}, {found.round_s / star.round_s:.2f}"
                 click.echo(
                     f"{profile:10} {server or 'no limits':10} {name:5} {found.client_mb:11.3f} "

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import click
 import psutil
+import table
 
 CLI = Path(__file__).parent.parent / "cli.py"
 FLAGS = ("--dataset=glyphs", "--rounds=2", "--set=local_epochs=1", "--round-timeout=1200")
@@ -104,6 +105,9 @@ def main(clients: str, profile: str) -> None:
         linear = (own_s / count) / (first[1] / first[0])
         values = [f"{value:12.2f}" for value in (*found, linear)]
         click.echo(" ".join([f"{count:12}", *values]))
+        if count > first[0]:
+            what = f"{count} clients: set-up beyond imports, a client"
+            table.add(what, "s", own_s / count, f"{first[0]} clients'", first[1] / first[0], most=1)
         if count == AT_CLIENTS:
             for name, value, limit in (
                 ("set-up, s", found.setup_s, SETUP_LIMIT_S),
@@ -111,6 +115,8 @@ def main(clients: str, profile: str) -> None:
                 ("tear-down, s", found.down_s, DOWN_LIMIT_S),
             ):
                 click.echo(f"{name:24} {value:8.2f}  limit {limit:6.2f}  ratio {value / limit:.2f}")
+                what, _, unit = name.partition(", ")
+                table.add(f"{count} clients: {what}", unit, value, "limit", limit, most=1)
 
 
 if __name__ == "__main__":

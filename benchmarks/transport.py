@@ -6,12 +6,14 @@ One server and one client, each a process. Up: the client sends a message and wa
 answer. Down: it asks in a few bytes and gets the message. Seconds are from its sending to the
 answer's arrival. Bare ZeroMQ has the same kinds of socket and sends and takes frames without a
 copy, as we do; what ours adds is names, types, shapes, checks, events and asyncio at the server.
-gRPC sends bytes up, in one message or as a stream of 1 MiB, whichever is quicker, and comes from
-the package index into an environment of its own; where it cannot, its column is empty.
+gRPC has two columns: bytes that are there already, in one message or as a stream of 1 MiB,
+whichever is quicker; and an array as federated learning over gRPC sends it, by numpy.save in a
+protobuf message and back. It comes from the package index into an environment of its own; where it
+cannot, its columns are empty.
 
 Ours and the bare one take turns, so that a busy machine is busy for both; gRPC goes before them.
-Times are the quickest of all turns, with the median beside it; ratios are of the quickest, theirs /
-ours: more than 1 is ours quicker.
+Both have the heap that nodes have. Times are the quickest of all turns, with the median beside it;
+ratios are of the quickest, theirs / ours: more than 1 is ours quicker.
 """
 
 import asyncio
@@ -26,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import table
 import torch
 import zmq
 from peers import FOLDER, NoPeer, environment
@@ -38,8 +41,10 @@ from testbed.wire import encode_tensors
 HOST = "127.0.0.1"
 WAIT_S = 120.0
 GRPC_LIMIT_S = 600.0
-GRPC = "grpcio>=1.60"
+GRPC = ("grpcio>=1.60", "protobuf>=5", "numpy>=2")
 WAYS = ("up", "down")
+GRPC_RATIO = 5.0
+"""Asked for of large tensors."""
 
 Exchange = Callable[[str, int], None]
 
@@ -143,7 +148,7 @@ def measure(sizes: list[int], repeat: int) -> dict[int, dict[str, list[float]]]:
 
 def measure_grpc(folder: Path, sizes: list[int], repeat: int) -> dict[str, dict[str, list[float]]]:
     """Raises NoPeer where there is no gRPC to be had."""
-    python = environment(folder, GRPC)
+    python = environment(folder, *GRPC)
     words = [str(number) for size in sizes for number in (size, repeat)]
     command = [str(python), str(FOLDER / "grpc_bytes.py"), *words]
     # In a session of its own, so that what it leaves can be ended by the group's id.
@@ -176,7 +181,7 @@ def main(mebibytes: str, repeat: int, peers: Path) -> None:
     click.echo(f"quickest (median) of {repeat}, ms; load {os.getloadavg()[0]:.2f}")
     click.echo(
         f"{'MiB':>6} {'':4} {'ours':>17} {'GB/s':>6} {'bare ZeroMQ':>17} {'ratio':>6} "
-        f"{'gRPC':>17} {'ratio':>6}"
+        f"{'gRPC, bytes':>17} {'ratio':>6} {'gRPC, arrays':>17} {'ratio':>6}"
     )
     for size, seconds in found.items():
         for way in WAYS:
@@ -186,9 +191,21 @@ def main(mebibytes: str, repeat: int, peers: Path) -> None:
                 f"{shown(bare)} {min(bare) / min(ours):6.2f}"
             )
             if way == "up" and grpc:
+                arrays = grpc[str(size)].pop("arrays")
                 quickest = min(grpc[str(size)].values(), key=min)
-                line += f" {shown(quickest)} {min(quickest) / min(ours):6.2f}"
+                for name, theirs in (("bytes", quickest), ("arrays", arrays)):
+                    line += f" {shown(theirs)} {min(theirs) / min(ours):6.2f}"
+                    tell(size, way, ours, f"gRPC, {name}", theirs, least=GRPC_RATIO)
+            tell(size, way, ours, "bare ZeroMQ", bare, least=1)
             click.echo(line)
+
+
+def tell(
+    size: int, way: str, ours: list[float], peer: str, theirs: list[float], least: float
+) -> None:
+    what = f"transport, {size / (1 << 20):g} MiB {way}"
+    quickest_ms = 1000 * min(ours), 1000 * min(theirs)
+    table.add(what, "ms", quickest_ms[0], peer, quickest_ms[1], least=least, inverse=True)
 
 
 def shown(seconds: list[float]) -> str:

@@ -34,3 +34,10 @@ def environment(folder: Path, *packages: str) -> Path:
             raise NoPeer(f"{command[2]} {command[-1]}: {lines[-1]}")
     log.write_text("\n".join({*had, *packages}))
     return python
+
+
+def version(python: Path, package: str) -> str:
+    """Of a package that is installed there."""
+    ask = f"from importlib.metadata import version; print(version({package!r}))"
+    found = subprocess.run([str(python), "-c", ask], capture_output=True, text=True, check=True)
+    return found.stdout.strip()

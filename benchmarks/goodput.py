@@ -1,0 +1,195 @@
+"""What the transport carries on every profile, each way, against the most that TCP can.
+
+    python benchmarks/goodput.py [--profiles=all] [--links=userspace] [--seconds=30]
+
+A client behind each profile sends --megabytes, or what its line carries in --seconds, to the server
+through the transport that runs use (ZeroMQ on kernel TCP), and then gets as much. Slow lines are
+measured at the same time, each client behind its own; fast ones one after the other.
+
+Goodput is of the transport's messages, headers included, and stands against rate * 1448 / 1514.
+Once TCP is going it is what came after the first quarter; the whole transfer, from the first
+sending on, has TCP's start in it and the way of the first byte. Rows of lines that lose packets say
+so: there the congestion control decides what TCP gets.
+"""
+
+import asyncio
+import math
+import time
+from typing import Any, NamedTuple
+
+import click
+import table
+import torch
+from link import WAIT_S, quiet, stand
+
+from testbed import profiles
+from testbed.channel import Channel
+from testbed.child import Child
+from testbed.direction import Direction
+from testbed.links import choice
+from testbed.profiles import LinkProfile
+from testbed.topology import Node, plan
+from testbed.transport import ClientTransport, ServerTransport
+from testbed.wire import Message, encode_tensors
+
+MESSAGES = 20
+AT_ONCE_KBIT = 60_000.0
+"""What lines that are measured together carry, all of them, each way."""
+LEAST_RATIO = 0.98
+
+
+class Transfer(NamedTuple):
+    """One way of one profile; kbit/s of the transport's messages."""
+
+    steady_kbit: float
+    whole_kbit: float
+    seconds: float
+
+
+def message_bytes(direction: Direction, megabytes: float, seconds: float) -> int:
+    """Of each message of a transfer."""
+    goodput_kbit = direction.ideal_goodput_kbit
+    most = math.inf if goodput_kbit is None else 125 * goodput_kbit * seconds
+    return max(100, round(min(1e6 * megabytes, most) / MESSAGES))
+
+
+def block(size: int) -> dict[str, torch.Tensor]:
+    return {"block": torch.zeros(size, dtype=torch.uint8)}
+
+
+def timing(arrived: list[Message]) -> Transfer:
+    quarter = len(arrived) // 4
+    steady_ns = arrived[-1].received_ns - arrived[quarter - 1].received_ns
+    whole_ns = arrived[-1].received_ns - arrived[0].header.sent_ns
+    steady = sum(each.message_bytes for each in arrived[quarter:])
+    whole = sum(each.message_bytes for each in arrived)
+    return Transfer(8e6 * steady / steady_ns, 8e6 * whole / whole_ns, whole_ns / 1e9)
+
+
+async def serve(host: str, port: int, down: dict[str, int], results: Channel) -> None:
+    """Take every client's messages, and send it as many of its own size."""
+    transport = ServerTransport(host, port, set(down), quiet)
+    arrived: dict[str, list[Message]] = {name: [] for name in down}
+    left = len(down)
+    while left:
+        message = await transport.receive()
+        if message.kind == "bye":
+            left -= 1
+            continue
+        came = arrived[message.sender]
+        came.append(message)
+        if len(came) == MESSAGES:
+            results.send({"client": message.sender, "way": "up", **timing(came)._asdict()})
+            came.clear()
+            encoded = encode_tensors(block(down[message.sender]))
+            for _ in range(MESSAGES):
+                await transport.send(message.sender, "down", 0, encoded, {})
+    transport.close()
+
+
+def call(name: str, host: str, port: int, up: int, results: Channel) -> None:
+    transport = ClientTransport(name, host, port, quiet)
+    tensors = block(up)
+    for _ in range(MESSAGES):
+        transport.send("up", 0, tensors, {})
+    arrived = [transport.receive(WAIT_S) for _ in range(MESSAGES)]
+    results.send({"client": name, "way": "down", **timing(arrived)._asdict()})
+    transport.send("bye", 0, {}, {})
+    transport.close()
+
+
+def measure(
+    links: list[LinkProfile], backend: Any, megabytes: float, seconds: float
+) -> dict[tuple[str, str], Transfer]:
+    """By profile and way, all of ``links`` at the same time."""
+    layout = plan(links)
+    network = backend.up(layout)
+    ours, theirs = Channel.pair()
+    down = {
+        node.name: message_bytes(link.down, megabytes, seconds)
+        for node, link in zip(layout.clients, links, strict=True)
+    }
+
+    def be(node: Node) -> None:
+        host, port = stand(network, node)
+        torch.set_num_threads(1)
+        if node is layout.server:
+            asyncio.run(serve(host, port, down, theirs))
+            return
+        up = message_bytes(links[node.index - 1].up, megabytes, seconds)
+        call(node.name, host, port, up, theirs)
+
+    children = [Child(node.name, lambda node=node: be(node)) for node in layout.nodes]  # type: ignore
+    theirs.close()
+    found = {}
+    names = {node.name: link.name for node, link in zip(layout.clients, links, strict=True)}
+    try:
+        for _ in range(2 * len(links)):
+            row = ours.receive(WAIT_S)
+            found[names[row.pop("client")], row.pop("way")] = Transfer(**row)
+        for child in children:
+            child.wait(30)
+    finally:
+        for child in children:
+            child.kill()
+        ours.close()
+        network.down()
+    return found
+
+
+def rate_kbit(link: LinkProfile) -> float:
+    return max(each.rate_kbit or math.inf for each in (link.up, link.down))
+
+
+def groups(links: list[LinkProfile]) -> list[list[LinkProfile]]:
+    """Slow lines together as long as all of them are no work for this machine; slow ones first."""
+    found: list[list[LinkProfile]] = []
+    for link in sorted(links, key=rate_kbit):
+        if found and sum(map(rate_kbit, [*found[-1], link])) <= AT_ONCE_KBIT:
+            found[-1].append(link)
+        else:
+            found.append([link])
+    return found
+
+
+@click.command()
+@click.option("--profiles", "names", default="all", show_default=True)
+@click.option("--links", default="userspace", show_default=True)
+@click.option("--megabytes", default=10.0, show_default=True, type=click.FloatRange(0.1, 1e4))
+@click.option("--seconds", default=30.0, show_default=True, type=click.FloatRange(1, 3600))
+def main(names: str, links: str, megabytes: float, seconds: float) -> None:
+    chosen = profiles.names() if names == "all" else names.split(",")
+    backend, _ = choice.choose(links)
+    began = time.monotonic()
+    click.echo(
+        f"{'':22} {'way':4} {'steady, kbit/s':>15} {'ideal':>10} {'ratio':>7} {'whole':>7} {'s':>6}"
+    )
+    for group in groups([profiles.load(name) for name in chosen]):
+        found = measure(group, backend, megabytes, seconds)
+        for link in group:
+            for way, direction in (("up", link.up), ("down", link.down)):
+                transfer = found[link.name, way]
+                ideal = direction.ideal_goodput_kbit
+                line = f"{link.name:22} {way:4} {transfer.steady_kbit:15.1f} "
+                if ideal is None:
+                    click.echo(f"{line} {'no rate':>9} {'':15} {transfer.seconds:6.1f}")
+                    continue
+                what = f"transport on {link.name}, {way}: goodput"
+                table.add(
+                    what,
+                    "kbit/s",
+                    transfer.steady_kbit,
+                    "TCP at line rate",
+                    ideal,
+                    least=LEAST_RATIO,
+                )
+                click.echo(
+                    f"{line}{ideal:10.1f} {transfer.steady_kbit / ideal:7.4f} "
+                    f"{transfer.whole_kbit / ideal:7.4f} {transfer.seconds:6.1f}"
+                    + (f"  loses {direction.loss_percent:g} %" if direction.loss_percent else "")
+                )
+    click.echo(f"{time.monotonic() - began:.0f} s in all")
+
+
+if __name__ == "__main__":
+    main()
