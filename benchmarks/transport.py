@@ -12,8 +12,8 @@ protobuf message and back. It comes from the package index into an environment o
 cannot, its columns are empty.
 
 Ours and the bare one take turns, so that a busy machine is busy for both; gRPC goes before them.
-Both have the heap that nodes have. Times are the quickest of all turns, with the median beside it;
-ratios are of the quickest, theirs / ours: more than 1 is ours quicker.
+Times are the quickest of all turns, with the median beside it; ratios are of the quickest, theirs /
+ours: more than 1 is ours quicker.
 """
 
 import asyncio

@@ -24,7 +24,7 @@ from nodes.server import Past, serve
 from nodes.snapshot import Json, Snapshot
 from nodes.states import Keeper, Start
 from nodes.stretched import STEP_IMAGES, Stretched, host_flops_per_s
-from testbed import clock, gloo, host, meter
+from testbed import clock, gloo, heap, host, meter
 from testbed.channel import Channel
 from testbed.config import (
     DEFAULT_DEVICE_CLASS,
@@ -198,6 +198,7 @@ class FineTuning:
             test = (torch.from_numpy(images), torch.from_numpy(labels))
         shard = self._shard(node.index)
         if node.index == 0:
+            heap.keep_large()
             names = [name for name, _ in self._addresses()]
             if self._host_rate is not None:
                 gflops = round(self._host_rate / 1e9, 3)

@@ -15,7 +15,7 @@ from methods import Fleet as MethodFleet
 from nodes.compute import Compute
 from nodes.fleet import METRICS, Fleet
 from nodes.states import Keeper
-from testbed import clock, meter
+from testbed import clock, heap, meter
 from testbed.channel import Channel
 from testbed.config import RunConfig
 from testbed.transport import ServerTransport
@@ -157,6 +157,7 @@ async def _serve(
         )
         if facts := compute.facts():
             report({"event": "computed", "round": number, **facts})
+        heap.release()
         report({"event": "usage", **meter.usage()})
         if over:
             break

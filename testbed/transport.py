@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 import zmq
-import zmq.asyncio
-from zmq.utils.monitor import recv_monitor_message
+from zmq.utils.monitor import parse_monitor_message, recv_monitor_message
 
 from testbed import clock, congestion
+from testbed.arrivals import Arrivals, read
 from testbed.wire import (
     MAX_FRAME_BYTES,
     Detail,
@@ -135,14 +135,15 @@ class ServerTransport:
         self._clients = clients
         self._report = report
         self._congestion = congestion
-        self._context = zmq.asyncio.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
+        self._context = zmq.Context()
+        self._socket: zmq.Socket[Any] = self._context.socket(zmq.ROUTER)
         _configure(self._socket)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         # A client whose connection broke comes back under its name at once.
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         self._socket.setsockopt(zmq.BACKLOG, 4096)
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED)
+        self._arrivals, self._events = Arrivals(self._socket), Arrivals(self._monitor)
         try:
             self._socket.bind(f"tcp://{host}:{port}")
         except zmq.ZMQError:
@@ -159,14 +160,16 @@ class ServerTransport:
         """
         frames = [peer.encode(), *_frames(kind, number, encoded, details)]
         try:
-            await self._socket.send_multipart(frames, copy=False)
+            self._socket.send_multipart(frames, zmq.DONTWAIT, copy=False)
         except zmq.ZMQError as error:
             raise Unreachable(f"{peer}: {error.strerror}") from error
+        finally:
+            self._arrivals.look()
 
     async def receive(self) -> Message:
         """The next message that parses, from a client that belongs to the run."""
         while True:
-            identity, *frames = await self._socket.recv_multipart(copy=False)
+            identity, *frames = await self._arrivals.receive()
             message = _from_known(identity, frames, self._clients, self._report)
             if message is not None:
                 return message
@@ -174,7 +177,7 @@ class ServerTransport:
     async def watch_connections(self) -> None:
         """Report each connection as it is made; runs until cancelled."""
         while True:
-            event = await recv_monitor_message(self._monitor)
+            event = parse_monitor_message([each.bytes for each in await self._events.receive()])
             _on_connection(event, self._congestion, self._report)
 
     def close(self) -> None:
@@ -244,7 +247,7 @@ class ClientTransport:
                     _on_connection(recv_monitor_message(monitor), self._congestion, self._report)
             message = None
             if self._sockets[SERVER] in ready:
-                frames = self._sockets[SERVER].recv_multipart(copy=False)
+                frames = read(self._sockets[SERVER])
                 message = _receive(SERVER, frames, self._report)
             elif self._listener in ready:
                 message = self._hear_neighbour()
@@ -255,7 +258,7 @@ class ClientTransport:
 
     def _hear_neighbour(self) -> Message | None:
         assert self._listener is not None
-        identity, *frames = self._listener.recv_multipart(copy=False)
+        identity, *frames = read(self._listener)
         return _from_known(identity, frames, self._neighbours, self._report)
 
     def _call(self, host: str, port: int) -> zmq.Socket[Any]:

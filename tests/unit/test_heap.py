@@ -19,6 +19,10 @@ libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 libc.free.argtypes = [ctypes.c_void_p]
 libc.mallinfo2.restype = heap.Usage
+
+def resident():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 """
 
 
@@ -69,10 +73,6 @@ assert (after := new_on_old_pages()) < 0.01, after
 
 def test_released_pages_go_back_to_the_kernel() -> None:
     in_a_process("""
-def resident():
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
 heap.settle()
 blocks = [libc.malloc(32 * KB) for _ in range(500)]
 for block in blocks:
@@ -83,6 +83,24 @@ for block in blocks[:-1]:
 full = resident()
 heap.release()
 assert full - resident() > 10 * KB * KB, (full, resident())
+""")
+
+
+def test_large_blocks_are_kept_until_released() -> None:
+    in_a_process("""
+MB = KB * KB
+heap.settle()
+for keep in (False, True):
+    if keep:
+        heap.keep_large()
+    before = resident()
+    block = libc.malloc(64 * MB)
+    ctypes.memset(block, 1, 64 * MB)
+    libc.free(block)
+    kept = resident() - before
+    assert kept > 60 * MB if keep else kept < MB, (keep, kept)
+heap.release()
+assert resident() - before < MB, resident() - before
 """)
 
 
