@@ -1,6 +1,6 @@
 """What the transport carries on every profile, each way, against the most that TCP can.
 
-    python benchmarks/goodput.py [--profiles=all] [--links=userspace] [--seconds=30]
+    python benchmarks/goodput.py [--profiles=all] [--congestion=host,cubic] [--seconds=30]
 
 A client behind each profile sends --megabytes, or what its line carries in --seconds, to the server
 through the transport that runs use (ZeroMQ on kernel TCP), and then gets as much. Slow lines are
@@ -8,8 +8,9 @@ measured at the same time, each client behind its own; fast ones one after the o
 
 Goodput is of the transport's messages, headers included, and stands against rate * 1448 / 1514.
 Once TCP is going it is what came after the first quarter; the whole transfer, from the first
-sending on, has TCP's start in it and the way of the first byte. Rows of lines that lose packets say
-so: there the congestion control decides what TCP gets.
+sending on, has TCP's start in it and the way of the first byte. What TCP gets of a line depends on
+its congestion control: cubic slows down at each loss, and bbr, every ten seconds, to measure the
+round trip. Each line is measured with both, and the better one counts for the table of all.
 """
 
 import asyncio
@@ -22,11 +23,11 @@ import table
 import torch
 from link import WAIT_S, quiet, stand
 
-from testbed import profiles
+from testbed import congestion, profiles
 from testbed.channel import Channel
 from testbed.child import Child
 from testbed.direction import Direction
-from testbed.links import choice
+from testbed.links import choice, namespaces
 from testbed.profiles import LinkProfile
 from testbed.topology import Node, plan
 from testbed.transport import ClientTransport, ServerTransport
@@ -43,7 +44,6 @@ class Transfer(NamedTuple):
 
     steady_kbit: float
     whole_kbit: float
-    seconds: float
 
 
 def message_bytes(direction: Direction, megabytes: float, seconds: float) -> int:
@@ -63,18 +63,24 @@ def timing(arrived: list[Message]) -> Transfer:
     whole_ns = arrived[-1].received_ns - arrived[0].header.sent_ns
     steady = sum(each.message_bytes for each in arrived[quarter:])
     whole = sum(each.message_bytes for each in arrived)
-    return Transfer(8e6 * steady / steady_ns, 8e6 * whole / whole_ns, whole_ns / 1e9)
+    return Transfer(8e6 * steady / steady_ns, 8e6 * whole / whole_ns)
 
 
-async def serve(host: str, port: int, down: dict[str, int], results: Channel) -> None:
+async def serve(
+    host: str, port: int, down: dict[str, int], control: str | None, results: Channel
+) -> None:
     """Take every client's messages, and send it as many of its own size."""
-    transport = ServerTransport(host, port, set(down), quiet)
+    transport = ServerTransport(host, port, set(down), quiet, control)
+    watching = asyncio.create_task(transport.watch_connections())
     arrived: dict[str, list[Message]] = {name: [] for name in down}
     left = len(down)
     while left:
         message = await transport.receive()
         if message.kind == "bye":
             left -= 1
+            continue
+        if message.kind == "hello":
+            await transport.send(message.sender, "welcome", 0, ([], []), {})
             continue
         came = arrived[message.sender]
         came.append(message)
@@ -84,11 +90,15 @@ async def serve(host: str, port: int, down: dict[str, int], results: Channel) ->
             encoded = encode_tensors(block(down[message.sender]))
             for _ in range(MESSAGES):
                 await transport.send(message.sender, "down", 0, encoded, {})
+    watching.cancel()
     transport.close()
 
 
-def call(name: str, host: str, port: int, up: int, results: Channel) -> None:
-    transport = ClientTransport(name, host, port, quiet)
+def call(name: str, host: str, port: int, up: int, control: str | None, results: Channel) -> None:
+    transport = ClientTransport(name, host, port, quiet, control)
+    # Until it is connected, and its congestion control set, nothing is to be sent.
+    transport.send("hello", 0, {}, {})
+    transport.receive(WAIT_S)
     tensors = block(up)
     for _ in range(MESSAGES):
         transport.send("up", 0, tensors, {})
@@ -99,7 +109,11 @@ def call(name: str, host: str, port: int, up: int, results: Channel) -> None:
 
 
 def measure(
-    links: list[LinkProfile], backend: Any, megabytes: float, seconds: float
+    links: list[LinkProfile],
+    backend: Any,
+    megabytes: float,
+    seconds: float,
+    control: str | None,
 ) -> dict[tuple[str, str], Transfer]:
     """By profile and way, all of ``links`` at the same time."""
     layout = plan(links)
@@ -114,10 +128,10 @@ def measure(
         host, port = stand(network, node)
         torch.set_num_threads(1)
         if node is layout.server:
-            asyncio.run(serve(host, port, down, theirs))
+            asyncio.run(serve(host, port, down, control, theirs))
             return
         up = message_bytes(links[node.index - 1].up, megabytes, seconds)
-        call(node.name, host, port, up, theirs)
+        call(node.name, host, port, up, control, theirs)
 
     children = [Child(node.name, lambda node=node: be(node)) for node in layout.nodes]  # type: ignore
     theirs.close()
@@ -126,7 +140,8 @@ def measure(
     try:
         for _ in range(2 * len(links)):
             row = ours.receive(WAIT_S)
-            found[names[row.pop("client")], row.pop("way")] = Transfer(**row)
+            name, way = names[row.pop("client")], row.pop("way")
+            found[name, way] = Transfer(**row)
         for child in children:
             child.wait(30)
     finally:
@@ -152,43 +167,55 @@ def groups(links: list[LinkProfile]) -> list[list[LinkProfile]]:
     return found
 
 
+def controls(asked: str) -> list[str | None]:
+    """Congestion controls to measure with; None is the host's. Those it is already come once."""
+    host = namespaces.congestion_control()
+    found: list[str | None] = []
+    for name in asked.split(","):
+        one = None if name in ("host", host) else name
+        if one is not None:
+            congestion.check(one, "userspace")
+        if one not in found:
+            found.append(one)
+    return found
+
+
 @click.command()
 @click.option("--profiles", "names", default="all", show_default=True)
 @click.option("--links", default="userspace", show_default=True)
 @click.option("--megabytes", default=10.0, show_default=True, type=click.FloatRange(0.1, 1e4))
 @click.option("--seconds", default=30.0, show_default=True, type=click.FloatRange(1, 3600))
-def main(names: str, links: str, megabytes: float, seconds: float) -> None:
+@click.option("--congestion", "asked", default="host,cubic", show_default=True)
+def main(names: str, links: str, megabytes: float, seconds: float, asked: str) -> None:
     chosen = profiles.names() if names == "all" else names.split(",")
     backend, _ = choice.choose(links)
+    used = controls(asked)
     began = time.monotonic()
-    click.echo(
-        f"{'':22} {'way':4} {'steady, kbit/s':>15} {'ideal':>10} {'ratio':>7} {'whole':>7} {'s':>6}"
-    )
+    columns = "".join(f"{one or namespaces.congestion_control():>28}" for one in used)
+    click.echo(f"{'':37}{columns}")
+    columns = f"{'kbit/s':>10} {'ratio':>6} {'whole':>6}   " * len(used)
+    click.echo(f"{'':22} {'way':4} {'ideal':>10}{columns}")
     for group in groups([profiles.load(name) for name in chosen]):
-        found = measure(group, backend, megabytes, seconds)
+        found = [measure(group, backend, megabytes, seconds, one) for one in used]
         for link in group:
             for way, direction in (("up", link.up), ("down", link.down)):
-                transfer = found[link.name, way]
-                ideal = direction.ideal_goodput_kbit
-                line = f"{link.name:22} {way:4} {transfer.steady_kbit:15.1f} "
-                if ideal is None:
-                    click.echo(f"{line} {'no rate':>9} {'':15} {transfer.seconds:6.1f}")
-                    continue
-                what = f"transport on {link.name}, {way}: goodput"
-                table.add(
-                    what,
-                    "kbit/s",
-                    transfer.steady_kbit,
-                    "TCP at line rate",
-                    ideal,
-                    least=LEAST_RATIO,
-                )
-                click.echo(
-                    f"{line}{ideal:10.1f} {transfer.steady_kbit / ideal:7.4f} "
-                    f"{transfer.whole_kbit / ideal:7.4f} {transfer.seconds:6.1f}"
-                    + (f"  loses {direction.loss_percent:g} %" if direction.loss_percent else "")
-                )
+                tell(link.name, way, direction, [each[link.name, way] for each in found])
     click.echo(f"{time.monotonic() - began:.0f} s in all")
+
+
+def tell(name: str, way: str, direction: Direction, found: list[Transfer]) -> None:
+    ideal = direction.ideal_goodput_kbit
+    line = f"{name:22} {way:4} {ideal or 0:10.1f}"
+    for each in found:
+        line += f"{each.steady_kbit:10.1f} "
+        if ideal:
+            line += f"{each.steady_kbit / ideal:6.3f} {each.whole_kbit / ideal:6.3f}   "
+    if ideal:
+        most = max(each.steady_kbit for each in found)
+        what = f"transport on {name}, {way}: goodput"
+        table.add(what, "kbit/s", most, "TCP at line rate", ideal, least=LEAST_RATIO)
+    lost = direction.loss_percent
+    click.echo(line + (f"loses {lost:g} %" if lost else ""))
 
 
 if __name__ == "__main__":
