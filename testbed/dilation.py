@@ -7,7 +7,7 @@ without in what follows a clock of the kernel's, such as TCP's timers.
 
 import contextlib
 import hashlib
-import tempfile
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -19,6 +19,8 @@ from testbed.profiles import LinkProfile
 from testbed.schedule import State
 from testbed.topology import Node, Plan
 
+FOLDER = "slower-traces"
+"""Within a run's, while it lasts."""
 _TIMES = ("delay_ms", "jitter_ms", "queue_ms")
 
 
@@ -75,15 +77,19 @@ def _trace(path: str, dilation: float, folder: Path) -> str:
 class Dilated:
     """A network whose links are slower than it is told; owns it, and the files of its traces."""
 
-    def __init__(self, backend: Backend, layout: Plan, dilation: float) -> None:
-        """Build the network of ``layout``.
+    def __init__(self, backend: Backend, layout: Plan, dilation: float, within: Path) -> None:
+        """Build the network of ``layout``; its traces' files go into a new folder ``within``.
 
         Raises:
             LinkError: naming the step that failed.
         """
         self._dilation = dilation
         with contextlib.ExitStack() as owned:
-            self._folder = Path(owned.enter_context(tempfile.TemporaryDirectory()))
+            self._folder = within / FOLDER
+            # A killed run may have left some, whole or not.
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.mkdir()
+            owned.callback(shutil.rmtree, self._folder, ignore_errors=True)
             self.plan = plan(layout, dilation, self._folder)
             """What the links really are."""
             self.inner: Network = backend.up(self.plan)

@@ -179,7 +179,7 @@ class _Run:
     def _build(self) -> Network:
         if clock.dilation() == 1:
             return self._backend.up(self._plan)
-        return Dilated(self._backend, self._plan, clock.dilation())
+        return Dilated(self._backend, self._plan, clock.dilation(), self._recorder.folder)
 
     def _refuse_what_cannot_end(self, traffic: Traffic | None) -> None:
         run = self._config

@@ -131,9 +131,9 @@ class Fake:
 LINK = LinkProfile(name="x", up=Direction(rate_kbit=900, delay_ms=1), down=Direction(delay_ms=2))
 
 
-def test_a_network_is_built_and_shaped_slower_than_it_is_told() -> None:
+def test_a_network_is_built_and_shaped_slower_than_it_is_told(tmp_path: Path) -> None:
     fake, layout = Fake(), plan([LINK, LINK], LINK)
-    network = Dilated(fake, layout, 3)
+    network = Dilated(fake, layout, 3, tmp_path)
     slower = dilation.profile(LINK, 3, NOWHERE)
     assert fake.plan == plan([slower, slower], slower) == network.plan
     network.shape(layout.clients[1], LINK.up, LINK.down)
@@ -146,11 +146,17 @@ def test_files_of_traces_are_there_until_the_network_is_down(tmp_path: Path) -> 
     file = tmp_path / "a.trace"
     file.write_text("1\n4\n")
     traced = LinkProfile(name="x", up=Direction(trace=str(file)), down=Direction())
-    network = Dilated(Fake(), plan([traced]), 2)
+    network = Dilated(Fake(), plan([traced]), 2, tmp_path)
     profile = network.plan.clients[0].profile
     assert profile is not None and profile.up.trace is not None
     made = Path(profile.up.trace)
     assert made.read_text() == "2\n8\n"
+    # As after a run that was killed while it wrote.
+    made.write_text("2")
+    again = Dilated(Fake(), plan([traced]), 2, tmp_path)
+    assert made.read_text() == "2\n8\n"
+    again.down()
+    assert not made.parent.exists()
     network.down()
     network.down()
     assert not made.parent.exists()
