@@ -35,7 +35,7 @@ lint: $(BIN)/.installed-dev
 	$(BIN)/python -m mypy
 
 bench: $(BIN)/.installed
-	for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python $$file; done 2>&1 | tee results/benchmarks.txt
+	$(BIN)/python benchmarks/run.py $(BENCHMARKS)
 
 clean:
 	rm -rf $(VENV) .venv-peers
