@@ -46,13 +46,15 @@ def run(name: str, rows: Path, log: TextIO) -> str | None:
         # As by Ctrl-C, so that what it started ends with it.
         limit = threading.Timer(LIMIT_S, process.send_signal, [signal.SIGINT])
         limit.start()
-        assert process.stdout is not None
-        for line in process.stdout:
-            click.echo(line, nl=False)
-            log.write(line)
-            log.flush()
-    late = not limit.is_alive()
-    limit.cancel()
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                click.echo(line, nl=False)
+                log.write(line)
+                log.flush()
+            late = not limit.is_alive()
+        finally:
+            limit.cancel()
     if late:
         return f"took longer than {LIMIT_S:g} s"
     return None if process.returncode == 0 else f"ended with {process.returncode}"
