@@ -27,6 +27,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
 NO_BENCHMARKS = ("run", "table")
 LIMIT_S = 3600.0
+END_LIMIT_S = 30.0
 
 
 def names() -> list[str]:
@@ -53,6 +54,10 @@ def run(name: str, rows: Path, log: TextIO) -> str | None:
                 log.write(line)
                 log.flush()
             late = not limit.is_alive()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+            process.wait(END_LIMIT_S)
+            raise
         finally:
             limit.cancel()
     if late:
