@@ -5,7 +5,9 @@
 One server and one client, each a process. Up: the client sends a message and waits for a short
 answer. Down: it asks in a few bytes and gets the message. Seconds are from its sending to the
 answer's arrival. Bare ZeroMQ has the same kinds of socket and sends and takes frames without a
-copy, as we do; what ours adds is names, types, shapes, checks, events and asyncio at the server.
+copy, as we do; what ours adds is names, types, shapes, checks, events and asyncio at the server,
+which keeps the memory of large messages for the next ones as the server of a run does. (A client of
+a run gives its memory back after each round, as neither does here.)
 gRPC has two columns: bytes that are there already, in one message or as a stream of 1 MiB,
 whichever is quicker; and an array as federated learning over gRPC sends it, by numpy.save in a
 protobuf message and back. It comes from the package index into an environment of its own; where it
@@ -33,6 +35,7 @@ import torch
 import zmq
 from peers import FOLDER, NoPeer, environment
 
+from testbed import heap
 from testbed.channel import Channel
 from testbed.child import Child
 from testbed.transport import ClientTransport, ServerTransport
@@ -60,6 +63,7 @@ def data(size: int) -> bytes:
 
 
 async def serve_ours(port: int) -> None:
+    heap.keep_large()
     torch.set_num_threads(1)
     transport = ServerTransport(HOST, port, {"client-1"}, lambda event: None)
     while True:
