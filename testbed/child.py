@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import random
 import signal
 import sys
 import threading
@@ -92,14 +93,21 @@ class Child:
 
 
 def fork_alone() -> int:
-    """Fork a process of one thread, as ``os.fork`` but without what Python does in the child.
+    """Fork a process of one thread, as ``os.fork`` but without most of what Python does after it.
 
     That renews locks and forgets threads, of which there are none, in Python and in a dozen
-    packages: a megabyte that each child would write to and no longer share.
+    packages: a megabyte that each child would write to and no longer share. What is left is that
+    no two children draw the same from ``random``.
+
+    Raises:
+        OSError: the system takes no more processes.
     """
     pid: int = _libc.fork()
     if pid < 0:
-        raise OSError(f"fork: {os.strerror(ctypes.get_errno())}")
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    if pid == 0:
+        random.seed()
     return pid
 
 

@@ -175,3 +175,22 @@ for fork in (os.fork, fork_alone):
     os.close(heard_write)
     with os.fdopen(heard_read) as heard:
         assert heard.read() == "python's child child "
+
+
+def test_children_of_lone_forks_draw_different_numbers():
+    heard_read, heard_write = os.pipe()
+    body = f"""
+import os, random
+from testbed.child import fork_alone
+random.seed(1)
+for _ in range(2):
+    if (pid := fork_alone()) == 0:
+        os.write({heard_write}, f"{{random.random()}} ".encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+os.write({heard_write}, str(random.random()).encode())
+"""
+    subprocess.run([sys.executable, "-c", body], check=True, timeout=30, pass_fds=(heard_write,))
+    os.close(heard_write)
+    with os.fdopen(heard_read) as heard:
+        assert len(set(heard.read().split())) == 3
