@@ -22,6 +22,8 @@ _HUGE_BYTES = 2 << 20
 _MADV_COLLAPSE = 25
 _LEAST_BYTES = 24
 """Of malloc's blocks."""
+_CACHED_BYTES = 1 << 20
+"""More than the blocks that glibc keeps for a thread and counts as used: 7 of each size to 1 KB."""
 _MOST_BYTES = 64 << 20
 """Of Python's holes that are filled: what is no heap of the kind that this expects has an end."""
 _PYTHON_STEP, _PYTHON_MOST = 16, 512
@@ -87,6 +89,11 @@ class Usage(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in _names.split()]
 
 
+_NEW_MEMORY = ("arena", "hblks", "keepcost")
+"""What a block changes that fills no hole: heaps grow, a mapping is made, or the last block, which
+grows as needed and is no hole, is cut. Where a block lies tells nothing: mappings may be below."""
+
+
 def fill() -> None:
     """Allocate every hole of both heaps, for good: a few megabytes once, for two in every node."""
     _fill_python()
@@ -94,15 +101,17 @@ def fill() -> None:
         return
     _libc.malloc.restype, _libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     _libc.free.argtypes = [ctypes.c_void_p]
-    _libc.sbrk.restype, _libc.sbrk.argtypes = ctypes.c_void_p, [ctypes.c_ssize_t]
     _libc.mallinfo2.restype = Usage
+    usage = _libc.mallinfo2()
+    # Where malloc is another library's, these figures never change: this alone ends it there.
+    left = usage.fordblks - usage.keepcost + _CACHED_BYTES
     for size in _sizes():
-        while True:
-            # What follows the last block grows as needed, and is no hole.
-            end = _libc.sbrk(0) - _libc.mallinfo2().keepcost
-            if (block := _libc.malloc(size)) >= end:
+        while size <= left:
+            before, block, after = _libc.mallinfo2(), _libc.malloc(size), _libc.mallinfo2()
+            if any(getattr(before, grown) != getattr(after, grown) for grown in _NEW_MEMORY):
                 _libc.free(block)
                 break
+            left -= size
 
 
 def _fill_python() -> None:

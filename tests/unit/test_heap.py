@@ -1,10 +1,14 @@
 """A forked process allocates beside what it inherited, and gives back what it no longer needs."""
 
 import ctypes
+import resource
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
+
+from testbed import heap
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="no glibc 2.33"
@@ -26,16 +30,21 @@ def resident():
 """
 
 
-def in_a_process(body: str) -> None:
+def in_a_process(body: str, stack_bytes: int | None = None) -> None:
     """Run ``body`` in a process of its own: a heap shows all that was done before in it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    limit = None if stack_bytes is None else (stack_bytes, hard)
     done = subprocess.run(
-        [sys.executable, "-c", BEGINNING + body], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", BEGINNING + body],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=limit and (lambda: resource.setrlimit(resource.RLIMIT_STACK, limit)),
     )
     assert done.returncode == 0, done.stderr
 
 
-def test_a_filled_heap_has_no_holes_to_copy_pages_for() -> None:
-    in_a_process("""
+HOLES = """
 def holes():
     usage = libc.mallinfo2()
     return usage.fordblks - usage.keepcost
@@ -47,7 +56,29 @@ assert holes() > 700 * KB, holes()
 heap.settle()
 heap.fill()
 assert holes() < 16 * KB, holes()
-""")
+"""
+
+
+def test_a_filled_heap_has_no_holes_to_copy_pages_for() -> None:
+    in_a_process(HOLES)
+
+
+@pytest.mark.skipif(
+    resource.getrlimit(resource.RLIMIT_STACK)[1] != resource.RLIM_INFINITY,
+    reason="the stack has a hard limit",
+)
+def test_so_has_one_above_all_mappings() -> None:
+    # Mappings are laid out from below, then, as in User-Mode Linux always.
+    body = "assert libc.malloc(4 * KB * KB) < libc.malloc(KB)"
+    in_a_process(HOLES + body, resource.RLIM_INFINITY)
+
+
+def test_filling_ends_where_malloc_is_another_librarys(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = Mock(return_value=heap.Usage(arena=10 << 20, fordblks=3 << 20, keepcost=1 << 20))
+    libc = Mock(mallinfo2=usage)
+    monkeypatch.setattr(heap, "_libc", libc)
+    heap.fill()
+    assert sum(call.args[0] for call in libc.malloc.call_args_list) <= 4 << 20
 
 
 def test_a_filled_heap_has_no_holes_for_python_either() -> None:
