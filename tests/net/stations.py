@@ -88,6 +88,26 @@ def send_stream(address: str, data: bytes, port: int = PORT) -> Callable[[Channe
     return body
 
 
+def send_stream_until_told(address: str, block: bytes) -> Callable[[Channel], Any]:
+    """Connect, send ``block`` again and again, and end the stream once told to stop.
+
+    Returns {"sha256", "bytes"} of what was sent.
+    """
+
+    def body(channel: Channel) -> Any:
+        digest, size = hashlib.sha256(), 0
+        with socket.create_connection((address, PORT), LIMIT_S) as connection:
+            while not select.select([channel], [], [], 0)[0]:
+                connection.sendall(block)
+                digest.update(block)
+                size += len(block)
+            connection.shutdown(socket.SHUT_WR)
+            _read_all(connection)
+        return {"sha256": digest.hexdigest(), "bytes": size}
+
+    return body
+
+
 def _read_all(connection: socket.socket) -> dict[str, Any]:
     connection.settimeout(LIMIT_S)
     digest, size = hashlib.sha256(), 0
@@ -172,6 +192,20 @@ def device_counters(channel: Channel) -> Any:
             fields = [int(number) for number in numbers.split()]
             return [fields[9], fields[8]], [fields[1], fields[0]]
     raise AssertionError(f"no {namespaces.INTERFACE}")
+
+
+def protocol_counters(protocol: str) -> Callable[[Channel], Any]:
+    """What this namespace's kernel has counted of "Tcp", "Udp", ..., by the kernel's names."""
+
+    def body(channel: Channel) -> Any:
+        names, values = (
+            line.split()[1:]
+            for line in Path("/proc/net/snmp").read_text().splitlines()
+            if line.startswith(f"{protocol}:")
+        )
+        return {name: int(value) for name, value in zip(names, values, strict=True)}
+
+    return body
 
 
 def ipv6_addresses(channel: Channel) -> Any:
