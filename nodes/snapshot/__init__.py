@@ -28,6 +28,10 @@ from nodes.snapshot.putting import Putting
 from nodes.snapshot.taking import Taking
 
 __all__ = ["Json", "Snapshot", "Unkept"]
+_NOT_ITS_LIKE = (
+    *(AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError),
+    AssertionError,
+)
 
 
 class Snapshot:
@@ -74,12 +78,15 @@ class Snapshot:
         with torch.no_grad():
             try:
                 Putting(self, tensors).all(told)
-            except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+            except _NOT_ITS_LIKE as error:
                 raise Unkept(f"what was kept is not of this {self.kind}: {error!r}") from error
 
     def is_ours(self, value: object) -> bool:
         """Whether it is of a class of the project's, which is looked into."""
-        return type(value).__module__.partition(".")[0] in self._packages
+        return self.is_of_ours(type(value))
+
+    def is_of_ours(self, kind: type) -> bool:
+        return kind.__module__.partition(".")[0] in self._packages
 
     def _find(self, value: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
         """Modules, optimizers and schedules within ``value``, by path; no module within another."""

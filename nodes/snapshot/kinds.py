@@ -24,11 +24,20 @@ CONSTANTS = (
 )
 DICTS = {kind.__name__: kind for kind in (dict, Counter, OrderedDict, defaultdict)}
 SEQUENCES = {kind.__name__: kind for kind in (tuple, set, frozenset, torch.Size)}
+BIT_GENERATORS = {
+    kind.__name__: kind
+    for kind in (
+        *(np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox),
+        np.random.SFC64,
+    )
+}
 OWN_OF_MODULES = frozenset(vars(nn.Module()))
 """Attributes that every module has."""
 RANDOM = "torch"
 """The state of torch's own generator, which dropout and new adapters draw from; no path is so."""
 ABSENT = object()
+_HEAP_TYPE = 1 << 9
+"""Py_TPFLAGS_HEAPTYPE: a class that Python code made."""
 
 
 class Unkept(TypeError):
@@ -44,6 +53,15 @@ def is_constant(value: object) -> bool:
     if isinstance(value, msgspec.Struct):
         return bool(value.__struct_config__.frozen)
     return isinstance(value, CONSTANTS)
+
+
+def is_plain(value: object) -> bool:
+    """Whether an object is its attributes and no more."""
+    kind = type(value)
+    if not hasattr(value, "__dict__") or issubclass(kind, msgspec.Struct | nn.Module):
+        return False
+    # As copyreg: what is within an object of a built-in class is not in its attributes.
+    return next(each for each in kind.__mro__ if not each.__flags__ & _HEAP_TYPE) is object
 
 
 def is_same(one: object, other: object) -> bool:

@@ -1,19 +1,41 @@
-"""Into a new object what was taken out of its like."""
+"""Into a new object what was taken out of its like.
+
+What was taken may come from a file that somebody sent. It names classes and attributes, and no
+more than these are believed: a class must be a method's own, under the name by which it calls
+itself, and none of its code is run; modules, optimizers and functions are those that the new
+object has in that very place.
+"""
 
 from __future__ import annotations
 
+import inspect
 import random
 import sys
 from collections import deque
 from collections.abc import Mapping
-from operator import attrgetter
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from nodes.snapshot.kinds import ABSENT, DICTS, RANDOM, SCALARS, SEQUENCES, Json
+from nodes.snapshot.kinds import (
+    ABSENT,
+    BIT_GENERATORS,
+    DICTS,
+    OWN_OF_MODULES,
+    RANDOM,
+    SCALARS,
+    SEQUENCES,
+    Json,
+    address,
+    is_constant,
+    is_plain,
+    name_of,
+)
 
 if TYPE_CHECKING:
     from nodes.snapshot import Snapshot
@@ -45,17 +67,18 @@ class Putting:
         ((kind, what),) = told.items()
         if kind == "same":
             return self._made[what]
-        put = getattr(self, f"_{kind}")
+        put = _KINDS[kind]
         self._made[path] = now
-        self._made[path] = found = put(what, now, path)
+        self._made[path] = found = put(self, what, now, path)
         return found
 
     def _options(self, what: Json, now: Any, path: str) -> Any:
         return self._of.options
 
     def _constant(self, what: Json, now: Any, path: str) -> Any:
-        if now is ABSENT:
-            raise ValueError(f"{path} is not there")
+        is_data = isinstance(now, Tensor) and address(now) in self._of.data
+        if now is ABSENT or not (is_constant(now) or is_data):
+            raise ValueError(f"{path} is no constant")
         return now
 
     def _weight(self, what: Json, now: Any, path: str) -> Tensor:
@@ -63,7 +86,10 @@ class Putting:
 
     def _shape(self, what: Json, now: Any, path: str) -> Tensor:
         dtype, shape = what
-        return torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
+        kind = vars(torch)[dtype]
+        if not isinstance(kind, torch.dtype):
+            raise ValueError(f"{path}: {dtype} is no type of a tensor")
+        return torch.empty(shape, dtype=kind, device="meta")
 
     def _tensor(self, what: Json, now: Any, path: str) -> Tensor:
         name, requires_grad = what
@@ -78,15 +104,21 @@ class Putting:
 
     def _module(self, what: Json, now: Any, path: str) -> nn.Module:
         modes, fields = what
+        if not isinstance(now, nn.Module):
+            raise ValueError(f"{path} is no module")
         modules = dict(now.named_modules())
         for name, each in modules.items():
             each.training = modes if isinstance(modes, bool) else name in modes
         for name, own in fields.items():
             where = f"{path}.{name}" if name else path
+            if not self._of.is_ours(modules[name]) or not OWN_OF_MODULES.isdisjoint(own):
+                raise ValueError(f"{where}: attributes that are no method's")
             self._attributes(modules[name], own, where)
-        return now  # type: ignore[no-any-return]
+        return now
 
     def _state(self, what: Json, now: Any, path: str) -> Any:
+        if not isinstance(now, Optimizer | LRScheduler):
+            raise ValueError(f"{path} is no optimizer and no schedule")
         now.load_state_dict(self.value(what, ABSENT, f"{path}.state"))
         return now
 
@@ -103,7 +135,7 @@ class Putting:
             return legacy
         if kind == "Generator" and isinstance(state, Tensor):
             return torch.Generator().set_state(state)
-        bits = getattr(np.random, state["bit_generator"])()
+        bits = BIT_GENERATORS[state["bit_generator"]]()
         bits.state = state
         return np.random.Generator(bits)
 
@@ -143,14 +175,21 @@ class Putting:
         return SEQUENCES[what[0]](self._items(what[1], now, path))
 
     def _enum(self, what: Json, now: Any, path: str) -> Any:
-        return self._class_of(what[0])[what[1]]
+        name, member = what
+        return _class(name, Enum).__members__[member]
 
     def _named(self, what: Json, now: Any, path: str) -> Any:
-        return self._class_of(what[0])(*self._items(what[1], now, path))
+        kind = self._ours(what[0], tuple)
+        items = self._items(what[1], now, path)
+        if len(items) != len(kind._fields):
+            raise ValueError(f"{path}: {len(items)} fields of a {kind.__name__}")
+        return tuple.__new__(kind, items)
 
     def _object(self, what: Json, now: Any, path: str) -> Any:
-        kind = self._class_of(what[0])
-        found = now if type(now) is kind else kind.__new__(kind)
+        kind = self._ours(what[0], object)
+        found = now if type(now) is kind else object.__new__(kind)
+        if not is_plain(found):
+            raise ValueError(f"{path}: a {kind.__name__} is made by its class alone")
         self._made[path] = found
         for name in vars(found).keys() - what[1].keys():
             del vars(found)[name]
@@ -159,13 +198,38 @@ class Putting:
 
     def _attributes(self, owner: Any, told: Mapping[str, Json], path: str) -> None:
         for name, each in told.items():
-            now = getattr(owner, name, ABSENT)
+            now = vars(owner).get(name, ABSENT)
+            by_class = inspect.getattr_static(type(owner), name, None)
+            if now is ABSENT and (callable(by_class) or hasattr(by_class, "__get__")):
+                raise ValueError(f"{path}.{name} is its class's")
             vars(owner)[name] = self.value(each, now, f"{path}.{name}")
 
-    def _class_of(self, name: str) -> Any:
-        """A class of the project by its name, as ``_name_of`` has it; modules are there already."""
-        module, _, path = name.partition(":")
-        found = attrgetter(path)(sys.modules[module])
-        if not isinstance(found, type):
-            raise ValueError(f"{name} is no class")
-        return found
+    def _ours(self, name: str, base: type) -> Any:
+        kind = _class(name, base)
+        if not self._of.is_of_ours(kind):
+            raise ValueError(f"{name} is no class of a method's")
+        return kind
+
+
+def _class(name: str, base: type) -> Any:
+    """A class by its name, as ``name_of`` has it; its module is there already.
+
+    No attribute is asked for that is not there: to ask a package for one can import it.
+    """
+    module, _, path = name.partition(":")
+    found: Any = sys.modules[module]
+    for step in path.split("."):
+        found = vars(found)[step]
+    if not isinstance(found, type) or not issubclass(found, base) or name_of(found) != name:
+        raise ValueError(f"{name} is no class, or not by this name")
+    return found
+
+
+_KINDS = {
+    kind: getattr(Putting, f"_{kind}")
+    for kind in (
+        *("options", "constant", "weight", "shape", "tensor", "array", "module", "state"),
+        *("generator", "dict", "deque", "sequence", "enum", "named", "object"),
+    )
+}
+"""Not whatever method a file names."""

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -26,6 +25,7 @@ from nodes.snapshot.kinds import (
     Unkept,
     address,
     is_constant,
+    is_plain,
     is_same,
     name_of,
     state_of,
@@ -118,7 +118,7 @@ class Taking:
         if self._of.is_ours(value):
             if isinstance(value, tuple) and hasattr(value, "_fields"):
                 return {"named": [name_of(kind), self._items(value, path)]}
-            if hasattr(value, "__dict__") and not isinstance(value, msgspec.Struct | tuple):
+            if is_plain(value):
                 fields = {n: self.value(each, f"{path}.{n}") for n, each in vars(value).items()}
                 return {"object": [name_of(kind), fields]}
         raise Unkept(

@@ -10,7 +10,7 @@ import threading
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 import numpy as np
@@ -178,6 +178,25 @@ class Side:
     def __init__(self) -> None:
         self.spent = Counter({0.5: 1})
         self.made_later: Side | None = None
+
+
+class Table(dict[str, int]):
+    pass
+
+
+class Guarded:
+    """Its code says so where it is run."""
+
+    ran: ClassVar[list[str]] = []
+
+    def __new__(cls) -> Guarded:
+        cls.ran.append("__new__")
+        return super().__new__(cls)
+
+    @property
+    def watched(self) -> int:
+        self.ran.append("watched")
+        return 1
 
 
 class Layer(nn.Module):
@@ -435,6 +454,10 @@ REFUSED: dict[str, tuple[Callable[[Server], None], str]] = {
         "Server.values: shares memory with .model.linear.weight",
     ),
     "other data": (lambda s: setattr(s, "some", s.shard.images[0:2]), "Server.some: a Tensor"),
+    "what is more than its attributes": (
+        last(lambda s: Table(a=1)),
+        "Server.values: a test_snapshot.Table",
+    ),
     "a lock": (last(lambda s: threading.Lock()), "Server.values: a _thread.lock"),
 }
 
@@ -461,6 +484,66 @@ def test_another_methods_state_is_refused() -> None:
     other = fedavg.Server(fedavg.Config(), model, data(), 0)
     with pytest.raises(Unkept, match=r"not of this methods\.fedavg\.Server"):
         Snapshot(other, fedavg.Config(), data()).put(*snapshot.take())
+
+
+HERE = __name__
+FORGED: dict[str, dict[str, Any]] = {
+    "a class of another package": {"object": ["subprocess:Popen", {}]},
+    "a program, as fields": {"named": ["subprocess:Popen", [["true"]]]},
+    "a program, as a member": {"enum": ["subprocess:Popen", "poll"]},
+    "a module within one": {"object": [f"{HERE}:random.Random", {}]},
+    "under another's name": {"named": [f"{HERE}:NamedTuple", [1, 2]]},
+    "a function": {"named": [f"{HERE}:made", []]},
+    "a module to import": {"object": ["antigravity:x", {}]},
+    "an attribute to import": {"object": ["concurrent.futures:ProcessPoolExecutor", {}]},
+    "too few fields": {"named": [f"{HERE}:Pair", [1]]},
+    "no member": {"enum": [f"{HERE}:Kind", "__class__"]},
+    "a class of numpy": {"array": ["a", "O", [1]]},
+    "a function of numpy": {
+        "generator": ["Generator", {"dict": ["dict", [["bit_generator", "seed"]]]}]
+    },
+    "a function of torch": {"shape": ["load", [1]]},
+    "a state of nothing": {"state": {"dict": ["dict", []]}},
+    "a module that is none": {"module": [True, {}]},
+    "a constant that is none": {"constant": None},
+    "no kind": {"class_of": f"{HERE}:Side"},
+    "no kind either": {"attributes": [1, {}, ""]},
+    "a method": {"object": [f"{HERE}:Guarded", {"watched": 1}]},
+    "a dictionary as an object": {"object": [f"{HERE}:Table", {}]},
+    "a module as an object": {"object": [f"{HERE}:Layer", {}]},
+    "a frozen one": {"object": [f"{HERE}:Config", {"rate": 1}]},
+    "far too much": {"generator": ["Random", [3, [2**70] * 625, None]]},
+}
+
+
+@pytest.mark.parametrize("case", list(FORGED))
+def test_no_file_chooses_what_is_run(case: str) -> None:
+    _, snapshot = made()
+    tensors, told = snapshot.take()
+    told["root"]["object"][1]["values"] = FORGED[case]
+    tensors["a"] = torch.zeros(8, dtype=torch.uint8)
+    _, other = made()
+    with pytest.raises(Unkept, match="not of this"):
+        other.put(tensors, told)
+    assert not Guarded.ran
+
+
+def test_no_file_puts_hooks_into_modules() -> None:
+    _, snapshot = made()
+    tensors, told = snapshot.take()
+    _, fields = told["root"]["object"][1]["model"]["module"]
+    fields[""]["_forward_hooks"] = {"dict": ["OrderedDict", []]}
+    _, other = made()
+    with pytest.raises(Unkept, match="attributes that are no method's"):
+        other.put(tensors, told)
+
+
+def test_objects_are_made_without_their_code() -> None:
+    server, snapshot = made()
+    server.values = Guarded()
+    Guarded.ran.clear()
+    assert type(through(server, snapshot).values) is Guarded
+    assert not Guarded.ran
 
 
 def test_a_part_of_a_cut_model_is_kept_once() -> None:
