@@ -6,7 +6,7 @@ What a method file holds:
     A frozen Struct of the method's options, each with unit, range and default.
 ``Server(config, model, shard, seed)``
     ``model`` (its present global model, or None where there is none), ``async round(fleet)`` and
-    ``evaluate(images, labels)``.
+    ``evaluate(images, labels)``: metrics by name, numbers or tensors of one element.
 ``Client(config, model, shard, seed)``
     ``round(peer)``: its part in one round, a plain function that may block. Where clients keep
     models of their own, also ``evaluate(images, labels)``: the mean over clients joins the

@@ -7,6 +7,7 @@ from torch import Tensor
 from methods import Peer as MethodPeer
 from nodes.compute import Compute
 from nodes.fleet import METRICS
+from nodes.metrics import numbers
 from nodes.peer import Overtaken, Peer, Stopped
 from nodes.states import Keeper
 from testbed import heap, meter
@@ -57,7 +58,7 @@ def participate(
                 method.round(peer)
                 compute.settle()
                 evaluate = getattr(method, "evaluate", None)
-                if evaluate and test and (metrics := evaluate(*test)):
+                if evaluate and test and (metrics := numbers(evaluate(*test))):
                     compute.rest()
                     peer.send(METRICS, {}, **metrics)
             except Overtaken as reason:

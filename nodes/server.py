@@ -4,9 +4,8 @@ import asyncio
 import contextlib
 import math
 import os
-import statistics
 from collections import defaultdict
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from typing import NamedTuple, Protocol, TypeVar
 
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from methods import Fleet as MethodFleet
 from nodes.compute import Compute
 from nodes.fleet import METRICS, Fleet
+from nodes.metrics import Metrics, mean, numbers
 from nodes.states import Keeper
 from testbed import clock, heap, meter
 from testbed.channel import Channel
@@ -32,7 +32,7 @@ class Past(NamedTuple):
     """The last of them."""
     parts: dict[str, int]
     """By client, the last round in which it did its part; who never did is not in it."""
-    metrics: dict[str, float]
+    metrics: Metrics
     """Of the server's own evaluation after the last round."""
     over: bool
     """No further round follows."""
@@ -110,7 +110,7 @@ async def _serve(
         asyncio.create_task(transport.watch_connections()),
     ]
     report({"event": "ready", **count_parameters(method.model)})
-    metrics = method.evaluate(*test) if test else {}
+    metrics = numbers(method.evaluate(*test)) if test else {}
     if past is None:
         past = Past(0, {}, {}, over=False)
         report({"event": "evaluated", "metrics": metrics})
@@ -130,12 +130,12 @@ async def _serve(
         await compute.settled()
         seconds = round(clock.monotonic() - began_s, 6)
         # 3. Evaluate the global model on held-out data, and the clients' own where they have such.
-        own: dict[str, float] = {}
+        own: Metrics = {}
         if test:
             # Where the model never comes here, a client has to be asked.
             ask = getattr(method, "ask_metrics", None)
             asked = await _unless_broken(ask(fleet), background) if ask else None
-            own = method.evaluate(*test) if asked is None else asked
+            own = numbers(method.evaluate(*test)) if asked is None else asked
         metrics = dict(own)
         compute.rest()
         if clients_evaluate and test:
@@ -169,33 +169,33 @@ async def _serve(
     transport.close()
 
 
-def reaches(metrics: dict[str, float], target_accuracy: float | None) -> bool:
+def reaches(metrics: Metrics, target_accuracy: float | None) -> bool:
     """Whether a round's metrics end the run: the global model's, or else the clients' mean."""
     if target_accuracy is None:
         return False
     return metrics.get("accuracy", metrics.get("client_accuracy", 0.0)) >= target_accuracy
 
 
-def check_alike(metrics: Mapping[str, float], past: Past) -> None:
+def check_alike(metrics: Metrics, past: Past) -> None:
     """Raise RuntimeError where the model that the run goes on with is not the one it had."""
-    for name, value in past.metrics.items():
+    for name, value in numbers(past.metrics).items():
         now = metrics.get(name, math.nan)
-        if not math.isclose(now, value, rel_tol=ALIKE, abs_tol=ALIKE):
+        neither = name in metrics and math.isnan(now) and math.isnan(value)
+        if not neither and not math.isclose(now, value, rel_tol=ALIKE, abs_tol=ALIKE):
             raise RuntimeError(
                 f"{name} after round {past.round} was {value:.6g} and is {now:.6g} now: the model, "
                 "the data or the code is another"
             )
 
 
-async def _clients_metrics(fleet: Fleet) -> dict[str, float]:
+async def _clients_metrics(fleet: Fleet) -> Metrics:
     """The mean over clients of what each says of its own model."""
     told: dict[str, list[float]] = defaultdict(list)
     fleet.conclude()
     async for message in fleet.gather(METRICS):
-        for name, value in message.details.items():
-            if isinstance(value, int | float) and math.isfinite(value):
-                told[f"client_{name}"].append(value)
-    return {name: statistics.fmean(values) for name, values in sorted(told.items())}
+        for name, value in numbers(message.details).items():
+            told[f"client_{name}"].append(value)
+    return {name: mean(values) for name, values in sorted(told.items())}
 
 
 def _listen(channel: Channel, fleet: Fleet) -> None:

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from testbed import clock
 from testbed.summary import Tally
+from testbed.units import metric
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -119,8 +120,8 @@ class RoundLines:
         )
 
 
-def _metrics(metrics: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+def _metrics(metrics: dict[str, float | None]) -> str:
+    return "  ".join(f"{name} {metric(value)}" for name, value in metrics.items())
 
 
 def closing_table(summary: dict[str, Any]) -> Table:
@@ -129,9 +130,9 @@ def closing_table(summary: dict[str, Any]) -> Table:
     table.add_column("what")
     table.add_column("value", justify="right")
     for name, value in summary["metrics"]["final"].items():
-        before = summary["metrics"]["initial"].get(name)
-        was = f"{before:.3f} -> " if before is not None else ""
-        table.add_row(name, f"{was}{value:.3f}")
+        initial = summary["metrics"]["initial"]
+        was = f"{metric(initial[name])} -> " if name in initial else ""
+        table.add_row(name, f"{was}{metric(value)}")
     table.add_row("rounds", str(summary["rounds_done"]))
     if summary["resumed"]:
         rounds = ", ".join(str(each["from_round"]) for each in summary["resumed"])

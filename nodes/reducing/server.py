@@ -1,6 +1,5 @@
 """The server's side of an all-reduce: it conducts the rounds, and its model stays the first one."""
 
-import math
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from methods import Missed
 from nodes.fleet import METRICS, Fleet
+from nodes.metrics import Metrics, numbers
 from nodes.reducing import (
     ADDRESS,
     ADDRESSES,
@@ -42,7 +42,7 @@ class ReducingServer:
         """Of the model that all begin with."""
         return self._method.evaluate(images, labels)
 
-    async def ask_metrics(self, fleet: Fleet) -> dict[str, float]:
+    async def ask_metrics(self, fleet: Fleet) -> Metrics:
         """Of the model that counts, as the client says that evaluates; empty where that is lost."""
         if self._evaluator is None:
             return {}
@@ -51,12 +51,7 @@ class ReducingServer:
             told = await fleet.receive(self._evaluator, METRICS)
         except Missed:
             return {}
-        numbers = {
-            name: value
-            for name, value in told.details.items()
-            if isinstance(value, int | float) and math.isfinite(value)
-        }
-        return numbers | self._method.metrics()
+        return numbers(told.details) | numbers(self._method.metrics())
 
     async def round(self, fleet: Fleet) -> None:
         """Raises RuntimeError where no client that is left has the model that counts."""

@@ -80,6 +80,8 @@ def result(story: Story) -> str:
             text = f"{rounds} of {summary['method']} {where} took {cost}."
             if summary["compute"]["mode"] == "modelled":
                 text += " Computing was modelled, so nothing was learnt."
+            elif summary["metrics"]["final"].keys() & {"accuracy", "client_accuracy"}:
+                text += " Its accuracy was no finite number then."
         else:
             name = curves.accuracy_name(summary)
             rise = f"reached {name} {after:.3f}"

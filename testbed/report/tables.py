@@ -127,7 +127,8 @@ def _cell(value: Any) -> Any:
 def scalars(summary: dict[str, Any]) -> Iterable[tuple[str, float, int, float]]:
     """For TensorBoard, (tag, value, round, seconds of rounds so far); round 0 is the start."""
     for name, value in summary["metrics"]["initial"].items():
-        yield f"metrics/{name}", float(value), 0, 0.0
+        if value is not None:
+            yield f"metrics/{name}", float(value), 0, 0.0
     for entry, row in zip(summary["rounds"], rounds(summary), strict=True):
         if not entry["finished"]:
             continue
