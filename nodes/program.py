@@ -299,6 +299,8 @@ def _devices(config: RunConfig, clients: int) -> list[str | None]:
         reason = memory.unsupported()
         if config.compute == "modelled":
             reason = "modelled tensors take no memory; take --compute=real"
+        elif config.client_memory_mb < memory.LEAST_MB:
+            reason = f"no client trains in less than {memory.LEAST_MB:g} MB"
         if reason is not None:
             raise ConfigError(f"client_memory_mb = {config.client_memory_mb:g}: {reason}")
     if server is not None:

@@ -29,6 +29,8 @@ PREPARE_LIMIT_S = 300.0
 """Imports from a cold disk can take minutes; nothing else waits this long."""
 LEAVE_LIMIT_S = 10.0
 """How long nodes get to leave once the server is done."""
+_BY_LIBRARIES = ("killed by SIGABRT", "killed by SIGSEGV")
+"""How a node ends in which one does not look what it was given."""
 
 
 class RunFailed(RuntimeError):
@@ -89,6 +91,8 @@ class _Run:
         self._failures: dict[int, str] = {}
         self._reasons: dict[int, str] = {}
         """A node's own words for its end."""
+        self._limited: dict[int, str] = {}
+        """Whose memory is held to how much."""
         self._shown = True
         self._rounds_began_s = self._rounds_ended_s = 0.0
         self._busy_s = 0.0
@@ -266,6 +270,8 @@ class _Run:
                 self._failures[index] = line.get("reason") or _last_line(line["traceback"])
                 if "reason" in line:
                     self._reasons[index] = line["reason"]
+            elif line["event"] == "limited":
+                self._limited[index] = f"the {line['whose']} {line['memory_mb']:g} MB"
             elif line["event"] == "joined":
                 self._dynamics.begin()
                 self._rounds_began_s, self._busy_s = clock.monotonic(), -meter.busy_cores_s()
@@ -310,6 +316,8 @@ class _Run:
             return
         failure = self._failures.get(node.index)
         reason = self._reasons.get(node.index) or (f"{how}: {failure}" if failure else how)
+        if how in _BY_LIBRARIES and node.index in self._limited:
+            reason += f", as by a library that gets no more memory than {self._limited[node.index]}"
         self._record("supervisor", {"event": "lost", "peer": node.name, "reason": reason})
         with contextlib.suppress(ChannelClosed):
             self._channels[self._plan.server.index].send({"lost": node.name, "reason": reason})

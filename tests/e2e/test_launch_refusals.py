@@ -56,6 +56,10 @@ CASES = {
     ),
     "dilation": (["--dilation=slow"], ["dilation = 'slow'", "from 1 to 10000, or auto"]),
     "dilation of less": (["--dilation=0.5"], ["dilation = 0.5", "from 1 to 10000, or auto"]),
+    "memory that no client trains in": (
+        ["--client-memory-mb=1e-9"],
+        ["client_memory_mb = 1e-09", "no client trains in less than 3 MB"],
+    ),
     "memory of modelled clients": (
         ["--compute=modelled", "--client-memory-mb=50"],
         ["client_memory_mb = 50", "take no memory"],

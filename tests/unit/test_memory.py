@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import zmq
 
 from nodes import memory
 from testbed import meter
@@ -14,8 +15,6 @@ from testbed.channel import Channel, ChannelClosed
 from testbed.child import Child
 
 MB = 1_000_000
-STACKS_MB = 2 * 8.4
-"""Of ZeroMQ's threads, which this process does not have, at the usual limit."""
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is Linux's")
 
@@ -31,6 +30,9 @@ def of_a_limited_child(limit_mb: float | None, body: Callable[[], Any]) -> tuple
 
     child = Child("limited", run)
     theirs.close()
+    if limit_mb is not None:
+        told = {"event": "limited", "memory_mb": limit_mb, "whose": "phone's"}
+        assert ours.receive(30) == told
     lines = []
     try:
         while True:
@@ -76,6 +78,22 @@ def test_what_fits_is_given(limit_mb: float | None) -> None:
     assert lines == [{"done": True}] and status == 0
 
 
+def test_stacks_of_the_sockets_threads_do_not_count() -> None:
+    """ZeroMQ's and pyzmq's, as a client has them that sends without a copy."""
+
+    def body() -> None:
+        context = zmq.Context()
+        one, other = context.socket(zmq.PAIR), context.socket(zmq.PAIR)
+        one.bind("inproc://here")
+        other.connect("inproc://here")
+        one.send(np.ones(MB // 8), copy=False)
+        other.recv()
+        np.ones(25 * MB // 8)
+
+    lines, status = of_a_limited_child(30.0, body)
+    assert lines == [{"done": True}] and status == 0
+
+
 def test_the_limit_ends_with_the_block() -> None:
     def twice() -> None:
         _ours, theirs = Channel.pair()
@@ -97,7 +115,7 @@ def test_other_errors_are_none_of_memory() -> None:
 
 def test_the_limit_counts_what_is_taken_after_the_fork() -> None:
     inherited = np.ones(60 * MB // 8)
-    lines, _ = of_a_limited_child(STACKS_MB + 10, lambda: np.ones(20 * MB // 8))
+    lines, _ = of_a_limited_child(30.0, lambda: np.ones(20 * MB // 8))
     assert lines == [{"done": True}]
     assert inherited.nbytes == 60 * MB
 
