@@ -13,6 +13,10 @@ from testbed import kernel_modules
 from testbed.limits import DESCRIPTORS_PER_NODE, SPARE_DESCRIPTORS
 from testbed.links import choice
 
+RUN_MB = 400
+CLIENT_MB = 18
+"""Of the machine's memory: a run's own, and each client's; docs/benchmarking.md has the figures."""
+
 
 class Finding(msgspec.Struct, frozen=True):
     """One line of the table."""
@@ -126,12 +130,14 @@ def _cores() -> Finding:
 
 def _memory() -> Finding:
     memory = psutil.virtual_memory()
+    clients = int((memory.available / 1e6 - RUN_MB) / CLIENT_MB)
     enough = memory.available > 1e9
     return Finding(
         "memory",
         enough,
-        f"{memory.available / 1e9:.1f} GB free of {memory.total / 1e9:.1f}",
-        "" if enough else "a run wants about 0.6 GB and 16 MB a client",
+        f"{memory.available / 1e9:.1f} GB free of {memory.total / 1e9:.1f}: "
+        f"about {max(0, clients):,} clients",
+        "" if enough else f"a run wants about {RUN_MB} MB, and {CLIENT_MB} MB a client",
     )
 
 

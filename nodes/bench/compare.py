@@ -38,7 +38,8 @@ def figures(summary: Summary, target_accuracy: float | None) -> Figures:
     accuracies = [_accuracy(entry["metrics"]) for entry in rounds]
     parts = sum(entry["clients_ok"] for entry in rounds)
     flops = [each["round_flops"] for each in summary["per_client"] if each.get("round_flops")]
-    memory = [each["private_mb"] for each in summary["processes"] if each["node"] != "server"]
+    clients = [each for each in summary["processes"] if each["node"] != "server"]
+    peaks = [each.get("peak_private_mb") for each in clients]
     payload = sum(_payload(entry) for entry in rounds)
     found: Figures = {
         "accuracy": max((a for a in accuracies if a is not None), default=None),
@@ -52,7 +53,7 @@ def figures(summary: Summary, target_accuracy: float | None) -> Figures:
         ),
         "client_round_mb": _share(payload / 1e6, parts),
         "client_round_gflop": statistics.fmean(flops) / 1e9 if flops else None,
-        "client_memory_mb": max(memory, default=None),
+        "client_memory_mb": max((mb for mb in peaks if mb is not None), default=None),
     }
     if target_accuracy is not None:
         reached = [n for n, a in enumerate(accuracies, 1) if a is not None and a >= target_accuracy]
@@ -148,13 +149,13 @@ def _columns(bench: Bench, groups: list[Group]) -> Iterable[Column]:
         yield "minutes", _number("minutes_to_target", "{:.2f}", "")
         yield "payload MB", _number("payload_mb_to_target", "{:.2f}", "")
         yield "wire MB", _number("wire_mb_to_target", "{:.2f}", "")
-        yield "client memory MB", _number("client_memory_mb", "{:.1f}")
+        yield "client peak memory MB", _number("client_memory_mb", "{:.1f}")
         yield "client GFLOP a round", _number("client_round_gflop", "{:.3g}")
         return
     if any(found["accuracy"] is not None for found in figures):
         yield "best accuracy", _number("accuracy", "{:.3f}")
-    if any(paper.one_way_mb is not None for paper in papers):
-        yield "paper: MB one way", _paper("one_way_mb", "{:.3f}")
+    if any(group.row.formula_mb is not None for group in groups):
+        yield "formula: MB one way", _formula
     if any(paper.up_gib is not None for paper in papers):
         yield "paper: GiB up", _paper("up_gib", "{:.4g}")
         yield "GiB up", _number("up_gib", "{:.4g}")
@@ -188,6 +189,10 @@ def _number(name: str, form: str, missing: str = "-") -> Callable[[Group], str]:
         return form.format(value) + ("" if alike else f" ({ends[0]} to {ends[1]})")
 
     return text
+
+
+def _formula(group: Group) -> str:
+    return "-" if group.row.formula_mb is None else f"{group.row.formula_mb:.3f}"
 
 
 def _paper(name: str, form: str) -> Callable[[Group], str]:

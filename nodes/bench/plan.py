@@ -20,8 +20,6 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[\w.,=+() -]{1,60}$")]
 class Paper(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a paper says of a row, to be shown beside what was measured."""
 
-    one_way_mb: float | None = None
-    """Payload of one client, one way, a round; 10^6 bytes."""
     up_gib: float | None = None
     """Payload of all clients, up, a round; 2^30 bytes, as papers often count."""
     payload_share: float | None = None
@@ -38,6 +36,8 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Fields of a run's configuration, beyond those of all rows."""
     baseline: str | None = None
     """Another row's name, where it is not the bench's."""
+    formula_mb: float | None = None
+    """Payload of one client, one way, a round, 10^6 bytes, as the method's formula gives it."""
     paper: Paper | None = None
 
 

@@ -28,9 +28,9 @@ def summary(accuracies: list[float | None], seconds: float = 60.0, **extra: Any)
         ],
         "per_client": [{"round_flops": 2e9}, {"round_flops": 4e9}],
         "processes": [
-            {"node": "server", "private_mb": 900.0},
-            {"node": "client-1", "private_mb": 20.0},
-            {"node": "client-2", "private_mb": 21.0},
+            {"node": "server", "private_mb": 800.0, "peak_private_mb": 900.0},
+            {"node": "client-1", "private_mb": 20.0, "peak_private_mb": 31.0},
+            {"node": "client-2", "private_mb": 21.0, "peak_private_mb": 30.0},
         ],
         **extra,
     }
@@ -43,7 +43,7 @@ def test_a_round_and_client() -> None:
     assert found["client_round_mb"] == pytest.approx(3.0)
     assert found["up_gib"] == pytest.approx(2_000_000 / 2**30)
     assert found["client_round_gflop"] == pytest.approx(3.0)
-    assert found["client_memory_mb"] == 21.0
+    assert found["client_memory_mb"] == 31.0
     assert found["minutes_a_round"] == pytest.approx(1.0)
     assert found["payload_mb"] == pytest.approx(12.0)
     assert found["wire_mb"] == pytest.approx(13.2)
@@ -104,12 +104,13 @@ def shown(bench: Bench, runs: list[list[dict[str, Any]]]) -> str:
     return text
 
 
-def test_the_papers_figures_stand_beside_the_measured() -> None:
-    paper = Paper(one_way_mb=1.5, payload_share=0.47)
-    bench = Bench(rows=[Row("full"), Row("own", paper=paper)], baseline="full", note="Mind this.")
+def test_what_paper_and_formula_say_stands_beside_the_measured() -> None:
+    own = Row("own", formula_mb=1.25, paper=Paper(payload_share=0.47))
+    bench = Bench(rows=[Row("full"), own], baseline="full", note="Mind this.")
     text = shown(bench, [[summary([None])], [summary([None])]])
-    for part in ("paper: MB one way", "1.500", "paper: payload share", "0.47", "Mind this."):
+    for part in ("formula: MB one way", "1.250", "1.500", "paper: payload share", "0.47"):
         assert part in text
+    assert "Mind this." in text
     assert "accuracy" not in text
 
 

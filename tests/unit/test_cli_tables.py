@@ -195,5 +195,16 @@ def test_doctor_tells_an_unprivileged_user_of_the_switch_that_forbids_namespaces
     assert gap.cure == "sysctl kernel.apparmor_restrict_unprivileged_userns=0"
 
 
+def test_doctor_reckons_with_the_memory_that_was_measured() -> None:
+    page = (Path(__file__).parents[2] / "docs/benchmarking.md").read_text()
+    _, _, below = page.partition("| MB of the machine |")
+    rows = re.findall(r"^\| (\d+) (?:\|[^|]*){5}\| ([\d,]+) \|", below, re.MULTILINE)
+    taken = {int(clients): float(megabytes.replace(",", "")) for clients, megabytes in rows}
+    assert max(taken) == 1000
+    for clients, megabytes in taken.items():
+        reckoned = doctor.RUN_MB + clients * doctor.CLIENT_MB
+        assert 0.95 * megabytes < reckoned < 1.2 * megabytes
+
+
 def test_doctor_prints_a_table() -> None:
     assert "links: loopback" in output("doctor")
