@@ -12,6 +12,10 @@ What a method file holds:
     models of their own, also ``evaluate(images, labels)``: the mean over clients joins the
     server's metrics as ``client_accuracy`` and so on.
 
+``seed`` is the node's own: no two nodes draw the same from it. Where a class draws for more than
+one purpose, ``testbed.seeds.derive`` gives each a stream. Torch's, numpy's and Python's own
+generators are seeded likewise in every node before its class is made.
+
 Server and Client last as long as the run, and a killed run goes on from what ``nodes.snapshot``
 kept of both after each round. What lasts in them from one round to the next must therefore be what
 it knows: modules and optimizers that ``__init__`` has made, generators, tensors, numbers, text,

@@ -27,6 +27,7 @@ from methods import Fleet, Peer, Shard, distillation, flops
 from methods.distillation import Labels, Public, adam, classes, digest, kd_loss
 from methods.local import accuracy_and_loss, train
 from methods.tuning import lora
+from testbed.seeds import derive
 
 
 class Config(distillation.PublicImages, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -75,7 +76,7 @@ class Server:
         self.seed = seed
         self.public = Public(config, shard.public, classes(model))
         self.labels: Labels | None = None
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(derive(seed, "student"))
         self.optimizer = adam(model, config.student_learning_rate)
         """The student's."""
 

@@ -31,6 +31,7 @@ from methods import Fleet, Missed, Peer, Shard, averaging, fedavg, flops
 from methods.cutting import Cut, cut, size, tokens_of, trainable
 from methods.cutting.exchange import batches, serve, sizes, train_on
 from methods.local import accuracy_and_loss, load_trainable, trainable_state
+from testbed.seeds import derive
 
 
 class Config(averaging.Training, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -71,7 +72,7 @@ class Server:
     async def round(self, fleet: Fleet) -> None:
         # 1. Clients take turns.
         order = sorted(fleet.clients)
-        random.Random(f"{self.seed} {fleet.round}").shuffle(order)
+        random.Random(derive(self.seed, "turns", fleet.round)).shuffle(order)
         for client in order:
             before = trainable_state(self.cut.server)
             try:

@@ -35,6 +35,7 @@ from methods.cutting import Part, tokens_of
 from methods.cutting.exchange import serve, sizes
 from methods.cutting.turns import Arrival, AtOnce, Drawn, Turns
 from methods.local import accuracy_and_loss, load_trainable, trainable_state
+from testbed.seeds import derive
 
 
 class Config(split.Config, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -112,7 +113,7 @@ class Server:
         if self.config.order == "arrival":
             return Arrival()
         batches = {client: len(having) for client, having in counts.items()}
-        return Drawn(batches, f"{self.seed} {number}")
+        return Drawn(batches, derive(self.seed, "turns", number))
 
     def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
         return accuracy_and_loss(self.model, images, labels)

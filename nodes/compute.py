@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from methods import flops
 from testbed import clock
+from testbed.seeds import derive
 from testbed.wire import Message
 
 NOISE_VALUES = 1 << 23
@@ -247,5 +248,5 @@ def _described(argument: Any) -> Any:
 
 def noise(seed: int) -> Tensor:
     """What all modelled nodes of a run send: float32 (NOISE_VALUES,), uniform from -1 to 1."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(derive(seed, "modelled tensors"))
     return torch.empty(NOISE_VALUES).uniform_(-1, 1, generator=generator)

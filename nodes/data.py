@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from nodes import hub_data
 from testbed.config_error import ConfigError
+from testbed.seeds import derive
 
 SIDE = 16
 """Height and width of the digits and glyphs, pixels: the input of the shipped models."""
@@ -131,7 +132,7 @@ def outline(name: str, *, seed: int, train_samples: int | None = None) -> Datase
     known = facts(name)
     train, test = _wanted(name, train_samples), known.test_size
 
-    def labels(count: int, *stream: int) -> NDArray[np.int64]:
+    def labels(count: int, stream: int) -> NDArray[np.int64]:
         return np.random.default_rng(stream).permutation(np.arange(count) % known.classes)
 
     def images(count: int) -> NDArray[np.float32]:
@@ -141,9 +142,9 @@ def outline(name: str, *, seed: int, train_samples: int | None = None) -> Datase
         name,
         known.classes,
         images(train),
-        labels(train, TEST_SEED, 1, seed),
+        labels(train, derive(seed, "training labels")),
         images(test),
-        labels(test, TEST_SEED, 0),
+        labels(test, derive(TEST_SEED, "test labels")),
     )
 
 
@@ -166,7 +167,7 @@ def hold_out(samples: int, held: int, *, seed: int) -> tuple[NDArray[np.int64], 
     """
     if held > samples:
         raise ValueError(f"{held} public images cannot be held out of {samples}")
-    order = np.random.default_rng([seed, held]).permutation(samples)
+    order = np.random.default_rng(derive(seed, "held out", held)).permutation(samples)
     return np.sort(order[:held]), np.sort(order[held:])
 
 
@@ -198,7 +199,7 @@ def partition(
             f"{clients} clients with at least {minimum} samples each need {clients * minimum} "
             f"samples, and there are {len(labels)}: take fewer clients, or a smaller minimum"
         )
-    rng = np.random.default_rng([seed, clients])
+    rng = np.random.default_rng(derive(seed, "partition", clients))
     if kind == "iid":
         owners = rng.permutation(np.arange(len(labels)) % clients)
     elif kind == "dirichlet":
@@ -309,7 +310,7 @@ def _digits(seed: int, train_samples: int | None) -> Dataset:
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     held_out = np.arange(len(labels)) % 5 == 0
     test, train = by_class[held_out], by_class[~held_out]
-    train = np.random.default_rng(seed).permutation(train)[:train_samples]
+    train = _shuffled(train, seed)[:train_samples]
     return Dataset("digits", CLASSES, images[train], labels[train], images[test], labels[test])
 
 
@@ -336,14 +337,14 @@ def enlarge(images: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _glyphs(seed: int, train_samples: int | None) -> Dataset:
     """The ten digits of the DejaVu fonts, more distorted than pretraining ever saw them."""
-    train = _draw(train_samples or GLYPHS_TRAIN, [TEST_SEED, 1, seed])
+    train = _draw(train_samples or GLYPHS_TRAIN, derive(seed, "training glyphs"))
     test = _draw(FACTS["glyphs"].test_size, [TEST_SEED, 0])
     return Dataset("glyphs", CLASSES, *train, *test)
 
 
 def public_glyphs(count: int, *, seed: int) -> NDArray[np.float32]:
     """Images (count, 1, SIDE, SIDE) as the data set glyphs has them, and none of its own."""
-    images, _ = _draw(count, [TEST_SEED, 2, seed])
+    images, _ = _draw(count, derive(seed, "public glyphs"))
     return images
 
 
@@ -357,12 +358,16 @@ def _photographs(name: str, seed: int, train_samples: int | None, folder: Path) 
                 f"data_path = {str(folder)!r}: has {len(train)} training images, and "
                 f"{train_samples} were asked for"
             )
-        chosen = np.random.default_rng(seed).permutation(len(train))[:train_samples]
+        chosen = _shuffled(np.arange(len(train)), seed)[:train_samples]
         train, train_labels = train[chosen], train_labels[chosen]
     return Dataset(name, classes, train, train_labels, scaled(test), test_labels)
 
 
-def _draw(count: int, stream: list[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def _shuffled(training: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    return np.random.default_rng(derive(seed, "training images")).permutation(training)
+
+
+def _draw(count: int, stream: int | list[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     # Drawing needs torch and the fonts, which most users of this file do not.
     from nodes import glyphs
 

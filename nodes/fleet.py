@@ -11,6 +11,7 @@ from methods import Missed
 from nodes.checks import difference
 from nodes.compute import Compute, Real
 from testbed import clock
+from testbed.seeds import derive
 from testbed.transport import Report, ServerTransport, Unreachable
 from testbed.wire import Detail, Message, encode_tensors
 
@@ -325,7 +326,7 @@ class Fleet:
     def _free(self) -> list[str]:
         """In a drawn order, those who may be set to work: each once a round."""
         free = [name for name in self._there if name not in self._at_work.keys() | self._asked]
-        random.Random(f"{self._seed} {self.round} {len(self._asked)}").shuffle(free)
+        random.Random(derive(self._seed, "who is free", self.round, len(self._asked))).shuffle(free)
         return free[: max(0, self._expected - len(self._at_work))]
 
     async def stop(self) -> None:
@@ -373,7 +374,8 @@ class Fleet:
         there = self._there
         if len(there) <= self._expected:
             return there
-        draw = random.Random(f"{self._seed} {self.round}").sample(sorted(there), self._expected)
+        generator = random.Random(derive(self._seed, "clients of a round", self.round))
+        draw = generator.sample(sorted(there), self._expected)
         return tuple(name for name in there if name in draw)
 
     def _joined(self) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from nodes import checkpoints
 from testbed.config import choose
+from testbed.seeds import derive
 
 WEIGHTS = Path(__file__).parent / "weights"
 CLASSIFIER = "head.classifier."
@@ -269,14 +270,14 @@ def _backbone(name: str, model: VisionTransformer) -> dict[str, Tensor]:
 
 def new_classifier(width: int, classes: int, seed: int) -> dict[str, Tensor]:
     """Weights of `head.classifier`: near zero, so that a new model guesses; bias zero."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(derive(seed, "classifier"))
     weight = torch.randn(classes, width, generator=generator) * (0.1 / math.sqrt(width))
     return {f"{CLASSIFIER}weight": weight, f"{CLASSIFIER}bias": torch.zeros(classes)}
 
 
 def random_weights(model: VisionTransformer, seed: int) -> dict[str, Tensor]:
     """A backbone's first weights: normal with deviation 0.02, norms one, biases zero."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(derive(seed, "backbone"))
     state = {}
     for name, parameter in model.named_parameters():
         kind = name.rpartition(".")[2]

@@ -1,6 +1,7 @@
 """What the processes of a run execute: prepared once in the zygote, then one node each."""
 
 import contextlib
+import random
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ from testbed.config import (
 )
 from testbed.config_error import ConfigError
 from testbed.feasible import Traffic
+from testbed.seeds import derive
 from testbed.topology import PORT, Node, client_address, client_name
 
 MIN_SAMPLES = 8
@@ -151,8 +153,8 @@ class FineTuning:
                 minimum=MIN_SAMPLES,
             )
         self._shards = [private[part] for part in parts]
-        # Adapters draw their first values from the global generator.
-        torch.manual_seed(run.seed)
+        # Adapters draw their first values from the global generators.
+        _seed_global_generators(run.seed, "model")
         if self._modelled:
             model = models.skeleton(run.model, self._data.classes)
             self._noise = noise(run.seed)
@@ -192,6 +194,9 @@ class FineTuning:
 
     def _be(self, node: Node, compute: Compute, channel: Channel) -> None:
         run = self._run
+        _seed_global_generators(run.seed, node.name)
+        # Of a method's own draws in this node.
+        seed = derive(run.seed, "method", node.name)
         test = None
         if not self._modelled:
             images, labels = self._data.test_images, self._data.test_labels
@@ -203,7 +208,7 @@ class FineTuning:
             if self._host_rate is not None:
                 gflops = round(self._host_rate / 1e9, 3)
                 channel.send({"event": "host_rate", "gflops": gflops})
-            server = self._method.Server(self._options, self._model, shard, run.seed)
+            server = self._method.Server(self._options, self._model, shard, seed)
             if run.transport == "gloo":
                 server = ReducingServer(server, names)
             evaluating = hasattr(self._method.Client, "evaluate")
@@ -211,8 +216,6 @@ class FineTuning:
             past = None if told is None else Past(**told)
             serve(run, server, test, names, evaluating, compute, channel, keeper, past)
             return
-        # Distinct for every client of every run seed, and far from the run seed itself.
-        seed = int(np.random.SeedSequence([run.seed, node.index]).generate_state(1)[0])
         client = self._method.Client(self._options, self._model, shard, seed)
         keeper, _ = self._kept(node, client, shard, channel)
         neighbours = {}
@@ -284,6 +287,14 @@ class FineTuning:
                 f"{(self._host_rate or 0) / 1e9:.3g} GFLOP/s on {self._run.model}: "
                 f"--dilation=auto, or at least {host.rounded_up(1.1 / ratio):g}"
             )
+
+
+def _seed_global_generators(seed: int, whose: str) -> None:
+    """What torch, numpy and Python draw from where a method names no generator of its own."""
+    # Not torch.manual_seed, which also looks for accelerators.
+    torch.default_generator.manual_seed(derive(seed, "torch", whose))
+    np.random.seed(derive(seed, "numpy", whose) % 2**32)
+    random.seed(derive(seed, "python", whose))
 
 
 def _devices(config: RunConfig, clients: int) -> list[str | None]:

@@ -46,7 +46,7 @@ class Drawn:
     an order of their own. A batch that is there waits for those before it.
     """
 
-    def __init__(self, batches: Mapping[str, int], seed: str) -> None:
+    def __init__(self, batches: Mapping[str, int], seed: int) -> None:
         """``batches``: how many each client has."""
         draw = random.Random(seed)
         self._order: deque[str] = deque()

@@ -2,7 +2,7 @@
 
 A round of the methods that share this: the server sends the labels that it has (the mean of the
 clients' logits on the round before's subset of the public images); clients digest them, train on
-their own samples, and send their logits on this round's subset. The run's seed and a round's
+their own samples, and send their logits on this round's subset. The server's seed and a round's
 number name its subset: whoever holds the images draws the same ones, and no index travels.
 
 Payload bytes a client and round, each way: |S| * C * 4 + 8, the logits and the seed. Before there
@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 from methods import Fleet, Peer, flops
 from methods.averaging import WeightedMean
 from methods.local import EVALUATION_BATCH
+from testbed.seeds import derive
 
 KIND = "logits"
 
@@ -82,9 +82,8 @@ class Public:
         self._logits = torch.empty(self.count, classes, device="meta")
 
     def subset(self, seed: int, number: int) -> Tensor:
-        """The images of round ``number`` of a run with this seed, which may be any 64 bits."""
-        (mixed,) = np.random.SeedSequence([seed % 2**64, number]).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(mixed) >> 1)
+        """The images of round ``number`` of a run with this seed."""
+        generator = torch.Generator().manual_seed(derive(seed, "public subset", number))
         return self.images[torch.randperm(len(self.images), generator=generator)[: self.count]]
 
     async def announce(self, fleet: Fleet, seed: int, labels: Labels | None) -> None:

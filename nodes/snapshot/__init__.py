@@ -1,11 +1,12 @@
 """What of a method's Server or Client lasts from round to round: out of it, and into a new one.
 
 Taken are the trainable parameters and the buffers of its modules, its optimizers and generators
-(torch's own one of the process too), and what its attributes hold beside them, down through
-containers and the project's own objects; as tensors by name, and the rest as JSON. Left out is what
-a new object has by itself: options, data, functions, frozen parameters that nobody wrote to, and
-trainable ones of what its class names in ``received``. Gradients do not last, nor do other
-attributes of modules that are not the project's. Tensors without values keep their shapes alone.
+(torch's, numpy's and Python's own of the process too), and what its attributes hold beside them,
+down through containers and the project's own objects; as tensors by name, and the rest as JSON.
+Left out is what a new object has by itself: options, data, functions, frozen parameters that nobody
+wrote to, and trainable ones of what its class names in ``received``. Gradients do not last, nor do
+other attributes of modules that are not the project's. Tensors without values keep their shapes
+alone.
 
 What cannot be kept is an Unkept error that names the attribute: it comes when a node starts or
 first saves, not when a run is to go on.

@@ -57,6 +57,9 @@ class Putting:
             tensor.copy_(kept)
         self.value(told["root"], self._of.root, "")
         torch.set_rng_state(self._tensors[RANDOM].clone())
+        np.random.set_state(told["numpy"])
+        version, words, *rest = told["python"]
+        random.setstate((version, tuple(words), *rest))
 
     def value(self, told: Json, now: Any, path: str) -> Any:
         """What stands at ``path``; ``now``: what the new object has there, or ABSENT."""

@@ -64,7 +64,14 @@ class Taking:
                 self._tensors[name] = tensor
         root = self.value(of.root, "")
         self._tensors[RANDOM] = torch.get_rng_state()
-        return self._tensors, {"weights": kept, "requires_grad": flags, "root": root}
+        kind, words, *rest = np.random.get_state(legacy=True)
+        return self._tensors, {
+            "weights": kept,
+            "requires_grad": flags,
+            "root": root,
+            "numpy": [kind, words.tolist(), *rest],
+            "python": random.getstate(),
+        }
 
     def value(self, value: Any, path: str) -> Json:
         of = self._of

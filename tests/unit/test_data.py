@@ -54,10 +54,10 @@ def test_iid_is_even_and_dirichlet_is_as_skewed_as_alpha_says() -> None:
 
 def test_the_minimum_leaves_rich_clients_as_they_were() -> None:
     free = split("dirichlet", alpha=0.1, minimum=0)
-    held = split("dirichlet", alpha=0.1, minimum=8)
-    assert min(len(each) for each in free) < 8
+    held = split("dirichlet", alpha=0.1, minimum=40)
+    assert min(len(each) for each in free) < 40
     moved = sum(len(np.setdiff1d(new, old)) for old, new in zip(free, held, strict=True))
-    assert moved == sum(max(0, 8 - len(each)) for each in free)
+    assert moved == sum(max(0, 40 - len(each)) for each in free)
 
 
 @pytest.mark.parametrize("clients", [10, 20, 100, 300])
