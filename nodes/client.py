@@ -8,7 +8,7 @@ from methods import Peer as MethodPeer
 from nodes.compute import Compute
 from nodes.fleet import METRICS
 from nodes.metrics import numbers
-from nodes.peer import Overtaken, Peer, Stopped
+from nodes.peer import Overtaken, Peer, Refused, Stopped
 from nodes.states import Keeper
 from testbed import heap, meter
 from testbed.channel import Channel
@@ -63,6 +63,8 @@ def participate(
                     peer.send(METRICS, {}, **metrics)
             except Overtaken as reason:
                 report({"event": "overtaken", "reason": str(reason)})
+            except Refused:
+                pass  # On record as dropped here, and as missed by the server.
             if keeper is not None:
                 keeper.save(peer.round)
             heap.release()

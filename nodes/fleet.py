@@ -19,6 +19,8 @@ HELLO = "hello"
 WELCOME = "welcome"
 STOP = "stop"
 METRICS = "metrics"
+REFUSED = "refused"
+"""A client's answer to what it cannot take: nothing else of it will come in that round."""
 
 _Inbox = asyncio.Queue[Message | Missed]
 
@@ -242,6 +244,8 @@ class Fleet:
     ) -> Message:
         while True:
             message = await self._next(client, limit)
+            if message.kind == REFUSED and message.round == number:
+                raise self._miss(client, f"it refused: {message.details.get('reason')}")
             reason = _objection(message, kind, number)
             if reason is None:
                 break

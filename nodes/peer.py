@@ -8,10 +8,10 @@ from torch import Tensor
 from methods import Missed
 from nodes.checks import difference
 from nodes.compute import Compute, Real
-from nodes.fleet import HELLO, STOP, WELCOME
+from nodes.fleet import HELLO, REFUSED, STOP, WELCOME
 from testbed import clock
 from testbed.transport import SERVER, ClientTransport, Report, Timeout
-from testbed.wire import Detail, Message
+from testbed.wire import MAX_TEXT, Detail, Message
 
 FIRST_ANSWER_S = 2.0
 """How long the first hello waits for its answer; each further one waits twice as long."""
@@ -23,6 +23,10 @@ class Stopped(Exception):
 
 class Overtaken(Exception):
     """The server has begun another round: what this client was about is no longer wanted."""
+
+
+class Refused(Exception):
+    """What the server sent cannot be taken, and it knows: this client's part of the round is over."""
 
 
 class Peer:
@@ -115,7 +119,9 @@ class Peer:
                 objection = None if like is None else difference(message.tensors, like)
                 if objection is None:
                     return self._compute.incoming(message)
-                reason = objection
+                # It is the sender's answer, and no better one will come: do not wait out the limit.
+                self._drop(message, objection)
+                raise self._refusal(sender, objection)
             self._drop(message, reason)
 
     def _look(self) -> None:
@@ -157,6 +163,12 @@ class Peer:
         if message.kind == STOP and sender == SERVER:
             raise Stopped
         return message
+
+    def _refusal(self, sender: str, reason: str) -> Exception:
+        if sender != SERVER:
+            return self._miss(sender, reason)
+        self._transport.send(REFUSED, self.round, {}, {"reason": reason[:MAX_TEXT]})
+        return Refused(reason)
 
     def _miss(self, neighbour: str, reason: str) -> Missed:
         event = {"event": "missed", "peer": neighbour, "round": self.round, "reason": reason}

@@ -34,10 +34,12 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MAX_HEADER_BYTES = 1 << 20
 MAX_FRAME_BYTES = 1 << 32
 MAX_TENSORS = 10_000
+MAX_TEXT = 1_000
+"""Characters of a detail."""
 
 Name = Annotated[str, msgspec.Meta(max_length=200)]
 Extent = Annotated[int, msgspec.Meta(ge=0, le=MAX_FRAME_BYTES)]
-Detail = int | float | Annotated[str, msgspec.Meta(max_length=1000)]
+Detail = int | float | Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 
 # A received buffer is read-only on purpose; whoever wants to write to it clones it.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -106,12 +108,14 @@ def encode_tensors(
     to a tensor between sending it and the answer to it.
 
     Raises:
-        WireError: a dtype that has no name on the wire.
+        WireError: a dtype that has no name on the wire, or a tensor that is too large.
     """
     headers, buffers = [], []
     for name, tensor in tensors.items():
         if tensor.dtype not in NAMES:
             raise WireError(f"{name}: {tensor.dtype} cannot be sent; known: {', '.join(DTYPES)}")
+        if tensor.nbytes > MAX_FRAME_BYTES:
+            raise WireError(f"{name}: {tensor.nbytes} bytes; at most {MAX_FRAME_BYTES} can be sent")
         flat = tensor.detach().cpu().contiguous().view(-1)
         headers.append(TensorHeader(name, NAMES[tensor.dtype], tuple(tensor.shape)))
         # An empty tensor has no address that a view could stand on.
@@ -120,7 +124,23 @@ def encode_tensors(
 
 
 def encode_header(header: Header) -> bytes:
-    return zlib.compress(_encoder.encode(header))
+    """The first frame of a message.
+
+    Raises:
+        WireError: its receiver would not take it.
+    """
+    encoded = _encoder.encode(header)
+    try:
+        _decoder.decode(encoded)
+    except msgspec.DecodeError as error:
+        raise WireError(f"{header.kind!r} cannot be sent: {error}") from error
+    frame = zlib.compress(encoded)
+    if max(len(encoded), len(frame)) > MAX_HEADER_BYTES:
+        raise WireError(
+            f"{header.kind!r} cannot be sent: header of {len(encoded)} bytes; at most "
+            f"{MAX_HEADER_BYTES}"
+        )
+    return frame
 
 
 def _inflate(frame: memoryview | bytes) -> bytes:

@@ -14,7 +14,7 @@ from torch import Tensor
 from methods import Shard
 from nodes.compute import Compute, Real
 from nodes.fleet import HELLO, STOP, WELCOME, Fleet
-from nodes.peer import Overtaken, Peer, Stopped
+from nodes.peer import Overtaken, Peer, Refused, Stopped
 from testbed.transport import Encoded, Timeout
 from testbed.wire import Header, Message, decode, encode_header, encode_tensors
 
@@ -186,7 +186,7 @@ def play(
                     try:
                         with computing.active():
                             clients[name].round(peer)
-                    except Overtaken:
+                    except (Overtaken, Refused):
                         continue
             except Stopped:
                 return

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from methods import Missed
 from nodes import peer as peer_module
-from nodes.fleet import HELLO, STOP, WELCOME, Fleet
-from nodes.peer import Overtaken, Peer, Stopped
+from nodes.fleet import HELLO, REFUSED, STOP, WELCOME, Fleet
+from nodes.peer import Overtaken, Peer, Refused, Stopped
 from testbed.transport import Encoded, Timeout, Unreachable
 from testbed.wire import Header, Message, encode_tensors
 
@@ -387,6 +387,21 @@ def test_an_answer_that_does_not_fit_is_missed_at_once(misfit: Message, reason: 
     assert (dropped["event"], missed["event"]) == ("dropped", "missed")
     assert dropped["peer"] == missed["peer"] == "a"
     assert reason in dropped["reason"] and reason in missed["reason"]
+
+
+def test_a_client_that_refused_what_it_was_sent_is_missed_at_once() -> None:
+    async def test(case: Case) -> None:
+        await case.joined("a", "b", "c")
+        case.transport.arrive(
+            made("a", REFUSED, 1, {}, reason="w is odd"),
+            # What was refused of an earlier round says nothing of this one.
+            made("b", REFUSED, 0, {}, reason="old"),
+            made("b", "update", 1),
+            made("c", "update", 1),
+        )
+        assert sorted(await case.gathered()) == ["b", "c"]
+
+    assert play(test).of("missed") == [("a", 1, "it refused: w is odd")]
 
 
 def test_without_a_like_any_tensors_are_taken() -> None:
@@ -1020,13 +1035,8 @@ def test_messages_of_a_round_that_is_over_begin_no_round(monkeypatch: pytest.Mon
     [
         (from_server("model", 1), "'model' of round 1, expected 'model' of round 2"),
         (from_server("mask", 2), "'mask' of round 2, expected 'model' of round 2"),
-        (from_server("model", 2, {}), "tensors differ in 'b' and 1 more names"),
-        (
-            from_server("model", 2, {**LIKE, "b": torch.full((3,), torch.nan)}),
-            "b holds values that are not finite",
-        ),
     ],
-    ids=["stale", "kind", "names", "nan"],
+    ids=["stale", "kind"],
 )
 def test_inside_a_round_a_wrong_message_is_dropped(
     monkeypatch: pytest.MonkeyPatch, wrong: Message, reason: str
@@ -1036,6 +1046,39 @@ def test_inside_a_round_a_wrong_message_is_dropped(
     case.peer.receive("start")
     assert case.peer.receive("model", LIKE).round == 2
     assert case.reasons() == [reason]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({}, "tensors differ in 'b' and 1 more names"),
+        ({**LIKE, "b": torch.full((3,), torch.nan)}, "b holds values that are not finite"),
+    ],
+    ids=["names", "nan"],
+)
+def test_a_client_that_cannot_take_its_answer_says_so_and_is_free_for_the_next_round(
+    monkeypatch: pytest.MonkeyPatch, wrong: Mapping[str, Tensor], reason: str
+) -> None:
+    case = PeerCase(monkeypatch, from_server("model", 1, wrong), from_server("model", 2))
+    case.peer.await_round()
+    with pytest.raises(Refused, match=reason):
+        case.peer.receive("model", LIKE)
+    assert case.transport.sent == [(REFUSED, 1, {}, {"reason": reason})]
+    assert case.reasons() == [reason]
+    case.peer.await_round()
+    assert case.peer.receive("model", LIKE).round == 2
+
+
+def test_a_neighbours_answer_that_does_not_fit_is_missed_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = PeerCase(monkeypatch, from_server("go", 1), made("b", "model", 1, {}))
+    case.peer.await_round()
+    case.peer.receive("go")
+    with pytest.raises(Missed, match="b: tensors differ"):
+        case.peer.receive("model", LIKE, sender="b")
+    assert [event["event"] for event in case.events] == ["dropped", "missed"]
+    assert case.transport.sent == []
 
 
 def test_a_client_left_behind_abandons_its_round_and_enters_the_next(

@@ -241,6 +241,30 @@ def test_sending_a_dtype_without_a_name_is_refused(dtype: torch.dtype) -> None:
         encode_tensors({"weight": torch.zeros(2, dtype=dtype)})
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        Header("k" * 201, 1, 0),
+        Header("k", -1, 0),
+        Header("k", 1, 0, {"reason": "r" * 1001}),
+        Header("k", 1, 0, {str(n): n for n in range(101)}),
+        Header("k", 1, 0, {"loss": None}),  # type: ignore[dict-item]
+        Header("k", 1, 0, {}, [TensorHeader("w", "f32", (1,) * 9)]),
+        Header("k", 1, 0, {}, [TensorHeader(f"{n:0200}", "f32", (1,)) for n in range(6000)]),
+    ],
+    ids=["kind", "round", "text", "details", "none", "dimensions", "size"],
+)
+def test_a_header_that_nobody_would_take_is_not_sent(header: Header) -> None:
+    with pytest.raises(WireError, match="'k+' cannot be sent: "):
+        encode_header(header)
+
+
+def test_a_tensor_that_no_frame_holds_is_not_sent() -> None:
+    large = torch.empty(MAX_FRAME_BYTES + 1, dtype=torch.uint8, device="meta")
+    with pytest.raises(WireError, match=f"w: {MAX_FRAME_BYTES + 1} bytes; at most"):
+        encode_tensors({"w": large})
+
+
 def test_no_frames_are_refused() -> None:
     assert refusal() == "no frames"
 
