@@ -1,6 +1,7 @@
 """The server's side of the method contract: clients by name, with limits on every wait."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import NamedTuple
@@ -13,14 +14,14 @@ from nodes.compute import Compute, Real
 from testbed import clock
 from testbed.seeds import derive
 from testbed.transport import Report, ServerTransport, Unreachable
-from testbed.wire import Detail, Message, encode_tensors
+from testbed.wire import MAX_TEXT, Detail, Message, encode_tensors
 
 HELLO = "hello"
 WELCOME = "welcome"
 STOP = "stop"
 METRICS = "metrics"
 REFUSED = "refused"
-"""A client's answer to what it cannot take: nothing else of it will come in that round."""
+"""The answer to what cannot be taken: for its sender, or its receiver, this round is over."""
 
 _Inbox = asyncio.Queue[Message | Missed]
 
@@ -254,7 +255,12 @@ class Fleet:
         if reason is not None:
             # It is the client's answer, and no better one will come: do not wait out the limit.
             self._drop(message, reason)
-            raise self.refuse(client, reason)
+            missed = self.refuse(client, reason)
+            # In a conversation it waits for more, and would for as long as a round may take.
+            with contextlib.suppress(Unreachable):
+                told = {"reason": reason[:MAX_TEXT]}
+                await self._transport.send(client, REFUSED, number, ([], []), told)
+            raise missed
         self._heard.add(client)
         return self._compute.incoming(message)
 

@@ -26,7 +26,10 @@ class Overtaken(Exception):
 
 
 class Refused(Exception):
-    """What the server sent cannot be taken, and it knows: this client's part of the round is over."""
+    """The server or this client could not take what the other sent: its part of the round is over.
+
+    Both know.
+    """
 
 
 class Peer:
@@ -79,6 +82,8 @@ class Peer:
         """
         while True:
             message = self._take(self._between_rounds_s, SERVER)
+            if message.kind == REFUSED:
+                continue  # What it had sent last, and it waits for no answer any more.
             self._look()
             queued = self._inboxes[SERVER]
             if any(later.kind == STOP for later in queued):
@@ -108,6 +113,7 @@ class Peer:
                 if sender == SERVER:
                     raise
                 raise self._miss(sender, f"nothing within {self._timeout_s:g} s") from None
+            self._check_refused(message)
             if message.round > self.round:
                 self._inboxes[sender].appendleft(message)
                 reason = f"round {message.round} began during round {self.round}"
@@ -138,6 +144,7 @@ class Peer:
         """Raise Overtaken where the server has gone on: nobody waits for what is to be sent."""
         self._look()
         for message in self._inboxes[SERVER]:
+            self._check_refused(message)
             if message.round > self.round or message.kind == STOP:
                 raise Overtaken(f"round {self.round} is over: {message.kind!r} came")
 
@@ -155,14 +162,20 @@ class Peer:
             if message.kind == WELCOME and message.sender == SERVER:
                 continue
             self._inboxes[message.sender].append(message)
-            if sender != SERVER == message.sender and (
-                message.round > self.round or message.kind == STOP
-            ):
+            if sender == SERVER or message.sender != SERVER:
+                continue
+            self._check_refused(message)
+            if message.round > self.round or message.kind == STOP:
                 raise Overtaken(f"round {message.round} began while {sender} was waited for")
         message = self._inboxes[sender].popleft()
         if message.kind == STOP and sender == SERVER:
             raise Stopped
         return message
+
+    def _check_refused(self, message: Message) -> None:
+        """Raise Refused where the server could not take what it was sent in this round."""
+        if message.sender == SERVER and message.kind == REFUSED and message.round == self.round:
+            raise Refused(str(message.details.get("reason")))
 
     def _refusal(self, sender: str, reason: str) -> Exception:
         if sender != SERVER:

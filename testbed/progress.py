@@ -134,6 +134,9 @@ def closing_table(summary: dict[str, Any]) -> Table:
         was = f"{metric(initial[name])} -> " if name in initial else ""
         table.add_row(name, f"{was}{metric(value)}")
     table.add_row("rounds", str(summary["rounds_done"]))
+    vain = sum(entry["clients_ok"] == 0 for entry in summary["rounds"] if entry["finished"])
+    if vain:
+        table.add_row("of these without any update", str(vain))
     if summary["resumed"]:
         rounds = ", ".join(str(each["from_round"]) for each in summary["resumed"])
         table.add_row("resumed after round", rounds)

@@ -330,6 +330,16 @@ class Tally:
     def rounds_done(self) -> int:
         return sum(1 for entry in self._rounds.values() if entry.report is not None)
 
+    def without_updates(self) -> str | None:
+        """Why the rounds that are over came to nothing: no client did its part in any of them."""
+        done = [entry for entry in self._rounds.values() if entry.report is not None]
+        if not done or any(entry.report and entry.report["clients_ok"] for entry in done):
+            return None
+        misses = [miss for entry in done for miss in entry.missed]
+        first = f"; the first: {misses[0]['client']}: {misses[0]['reason']}" if misses else ""
+        rounds = "the round" if len(done) == 1 else f"any of {len(done)} rounds"
+        return f"no update was taken in {rounds}{first}"
+
     def bytes(self) -> dict[str, Any]:
         """Totals so far, as summary.json gives them."""
         return self._bytes.as_dict(self._wire())

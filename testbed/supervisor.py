@@ -116,6 +116,8 @@ class _Run:
                     self._recorder.write_summary(self._tally.summary())
                     self._carry_out(owned, closing)
                 self._judge_host(closing)
+                if nothing := self._tally.without_updates():
+                    raise RunFailed(nothing)
                 status, reason = "ok", ""
             except Interrupted as signal_name:
                 status, reason = "interrupted", f"stopped by {signal_name}"

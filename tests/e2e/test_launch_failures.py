@@ -107,6 +107,18 @@ def test_a_run_ends_at_its_time_limit(launch, best_links):
     assert run.summary["rounds_done"] < 1000
 
 
+def test_a_run_whose_every_update_is_refused_fails_at_once_and_not_at_its_limits(launch):
+    # Training diverges within the first round; each side refuses what the other then sends.
+    asked = ("--method=split", "--set=optimizer=sgd", "--set=learning_rate=10", "--rounds=2")
+    run = launch("--links=loopback", *asked, *PAIR[:2], "--no-calibrate")
+    assert failed(run).startswith("no update was taken in any of 2 rounds; the first: client-")
+    summary = run.summary
+    assert summary["rounds_done"] == 2
+    reasons = {miss["reason"] for entry in summary["rounds"] for miss in entry["missed"]}
+    assert len(reasons) > 0 and all("not finite" in reason for reason in reasons)
+    assert any(reason.startswith("it refused: ") for reason in reasons)
+
+
 def test_a_client_that_stalls_is_missed_and_may_come_back(launch, best_links):
     limit_s = 4
     run = launch(best_links, "--rounds=2", f"--round-timeout={limit_s}", *PAIR)

@@ -381,6 +381,8 @@ def test_an_answer_that_does_not_fit_is_missed_at_once(misfit: Message, reason: 
         await case.joined("a", "b")
         case.transport.arrive(misfit, made("b", "update", 1))
         assert await case.gathered() == ["b"]
+        await until(lambda: ("a", REFUSED, 1) in case.transport.sent)
+        assert ("b", REFUSED, 1) not in case.transport.sent
 
     case = play(test)
     dropped, missed = case.events
@@ -1067,6 +1069,34 @@ def test_a_client_that_cannot_take_its_answer_says_so_and_is_free_for_the_next_r
     assert case.reasons() == [reason]
     case.peer.await_round()
     assert case.peer.receive("model", LIKE).round == 2
+
+
+@pytest.mark.parametrize("sends", [True, False])
+def test_a_client_whose_message_was_refused_waits_for_no_answer(
+    monkeypatch: pytest.MonkeyPatch, sends: bool
+) -> None:
+    refused = made("server", REFUSED, 1, {}, reason="w is odd")
+    case = PeerCase(monkeypatch, from_server("model", 1), from_server("model", 2))
+    case.peer.await_round()
+    case.peer.receive("model", LIKE)
+    case.transport.arrivals.insert(0, refused)
+    if sends:
+        case.transport.there.append(case.transport.arrivals.pop(0))
+    with pytest.raises(Refused, match="w is odd"):
+        case.peer.send("smashed", LIKE) if sends else case.peer.receive("gradient")
+    case.peer.await_round()
+    assert case.peer.round == 2 and case.events == []
+
+
+def test_a_refusal_of_all_that_a_client_had_to_send_is_no_message_of_a_round(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused = made("server", REFUSED, 1, {}, reason="w is odd")
+    case = PeerCase(monkeypatch, from_server("model", 1), refused, from_server("model", 2))
+    case.peer.await_round()
+    case.peer.receive("model", LIKE)
+    case.peer.await_round()
+    assert case.peer.round == 2 and case.events == []
 
 
 def test_a_neighbours_answer_that_does_not_fit_is_missed_at_once(

@@ -349,6 +349,31 @@ def test_a_missed_update_stands_in_its_round() -> None:
     assert two["missed"] == []
 
 
+def _without_updates(*events: dict[str, Any]) -> str | None:
+    tally = Tally()
+    for event in (at(0, "supervisor", **RUN), *events):  # type: ignore[arg-type]
+        tally.take(event)
+    return tally.without_updates()
+
+
+def test_rounds_in_which_nobody_did_its_part_came_to_nothing() -> None:
+    missed = at(3, "server", "missed", peer="client-2", round=1, reason="too late")
+    nobody = {"clients_ok": 0, "clients_failed": 2}
+    first, second = finished(1, 4, 1, **nobody), finished(2, 5, 1, **nobody)
+    assert _without_updates(missed, first) == (
+        "no update was taken in the round; the first: client-2: too late"
+    )
+    assert _without_updates(first, second) == "no update was taken in any of 2 rounds"
+
+
+def test_one_update_in_one_round_is_a_result_and_no_round_is_none_to_speak_of() -> None:
+    nobody = finished(1, 4, 1, clients_ok=0, clients_failed=2)
+    assert _without_updates(nobody, finished(2, 5, 1, clients_ok=1, clients_failed=1)) is None
+    assert _without_updates() is None
+    begun = at(2, "server", "round_started", round=1)
+    assert _without_updates(begun) is None
+
+
 def test_dropped_messages_and_connections_are_listed() -> None:
     found = summary_of(
         at(1, "server", "dropped", peer="client-1", bytes=7, reason="header: no"),

@@ -255,7 +255,7 @@ def test_sending_a_dtype_without_a_name_is_refused(dtype: torch.dtype) -> None:
     ids=["kind", "round", "text", "details", "none", "dimensions", "size"],
 )
 def test_a_header_that_nobody_would_take_is_not_sent(header: Header) -> None:
-    with pytest.raises(WireError, match="'k+' cannot be sent: "):
+    with pytest.raises(WireError, match=r"'k+' cannot be sent: "):
         encode_header(header)
 
 
