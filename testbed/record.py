@@ -45,8 +45,8 @@ away, back      the node    at_s: when the client was to leave or to be back, in
                             training began; actual_s: when it did
 usage           the node    pid, private_mb, peak_private_mb: the most since the last one;
                             cpu_s, run_delay_s; retransmitted: by peer's address, [segments,
-                            payload bytes] that its open connections have sent again, or null
-                            where that is not known
+                            payload bytes] that its connections have sent again, or null where
+                            that is not known
 captured        supervisor  packets, dropped: a figure a client, of its capture; failure
 saved           the node    round, bytes, seconds: it has kept its state after that round
 unsaved         the node    round, reason: it could not

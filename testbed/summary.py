@@ -25,6 +25,9 @@ DIRECTIONS = ("up", "down")
 _COMPUTED = ("flops", "modelled_s", "cpu_s", "device_s", "late_s")
 """What adds up of "computed" events."""
 
+MOST_DROPS = 1000
+"""Rows of dropped messages, each of one receiver, sender and reason; the rest is summed up."""
+
 # Where one direction's counters stand in a "wire" event.
 _FRAMES, _BYTES, _QUEUE_DROPS, _LOSSES = range(4)
 
@@ -37,6 +40,11 @@ def _resent(figures: Iterable[list[int]]) -> dict[str, int]:
     """The sum of [segments, bytes]."""
     found = list(figures)
     return {"segments": sum(f[0] for f in found), "bytes": sum(f[1] for f in found)}
+
+
+def _most(*figures: float | None) -> float | None:
+    """The largest of those that are known."""
+    return max((figure for figure in figures if figure is not None), default=None)
 
 
 def _less(counters: list[Any], before: list[Any]) -> list[Any]:
@@ -100,9 +108,10 @@ class Tally:
         self._processes: dict[str, dict[str, Any]] = {}
         self._computed: dict[str, dict[str, Any]] = {}
         self._connections: dict[str, int] = defaultdict(int)
-        self._dropped: list[dict[str, Any]] = []
+        self._dropped: dict[tuple[str, str, str], dict[str, Any]] = {}
+        """By receiver, sender and reason."""
         self._resent: dict[str, dict[str, list[int]]] = {}
-        """By node and the peer's address: [segments, bytes]."""
+        """By node and the peer's address: [segments, bytes], of its present process."""
         self._resent_earlier: dict[str, dict[str, list[int]]] = {}
         """The same of the processes that a resumed run had before."""
         self._captures: dict[str, Any] | None = None
@@ -125,9 +134,10 @@ class Tally:
         self._metrics: dict[str, Any] = {"initial": {}, "final": {}}
         self._last_begun = 0
         self._training_began_s: float | None = None
-        self._training_ended_s: float | None = None
-        self._paused_s = 0.0
-        """Of training: what a resumed run did again, and its new starts."""
+        self._trained_s: float | None = None
+        """Up to the end of the last round that is over; None: none is."""
+        self._untold_since_s: float | None = None
+        """From when on training is not in that; None: it has yet to begin, or to go on."""
         self._resumed: list[dict[str, Any]] = []
         self._kept: dict[str, Any] = {"bytes": 0, "failure": None}
         self._startup_s = 0.0
@@ -197,7 +207,14 @@ class Tally:
             self._on_message({**event, **amounts, "peer": peer})
 
     def _on_dropped(self, event: Event) -> None:
-        self._dropped.append({key: event[key] for key in ("node", "peer", "bytes", "reason")})
+        key = (event["node"], event["peer"], event["reason"])
+        if key not in self._dropped and len(self._dropped) >= MOST_DROPS:
+            key = (event["node"], "others", "various")
+        row = self._dropped.setdefault(
+            key, dict(zip(("node", "peer", "reason"), key, strict=True)) | {"count": 0, "bytes": 0}
+        )
+        row["count"] += event.get("count", 1)
+        row["bytes"] += event["bytes"]
 
     def _on_lost(self, event: Event) -> None:
         self._clients[event["peer"]]["lost"] = event["reason"]
@@ -222,8 +239,8 @@ class Tally:
         again = self._resumed[-1] if self._resumed else None
         if again is not None and again["startup_s"] is None:
             again["startup_s"] = round(t - again["at_s"], 6)
-            if self._training_ended_s is not None:
-                self._paused_s += t - self._training_ended_s
+        if self._untold_since_s is None:
+            self._untold_since_s = t
         if self._training_began_s is None:
             self._training_began_s = t
             self._startup_s = t - (again["at_s"] if again else 0.0)
@@ -233,11 +250,13 @@ class Tally:
         again = {"from_round": event["round"], "at_s": at_s, "startup_s": None}
         before = {"verdict_before": self._fidelity["verdict"]}
         self._resumed.append({**again, "lost": event["lost"], **before})
-        if self._training_ended_s is None:
+        self._untold_since_s = None
+        if self._trained_s is None:
             # It begins with the first round that counts.
             self._training_began_s = None
         self._earlier, self._before = self._counters or None, None
-        self._resent_earlier = dict(self._resent)
+        self._resent_earlier = {node: self._resent_by(node) or {} for node in self._resent}
+        self._resent = {node: {} for node in self._resent}
         for client in self._clients.values():
             # All are started again.
             client["lost"] = None
@@ -252,7 +271,9 @@ class Tally:
         self._last_begun = max(self._last_begun, event["round"])
         self._rounds[event["round"]].report = event
         self._metrics["final"] = event["metrics"]
-        self._training_ended_s = event["t"]
+        if self._untold_since_s is not None:
+            self._trained_s = self.trained_s + event["t"] - self._untold_since_s
+            self._untold_since_s = event["t"]
 
     def _on_wire(self, event: Event) -> None:
         counters = event["counters"]
@@ -278,20 +299,33 @@ class Tally:
             self._links[place] = ideal.access(up, down)
 
     def _on_usage(self, event: Event) -> None:
+        node = event["node"]
         fields = ("pid", "private_mb", "cpu_s", "run_delay_s")
-        row = {"node": event["node"], **{key: event[key] for key in fields}}
-        peaks = [event.get("peak_private_mb")]
-        if event["node"] in self._processes:
-            peaks.append(self._processes[event["node"]]["peak_private_mb"])
-        known = [peak for peak in peaks if peak is not None]
-        row["peak_private_mb"] = max(known, default=None)
-        self._processes[event["node"]] = row
+        row = {"node": node, **{key: event[key] for key in fields}}
+        row["peak_private_mb"] = event.get("peak_private_mb")
+        before = self._processes.get(node)
+        if before is not None:
+            row["peak_private_mb"] = _most(row["peak_private_mb"], before["peak_private_mb"])
+            if row["pid"] == before["pid"]:
+                # What only grows: a thread that has ended is not in a later reading.
+                for key in ("cpu_s", "run_delay_s"):
+                    row[key] = _most(row[key], before[key])
+        self._processes[node] = row
         if event.get("retransmitted") is not None:
-            resent = dict(self._resent_earlier.get(event["node"], {}))
+            resent = self._resent.setdefault(node, {})
             for address, figures in event["retransmitted"].items():
-                before = resent.get(address, [0, 0])
-                resent[address] = [one + more for one, more in zip(before, figures, strict=True)]
-            self._resent[event["node"]] = resent
+                told = resent.get(address, [0, 0])
+                resent[address] = [max(pair) for pair in zip(told, figures, strict=True)]
+
+    def _resent_by(self, node: str) -> dict[str, list[int]] | None:
+        """[segments, bytes] by the peer's address, of all processes of a node that has told."""
+        if node not in self._resent:
+            return None
+        found = dict(self._resent_earlier.get(node, {}))
+        for address, figures in self._resent[node].items():
+            before = found.get(address, [0, 0])
+            found[address] = [one + more for one, more in zip(before, figures, strict=True)]
+        return found
 
     def _on_computed(self, event: Event) -> None:
         node = event["node"]
@@ -347,9 +381,9 @@ class Tally:
     def summary(self) -> dict[str, Any]:
         """summary.json as it stands."""
         facts = self._facts
-        began, ended = self._training_began_s, self._training_ended_s
-        paused_s = self._paused_s
-        startup_s = self._last_t if began is None else self._startup_s
+        startup_s = self._last_t if self._training_began_s is None else self._startup_s
+        since_s = self._untold_since_s
+        first_s = 0.0 if since_s is None else self._last_t - since_s
         dilation = facts.get("dilation", 1.0)
         return {
             "schema": 1,
@@ -371,7 +405,7 @@ class Tally:
             "seconds": {
                 "startup": startup_s,
                 "calibration": self._calibration_s,
-                "training": 0.0 if began is None else (ended or self._last_t) - began - paused_s,
+                "training": first_s if self._trained_s is None else self._trained_s,
                 "total": self._last_t,
                 "host_startup": dilation * startup_s,
                 "host_total": dilation * self._last_t,
@@ -396,7 +430,7 @@ class Tally:
             "captures": self._captures,
             "resumed": self._resumed,
             "checkpoints": self._kept,
-            "dropped_messages": self._dropped,
+            "dropped_messages": list(self._dropped.values()),
             "link_facts": {**facts.get("link_facts", {}), **self._closed.get("links", {})},
             "dynamics": self._dynamics(),
             "fidelity": host.combined(self._fidelity, self._host),
@@ -406,8 +440,7 @@ class Tally:
     @property
     def trained_s(self) -> float:
         """Seconds of training up to the end of the last round that is over."""
-        began, ended = self._training_began_s, self._training_ended_s
-        return 0.0 if began is None or ended is None else ended - began - self._paused_s
+        return self._trained_s or 0.0
 
     def _dynamics(self) -> dict[str, Any]:
         """How many changes links have taken, and how long after their times."""
@@ -444,16 +477,17 @@ class Tally:
         }
 
     def _per_client(self) -> list[dict[str, Any]]:
+        by = {node: self._resent_by(node) or {} for node in self._resent}
         to: dict[str, list[list[int]]] = defaultdict(list)
-        for resent in self._resent.values():
+        for resent in by.values():
             for address, figures in resent.items():
                 to[address].append(figures)
         rows = [self._client(index) for index in range(len(self._clients))]
         for number, row in enumerate(rows, start=1):
-            own, server = self._resent.get(row["name"]), self._resent.get(SERVER)
+            own = by.get(row["name"])
             row["retransmitted"] = {
                 "up": None if own is None else _resent(own.values()),
-                "down": None if server is None else _resent(to[client_address(number)]),
+                "down": _resent(to[client_address(number)]) if SERVER in by else None,
             }
         return rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -182,9 +183,11 @@ def _failures(story: Story) -> Iterable[tuple[str, str, int, str]]:
         for miss in entry["missed"]:
             who = f"{miss['client']} in round {entry['round']}"
             found.setdefault(("update missed", miss["reason"]), []).append(who)
+    drops: dict[str, int] = defaultdict(int)
     for drop in story.summary["dropped_messages"]:
         who = f"{drop['node']} from {drop['peer']}"
         found.setdefault(("message dropped", drop["reason"]), []).append(who)
+        drops[drop["reason"]] += drop["count"]
     for client, reasons in story.overtaken.items():
         for reason in reasons:
             found.setdefault(("round overtaken", reason), []).append(client)
@@ -198,7 +201,8 @@ def _failures(story: Story) -> Iterable[tuple[str, str, int, str]]:
     for (what, reason), all_ in found.items():
         names = list(dict.fromkeys(all_))
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        yield what, reason, len(all_), ", ".join(names[:5]) + more
+        times = drops[reason] if what == "message dropped" else len(all_)
+        yield what, reason, times, ", ".join(names[:5]) + more
 
 
 def host_section(story: Story) -> Markup:

@@ -1,10 +1,12 @@
 """Where the summary puts what nodes say they have sent again, and what captures came to."""
 
+import struct
 from typing import Any
 
 import pytest
 
 from nodes.launch import capture_warnings
+from testbed import retransmissions
 from testbed.summary import Tally
 
 
@@ -54,6 +56,51 @@ def test_between_clients_it_is_up_for_the_one_and_down_for_the_other() -> None:
 def test_the_last_word_of_a_node_counts() -> None:
     said = (usage("client-1", {"10.0.0.1": [n, 10 * n]}) for n in (1, 2))
     assert both(summary_of(*said))[0]["up"] == {"segments": 2, "bytes": 20}
+
+
+def test_a_later_empty_word_takes_nothing_away() -> None:
+    told = [usage("client-1", {"10.0.0.1": [1, 1448]}), usage("client-1", {})]
+    assert both(summary_of(*told))[0]["up"] == {"segments": 1, "bytes": 1448}
+    assert both(summary_of(*told, usage("client-1", None)))[0]["up"]["segments"] == 1
+
+
+def test_what_processes_before_a_resumption_sent_again_counts_once() -> None:
+    again = {"event": "resumed", "round": 0, "at_s": 0.0, "lost": {}}
+    told = [
+        usage("client-1", {"10.0.0.1": [1, 10]}),
+        usage("client-1", {}),
+        again,
+        usage("client-1", {"10.0.0.1": [2, 20]}),
+        usage("client-1", {"10.0.0.1": [3, 30]}),
+        again,
+        again,
+        usage("client-1", {}),
+    ]
+    assert both(summary_of(*told))[0]["up"] == {"segments": 4, "bytes": 40}
+
+
+def made(cookie: int, peer: str, segments: int, taken: int) -> retransmissions.Connection:
+    """As the kernel tells of it; 1,448 bytes a segment."""
+    information = bytearray(232)
+    struct.pack_into("=I", information, 100, segments)
+    struct.pack_into("=Q", information, 128, taken)
+    struct.pack_into("=Q", information, 208, 1448 * segments)
+    return retransmissions.Connection(cookie.to_bytes(8), peer, bytes(information))
+
+
+def test_a_connection_that_has_closed_still_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    there: list[retransmissions.Connection] = []
+    monkeypatch.setattr(retransmissions, "connections", lambda: iter(there))
+    monkeypatch.setattr(retransmissions, "_seen", {})
+    there[:] = [made(1, "10.0.0.1", 2, 100), made(2, "10.0.0.1", 1, 10), made(3, "10.1.0.2", 0, 5)]
+    assert retransmissions.by_peer() == {"10.0.0.1": [3, 4344]}
+    assert retransmissions.received() == {"10.0.0.1": 110, "10.1.0.2": 5}
+    # The first has closed, and another has taken its place.
+    there[:] = [made(2, "10.0.0.1", 2, 30), made(4, "10.0.0.1", 1, 1)]
+    assert retransmissions.by_peer() == {"10.0.0.1": [5, 7240]}
+    assert retransmissions.received() == {"10.0.0.1": 131, "10.1.0.2": 5}
+    there.clear()
+    assert retransmissions.by_peer() == {"10.0.0.1": [5, 7240]}
 
 
 def test_where_nobody_knows_nothing_is_said() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from testbed.config_error import ConfigError
 from testbed.record import Recorder, create_folder
-from testbed.summary import Tally
+from testbed.summary import MOST_DROPS, Tally
 
 S = 1_000_000_000
 
@@ -268,6 +268,30 @@ def test_seconds_run_from_the_first_round_to_the_end_of_the_last() -> None:
     assert found["seconds"] == own | here
 
 
+def resumed(t: float, number: int) -> dict[str, Any]:
+    return at(t, "supervisor", "resumed", round=number, at_s=t, lost={})
+
+
+def test_a_resumed_run_that_ends_in_its_first_round_has_trained_what_it_had() -> None:
+    before = [at(2, "server", "joined", clients=2), finished(1, 4, 1.5)]
+    again = [at(9, "server", "joined", clients=2), at(9.5, "server", "round_started", round=2)]
+    ended = at(12, "supervisor", "closed", status="interrupted", reason="SIGTERM", links={})
+    tally = tally_of(*before, resumed(6, 1), *again, ended)
+    assert (tally.trained_s, tally.summary()["seconds"]["training"]) == (2, 2)
+    # And goes on from there, once more and to a round's end.
+    for event in (resumed(12, 1), *again, finished(2, 11, 1.5), finished(3, 13, 2)):
+        tally.take(event)
+    assert (tally.trained_s, tally.summary()["seconds"]["training"]) == (6, 6)
+
+
+def test_a_resumed_run_without_a_round_has_trained_since_it_began_again() -> None:
+    tally = tally_of(at(2, "server", "joined", clients=2), resumed(6, 0))
+    assert tally.summary()["seconds"]["training"] == 0
+    tally.take(at(9, "server", "joined", clients=2))
+    tally.take(at(12, "supervisor", "closed", status="interrupted", reason="SIGTERM", links={}))
+    assert (tally.trained_s, tally.summary()["seconds"]["training"]) == (0, 3)
+
+
 def test_of_a_dilated_run_the_machines_seconds_stand_beside_the_emulated() -> None:
     tally = Tally()
     tally.take({"t": 0.0, "node": "supervisor", **RUN, "dilation": 4.0})
@@ -382,10 +406,47 @@ def test_dropped_messages_and_connections_are_listed() -> None:
         at(1, "client-2", "connection", congestion=None),
     )
     assert found["dropped_messages"] == [
-        {"node": "server", "peer": "client-1", "bytes": 7, "reason": "header: no"}
+        {"node": "server", "peer": "client-1", "reason": "header: no", "count": 1, "bytes": 7}
     ]
     assert found["connections"] == {"cubic": 2, "None": 1}
     assert found["bytes"]["message"] == both(0, 0)
+
+
+def test_dropped_messages_are_counted_by_reason_in_so_many_rows() -> None:
+    same = {"peer": "client-1", "reason": "header: no"}
+    found = summary_of(
+        at(1, "server", "dropped", bytes=7, **same),
+        at(1, "server", "dropped", bytes=50, count=9, **same),
+        *(
+            at(1, "server", "dropped", peer="client-2", bytes=1, reason=f"round {number}")
+            for number in range(2 * MOST_DROPS)
+        ),
+    )["dropped_messages"]
+    assert found[0] == {"node": "server", **same, "count": 10, "bytes": 57}
+    assert len(found) == MOST_DROPS + 1
+    assert found[-1] | {"count": MOST_DROPS + 1} == {
+        **{"node": "server", "peer": "others", "reason": "various"},
+        **{"count": MOST_DROPS + 1, "bytes": MOST_DROPS + 1},
+    }
+
+
+def test_what_only_grows_is_never_less_in_a_later_reading() -> None:
+    usage = {"pid": 42, "private_mb": 9.0, "peak_private_mb": 20.0}
+    found = summary_of(
+        at(1, "client-1", "usage", **usage, cpu_s=2.0, run_delay_s=0.5),
+        at(2, "client-1", "usage", **usage | {"peak_private_mb": None}, cpu_s=1.9, run_delay_s=0.1),
+        at(3, "client-1", "usage", **usage, cpu_s=2.5, run_delay_s=None),
+    )["processes"]
+    assert [(row["cpu_s"], row["run_delay_s"], row["peak_private_mb"]) for row in found] == [
+        (2.5, 0.5, 20.0)
+    ]
+    # Another process begins from nothing.
+    again = {"pid": 43, "private_mb": 1.0, "cpu_s": 0.1, "run_delay_s": 0.0}
+    (row,) = summary_of(
+        at(1, "client-1", "usage", **usage, cpu_s=2.0, run_delay_s=0.5),
+        at(2, "client-1", "usage", **again),
+    )["processes"]
+    assert (row["cpu_s"], row["run_delay_s"], row["peak_private_mb"]) == (0.1, 0.0, 20.0)
 
 
 def test_a_process_is_listed_once_with_what_it_last_used() -> None:
