@@ -56,6 +56,7 @@ resumed         supervisor  round: the last one that counts of what was there be
 host            supervisor  the host's part of the certificate, once all has ended: verdict, reason,
                             latest, late_share, links_late_ms, dilation_needed, busy_cores, as
                             ``host.Host`` has them
+limited         client      memory_mb, whose: what holds its memory to so much
 failed          the node    traceback; reason: in words, where memory was short
 done            server
 closed          supervisor  status, reason, and closing facts of the links
