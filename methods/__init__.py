@@ -24,6 +24,9 @@ containers of these, and objects of classes in ``methods``. It says so where som
 ``Client.received`` (optional)
     Names of attributes, with modules in them, whose trainable parameters are overwritten in every
     round before they are read. They are not kept.
+``check_samples(config, samples)`` (optional)
+    Raises ValueError where the method cannot train on so many: ``samples`` has each client's count.
+    Asked before anything starts, with the least there can be, and again before a node starts.
 ``check(config, model)`` (optional)
     Raises ValueError where the method cannot train such a model. Asked before anything starts: the
     model is on the meta device, shapes without values.
@@ -101,6 +104,8 @@ class Fleet(Protocol):
     """Those of the round that are still in the run."""
     joined: int
     """How many are in the run, whether this round takes them or not."""
+    sampling_rate: float
+    """Of those who could take part when the round began, the share that it drew; above 0."""
     samples: Mapping[str, int]
     """Training samples of each client, at least 1."""
 
@@ -173,6 +178,7 @@ class Method:
     Server: Any
     Client: Any
     check: Callable[..., None] = lambda config, model: None
+    check_samples: Callable[..., None] = lambda config, samples: None
     adapt: Callable[..., Any] = lambda config, model: model
     public_samples: Callable[..., int] = lambda config: 0
     public_source: Callable[..., str] = lambda config: "held-out"

@@ -31,6 +31,9 @@ def check(config: Config, model: nn.Module) -> None:
     privacy.check(config, model)
 
 
+check_samples = privacy.check_samples
+
+
 def adapt(config: Config, model: nn.Module) -> nn.Module:
     return privacy.prepare(config, model)
 

@@ -70,6 +70,7 @@ class Client(fedavg.Client):
         self.kind = tuning.load(config.variant).KIND
 
 
+check_samples = fedavg.check_samples
 all_reduce = fedavg.all_reduce
 traffic = fedavg.traffic
 client_flops = fedavg.client_flops

@@ -67,6 +67,7 @@ class Fleet:
         """Who will be back, and since when it is away."""
         self._someone_there = asyncio.Event()
         self._present: tuple[str, ...] = ()
+        self._sampling_rate = 1.0
         self._missed: set[str] = set()
         self._heard: set[str] = set()
         """Whose answers were taken in this round."""
@@ -89,6 +90,10 @@ class Fleet:
     @property
     def joined(self) -> int:
         return len(self._joined())
+
+    @property
+    def sampling_rate(self) -> float:
+        return self._sampling_rate
 
     @property
     def failed(self) -> int:
@@ -382,6 +387,7 @@ class Fleet:
     def _choose(self) -> tuple[str, ...]:
         """All who are there, or a draw of them that depends on the round and the seed alone."""
         there = self._there
+        self._sampling_rate = min(1.0, self._expected / max(1, len(there)))
         if len(there) <= self._expected:
             return there
         generator = random.Random(derive(self._seed, "clients of a round", self.round))

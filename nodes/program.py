@@ -87,6 +87,9 @@ class FineTuning:
         with _refusing(f"method {config.method} cannot train model {config.model}"):
             skeleton = models.skeleton(config.model, data.classes(config.dataset))
             self._method.check(self._options, skeleton)
+        with _refusing(f"options of method {config.method}"):
+            # Once the data are there they are asked again, for what each has.
+            self._method.check_samples(self._options, [MIN_SAMPLES] * clients)
         self._folder = None if self._modelled else data.find(config.dataset, config.data_path)
         self._shards: list[np.ndarray] = []
         self._public: Tensor
@@ -153,6 +156,8 @@ class FineTuning:
                 minimum=MIN_SAMPLES,
             )
         self._shards = [private[part] for part in parts]
+        with _refusing(f"options of method {run.method}"):
+            self._method.check_samples(self._options, [len(part) for part in parts])
         # Adapters draw their first values from the global generators.
         _seed_global_generators(run.seed, "model")
         if self._modelled:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
+from collections.abc import Sequence
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Annotated, Literal
@@ -37,7 +38,7 @@ class Options(Training, frozen=True, forbid_unknown_fields=True, kw_only=True):
     dp_rounds: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
     """With dp_epsilon: rounds that each client trains in (sample), or of the run (client)."""
     dp_delta: Annotated[float, msgspec.Meta(ge=1e-9, lt=1)] = 1e-3
-    """Less than one in the samples of a client, or in the clients."""
+    """Less than one in the samples of any client (sample), or in the clients (client)."""
 
     def __post_init__(self) -> None:
         options = ("dp_noise", "dp_epsilon", "dp_rounds")
@@ -77,6 +78,20 @@ def check(config: Options, model: nn.Module) -> None:
                 f"dp = 'sample': {name} is a parameter of two layers, whose gradients by sample "
                 "would be incomplete; take another model, or dp=client"
             )
+
+
+def check_samples(config: Options, samples: Sequence[int]) -> None:
+    """Raises ValueError where delta lets one of those protected be given away whole."""
+    if config.dp == "none":
+        return
+    whole, whose = max(samples), "samples of the client with most"
+    if config.dp == "client":
+        whole, whose = len(samples), "clients of the run"
+    if config.dp_delta * whole >= 1:
+        raise ValueError(
+            f"dp_delta = {config.dp_delta:g}: must be less than 1 / {whole}, one in the {whose}; "
+            "with more, publishing one of them as it is would count as private"
+        )
 
 
 def prepare(config: Options, model: nn.Module) -> nn.Module:

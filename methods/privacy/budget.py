@@ -2,7 +2,8 @@
 
 Mironov, Talwar and Zhang, arXiv 1908.10530: each of ``steps`` steps sees every sample (or client)
 with probability ``rate``, independently, and adds Gaussian noise of ``noise`` times the L2 norm
-that one of them can have. Two data sets are neighbours where one has one more.
+that one of them can have. Two data sets are neighbours where one has one more; with clients, where
+one's updates are there or are no change, since how many were asked shows.
 """
 
 from __future__ import annotations

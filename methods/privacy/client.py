@@ -6,7 +6,9 @@ Round t, with m clients asked and d_k what client k would change, over all that 
 
 The paper's estimator with a fixed denominator, every client of weight one: who does not answer
 counts as no change. Clients clip, and the server clips again what it was sent. Whoever sees the
-models, but no single update, learns no more of a client's taking part than epsilon allows.
+models, but no single update, learns no more of a client's updates than epsilon allows. Its taking
+part is not hidden: the noise's deviation, noise * clip / m, tells m, and neighbours are two runs
+of the same m in which a client's updates are there or count as no change.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class ServerSide(none.ServerSide):
-    """Adds the noise and keeps the account, from the first round's share of clients on."""
+    """Adds the noise and keeps the account, of each round by the share that it drew."""
 
     def __init__(self, config: Config, seed: int) -> None:
         super().__init__(config, seed)
@@ -36,7 +38,7 @@ class ServerSide(none.ServerSide):
         asked = len(fleet.clients)
         if not asked:
             return None
-        rate = asked / fleet.joined
+        rate = fleet.sampling_rate
         if self.budget is None:
             self.budget = Budget(self.config, rate)
         if not self.budget.spend(rate):

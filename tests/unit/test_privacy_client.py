@@ -12,10 +12,15 @@ from in_process import Network, play, shards
 from opacus.accountants import RDPAccountant
 from torch import Tensor, nn
 
+import methods
 from methods import fedavg
 from methods.local import trainable_state
 from methods.privacy import client
 from methods.privacy.client import NoisyMean, clipped_change
+from nodes.fleet import Fleet
+from nodes.program import FineTuning
+from testbed.config import RunConfig
+from testbed.config_error import ConfigError
 
 CLASSES = 3
 SAMPLES = {"client-1": 12, "client-2": 20, "client-3": 8}
@@ -145,7 +150,7 @@ def test_epsilon_round_by_round_and_the_end_of_the_budget() -> None:
 class SomeOf:
     """A fleet of 20 clients, 4 of them in the round, none of whom answers."""
 
-    joined = 20
+    sampling_rate = 4 / 20
 
     clients = tuple(f"client-{number}" for number in range(1, 5))
 
@@ -171,3 +176,87 @@ def test_the_rate_is_the_share_of_clients_that_a_round_takes() -> None:
     assert found == pytest.approx(accountant.get_epsilon(1e-3), rel=0.01)
     # That nobody answered does not show: the noise is there all the same.
     assert not torch.equal(model.weight, before)
+
+
+def costs(clients: int, away: int, per_round: int | None, rounds: int = 4) -> float:
+    """Epsilon of a run whose rounds draw ``per_round`` of those clients who are there."""
+    names = [f"client-{number}" for number in range(1, clients + 1)]
+    fleet = Fleet(None, names, lambda event: None, 60.0, per_round)  # type: ignore[arg-type]
+    fleet.samples = dict.fromkeys(names, 10)
+    for name in names[:away]:
+        fleet.leave(name, "the start")
+    config = fedavg.Config(dp="client", dp_noise=1.0)
+    side = client.ServerSide(config, 0)
+    for number in range(1, rounds + 1):
+        fleet.begin(number)
+        assert side.mean({"w": torch.zeros(1)}, fleet) is not None
+    return side.metrics()["epsilon"]
+
+
+@pytest.mark.parametrize(
+    ("clients", "away", "per_round", "rate"),
+    [
+        (6, 0, None, 1.0),
+        (6, 3, None, 1.0),
+        (6, 3, 3, 1.0),
+        (6, 5, 3, 1.0),
+        (8, 4, 2, 0.5),
+        (20, 0, 4, 0.2),
+    ],
+)
+def test_the_rate_is_of_those_who_were_there_to_be_drawn(
+    clients: int, away: int, per_round: int | None, rate: float
+) -> None:
+    accountant = RDPAccountant()
+    accountant.history = [(1.0, rate, 4)]
+    right = accountant.get_epsilon(1e-3)
+    assert costs(clients, away, per_round) == pytest.approx(right, rel=0.02)
+    if rate == 1:
+        # Four Gaussian mechanisms are one of half the noise, whose epsilon is known exactly.
+        assert costs(clients, away, per_round) > 7.58
+
+
+def test_one_drawn_who_left_at_once_does_not_make_the_round_cheaper() -> None:
+    names = ["client-1", "client-2", "client-3", "client-4"]
+    fleet = Fleet(None, names, lambda event: None, 60.0, 2)  # type: ignore[arg-type]
+    fleet.samples = dict.fromkeys(names, 10)
+    fleet.begin(1)
+    fleet.lose(fleet.clients[0], "killed")
+    assert len(fleet.clients) == 1 and fleet.sampling_rate == 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "samples", "text"),
+    [
+        ({"dp": "client", "dp_delta": 0.05}, [9] * 20, r"less than 1 / 20, one in the clients"),
+        ({"dp": "client"}, [9] * 1000, r"dp_delta = 0.001: must be less than 1 / 1000"),
+        ({"dp": "sample", "dp_delta": 0.01}, [9, 200], r"less than 1 / 200, one in the samples"),
+        ({"dp": "client", "dp_delta": 0.049}, [9] * 20, None),
+        ({"dp": "sample", "dp_delta": 0.01}, [9, 99], None),
+        ({"dp": "none"}, [5000], None),
+    ],
+)
+def test_delta_is_less_than_one_in_those_protected(
+    options: dict[str, Any], samples: list[int], text: str | None
+) -> None:
+    noise = {} if options["dp"] == "none" else {"dp_noise": 1.0}
+    config = fedavg.Config(**options, **noise)
+    for name in ("fedavg", "fedpeft", "fedbuff"):
+        check = methods.load(name).check_samples
+        if text is None:
+            check(config, samples)
+            continue
+        with pytest.raises(ValueError, match=text):
+            check(config, samples)
+
+
+def test_too_great_a_delta_is_refused_before_a_node_starts() -> None:
+    options = {"dp": "client", "dp_noise": 1.0, "dp_delta": 0.5}
+    run = RunConfig(method="fedavg", options=options)
+    with pytest.raises(ConfigError, match=r"options of method fedavg: dp_delta = 0.5: .* 1 / 2,"):
+        FineTuning(run, clients=2)
+    options = {"dp": "sample", "dp_noise": 1.0, "dp_delta": 0.01}
+    run = RunConfig(method="fedavg", options=options, train_samples=300, partition="iid")
+    task = FineTuning(run, clients=2)
+    with pytest.raises(ConfigError, match=r"dp_delta = 0.01: .* 1 / 150, .* samples"):
+        task.prepare()
