@@ -7,7 +7,8 @@ the server steps whenever its buffer holds K changes, without waiting for anybod
 
 algorithm 1 with the paper's damping of stale changes; d_i is what client i's training changed,
 and its staleness how many steps the server took meanwhile. A round is a step. Every change counts
-alike, however many samples it stands for.
+alike, however many samples it stands for. Where a round's limit ends a step before K have come,
+those that have not count as no change.
 
 ``--clients-per-round`` is the paper's concurrency: how many train at once, all by default. Whoever
 has answered a step's weights waits for the next step's: in the paper, with its millions of
@@ -71,8 +72,8 @@ class Server(fedpeft.Server):
             self.staleness.append(steps)
             if len(self.staleness) == size:
                 break
-        # 3. One step by their mean; where none came, the model stays.
-        rate = self.config.server_learning_rate
+        # 3. One step by their sum over K; where none came, the model stays.
+        rate = self.config.server_learning_rate * buffer.weight / size
         mean = buffer.result()
         load_trainable(self.model, {name: state[name] + rate * mean[name] for name in mean})
 
@@ -92,5 +93,6 @@ class Client(fedpeft.Client):
         peer.send(self.kind, change, **self.privacy.details)
 
 
+check_samples = fedpeft.check_samples
 traffic = fedpeft.traffic
 client_flops = fedpeft.client_flops

@@ -35,8 +35,8 @@ class Config(distillation.PublicImages, frozen=True, forbid_unknown_fields=True,
     """Rank of each LoRA adapter."""
     lora_alpha: Annotated[float, msgspec.Meta(gt=0)] = 8.0
     """The adapter's output is scaled by lora_alpha / rank."""
-    temperature: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 2.0
-    """T."""
+    temperature: Annotated[float, msgspec.Meta(gt=0, le=1000)] | None = None
+    """T; absent: 2, and with sharpen 1, since DS-FL has no T."""
     digest_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
     """A client's passes over S a round."""
     digest_batch_size: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 16
@@ -49,14 +49,21 @@ class Config(distillation.PublicImages, frozen=True, forbid_unknown_fields=True,
     learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 5e-3
     """Adam's, on a client's own samples."""
     sharpen: bool = False
-    """Reduce the labels' entropy: the softmax of the mean probabilities / sharpen_temperature."""
+    """Reduce the labels' entropy: the softmax of the mean probabilities / sharpen_temperature is
+    what is trained towards, whatever T."""
     sharpen_temperature: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 0.1
-    """The lower, the sharper. DS-FL has no T: with temperature = 1 the labels are its own."""
+    """The lower, the sharper."""
     student: bool = True
     """Distil a model on the server, which the run's accuracy is then of."""
     student_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
     """Its passes over S a round."""
     student_learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 5e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.temperature is None:
+            own = 1.0 if self.sharpen else 2.0
+            msgspec.structs.force_setattr(self, "temperature", own)
 
 
 def check(config: Config, model: nn.Module) -> None:
@@ -105,8 +112,10 @@ class Server:
         if not self.config.sharpen:
             return await self.public.mean(fleet, self.seed)
         mean = await self.public.mean(fleet, self.seed, of=lambda logits: logits.softmax(dim=1))
-        # As logits: their softmax is the sharpened distribution.
-        return None if mean is None else mean / self.config.sharpen_temperature
+        if mean is None:
+            return None
+        # As logits that digesting divides by T: what is left is the sharpened distribution.
+        return mean * (self.config.temperature / self.config.sharpen_temperature)
 
     def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
         """The student's."""

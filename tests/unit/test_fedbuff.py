@@ -87,8 +87,11 @@ def test_a_buffer_holds_at_most_a_change_a_client() -> None:
 
 
 def test_what_came_by_the_limit_makes_a_step_and_nothing_makes_none() -> None:
-    moved, _ = stepped(Scripted(1, 9, ("a", 1, 0.1)), buffer_size=5)
-    assert moved == pytest.approx(0.1, abs=1e-6)
+    # Over the buffer's size, as the full one's step is.
+    moved, _ = stepped(Scripted(1, 9, ("a", 1, 0.1), ("b", 1, 0.3)), buffer_size=5)
+    assert moved == pytest.approx((0.1 + 0.3) / 5, abs=1e-6)
+    moved, _ = stepped(Scripted(1, 4, ("a", 1, 0.1)), buffer_size=5)
+    assert moved == pytest.approx(0.1 / 4, abs=1e-6)
     moved, server = stepped(Scripted(1, 9), buffer_size=5)
     assert moved == 0 and server.staleness == []
 

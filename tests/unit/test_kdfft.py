@@ -148,6 +148,24 @@ def test_sharpening_by_hand() -> None:
     torch.testing.assert_close(server.labels.logits.softmax(dim=1), expected)
 
 
+@pytest.mark.parametrize("options", [{}, {"temperature": 2.0}, {"temperature": 0.5}])
+def test_what_digests_sharpened_labels_ends_at_them(options: dict[str, float]) -> None:
+    """DS-FL's target is softmax(mean probability / 0.1), of whatever T the loss is."""
+    plain = {"temperature": 1.0, **options}["temperature"]
+    settings = kdfft.Config(public_samples=BATCH, public_batch=BATCH, sharpen=True, **options)
+    answers = [lambda _: rows(math.log(2), 0, 0), lambda _: rows(0, 0, math.log(2))]
+    server, _, _ = answered(settings, answers)
+    assert server.labels is not None and settings.temperature == plain
+    mean = torch.tensor([0.375, 0.25, 0.375], dtype=torch.float64).expand(BATCH, -1)
+    target = (mean / settings.sharpen_temperature).softmax(dim=1)
+    scores = (plain * target.log()).requires_grad_()
+    loss = kd_loss(scores, server.labels.logits.double(), settings.temperature)
+    loss.backward()
+    assert scores.grad is not None
+    assert float(loss.detach()) == pytest.approx(0, abs=1e-6)
+    assert float(scores.grad.abs().max()) < 1e-6
+
+
 def test_a_client_that_is_gone_is_left_out_of_the_mean() -> None:
     found = played(config(), network=Network(dies_after={"client-2": 0}))
     sent = {m.sender: m.tensors["logits"] for m in found.network.of("up", "logits")}
