@@ -58,6 +58,10 @@ containers of these, and objects of classes in ``methods``. It says so where som
 ``fixed_flops(config, model, image)`` (optional)
     The same of what it does however many samples it has, such as with public images.
 
+``methods.local.trainable_state`` is what a model learns: its trainable parameters, and buffers such
+as those of batch normalisation. A buffer that no client changes is best not persistent: it is not
+sent then.
+
 A fleet and a peer are all that a method sees of the network: no sockets, clocks or namespaces.
 Split training talks to one client at a time (``send``, ``receive``), averaging to all at once
 (``broadcast``, ``gather``).

@@ -35,16 +35,26 @@ class WeightedMean:
         """Take one update. All must have the same names and shapes."""
         if not self._sums:
             self._dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
-            self._sums = {
-                name: torch.zeros_like(tensor, dtype=torch.float64)
-                for name, tensor in tensors.items()
-            }
+            for name, tensor in tensors.items():
+                exact = torch.complex128 if tensor.is_complex() else torch.float64
+                self._sums[name] = torch.zeros_like(tensor, dtype=exact)
         for name, total in self._sums.items():
             total.add_(tensors[name], alpha=weight)
         self.weight += weight
 
     def result(self) -> dict[str, Tensor]:
-        """The mean, in the dtypes of the first update; empty where nothing was taken."""
+        """The mean, in the dtypes of the first update, of integers the nearest one.
+
+        Empty where nothing was taken.
+        """
         return {
-            name: (total / self.weight).to(self._dtypes[name]) for name, total in self._sums.items()
+            name: rounded(total / self.weight, self._dtypes[name])
+            for name, total in self._sums.items()
         }
+
+
+def rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """In this dtype; of integers the nearest, where ``to`` alone would cut the fraction off."""
+    if tensor.is_floating_point() and not (dtype.is_floating_point or dtype.is_complex):
+        tensor = tensor.round()
+    return tensor.to(dtype)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from methods import Fleet, Peer, Shard, flops, privacy
 from methods.averaging import Training
-from methods.local import accuracy_and_loss, load_trainable, trainable_state
+from methods.local import accuracy_and_loss, learnt, load_trainable, trainable_state
 
 if TYPE_CHECKING:
     from testbed.wire import Message
@@ -90,7 +90,7 @@ class Client:
         self.privacy = privacy.load(config.dp).ClientSide(config, len(shard.labels))
 
     def round(self, peer: Peer) -> None:
-        start = peer.receive(self.kind, like=trainable_state(self.model)).tensors
+        start = peer.receive(self.kind, like=learnt(self.model)).tensors
         end, details = self.update(start)
         peer.send(self.kind, end, **details)
 
@@ -110,8 +110,8 @@ class Client:
 
 
 def traffic(config: Config, model: nn.Module) -> tuple[int, int]:
-    """Both ways, every trainable parameter."""
-    size = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    """Both ways, all that training changes."""
+    size = sum(each.numel() * each.element_size() for each in learnt(model).values())
     return size, size
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from methods import Fleet, Peer, Shard, fedpeft
 from methods.averaging import WeightedMean
-from methods.local import load_trainable, trainable_state
+from methods.local import learnt, load_trainable, trainable_state
 
 asynchronous = True
 
@@ -87,7 +87,7 @@ class Server(fedpeft.Server):
 
 class Client(fedpeft.Client):
     def round(self, peer: Peer) -> None:
-        start = peer.receive(self.kind, like=trainable_state(self.model)).tensors
+        start = peer.receive(self.kind, like=learnt(self.model)).tensors
         end = self.trained(start)
         change = {name: end[name] - start[name] for name in end}
         peer.send(self.kind, change, **self.privacy.details)

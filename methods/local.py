@@ -7,25 +7,38 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods import Shard, flops
+from methods.averaging import rounded
 
 EVALUATION_BATCH = 256
 
 
-def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of the trainable parameters by name, safe to send while the model trains on."""
-    return {
-        name: parameter.detach().clone()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
+def learnt(model: nn.Module) -> dict[str, Tensor]:
+    """What training changes of a model, itself, by name: what a message of weights is to be like.
+
+    The trainable parameters, and the buffers of signed numbers that a state dict has, such as the
+    means and variances of batch normalisation, which a frozen layer learns too.
+    """
+    found: dict[str, Tensor] = {
+        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
     }
+    for path, module in model.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set and buffer.dtype.is_signed:
+                found[f"{path}.{name}" if path else name] = buffer
+    return found
+
+
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of what training changes, safe to send while the model trains on."""
+    return {name: tensor.detach().clone() for name, tensor in learnt(model).items()}
 
 
 def load_trainable(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Write ``state`` into the model's trainable parameters of the same names."""
-    parameters = dict(model.named_parameters())
+    """Write ``state`` into the model's parameters and buffers of the same names."""
+    own = dict(model.named_parameters()) | dict(model.named_buffers())
     with torch.no_grad():
         for name, tensor in state.items():
-            parameters[name].copy_(tensor)
+            own[name].copy_(rounded(tensor, own[name].dtype))
 
 
 def train(

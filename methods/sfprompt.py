@@ -41,9 +41,15 @@ from torch.nn import functional as F
 
 from methods import Fleet, Missed, Peer, Shard, flops
 from methods.averaging import WeightedMean
-from methods.cutting import Part, cut, size, tokens_of, trainable
+from methods.cutting import Part, cut, size, tokens_of
 from methods.cutting.exchange import Batch, batches, serve, sizes, train_on
-from methods.local import EVALUATION_BATCH, accuracy_and_loss, load_trainable, trainable_state
+from methods.local import (
+    EVALUATION_BATCH,
+    accuracy_and_loss,
+    learnt,
+    load_trainable,
+    trainable_state,
+)
 
 Rate = Annotated[float, msgspec.Meta(gt=0)]
 
@@ -236,7 +242,7 @@ class Client:
             peer.send(kind, trainable_state(part))
 
     def _take(self, peer: Peer) -> None:
-        prompt = peer.receive("prompt", like=trainable(self.parts.head))
+        prompt = peer.receive("prompt", like=learnt(self.parts.head))
         load_trainable(self.parts.head, prompt.tensors)
         if prompt.details.get("head"):
             own = self.parts.frozen_head()
@@ -244,7 +250,7 @@ class Client:
                 # What is equal is not written to: processes go on sharing it.
                 if not torch.equal(own[name], tensor):
                     own[name].copy_(tensor)
-        tail = peer.receive("tail", like=trainable(self.parts.tail)).tensors
+        tail = peer.receive("tail", like=learnt(self.parts.tail)).tensors
         load_trainable(self.parts.tail, tail)
 
     def _update_by_itself(self) -> None:
@@ -280,9 +286,8 @@ class Client:
 
     def _adam(self, learning_rate: float) -> torch.optim.Optimizer:
         parts = self.parts.trained.values()
-        return torch.optim.Adam(
-            [p for part in parts for p in trainable(part).values()], learning_rate
-        )
+        trained = [p for part in parts for p in part.parameters() if p.requires_grad]
+        return torch.optim.Adam(trained, learning_rate)
 
     def _training(self, mode: bool) -> None:
         for part in self.parts.trained.values():
@@ -291,7 +296,7 @@ class Client:
 
 def traffic(config: Config, model: nn.Module) -> tuple[int, int]:
     """Prompts and tail both ways, and of the one sample that is kept at least what it exchanges."""
-    weights = sum(size(trainable(part)) for part in Parts(config, model).trained.values())
+    weights = sum(size(learnt(part)) for part in Parts(config, model).trained.values())
     tokens = tokens_of(model, more=config.prompt_length)
     back = tokens[:, :1] if config.transfer == "cls" else tokens
     least = weights + config.split_epochs * size({"there": tokens, "back": back})

@@ -28,9 +28,9 @@ import torch
 from torch import Tensor, nn
 
 from methods import Fleet, Missed, Peer, Shard, averaging, fedavg, flops
-from methods.cutting import Cut, cut, size, tokens_of, trainable
+from methods.cutting import Cut, cut, size, tokens_of
 from methods.cutting.exchange import batches, serve, sizes, train_on
-from methods.local import accuracy_and_loss, load_trainable, trainable_state
+from methods.local import accuracy_and_loss, learnt, load_trainable, trainable_state
 from testbed.seeds import derive
 
 
@@ -96,7 +96,7 @@ class Server:
         )
         # 4. It leaves its weights for the next.
         left = {
-            kind: (await fleet.receive(client, kind, like=trainable(part))).tensors
+            kind: (await fleet.receive(client, kind, like=learnt(part))).tensors
             for kind, part in self.cut.client_side.items()
         }
         for kind, part in self.cut.client_side.items():
@@ -118,7 +118,7 @@ class Client:
     def round(self, peer: Peer) -> None:
         # 1. Start from the weights that the server hands on.
         for kind, part in self.cut.client_side.items():
-            load_trainable(part, peer.receive(kind, like=trainable(part)).tensors)
+            load_trainable(part, peer.receive(kind, like=learnt(part)).tensors)
             part.train()
         # 2. Train together with the server.
         optimizer = fedavg.new_optimizer(self.config, nn.ModuleDict(self.cut.client_side))
@@ -135,7 +135,7 @@ class Client:
 
 def traffic(config: Config, model: nn.Module) -> tuple[int, int]:
     """The client-side weights both ways, and the batches of the one sample that it has at least."""
-    weights = sum(size(trainable(part)) for part in cut_of(config, model).client_side.values())
+    weights = sum(size(learnt(part)) for part in cut_of(config, model).client_side.values())
     tokens = size({"tokens": tokens_of(model)}) * config.local_epochs
     if config.labels == "private":
         return weights + 2 * tokens, weights + 2 * tokens

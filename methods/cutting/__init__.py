@@ -99,11 +99,6 @@ def tokens_of(model: nn.Module, more: int = 0) -> Tensor:
     return torch.empty(shape, dtype=parameter.dtype, device="meta")
 
 
-def trainable(part: nn.Module) -> dict[str, Tensor]:
-    """The trainable parameters themselves by name: what a message is to be like."""
-    return {name: value for name, value in part.named_parameters() if value.requires_grad}
-
-
 def size(tensors: Mapping[str, Tensor]) -> int:
     """Bytes."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

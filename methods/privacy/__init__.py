@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from methods.averaging import Training
+from methods.local import learnt
 
 
 class Options(Training, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -62,15 +63,25 @@ def load(level: str) -> ModuleType:
 
 
 def check(config: Options, model: nn.Module) -> None:
-    """Raises ValueError where a sample's gradient of such a model cannot be told from others'."""
-    if config.dp != "sample":
+    """Raises ValueError where a model would send what has no noise, or samples share gradients."""
+    if config.dp == "none":
         return
+    parameters = dict(model.named_parameters())
     for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if config.dp == "sample" and isinstance(module, nn.modules.batchnorm._BatchNorm):
             raise ValueError(
                 f"dp = 'sample': {name} normalises over a batch, so that samples share their "
-                "gradients; take a model with layer or group norms, or dp=client"
+                "gradients; take a model with layer or group norms"
             )
+    for name in learnt(model):
+        if name not in parameters:
+            raise ValueError(
+                f"dp = {config.dp!r}: buffer {name} is no weight that noise can be added to; take "
+                "a model with layer or group norms, or register it with persistent=False where "
+                "clients do not change it"
+            )
+    if config.dp == "client":
+        return
     uses = Counter(id(own) for each in model.modules() for own in each._parameters.values())
     for name, parameter in model.named_parameters():
         if uses[id(parameter)] > 1:
@@ -101,6 +112,8 @@ def prepare(config: Options, model: nn.Module) -> nn.Module:
     its gradients by sample.
     """
     level = load(config.dp)
+    # What adapted it may have brought layers of its own.
+    check(config, model)
     if config.dp == "sample":
         spec = model.spec
         with torch.device(next(model.parameters()).device):

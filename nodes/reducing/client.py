@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from methods.averaging import rounded
 from methods.local import accuracy_and_loss, load_trainable, trainable_state
 from nodes.compute import Compute
 from nodes.peer import Peer
@@ -168,6 +169,6 @@ def mean(total: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     sizes = [tensor.numel() for tensor in like.values()]
     parts = (total[:-1] / total[-1]).split(sizes)
     return {
-        name: part.view(tensor.shape).to(tensor.dtype)
+        name: rounded(part.view(tensor.shape), tensor.dtype)
         for part, (name, tensor) in zip(parts, like.items(), strict=True)
     }

@@ -96,6 +96,17 @@ def test_what_came_by_the_limit_makes_a_step_and_nothing_makes_none() -> None:
     assert moved == 0 and server.staleness == []
 
 
+def test_integers_that_a_model_learns_are_rounded_once() -> None:
+    model = a_model()
+    model.head.register_buffer("batches", torch.tensor(10))
+    shard = shards(SAMPLES, (1, 4, 4), CLASSES)["client-1"]
+    server = fedbuff.Server(fedbuff.Config(variant="head", buffer_size=2), model, shard, 0)
+    # 10 + (1 + 2 / sqrt(2)) / 2 is 11.2
+    fleet = Scripted(5, 9, ("a", 5, 1), ("b", 4, 2))
+    asyncio.run(server.round(fleet))  # type: ignore[arg-type]
+    assert model.head.batches.item() == 11
+
+
 def test_a_change_without_its_account_of_privacy_does_not_enter() -> None:
     options = {"dp": "sample", "dp_noise": 1.0}
     fleet = Scripted(1, 2, ("a", 1, 0.5))

@@ -157,6 +157,24 @@ def test_a_mean_keeps_the_dtype(dtype: torch.dtype) -> None:
     assert torch.equal(mean.result()["w"], torch.full((2, 3), 1.5, dtype=dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8, torch.int8])
+def test_a_mean_of_integers_is_the_nearest_one(dtype: torch.dtype) -> None:
+    mean = WeightedMean()
+    mean.add({"n": torch.tensor([1, 4, 0, 100], dtype=dtype)}, weight=1)
+    mean.add({"n": torch.tensor([2, 4, 1, 101], dtype=dtype)}, weight=2)
+    found = mean.result()["n"]
+    # 5/3, 4, 2/3, 302/3
+    assert found.tolist() == [2, 4, 1, 101] and found.dtype == dtype
+
+
+def test_a_mean_of_what_is_neither_real_nor_whole() -> None:
+    mean = WeightedMean()
+    mean.add({"mask": torch.tensor([True, True]), "z": torch.tensor([1 + 2j])}, weight=1)
+    mean.add({"mask": torch.tensor([False, True]), "z": torch.tensor([3 - 6j])}, weight=3)
+    assert mean.result()["mask"].tolist() == [False, True]
+    assert mean.result()["z"].tolist() == [2.5 - 4j]
+
+
 def test_a_mean_does_not_show_the_order_of_arrival() -> None:
     generator = torch.Generator().manual_seed(0)
     # Of very different size: summed in float32, the order would show.
@@ -269,6 +287,52 @@ def test_evaluation_against_a_hand_calculation() -> None:
     losses = np.log(1 + np.exp(-1)), np.log(1 + np.exp(1))
     assert found["accuracy"] == 0.5
     assert found["loss"] == pytest.approx(sum(losses) / 2, rel=1e-6)
+
+
+# Buffers
+
+
+class Normalised(nn.Module):
+    """Batch normalisation under a classifier; ``steps`` is frozen, and changes all the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+        self.classifier = nn.Linear(4, CLASSES)
+        self.norm.requires_grad_(False)
+        self.register_buffer("scratch", torch.zeros(2), persistent=False)
+        self.register_buffer("mask", torch.ones(2, dtype=torch.bool))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.norm(images))
+        return logits
+
+
+STATISTICS = {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
+
+
+def test_what_batch_normalisation_learns_is_sent_and_averaged() -> None:
+    parts = {name: shard for name, shard in shards((4,)).items() if len(shard.labels) > 1}
+    config = fedavg.Config(local_epochs=3, batch_size=9)
+    server, fleet = one_round(fedavg, config, Normalised(), parts)
+    weights = {"classifier.weight", "classifier.bias"}
+    assert all(set(message.tensors) == weights | STATISTICS for message in (fleet.down, *fleet.up))
+    size = 4 * (4 * CLASSES + CLASSES) + 2 * 4 * 4 + 8
+    assert fleet.down.payload_bytes == size
+    assert fedavg.traffic(config, Normalised()) == (size, size)
+    own = server.model.state_dict()
+    for name, expected in weighted_by_hand(fleet.up).items():
+        np.testing.assert_allclose(own[name].numpy(), expected, rtol=1e-6, atol=1e-8)
+    assert float(own["norm.running_mean"].min()) > 0.1
+    assert own["norm.num_batches_tracked"].item() == 3
+
+
+@pytest.mark.parametrize("dp", ["sample", "client"])
+def test_what_batch_normalisation_learns_is_not_sent_without_noise(dp: str) -> None:
+    config = fedavg.Config(dp=dp, dp_noise=1.0)
+    with pytest.raises(ValueError, match=f"dp = '{dp}': .*norm.* group norms"):
+        fedavg.check(config, Normalised())
+    fedavg.check(config, linear())
 
 
 # FedPEFT

@@ -160,6 +160,10 @@ def test_a_model_that_normalises_over_batches_has_no_gradient_by_sample() -> Non
     model.head.norm = nn.BatchNorm1d(SPEC.width)
     with pytest.raises(ValueError, match=r"head\.norm normalises over a batch"):
         fedavg.check(PER_SAMPLE, model)
+    # Its statistics would be sent: a variance with noise may be negative.
+    with pytest.raises(ValueError, match=r"buffer head\.norm\.running_mean is no weight"):
+        fedavg.check(PER_CLIENT, model)
+    model.head.norm = nn.BatchNorm1d(SPEC.width, track_running_stats=False)
     fedavg.check(PER_CLIENT, model)
 
 

@@ -3,13 +3,14 @@
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from in_process import Network, play, shards
 from torch import nn
 from torch.nn import functional as F
 
-from methods import Shard, fedavg, split
+from methods import Shard, fedavg, split, splitfed
 from methods.cutting import cut
 from methods.local import train, trainable_state
 from nodes.models import ModelSpec, VisionTransformer
@@ -54,6 +55,54 @@ def played(
     counts = {name: len(shard.labels) for name, shard in data.items()}
     network = play(server, clients, counts, rounds, network)
     return server.model, network
+
+
+class Tracked(nn.Module):
+    """A layer, and an account of how many batches and what mean it has seen."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+        self.register_buffer("mean", torch.zeros(SPEC.width))
+        self.register_buffer("batches", torch.tensor(0))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.mean += tokens.detach().mean(dim=(0, 1))
+            self.batches += 1
+        found: torch.Tensor = self.layer(tokens)
+        return found
+
+
+def tracked() -> nn.Module:
+    torch.manual_seed(0)
+    made = VisionTransformer(SPEC, CLASSES)
+    for block in made.blocks:
+        block.norm_mlp = Tracked(block.norm_mlp)
+    return made
+
+
+@pytest.mark.parametrize("method", [split, splitfed], ids=["split", "splitfed"])
+def test_buffers_of_both_sides_go_where_weights_do(
+    method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "model", tracked)
+    data = parts("client-1", "client-3")
+    options = method.Config(labels="private", head_blocks=1, tail_blocks=1, batch_size=4)
+    found, network = played(method, options, data)
+    counts = [block.norm_mlp.batches.item() for block in found.blocks]
+    # Two batches and one; in turns they add up, in parallel the mean by samples is 13/8.
+    assert counts == ([3] * 3 if method is split else [2] * 3)
+    for number in (0, 2):
+        name = f"blocks.{number}.norm_mlp.mean"
+        sent = [message for message in network.of("up") if name in message.tensors]
+        expected = sent[-1].tensors[name].numpy()
+        if method is splitfed:
+            weights = [SAMPLES[message.sender] for message in sent]
+            values = [message.tensors[name].numpy() for message in sent]
+            expected = np.average(values, axis=0, weights=weights)
+        own = found.blocks[number].norm_mlp.mean.numpy()
+        np.testing.assert_allclose(own, expected, rtol=1e-5, atol=1e-6)
 
 
 class Alone:
