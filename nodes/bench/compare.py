@@ -43,6 +43,7 @@ def figures(summary: Summary, target_accuracy: float | None) -> Figures:
     payload = sum(_payload(entry) for entry in rounds)
     found: Figures = {
         "accuracy": max((a for a in accuracies if a is not None), default=None),
+        "client_accuracy": _clients_at_best(rounds),
         "minutes": sum(entry["seconds"] for entry in rounds) / 60,
         "minutes_a_round": _share(sum(entry["seconds"] for entry in rounds) / 60, len(rounds)),
         "wire_mb": sum(_wire(entry) for entry in rounds) / 1e6,
@@ -67,6 +68,16 @@ def figures(summary: Summary, target_accuracy: float | None) -> Figures:
 
 def _accuracy(metrics: dict[str, float]) -> float | None:
     return metrics.get("accuracy", metrics.get("client_accuracy"))
+
+
+def _clients_at_best(rounds: list[dict[str, Any]]) -> float | None:
+    """Of the clients' own models, after the round whose accuracy is the best."""
+    found = [(_accuracy(entry["metrics"]), entry["metrics"]) for entry in rounds]
+    learnt = [(best, metrics) for best, metrics in found if best is not None]
+    if not learnt:
+        return None
+    own: float | None = max(learnt, key=lambda each: each[0])[1].get("client_accuracy")
+    return own
 
 
 def _payload(entry: dict[str, Any]) -> int:
@@ -140,11 +151,15 @@ def _columns(bench: Bench, groups: list[Group]) -> Iterable[Column]:
     yield "", lambda group: group.row.name
     figures = [group.figures for group in groups]
     papers = [group.row.paper for group in groups if group.row.paper]
+    own: list[Column] = []
+    if any(found["client_accuracy"] is not None for found in figures):
+        own = [("clients' own then", _number("client_accuracy", "{:.3f}"))]
     if any((found["runs"] or 1) > 1 for found in figures):
         yield "runs", _number("runs", "{:.0f}")
     if any("rounds_to_target" in found for found in figures):
         target = bench.run.get("target_accuracy")
         yield "best accuracy", _number("accuracy", "{:.3f}")
+        yield from own
         yield f"rounds to {target}", _rounds_to_target
         yield "minutes", _number("minutes_to_target", "{:.2f}", "")
         yield "payload MB", _number("payload_mb_to_target", "{:.2f}", "")
@@ -154,6 +169,7 @@ def _columns(bench: Bench, groups: list[Group]) -> Iterable[Column]:
         return
     if any(found["accuracy"] is not None for found in figures):
         yield "best accuracy", _number("accuracy", "{:.3f}")
+        yield from own
     if any(group.row.formula_mb is not None for group in groups):
         yield "formula: MB one way", _formula
     if any(paper.up_gib is not None for paper in papers):

@@ -70,6 +70,20 @@ def test_clients_own_accuracy_where_no_model_is_global() -> None:
     assert figures(run, 0.7)["rounds_to_target"] == 1
 
 
+def test_clients_own_models_stand_beside_the_servers_of_the_same_round() -> None:
+    run = summary([0.9, 0.95, 0.93])
+    for entry, own in zip(run["rounds"], (0.5, 0.6, 0.8), strict=True):
+        entry["metrics"]["client_accuracy"] = own
+    found = figures(run, 0.9)
+    assert (found["accuracy"], found["client_accuracy"]) == (0.95, 0.6)
+    assert figures(summary([0.9]), 0.9)["client_accuracy"] is None
+    for target in ({"target_accuracy": 0.9}, {}):
+        bench = Bench(rows=[Row("distilled"), Row("averaged")], run=target)
+        text = shown(bench, [[run], [summary([0.9])]])
+        assert "clients' own" in text and "0.600" in text
+    assert "clients' own" not in shown(Bench(rows=[Row("averaged")]), [[summary([0.9])]])
+
+
 def test_a_round_that_did_not_finish_does_not_count() -> None:
     run = summary([0.5, 0.95])
     run["rounds"][1]["finished"] = False
