@@ -23,8 +23,10 @@ round; the class token as all that is exchanged; the learning rates' defaults. g
 tokens and Adam are a third party's defaults.
 
 The joined path lacks the body. With no block between embedding and classifier its class token has
-never met the image, and loss and EL2N depend on the label alone; pool = mean gives the tail the
-mean of all tokens in its place, on this path only. See docs/methods.md for what that does.
+never met the image, and loss and EL2N depend on the label alone. pool = mean gives the tail the
+mean of all tokens in its place, on this path only, which is too little to tell images apart: EL2N
+still ranks labels. So the head has a block by default, which the paper's count of a client's
+operations leaves no room for. See docs/methods.md for what either does.
 """
 
 import asyncio
@@ -57,8 +59,9 @@ Rate = Annotated[float, msgspec.Meta(gt=0)]
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     prompt_length: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
     """n_p, tokens."""
-    head_blocks: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
-    """Blocks of the model that the clients have, after the embedding; 0 gives the paper's FLOPs."""
+    head_blocks: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 1
+    """Blocks of the model that the clients have, after the embedding. 0 gives the paper's FLOPs,
+    and a pruning that ranks labels."""
     tail_blocks: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
     """Blocks before the classifier that the clients have and train."""
     gamma: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
@@ -73,14 +76,19 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Adam's in the self-update."""
     learning_rate: Rate = 2e-2
     """Adam's in the split pass."""
-    pool: Literal["cls", "mean"] = "mean"
-    """What stands in the class token's place where head and tail are joined: itself, or the mean of
-    all tokens, which has seen the image whatever the head."""
+    pool: Literal["cls", "mean"] | None = None
+    """What stands in the class token's place where head and tail are joined: itself, or the mean
+    of all tokens, which has seen the image whatever the head. Absent: cls if the head has a block,
+    mean if not."""
     transfer: Literal["tokens", "cls"] = "tokens"
     """What goes between body and tail, both ways; cls needs a tail without blocks."""
     send_head: bool = True
     """Whether the wire carries the head once to each client, as in the paper. Clients have it
     already, since they have the whole model's weights."""
+
+    def __post_init__(self) -> None:
+        if self.pool is None:
+            msgspec.structs.force_setattr(self, "pool", "cls" if self.head_blocks else "mean")
 
 
 class Prompted(nn.Module):

@@ -16,6 +16,8 @@ from methods import Shard, sfprompt
 from methods.cutting.exchange import batches, sizes
 from methods.local import trainable_state
 from nodes.models import ModelSpec, VisionTransformer
+from nodes.program import FineTuning
+from testbed.config import RunConfig
 
 CLASSES = 3
 SPEC = ModelSpec(side=4, patch=2, width=8, depth=3, heads=2)
@@ -219,6 +221,37 @@ def test_what_the_class_token_of_the_joined_path_has_seen(head: int, pool: str, 
     with torch.no_grad():
         logits = client.parts.joined(client.shard.images)
     assert (float(logits.std(dim=0).max()) > 1e-6) == sees
+
+
+def shares_of_the_label(clients: int, **options: Any) -> list[float]:
+    """How much of EL2N's variance within a client its labels explain, after one self-update."""
+    run = RunConfig(method="sfprompt", options=options, train_samples=600)
+    task = FineTuning(run, 8)
+    task.prepare()
+    found = []
+    for number in range(1, clients + 1):
+        client = sfprompt.Client(
+            task._options, copy.deepcopy(task._model), task._shard(number), number
+        )
+        client._update_by_itself()
+        client._training(False)
+        labels = client.shard.labels
+        with torch.no_grad():
+            scores = sfprompt.el2n(client.parts.joined(client.shard.images), labels)
+        known, which = labels.unique(return_inverse=True)
+        means = torch.stack([scores[labels == label].mean() for label in known])[which]
+        found.append(float(means.var() / scores.var()))
+    return found
+
+
+def test_the_default_ranks_samples_and_not_labels_alone() -> None:
+    """pool = mean without a block in the head is no cure of the trap; a block is, in part."""
+    trap = shares_of_the_label(4, head_blocks=0, pool="cls")
+    mean = shares_of_the_label(4, head_blocks=0, pool="mean")
+    ours = shares_of_the_label(4)
+    assert min(trap) > 0.999 and np.mean(mean) > 0.97
+    assert np.mean(ours) < 0.95 and np.mean(ours) < np.mean(mean) - 0.03
+    assert [sfprompt.Config(head_blocks=n).pool for n in (0, 1, 2)] == ["mean", "cls", "cls"]
 
 
 # The wire
