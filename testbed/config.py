@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 import msgspec
 import tomli_w
 
+from testbed import files
 from testbed.config_error import ConfigError, closest
 from testbed.profiles import MAX_CLIENTS
 
@@ -172,9 +173,7 @@ def write(config: RunConfig, path: Path) -> None:
     """Write the run, in one step, as a TOML file that ``load`` reads back equal."""
     values = msgspec.to_builtins(config)
     present = {key: value for key, value in values.items() if value is not None}
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text(tomli_w.dumps(present))
-    unfinished.replace(path)
+    files.write(path, tomli_w.dumps(present).encode())
 
 
 def choose(kind: str, name: str, known: Iterable[str]) -> str:

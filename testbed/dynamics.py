@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from testbed import clock
+from testbed import clock, ideal
 from testbed.direction import Direction
 from testbed.links import Network
 from testbed.schedule import State
@@ -59,7 +59,9 @@ class Dynamics:
             event: dict[str, Any]
             if isinstance(change, State):
                 network.shape(node, change.up, change.down)
+                line = ideal.access(change.up, change.down)
                 event = {"event": "shaped", "up": _told(change.up), "down": _told(change.down)}
+                event["line"] = line
             else:
                 event = {"event": "back" if change.there else "away"}
             actual_s = round(self._clock() - self._began_s, 6)

@@ -8,6 +8,7 @@ reads the run from it.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import math
 import time
 from collections import deque
@@ -15,17 +16,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import msgspec
-
+from testbed import events as record
+from testbed import files
 from testbed.config_error import ConfigError
+from testbed.events import EVENTS, Damaged, Event
 
-EVENTS = "events.jsonl"
 LOCK_LIMIT_S = 2.0
 """How long a killed run's last processes may take to end."""
 LOCK_POLL_S = 0.02
-
-Event = dict[str, Any]
-_decoder = msgspec.json.Decoder(Event)
 
 
 class Sift:
@@ -65,17 +63,34 @@ class Sift:
 
 def resumed_from(lines: Iterable[bytes]) -> list[int]:
     """The rounds that "resumed" events name."""
-    found = (_event(line) for line in lines if b'"resumed"' in line)
-    return [event["round"] for event in found if event and event["event"] == "resumed"]
+    found = (record.decoded(line) for line in lines if b'"resumed"' in line)
+    events = (event for event in found if isinstance(event, dict))
+    rounds = (event.get("round") for event in events if event.get("event") == "resumed")
+    return [number for number in rounds if isinstance(number, int)]
 
 
 def events(file: BinaryIO) -> Iterator[Event]:
-    """The events of a whole record that count."""
-    sift = Sift(resumed_from(file))
+    """The events of a whole record that count.
+
+    Raises:
+        Damaged: it is not as this version writes it.
+    """
+    for event in sifted(file):
+        if event is None:
+            raise Damaged("a line is torn")
+        yield event
+
+
+def sifted(file: BinaryIO) -> Iterator[Event | None]:
+    """The events of a record that count, and None for each torn line.
+
+    Raises:
+        Damaged: it is not as this version writes it.
+    """
+    sift = Sift(resumed_from(record.lines(file)))
     file.seek(0)
-    for line in file:
-        event = _decoder.decode(line)
-        if sift.keeps(event):
+    for event in record.read(record.lines(file)):
+        if event is None or sift.keeps(event):
             yield event
 
 
@@ -90,7 +105,7 @@ class Killed:
         """Raises ConfigError: it is no run's folder, or the run goes on, or is over."""
         self.folder = folder
         try:
-            self.file = (folder / EVENTS).open("r+b")
+            self.file = files.updated(folder / EVENTS)
         except OSError as error:
             raise self._refusal(f"cannot read {EVENTS} ({error.strerror})") from error
         try:
@@ -123,13 +138,12 @@ class Killed:
         status, first = None, None
         resumed_from = []
         try:
-            for line in self.file:
-                if not line.endswith(b"\n"):
-                    break
-                event = _decoder.decode(line)
+            for line, event in self._events():
                 self.size += len(line)
                 self.last_t = event["t"]
                 first = first or event
+                if first["event"] != "run":
+                    break
                 kind = event["event"]
                 if kind == "closed":
                     status = event["status"]
@@ -138,8 +152,8 @@ class Killed:
                     self.rounds, status = event["round"], None
                 elif kind == "wire" and event["round"]:
                     self.rounds = event["round"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise self._refusal(f"{EVENTS} is not as this version writes it ({error!r})") from error
+        except (OSError, Damaged) as error:
+            raise self._refusal(f"{EVENTS} is not as this version writes it ({error})") from error
         if first is None or first["event"] != "run":
             raise self._refusal("it had not begun; start it again")
         if status == "ok":
@@ -172,24 +186,24 @@ class Killed:
     def _sifted(self, after: int) -> Iterator[tuple[Event, bool]]:
         """What counted so far, and whether it still does."""
         before, now = Sift(self.resumed_from), Sift([*self.resumed_from, after])
-        self.file.seek(0)
-        for line in self.file:
-            if not line.endswith(b"\n"):
-                return
-            event = _decoder.decode(line)
+        for _, event in self._events():
             counted, counts = before.keeps(event), now.keeps(event)
             if counted:
                 yield event, counts
+
+    def _events(self) -> Iterator[tuple[bytes, Event]]:
+        """Every whole line and its event."""
+        self.file.seek(0)
+        whole, events = itertools.tee(
+            itertools.takewhile(lambda line: line.endswith(b"\n"), record.lines(self.file))
+        )
+        for line, event in zip(whole, record.read(events), strict=True):
+            if event is None:
+                raise Damaged("a line is torn, and others follow")
+            yield line, event
 
     def close(self) -> None:
         self.file.close()
 
     def _refusal(self, why: str) -> ConfigError:
         return ConfigError(f"--resume {self.folder}: {why}")
-
-
-def _event(line: bytes) -> Event | None:
-    try:
-        return _decoder.decode(line)
-    except ValueError:
-        return None

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from testbed import files
 from testbed.links.bursts import GSO_TYPE, VNET_BYTES, Burst
 
 SNAP_BYTES = 65_535
@@ -19,14 +20,13 @@ _RECORD = struct.Struct("=IIII")
 _VNET = struct.Struct("=BBHHHH")
 _NEEDS_CHECKSUM = 1
 _SHORT = struct.Struct("!H")
-_BUFFER_BYTES = 1 << 16
 
 
 class Writer:
     """Owns the open file of one capture."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("wb", buffering=_BUFFER_BYTES)
+        self._file = files.created(path)
         self._file.write(_FILE.pack(_MAGIC_NS, *_VERSION, 0, 0, SNAP_BYTES, _LINKTYPE_RAW))
         self.packets = 0
 

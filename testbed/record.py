@@ -40,7 +40,7 @@ wire            supervisor  round, counters: a list a node of [[frames, bytes, q
 evaluated       server      metrics before the first round
 shaped          the node    at_s: when its link was to change, in seconds since training began;
                             actual_s: when it was told to; up, down: what each direction is from
-                            then on, all that is not at its default
+                            then on, all that is not at its default; line: as of "links"
 away, back      the node    at_s: when the client was to leave or to be back, in seconds since
                             training began; actual_s: when it did
 usage           the node    pid, private_mb, peak_private_mb: the most since the last one;
@@ -77,9 +77,10 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from testbed import clock
+from testbed import clock, files
 from testbed.config_error import ConfigError
-from testbed.killed import EVENTS, Killed
+from testbed.events import EVENTS
+from testbed.killed import Killed
 
 FREE_BYTES_NEEDED = 32 * 1024 * 1024
 
@@ -98,12 +99,12 @@ class Recorder:
         self._past_origin_ns: int | None = None
         self._lock: BinaryIO | None = None
         if killed is None:
-            self._file = (folder / EVENTS).open("wb", buffering=0)
+            self._file = files.appended(folder / EVENTS)
             with contextlib.suppress(OSError):  # A file system without locks.
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         else:
             self._lock = killed.file
-            self._file = (folder / EVENTS).open("ab", buffering=0)
+            self._file = files.appended(folder / EVENTS)
             self._file.truncate(killed.size)
             self._past_s = killed.last_t
             self._past_origin_ns = killed.facts.get("origin_ns", 0)
@@ -133,9 +134,7 @@ class Recorder:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Replace summary.json in one step, so that a reader never sees half of it."""
         text = msgspec.json.format(msgspec.json.encode(summary), indent=2)
-        unfinished = self.folder / ".summary.json"
-        unfinished.write_bytes(text + b"\n")
-        unfinished.replace(self.folder / "summary.json")
+        files.write(self.folder / "summary.json", text + b"\n")
 
     def close(self) -> None:
         self._file.close()

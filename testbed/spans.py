@@ -16,6 +16,8 @@ SERVER = "server"
 SPANS = ("compute", "receive", "send", "wait")
 _WAIT = len(SPANS) - 1
 _IN_ORDER = ("receive", "compute", "send", "wait")
+MOST_BEHIND = 1000
+"""Rounds before that in which it comes, of which an answer of an asynchronous client is shown."""
 MOST_ROWS = 200
 """Beyond as many clients a round's summary has no row for each."""
 
@@ -53,6 +55,8 @@ class Round:
         self.earlier: dict[str, list[Message]] = defaultdict(list)
         """Of an asynchronous method: the messages of rounds that a client answered here or later,
         and before which it was asked."""
+        self.handed_on: dict[str, int] = defaultdict(int)
+        """How many of a client's messages later rounds have."""
         self.seconds: float | None = None
         """None while it lasts."""
         self.complete = True
@@ -147,9 +151,13 @@ class Timeline:
 
     def _add_to_later(self, number: int, client: str) -> None:
         """The client was busy with that round's model in all that have begun since."""
-        for later in range(number + 1, self._begun + 1):
+        entry = self.rounds[number]
+        own = entry.messages[client]
+        # Not twice what it has answered with before.
+        new, entry.handed_on[client] = own[entry.handed_on[client] :], len(own)
+        for later in range(max(number + 1, self._begun - MOST_BEHIND), self._begun + 1):
             self.rounds[later].taken += 1
-            self.rounds[later].earlier[client] += self.rounds[number].messages[client]
+            self.rounds[later].earlier[client] += new
 
 
 def _add(entry: Round, event: Event) -> None:

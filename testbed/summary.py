@@ -12,8 +12,7 @@ from typing import Any
 
 import msgspec
 
-from testbed import host, ideal, round_times
-from testbed.direction import Direction
+from testbed import host, round_times
 from testbed.ideal import Access
 from testbed.spans import SERVER, Timeline
 from testbed.topology import client_address
@@ -291,12 +290,11 @@ class Tally:
 
     def _on_shaped(self, event: Event) -> None:
         self._lateness_s.append(event["actual_s"] - event["at_s"])
-        if self._links and "up" in event:
-            up, down = (msgspec.convert(event[way], Direction) for way in DIRECTIONS)
+        if self._links and "line" in event:
             place = [SERVER, *self._clients].index(event["node"])
             # A new list: rounds hold the one before.
             self._links = [*self._links]
-            self._links[place] = ideal.access(up, down)
+            self._links[place] = msgspec.convert(event["line"], Access)
 
     def _on_usage(self, event: Event) -> None:
         node = event["node"]

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import os
 import selectors
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from testbed import clock, fidelity, host, ideal, meter, trace_json
+from testbed import clock, fidelity, files, host, ideal, meter, trace_json
 from testbed.capture import Capture
 from testbed.channel import Channel, ChannelClosed
 from testbed.config import CONFIG, RunConfig, pace, write
@@ -149,11 +148,8 @@ class _Run:
     def _carry_out(self, owned: contextlib.ExitStack, closing: dict[str, Any]) -> None:
         deadline = clock.monotonic() + self._config.time_limit_s
         # 1. The zygote imports and loads while the network is built and probed.
-        log = os.open(
-            self._recorder.folder / "nodes.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644
-        )
-        owned.callback(os.close, log)
-        zygote = Zygote(self._plan, self._program, log)
+        log = owned.enter_context(files.appended(self._recorder.folder / "nodes.log"))
+        zygote = Zygote(self._plan, self._program, log.fileno())
         owned.callback(zygote.down)
         network = self._build()
         owned.callback(lambda: closing.update(network.down()))

@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from testbed import killed
+from testbed import files, killed
+from testbed.events import EVENTS
 from testbed.spans import SERVER, Timeline
 
 NAME = "trace.json"
@@ -34,11 +35,9 @@ def write(folder: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    with (folder / killed.EVENTS).open("rb") as lines:
+    with files.opened(folder / EVENTS) as lines:
         found = trace(killed.events(lines))
-    unfinished = folder / f".{NAME}"
-    unfinished.write_bytes(msgspec.json.encode(found) + b"\n")
-    unfinished.replace(folder / NAME)
+    files.write(folder / NAME, msgspec.json.encode(found) + b"\n")
 
 
 def trace(events: Iterator[Json], most: int = MOST_EVENTS) -> Json:

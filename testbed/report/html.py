@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from testbed import files
+
 _NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _VOID = ("meta",)
 _STYLE = Path(__file__).with_name("style.css")
@@ -98,6 +100,4 @@ def page(title: str, *inside: object) -> str:
 
 def write(path: Path, text: str) -> None:
     """Replace ``path`` in one step."""
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    files.write(path, text.encode())

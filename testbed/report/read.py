@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
-
-from testbed import spans
+from testbed import files, killed, spans
 from testbed.config_error import ConfigError
-from testbed.killed import EVENTS, Sift, resumed_from
+from testbed.events import EVENTS, Damaged, Event
 from testbed.spans import Span
 from testbed.summary import Tally
 
-Event = dict[str, Any]
 MOST_TRACEBACKS = 3
 AS_IT_SHOULD = "exited with 0"
 
@@ -59,33 +57,39 @@ def read(folder: Path) -> Story:
     """
     path = folder / EVENTS
     try:
-        with path.open("rb") as file:
-            sift = Sift(resumed_from(file))
-            file.seek(0)
-            return gather(file, sift)
+        with files.opened(path) as file, refusing(f"RUN {folder}: {EVENTS}"):
+            return gather(killed.sifted(file))
     except OSError as error:
         raise ConfigError(
             f"RUN {folder}: cannot read {path.name} ({error.strerror}); name the folder of a run, "
             "such as one that `cli.py results` lists"
         ) from error
-    except (KeyError, TypeError, IndexError, ValueError) as error:
-        raise ConfigError(
-            f"RUN {folder}: {path.name} is not as this version writes it ({error!r})"
-        ) from error
 
 
-def gather(lines: Iterable[bytes], sift: Sift | None = None) -> Story:
-    """The story of events as lines of JSON, of those that ``sift`` keeps."""
+@contextlib.contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Within, figures that no run has end in one sentence that names ``what`` is read.
+
+    Raises:
+        ConfigError: it could not be made sense of.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        kind = "" if isinstance(error, Damaged) else f"{type(error).__name__}: "
+        raise ConfigError(f"{what} is not as this version writes it ({kind}{error})") from error
+
+
+def gather(events: Iterable[Event | None]) -> Story:
+    """The story of these events; None is a torn line."""
     teller = _Teller()
     torn = 0
-    decoder = msgspec.json.Decoder(dict[str, Any])
-    for line in lines:
-        try:
-            event = decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+    for event in events:
+        if event is None:
             torn += 1
-            continue
-        if sift is None or sift.keeps(event):
+        else:
             teller.take(event)
     return teller.story(torn)
 
@@ -95,7 +99,7 @@ class _Teller:
         self._tally = Tally()
         self._timeline = spans.Timeline()
         self._config: dict[str, Any] = {}
-        self._begun: list[int] = []
+        self._begun: set[int] = set()
         self._last_ns = 0
         """When the last message came."""
         self._overtaken: dict[str, list[str]] = defaultdict(list)
@@ -116,7 +120,7 @@ class _Teller:
         self._last_ns = max(self._last_ns, event["received_ns"])
 
     def _on_round_started(self, event: Event) -> None:
-        self._begun.append(event["round"])
+        self._begun.add(event["round"])
 
     def _on_overtaken(self, event: Event) -> None:
         self._overtaken[event["node"]].append(event["reason"])

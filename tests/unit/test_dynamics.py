@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from testbed import ideal
 from testbed.direction import Direction, GilbertElliott
 from testbed.dynamics import Dynamics, away_since
 from testbed.links import Network
@@ -130,6 +131,7 @@ def test_an_event_says_when_and_what() -> None:
         "actual_s": 2.75,
         "up": {"rate_kbit": 100, "delay_ms": 5, "outage": True},
         "down": {"gilbert_elliott": msgspec.to_builtins(bursts)},
+        "line": ideal.access(cut, Direction(gilbert_elliott=bursts)),
     }
 
 

@@ -5,6 +5,7 @@ import itertools
 import pytest
 from made_run import S, events, lines, message, summary
 
+from testbed.events import read
 from testbed.report import curves
 from testbed.report.curves import Point
 from testbed.report.read import gather
@@ -81,7 +82,7 @@ def test_the_front_is_as_the_definition_says() -> None:
 def test_a_story_has_each_nodes_spans_and_who_came_last() -> None:
     found = events()
     late = message("client-2", "server", 2, 20.0, 21.5)
-    first, second = gather(lines([*found[:-2], late, *found[-2:]])).rounds
+    first, second = gather(read(lines([*found[:-2], late, *found[-2:]]))).rounds
     assert first.spans["client-1"] == [
         Span("receive", 10 * S, 11 * S),
         Span("compute", 11 * S, 14 * S),
@@ -98,7 +99,7 @@ def test_a_story_has_each_nodes_spans_and_who_came_last() -> None:
 def test_a_killed_runs_last_round_goes_as_far_as_is_known() -> None:
     whole = lines(events(closed=False))
     torn = [*whole[:-7], whole[-7][:40]]
-    story = gather(torn)
+    story = gather(read(torn))
     assert story.torn_lines == 1
     last = story.rounds[-1]
     assert (last.number, last.finished) == (2, False)

@@ -13,6 +13,7 @@ from made_run import HOSTILE, events, folder, lines
 
 import cli
 from testbed.config_error import ConfigError
+from testbed.events import read
 from testbed.report import comparison, comparison_page, html, listing, run_page
 from testbed.report.read import gather
 from testbed.topology import client_address
@@ -22,7 +23,7 @@ MEGABYTE = 1_000_000
 
 
 def report(found: list[dict[str, Any]]) -> str:
-    return run_page.page(gather(lines(found)), Path("results/RUN"))
+    return run_page.page(gather(read(lines(found))), Path("results/RUN"))
 
 
 def parsed(text: str) -> ElementTree.Element:
@@ -138,7 +139,7 @@ def test_waiting_for_a_core_is_said_aloud(page: str) -> None:
 
 
 def test_the_command_repeats_the_run() -> None:
-    story = gather(lines(events()))
+    story = gather(read(lines(events())))
     said = words(parsed(run_page.page(story, Path("results/a run"))), "repeat")
     assert "python cli.py launch --config='results/a run/config.toml'" in said
     assert "python cli.py launch --profile=4g" in said
@@ -184,7 +185,7 @@ def test_a_report_is_small_also_of_a_thousand_clients() -> None:
 def test_a_run_that_was_killed_at_any_event_has_a_report() -> None:
     whole = lines(events())
     for count, torn in enumerate(whole):
-        check(run_page.page(gather([*whole[:count], torn[:30]]), Path("RUN")))
+        check(run_page.page(gather(read([*whole[:count], torn[:30]])), Path("RUN")))
 
 
 def test_a_run_of_modelled_computing_says_that_nothing_was_learnt() -> None:

@@ -257,7 +257,8 @@ def test_the_servers_line_is_on_every_path_and_shared() -> None:
 
 def test_a_link_counts_as_it_was_when_the_round_began() -> None:
     told = {"at_s": 0, "actual_s": 0, "down": {}}
-    shaped = at(2, "client-1", "shaped", up={"rate_kbit": 400.0, "delay_ms": 5.0}, **told)
+    line = [[400.0 * SEGMENT_BYTES / FRAME_BYTES, 5.0], [None, 0.0]]
+    shaped = at(2, "client-1", "shaped", up={"rate_kbit": 400.0}, line=line, **told)
     assert ideal(*EXCHANGE, shaped, lines=LINES)[0] == 9.03
     tally = Tally()
     tally.take(at(0, "supervisor", "run", client_names=["client-1"], client_profiles=["4g"]))

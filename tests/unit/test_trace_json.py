@@ -38,7 +38,9 @@ def message(sender: str, receiver: str, number: int, sent_s: float, taken_s: flo
 
 def rounds(count: int) -> list[dict[str, Any]]:
     """Rounds of 2.7 s, 3 s after each other, of two clients."""
-    found = [at(0.25, "supervisor", "run", origin_ns=ORIGIN_NS, client_names=NAMES)]
+    told: dict[str, Any] = {"client_profiles": ["4g"] * 2, "config": {}}
+    ended = {"metrics": {}, "clients_ok": 2, "clients_failed": 0}
+    found = [at(0.25, "supervisor", "run", origin_ns=ORIGIN_NS, client_names=NAMES, **told)]
     for number in range(1, count + 1):
         start = 3.0 * number
         found.append(at(start, "server", "round_started", round=number))
@@ -47,7 +49,7 @@ def rounds(count: int) -> list[dict[str, Any]]:
                 message("server", name, number, start + 0.1 * place, start + 0.4 * place),
                 message(name, "server", number, start + 0.7 * place, start + 1.1 * place),
             ]
-        found.append(at(start + 2.8, "server", "round", round=number, seconds=2.7))
+        found.append(at(start + 2.8, "server", "round", round=number, seconds=2.7, **ended))
     return found
 
 

@@ -1,0 +1,115 @@
+"""Reading and writing in folders that somebody else may have made.
+
+What is read is a regular file of a size that was asked for: no pipe on which a reader would wait
+for ever, and no device without an end. What is written stays in the folder where it was to go: a
+symbolic link in its place is replaced, or refused, and never followed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+MEGABYTE = 1_000_000
+CONFIG_BYTES = MEGABYTE
+"""Most that a file of settings may have."""
+SUMMARY_BYTES = 256 * MEGABYTE
+"""Most of a summary.json; one of 20,000 rounds has 27 MB."""
+
+
+def opened(path: Path) -> BinaryIO:
+    """A regular file, to read.
+
+    Raises:
+        OSError: it cannot be opened, or is none.
+    """
+    return _opened(path, os.O_RDONLY, "rb")
+
+
+def read(path: Path, most_bytes: int) -> bytes:
+    """All of a regular file.
+
+    Raises:
+        OSError: as ``opened``; or it has more than ``most_bytes``.
+    """
+    with opened(path) as file:
+        # Not by its size, which may grow.
+        found = file.read(most_bytes + 1)
+    if len(found) > most_bytes:
+        raise OSError(errno.EFBIG, f"has more than {most_bytes / MEGABYTE:g} MB", str(path))
+    return found
+
+
+def updated(path: Path) -> BinaryIO:
+    """A file that is there, to read and to write to; no link.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    return _opened(path, os.O_RDWR | os.O_NOFOLLOW, "r+b")
+
+
+def appended(path: Path) -> BinaryIO:
+    """A file to write to at its end, new or as it is there, unbuffered; no link.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    return _opened(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, "ab", 0)
+
+
+def created(path: Path) -> BinaryIO:
+    """A new file to write to, in place of whatever is there under this name.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    return _opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, "wb")
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replace ``path`` in one step, so that a reader never sees half of it.
+
+    Raises:
+        OSError: it cannot be written; what was there is there still.
+    """
+    unfinished = path.with_name(f".{path.name}")
+    try:
+        with created(unfinished) as file:
+            file.write(content)
+        unfinished.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+        raise
+
+
+def folder(path: Path) -> Path:
+    """A folder to write in, new or as it is there; no link to another.
+
+    Raises:
+        OSError: it cannot be made, or something else is there.
+    """
+    with contextlib.suppress(FileExistsError):
+        path.mkdir()
+    if not stat.S_ISDIR(path.lstat().st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    return path
+
+
+def _opened(path: Path, flags: int, mode: str, buffering: int = -1) -> BinaryIO:
+    # Without waiting: that is what opening a pipe would do.
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "is no regular file", str(path))
+        return os.fdopen(descriptor, mode, buffering)  # type: ignore[return-value]
+    except BaseException:
+        os.close(descriptor)
+        raise
