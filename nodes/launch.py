@@ -1,5 +1,6 @@
 """One run from flags to a closing table: what `cli.py launch` does."""
 
+import contextlib
 import shlex
 from collections import Counter
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import msgspec
 import methods
 from nodes import data
 from testbed import access, congestion, limits, meter
-from testbed.config import CONFIG, RunConfig, choose, load
+from testbed.config import RunConfig, choose, load
 from testbed.config_error import ConfigError
 from testbed.killed import Killed
 from testbed.links import choice
@@ -43,9 +44,22 @@ def launch(
     Raises:
         ConfigError: refused before anything has started.
     """
-    # 1. Everything is checked before anything starts, the quick checks first.
     killed = None if resume is None else Killed(resume)
-    config = load(file if killed is None else killed.folder / CONFIG, flags)
+    with contextlib.nullcontext() if killed is None else contextlib.closing(killed):
+        return _launch(file, flags, command, started_s, output, tensorboard, killed)
+
+
+def _launch(
+    file: Path | None,
+    flags: dict[str, Any],
+    command: list[str],
+    started_s: float,
+    output: Output,
+    tensorboard: bool,
+    killed: Killed | None,
+) -> int:
+    # 1. Everything is checked before anything starts, the quick checks first.
+    config = load(file if killed is None else killed.config_file, flags)
     profiles = access.client_links(config)
     server = None if config.server_profile is None else load_profile(config.server_profile)
     layout = plan(profiles, server, access.times_away(config, len(profiles)))

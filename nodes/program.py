@@ -218,7 +218,7 @@ class FineTuning:
                 server = ReducingServer(server, names)
             evaluating = hasattr(self._method.Client, "evaluate")
             keeper, told = self._kept(node, server, shard, channel)
-            past = None if told is None else Past(**told)
+            past = None if told is None else Past.of(told)
             serve(run, server, test, names, evaluating, compute, channel, keeper, past)
             return
         client = self._method.Client(self._options, self._model, shard, seed)

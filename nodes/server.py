@@ -6,8 +6,9 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Awaitable
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
+import msgspec
 from torch import Tensor, nn
 
 from methods import Fleet as MethodFleet
@@ -36,6 +37,11 @@ class Past(NamedTuple):
     """Of the server's own evaluation after the last round."""
     over: bool
     """No further round follows."""
+
+    @classmethod
+    def of(cls, told: Any) -> "Past":
+        """As ``_asdict`` gave it. Raises ValidationError where it is none."""
+        return msgspec.convert([told.get(name) for name in cls._fields], cls)
 
 
 class MethodServer(Protocol):

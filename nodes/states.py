@@ -16,13 +16,14 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+import psutil
 from safetensors import SafetensorError, safe_open
 
-from nodes.snapshot import Json, Snapshot
-from testbed import clock
+from nodes.snapshot import Json, Snapshot, Unkept
+from testbed import clock, files
 from testbed.config_error import ConfigError
 from testbed.record import FREE_BYTES_NEEDED
 from testbed.transport import SERVER, Report
@@ -31,6 +32,8 @@ from testbed.wire import DTYPES, encode_tensors
 FOLDER = "state"
 SUFFIX = ".safetensors"
 KEPT = 3
+_DIGITS = 9
+"""Most of a round's number."""
 _FORMAT_NAMES = {name: name.upper() for name in DTYPES}
 
 
@@ -41,6 +44,12 @@ class Start(msgspec.Struct, frozen=True):
     """The last round that is over."""
     files: dict[str, int] = {}
     """By node, the round of the state that it goes on from; who has none begins anew."""
+
+
+class _Told(msgspec.Struct):
+    """With the server's."""
+
+    parts: dict[str, Annotated[int, msgspec.Meta(ge=0)]]
 
 
 class Keeper:
@@ -81,7 +90,7 @@ class Keeper:
         unfinished = self._folder / f".{self._node}"
         try:
             self._check_room(len(header) + end)
-            with unfinished.open("wb") as file:
+            with files.created(unfinished) as file:
                 file.write(len(header).to_bytes(8, "little") + header)
                 for buffer in buffers:
                     file.write(buffer)
@@ -102,9 +111,13 @@ class Keeper:
         """Put the state after round ``number`` into the object; returns what ``save`` was told.
 
         Raises:
-            Unkept: it was another kind of object's.
+            Unkept: it was another kind of object's, or is larger than this machine's memory.
         """
-        with safe_open(_path(self._folder, self._node, number), framework="pt") as file:
+        path = _path(self._folder, self._node, number)
+        size, free = path.stat().st_size, psutil.virtual_memory().available
+        if size > free:
+            raise Unkept(f"{path.name} has {size / 1e6:.0f} MB, and {free / 1e6:.0f} are free")
+        with _opened(path) as file:
             found = json.loads(file.metadata()["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         self._snapshot.put(tensors, found["lasting"])
@@ -139,7 +152,7 @@ def ready(folder: Path, start: Start) -> Path:
     """
     own = folder / FOLDER
     try:
-        own.mkdir(exist_ok=True)
+        files.folder(own)
         for path in own.iterdir():
             if path.name.startswith(".") or _number(path) > start.round:
                 path.unlink()
@@ -160,7 +173,8 @@ def choose(folder: Path, clients: list[str], newest: int) -> Start:
         ConfigError: there is none, with the reason why not even ``newest`` is one.
     """
     reasons = []
-    for number in range(newest, 0, -1):
+    there = {number for number in _rounds(folder, SERVER) if number < newest}
+    for number in sorted({*there, newest} - {0}, reverse=True):
         found = _start(folder, clients, number)
         if isinstance(found, Start):
             return found
@@ -175,27 +189,34 @@ def choose(folder: Path, clients: list[str], newest: int) -> Start:
 
 def _start(folder: Path, clients: list[str], number: int) -> Start | str:
     """A start after this round, or why there is none."""
-    server = _read(_path(folder, SERVER, number))
-    if server is None:
+    try:
+        parts = msgspec.convert(_read(_path(folder, SERVER, number)), _Told).parts
+    except msgspec.ValidationError:
         return f"{_path(folder, SERVER, number).name} is missing or torn"
-    files = {SERVER: number}
+    found = {SERVER: number}
     for client in clients:
-        last = server["parts"].get(client, 0)
+        last = parts.get(client, 0)
         there = sorted((n for n in _rounds(folder, client) if last <= n <= number), reverse=True)
         whole = (n for n in there if _read(_path(folder, client, n)) is not None)
-        files[client] = next(whole, 0)
-        if files[client] < last:
+        found[client] = next(whole, 0)
+        if found[client] < last:
             return f"{client} took part in round {last}, and no state of it since then is whole"
-    return Start(number, {node: found for node, found in files.items() if found})
+    return Start(number, {node: own for node, own in found.items() if own})
 
 
 def _read(path: Path) -> Any:
     """What was told with a state; None where the file is missing or torn."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with _opened(path) as file:
             return json.loads(file.metadata()["state"])["told"]
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError):
         return None
+
+
+def _opened(path: Path) -> Any:
+    # A pipe, say, would be waited for.
+    files.opened(path).close()
+    return safe_open(path, framework="pt")
 
 
 def _path(folder: Path, node: str, number: int) -> Path:
@@ -209,4 +230,4 @@ def _rounds(folder: Path, node: str) -> list[int]:
 
 def _number(path: Path) -> int:
     text = path.name.removesuffix(SUFFIX).rpartition(".")[2]
-    return int(text) if text.isdecimal() else 0
+    return int(text) if text.isdecimal() and len(text) <= _DIGITS else 0

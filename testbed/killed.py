@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 from testbed import events as record
 from testbed import files
+from testbed.config import CONFIG
 from testbed.config_error import ConfigError
 from testbed.events import EVENTS, Damaged, Event
 
@@ -114,6 +115,16 @@ class Killed:
         except BaseException:
             self.file.close()
             raise
+
+    @property
+    def config_file(self) -> Path:
+        """Raises ConfigError: it is none that can be read."""
+        path = self.folder / CONFIG
+        try:
+            files.read(path, files.CONFIG_BYTES)
+        except OSError as error:
+            raise self._refusal(f"cannot read {CONFIG} ({error.strerror})") from error
+        return path
 
     def _lock(self) -> None:
         deadline = time.monotonic() + LOCK_LIMIT_S

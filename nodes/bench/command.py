@@ -12,6 +12,7 @@ from nodes.bench import compare, plan
 from nodes.bench.conduct import INTERRUPTED, Outcome, claimed, conduct
 from nodes.bench.plan import Bench, Cell
 from nodes.bench.progress import Lines, LiveTable
+from testbed import files
 from testbed.config import RunConfig, choose, convert
 from testbed.config_error import ConfigError
 from testbed.terminal import Output
@@ -58,7 +59,7 @@ def bench(
     left = {o.cell.id: o.reason for o in outcomes if o.summary is None}
     result = {"title": asked.title, "note": asked.note, "rows": rows, "without_result": left}
     text = msgspec.json.format(msgspec.json.encode(result), indent=2)
-    (folder / "comparison.json").write_bytes(text + b"\n")
+    files.write(folder / "comparison.json", text + b"\n")
     if found or output.as_json:
         output.show(compare.table(asked, found), result)
     for cell, reason in left.items():

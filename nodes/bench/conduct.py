@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import signal
 import sys
@@ -18,9 +17,11 @@ import msgspec
 
 from nodes.bench.plan import Bench, Cell
 from nodes.bench.progress import Course, Progress, last_line
+from testbed import files
 from testbed.child import Child
 from testbed.config import write
 from testbed.config_error import ConfigError
+from testbed.report import summaries
 from testbed.units import human_seconds
 
 CLI = Path(__file__).parents[2] / "cli.py"
@@ -63,7 +64,8 @@ def claimed(folder: Path, bench: Bench) -> Iterator[None]:
     path = folder / "bench.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+b")
+        path.touch()
+        file = files.updated(path)
     except OSError as error:
         raise ConfigError(
             f"--out {folder}: {error.strerror}; name a folder you can write"
@@ -99,8 +101,8 @@ def conduct(
     course, stopped = Course(cells, budget_s), False
     there = {cell.id: finished(folder / cell.id) for cell in cells}
     for id_, summary in there.items():
-        if summary is not None and (took_s := summary.get("seconds", {}).get("total")):
-            course.took_s[id_] = took_s
+        if summary is not None:
+            course.took_s[id_] = summary["seconds"]["total"]
     for cell in cells:
         place, earlier = folder / cell.id, there[cell.id]
         budget_left_s = course.budget_left_s
@@ -127,9 +129,9 @@ def conduct(
 def finished(place: Path) -> dict[str, Any] | None:
     """The summary of the cell's last run that ended well."""
     for path in sorted(place.glob("*/summary.json"), reverse=True):
-        with contextlib.suppress(OSError, ValueError):
-            summary = json.loads(path.read_text())
-            if isinstance(summary, dict) and summary.get("status") == "ok":
+        with contextlib.suppress(ConfigError):
+            summary = summaries.load(path)
+            if summary["status"] == "ok":
                 return summary
     return None
 
@@ -145,9 +147,9 @@ def _run(cell: Cell, place: Path, tick: Callable[[], None]) -> str:
     command = [sys.executable, str(CLI), "launch", f"--config={config}", f"--out={place}"]
 
     def launch() -> None:
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
+        output = files.created(log)
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
         os.environ["NO_COLOR"] = "1"  # Its last words are shown elsewhere.
         os.execv(command[0], command)
 

@@ -6,7 +6,6 @@ clients. All of it is from summary.json and config.toml.
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
@@ -16,13 +15,14 @@ from typing import Any, NamedTuple
 from rich.markup import escape
 from rich.table import Table
 
+from testbed import files
+from testbed.config import CONFIG
 from testbed.config_error import ConfigError
-from testbed.report import curves
+from testbed.report import curves, summaries
 from testbed.report.curves import Point
+from testbed.report.summaries import Summary
 from testbed.report.svg import number
 
-Summary = dict[str, Any]
-SCHEMA = 1
 TEXTS = ("run", "where")
 """Columns that are no figures."""
 
@@ -32,8 +32,8 @@ class Run(NamedTuple):
 
     folder: Path
     summary: Summary
-    config: dict[str, Any]
-    """Empty where there is no config.toml."""
+    options: dict[str, Any]
+    """Of its method; empty where there is no config.toml."""
 
 
 class Row(NamedTuple):
@@ -97,21 +97,16 @@ def _last(cell: Path) -> Run:
 
 
 def _load(folder: Path) -> Run:
-    path = folder / "summary.json"
     try:
-        summary = json.loads(path.read_text())
-        schema = summary["schema"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"RUN {folder}: cannot read summary.json ({error!r})") from error
-    if schema != SCHEMA:
-        raise ConfigError(
-            f"RUN {folder}: summary.json has schema {schema!r}, this version reads {SCHEMA}"
-        )
+        summary = summaries.load(folder / summaries.NAME)
+    except ConfigError as error:
+        raise ConfigError(f"RUN {folder}: {summaries.NAME}: {error}") from error
     try:
-        config = tomllib.loads((folder / "config.toml").read_text())
-    except (OSError, ValueError):
-        config = {}
-    return Run(folder, summary, config)
+        text = files.read(folder / CONFIG, files.CONFIG_BYTES).decode()
+        options = tomllib.loads(text).get("options")
+    except (OSError, ValueError, RecursionError):
+        options = None
+    return Run(folder, summary, options if isinstance(options, dict) else {})
 
 
 def places(found: Sequence[Run]) -> list[str]:
@@ -190,11 +185,10 @@ def names(found: Sequence[Run]) -> list[str]:
 
 def _own_name(run: Run, found: Sequence[Run]) -> str:
     peers = [each for each in found if each.summary["method"] == run.summary["method"]]
-    own = run.config.get("options", {})
     differ = [
         f"{name}={value}"
-        for name, value in own.items()
-        if len({str(each.config.get("options", {}).get(name)) for each in peers}) > 1
+        for name, value in run.options.items()
+        if len({str(each.options.get(name)) for each in peers}) > 1
     ]
     models = {each.summary["model"] for each in found}
     if len(models) > 1:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from testbed.config_error import ConfigError
+from testbed.events import EVENTS
 from testbed.report import tables, tensorboard
-from testbed.report.read import read
+from testbed.report.read import Story, read, refusing
 
 
 def export(run: Path, forms: Sequence[str], out: Path | None = None) -> list[Path]:
@@ -24,13 +25,18 @@ def export(run: Path, forms: Sequence[str], out: Path | None = None) -> list[Pat
         tensorboard.check()
     story, folder = read(run), out or run
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        found = tables.write(story.summary, folder) if "csv" in forms else []
-        if "tensorboard" in forms:
-            found.append(tensorboard.write(story.summary, story.config, folder))
+        with refusing(f"RUN {run}: {EVENTS}"):
+            return _write(story, forms, folder)
     except OSError as error:
         where = f"--out {out}" if out else f"RUN {run}"
         raise ConfigError(
             f"{where}: cannot write there ({error.strerror}); name a folder that you can write"
         ) from error
+
+
+def _write(story: Story, forms: Sequence[str], folder: Path) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    found = tables.write(story.summary, folder) if "csv" in forms else []
+    if "tensorboard" in forms:
+        found.append(tensorboard.write(story.summary, story.config, folder))
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from testbed.config_error import ConfigError
-from testbed.report import curves
+from testbed.report import curves, summaries
 from testbed.report.svg import number
 
 DEPTHS = ("*/summary.json", "*/*/summary.json", "*/*/*/summary.json")
@@ -34,17 +33,17 @@ def rows(out: Path) -> list[dict[str, Any]]:
 
 
 def _row(path: Path) -> dict[str, Any]:
-    row: dict[str, Any] = {"folder": path.parent.as_posix(), "status": "unreadable"}
+    row: dict[str, Any] = {"folder": path.parent.as_posix()}
     try:
-        summary = json.loads(path.read_text())
-        points = curves.points(summary)
-        row |= {name: summary[name] for name in ("status", "reason", "method", "profile")}
-        row |= {"clients": summary["clients"], "rounds": summary["rounds_done"]}
-        row |= {"accuracy": curves.best(points), "minutes": points[-1].minutes}
-        row["wire_mb"] = sum(summary["bytes"]["wire"].values()) / 1e6
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return {"folder": row["folder"], "status": "unreadable", "reason": repr(error)}
-    return row
+        summary = summaries.load(path)
+    except ConfigError as error:
+        return {**row, "status": "unreadable", "reason": str(error)}
+    points = curves.points(summary)
+    row |= {name: summary[name] for name in ("status", "reason", "method", "profile")}
+    row |= {"clients": summary["clients"], "rounds": summary["rounds_done"]}
+    row |= {"accuracy": curves.best(points), "minutes": points[-1].minutes}
+    wire = summary["bytes"]["wire"]
+    return {**row, "wire_mb": (wire["up"] + wire["down"]) / 1e6}
 
 
 def table(found: Iterable[dict[str, Any]]) -> Table:

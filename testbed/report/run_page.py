@@ -6,9 +6,10 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from testbed.events import EVENTS
 from testbed.report import curves, html, svg
 from testbed.report.html import Markup, facts, section, table, tag
-from testbed.report.read import Story, read
+from testbed.report.read import Story, read, refusing
 from testbed.report.resent import captured, sent_again
 from testbed.report.rounds_section import timeline_section
 from testbed.report.svg import Curve, number
@@ -31,7 +32,10 @@ def write(folder: Path) -> Path:
         OSError: it cannot be written.
     """
     path = folder / NAME
-    html.write(path, page(read(folder), folder))
+    story = read(folder)
+    with refusing(f"RUN {folder}: {EVENTS}"):
+        text = page(story, folder)
+    html.write(path, text)
     return path
 
 

@@ -7,13 +7,17 @@ has of a round or a client is there, so a new one is a new column.
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from testbed import files
+
 Row = dict[str, Any]
 LEVELS = ("payload", "message", "wire")
 WAYS = ("up", "down")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _PACKETS = ("queue_drops", "losses")
 
 
@@ -90,13 +94,14 @@ def write(summary: dict[str, Any], folder: Path) -> list[Path]:
     """
     found = []
     for name, table in TABLES.items():
+        rows = table(summary)
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(map(_cell, columns))
+        writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
         path = folder / f"{name}.csv"
-        with path.open("w", newline="", encoding="utf-8") as file:
-            rows = table(summary)
-            columns = list(dict.fromkeys(column for row in rows for column in row))
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+        files.write(path, text.getvalue().encode())
         found.append(path)
     return found
 
@@ -121,6 +126,9 @@ def _with_unit(name: str) -> str:
 
 
 def _cell(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        # Which a spreadsheet would carry out.
+        return f"'{value}"
     return str(value).lower() if isinstance(value, bool) else value
 
 

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from testbed import files
 from testbed.config_error import ConfigError
 from testbed.report import tables
 
@@ -36,8 +37,7 @@ def write(summary: dict[str, Any], config: dict[str, Any], folder: Path) -> Path
     check()
     from torch.utils.tensorboard import SummaryWriter
 
-    place = folder / FOLDER
-    place.mkdir(parents=True, exist_ok=True)
+    place = files.folder(folder / FOLDER)
     for old in place.glob(_FILES):
         old.unlink()
     began_s = _began_s(summary["run_id"])
@@ -55,5 +55,5 @@ def _began_s(run_id: str | None) -> float:
     """When the run began, as its folder's name has it; 0 where that says nothing."""
     try:
         return time.mktime(time.strptime("-".join(str(run_id).split("-")[:2]), _STAMP))
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0

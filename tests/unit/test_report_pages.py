@@ -151,9 +151,9 @@ def test_nothing_of_a_run_is_html() -> None:
     others = [
         {"event": "lost", "peer": "client-1", "reason": HOSTILE},
         {"event": "missed", "peer": "client-1", "round": 1, "reason": HOSTILE},
-        {"event": "dropped", "node": HOSTILE, "peer": HOSTILE, "bytes": 1, "reason": HOSTILE},
-        {"event": "failed", "node": HOSTILE, "traceback": HOSTILE},
-        {"event": "ended", "node": HOSTILE, "pid": 1, "how": HOSTILE},
+        {"event": "dropped", "node": "server", "peer": HOSTILE, "bytes": 1, "reason": HOSTILE},
+        {"event": "failed", "node": "server", "traceback": HOSTILE},
+        {"event": "ended", "node": "client-1", "pid": 1, "how": HOSTILE},
         {"event": "overtaken", "node": "client-1", "reason": HOSTILE},
     ]
     hostile[-1:-1] = [{"t": 50, "node": "server", **event} for event in others]

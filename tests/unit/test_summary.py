@@ -567,15 +567,14 @@ def test_a_summary_that_cannot_be_written_leaves_the_one_before(
 ) -> None:
     recorder.write_summary({"rounds_done": 1})
 
-    def full_disk(path: Path, data: bytes) -> int:
-        with path.open("wb") as file:
-            file.write(data[: len(data) // 2])
+    def full_disk(path: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    monkeypatch.setattr(Path, "replace", full_disk)
     with pytest.raises(OSError, match="No space"):
         recorder.write_summary({"rounds_done": 2})
     assert json.loads((recorder.folder / "summary.json").read_text()) == {"rounds_done": 1}
+    assert set(names_in(recorder.folder)) == {"events.jsonl", "summary.json"}
 
 
 # The run's folder
