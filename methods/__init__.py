@@ -156,14 +156,18 @@ class Peer(Protocol):
     def send(
         self, kind: str, tensors: Mapping[str, Tensor], *, to: str = "server", **details: Detail
     ) -> None:
-        """Queue a message; its tensors must not change until the receiver has answered it."""
+        """Queue a message; its tensors must not change until the receiver has answered it.
+
+        To a neighbour that is lost or away nothing is sent.
+        """
 
     def receive(
         self, kind: str, like: Mapping[str, Tensor] | None = None, *, sender: str = "server"
     ) -> Message:
         """The sender's next message of this kind and round; ``like`` as for a Fleet.
 
-        Raises Missed where a neighbour's does not come within the round's limit.
+        Raises Missed where a neighbour's does not come within four fifths of the round's limit,
+        and at once where the neighbour is lost or away, as the server says.
         """
 
 

@@ -13,7 +13,7 @@ from nodes.states import Keeper
 from testbed import heap, meter
 from testbed.channel import Channel
 from testbed.config import RunConfig
-from testbed.transport import ClientTransport, Neighbours
+from testbed.transport import ClientTransport, Neighbours, Timeout
 
 
 class MethodClient(Protocol):
@@ -47,7 +47,8 @@ def participate(
     # A client that no round chooses hears nothing for as long as the run lasts.
     # One that reduces waits for what all others do, and the server has the limits of that.
     limit_s = config.time_limit_s if config.transport == "gloo" else config.round_timeout_s
-    peer = Peer(transport, report, limit_s, config.time_limit_s, compute)
+    round_s = min(limit_s, config.deadline_s or limit_s)
+    peer = Peer(transport, report, limit_s, config.time_limit_s, compute, round_s)
     report({"event": "ready", "samples": samples, "round_flops": flops})
     try:
         peer.join(samples, config.join_timeout_s)
@@ -61,7 +62,8 @@ def participate(
                 if evaluate and test and (metrics := numbers(evaluate(*test))):
                     compute.rest()
                     peer.send(METRICS, {}, **metrics)
-            except Overtaken as reason:
+            except (Overtaken, Timeout) as reason:
+                # Cut off from the server, it waits for whichever round reaches it.
                 report({"event": "overtaken", "reason": str(reason)})
             except Refused:
                 pass  # On record as dropped here, and as missed by the server.

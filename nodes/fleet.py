@@ -14,12 +14,15 @@ from nodes.compute import Compute, Real
 from testbed import clock
 from testbed.seeds import derive
 from testbed.transport import Report, ServerTransport, Unreachable
-from testbed.wire import MAX_TEXT, Detail, Message, encode_tensors
+from testbed.wire import MAX_DETAILS, MAX_TEXT, Detail, Message, encode_tensors
 
 HELLO = "hello"
 WELCOME = "welcome"
 STOP = "stop"
 METRICS = "metrics"
+ABSENT = "absent"
+"""To clients that speak to one another: who is not there and why, and, by an empty reason, who is
+there again."""
 REFUSED = "refused"
 """The answer to what cannot be taken: for its sender, or its receiver, this round is over."""
 
@@ -48,10 +51,12 @@ class Fleet:
         seed: int = 0,
         compute: Compute | None = None,
         deadline_s: float | None = None,
+        peer_to_peer: bool = False,
     ) -> None:
         """``per_round``: how many clients a round takes, drawn from ``seed``; None: all.
 
         ``deadline_s``: how long a round takes updates; None: ``round_timeout_s``.
+        ``peer_to_peer``: clients wait for one another, and are told who is not there.
         """
         self._transport = transport
         self._compute = compute or Real()
@@ -65,6 +70,10 @@ class Fleet:
         self._gone: dict[str, str] = {}
         self._away: dict[str, str] = {}
         """Who will be back, and since when it is away."""
+        self._peer_to_peer = peer_to_peer
+        self._told: dict[str, dict[str, str]] = {name: {} for name in names}
+        """Each client's word of who is absent."""
+        self._telling: set[asyncio.Task[None]] = set()
         self._someone_there = asyncio.Event()
         self._present: tuple[str, ...] = ()
         self._sampling_rate = 1.0
@@ -168,6 +177,10 @@ class Fleet:
         self._gone.setdefault(client, reason)
         self._inboxes[client].put_nowait(Missed(reason))
         self._check_joined()
+        if self._peer_to_peer:
+            task = asyncio.create_task(self._tell_absent(*self.clients))
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
 
     def leave(self, client: str, since: str) -> None:
         """``client`` is away for a while; ``since``: from when on, in words.
@@ -215,10 +228,31 @@ class Fleet:
         """The round has what it takes; what is asked of its clients now has a limit of its own."""
         self._limit = _within(self._round_timeout_s)
 
+    async def _tell_absent(self, *clients: str) -> None:
+        """Bring up to date what clients know of one another, before all else that they are sent."""
+        if not self._peer_to_peer:
+            return
+        absent = {name: f"away since {since}" for name, since in self._away.items()}
+        absent |= {name: f"lost: {reason}" for name, reason in self._gone.items()}
+        for client in clients:
+            told = self._told[client]
+            news = {name: why for name, why in absent.items() if told.get(name) != why}
+            news |= {name: "" for name in told if name not in absent}
+            for start in range(0, len(news), MAX_DETAILS):
+                some = dict(list(news.items())[start : start + MAX_DETAILS])
+                details = {name: why[:MAX_TEXT] for name, why in some.items()}
+                try:
+                    await self._transport.send(client, ABSENT, self.round, ([], []), details)
+                except Unreachable:
+                    break  # It is told with what it is sent next.
+                told |= some
+            self._told[client] = {name: why for name, why in told.items() if why}
+
     async def send(
         self, client: str, kind: str, tensors: Mapping[str, Tensor], **details: Detail
     ) -> None:
         await self._compute.settled()
+        await self._tell_absent(client)
         encoded = encode_tensors(self._compute.outgoing(tensors))
         try:
             await self._transport.send(client, kind, self.round, encoded, details)
@@ -228,6 +262,7 @@ class Fleet:
     async def broadcast(self, kind: str, tensors: Mapping[str, Tensor], **details: Detail) -> None:
         await self._compute.settled()
         encoded = encode_tensors(self._compute.outgoing(tensors))
+        await self._tell_absent(*self.clients)
         for client in self.clients:
             try:
                 await self._transport.send(client, kind, self.round, encoded, details)

@@ -1,5 +1,6 @@
 """A client's side of the method contract: its server, with limits on every wait."""
 
+import contextlib
 from collections import defaultdict, deque
 from collections.abc import Mapping
 
@@ -8,13 +9,16 @@ from torch import Tensor
 from methods import Missed
 from nodes.checks import difference
 from nodes.compute import Compute, Real
-from nodes.fleet import HELLO, REFUSED, STOP, WELCOME
+from nodes.fleet import ABSENT, HELLO, REFUSED, STOP, WELCOME
 from testbed import clock
 from testbed.transport import SERVER, ClientTransport, Report, Timeout
 from testbed.wire import MAX_TEXT, Detail, Message
 
 FIRST_ANSWER_S = 2.0
 """How long the first hello waits for its answer; each further one waits twice as long."""
+AMONG_CLIENTS = 0.8
+"""Of a round's limit, for what clients do among themselves: who waits in vain has the rest of it to
+tell the server, whose limit began earlier."""
 
 
 class Stopped(Exception):
@@ -42,13 +46,22 @@ class Peer:
         timeout_s: float,
         between_rounds_s: float,
         compute: Compute | None = None,
+        round_s: float | None = None,
     ) -> None:
-        """``timeout_s``: how long a message within a round is waited for."""
+        """``timeout_s``: how long a message within a round is waited for.
+
+        ``round_s``: how long the server waits for a round's updates; None: ``timeout_s``.
+        """
         self._compute = compute or Real()
         self._transport = transport
         self._report = report
         self._timeout_s = timeout_s
         self._between_rounds_s = between_rounds_s
+        self._among_clients_s = AMONG_CLIENTS * (timeout_s if round_s is None else round_s)
+        self._began_s = 0.0
+        """When the server sent the first message of the round."""
+        self._absent: dict[str, str] = {}
+        """Neighbours that are not there, and why."""
         self._inboxes: dict[str, deque[Message]] = defaultdict(deque)
         self.round = 0
 
@@ -69,8 +82,7 @@ class Peer:
                     raise Timeout(f"no answer from the server within {timeout_s:g} s") from None
                 wait_s *= 2
                 continue
-            if answer.kind != WELCOME:
-                self._inboxes[SERVER].append(answer)
+            self._sort(answer)
             return
 
     def await_round(self) -> None:
@@ -90,7 +102,7 @@ class Peer:
                 raise Stopped
             newest = max((later.round for later in queued), default=0)
             if message.round > self.round and message.round >= newest:
-                self.round = message.round
+                self.round, self._began_s = message.round, message.header.sent_ns / 1e9
                 queued.appendleft(message)
                 return
             self._drop(message, f"belongs to round {message.round}, which is over")
@@ -100,6 +112,8 @@ class Peer:
     ) -> None:
         self._compute.settle()
         self._heed()
+        if to in self._absent:
+            return
         self._transport.send(kind, self.round, self._compute.outgoing(tensors), details, to)
 
     def receive(
@@ -107,12 +121,7 @@ class Peer:
     ) -> Message:
         self._compute.settle()
         while True:
-            try:
-                message = self._take(self._timeout_s, sender)
-            except Timeout:
-                if sender == SERVER:
-                    raise
-                raise self._miss(sender, f"nothing within {self._timeout_s:g} s") from None
+            message = self._next(sender)
             self._check_refused(message)
             if message.round > self.round:
                 self._inboxes[sender].appendleft(message)
@@ -130,15 +139,34 @@ class Peer:
                 raise self._refusal(sender, objection)
             self._drop(message, reason)
 
+    def _next(self, sender: str) -> Message:
+        """The sender's next message; raises Missed where none of a neighbour comes."""
+        if sender == SERVER:
+            return self._take(self._timeout_s, SERVER)
+        until_s = self._began_s + self._among_clients_s
+        wait_s = min(self._timeout_s, max(0.0, until_s - clock.monotonic()))
+        try:
+            return self._take(wait_s, sender)
+        except Timeout:
+            limit = f"{self._among_clients_s:g} s of the round's beginning"
+            raise self._miss(sender, f"nothing within {limit}") from None
+
     def _look(self) -> None:
         """Take in what has arrived by now."""
-        while True:
-            try:
-                message = self._transport.receive(0.0)
-            except Timeout:
-                return
-            if message.kind != WELCOME:
-                self._inboxes[message.sender].append(message)
+        with contextlib.suppress(Timeout):
+            while True:
+                self._sort(self._transport.receive(0.0))
+
+    def _sort(self, message: Message) -> None:
+        """Keep a message for whoever waits for it, or heed what it says of neighbours."""
+        if message.sender == SERVER and message.kind == ABSENT:
+            for neighbour, reason in message.details.items():
+                self._absent.pop(neighbour, None)
+                if reason:
+                    self._absent[neighbour] = str(reason)
+                    self._transport.hang_up(neighbour)
+        elif message.sender != SERVER or message.kind != WELCOME:
+            self._inboxes[message.sender].append(message)
 
     def _heed(self) -> None:
         """Raise Overtaken where the server has gone on: nobody waits for what is to be sent."""
@@ -154,14 +182,15 @@ class Peer:
         Raises:
             Stopped: the run is over.
             Overtaken: the server began another round while a neighbour was waited for.
+            Missed: the neighbour is not there.
             Timeout: nothing came in time.
         """
         deadline = clock.monotonic() + timeout_s
         while not self._inboxes[sender]:
+            if sender in self._absent:
+                raise self._miss(sender, self._absent[sender])
             message = self._transport.receive(max(0.0, deadline - clock.monotonic()))
-            if message.kind == WELCOME and message.sender == SERVER:
-                continue
-            self._inboxes[message.sender].append(message)
+            self._sort(message)
             if sender == SERVER or message.sender != SERVER:
                 continue
             self._check_refused(message)

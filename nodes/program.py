@@ -19,7 +19,8 @@ from nodes import data, memory, models
 from nodes.client import participate
 from nodes.compute import Compute, Modelled, noise
 from nodes.device_classes import flops_per_s, memory_mb, of_clients
-from nodes.reducing.client import REDUCE_SHARE, ReducingClient
+from nodes.peer import AMONG_CLIENTS
+from nodes.reducing.client import ReducingClient
 from nodes.reducing.server import ReducingServer
 from nodes.server import Past, serve
 from nodes.snapshot import Json, Snapshot
@@ -219,7 +220,18 @@ class FineTuning:
             evaluating = hasattr(self._method.Client, "evaluate")
             keeper, told = self._kept(node, server, shard, channel)
             past = None if told is None else Past.of(told)
-            serve(run, server, test, names, evaluating, compute, channel, keeper, past)
+            serve(
+                run,
+                server,
+                test,
+                names,
+                evaluating,
+                compute,
+                channel,
+                keeper,
+                past,
+                peer_to_peer=self._method.peer_to_peer,
+            )
             return
         client = self._method.Client(self._options, self._model, shard, seed)
         keeper, _ = self._kept(node, client, shard, channel)
@@ -229,7 +241,7 @@ class FineTuning:
         samples = len(shard.labels)
         if run.transport == "gloo":
             others = {address: name for name, address in self._addresses()}
-            limit_s = REDUCE_SHARE * run.round_timeout_s
+            limit_s = AMONG_CLIENTS * run.round_timeout_s
             client = ReducingClient(
                 client, samples, node.address, others, limit_s, compute, channel.send
             )

@@ -72,15 +72,28 @@ def serve(
     channel: Channel,
     keeper: Keeper | None = None,
     past: Past | None = None,
+    peer_to_peer: bool = False,
 ) -> None:
     """Run every round of the method, then tell the clients to stop.
 
     ``test``: what models are evaluated on; None: on nothing. ``clients_evaluate``: each client
     sends its own metrics after a round. ``keeper``: of the server's state after each round.
     ``past``: of the rounds before this process, where the run goes on from them.
+    ``peer_to_peer``: clients speak to one another.
     """
     clock.run(
-        _serve(config, method, test, clients, clients_evaluate, compute, channel, keeper, past)
+        _serve(
+            config,
+            method,
+            test,
+            clients,
+            clients_evaluate,
+            compute,
+            channel,
+            keeper,
+            past,
+            peer_to_peer,
+        )
     )
 
 
@@ -94,6 +107,7 @@ async def _serve(
     channel: Channel,
     keeper: Keeper | None = None,
     past: Past | None = None,
+    peer_to_peer: bool = False,
 ) -> None:
     address = channel.receive(timeout_s=30)
     report = channel.send
@@ -109,6 +123,7 @@ async def _serve(
         seed=config.seed,
         compute=compute,
         deadline_s=config.deadline_s,
+        peer_to_peer=peer_to_peer,
     )
     _listen(channel, fleet)
     background = [

@@ -5,6 +5,7 @@ where they arrive, so a message counts once, whoever sent it. A message that doe
 dropped and reported with its reason.
 """
 
+import math
 from collections.abc import Callable, Container, Mapping
 from typing import Any
 
@@ -36,6 +37,14 @@ Neighbours = Mapping[str, tuple[str, int]]
 
 SERVER = "server"
 """The server's name among those that send and receive."""
+ASK_AFTER_S, ASK_EVERY_S = 15.0, 3.0
+"""A caller asks the other's TCP (keepalive) after so long a silence, and so often until that
+answers: the other may have given up a connection over which this one only listens. An empty
+segment, outside the stream, and none is sent while data are on their way."""
+PATIENCE_S = 4 * 3600.0
+"""How long a caller goes on where nothing is acknowledged. Much longer than Linux's own 15 minutes:
+who still asks hears at once when the other is back, and a healthy line may be slow."""
+_MOST_QUESTIONS, _MOST_KEEPALIVE_S, _MOST_INT = 127, 32_767, (1 << 31) - 1
 LINGER_MS = 5_000
 """How long a closing socket keeps sending what it still holds."""
 RECONNECT_MS = 100
@@ -94,7 +103,17 @@ def _from_known(
     return _receive(sender, frames, report)
 
 
-def _configure(sock: zmq.Socket[Any]) -> None:
+def _configure(sock: zmq.Socket[Any], calls: bool) -> None:
+    if calls:
+        # TCP_USER_TIMEOUT, which also stands in for the count of unanswered questions.
+        sock.setsockopt(zmq.TCP_MAXRT, min(round(1000 * clock.host_s(PATIENCE_S)), _MOST_INT))
+        sock.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        sock.setsockopt(zmq.TCP_KEEPALIVE_CNT, _MOST_QUESTIONS)
+        for option, seconds in (
+            (zmq.TCP_KEEPALIVE_IDLE, ASK_AFTER_S),
+            (zmq.TCP_KEEPALIVE_INTVL, ASK_EVERY_S),
+        ):
+            sock.setsockopt(option, min(math.ceil(clock.host_s(seconds)), _MOST_KEEPALIVE_S))
     sock.setsockopt(zmq.LINGER, round(clock.host_s(LINGER_MS)))
     sock.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
     sock.setsockopt(zmq.SNDHWM, 0)
@@ -137,7 +156,7 @@ class ServerTransport:
         self._congestion = congestion
         self._context = zmq.Context()
         self._socket: zmq.Socket[Any] = self._context.socket(zmq.ROUTER)
-        _configure(self._socket)
+        _configure(self._socket, calls=False)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         # A client whose connection broke comes back under its name at once.
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
@@ -162,7 +181,7 @@ class ServerTransport:
         try:
             self._socket.send_multipart(frames, zmq.DONTWAIT, copy=False)
         except zmq.ZMQError as error:
-            raise Unreachable(f"{peer}: {error.strerror}") from error
+            raise Unreachable(f"{peer}: no connection with it ({error.strerror})") from error
         finally:
             self._arrivals.look()
 
@@ -232,6 +251,12 @@ class ClientTransport:
             _frames(kind, number, encode_tensors(tensors), details), copy=False
         )
 
+    def hang_up(self, neighbour: str) -> None:
+        """Call a neighbour no more, and forget what it has yet to take, until the next sending."""
+        sock = self._sockets.pop(neighbour, None)
+        if sock is not None:
+            self._close(sock, self._monitors.pop(sock), linger_ms=0)
+
     def receive(self, timeout_s: float) -> Message:
         """The next message that parses, of the server or a neighbour.
 
@@ -270,7 +295,7 @@ class ClientTransport:
 
     def _open(self, kind: int, events: int) -> zmq.Socket[Any]:
         sock: zmq.Socket[Any] = self._context.socket(kind)
-        _configure(sock)
+        _configure(sock, calls=kind == zmq.DEALER)
         self._monitors[sock] = sock.get_monitor_socket(events)
         self._poller.register(self._monitors[sock], zmq.POLLIN)
         return sock
@@ -278,7 +303,14 @@ class ClientTransport:
     def close(self) -> None:
         """Send what is still queued, within the linger time, and end."""
         for sock, monitor in self._monitors.items():
-            sock.disable_monitor()
-            monitor.close()
-            sock.close()
+            self._close(sock, monitor)
         self._context.term()
+
+    def _close(
+        self, sock: zmq.Socket[Any], monitor: zmq.Socket[Any], linger_ms: int | None = None
+    ) -> None:
+        for each in (sock, monitor):
+            self._poller.unregister(each)
+        sock.disable_monitor()
+        monitor.close()
+        sock.close(linger_ms)

@@ -35,6 +35,7 @@ MAX_HEADER_BYTES = 1 << 20
 MAX_FRAME_BYTES = 1 << 32
 MAX_TENSORS = 10_000
 MAX_TEXT = 1_000
+MAX_DETAILS = 100
 """Characters of a detail."""
 
 Name = Annotated[str, msgspec.Meta(max_length=200)]
@@ -63,7 +64,7 @@ class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     round: Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
     sent_ns: int
     """When the sender handed it to its socket, on the machine's monotonic clock."""
-    details: Annotated[dict[Name, Detail], msgspec.Meta(max_length=100)] = {}
+    details: Annotated[dict[Name, Detail], msgspec.Meta(max_length=MAX_DETAILS)] = {}
     """Small facts that go with the tensors, such as the number of samples."""
     tensors: Annotated[list[TensorHeader], msgspec.Meta(max_length=MAX_TENSORS)] = []
 

@@ -24,9 +24,6 @@ from testbed.gloo import Group, ReduceFailed
 from testbed.transport import Report
 from testbed.wire import Message
 
-REDUCE_SHARE = 0.8
-"""Of a round's limit, for an all-reduce: members fail before the server stops waiting for them."""
-
 
 class ReducingClient:
     def __init__(

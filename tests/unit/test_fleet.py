@@ -13,7 +13,7 @@ from torch import Tensor
 
 from methods import Missed
 from nodes import peer as peer_module
-from nodes.fleet import HELLO, REFUSED, STOP, WELCOME, Fleet
+from nodes.fleet import ABSENT, HELLO, REFUSED, STOP, WELCOME, Fleet
 from nodes.peer import Overtaken, Peer, Refused, Stopped
 from testbed.transport import Encoded, Timeout, Unreachable
 from testbed.wire import Header, Message, encode_tensors
@@ -39,6 +39,7 @@ class FakeServerTransport:
     def __init__(self) -> None:
         self.sent: list[tuple[str, str, int]] = []
         self.encoded: list[Encoded] = []
+        self.details: list[Mapping[str, Any]] = []
         self.unreachable: set[str] = set()
         self._arrivals: asyncio.Queue[Message] = asyncio.Queue()
 
@@ -57,13 +58,18 @@ class FakeServerTransport:
             raise Unreachable(f"{peer}: no route")
         self.sent.append((peer, kind, number))
         self.encoded.append(encoded)
+        self.details.append(details)
 
 
 class Case:
     """A fleet of a, b and c over a fake transport, its pump running."""
 
     def __init__(
-        self, round_timeout_s: float, per_round: int | None = None, deadline_s: float | None = None
+        self,
+        round_timeout_s: float,
+        per_round: int | None = None,
+        deadline_s: float | None = None,
+        peer_to_peer: bool = False,
     ) -> None:
         self.transport = FakeServerTransport()
         self.events: list[dict[str, Any]] = []
@@ -74,6 +80,7 @@ class Case:
             round_timeout_s,
             per_round,
             deadline_s=deadline_s,
+            peer_to_peer=peer_to_peer,
         )
 
     def hello(self, *names: str) -> None:
@@ -87,6 +94,11 @@ class Case:
 
     async def gathered(self, kind: str = "update", like: Mapping[str, Tensor] = LIKE) -> list[str]:
         return [message.sender async for message in self.fleet.gather(kind, like)]
+
+    def told(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """Whom the fleet told who is absent."""
+        sent = zip(self.transport.sent, self.transport.details, strict=True)
+        return [(peer, details) for (peer, kind, _), details in sent if kind == ABSENT]
 
     def of(self, kind: str) -> list[tuple[Any, ...]]:
         """Who, in which round where that is said, and why."""
@@ -119,11 +131,12 @@ def play(
     round_timeout_s: float = LONG_S,
     per_round: int | None = None,
     deadline_s: float | None = None,
+    peer_to_peer: bool = False,
 ) -> Case:
     """Run ``test`` beside the pump; an error in the pump fails it too."""
 
     async def run() -> Case:
-        case = Case(round_timeout_s, per_round, deadline_s)
+        case = Case(round_timeout_s, per_round, deadline_s, peer_to_peer)
         pump = asyncio.create_task(case.fleet.pump())
         work = asyncio.ensure_future(test(case))
         done, _ = await asyncio.wait(
@@ -137,6 +150,49 @@ def play(
         return case
 
     return asyncio.run(run())
+
+
+# Who is absent
+
+
+@pytest.mark.parametrize("peer_to_peer", [False, True])
+def test_clients_that_speak_to_one_another_are_told_who_is_lost(peer_to_peer: bool) -> None:
+    async def test(case: Case) -> None:
+        await case.joined(*NAMES)
+        await case.fleet.broadcast("go", {})
+        assert case.told() == []
+        case.fleet.lose("b", "killed")
+        await waiting(asyncio.sleep(0))
+        # At once, while they may be waiting for it, and never again.
+        news = {"b": "lost: killed"}
+        assert case.told() == ([("a", news), ("c", news)] if peer_to_peer else [])
+        case.fleet.begin(2)
+        await case.fleet.broadcast("go", {})
+        await case.fleet.send("a", "more", {})
+        assert len(case.told()) == 2 * peer_to_peer
+
+    play(test, peer_to_peer=peer_to_peer)
+
+
+def test_clients_are_told_who_is_away_and_back_before_a_rounds_messages() -> None:
+    async def test(case: Case) -> None:
+        await case.joined(*NAMES)
+        case.fleet.leave("b", "3 s")
+        case.transport.unreachable.add("c")
+        case.fleet.begin(2)
+        await case.fleet.broadcast("go", {})
+        assert case.told() == [("a", {"b": "away since 3 s"})]
+        assert [kind for _, kind, _ in case.transport.sent][-2:] == [ABSENT, "go"]
+        case.transport.unreachable.clear()
+        case.fleet.begin(3)
+        await case.fleet.broadcast("go", {})
+        assert case.told()[1:] == [("c", {"b": "away since 3 s"})]
+        case.fleet.come_back("b")
+        case.fleet.begin(4)
+        await case.fleet.broadcast("go", {})
+        assert case.told()[2:] == [("a", {"b": ""}), ("c", {"b": ""})]
+
+    play(test, peer_to_peer=True)
 
 
 # Choosing
@@ -853,7 +909,12 @@ class FakeClientTransport:
         """What has arrived by now, unasked for."""
         self.sent: list[tuple[str, int, Mapping[str, Tensor], Mapping[str, Any]]] = []
         self.waits: list[float] = []
-        self.now_s = 1000.0
+        self.hung_up: list[str] = []
+        self.now_s = 0.0
+        """Messages say that they were sent then."""
+
+    def hang_up(self, neighbour: str) -> None:
+        self.hung_up.append(neighbour)
 
     def send(
         self,
@@ -1109,6 +1170,46 @@ def test_a_neighbours_answer_that_does_not_fit_is_missed_at_once(
         case.peer.receive("model", LIKE, sender="b")
     assert [event["event"] for event in case.events] == ["dropped", "missed"]
     assert case.transport.sent == []
+
+
+def test_neighbours_are_waited_for_until_so_long_after_the_rounds_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = PeerCase(monkeypatch, from_server("go", 1))
+    case.peer.await_round()
+    case.peer.receive("go")
+    case.transport.now_s = 5.0
+    for neighbour in ("b", "c"):
+        with pytest.raises(Missed, match=f"{neighbour}: nothing within 24 s of the round's"):
+            case.peer.receive("model", LIKE, sender=neighbour)
+    # One after the other, both are over before the server's 30 s are.
+    assert case.transport.waits[1:] == [19]
+    assert case.transport.now_s == 24
+
+
+def test_who_the_server_says_is_absent_is_not_waited_for_until_it_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = made("b", "model", 1)
+    lost = made("server", ABSENT, 1, {}, b="lost: killed by SIGKILL", c="away since 3 s")
+    back = made("server", ABSENT, 2, {}, c="")
+    later = [back, from_server("go", 2), made("c", "model", 2)]
+    case = PeerCase(monkeypatch, from_server("go", 1), model, lost, *later)
+    case.peer.await_round()
+    case.peer.receive("go")
+    # What it had sent before its end still counts.
+    case.peer.receive("model", LIKE, sender="b")
+    for neighbour, why in (("b", "lost: killed by SIGKILL"), ("c", "away since 3 s")):
+        with pytest.raises(Missed, match=why):
+            case.peer.receive("model", LIKE, sender=neighbour)
+        case.peer.send("model", LIKE, to=neighbour)
+    assert (case.transport.hung_up, case.transport.sent) == (["b", "c"], [])
+    assert case.transport.now_s == 0
+    case.peer.await_round()
+    case.peer.receive("go")
+    assert case.peer.receive("model", LIKE, sender="c").round == 2
+    case.peer.send("model", LIKE, to="c")
+    assert len(case.transport.sent) == 1
 
 
 def test_a_client_left_behind_abandons_its_round_and_enters_the_next(

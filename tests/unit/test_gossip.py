@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -24,10 +25,13 @@ LIKE = {"w": torch.zeros(2)}
 class GossipServer:
     """Says when a round begins, and that is all."""
 
+    def __init__(self) -> None:
+        self.done: list[set[str]] = []
+        """Of each round, who has taken part in it to its end."""
+
     async def round(self, fleet: MethodFleet) -> None:
         await fleet.broadcast("go", {})
-        async for _ in fleet.gather("done"):
-            pass
+        self.done.append({message.sender async for message in fleet.gather("done")})
 
 
 class GossipClient:
@@ -51,6 +55,10 @@ class GossipClient:
         peer.send("done", {})
 
 
+class Died(Exception):
+    """Stands for the end of a client's process."""
+
+
 def free_ports(count: int) -> list[int]:
     sockets = [socket.create_server((HOST, 0)) for _ in range(count)]
     ports: list[int] = [sock.getsockname()[1] for sock in sockets]
@@ -63,6 +71,11 @@ class Ring:
     """A server and three clients, each with transports of its own."""
 
     def __init__(self, round_timeout_s: float = LIMIT_S) -> None:
+        """``round_timeout_s``: the server's limit, which begins first, and each client's."""
+        self.server = GossipServer()
+        self.dies: str | None = None
+        """Who is lost in the first round, without a word to its neighbours."""
+        self.dead = threading.Event()
         self.port, *ports = free_ports(4)
         self.addresses = {name: (HOST, port) for name, port in zip(NAMES, ports, strict=True)}
         self.clients = [GossipClient(number) for number in range(3)]
@@ -84,6 +97,9 @@ class Ring:
                     continue
         except Stopped:
             transport.close()
+        except Died:
+            self.dead.set()
+            transport.close()
 
     def run(self, rounds: int) -> None:
         threads = [
@@ -99,15 +115,24 @@ class Ring:
 
     async def lead(self, rounds: int) -> None:
         transport = ServerTransport(HOST, self.port, set(NAMES), lambda event: None)
-        fleet = Fleet(transport, NAMES, lambda event: None, LIMIT_S)
+        limit_s = self.round_timeout_s
+        fleet = Fleet(transport, NAMES, lambda event: None, limit_s, peer_to_peer=True)
         pump = asyncio.create_task(fleet.pump())
         await fleet.join(LIMIT_S)
+        if self.dies is not None:
+            watch = asyncio.create_task(self.tell_of_death(fleet, self.dies))
         for number in range(1, rounds + 1):
             fleet.begin(number)
-            await GossipServer().round(fleet)
+            await self.server.round(fleet)
+        if self.dies is not None:
+            await watch
         await fleet.stop()
         pump.cancel()
         transport.close()
+
+    async def tell_of_death(self, fleet: Fleet, name: str) -> None:
+        assert await asyncio.to_thread(self.dead.wait, LIMIT_S)
+        fleet.lose(name, "killed by SIGKILL")
 
 
 def test_neighbours_average_as_a_hand_calculation_says() -> None:
@@ -124,7 +149,7 @@ def test_neighbours_average_as_a_hand_calculation_says() -> None:
 
 
 def test_a_silent_neighbour_costs_its_part_and_is_recorded() -> None:
-    ring = Ring(round_timeout_s=0.3)
+    ring = Ring(round_timeout_s=1)
     mute = ring.clients[1]
     mute.round = lambda peer: (peer.receive("go"), peer.send("done", {}))  # type: ignore
     ring.run(rounds=1)
@@ -133,7 +158,32 @@ def test_a_silent_neighbour_costs_its_part_and_is_recorded() -> None:
     assert third.missed == 0 and torch.equal(third.weights, torch.tensor([1.0, 10.0]))
     (missed,) = [e for e in ring.events["client-1"] if e["event"] == "missed"]
     assert (missed["peer"], missed["round"]) == ("client-2", 1)
-    assert missed["reason"] == "nothing within 0.3 s"
+    assert missed["reason"] == "nothing within 0.8 s of the round's beginning"
+    # Who waited in vain has had the time to tell the server.
+    assert ring.server.done == [set(NAMES)]
+
+
+def test_a_dead_neighbour_is_not_waited_for() -> None:
+    ring = Ring()
+
+    def die(peer: MethodPeer) -> None:
+        peer.receive("go")
+        raise Died
+
+    dead = ring.clients[1]
+    dead.round, ring.dies = die, dead.name  # type: ignore[method-assign]
+    began_s = time.monotonic()
+    ring.run(rounds=3)
+    assert time.monotonic() - began_s < LIMIT_S / 2
+    # The first client waits for it, in the round that it was lost in and in all later ones.
+    assert ring.server.done == 3 * [{"client-1", "client-3"}]
+    missed = [e for e in ring.events["client-1"] if e["event"] == "missed"]
+    assert [(e["peer"], e["round"], e["reason"]) for e in missed] == [
+        ("client-2", number, "lost: killed by SIGKILL") for number in (1, 2, 3)
+    ]
+    # The third sends to it in each round, and calls it no more once it knows.
+    told = [e for e in ring.events["client-3"] if e["event"] == "message" and e["kind"] == "absent"]
+    assert len(told) == 1
 
 
 def test_a_stranger_at_a_clients_door_is_dropped() -> None:
