@@ -12,8 +12,9 @@ import msgspec
 import methods
 from nodes import data
 from testbed import access, congestion, limits, meter
-from testbed.config import RunConfig, choose, load
+from testbed.config import RunConfig, choose, load, pace
 from testbed.config_error import ConfigError
+from testbed.dilation import plan as dilated
 from testbed.killed import Killed
 from testbed.links import choice
 from testbed.profiles import LinkProfile
@@ -71,7 +72,9 @@ def _launch(
     from nodes.resume import Resumption
 
     program = FineTuning(config, len(profiles))
-    backend, why = choice.choose(config.links, layout)
+    # What a dilated run's links really are: a rate that is divided may be none any more.
+    slower = layout if config.dilation == "auto" else dilated(layout, pace(config))
+    backend, why = choice.choose(config.links, slower)
     limits.allow(len(layout.nodes), streams=backend.name == "loopback")
     if program.peer_to_peer and backend.name == "loopback":
         asks = "transport" if config.transport == "gloo" else "method"

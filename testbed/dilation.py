@@ -5,103 +5,72 @@ many packets, a delay as many bits, and TCP the same window: a run under dilatio
 without in what follows a clock of the kernel's, such as TCP's timers.
 """
 
-import contextlib
-import hashlib
-import shutil
-from pathlib import Path
-
 import msgspec
 
-from testbed import traces
 from testbed.direction import Direction
 from testbed.links import Backend, Endpoint, LinkCounters, Network
 from testbed.profiles import LinkProfile
 from testbed.schedule import State
 from testbed.topology import Node, Plan
 
-FOLDER = "slower-traces"
-"""Within a run's, while it lasts."""
 _TIMES = ("delay_ms", "jitter_ms", "queue_ms")
 
 
-def direction(line: Direction, dilation: float, folder: Path) -> Direction:
-    """The line whose packets take ``dilation`` times as long; ``folder`` gets its trace's file."""
+def direction(line: Direction, dilation: float) -> Direction:
+    """The line whose packets take ``dilation`` times as long."""
     changed: dict[str, object] = {field: getattr(line, field) * dilation for field in _TIMES}
     if line.rate_kbit is not None:
         changed["rate_kbit"] = line.rate_kbit / dilation
     if line.trace is not None:
-        changed["trace"] = _trace(line.trace, dilation, folder)
+        changed["trace_stretch"] = line.trace_stretch * dilation
     return msgspec.structs.replace(line, **changed)
 
 
-def profile(link: LinkProfile, dilation: float, folder: Path) -> LinkProfile:
+def profile(link: LinkProfile, dilation: float) -> LinkProfile:
     """Both directions, and the schedule with its times."""
     states = tuple(
         State(
             state.at_s * dilation,
-            direction(state.up, dilation, folder),
-            direction(state.down, dilation, folder),
+            direction(state.up, dilation),
+            direction(state.down, dilation),
         )
         for state in link.schedule
     )
-    up, down = (direction(line, dilation, folder) for line in (link.up, link.down))
+    up, down = (direction(line, dilation) for line in (link.up, link.down))
     return msgspec.structs.replace(link, up=up, down=down, schedule=states)
 
 
-def plan(layout: Plan, dilation: float, folder: Path) -> Plan:
+def plan(layout: Plan, dilation: float) -> Plan:
     """The same nodes behind slower links."""
     # Many clients share a profile, and a station's may have thousands of states.
     made: dict[int, LinkProfile] = {}
     nodes = []
     for node in layout.nodes:
         if node.profile is not None and id(node.profile) not in made:
-            made[id(node.profile)] = profile(node.profile, dilation, folder)
+            made[id(node.profile)] = profile(node.profile, dilation)
         slower = None if node.profile is None else made[id(node.profile)]
         nodes.append(msgspec.structs.replace(node, profile=slower))
     return msgspec.structs.replace(layout, nodes=tuple(nodes))
 
 
-def _trace(path: str, dilation: float, folder: Path) -> str:
-    """A file of the same chances at later times.
-
-    Those of one millisecond stay together: what a trace says is no finer than that.
-    """
-    name = hashlib.sha256(f"{dilation} {path}".encode()).hexdigest()[:16]
-    file = folder / f"{name}.trace"
-    if not file.exists():
-        times = traces.load(path).opportunities_ms
-        file.write_text("".join(f"{round(at_ms * dilation)}\n" for at_ms in times))
-    return str(file)
-
-
 class Dilated:
-    """A network whose links are slower than it is told; owns it, and the files of its traces."""
+    """A network whose links are slower than it is told; owns it."""
 
-    def __init__(self, backend: Backend, layout: Plan, dilation: float, within: Path) -> None:
-        """Build the network of ``layout``; its traces' files go into a new folder ``within``.
+    def __init__(self, backend: Backend, layout: Plan, dilation: float) -> None:
+        """Build the network of ``layout``.
 
         Raises:
             LinkError: naming the step that failed.
         """
         self._dilation = dilation
-        with contextlib.ExitStack() as owned:
-            self._folder = within / FOLDER
-            # A killed run may have left some, whole or not.
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder.mkdir()
-            owned.callback(shutil.rmtree, self._folder, ignore_errors=True)
-            self.plan = plan(layout, dilation, self._folder)
-            """What the links really are."""
-            self.inner: Network = backend.up(self.plan)
-            owned.callback(self.inner.down)
-            self._owned = owned.pop_all()
+        self.inner: Network = backend.up(plan(layout, dilation))
         self.facts = self.inner.facts
 
     def endpoint(self, node: Node) -> Endpoint:
         return self.inner.endpoint(node)
 
     def shape(self, node: Node, up: Direction, down: Direction) -> None:
-        slower = (direction(line, self._dilation, self._folder) for line in (up, down))
+        slower = (direction(line, self._dilation) for line in (up, down))
         self.inner.shape(node, *slower)
 
     def counters(self) -> list[LinkCounters]:
@@ -116,7 +85,6 @@ class Dilated:
     def down(self) -> dict[str, object]:
         """Closing facts with lateness in emulated time."""
         facts = self.inner.down()
-        self._owned.close()
         return {name: self._emulated(name, value) for name, value in facts.items()}
 
     def _emulated(self, name: str, value: object) -> object:

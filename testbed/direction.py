@@ -64,6 +64,8 @@ class Direction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """Line rate in kbit/s (1000 bit/s), above 0; None is unlimited, or as ``trace`` says."""
     trace: str | None = None
     """Path of a Mahimahi trace, instead of a rate."""
+    trace_stretch: float = 1.0
+    """Its chances come as many times later: a dilated run's, no profile has it."""
     delay_ms: float = 0.0
     """One-way delay, at least 0."""
     jitter_ms: float = 0.0
@@ -106,18 +108,22 @@ class Direction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
                 raise ConfigError(
                     f"rate_kbit = {self.rate_kbit!r}: leave it out where there is a trace"
                 )
-            traces.load(self.trace)
+            traces.stretched(self.trace, self.trace_stretch)
         if self.gilbert_elliott is not None and self.loss_percent:
             raise ConfigError(
                 f"loss_percent = {self.loss_percent!r}: leave it out where there is gilbert_elliott"
             )
 
     @property
+    def chances(self) -> traces.Trace | None:
+        """Those of its trace; None where there is none."""
+        return None if self.trace is None else traces.stretched(self.trace, self.trace_stretch)
+
+    @property
     def line_kbit(self) -> float | None:
         """The line's rate, a trace's mean rate in frames, or None where there is no limit."""
-        if self.trace is None:
-            return self.rate_kbit
-        return traces.load(self.trace).mean_kbit * FRAME_BYTES / MTU_BYTES
+        chances = self.chances
+        return self.rate_kbit if chances is None else chances.mean_kbit * FRAME_BYTES / MTU_BYTES
 
     @property
     def mean_loss_percent(self) -> float:
@@ -145,10 +151,39 @@ class Direction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         return max(flying + _frames(rate_kbit, self.queue_ms), MIN_LIMIT_PACKETS)
 
     @property
+    def carried_kbit(self) -> float | None:
+        """Most that the line carries in the long run, in kbit/s of full frames; None: no limit.
+
+        Its rate, or as many frames as its packet limit holds in the time that each is held: the
+        delay and, where there is a rate, its own time on the line.
+        """
+        rate_kbit, limit = self.line_kbit, self.limit_packets
+        held_ms = self.delay_ms
+        if self.rate_kbit is not None:
+            held_ms += 8 * FRAME_BYTES / self.rate_kbit
+        if limit is None or not held_ms:
+            return rate_kbit
+        held_kbit = 8 * FRAME_BYTES * limit / held_ms
+        # round: a limit that is as large as the delay needs must not make it a little less
+        if rate_kbit is not None and round(held_kbit / rate_kbit, 9) >= 1:
+            return rate_kbit
+        return held_kbit
+
+    @property
     def ideal_goodput_kbit(self) -> float | None:
-        """Most that TCP can deliver, in kbit/s of payload; None where the rate is unlimited."""
-        rate_kbit = self.line_kbit
-        return None if rate_kbit is None else rate_kbit * SEGMENT_BYTES / FRAME_BYTES
+        """Most that TCP can deliver, in kbit/s of payload; None where nothing limits it.
+
+        Copies take a line's time, and packets with a flipped bit are thrown away behind it.
+        """
+        carried_kbit = self.carried_kbit
+        if carried_kbit is None:
+            return None
+        kept = 1 - self.corrupt_percent / 100
+        copies = self.duplicate_percent / 100
+        # Of a packet and its copy one may be lost, or thrown away.
+        if copies and (self.mean_loss_percent or self.corrupt_percent):
+            kept, copies = 1.0, 0.0
+        return carried_kbit * SEGMENT_BYTES / FRAME_BYTES * kept / (1 + copies)
 
 
 def _frames(rate_kbit: float, time_ms: float) -> int:
@@ -178,6 +213,8 @@ def _problem(field: str, value: Any) -> str | None:
         return "must be a finite number"
     if field == "max_packets":
         return None if isinstance(value, int) and value >= 1 else "must be a whole number above 0"
+    if field == "trace_stretch" and value <= 0:
+        return "must be above 0"
     if field == "rate_kbit" and value <= 0:
         return "must be above 0 kbit/s; leave it out for an unlimited line"
     if field == "queue_ms" and value <= 0:

@@ -9,7 +9,9 @@ import msgspec
 from testbed.config_error import ConfigError, refuse_unknown
 from testbed.direction import Direction, GilbertElliott, is_number
 
-FIELDS = tuple(field for field in Direction.__struct_fields__ if field != "outage")
+_OF_RUNS = ("outage", "trace_stretch")
+"""What a schedule or a dilation makes of a direction."""
+FIELDS = tuple(field for field in Direction.__struct_fields__ if field not in _OF_RUNS)
 MININET = {
     "bw": "rate_kbit",
     "delay": "delay_ms",

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from testbed import clock, fidelity, files, host, ideal, meter, trace_json
+from testbed import clock, dilation, fidelity, files, host, ideal, meter, trace_json
 from testbed.capture import Capture
 from testbed.channel import Channel, ChannelClosed
 from testbed.config import CONFIG, RunConfig, pace, write
@@ -181,7 +181,7 @@ class _Run:
     def _build(self) -> Network:
         if clock.dilation() == 1:
             return self._backend.up(self._plan)
-        return Dilated(self._backend, self._plan, clock.dilation(), self._recorder.folder)
+        return Dilated(self._backend, self._plan, clock.dilation())
 
     def _refuse_what_cannot_end(self, traffic: Traffic | None) -> None:
         run = self._config
@@ -212,7 +212,8 @@ class _Run:
         """Start probing; what is returned waits for its end and records the certificate."""
         prober = None
         if self._config.calibrate and isinstance(network, Dilated):
-            prober = Prober(network.plan, network.inner, clock.dilation())
+            slower = dilation.plan(self._plan, clock.dilation())
+            prober = Prober(slower, network.inner, clock.dilation())
         elif self._config.calibrate:
             prober = Prober(self._plan, network)
         if prober is not None:

@@ -16,16 +16,18 @@ OPPORTUNITY_BYTES = 1500
 """What one chance carries: bytes of IP packets, without the Ethernet header."""
 MAX_OPPORTUNITIES = 2_000_000
 STEP_MS = 100
+DIGITS = 6
+"""Of milliseconds: sums of seconds are as exact."""
 
 
 class Trace(msgspec.Struct, frozen=True):
     """One direction's chances to send, over one period."""
 
-    opportunities_ms: tuple[int, ...]
-    """In ascending order, the last one above 0."""
+    opportunities_ms: tuple[float, ...]
+    """In ascending order, the last one above 0; whole in a file."""
 
     @property
-    def period_ms(self) -> int:
+    def period_ms(self) -> float:
         return self.opportunities_ms[-1]
 
     @property
@@ -33,14 +35,14 @@ class Trace(msgspec.Struct, frozen=True):
         """Mean rate over a period, in kbit/s of IP packets."""
         return 8 * OPPORTUNITY_BYTES * len(self.opportunities_ms) / self.period_ms
 
-    def steps(self, step_ms: int = STEP_MS) -> list[tuple[int, float]]:
+    def steps(self, step_ms: int = STEP_MS) -> list[tuple[float, float]]:
         """The trace as rates that hold for a while: (from this ms of the period, kbit/s).
 
         A step lasts at least ``step_ms``, and until there is a chance to send in it, so that no
         rate is 0. For backends that can set a rate but not a packet's own time.
         """
-        found: list[tuple[int, float]] = []
-        began = 0
+        found: list[tuple[float, float]] = []
+        began = 0.0
         while began < self.period_ms:
             end = min(began + step_ms, self.period_ms)
             # Chances of (began, end]; one at 0 belongs to the first step.
@@ -52,6 +54,17 @@ class Trace(msgspec.Struct, frozen=True):
             found.append((began, 8 * OPPORTUNITY_BYTES * (high - low) / (end - began)))
             began = end
         return found
+
+
+@functools.cache
+def stretched(path: str, factor: float) -> Trace:
+    """The trace of a file whose chances come ``factor`` times later, whole milliseconds or not.
+
+    Raises:
+        ConfigError: as ``load``.
+    """
+    times = (round(at_ms * factor, DIGITS) for at_ms in load(path).opportunities_ms)
+    return Trace(tuple(times))
 
 
 @functools.cache

@@ -3,8 +3,8 @@
 import itertools
 import math
 
-from testbed import traces
 from testbed.direction import FRAME_BYTES, FRAME_OVERHEAD_BYTES, Direction
+from testbed.traces import OPPORTUNITY_BYTES
 
 LAST_S = 0.3
 """Allowed beyond what the profile says for the last packet: a busy host is late."""
@@ -18,10 +18,9 @@ def frame_ms(direction: Direction, packet_bytes: int) -> float:
 
 def longest_gap_ms(direction: Direction) -> float:
     """The longest that a trace lets a packet wait for its turn."""
-    if direction.trace is None:
+    if direction.chances is None:
         return 0.0
-    trace = traces.load(direction.trace)
-    times = trace.opportunities_ms
+    times = direction.chances.opportunities_ms
     gaps = [after - before for before, after in itertools.pairwise(times)]
     return float(max([times[0], *gaps]))
 
@@ -51,7 +50,6 @@ def queue_ms(direction: Direction) -> float:
 
 def peak_kbit(direction: Direction) -> float:
     """The line's rate; the greatest of a trace's steps."""
-    if direction.trace is None:
+    if direction.chances is None:
         return direction.rate_kbit or math.inf
-    trace = traces.load(direction.trace)
-    return max(kbit for _, kbit in trace.steps()) * FRAME_BYTES / traces.OPPORTUNITY_BYTES
+    return max(kbit for _, kbit in direction.chances.steps()) * FRAME_BYTES / OPPORTUNITY_BYTES

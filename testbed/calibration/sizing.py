@@ -2,7 +2,6 @@
 
 import math
 
-from testbed import traces
 from testbed.calibration.interval import bursts
 from testbed.calibration.line import LAST_S, frame_ms, full_s, idle_s, peak_kbit, queue_ms
 from testbed.calibration.probes import WAYS, Pings, Stream, Transfer
@@ -88,8 +87,8 @@ def saturating(purpose: str, client: int, way: str, direction: Direction) -> Str
             idle_s(direction, MTU_BYTES) + WATCHED_FRAMES * frame_s,
             max(0, limit - fill) * frame_s / (overfill - 1),
         )
-    if direction.trace is not None:
-        period_s = traces.load(direction.trace).period_ms / 1000
+    if direction.chances is not None:
+        period_s = direction.chances.period_ms / 1000
         paced_s = period_s * math.ceil(SATURATED_S / period_s)
     per_second = overfill / surviving * peak_kbit(direction) * 1000 / (8 * FRAME_BYTES)
     return Stream(
@@ -118,8 +117,8 @@ def transfer(
     trip_s = sum(idle_s(one, MTU_BYTES) for one in (profile.up, profile.down))
     queue_s = queue_ms(direction) / 1000
     window_s = max(LEAST_WINDOW_S, WINDOW_TRIPS * (trip_s + queue_s))
-    if direction.trace is not None:
-        period_s = traces.load(direction.trace).period_ms / 1000
+    if direction.chances is not None:
+        period_s = direction.chances.period_ms / 1000
         window_s = period_s * math.ceil(window_s / period_s)
     lead_s = max(LEAST_LEAD_S, LEAD_TRIPS * trip_s)
     pace_kbit = None

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from testbed import traces
 from testbed.direction import FRAME_BYTES, FRAME_OVERHEAD_BYTES, SEGMENT_BYTES, Direction
 from testbed.links.process import BYTES, DOWN, FRAMES, UP, CounterTable
 from testbed.links.queue import LinkQueue
@@ -69,9 +68,9 @@ class Hop:
     def shape(self, now: float, asked: Direction) -> None:
         """Take new parameters; a trace starts at its first line."""
         self._asked = asked
-        self._steps: list[tuple[int, float]] = []
-        if asked.trace is not None:
-            trace = traces.load(asked.trace)
+        self._steps: list[tuple[float, float]] = []
+        if asked.chances is not None:
+            trace = asked.chances
             self._steps, self._period_ms, self._began = trace.steps(), trace.period_ms, now
             self.queue.shape(_line(asked, trace=asked.trace), now)
         self._paced_until = now
@@ -137,6 +136,7 @@ def _line(asked: Direction, rate_kbit: float | None = None, trace: str | None = 
     return Direction(
         rate_kbit=rate_kbit,
         trace=trace,
+        trace_stretch=asked.trace_stretch,
         delay_ms=asked.delay_ms,
         jitter_ms=asked.jitter_ms,
         queue_ms=_UNBOUNDED_MS,

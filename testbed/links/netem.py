@@ -116,6 +116,8 @@ def unsupported(plan: Plan) -> str | None:
             for state in (beginning, *node.profile.schedule):
                 for direction in (state.up, state.down):
                     qdisc.netem(direction)
+                    if direction.chances is not None:
+                        qdisc.check_trace(direction.chances)
         except LinkError as error:
             return f"profile {node.profile.name!r}: {error}"
     return None

@@ -7,7 +7,7 @@ is gone (Netravali et al., "Mahimahi: Accurate Record-and-Replay for HTTP", USEN
 
 from bisect import bisect_left
 
-from testbed.traces import OPPORTUNITY_BYTES, Trace
+from testbed.traces import DIGITS, OPPORTUNITY_BYTES, Trace
 
 
 class Opportunities:
@@ -23,13 +23,13 @@ class Opportunities:
         self._start = start
         self._number = -1
         """Of the opportunity used last, counted on from period to period."""
-        self._at_ms = -1
+        self._at_ms = -1.0
         self._left_bytes = 0
 
     def send(self, ready: float, ip_bytes: int) -> float:
         """When the next packet has left, if it waits from ``ready`` on."""
         # A nanosecond's worth: what sums of seconds may miss a stamp by is less.
-        ready_ms = round((ready - self._start) * 1000, 6)
+        ready_ms = round((ready - self._start) * 1000, DIGITS)
         if self._at_ms < ready_ms:
             self._number = self._first_from(ready_ms) - 1
             self._left_bytes = 0
@@ -39,13 +39,14 @@ class Opportunities:
             self._number += more
             self._left_bytes += more * OPPORTUNITY_BYTES
             period, index = divmod(self._number, self._count)
-            self._at_ms = period * self._period_ms + self._stamps[index]
+            self._at_ms = round(period * self._period_ms + self._stamps[index], DIGITS)
         self._left_bytes -= ip_bytes
         return self._start + self._at_ms / 1000
 
     def _first_from(self, ready_ms: float) -> int:
         """The first opportunity that comes then or later."""
         period, within_ms = divmod(max(0.0, ready_ms), self._period_ms)
+        within_ms = round(within_ms, DIGITS)
         if period and not within_ms:
             # The last stamps of a period are at the same time as those at 0 of the next.
             period, within_ms = period - 1, float(self._period_ms)

@@ -76,10 +76,10 @@ class Pacer:
         self.late_steps = 0
         self.late_max_s = 0.0
 
-    def start(self, device: int, path: str) -> None:
+    def start(self, device: int, trace: traces.Trace) -> None:
         """Have ``device`` follow the trace from its first line on; its class must exist."""
         self.stop(device)
-        self._lines[device] = _Line(device, traces.load(path), self._now())
+        self._lines[device] = _Line(device, trace, self._now())
         heapq.heappush(self._due, (self._lines[device].cycle_s, device))
 
     def stop(self, device: int) -> None:

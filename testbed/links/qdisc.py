@@ -13,6 +13,7 @@ import msgspec
 
 from testbed.direction import FRAME_BYTES, MTU_BYTES, Direction
 from testbed.links import LinkError
+from testbed.traces import Trace
 
 CERTAIN = 2**32 - 1
 """The kernel's probability 1."""
@@ -96,6 +97,25 @@ def trace_rate_bytes(kbit: float) -> int:
     if rate_bytes > UNLIMITED_BYTES:
         raise LinkError(f"trace: {kbit:.0f} kbit/s is beyond {UNLIMITED_BYTES * 8 // 1000}")
     return rate_bytes
+
+
+def check_trace(chances: Trace) -> None:
+    """Refuse a trace that steps of whole bytes/s cannot follow.
+
+    Raises:
+        LinkError: it is too slow, or too fast.
+    """
+    steps = chances.steps()
+    ends_ms = [from_ms for from_ms, _ in steps[1:]] + [chances.period_ms]
+    asked = had = 0.0
+    for (from_ms, kbit), end_ms in zip(steps, ends_ms, strict=True):
+        asked += kbit * 125 * FRAME_BYTES / MTU_BYTES * (end_ms - from_ms)
+        had += trace_rate_bytes(kbit) * (end_ms - from_ms)
+    if abs(had - asked) > _COARSEST_RATE * asked:
+        raise LinkError(
+            f"trace: netem counts whole bytes per second, and {chances.mean_kbit:.3g} kbit/s is "
+            "too little for that"
+        )
 
 
 def options(asked: Netem) -> dict[str, Any]:

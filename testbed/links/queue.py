@@ -17,7 +17,6 @@ from itertools import islice
 from random import Random
 from typing import Generic, TypeVar
 
-from testbed import traces
 from testbed.direction import FRAME_OVERHEAD_BYTES, Direction
 from testbed.links.mishaps import Corrupted, befalling
 from testbed.links.opportunities import Opportunities
@@ -92,8 +91,8 @@ class LinkQueue(Generic[T]):
         self._jitter_s = direction.jitter_ms / 1000
         self._limit = limit if limit is not None else sys.maxsize
         self._opportunities = None
-        if direction.trace is not None:
-            self._opportunities = Opportunities(traces.load(direction.trace), now)
+        if direction.chances is not None:
+            self._opportunities = Opportunities(direction.chances, now)
         self._is_plain = not self._jitter_s and self._opportunities is None
         mishaps = befalling(direction, self, self._random, self._corrupted)
         self.offer = mishaps or self.put

@@ -156,8 +156,8 @@ class Wiring:
         self._traced[device] = traced
         self._check(what, device, asked)
         self.pacer.stop(device)
-        if direction is not None and direction.trace is not None:
-            self.pacer.start(device, direction.trace)
+        if direction is not None and direction.chances is not None:
+            self.pacer.start(device, direction.chances)
             self.pacer.step()
 
     def _make_class(self, what: str, device: int) -> None:

@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 
 from testbed import dilation, fidelity, profiles, traces
 from testbed.dilation import Dilated
-from testbed.direction import Direction, GilbertElliott
+from testbed.direction import FRAME_BYTES, Direction, GilbertElliott
 from testbed.fidelity import Arrivals
 from testbed.links import Endpoint, LinkCounters
+from testbed.links.opportunities import Opportunities
+from testbed.links.queue import LinkQueue
 from testbed.profiles import LinkProfile
 from testbed.schedule import State
 from testbed.topology import Node, Plan, plan
-
-NOWHERE = Path("/nonexistent")
+from testbed.traces import Trace
 
 
 def test_rates_are_divided_times_multiplied_and_the_rest_stays() -> None:
@@ -32,7 +33,7 @@ def test_rates_are_divided_times_multiplied_and_the_rest_stays() -> None:
         queue_ms=100,
         max_packets=50,
     )
-    slower = dilation.direction(line, 4, NOWHERE)
+    slower = dilation.direction(line, 4)
     assert slower == msgspec.structs.replace(
         line, rate_kbit=250, delay_ms=80, jitter_ms=20, queue_ms=400
     )
@@ -40,17 +41,17 @@ def test_rates_are_divided_times_multiplied_and_the_rest_stays() -> None:
 
 def test_every_field_of_a_direction_is_accounted_for() -> None:
     """One that comes later is a time or it is not: say so in ``dilation``, and here."""
-    scaled = {"rate_kbit", "trace", "delay_ms", "jitter_ms", "queue_ms"}
+    scaled = {"rate_kbit", "trace_stretch", "delay_ms", "jitter_ms", "queue_ms"}
     fixed = {
         *("loss_percent", "gilbert_elliott", "duplicate_percent", "reorder_percent"),
-        *("corrupt_percent", "max_packets", "outage"),
+        *("corrupt_percent", "max_packets", "outage", "trace"),
     }
     assert scaled | fixed == set(Direction.__struct_fields__)
 
 
 def test_a_line_without_limits_stays_one() -> None:
     line = Direction(gilbert_elliott=GilbertElliott(good_to_bad_percent=1, bad_to_good_percent=9))
-    slower = dilation.direction(line, 7, NOWHERE)
+    slower = dilation.direction(line, 7)
     assert slower.rate_kbit is None
     assert slower.gilbert_elliott == line.gilbert_elliott
 
@@ -61,7 +62,7 @@ def test_as_many_packets_are_under_way_and_queued_on_every_profile(
     name: str, factor: float
 ) -> None:
     link = profiles.load(name)
-    slower = dilation.profile(link, factor, NOWHERE)
+    slower = dilation.profile(link, factor)
     for line, other in ((link.up, slower.up), (link.down, slower.down)):
         assert other.limit_packets == line.limit_packets
     assert slower.rtt_ms == pytest.approx(factor * link.rtt_ms)
@@ -71,20 +72,60 @@ def test_as_many_packets_are_under_way_and_queued_on_every_profile(
 def test_a_schedule_is_later_and_its_links_are_slower() -> None:
     line, cut = Direction(rate_kbit=900), Direction(rate_kbit=900, outage=True)
     link = LinkProfile(name="x", up=line, down=line, schedule=(State(2.0, cut, line),))
-    (state,) = dilation.profile(link, 3, NOWHERE).schedule
+    (state,) = dilation.profile(link, 3).schedule
     assert state == State(6.0, Direction(rate_kbit=300, queue_ms=600, outage=True), state.down)
     assert state.down == Direction(rate_kbit=300, queue_ms=600)
 
 
+def trace(tmp_path: Path, *times_ms: int) -> str:
+    file = tmp_path / f"{len(times_ms)}.trace"
+    file.write_text("".join(f"{at_ms}\n" for at_ms in times_ms))
+    return str(file)
+
+
 def test_a_trace_has_the_same_chances_later(tmp_path: Path) -> None:
-    file = tmp_path / "a.trace"
-    file.write_text("1\n1\n4\n10\n")
-    slower = dilation.direction(Direction(trace=str(file), delay_ms=2), 2.5, tmp_path)
-    assert slower.trace is not None and slower.delay_ms == 5
-    assert traces.load(slower.trace).opportunities_ms == (2, 2, 10, 25)
-    assert slower.line_kbit == pytest.approx(Direction(trace=str(file)).line_kbit / 2.5)
-    again = dilation.direction(Direction(trace=str(file)), 2.5, tmp_path)
-    assert again.trace == slower.trace
+    file = trace(tmp_path, 1, 1, 4, 10)
+    slower = dilation.direction(Direction(trace=file, delay_ms=2), 2.5)
+    assert slower.trace == file and slower.delay_ms == 5
+    assert slower.chances is not None
+    assert slower.chances.opportunities_ms == (2.5, 2.5, 10, 25)
+    assert dilation.direction(slower, 2).chances == traces.stretched(file, 5)
+
+
+@pytest.mark.parametrize("times_ms", [(1,), (1, 1, 1, 2), (3, 7)])
+@pytest.mark.parametrize("factor", [1.0, 1.1, 1.4, 2.5, 33.3])
+def test_a_traces_rate_is_the_one_asked_for_however_short_its_period(
+    tmp_path: Path, times_ms: tuple[int, ...], factor: float
+) -> None:
+    """A millisecond's part of a period of one is a quarter of its rate and more."""
+    asked = Direction(trace=trace(tmp_path, *times_ms), max_packets=400)
+    assert asked.line_kbit is not None
+    slower = dilation.direction(asked, factor)
+    assert slower.line_kbit == pytest.approx(asked.line_kbit / factor, rel=1e-4)
+    queue: LinkQueue[int] = LinkQueue(slower, seed=1)
+    for number in range(400):
+        queue.offer(0.0, FRAME_BYTES, number)
+    left = [queue.pop()[0] for _ in range(400)]
+    kbit = 399 * 8 * FRAME_BYTES / (1000 * (left[-1] - left[0]))
+    assert factor * kbit == pytest.approx(asked.line_kbit, rel=0.01)
+
+
+@given(
+    times_ms=st.lists(st.integers(0, 30), min_size=1, max_size=8).map(sorted),
+    factor=st.floats(1, 50),
+    packets=st.lists(st.tuples(st.integers(0, 40), st.integers(20, 3000)), max_size=30),
+)
+def test_each_packet_of_a_stretched_trace_leaves_as_much_later(
+    times_ms: list[int], factor: float, packets: list[tuple[int, int]]
+) -> None:
+    times_ms[-1] += 1
+    plain = Opportunities(Trace(tuple(times_ms)), 0.0)
+    later = Opportunities(Trace(tuple(round(t * factor, 6) for t in times_ms)), 0.0)
+    at_ms = 0.5
+    for gap_ms, size in packets:
+        at_ms += gap_ms
+        left_s = plain.send(at_ms / 1000, size)
+        assert later.send(at_ms * factor / 1000, size) == pytest.approx(left_s * factor, abs=1e-6)
 
 
 # The network
@@ -131,35 +172,15 @@ class Fake:
 LINK = LinkProfile(name="x", up=Direction(rate_kbit=900, delay_ms=1), down=Direction(delay_ms=2))
 
 
-def test_a_network_is_built_and_shaped_slower_than_it_is_told(tmp_path: Path) -> None:
+def test_a_network_is_built_and_shaped_slower_than_it_is_told() -> None:
     fake, layout = Fake(), plan([LINK, LINK], LINK)
-    network = Dilated(fake, layout, 3, tmp_path)
-    slower = dilation.profile(LINK, 3, NOWHERE)
-    assert fake.plan == plan([slower, slower], slower) == network.plan
+    network = Dilated(fake, layout, 3)
+    slower = dilation.profile(LINK, 3)
+    assert fake.plan == plan([slower, slower], slower)
     network.shape(layout.clients[1], LINK.up, LINK.down)
     assert fake.shaped == [("client-2", slower.up, slower.down)]
     assert network.failure() == "broken" and network.fileno() == 3
     assert network.down() == {"releases": 8, "lateness_p99_ms": 2.0 / 3}
-
-
-def test_files_of_traces_are_there_until_the_network_is_down(tmp_path: Path) -> None:
-    file = tmp_path / "a.trace"
-    file.write_text("1\n4\n")
-    traced = LinkProfile(name="x", up=Direction(trace=str(file)), down=Direction())
-    network = Dilated(Fake(), plan([traced]), 2, tmp_path)
-    profile = network.plan.clients[0].profile
-    assert profile is not None and profile.up.trace is not None
-    made = Path(profile.up.trace)
-    assert made.read_text() == "2\n8\n"
-    # As after a run that was killed while it wrote.
-    made.write_text("2")
-    again = Dilated(Fake(), plan([traced]), 2, tmp_path)
-    assert made.read_text() == "2\n8\n"
-    again.down()
-    assert not made.parent.exists()
-    network.down()
-    network.down()
-    assert not made.parent.exists()
 
 
 # The certificate
@@ -170,7 +191,7 @@ def paths(factor: float) -> tuple[fidelity.Path, fidelity.Path]:
     line = Direction(rate_kbit=8000, delay_ms=10, jitter_ms=1)
     link = LinkProfile(name="x", up=line, down=line)
     (asked,) = fidelity.client_paths(plan([link]), streams=False)
-    slower = plan([dilation.profile(link, factor, NOWHERE)])
+    slower = plan([dilation.profile(link, factor)])
     (probed,) = fidelity.client_paths(slower, streams=False, dilation=factor)
     return asked, probed
 
@@ -211,7 +232,7 @@ def test_a_line_too_fast_for_single_packets_is_none_when_it_is_slower() -> None:
     link = LinkProfile(name="x", up=line, down=line)
     (asked,) = fidelity.client_paths(plan([link]), streams=False)
     assert asked.fast_ways == ["up", "down"]
-    slower = plan([dilation.profile(link, 20, NOWHERE)])
+    slower = plan([dilation.profile(link, 20)])
     (probed,) = fidelity.client_paths(slower, streams=False, dilation=20)
     assert probed.fast_ways == []
     gap_ns = 8e6 * 1514 / 100_000

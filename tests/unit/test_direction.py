@@ -54,6 +54,43 @@ def test_limit_holds_the_queue_and_little_more(rate: float, delay: float, queue:
     assert limit >= math.floor(frames) and limit <= max(frames + 2, direction.MIN_LIMIT_PACKETS)
 
 
+@pytest.mark.parametrize(
+    ("line", "kbit"),
+    [
+        # What holds all of the delay and a frame is no limit.
+        (Direction(rate_kbit=10_000, delay_ms=50, max_packets=43), 10_000),
+        (Direction(rate_kbit=10_000, delay_ms=50, max_packets=42), 42 * 12_112 / 51.2112),
+        (Direction(rate_kbit=10_000, max_packets=1), 10_000),
+        (Direction(delay_ms=50, max_packets=10), 10 * 12_112 / 50),
+        (Direction(max_packets=10), None),
+    ],
+)
+def test_a_line_carries_no_more_than_its_packet_limit_holds(
+    line: Direction, kbit: float | None
+) -> None:
+    assert line.carried_kbit == (None if kbit is None else pytest.approx(kbit))
+
+
+@given(
+    rate_kbit=st.floats(1, 1e6),
+    delay_ms=st.floats(0, 1000),
+    jitter=st.floats(0, 1),
+    queue_ms=st.floats(0.01, 1000),
+)
+def test_a_queue_said_in_ms_never_bounds_a_line(
+    rate_kbit: float, delay_ms: float, jitter: float, queue_ms: float
+) -> None:
+    line = Direction(
+        rate_kbit=rate_kbit, delay_ms=delay_ms, jitter_ms=jitter * delay_ms, queue_ms=queue_ms
+    )
+    assert line.carried_kbit == rate_kbit
+
+
+def test_copies_and_flipped_bits_leave_less_of_a_line_to_tcp() -> None:
+    assert Direction(rate_kbit=1514, duplicate_percent=100).ideal_goodput_kbit == 724
+    assert Direction(rate_kbit=1514, corrupt_percent=25).ideal_goodput_kbit == 1086
+
+
 def test_ideal_goodput() -> None:
     assert Direction(rate_kbit=1514).ideal_goodput_kbit == 1448
     # LINKS: 9.56 of 10 Mbit/s

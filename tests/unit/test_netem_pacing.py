@@ -4,6 +4,7 @@ import struct
 
 import pytest
 
+from testbed import traces
 from testbed.direction import FRAME_BYTES, MTU_BYTES
 from testbed.links import netlink, pacing
 
@@ -39,7 +40,7 @@ def trace(tmp_path):
     """Two chances in the first 100 ms, none, four, one; then again."""
     path = tmp_path / "x.trace"
     path.write_text("\n".join(map(str, [10, 100, 210, 220, 230, 300, PERIOD_MS])) + "\n")
-    return str(path)
+    return traces.load(str(path))
 
 
 def frames_per_s(bytes_per_s: int) -> float:

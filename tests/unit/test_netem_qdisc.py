@@ -8,6 +8,7 @@ import pytest
 from testbed.direction import Direction, GilbertElliott
 from testbed.links import LinkError, netlink, qdisc
 from testbed.links.qdisc import CERTAIN, UNLIMITED_BYTES, UNLIMITED_PACKETS, Netem
+from testbed.traces import Trace
 
 CHAIN = GilbertElliott(
     good_to_bad_percent=1, bad_to_good_percent=25, bad_loss_percent=80, good_loss_percent=0.5
@@ -135,3 +136,11 @@ def test_a_difference_names_each_field_with_both_values():
     assert qdisc.difference(asked, had) == (
         "jitter_ns asked 1250000, found 0, limit asked 190, found 1000"
     )
+
+
+def test_a_trace_too_slow_for_whole_bytes_is_refused():
+    """A packet an hour is 0.4 bytes/s; a pause of a minute in a faster one does not matter."""
+    with pytest.raises(LinkError, match="whole bytes per second"):
+        qdisc.check_trace(Trace((3_600_000,)))
+    qdisc.check_trace(Trace((*range(1, 1001), 61_000)))
+    qdisc.check_trace(Trace((1,)))
