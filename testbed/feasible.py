@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from testbed.direction import Direction
+from testbed.capacity import line
 from testbed.topology import Node, Plan
 from testbed.units import human_seconds
 
@@ -63,8 +63,8 @@ def refusal(
 
 def _client_s(node: Node, traffic: Traffic) -> float:
     assert node.profile is not None
-    up_s = _transfer_s(node.profile.up, traffic.up)
-    down_s = _transfer_s(node.profile.down, traffic.down)
+    up_s = line(node.profile.up).transfer_s(traffic.up)
+    down_s = line(node.profile.down).transfer_s(traffic.down)
     return max(up_s, down_s) if traffic.among_clients else up_s + down_s
 
 
@@ -73,15 +73,9 @@ def _server_s(plan: Plan, traffic: Traffic) -> float:
     assert plan.server.profile is not None
     profile, clients = plan.server.profile, len(plan.clients)
     return max(
-        _transfer_s(profile.up, clients * traffic.down),
-        _transfer_s(profile.down, clients * traffic.up),
+        line(profile.up).transfer_s(clients * traffic.down),
+        line(profile.down).transfer_s(clients * traffic.up),
     )
-
-
-def _transfer_s(direction: Direction, payload_bytes: int) -> float:
-    goodput_kbit = direction.ideal_goodput_kbit
-    sending_s = 8 * payload_bytes / (1000 * goodput_kbit) if goodput_kbit else 0.0
-    return direction.delay_ms / 1000 + sending_s
 
 
 def _sums(plan: Plan, node: Node, traffic: Traffic) -> str:

@@ -2,25 +2,10 @@
 
 from typing import NamedTuple
 
+from testbed.capacity import UNLIMITED, Line, line
 from testbed.direction import Direction
 from testbed.spans import Message
 from testbed.topology import Node
-
-
-class Line(NamedTuple):
-    """One direction of an access link, as far as it bounds a transfer."""
-
-    goodput_kbit: float | None
-    """Most that TCP delivers, in kbit/s of payload; None is unlimited."""
-    delay_ms: float
-
-    def sending_s(self, payload_bytes: int) -> float:
-        return 8 * payload_bytes / (1000 * self.goodput_kbit) if self.goodput_kbit else 0.0
-
-    def then(self, other: "Line") -> "Line":
-        """Both, one after the other."""
-        rates = [line.goodput_kbit for line in (self, other) if line.goodput_kbit is not None]
-        return Line(min(rates, default=None), self.delay_ms + other.delay_ms)
 
 
 class Access(NamedTuple):
@@ -30,11 +15,8 @@ class Access(NamedTuple):
     down: Line
 
 
-UNLIMITED = Line(None, 0.0)
-
-
 def access(up: Direction, down: Direction) -> Access:
-    return Access(*(Line(way.ideal_goodput_kbit, way.delay_ms) for way in (up, down)))
+    return Access(line(up), line(down))
 
 
 def of_node(node: Node) -> Access:
@@ -51,10 +33,10 @@ def client_s(messages: list[Message], up: Line, down: Line, compute_s: float) ->
     """
     total_s, before = compute_s, None
     for message in sorted(messages, key=lambda message: message.own_ns):
-        line = down if message.down else up
-        total_s += line.sending_s(message.bytes)
+        way = down if message.down else up
+        total_s += way.sending_s(message.bytes)
         if message.down is not before:
-            total_s += line.delay_ms / 1000
+            total_s += way.delay_ms / 1000
         before = message.down
     return total_s
 

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 from rich.table import Table
 
-from testbed import traces
+from testbed.capacity import line
 from testbed.direction import Direction
 from testbed.direction_table import INSTEAD
 from testbed.profiles import LinkProfile
@@ -22,9 +22,7 @@ def transfer_s(direction: Direction, megabytes: float) -> float:
     One delay and the payload at the ideal goodput: slow start, loss and the connection's making
     come on top, so that no transfer is faster.
     """
-    goodput = direction.ideal_goodput_kbit
-    sending_s = 8000 * megabytes / goodput if goodput else 0.0
-    return direction.delay_ms / 1000 + sending_s
+    return line(direction).transfer_s(round(1e6 * megabytes))
 
 
 def human_seconds(seconds: float) -> str:
@@ -89,10 +87,9 @@ def extras(direction: Direction) -> dict[str, Any]:
         for field in Direction.__struct_fields__
         if field not in USUAL and (value := getattr(direction, field)) != getattr(_DEFAULT, field)
     }
-    if direction.trace is not None:
-        trace = traces.load(direction.trace)
-        found["trace_mean_kbit"] = round(trace.mean_kbit, 3)
-        found["trace_period_s"] = trace.period_ms / 1000
+    if direction.chances is not None:
+        found["trace_mean_kbit"] = round(direction.chances.mean_kbit, 3)
+        found["trace_period_s"] = direction.chances.period_ms / 1000
     if direction.gilbert_elliott is not None:
         found["mean_loss_percent"] = direction.mean_loss_percent
     return found

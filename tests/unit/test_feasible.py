@@ -79,3 +79,16 @@ def test_among_clients_both_ways_are_at_once_and_the_servers_link_is_free() -> N
 
 def test_links_without_limits_are_never_too_slow() -> None:
     assert refused([FAST], time_limit_s=0.001) is None
+
+
+def test_a_packet_limit_bounds_what_a_line_carries() -> None:
+    """Ten frames at a time, each held for its delay and 1.2112 ms on the line."""
+    short = Direction(rate_kbit=10_000, delay_ms=50, max_packets=10)
+    assert short.ideal_goodput_kbit == pytest.approx(8 * 14_480 / 51.2112)
+    link = LinkProfile(name="short", up=short)
+    # 100 windows of 14,480 bytes, the last one at the line's own rate.
+    whole_s = 0.050 + 99 * 0.0512112 + 10 * 0.0012112
+    traffic = Traffic(up=1_448_000, down=0)
+    assert refusal(plan([link]), traffic, 1, 1e6, whole_s + 0.01) is None
+    reason = refusal(plan([link]), traffic, 1, 1e6, whole_s - 0.01)
+    assert reason is not None and "sends 1,448,000 bytes at 2262 kbit/s of payload" in reason

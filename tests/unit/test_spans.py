@@ -234,6 +234,15 @@ def test_the_ideal_is_bytes_over_rates_and_delays_and_computing() -> None:
     assert ideal(*EXCHANGE, lines=LINES) == (9.03, round(12 / 9.03, 4))
 
 
+def test_the_ideal_sends_no_more_at_once_than_a_packet_limit_lets() -> None:
+    # Two packets in every 101.2112 ms at 10 Mbit/s: of five the last is alone.
+    short = Direction(rate_kbit=10_000, delay_ms=100, max_packets=2)
+    lines = [UNLIMITED, access(short, Direction()), UNLIMITED]
+    message = (up(1, 8, 11, size=5 * 1448),)
+    alone = round_of(down(1, 1, 3, size=1), *message, lines=lines)
+    assert alone["ideal_s"] == pytest.approx(0.1 + 2 * 0.1012112 + 0.0012112 + 5, abs=1e-5)
+
+
 def test_a_delay_counts_once_for_what_follows_in_one_direction() -> None:
     two = (down(1, 0, 1), down(1, 0, 1), up(1, 1, 2), down(1, 3, 4), up(1, 4, 5), up(1, 4, 5))
     assert ideal(*two, lines=LINES)[0] == pytest.approx(2 * 0.03)
