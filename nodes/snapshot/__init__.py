@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from methods import Shard
-from nodes.snapshot.kinds import CONSTANTS, SCALARS, Json, Unkept, address
+from nodes.snapshot.kinds import CONSTANTS, SCALARS, Json, Unkept, address, global_states
 from nodes.snapshot.putting import Putting
 from nodes.snapshot.taking import Taking
 
@@ -58,6 +58,7 @@ class Snapshot:
         modules = [value for value in within if isinstance(value, nn.Module)]
         self.received = {id(own) for module in modules for own in module.parameters()}
         self.constants: dict[str, object] = {}
+        self.undrawn = {name: hash(str(state)) for name, state in global_states().items()}
         with torch.no_grad():
             Taking(self, at_first=True).value(root, "")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import random
 import types
 from collections import Counter, OrderedDict, defaultdict
 from pathlib import PurePath
@@ -79,6 +80,12 @@ def state_of(generator: Any) -> Any:
     if isinstance(generator, np.random.Generator):
         return generator.bit_generator.state
     return generator.get_state(legacy=False)
+
+
+def global_states() -> dict[str, Json]:
+    """Of numpy's and Python's own generators, which are where they were when a node began anew."""
+    kind, words, *rest = np.random.get_state(legacy=True)
+    return {"numpy": [kind, words.tolist(), *rest], "python": random.getstate()}
 
 
 def name_of(kind: type) -> str:

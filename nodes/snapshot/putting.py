@@ -57,9 +57,12 @@ class Putting:
             tensor.copy_(kept)
         self.value(told["root"], self._of.root, "")
         torch.set_rng_state(self._tensors[RANDOM].clone())
-        np.random.set_state(told["numpy"])
-        version, words, *rest = told["python"]
-        random.setstate((version, tuple(words), *rest))
+        drawn = told["drawn"]
+        if "numpy" in drawn:
+            np.random.set_state(drawn["numpy"])
+        if "python" in drawn:
+            version, words, *rest = drawn["python"]
+            random.setstate((version, tuple(words), *rest))
 
     def value(self, told: Json, now: Any, path: str) -> Any:
         """What stands at ``path``; ``now``: what the new object has there, or ABSENT."""

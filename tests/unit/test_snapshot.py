@@ -390,6 +390,8 @@ def test_the_global_generators_go_on() -> None:
     _, other = made()
     other.put(kept, told)
     assert draws() == drawn
+    # Where nobody drew they are those of a new node.
+    assert made()[1].take()[1]["drawn"] == {}
 
 
 def test_objects_that_a_round_made_are_made_again() -> None:
