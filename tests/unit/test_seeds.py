@@ -32,7 +32,7 @@ def drawn_by_nodes(monkeypatch: pytest.MonkeyPatch, seed: int) -> list[tuple[flo
     """What the server and each client draw, from every generator a method may ask."""
     found: list[tuple[float, ...]] = []
 
-    def probe(config: RunConfig, method: Any, *others: Any) -> None:
+    def probe(config: RunConfig, method: Any, *others: Any, **more: Any) -> None:
         own = method.privacy.generator if hasattr(method, "take") else method.generator
         numbers = [torch.rand((), generator=own), torch.rand(()), np.random.random()]
         found.append(tuple(float(each) for each in (*numbers, random.random())))
