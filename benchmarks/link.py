@@ -9,6 +9,7 @@ ends with its ratio to the most that TCP can carry on the line, rate * 1448 / 15
 """
 
 import asyncio
+import os
 import socket
 import statistics
 import time
@@ -21,7 +22,8 @@ import torch
 
 from testbed.channel import Channel
 from testbed.child import Child
-from testbed.links import Network, choice
+from testbed.links import Endpoint, Network, choice
+from testbed.probing import listen
 from testbed.profiles import load
 from testbed.topology import Node, Plan, plan
 from testbed.transport import ClientTransport, ServerTransport
@@ -36,19 +38,20 @@ def quiet(event: dict[str, Any]) -> None:
     """A report that nobody reads."""
 
 
-def stand(network: Network, node: Node) -> tuple[str, int]:
-    """Enter the node's namespaces, if it has any; its address."""
+def stand(network: Network, node: Node) -> Endpoint:
+    """Enter the node's namespaces, if it has any."""
     endpoint = network.endpoint(node)
     if endpoint.namespaces:
         from testbed.links.namespaces import enter
 
         enter(endpoint.namespaces)
-    return endpoint.host, endpoint.port
+    return endpoint
 
 
-def echo(host: str, port: int) -> None:
+def echo(endpoint: Endpoint) -> None:
     """Answer the pings of one connection."""
-    with socket.create_server((host, port)) as listener:
+    with listen(endpoint) as listener:
+        listener.settimeout(WAIT_S)
         connection, _ = listener.accept()
         with connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -89,10 +92,13 @@ def connect(host: str, port: int) -> socket.socket:
             time.sleep(0.05)
 
 
-async def serve(host: str, port: int, messages: int, results: Channel) -> None:
-    echo(host, port)
+async def serve(endpoint: Endpoint, messages: int, results: Channel) -> None:
+    echo(endpoint)
     connections: list[dict[str, Any]] = []
-    transport = ServerTransport(host, port, {"client-1"}, connections.append)
+    listener = None if endpoint.listener is None else os.dup(endpoint.listener)
+    transport = ServerTransport(
+        endpoint.host, endpoint.port, {"client-1"}, connections.append, listener=listener
+    )
     watching = asyncio.create_task(transport.watch_connections())
     uplink = [await transport.receive() for _ in range(messages)]
     congestion = [e["congestion"] for e in connections if e["event"] == "connection"]
@@ -105,7 +111,8 @@ async def serve(host: str, port: int, messages: int, results: Channel) -> None:
     transport.close()
 
 
-def call(host: str, port: int, messages: int, results: Channel) -> None:
+def call(endpoint: Endpoint, messages: int, results: Channel) -> None:
+    host, port = endpoint.host, endpoint.port
     results.send(ping(host, port))
     transport = ClientTransport("client-1", host, port, quiet)
     block = {"block": torch.zeros(MESSAGE_BYTES, dtype=torch.uint8)}
@@ -129,12 +136,12 @@ def timing(arrived: list[Any]) -> dict[str, float]:
 def measure(layout: Plan, network: Network, messages: int) -> list[dict[str, Any]]:
     """Run both ends in processes of their own and collect what they found."""
     ours, theirs = Channel.pair()
-    parts: list[tuple[Node, Callable[[str, int], None]]] = [
-        (layout.server, lambda host, port: asyncio.run(serve(host, port, messages, theirs))),
-        (layout.clients[0], lambda host, port: call(host, port, messages, theirs)),
+    parts: list[tuple[Node, Callable[[Endpoint], None]]] = [
+        (layout.server, lambda endpoint: asyncio.run(serve(endpoint, messages, theirs))),
+        (layout.clients[0], lambda endpoint: call(endpoint, messages, theirs)),
     ]
     children = [
-        Child(node.name, lambda node=node, part=part: part(*stand(network, node)))  # type: ignore
+        Child(node.name, lambda node=node, part=part: part(stand(network, node)))  # type: ignore
         for node, part in parts
     ]
     theirs.close()

@@ -112,7 +112,12 @@ async def _serve(
     address = channel.receive(timeout_s=30)
     report = channel.send
     transport = ServerTransport(
-        address["host"], address["port"], set(clients), report, config.congestion
+        address["host"],
+        address["port"],
+        set(clients),
+        report,
+        config.congestion,
+        listener=channel.descriptors.popleft() if channel.descriptors else None,
     )
     fleet = Fleet(
         transport,

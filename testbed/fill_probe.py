@@ -11,7 +11,7 @@ from testbed import filling
 from testbed.fidelity import Path
 from testbed.filling import Fill, Note
 from testbed.links import Endpoint, Network
-from testbed.probing import TIMESTAMP_SPACE, enter, stamp_arrivals, timestamp_ns
+from testbed.probing import TIMESTAMP_SPACE, enter, listen, stamp_arrivals, timestamp_ns
 from testbed.topology import Plan
 
 CONNECT_LIMIT_S = 1.0
@@ -27,11 +27,7 @@ def probe(plan: Plan, network: Network, paths: list[Path]) -> list[dict[str, lis
         return found
     server = network.endpoint(plan.server)
     enter(server)
-    with socket.socket() as listener:
-        # As the server does it: the port may be held for it by a socket that does not listen.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((server.host, server.port))
-        listener.listen(1)
+    with listen(server) as listener:
         listener.settimeout(CONNECT_LIMIT_S)
         for path, notes in zip(paths, found, strict=True):
             endpoint = network.endpoint(path.client)

@@ -1,5 +1,6 @@
 """Sockets for probes, in any node's namespace and with the kernel's arrival times."""
 
+import contextlib
 import os
 import socket
 import struct
@@ -13,6 +14,18 @@ BUFFER_BYTES = 8 << 20
 TIMESTAMP_SPACE = 64
 """Bytes of ancillary data that ``recvmsg`` needs for ``timestamp_ns``."""
 _SO_TIMESTAMPNS = 35
+
+
+def listen(server: Endpoint) -> socket.socket:
+    """A socket that listens where clients call the server, rid of calls that nobody has taken."""
+    if server.listener is None:
+        return socket.create_server((server.host, server.port))
+    found = socket.socket(fileno=os.dup(server.listener))
+    found.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            found.accept()[0].close()
+    return found
 
 
 def enter(endpoint: Endpoint) -> None:

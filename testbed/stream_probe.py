@@ -9,6 +9,7 @@ from testbed import fidelity
 from testbed.direction import SEGMENT_BYTES
 from testbed.fidelity import PINGS, Arrivals, Path
 from testbed.links import Network
+from testbed.probing import listen
 from testbed.topology import Plan
 
 LAST_BYTE_S = 0.5
@@ -98,12 +99,7 @@ def probe(plan: Plan, network: Network, paths: list[Path]) -> list[Arrivals]:
 def _connect(
     plan: Plan, network: Network, paths: list[Path], owned: contextlib.ExitStack
 ) -> list[_Probe | None]:
-    here = network.endpoint(plan.server)
-    listener = owned.enter_context(socket.socket())
-    # As the server does it: the port is held for it by a socket that does not listen.
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((here.host, here.port))
-    listener.listen(1)
+    listener = owned.enter_context(listen(network.endpoint(plan.server)))
     listener.settimeout(CONNECT_LIMIT_S)
     probes: list[_Probe | None] = []
     for path in paths:

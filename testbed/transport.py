@@ -143,10 +143,12 @@ class ServerTransport:
         clients: set[str],
         report: Report,
         congestion: str | None = None,
+        listener: int | None = None,
     ) -> None:
         """Bind and listen. Messages of anyone not in ``clients`` are dropped.
 
-        ``congestion``: of every connection; None leaves the host's default.
+        ``listener``: descriptor of a socket that listens there already, which this owns from now
+        on. ``congestion``: of every connection; None leaves the host's default.
 
         Raises:
             zmq.ZMQError: the address cannot be bound.
@@ -161,6 +163,8 @@ class ServerTransport:
         # A client whose connection broke comes back under its name at once.
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         self._socket.setsockopt(zmq.BACKLOG, 4096)
+        if listener is not None:
+            self._socket.setsockopt(zmq.USE_FD, listener)
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED)
         self._arrivals, self._events = Arrivals(self._socket), Arrivals(self._monitor)
         try:

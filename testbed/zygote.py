@@ -49,7 +49,8 @@ class Program(Protocol):
     def run_node(self, node: Node, channel: Channel) -> None:
         """Be one node, to its end; runs in the node's own process and namespace.
 
-        The first line on ``channel`` says {"host", "port"}; every line written to it is an event.
+        The first line on ``channel`` says {"host", "port"}, and where the server's socket listens
+        already, its descriptor comes along; every line written to it is an event.
         """
 
 
@@ -105,7 +106,8 @@ class Zygote:
         try:
             socket.send_fds(self._requests, [_REQUEST.pack(node.index)], handles)
             theirs.close()
-            ours.send({"host": endpoint.host, "port": endpoint.port})
+            listener = () if endpoint.listener is None else (endpoint.listener,)
+            ours.send({"host": endpoint.host, "port": endpoint.port}, listener)
         except OSError as error:
             raise NodeFailed(f"start {node.name}: the zygote is gone ({error})") from error
         return ours

@@ -17,7 +17,7 @@ from testbed.calibration.datagrams import READY, Body
 from testbed.calibration.probes import Transfer, Trips
 from testbed.channel import Channel
 from testbed.links import Endpoint
-from testbed.probing import enter
+from testbed.probing import enter, listen
 
 UP, DOWN, ECHO = b"u", b"d", b"e"
 UNPACED = 0
@@ -64,7 +64,7 @@ def listener(endpoint: Endpoint) -> Body:
         enter(endpoint)
         uploads: dict[int, Arrivals] = {}
         with (
-            socket.create_server((endpoint.host, endpoint.port)) as door,
+            listen(endpoint) as door,
             selectors.DefaultSelector() as selector,
         ):
             door.setblocking(False)

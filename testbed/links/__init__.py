@@ -22,6 +22,8 @@ class Endpoint(NamedTuple):
     """Descriptors of the namespaces to enter, in this order; empty: none."""
     host: str
     port: int
+    listener: int | None = None
+    """Descriptor of a socket that listens there already, for the server to take."""
 
 
 class Counters(NamedTuple):

@@ -1,4 +1,4 @@
-"""The relay's ports: one for each client to call, and the server's, kept free for it."""
+"""The relay's ports, one for each client to call."""
 
 import contextlib
 import errno
@@ -21,28 +21,29 @@ class Doors:
     """Takes each client's connections and calls the server for them."""
 
     def __init__(
-        self, selector: selectors.BaseSelector, streams: Streams, hops: list[list[Hop]]
+        self,
+        selector: selectors.BaseSelector,
+        streams: Streams,
+        hops: list[list[Hop]],
+        server: tuple[str, int],
     ) -> None:
+        """``server``: where it listens."""
         self._selector, self._streams, self._hops = selector, streams, hops
         self._most_connections = allowed_connections(len(hops) - 1)
         self.opened = 0
         self._open = [0 for _ in hops]
-        reserved = socket.socket()
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Any address: BSD lets a second socket bind a port only with a more precise one.
-        reserved.bind(("", 0))
-        self._server = (HOST, reserved.getsockname()[1])
-        self._listeners = [reserved]
+        self._server = server
+        self._listeners: dict[int, socket.socket] = {}
         self._listening = [False for _ in hops]
         for node in range(1, len(hops)):
-            self._listeners.append(socket.create_server((HOST, 0)))
+            self._listeners[node] = socket.create_server((HOST, 0))
             self._listeners[node].setblocking(False)
             self.listen(node)
 
     @property
     def ports(self) -> list[int]:
-        """By node: the server's own, and what each client calls."""
-        return [sock.getsockname()[1] for sock in self._listeners]
+        """What each client calls."""
+        return [sock.getsockname()[1] for sock in self._listeners.values()]
 
     def listen(self, node: int) -> None:
         """Take a client's connections while it may have more and no outage is on their way.

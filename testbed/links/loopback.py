@@ -5,25 +5,25 @@ the relay opens one to the server and passes both directions on in chunks, each 
 frames it would be. Only the stream is shaped: TCP's own packets never meet the link, so loss
 enters as the throughput that it would leave, and bytes on the wire are an estimate.
 
-All ports are the kernel's choice, so runs beside each other never meet. The server's is held by
-a socket that is bound and does not listen, with SO_REUSEADDR: the kernel hands the port to nobody
-else (checked on Linux), yet the server, which sets the same option as ZeroMQ and asyncio do, can
-bind it. What remains: a program that asks for exactly this port, with SO_REUSEADDR, before the
-server does.
+All ports are the kernel's choice, so runs beside each other never meet. All listen from the moment
+they are chosen, the server's too, which is handed to it as a descriptor: a port that is only bound
+goes to the next program that asks for exactly this one with SO_REUSEADDR.
 """
 
 import socket
 
+from testbed.channel import Channel
 from testbed.direction import Direction
 from testbed.links import Endpoint, LinkCounters, LinkError
 from testbed.links.doors import HOST
-from testbed.links.process import LinkProcess
+from testbed.links.process import CounterTable, LinkProcess
 from testbed.links.relay import relay
 from testbed.schedule import State
 from testbed.topology import Node, Plan
 
 name = "loopback"
 
+BACKLOG = 4096
 _OF_PACKETS = ("duplicate_percent", "reorder_percent", "corrupt_percent")
 
 
@@ -66,14 +66,28 @@ class LoopbackNetwork:
     """Owns the relay process."""
 
     def __init__(self, plan: Plan) -> None:
-        self._process = LinkProcess(len(plan.nodes), lambda c, table: relay(plan, c, table))
+        try:
+            listener = socket.create_server((HOST, 0))
+        except OSError as error:
+            ports = f"{len(plan.nodes)} ports on {HOST}"
+            raise LinkError(f"open {ports}: {error.strerror}") from error
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+        server = listener.getsockname()[:2]
+
+        def run(channel: Channel, counters: CounterTable) -> None:
+            listener.close()
+            relay(plan, channel, counters, server)
+
+        self._listener = listener
+        self._process = LinkProcess(len(plan.nodes), run)
         try:
             line = self._process.wait_up(timeout_s=30 + 0.01 * len(plan.nodes))
         except BaseException:
             # A signal too: nobody else knows of the process yet.
-            self._process.down()
+            self.down()
             raise
-        self._ports: list[int] = line["ports"]
+        self._ports: list[int] = [server[1], *line["ports"]]
         self.facts: dict[str, object] = {
             "backend": name,
             "wire_bytes": "estimated from the relayed stream",
@@ -87,7 +101,8 @@ class LoopbackNetwork:
         }
 
     def endpoint(self, node: Node) -> Endpoint:
-        return Endpoint((), HOST, self._ports[node.index])
+        listener = None if node.index else self._listener.fileno()
+        return Endpoint((), HOST, self._ports[node.index], listener)
 
     def shape(self, node: Node, up: Direction, down: Direction) -> None:
         reason = _of_packets(up, down)
@@ -105,6 +120,7 @@ class LoopbackNetwork:
         return self._process.failure()
 
     def down(self) -> dict[str, object]:
+        self._listener.close()
         return self._process.down()
 
 

@@ -29,14 +29,14 @@ SELECT_LIMIT = 1024
 """Select takes descriptors below this (FD_SETSIZE)."""
 
 
-def relay(plan: Plan, channel: Channel, counters: CounterTable) -> None:
-    """Carry the plan's streams until ``channel`` says stop or closes.
+def relay(plan: Plan, channel: Channel, counters: CounterTable, server: tuple[str, int]) -> None:
+    """Carry the plan's streams to where the server listens until ``channel`` says stop or closes.
 
     Raises:
         LinkError: naming the step that failed.
     """
     try:
-        relay = _Relay(plan, counters)
+        relay = _Relay(plan, counters, server)
     except OSError as error:
         raise LinkError(f"open {len(plan.nodes)} ports on {HOST}: {error.strerror}") from error
     gc.freeze()
@@ -46,14 +46,14 @@ def relay(plan: Plan, channel: Channel, counters: CounterTable) -> None:
 class _Relay:
     """One loop over the sockets and the lines' next releases."""
 
-    def __init__(self, plan: Plan, counters: CounterTable) -> None:
+    def __init__(self, plan: Plan, counters: CounterTable, server: tuple[str, int]) -> None:
         self._profiles = [node.profile or LinkProfile(name="") for node in plan.nodes]
         self._lines = Lines(len(plan.nodes), counters)
         for node in range(len(plan.nodes)):
             self._shape(node)
         self._selector = selectors.DefaultSelector()
         self._streams = Streams(self._selector, self._lines)
-        self._doors = Doors(self._selector, self._streams, self._lines.hops)
+        self._doors = Doors(self._selector, self._streams, self._lines.hops, server)
         self._precise: list[int] = []
         # epoll counts in milliseconds; select on its descriptor, where it can, in microseconds.
         if sys.platform == "linux" and self._selector.fileno() < SELECT_LIMIT:

@@ -9,6 +9,7 @@ import time
 
 from testbed.direction import FRAME_BYTES, SEGMENT_BYTES, Direction
 from testbed.links import loopback
+from testbed.probing import listen
 from testbed.profiles import LinkProfile
 from testbed.topology import Node, Plan
 
@@ -37,8 +38,7 @@ class Bench:
         self.listen()
 
     def listen(self) -> None:
-        _, host, port = self.network.endpoint(self.plan.server)
-        self.server = self.stack.enter_context(socket.create_server((host, port)))
+        self.server = self.stack.enter_context(listen(self.network.endpoint(self.plan.server)))
         self.server.settimeout(LIMIT_S)
 
     def connect(self, client: int = 1) -> tuple[socket.socket, socket.socket]:
@@ -49,8 +49,9 @@ class Bench:
         return ours, self.stack.enter_context(theirs)
 
     def call(self, client: int = 1) -> socket.socket:
-        _, host, port = self.network.endpoint(self.plan.nodes[client])
-        return self.stack.enter_context(socket.create_connection((host, port), LIMIT_S))
+        called = self.network.endpoint(self.plan.nodes[client])
+        address = called.host, called.port
+        return self.stack.enter_context(socket.create_connection(address, LIMIT_S))
 
     def accepted_says(self, text: bytes) -> bool:
         """Whether the next connection at the server, if it has not broken yet, says ``text``."""

@@ -4,8 +4,10 @@ Times are held against bounds that no machine can beat (a line is never faster t
 its delay); only generous limits stand against slowness.
 """
 
+import asyncio
 import contextlib
 import errno
+import os
 import select
 import socket
 import time
@@ -29,6 +31,7 @@ from relayed import (
 from testbed.direction import Direction
 from testbed.links import LinkError, doors, loopback
 from testbed.topology import Node, Plan
+from testbed.transport import ClientTransport, ServerTransport
 
 
 @pytest.fixture
@@ -213,11 +216,28 @@ def test_what_is_under_way_at_a_reset_reaches_nobody(bench, monkeypatch):
     assert not select.select([b.server], [], [], 0.1)[0], "the first one was closed twice"
 
 
-def test_who_calls_before_the_server_listens_is_refused_and_may_call_again(bench):
+def test_who_calls_before_the_server_is_there_waits_for_it(bench):
     b = bench(link())
     b.server.close()
-    with contextlib.suppress(ConnectionResetError):
-        assert b.call().recv(1) == b""
+    client = b.call()
+    client.sendall(b"early")
+    # As the server takes the socket: what calls found nobody still stand there.
+    server = socket.socket(fileno=os.dup(b.network.endpoint(b.plan.server).listener))
+    with server:
+        server.settimeout(LIMIT_S)
+        taken, _ = server.accept()
+        with taken:
+            taken.settimeout(LIMIT_S)
+            assert taken.recv(5) == b"early"
+
+
+def test_a_probe_finds_no_calls_of_an_earlier_one(bench):
+    b = bench(link())
+    early = b.call()
+    early.sendall(b"early")
+    # Its call has come as far as the server's socket.
+    assert select.select([b.server], [], [], LIMIT_S)[0]
+    b.server.close()
     b.listen()
     echo_s(*b.connect())
 
@@ -267,13 +287,41 @@ def test_facts_and_endpoints(bench):
     assert "Mathis" in str(b.network.facts["loss"])
 
 
-def test_the_servers_port_is_kept_for_the_server(bench):
+@pytest.mark.parametrize("host", ["127.0.0.1", ""])
+@pytest.mark.parametrize("option", [None, socket.SO_REUSEADDR, socket.SO_REUSEPORT])
+def test_nobody_gets_the_servers_port_before_the_server(bench, host, option):
     b = bench(link())
     b.server.close()
-    _, host, port = b.network.endpoint(b.plan.server)
-    with socket.socket() as thief, pytest.raises(OSError) as refusal:
-        thief.bind((host, port))
+    port = b.network.endpoint(b.plan.server).port
+    with socket.socket() as thief:
+        if option is not None:
+            thief.setsockopt(socket.SOL_SOCKET, option, 1)
+        with pytest.raises(OSError) as refusal:
+            thief.bind((host, port))
+            thief.listen()
     assert refusal.value.errno == errno.EADDRINUSE
+
+
+def test_the_server_takes_the_socket_that_listens_for_it(bench):
+    b = bench(link())
+    b.server.close()
+
+    async def serve() -> str:
+        here = b.network.endpoint(b.plan.server)
+        listener = os.dup(here.listener)
+        known, nobody = {"client-1"}, lambda event: None
+        server = ServerTransport(here.host, here.port, known, nobody, listener=listener)
+        called = b.network.endpoint(b.plan.nodes[1])
+        client = ClientTransport("client-1", called.host, called.port, nobody)
+        client.send("hello", 0, {}, {})
+        heard = await asyncio.wait_for(server.receive(), LIMIT_S)
+        await server.send("client-1", "welcome", 0, ([], []), {})
+        assert (await asyncio.to_thread(client.receive, LIMIT_S)).kind == "welcome"
+        client.close()
+        server.close()
+        return heard.kind
+
+    assert asyncio.run(serve()) == "hello"
 
 
 def test_two_networks_stand_beside_each_other(bench):
