@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 
 STARTED_S = time.monotonic()
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # An interrupt before ``run`` ends this without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 # Before numpy and torch come in: a process that is to be forked may have no other threads.
 # VECLIB is macOS's Accelerate, which crashes in a child if it has used threads in its parent.
@@ -16,12 +21,14 @@ for _pool in ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "VECLIB_MAXIMUM"):
 import functools  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
+from types import FrameType  # noqa: E402
 from typing import Any  # noqa: E402
 
 import click  # noqa: E402
 
 from testbed import terminal  # noqa: E402
 from testbed.config_error import ConfigError  # noqa: E402
+from testbed.text import visible  # noqa: E402
 
 FAILED_EXIT = 1
 USAGE_EXIT = 2
@@ -486,7 +493,7 @@ def report(run: Path) -> None:
     from testbed.report import run_page
 
     try:
-        click.echo(f"report: {run_page.write(run)}")
+        click.echo(visible(f"report: {run_page.write(run)}"))
     except OSError as error:
         raise ConfigError(f"RUN {run}: cannot write the report: {error.strerror}") from error
 
@@ -658,12 +665,12 @@ def calibrate(names: tuple[str, ...], links: str, seconds: float, output: termin
 
     profiles = measure.named(names)
     try:
-        found = measure.calibrate(profiles, links, seconds, lambda text: click.echo(text, err=True))
+        found = measure.calibrate(profiles, links, seconds, _say)
     except LinkError as error:
-        click.echo(f"error: {error}", err=True)
+        _complain(str(error))
         sys.exit(1)
     output.show(report.table(found), report.data(found))
-    click.echo(report.closing(found), err=True)
+    _say(report.closing(found))
     sys.exit(0 if found.passed else 1)
 
 
@@ -682,11 +689,30 @@ def doctor(output: terminal.Output) -> None:
 def run() -> None:
     """``main``, with a refusal as one line on stderr and exit status 2."""
     terminal.guard()
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _interrupt)
     status = _status()
+    # Nothing is left to interrupt but Python's own end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if reason := terminal.lost_output():
-        click.echo(f"error: cannot write to standard output: {reason}", err=True)
+        _complain(f"cannot write to standard output: {reason}")
         status = status or FAILED_EXIT
     sys.exit(status)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Once: what an interrupt leads to, another one does not end."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _say(text: str) -> None:
+    """Beside what was asked for."""
+    click.echo(visible(text), err=True)
+
+
+def _complain(text: str) -> None:
+    _say(f"error: {text}")
 
 
 def _status() -> int:
@@ -700,9 +726,10 @@ def _status() -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else FAILED_EXIT
     except ConfigError as error:
-        click.echo(f"error: {error}", err=True)
+        _complain(str(error))
         return USAGE_EXIT
     except click.ClickException as error:
+        error.message = visible(error.message)
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):

@@ -11,7 +11,7 @@ import msgspec
 
 import methods
 from nodes import data
-from testbed import access, congestion, limits, meter
+from testbed import access, congestion, limits, meter, trace_json
 from testbed.config import RunConfig, choose, load, pace
 from testbed.config_error import ConfigError
 from testbed.dilation import plan as dilated
@@ -26,6 +26,7 @@ from testbed.terminal import Output
 from testbed.topology import Plan, plan
 
 EXIT_CODES = {"ok": 0, "failed": 1, "interrupted": 130}
+UNWRITTEN_EXIT = 1
 
 
 def launch(
@@ -45,9 +46,9 @@ def launch(
     Raises:
         ConfigError: refused before anything has started.
     """
-    killed = None if resume is None else Killed(resume)
-    with contextlib.nullcontext() if killed is None else contextlib.closing(killed):
-        return _launch(file, flags, command, started_s, output, tensorboard, killed)
+    with contextlib.ExitStack() as owned:
+        killed = None if resume is None else owned.enter_context(contextlib.closing(Killed(resume)))
+        return _launch(file, flags, command, started_s, output, tensorboard, killed, owned)
 
 
 def _launch(
@@ -58,6 +59,7 @@ def _launch(
     output: Output,
     tensorboard: bool,
     killed: Killed | None,
+    owned: contextlib.ExitStack,
 ) -> int:
     # 1. Everything is checked before anything starts, the quick checks first.
     config = load(file if killed is None else killed.config_file, flags)
@@ -105,6 +107,7 @@ def _launch(
     again = None
     if killed is None:
         folder = create_folder(Path(config.out), label)
+        owned.callback(_remove_if_empty, folder)
         facts["run_id"] = folder.name
     else:
         again = Resumption(killed, config, [node.name for node in layout.clients])
@@ -118,7 +121,6 @@ def _launch(
         try:
             found = trial.find(config, layout, backend, facts, folder)
         except trial.TrialFailed as error:
-            folder.rmdir()
             output.error(str(error))
             return EXIT_CODES[error.status]
         output.say(f"dilation: {found.dilation:g}, by {found.how}")
@@ -153,24 +155,40 @@ def _launch(
         output.say(text, style="yellow")
     if summary["rounds_done"] or output.as_json:
         output.show(closing_table(summary), {"folder": folder.as_posix(), **summary})
+    whole = _write_about(folder, tensorboard, output)
     if summary["status"] != "ok":
+        # Last, as a bench tells of it.
         output.error(f"{summary['status']}: {summary['reason']}")
-    _write_about(folder, tensorboard, output)
-    return EXIT_CODES[summary["status"]]
+    return EXIT_CODES[summary["status"]] or (0 if whole else UNWRITTEN_EXIT)
 
 
-def _write_about(folder: Path, tensorboard: bool, output: Output) -> None:
-    """Write the run's page and what else is asked for, which is no reason for a run to fail."""
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _write_about(folder: Path, tensorboard: bool, output: Output) -> bool:
+    """Write the run's page and what else is asked for; whether all of it is there.
+
+    What is not is no reason for a run to fail, and one for the command to say so.
+    """
     from testbed.report import export, run_page
 
-    writers: dict[str, Callable[[], object]] = {"report": lambda: run_page.write(folder)}
+    writers: dict[str, Callable[[], object]] = {
+        "trace": lambda: trace_json.write(folder),
+        "report": lambda: run_page.write(folder),
+    }
     if tensorboard:
         writers["tensorboard"] = lambda: export.export(folder, ["tensorboard"])[0]
+    whole = True
     for name, write in writers.items():
         try:
-            output.say(f"{name}: {write()}")
+            if (where := write()) is not None:
+                output.say(f"{name}: {where}")
         except Exception as error:
-            output.say(f"no {name}: {type(error).__name__}: {error}")
+            whole = False
+            output.error(f"no {name}: {type(error).__name__}: {error}")
+    return whole
 
 
 def capture_warnings(captures: dict[str, Any] | None) -> list[str]:

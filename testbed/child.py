@@ -11,6 +11,8 @@ import time
 import traceback
 from collections.abc import Callable
 
+from testbed.channel import ChannelClosed
+
 PR_SET_PDEATHSIG = 1
 PARENT_CHECK_S = 1.0
 _PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -126,6 +128,8 @@ def run_as_child(body: Callable[[], None], parent: int) -> None:
         code = 0
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
+    except ChannelClosed:
+        pass  # Whom it would tell is gone, and has its own words for that.
     except BaseException:
         traceback.print_exc()
     finally:

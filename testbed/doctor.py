@@ -12,6 +12,7 @@ from rich.table import Table
 from testbed import kernel_modules
 from testbed.limits import DESCRIPTORS_PER_NODE, SPARE_DESCRIPTORS
 from testbed.links import choice
+from testbed.terminal import styled
 
 RUN_MB = 400
 CLIENT_MB = 18
@@ -43,7 +44,7 @@ def examine() -> list[Finding]:
 def table(findings: list[Finding]) -> Table:
     shown = Table("", "what", "found", "what to do", title="this machine", title_justify="left")
     for finding in findings:
-        mark = "[green]ok" if finding.ok else "[yellow]gap"
+        mark = styled("ok", "green") if finding.ok else styled("gap", "yellow")
         shown.add_row(mark, finding.what, finding.found, finding.cure)
     return shown
 

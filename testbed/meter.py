@@ -21,7 +21,8 @@ _CLEAR_REFS = Path("/proc/self/clear_refs")
 _THREAD = "/proc/thread-self/schedstat"
 _RESET_PEAK = "5"
 
-PACKAGES = ("torch", "peft", "transformers", "numpy", "pyzmq", "msgspec", "safetensors")
+PROJECT = Path(__file__).parents[1]
+PACKAGES = ("wiretune", "torch", "peft", "transformers", "numpy", "pyzmq", "msgspec", "safetensors")
 
 
 def usage() -> dict[str, Any]:
@@ -140,17 +141,29 @@ def _version(package: str) -> str | None:
 
 
 def _git_revision() -> str | None:
-    """The project's commit, with "+changes" where the work tree differs; None outside git."""
-    folder = Path(__file__).parent
+    """The project's commit, with "+changes" where the work tree differs.
+
+    None where this is no checkout of it: an installed package within another project's is not.
+    """
+    top = _git("rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != PROJECT.resolve():
+        return None
+    return _git("describe", "--always", "--dirty=+changes", "--abbrev=12", "--exclude=*")
+
+
+def _git(*words: str) -> str | None:
+    # What git itself tells a hook is of the repository that has the hook.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         found = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+changes", "--abbrev=12", "--exclude=*"],
-            cwd=folder,
+            ["git", *words],
+            cwd=PROJECT,
+            env=own,
             capture_output=True,
             text=True,
             timeout=5,
             check=True,
         )
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None
     return found.stdout.strip()

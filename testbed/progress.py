@@ -3,7 +3,6 @@
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from testbed import clock
@@ -42,6 +41,12 @@ class RoundLines:
     def close(self) -> None:
         if self._status:
             self._status.stop()
+
+    def _warn(self, text: str) -> None:
+        self._console.print(text, style="yellow", highlight=False)
+
+    def _judge(self, text: str, verdict: str) -> None:
+        self._console.print(text, style="yellow" if verdict == "fail" else None, highlight=False)
 
     def _say(self, text: str) -> None:
         if self._status:
@@ -84,27 +89,21 @@ class RoundLines:
     def _on_unsaved(self, event: dict[str, Any], tally: Tally) -> None:
         # The others' reasons are the same, and so are later ones.
         if not self._unsaved:
-            text = f"[yellow]a state is not kept: {escape(event['reason'])}"
-            self._console.print(text, highlight=False)
+            self._warn(f"a state is not kept: {event['reason']}")
         self._unsaved = True
 
     def _on_certified(self, event: dict[str, Any], tally: Tally) -> None:
         verdict, reason = event["fidelity"]["verdict"], event["fidelity"]["reason"]
-        colour = "[yellow]" if verdict == "fail" else ""
-        self._console.print(f"{colour}links checked: {verdict}: {escape(reason)}", highlight=False)
+        self._judge(f"links checked: {verdict}: {reason}", verdict)
 
     def _on_host(self, event: dict[str, Any], tally: Tally) -> None:
-        colour = "[yellow]" if event["verdict"] == "fail" else ""
-        text = f"{colour}host: {event['verdict']}: {escape(event['reason'])}"
-        self._console.print(text, highlight=False)
+        self._judge(f"host: {event['verdict']}: {event['reason']}", event["verdict"])
 
     def _on_lost(self, event: dict[str, Any], tally: Tally) -> None:
-        text = f"[yellow]lost {event['peer']}: {escape(event['reason'])}"
-        self._console.print(text, highlight=False)
+        self._warn(f"lost {event['peer']}: {event['reason']}")
 
     def _on_missed(self, event: dict[str, Any], tally: Tally) -> None:
-        text = f"round {event['round']}: no update from {event['peer']}: {escape(event['reason'])}"
-        self._console.print(f"[yellow]{text}", highlight=False)
+        self._warn(f"round {event['round']}: no update from {event['peer']}: {event['reason']}")
 
     def _on_wire(self, event: dict[str, Any], tally: Tally) -> None:
         if event["round"] is None:

@@ -128,8 +128,19 @@ class Recorder:
             shift_ns = self._past_origin_ns - self.origin_ns
             line["sent_ns"] += shift_ns
             line["received_ns"] += shift_ns
-        self._file.write(msgspec.json.encode(line) + b"\n")
+        self._append(msgspec.json.encode(line) + b"\n")
         return line
+
+    def _append(self, text: bytes) -> None:
+        """Whole or not at all: a full disk takes a part, and says so at the next one."""
+        written = 0
+        try:
+            while written < len(text):
+                written += self._file.write(text[written:])
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._file.truncate(os.fstat(self._file.fileno()).st_size - written)
+            raise
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Replace summary.json in one step, so that a reader never sees half of it."""

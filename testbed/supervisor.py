@@ -4,13 +4,14 @@ import contextlib
 import math
 import selectors
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any, Protocol
 
 import msgspec
 
-from testbed import clock, dilation, fidelity, files, host, ideal, meter, trace_json
+from testbed import clock, dilation, fidelity, files, host, ideal, meter
 from testbed.capture import Capture
 from testbed.channel import Channel, ChannelClosed
 from testbed.config import CONFIG, RunConfig, pace, write
@@ -124,12 +125,25 @@ class _Run:
                 reason = str(error)
             except OSError as error:
                 reason = f"write the results: {error}"
-            event = {"event": "closed", "status": status, "reason": reason or None}
-            with contextlib.suppress(OSError):
-                self._record("supervisor", {**event, "links": closing})
-                self._recorder.write_summary(self._tally.summary())
-                trace_json.write(self._recorder.folder)
+            self._close(status, reason, closing)
         return self._tally.summary()
+
+    def _close(self, status: str, reason: str, links: dict[str, Any]) -> None:
+        """Write how the run ended; where that cannot be written, it has not ended well."""
+        event = {"event": "closed", "status": status, "reason": reason or None, "links": links}
+        try:
+            self._record("supervisor", event)
+            self._recorder.write_summary(self._tally.summary())
+        except OSError as error:
+            unwritten = f"write the results: {error}"
+            if status == "ok":
+                event |= {"status": "failed", "reason": unwritten}
+            elif unwritten not in reason:
+                event["reason"] = f"{reason}; {unwritten}"
+            self._tally.take({"t": self._recorder.elapsed_s(), "node": "supervisor", **event})
+            # What is there still says so, if it can.
+            with contextlib.suppress(OSError):
+                self._recorder.write("supervisor", event)
 
     def _go_on(self, past: Iterable[dict[str, Any]], facts: dict[str, Any]) -> None:
         for event in past:
@@ -157,7 +171,7 @@ class _Run:
         finish_probing = self._probe_links(owned, network)
         lines = [ideal.of_node(node) for node in self._plan.nodes]
         self._record("supervisor", {"event": "links", "facts": network.facts, "lines": lines})
-        self._refuse_what_cannot_end(zygote.wait_ready(PREPARE_LIMIT_S))
+        self._refuse_what_cannot_end(self._prepared(zygote, deadline))
         finish_probing()
         start_capture()
         # 2. Every node is forked into its place, the server first.
@@ -177,6 +191,18 @@ class _Run:
         leave_by = clock.monotonic() + LEAVE_LIMIT_S
         self._watch(zygote, network, leave_by, lambda: len(self._ended) == len(self._plan.nodes))
         self._record_wire(network, None)
+
+    def _prepared(self, zygote: Zygote, deadline: float) -> Traffic | None:
+        remaining_s = max(0.0, clock.host_s(deadline - clock.monotonic()))
+        try:
+            return zygote.wait_ready(min(PREPARE_LIMIT_S, remaining_s))
+        except NodeFailed:
+            if clock.monotonic() < deadline:
+                raise
+            raise RunFailed(self._too_long()) from None
+
+    def _too_long(self) -> str:
+        return f"not finished within time_limit_s = {self._config.time_limit_s:g}"
 
     def _build(self) -> Network:
         if clock.dilation() == 1:
@@ -246,8 +272,7 @@ class _Run:
             while self._server_done == leaving and not finished():
                 remaining_s = deadline - clock.monotonic()
                 if remaining_s <= 0 and not leaving:
-                    limit = f"time_limit_s = {self._config.time_limit_s:g}"
-                    raise RunFailed(f"not finished within {limit}")
+                    raise RunFailed(self._too_long())
                 if leaving and (remaining_s <= 0 or network.failure() or zygote.failure()):
                     return
                 due_s = math.inf if leaving else self._dynamics.wait_s
@@ -343,8 +368,13 @@ class _Run:
         if self._shown:
             try:
                 self._progress.take(written, self._tally)
-            except (OSError, SystemExit):  # The latter is how rich ends when its reader is gone.
+            except SystemExit:  # How rich ends when its reader is gone.
                 self._shown = False
+            except Exception as error:
+                # No run ends by what shows it.
+                self._shown = False
+                with contextlib.suppress(OSError, AttributeError):
+                    sys.stderr.write(f"nothing more is shown: {type(error).__name__}: {error}\n")
 
     def _record_wire(self, network: Network, number: int | None) -> None:
         counters = msgspec.to_builtins(network.counters())

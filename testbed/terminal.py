@@ -7,6 +7,8 @@ off; FORCE_COLOR and CLICOLOR_FORCE turn them on where nobody looks, and nothing
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 from collections.abc import Iterable
@@ -14,10 +16,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
+from testbed.text import visible
+
 if TYPE_CHECKING:  # A command that prints nothing of its own need not wait for it.
     from rich.console import Console, RenderableType
     from rich.table import Table
+    from rich.text import Text
 
+LEAST_COLUMNS = 10
+"""A terminal of fewer is asked for its size anew."""
 UNBOUNDED_COLUMNS = 10_000
 """Without a terminal nothing is cut or wrapped."""
 
@@ -31,21 +38,20 @@ class Output:
         self.as_json = as_json
         self._quiet = quiet
         self.console = console(sys.stderr if as_json else sys.stdout, plain=plain, quiet=quiet)
-        self._errors = console(sys.stderr, plain=plain) if quiet else self.console
+        self._errors = console(sys.stderr, plain=plain)
 
     def say(self, text: str, style: str | None = None) -> None:
         """A line on the way."""
-        self.console.print(text, style=style, markup=False, soft_wrap=True)
+        self.console.print(text, style=style, soft_wrap=True)
 
     def error(self, text: str) -> None:
-        """What went wrong; on standard error where nothing else is said."""
-        self._errors.print(text, style="red", markup=False, soft_wrap=True)
+        """What went wrong, on standard error."""
+        self._errors.print(text, style="red", soft_wrap=True)
 
     def result(self, name: str, value: object) -> None:
         """ "results: results/RUN", or the value alone if nothing else is said."""
         if self._quiet and not self.as_json:
-            sys.stdout.write(f"{value}\n")
-            sys.stdout.flush()
+            _deliver(f"{value}")
         else:
             self.say(f"{name}: {value}")
 
@@ -61,8 +67,7 @@ class Output:
     def document(self, data: Any) -> None:
         """The one JSON document."""
         text = msgspec.json.format(msgspec.json.encode(data), indent=2)
-        sys.stdout.write(f"{text.decode()}\n")
-        sys.stdout.flush()
+        _deliver(text.decode())
 
     def _show_plainly(self, table: RenderableType) -> None:
         for number, part in enumerate(_tables(table)):
@@ -75,14 +80,37 @@ class Output:
         self.console.file.flush()
 
 
+def _deliver(text: str) -> None:
+    """A line of standard output that was asked for, and may not be lost without a word."""
+    stream = sys.stdout
+    stream.write(f"{visible(text) if stream.isatty() else text}\n")
+    stream.flush()
+    if isinstance(stream, Guarded) and stream.absent:
+        stream.lost = OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
+def styled(text: str, style: str) -> Text:
+    """Text with a style of its own, within a table."""
+    from rich.text import Text
+
+    return Text(visible(text), style)
+
+
 def console(stream: TextIO, *, plain: bool = False, quiet: bool = False) -> Console:
-    """What prints to ``stream`` as these flags and the environment ask."""
+    """What prints to ``stream`` as these flags and the environment ask.
+
+    No text is markup, and none has codes of its own: much of it comes from outside.
+    """
     from rich.console import Console
+
+    class Literal(Console):
+        def render_str(self, text: str, **how: Any) -> Text:
+            return super().render_str(visible(text), **how)
 
     terminal = stream is not None and stream.isatty()
     colour = not plain and coloured(terminal)
     fancy = terminal and not plain and not quiet and not _dumb()
-    return Console(
+    return Literal(
         file=stream,
         force_terminal=fancy,
         force_interactive=fancy,
@@ -91,7 +119,18 @@ def console(stream: TextIO, *, plain: bool = False, quiet: bool = False) -> Cons
         width=None if terminal else UNBOUNDED_COLUMNS,
         quiet=quiet,
         highlight=False,
+        markup=False,
+        emoji=False,
+        _environ={name: value for name, value in os.environ.items() if _is_sane(name, value)},
     )
+
+
+def _is_sane(name: str, value: str) -> bool:
+    """Whether nothing, or one letter a line, is not what a variable would have printed."""
+    if name not in ("COLUMNS", "LINES"):
+        return True
+    least = LEAST_COLUMNS if name == "COLUMNS" else 1
+    return value.isascii() and value.isdecimal() and len(value) < 5 and int(value) >= least
 
 
 def coloured(terminal: bool) -> bool:
@@ -135,8 +174,10 @@ class Guarded:
     A reader that has seen enough, or a full disk, is no reason to end a run that is under way.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, absent: bool = False) -> None:
+        """``absent``: the process was started without it, and ``stream`` leads nowhere."""
         self._stream = stream
+        self.absent = absent
         self.lost: OSError | None = None
 
     def write(self, text: str) -> int:
@@ -166,11 +207,23 @@ class Guarded:
 
 
 def guard() -> None:
-    """Guard this process's standard streams."""
-    for name in ("stdout", "stderr"):
+    """Guard this process's standard streams.
+
+    Those that it was started without lead nowhere: else the next file that is opened would stand
+    in their place, and get what is said.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
-        if stream is not None:
-            setattr(sys, name, Guarded(stream))
+        absent = stream is None
+        if absent:
+            stream = os.fdopen(number, "w", closefd=False)
+        if isinstance(stream, io.TextIOWrapper):
+            # Whatever the letters of its encoding are, nothing ends by them.
+            stream.reconfigure(errors="backslashreplace")
+        setattr(sys, name, Guarded(stream, absent))
 
 
 def lost_output() -> str | None:

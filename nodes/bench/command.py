@@ -59,16 +59,21 @@ def bench(
     left = {o.cell.id: o.reason for o in outcomes if o.summary is None}
     result = {"title": asked.title, "note": asked.note, "rows": rows, "without_result": left}
     text = msgspec.json.format(msgspec.json.encode(result), indent=2)
-    files.write(folder / "comparison.json", text + b"\n")
+    whole = True
+    try:
+        files.write(folder / "comparison.json", text + b"\n")
+    except OSError as error:
+        whole = False
+        output.error(f"no comparison.json: {error}")
     if found or output.as_json:
         output.show(compare.table(asked, found), result)
     for cell, reason in left.items():
         output.error(f"no result of {cell}: {reason}")
     if found:
-        _compare(folder, asked.run.get("target_accuracy"), output)
+        whole = _compare(folder, asked.run.get("target_accuracy"), output) and whole
     if INTERRUPTED in left.values():
         return 130
-    return 1 if left else 0
+    return 0 if whole and not left else 1
 
 
 def _asked(
@@ -131,15 +136,17 @@ def _where(cell: Cell) -> str:
     return f"{cell.config.profile or cell.config.positions or '4g'}{clients}"
 
 
-def _compare(folder: Path, target: float | None, output: Output) -> None:
-    """Write the bench's page, which is no reason for a bench to fail."""
+def _compare(folder: Path, target: float | None, output: Output) -> bool:
+    """Write the bench's page; whether it is there."""
     from testbed.report import comparison, comparison_page
 
     try:
         found = comparison.runs([folder])
         rows, reached = comparison.compare(found, target)
         notes = comparison.notes(found)
-        text = f"comparison: {comparison_page.write(rows, reached, [folder], None, notes)}"
+        page = comparison_page.write(rows, reached, [folder], None, notes)
     except Exception as error:
-        text = f"no comparison: {type(error).__name__}: {error}"
-    output.say(text)
+        output.error(f"no comparison: {type(error).__name__}: {error}")
+        return False
+    output.say(f"comparison: {page}")
+    return True

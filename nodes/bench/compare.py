@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from rich.markup import escape
 from rich.table import Table
 
 from nodes.bench.plan import Bench, Row
@@ -142,7 +141,7 @@ def table(bench: Bench, groups: list[Group]) -> Table:
     for number, (head, _) in enumerate(columns):
         shown.add_column(head, justify="right" if number else "left", overflow="fold")
     for group in groups:
-        own = [escape(text(group)) for _, text in columns]
+        own = [text(group) for _, text in columns]
         shown.add_row(*([group.where] if several else []), *own)
     return shown
 

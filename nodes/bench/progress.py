@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from nodes.bench.plan import Cell
+from testbed.terminal import styled
 from testbed.units import human_seconds
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from nodes.bench.conduct import Outcome
 
@@ -171,7 +173,6 @@ class LiveTable:
 
 def table(course: Course, rows: int) -> Table:
     """At most ``rows`` runs: those that ended last, the present one, and those to come."""
-    from rich.markup import escape
     from rich.table import Table
 
     ended = len(course.outcomes)
@@ -189,23 +190,21 @@ def table(course: Course, rows: int) -> Table:
         if place < ended:
             state = _ended(course.outcomes[place])
         elif place == ended and course.log is not None:
-            time_, state = human_seconds(round(course.elapsed_s)), escape(last_line(course.log))
+            time_, state = human_seconds(round(course.elapsed_s)), styled(last_line(course.log), "")
         else:
-            state = "[dim]to come"
-        shown.add_row(escape(cell.id), time_, state)
+            state = styled("to come", "dim")
+        shown.add_row(cell.id, time_, state)
     return shown
 
 
-def _ended(outcome: Outcome) -> str:
-    from rich.markup import escape
-
+def _ended(outcome: Outcome) -> Text:
     if outcome.summary is None:
-        return f"[red]{escape(outcome.reason or 'no result')}"
+        return styled(outcome.reason or "no result", "red")
     found = [entry.get("metrics", {}) for entry in outcome.summary.get("rounds", [])]
     accuracy = [m.get("accuracy", m.get("client_accuracy")) for m in found]
     best = max((each for each in accuracy if each is not None), default=None)
     text = "there already" if outcome.earlier else "done"
-    return f"[green]{text}" + ("" if best is None else f", accuracy {best:.3f}")
+    return styled(text + ("" if best is None else f", accuracy {best:.3f}"), "green")
 
 
 def last_line(log: Path) -> str:

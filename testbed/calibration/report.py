@@ -5,11 +5,12 @@ from typing import Any
 
 import msgspec
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from testbed.calibration.measure import Calibration
 from testbed.calibration.row import Row
+from testbed.terminal import styled
 
 SUMMARISED = {
     "rate, %": "rate",
@@ -43,7 +44,7 @@ def summary(found: Calibration) -> Table:
             for column, gate in SUMMARISED.items()
         ]
         counts = Counter(row.verdict for row in rows)
-        shown.add_row(escape(link), *worst, *(str(counts[name]) for name in _COLOURS))
+        shown.add_row(link, *worst, *(str(counts[name]) for name in _COLOURS))
     return shown
 
 
@@ -64,7 +65,7 @@ def _worst(rows: list[Row], percent: bool) -> str:
 
 
 def _rows(found: Calibration) -> Table:
-    shown = Table(title=escape(found.links), title_justify="left")
+    shown = Table(title=found.links, title_justify="left")
     for name in ("profile", "gate", "way"):
         shown.add_column(name, no_wrap=True)
     for name in ("expected", "measured", "off", "allowed"):
@@ -110,12 +111,12 @@ def number(value: float | None) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row) -> list[str | Text]:
     off = None
     if row.measured is not None and row.expected is not None:
         off = row.measured - row.expected
     return [
-        escape(row.link),
+        row.link,
         row.name,
         row.direction,
         number(row.expected),
@@ -124,6 +125,6 @@ def _cells(row: Row) -> list[str]:
         number(row.tolerance),
         row.unit,
         str(row.n or "-"),
-        f"[{_COLOURS[row.verdict]}]{row.verdict}[/]",
-        escape(row.note),
+        styled(row.verdict, _COLOURS[row.verdict]),
+        row.note,
     ]

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.markup import escape
 from rich.table import Table
 
 from testbed import files
@@ -290,7 +289,7 @@ def table(rows: Sequence[Row], target: float | None) -> Table:
     for name in head:
         shown.add_column(name, justify="left" if name in TEXTS else "right")
     for line in lines:
-        shown.add_row(*map(escape, line))
+        shown.add_row(*line)
     return shown
 
 

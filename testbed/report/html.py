@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from testbed import files
+from testbed.text import visible
 
-_NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+_NO_XML = re.compile("[\ufffe\uffff]")
 _VOID = ("meta",)
 _STYLE = Path(__file__).with_name("style.css")
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -23,10 +24,10 @@ class Markup(str):
 
 
 def escaped(text: object) -> Markup:
-    """As text or an attribute's value; what XML has no place for becomes U+FFFD."""
+    """As text or an attribute's value; what nobody could see is spelt out."""
     if isinstance(text, Markup):
         return text
-    return Markup(html.escape(_NO_XML.sub("\ufffd", str(text))))
+    return Markup(html.escape(_NO_XML.sub("\ufffd", visible(str(text)))))
 
 
 def tag(name: str, /, *inside: object, **attributes: object) -> Markup:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from testbed.config_error import ConfigError
@@ -56,7 +55,7 @@ def table(found: Iterable[dict[str, Any]]) -> Table:
         accuracy, minutes, wire = (row.get(name) for name in ("accuracy", "minutes", "wire_mb"))
         own = {**row, "status": _status(row)}
         shown.add_row(
-            *(escape(str(own.get(name, "-"))) for name in columns),
+            *(str(own.get(name, "-")) for name in columns),
             "-" if accuracy is None else f"{accuracy:.3f}",
             "-" if minutes is None else number(minutes),
             "-" if wire is None else number(wire),

@@ -143,5 +143,5 @@ def test_a_trial_that_fails_leaves_its_reason_and_nothing_else(launch):
     flags = ("--links=loopback", "--profile=nb-iot", "--clients=1", "--method=fedavg")
     run = launch(*flags, "--dilation=auto", "--time-limit=20", "--no-calibrate")
     assert run.finish() == 1, run.describe()
-    assert "the trial round of --dilation=auto: cannot end within" in run.stdout
+    assert "the trial round of --dilation=auto: cannot end within" in run.stderr
     assert list(run.out.iterdir()) == []

@@ -34,7 +34,7 @@ def failed(run) -> str:
     summary = run.summary
     assert summary["status"] == "failed"
     assert summary["reason"] == run.events("closed")[0]["reason"]
-    assert f"failed: {summary['reason']}" in run.stdout.replace("\n", " ")
+    assert f"failed: {summary['reason']}" in run.stderr.replace("\n", " ")
     assert "Traceback" not in run.stdout + run.stderr
     return summary["reason"]
 

@@ -60,7 +60,7 @@ def test_a_signal_in_a_round_ends_everything(launch, best_links, number):
     nothing_left(run, *left)
     check_interrupted(run, f"stopped by {number.name}")
     assert run.events("closed")[0]["status"] == "interrupted"
-    assert run.stderr == ""
+    assert run.stderr == f"interrupted: stopped by {number.name}\n"
 
 
 def test_more_interrupts_change_nothing(launch, best_links):
@@ -68,9 +68,12 @@ def test_more_interrupts_change_nothing(launch, best_links):
     left = in_a_round(run)
     os.killpg(run.pid, signal.SIGINT)
     os.killpg(run.pid, signal.SIGTERM)
-    while run.process.poll() is None and not run.events("closed"):
-        os.killpg(run.pid, signal.SIGINT)
+    # Until its end, for which the summary and the report are still to be written.
+    while run.process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGINT)
     assert run.finish() == INTERRUPTED, run.describe()
+    assert "Traceback" not in run.stderr and "Exception" not in run.stderr
     nothing_left(run, *left)
     check_interrupted(run, "stopped by SIGINT")
 
@@ -126,7 +129,8 @@ def test_a_signal_while_it_starts_ends_everything(launch, best_links, moment):
     summary = run.summary
     assert (summary["status"], summary["reason"]) == ("interrupted", "stopped by SIGTERM")
     assert (summary["rounds_done"], summary["rounds"]) == (0, [])
-    assert run.stderr == ""
+    assert run.stderr == "interrupted: stopped by SIGTERM\n"
+    assert (run.folder / "nodes.log").read_text() == ""
 
 
 def test_ctrl_c_in_a_terminal_ends_everything(launch, best_links, until):

@@ -1,15 +1,22 @@
 """What the supervisor says of a node that ended."""
 
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
+import made_run
 import pytest
 
+from nodes import launch
 from testbed import supervisor
 from testbed.config import RunConfig
 from testbed.profiles import load
+from testbed.record import Recorder
+from testbed.terminal import Output
 from testbed.topology import plan
+from testbed.zygote import NodeFailed
 
 
 def reason_of(lines: list[dict[str, Any]], how: str) -> str:
@@ -34,3 +41,103 @@ def test_a_library_that_found_no_memory_is_told_from_other_deaths(signal: str) -
     assert reason_of([limited], how) == expected
     assert reason_of([], how) == how
     assert reason_of([limited], "killed by SIGKILL") == "killed by SIGKILL"
+
+
+def run_in(folder: Path, progress: Any = None) -> tuple[supervisor._Run, Recorder]:
+    recorder = Recorder(folder, 0.0)
+    layout = plan([load("4g")])
+    run = supervisor._Run(RunConfig(), layout, Mock(), Mock(), recorder, progress or Mock())
+    run._record("supervisor", {k: v for k, v in made_run.events(1)[0].items() if k != "t"})
+    return run, recorder
+
+
+def test_a_run_whose_end_cannot_be_written_has_failed(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    run, recorder = run_in(folder)
+    shutil.rmtree(folder)
+    run._close("ok", "", {})
+    summary = run._tally.summary()
+    recorder.close()
+    assert summary["status"] == "failed"
+    assert summary["reason"].startswith("write the results: [Errno 2] No such file")
+
+
+def test_a_record_that_cannot_be_closed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, recorder = run_in(tmp_path)
+    monkeypatch.setattr(recorder, "write", Mock(side_effect=OSError(28, "No space")))
+    run._close("interrupted", "stopped by SIGTERM", {})
+    recorder.close()
+    summary = run._tally.summary()
+    assert summary["status"] == "interrupted"
+    assert summary["reason"] == "stopped by SIGTERM; write the results: [Errno 28] No space"
+
+
+def test_what_shows_a_run_does_not_end_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress = Mock(take=Mock(side_effect=ValueError("no such tag")))
+    run, recorder = run_in(tmp_path, progress)
+    run._close("ok", "", {})
+    recorder.close()
+    assert run._tally.summary()["status"] == "ok"
+    assert progress.take.call_count == 1
+    assert capsys.readouterr().err == "nothing more is shown: ValueError: no such tag\n"
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, 0.0)
+    recorder.write("server", {"event": "done"})
+    before = (tmp_path / "events.jsonl").read_bytes()
+    whole = recorder._file
+
+    class Full:
+        """Takes half, and then no more."""
+
+        taken = 0
+
+        def write(self, text: bytes) -> int:
+            if self.taken:
+                raise OSError(28, "No space left on device")
+            self.taken = whole.write(text[: len(text) // 2])
+            return self.taken
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(whole, name)
+
+    recorder._file = Full()  # type: ignore[assignment]
+    with pytest.raises(OSError, match="No space"):
+        recorder.write("server", {"event": "done"})
+    recorder.close()
+    assert (tmp_path / "events.jsonl").read_bytes() == before
+
+
+def test_what_is_not_written_beside_the_results_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = made_run.folder(tmp_path / "run", made_run.events(1))
+    assert launch._write_about(run, False, Output())
+    (run / "report.html").unlink()
+    (run / ".report.html").mkdir()
+    assert not launch._write_about(run, False, Output())
+    told = capsys.readouterr()
+    assert told.err.startswith("no report: ") and "report: " in told.out
+
+
+def test_the_time_limit_holds_while_nodes_are_prepared(tmp_path: Path) -> None:
+    run, recorder = run_in(tmp_path)
+    waited = []
+
+    def never(limit_s: float) -> None:
+        waited.append(limit_s)
+        raise NodeFailed("no answer")
+
+    zygote: Any = SimpleNamespace(wait_ready=never)
+    with pytest.raises(supervisor.RunFailed, match=r"not finished within time_limit_s = 86400"):
+        run._prepared(zygote, supervisor.clock.monotonic())
+    with pytest.raises(NodeFailed):
+        run._prepared(zygote, supervisor.clock.monotonic() + 1000)
+    recorder.close()
+    assert waited == [0.0, supervisor.PREPARE_LIMIT_S]

@@ -4,17 +4,21 @@ import io
 import json
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
+import made_run
 import pytest
 from rich.console import Group
 from rich.table import Table
 
 from testbed import terminal
+from testbed.progress import RoundLines, closing_table
+from testbed.summary import Tally
 from testbed.terminal import Guarded, Output
 
-VARIABLES = ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "CLICOLOR", "TERM", "COLUMNS")
+VARIABLES = ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "CLICOLOR", "TERM", "COLUMNS", "LINES")
 COLOUR = "\x1b[32m"
 
 
@@ -34,7 +38,7 @@ def table() -> Table:
     found = Table(title="all of it", title_justify="left")
     found.add_column("what")
     found.add_column("value", justify="right")
-    found.add_row("[green]ok", "1")
+    found.add_row(terminal.styled("ok", "green"), "1")
     found.add_row("", "12")
     return found
 
@@ -155,3 +159,95 @@ def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "stdout", Guarded(stream))
         Output().say("no room")
         assert terminal.lost_output() == "No space left on device"
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "abc", "\u00b2", "-5", "9" * 5000, ""])
+@pytest.mark.parametrize("lines", ["0", "x"])
+def test_a_size_that_is_none_is_not_believed(
+    monkeypatch: pytest.MonkeyPatch, columns: str, lines: str
+) -> None:
+    text = shown(monkeypatch, Terminal(), COLUMNS=columns, LINES=lines, CLICOLOR="0")
+    assert "all of it" in text and "│ ok   │     1 │" in text
+
+
+def test_a_size_that_is_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = shown(monkeypatch, Terminal(), COLUMNS="12", CLICOLOR="0")
+    assert max(map(len, text.splitlines())) == 12
+
+
+HOSTILE = "client_[/x] [red]:smile: \x1b]0;t\x07\x9b2J\u202egpj.\ud800\r"
+SPELT = r"client_[/x] [red]:smile: \x1b]0;t\x07\x9b2J\u202egpj.\ud800\r"
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_what_comes_from_outside_is_text(
+    monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+    out, err = stream(), stream()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    output = Output()
+    hostile = Table(HOSTILE, title=HOSTILE, title_justify="left", caption=HOSTILE)
+    hostile.add_row(HOSTILE)
+    hostile.add_row(terminal.styled(HOSTILE, "red"))
+    output.show(hostile, None)
+    output.say(HOSTILE)
+    output.result("results", HOSTILE)
+    output.error(HOSTILE)
+    assert out.getvalue().count(SPELT) == 7 and err.getvalue().count(SPELT) == 1
+    seen = out.getvalue() + err.getvalue()
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\ud800]", seen)
+
+
+def test_rounds_of_hostile_names_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    events = made_run.events(clients=1, rounds=1)
+    for event in events:
+        if event["event"] == "round":
+            event["metrics"] = {HOSTILE: 0.5}
+    late = {"t": 99, "node": "server", "event": "missed", "peer": "client-1", "round": 1}
+    tally, lines = Tally(), RoundLines(terminal.console(sys.stdout), 1, 1)
+    for event in [*events, late | {"reason": HOSTILE}]:
+        tally.take(event)
+        lines.take(event, tally)
+    lines.close()
+    Output().show(closing_table(tally.summary()), None)
+    assert capsys.readouterr().out.count(SPELT) == 3
+
+
+PRINTING = """
+import sys
+from testbed import terminal
+from testbed.terminal import Output
+terminal.guard()
+output = Output(as_json=sys.argv[1] == "json", quiet=sys.argv[1] == "quiet")
+with open(sys.argv[2], "w") as file:
+    assert file.fileno() > 2
+    output.result("results", "\\u00fc" if sys.argv[1] == "quiet" else "x")
+    if sys.argv[1] == "json":
+        output.document({})
+sys.exit(terminal.lost_output() or 0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [("json", "Bad file descriptor\n"), ("quiet", "Bad file descriptor\n"), ("plain", "")],
+)
+def test_a_stream_that_is_not_there_is_nobodys_file(how: str, reason: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", PRINTING, how, str(tmp_path / "file")]
+    shell = ["sh", "-c", 'exec "$@" >&-', "sh", *words]
+    done = subprocess.run(
+        shell, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=60
+    )
+    told = done.stderr.removeprefix("results: x\n")
+    assert (done.returncode, told) == (1 if reason else 0, reason)
+    assert (tmp_path / "file").read_text() == ""
+
+
+def test_letters_that_an_encoding_lacks_end_nothing(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", PRINTING, "quiet", str(tmp_path / "file")]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\\xfc\n", "")
