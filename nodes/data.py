@@ -6,7 +6,6 @@ import gzip
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,8 @@ SIDE = 16
 
 TEST_SEED = 1_000_003
 """Draws what must be the same for every seed of a run: held-out images and the digits' split."""
+
+DIGITS_FILE = Path(__file__).parent / "digits" / "digits.csv.gz"
 
 CLASSES = 10
 """Of the digits and the glyphs."""
@@ -315,16 +316,8 @@ def _digits(seed: int, train_samples: int | None) -> Dataset:
 
 
 def read_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Images (1797, 8, 8) with values 0..16 and labels (1797,), as `sklearn.datasets` has them.
-
-    Read from the installed package's own file: importing scikit-learn would take over a second.
-    ModuleNotFoundError where scikit-learn is not installed.
-    """
-    package = find_spec("sklearn")
-    if package is None or package.origin is None:
-        raise ModuleNotFoundError("the digits are scikit-learn's: install scikit-learn")
-    path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
-    with gzip.open(path, "rt") as file:
+    """Images (1797, 8, 8) with values 0..16 and labels (1797,), as `sklearn.datasets` has them."""
+    with gzip.open(DIGITS_FILE, "rt") as file:
         table = np.loadtxt(file, delimiter=",", dtype=np.uint8)
     return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,8 @@ DIGITS = "0123456789"
 LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZabdefghnqrt"
 """Letters that tight cropping leaves distinct: no c beside C, and no I, l, O beside 1 and 0."""
 
+FONTS = Path(__file__).parent / "fonts"
+"""DejaVu 2.37, whose outlines and hints of DIGITS and LETTERS these files hold, and no others."""
 FACES = (
     "DejaVuSans",
     "DejaVuSans-Bold",
@@ -94,14 +95,16 @@ def glyphs(
 ) -> tuple[Floats, NDArray[np.int64]]:
     """Images (count, 1, side, side) in 0..1, ink high, and the index in `characters` of each.
 
-    `side` is even. The same arguments give the same images. ValueError for no characters, an odd
-    side or a negative count; FileNotFoundError where matplotlib's fonts are not installed.
+    `characters` are of DIGITS and LETTERS, `side` is even. The same arguments give the same images.
+    ValueError for no or other characters, an odd side or a negative count.
     """
     if not characters or count < 0 or side < 2 or side % 2:
         raise ValueError(
             "glyphs need a character, a count of at least 0 and an even side, "
             f"not {characters!r}, {count} and {side}"
         )
+    if others := set(characters) - set(DIGITS + LETTERS):
+        raise ValueError(f"the fonts here lack {''.join(sorted(others))!r}; take {DIGITS}{LETTERS}")
     rng = np.random.default_rng(seed)
     labels = rng.integers(len(characters), size=count)
     images = np.empty((count, 1, side, side), dtype=np.float32)
@@ -212,7 +215,7 @@ def _draw(character: str, face: str) -> NDArray[np.bool_]:
     from PIL import Image, ImageFont
 
     height = round(GRID / SPAN)
-    font = ImageFont.truetype(_fonts() / f"{face}.ttf", 2 * height)
+    font = ImageFont.truetype(FONTS / f"{face}.ttf", 2 * height)
     mask = font.getmask(character, mode="L")
     image = Image.frombytes("L", mask.size, bytes(mask))
     image = image.crop(image.getbbox())
@@ -224,14 +227,6 @@ def _draw(character: str, face: str) -> NDArray[np.bool_]:
         ((GRID - width) // 2, (GRID - height) // 2),
     )
     return np.asarray(sheet) > 127
-
-
-def _fonts() -> Path:
-    """matplotlib's folder of fonts, found without importing matplotlib."""
-    package = find_spec("matplotlib")
-    if package is None or package.origin is None:
-        raise FileNotFoundError("glyphs are drawn in matplotlib's fonts: install matplotlib")
-    return Path(package.origin).parent / "mpl-data" / "fonts" / "ttf"
 
 
 def _distance_to(shapes: NDArray[np.bool_]) -> Floats:

@@ -1,5 +1,6 @@
 """Data sets, their partition over clients, and the glyph generator."""
 
+import hashlib
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from nodes import data
 from nodes.glyphs import DIGITS, STRONG, Distortion, glyphs
 from testbed.config_error import ConfigError
 
+SKLEARN_DIGITS = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
 LABELS = np.random.default_rng(0).integers(0, 10, 3000)
 
 
@@ -126,12 +128,12 @@ def test_partition_refuses_what_cannot_be() -> None:
 
 
 def test_digits_are_scikit_learns() -> None:
-    from sklearn.datasets import load_digits
-
-    theirs = load_digits()
+    """Of all values of `sklearn.datasets.load_digits` in its version 1.9.1, as 8-bit integers."""
     images, labels = data.read_digits()
-    assert np.array_equal(images, theirs.images)
-    assert np.array_equal(labels, theirs.target)
+    assert images.shape == (1797, 8, 8) and images.dtype == np.uint8
+    assert np.bincount(labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    digest = hashlib.sha256(images.tobytes() + labels.astype(np.uint8).tobytes()).hexdigest()
+    assert digest == SKLEARN_DIGITS
 
 
 def test_digits_split_is_stratified_complete_and_the_same_for_every_seed() -> None:
@@ -244,6 +246,11 @@ def test_importing_data_and_reading_digits_imports_nothing_heavy() -> None:
 
 
 SOME = "AbC"
+
+
+def test_glyphs_of_characters_that_no_font_here_has_are_refused() -> None:
+    with pytest.raises(ValueError, match="lack 'Öß'"):
+        glyphs(1, 0, characters="AßÖ")
 
 
 def test_glyphs_are_drawn_from_their_seed() -> None:
