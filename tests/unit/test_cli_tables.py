@@ -107,8 +107,8 @@ def test_show_has_what_a_link_sets_beyond_the_usual(own: str) -> None:
     assert rows["from 30 s"][:3] == ["loss_percent 2", "rate_kbit 500", "assumed: a lift"]
     assert rows["from 60 s"][:2] == ["nothing passes", "nothing passes"]
     assert rows["from 70 s"][:2] == ["loss_percent 2", "rate_kbit 500"]
-    # 1200 kbit/s of IP, of which 1448 of 1500 bytes are payload
-    assert rows["most TCP can carry, kbit/s"][:2] == ["7651", "1158"]
+    # 0.995 of 8000 * 1448 / 1514, and 1200 kbit/s of IP, of which 1448 of 1500 bytes are payload
+    assert rows["most TCP can carry, kbit/s"][:2] == ["7613", "1158"]
     assert "reorder_percent" not in rows and "duplicate_percent" not in rows
 
 
