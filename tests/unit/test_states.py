@@ -8,13 +8,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from methods import Shard
 from nodes import states
-from nodes.snapshot import Snapshot
+from nodes.snapshot import Snapshot, Unkept
 from nodes.states import Keeper, Start, choose, ready
 from testbed.config_error import ConfigError
 
@@ -245,3 +246,60 @@ def test_a_failing_disk_is_told_and_leaves_no_part(
     run.save("server", 2, parts={})
     assert run.events[-1]["reason"] == "server.2.safetensors: Input/output error"
     assert run.there()["server"] == [1]
+
+
+def forge(run: Run, name: str, state: str) -> None:
+    tensors = {".done": torch.zeros(3), "torch": torch.get_rng_state()}
+    save_file(tensors, run.folder / name, {"state": state})
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "[" * 100_000,
+        "null",
+        "{}",
+        '{"told": {"parts": {"client-1": "1"}}, "lasting": {}}',
+        '{"told": {"parts": {"client-1": -1}}, "lasting": {}}',
+        '{"told": {"parts": [1]}, "lasting": {}}',
+        '{"told": [], "lasting": {}}',
+    ],
+)
+def test_what_the_server_told_is_not_believed(run: Run, state: str) -> None:
+    run.round(1)
+    forge(run, "server.2.safetensors", state)
+    assert choose(run.folder, CLIENTS, 2) == everywhere(1)
+
+
+def test_a_pipe_is_no_state(run: Run) -> None:
+    run.round(1)
+    os.mkfifo(run.folder / "server.2.safetensors")
+    os.mkfifo(run.folder / "client-1.1000.safetensors")
+    assert choose(run.folder, CLIENTS, 2) == everywhere(1)
+
+
+def test_rounds_of_which_there_is_no_state_cost_nothing(run: Run) -> None:
+    run.round(1)
+    (run.folder / f"server.{'9' * 200}.safetensors").touch()
+    (run.folder / "server.\u0661.safetensors").touch()
+    assert choose(run.folder, CLIENTS, 50_000_000_000) == everywhere(1)
+
+
+def test_a_state_larger_than_the_memory_is_not_read(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.round(1)
+    little = SimpleNamespace(available=100)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: little)
+    with pytest.raises(Unkept, match=r"server\.1\.safetensors has 0 MB, and 0 are free"):
+        run.keepers["server"].load(1)
+
+
+def test_a_link_in_a_states_place_is_replaced(run: Run, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    (run.folder / ".server").symlink_to(outside)
+    run.round(1)
+    assert outside.read_text() == "mine"
+    outside.unlink()
+    assert choose(run.folder, CLIENTS, 1) == everywhere(1)
