@@ -14,9 +14,11 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 # Before numpy and torch come in: a process that is to be forked may have no other threads.
+# What the environment asks for would be that, and a node has one thread in any case.
 # VECLIB is macOS's Accelerate, which crashes in a child if it has used threads in its parent.
 for _pool in ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "VECLIB_MAXIMUM"):
-    os.environ.setdefault(f"{_pool}_THREADS", "1")
+    os.environ[f"{_pool}_THREADS"] = "1"
+os.environ.pop("MKL_DOMAIN_NUM_THREADS", None)
 
 import functools  # noqa: E402
 from collections.abc import Callable  # noqa: E402

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -114,6 +115,15 @@ def load(
     if name in hub_data.SOURCES:
         return _photographs(name, seed, train_samples, folder or hub_data.find(name, None))
     return _LOADERS[name](seed, train_samples)
+
+
+def fingerprint(name: str, folder: Path | None) -> str | None:
+    """SHA-256 of the files that `load` would read; None where images are drawn."""
+    if name in hub_data.SOURCES:
+        return hub_data.fingerprint(folder or hub_data.find(name, None))
+    if name == "digits":
+        return hashlib.sha256(DIGITS_FILE.read_bytes()).hexdigest()
+    return None
 
 
 def scaled(images: NDArray[np.float32] | NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -1,11 +1,14 @@
 """Data sets of the Hugging Face hub, from a local folder or by name.
 
-The library `datasets` reads them, in a process apart: it takes memory and leaves threads.
+The library `datasets` reads them, in a process apart: it takes memory and leaves threads. It takes
+paths for patterns, and so is never given one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import os
 import sys
 import tempfile
@@ -43,6 +46,11 @@ SOURCES = {
     "cifar100": Source("uoft-cs/cifar100", "cifar100", "img", "fine_label"),
     "svhn": Source("ufldl-stanford/svhn", "cropped_digits", "image", "label"),
 }
+SPLITS = ("train", "test")
+ON_DISK = "dataset_dict.json"
+"""What save_to_disk writes, and a folder of parquet files lacks."""
+PARQUET = b"PAR1"
+"""Begins and ends such a file."""
 INSTALL = "pip install 'wiretune[hub]'"
 
 
@@ -58,29 +66,65 @@ class Splits(NamedTuple):
 def find(name: str, folder: str | None) -> Path:
     """The folder that `read` can read a data set from: `folder`, or the hub's, downloaded.
 
-    Nothing of `datasets` is imported. ConfigError where it is not installed, for a folder that
-    holds no such files, or where the hub cannot be reached.
+    Nothing of `datasets` is imported. ConfigError where it is not installed, for a folder whose
+    files are missing or not whole, or where the hub cannot be reached.
     """
     if find_spec("datasets") is None:
         raise ConfigError(f"dataset = {name!r}: needs the library datasets: {INSTALL}")
     source = SOURCES[name]
+    partly = ""
     if folder is None:
-        patterns = [f"{source.config}/{split}*.parquet" for split in ("train", "test")]
-        path = hub.fetch("dataset", name, source.repository, patterns)
+        patterns = [f"{source.config}/{split}*.parquet" for split in SPLITS]
+        path, whole = hub.fetch("dataset", name, source.repository, patterns)
         folder = str(path)
-    path = Path(folder).expanduser().absolute()
-    if not path.is_dir():
+        if not whole:
+            partly = "; the hub cannot be reached, and this is what is cached of it"
+    path = hub.expanded(folder).absolute()
+    # Path's own raises for a name that is too long.
+    if not os.path.isdir(path):
         raise ConfigError(f"data_path = {folder!r}: there is no such folder")
     if (path / source.config).is_dir():
         path /= source.config
-    if not (path / "dataset_dict.json").exists():
-        for split in ("train", "test"):
-            if not _parquet(path, split):
-                raise ConfigError(
-                    f"data_path = {folder!r}: holds neither {split}*.parquet nor what save_to_disk "
-                    "of both splits wrote; docs/data.md says how to make either"
-                )
+    try:
+        _check_whole(path)
+    except ConfigError as error:
+        raise ConfigError(f"data_path = {folder!r}: {error}{partly}") from error
     return path
+
+
+def _check_whole(path: Path) -> None:
+    """ConfigError, to be told of which folder, where a file is missing or not whole."""
+    missing = [split for split in SPLITS if not _files(path, split)]
+    if missing:
+        raise ConfigError(
+            f"holds neither {missing[0]}*.parquet nor what save_to_disk of both splits wrote; "
+            "docs/data.md says how to make either"
+        )
+    for file in [file for split in SPLITS for file in _files(path, split)]:
+        reason = hub.unfit(file) or (_torn(file) if file.suffix == ".parquet" else None)
+        if reason is not None:
+            raise ConfigError(f"{file.relative_to(path)} {reason}")
+
+
+def _torn(file: Path) -> str | None:
+    """What keeps a file from being a whole parquet file, or None."""
+    with file.open("rb") as opened:
+        first = opened.read(len(PARQUET))
+        opened.seek(-min(len(PARQUET), opened.seek(0, os.SEEK_END)), os.SEEK_END)
+        last = opened.read()
+    if first != PARQUET:
+        return f"is no parquet file: it begins with {first!r}"
+    return None if last == PARQUET else "is not whole: a parquet file's end is missing"
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 of the files that `read` reads in a folder that `find` returned, and their names."""
+    digest = hashlib.sha256()
+    for file in [file for split in SPLITS for file in _files(folder, split)]:
+        with file.open("rb") as opened:
+            own = hashlib.file_digest(opened, "sha256").hexdigest()
+        digest.update(f"{file.relative_to(folder)}\0{own}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def read(name: str, classes: int, folder: Path) -> Splits:
@@ -95,8 +139,22 @@ def read(name: str, classes: int, folder: Path) -> Splits:
         return Splits(*(arrays[field] for field in Splits._fields))
 
 
-def _parquet(folder: Path, split: str) -> list[str]:
-    return sorted(str(path) for path in folder.glob(f"{split}*.parquet"))
+def _files(folder: Path, split: str) -> list[Path]:
+    """Of a split, in the order in which they are read; none where it is not there.
+
+    ConfigError, to be told of which folder, where what save_to_disk wrote cannot be read.
+    """
+    if not (folder / ON_DISK).exists():
+        return sorted(folder.glob(f"{split}*.parquet"))
+    state = folder / split / "state.json"
+    try:
+        if split not in json.loads((folder / ON_DISK).read_text())["splits"]:
+            return []
+        names = [each["filename"] for each in json.loads(state.read_text())["_data_files"]]
+        return [state.parent / name for name in names]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        text = getattr(error, "strerror", None) or repr(error)
+        raise ConfigError(f"{ON_DISK} or {split}/state.json cannot be read: {text}") from error
 
 
 def _read_here() -> str:
@@ -107,31 +165,71 @@ def _read_here() -> str:
 
     name, classes, folder, path = sys.argv[1:]
     datasets.disable_progress_bars()
-    if (Path(folder) / "dataset_dict.json").exists():
-        loaded = datasets.load_from_disk(folder)
-    else:
-        files = {split: _parquet(Path(folder), split) for split in ("train", "test")}
-        # Streaming leaves no copy in the cache.
-        loaded = datasets.load_dataset("parquet", data_files=files, streaming=True)
     arrays = {}
-    for split in ("train", "test"):
+    for split in SPLITS:
         where = f"data_path = {folder!r}: the {split} split"
-        if split not in loaded:
-            raise ConfigError(f"{where} is missing; there are {', '.join(loaded)}")
-        images, labels = _arrays(loaded[split], SOURCES[name], int(classes), where)
+        files = _files(Path(folder), split)
+        if not files:
+            raise ConfigError(f"{where} is missing")
+        read = _of_disk(files, where) if files[0].suffix == ".arrow" else files
+        images, labels = _arrays(read, SOURCES[name], int(classes), where)
         arrays |= {f"{split}_images": images, f"{split}_labels": labels}
     # What is written is memory as it lies, in whatever order.
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
     return ""
 
 
-def _arrays(
-    split: Any, source: Source, classes: int, where: str
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Images and labels of a `datasets` split; ConfigError beginning with ``where``."""
+def _of_disk(files: list[Path], where: str) -> Any:
+    """The `datasets` split that save_to_disk wrote."""
     import datasets
 
-    there = split.features or {}
+    parts = []
+    for file in files:
+        try:
+            parts.append(datasets.Dataset.from_file(str(file)))
+        except Exception as error:  # Each layer has errors of its own.
+            raise ConfigError(
+                f"{where}: {file.name} cannot be read: {_first_line(error)}"
+            ) from error
+    return datasets.concatenate_datasets(parts)
+
+
+def _tables(split: Any, source: Source, where: str) -> Iterator[Any]:
+    """The two columns in arrow tables, of a `datasets` split or a list of parquet files."""
+    import datasets
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    if isinstance(split, datasets.Dataset):
+        _check_columns(split.features, source, where)
+        yield from split.with_format("arrow").iter(BATCH)
+        return
+    for path in split:
+        # Opened here: by its name it could be taken for an address.
+        with path.open("rb") as opened:
+            try:
+                file = parquet.ParquetFile(opened)
+                _check_columns(
+                    datasets.Features.from_arrow_schema(file.schema_arrow), source, where
+                )
+                for batch in file.iter_batches(BATCH, columns=[source.image, source.label]):
+                    yield pa.Table.from_batches([batch])
+            except ConfigError:
+                raise
+            except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+                raise ConfigError(
+                    f"{where}: {path.name} cannot be read: {_first_line(error)}"
+                ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _check_columns(there: Any, source: Source, where: str) -> None:
+    """``there``: the features, as `datasets` has them."""
+    import datasets
+
     for column in (source.image, source.label):
         if column not in there:
             raise ConfigError(
@@ -141,10 +239,20 @@ def _arrays(
     kind = there[source.image]
     if not (isinstance(kind, datasets.Image) or (isinstance(kind, dict) and "bytes" in kind)):
         raise ConfigError(f"{where}: column {source.image} must hold images, not {kind}")
-    split = split.cast_column(source.image, datasets.Image(decode=False))
+
+
+def _arrays(
+    split: Any, source: Source, classes: int, where: str
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images and labels of what `_tables` takes; ConfigError beginning with ``where``."""
+    import datasets
+
     images, labels = [], []
-    for table in split.with_format("arrow").iter(BATCH):
-        images.append(np.stack(list(_decoded(table[source.image].to_pylist(), where))))
+    for table in _tables(split, source, where):
+        if not len(table):
+            continue
+        cells = datasets.Image(decode=False).cast_storage(table[source.image].combine_chunks())
+        images.append(np.stack(list(_decoded(cells.to_pylist(), where))))
         column = table[source.label].to_numpy()
         if not np.issubdtype(column.dtype, np.integer):
             raise ConfigError(f"{where}: column {source.label} must hold whole numbers")
@@ -160,22 +268,25 @@ def _arrays(
 
 
 def _decoded(cells: list[dict[str, Any] | None], where: str) -> Iterator[NDArray[np.uint8]]:
-    """Each image, uint8 (3, SIDE, SIDE)."""
-    from PIL import Image
+    """Each image, uint8 (3, SIDE, SIDE), the way up that its camera noted."""
+    from PIL import ExifTags, Image, ImageOps
 
     for cell in cells:
         try:
             cell = cell or {}
             image = Image.open(io.BytesIO(cell["bytes"]) if cell.get("bytes") else cell["path"])
-            if image.size != (SIDE, SIDE) or image.mode != "RGB":
-                width, height = image.size
-                raise ConfigError(
-                    f"{where}: an image is {width} x {height} {image.mode}; all must be "
-                    f"{SIDE} x {SIDE} RGB"
-                )
-            yield np.asarray(image).transpose(2, 0, 1)
-        except (OSError, KeyError, AttributeError, TypeError, SyntaxError) as error:
-            raise ConfigError(f"{where}: an image cannot be read: {error}") from error
+            if image.getexif().get(ExifTags.Base.Orientation) is not None:
+                image = ImageOps.exif_transpose(image)
+            pixels = np.asarray(image)
+        except Exception as error:  # Each format has errors of its own.
+            raise ConfigError(f"{where}: an image cannot be read: {_first_line(error)}") from error
+        if image.size != (SIDE, SIDE) or image.mode != "RGB":
+            width, height = image.size
+            raise ConfigError(
+                f"{where}: an image is {width} x {height} {image.mode}; all must be "
+                f"{SIDE} x {SIDE} RGB"
+            )
+        yield pixels.transpose(2, 0, 1)
 
 
 if __name__ == "__main__":

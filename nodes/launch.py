@@ -104,6 +104,7 @@ def _launch(
     profile = mix_label(profiles)
     label = f"{config.method}-{profile.replace(':', 'x').replace(',', '+')}-{len(profiles)}"
     facts = run_facts(config, layout, profile, command, asynchronous=program.asynchronous)
+    facts["data"] = program.data_fingerprint()
     again = None
     if killed is None:
         folder = create_folder(Path(config.out), label)
@@ -112,6 +113,7 @@ def _launch(
     else:
         again = Resumption(killed, config, [node.name for node in layout.clients])
         folder = again.folder
+        again.check_data(facts)
         for text in again.differences(facts):
             output.say(text, style="yellow")
         facts = again.facts(facts)

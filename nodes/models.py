@@ -71,13 +71,17 @@ def fit(images: Tensor, spec: ModelSpec) -> Tensor:
     is repeated; for a greyscale model several become their mean. ValueError for other channels.
     """
     if images.shape[1] != spec.channels:
-        if images.shape[1] != 1 and spec.channels != 1:
-            raise ValueError(f"images of {images.shape[1]} channels for a model of {spec.channels}")
+        _check_channels(images.shape[1], spec)
         images = images.mean(dim=1, keepdim=True).expand(-1, spec.channels, -1, -1)
     if images.shape[2:] != (spec.side, spec.side):
         size = (spec.side, spec.side)
         images = F.interpolate(images, size, mode="bilinear", antialias=True)
     return images
+
+
+def _check_channels(channels: int, spec: ModelSpec) -> None:
+    if channels not in (1, spec.channels) and spec.channels != 1:
+        raise ValueError(f"images of {channels} channels for a model of {spec.channels}")
 
 
 class Embed(nn.Module):
@@ -192,13 +196,13 @@ def names() -> list[str]:
 
 def is_checkpoint(name: str) -> bool:
     """Whether a model's name, none of `names`, is that of a folder or of a hub repository."""
-    return name not in names() and ("/" in name or checkpoints.local(name).is_dir())
+    return name not in names() and ("/" in name or checkpoints.is_folder(checkpoints.local(name)))
 
 
 def absolute(name: str) -> str:
     """A model's name; that of a local checkpoint is its absolute path."""
     folder = checkpoints.local(name)
-    return str(folder.resolve()) if is_checkpoint(name) and folder.is_dir() else name
+    return str(folder.resolve()) if is_checkpoint(name) and checkpoints.is_folder(folder) else name
 
 
 def check(name: str, *, weights: bool) -> None:
@@ -212,6 +216,11 @@ def check(name: str, *, weights: bool) -> None:
         _backbone(name, skeleton(name, classes=1))
     else:
         read_spec(name)
+
+
+def check_images(name: str, channels: int) -> None:
+    """ValueError where the model cannot take images of so many channels."""
+    _check_channels(channels, read_spec(name))
 
 
 def path_of(name: str) -> Path:

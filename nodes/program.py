@@ -88,6 +88,8 @@ class FineTuning:
         with _refusing(f"method {config.method} cannot train model {config.model}"):
             skeleton = models.skeleton(config.model, data.classes(config.dataset))
             self._method.check(self._options, skeleton)
+        with _refusing(f"dataset = {config.dataset!r} does not fit model {config.model}"):
+            models.check_images(config.model, data.facts(config.dataset).shape[0])
         with _refusing(f"options of method {config.method}"):
             # Once the data are there they are asked again, for what each has.
             self._method.check_samples(self._options, [MIN_SAMPLES] * clients)
@@ -109,6 +111,10 @@ class FineTuning:
     def model(self) -> str:
         """The model's name, the same in whatever folder it is asked for."""
         return models.absolute(self._run.model)
+
+    def data_fingerprint(self) -> str | None:
+        """SHA-256 of the data set's files; None where none are read."""
+        return None if self._modelled else data.fingerprint(self._run.dataset, self._folder)
 
     @property
     def options(self) -> dict[str, object]:

@@ -37,6 +37,16 @@ class Resumption:
             **now,
         }
 
+    def check_data(self, facts: Facts) -> None:
+        """ConfigError where the run trained on other data; ``facts``: what "run" would say now."""
+        before, now = self._killed.facts.get("data"), facts.get("data")
+        if before is not None and before != now:
+            raise ConfigError(
+                f"--resume {self.folder}: the files of dataset {facts.get('dataset')} are not "
+                f"those that the run began with (SHA-256 {before[:12]}, now {str(now)[:12]}): put "
+                "those back, or start another run with --config on its config.toml"
+            )
+
     def past(self) -> Iterator[Facts]:
         """The events that count."""
         return self._killed.events(self.start.round)

@@ -218,6 +218,87 @@ def test_odd_normalisations_are_refused(folder: Path, change: dict[str, Any], wh
         models.check(str(folder), weights=True)
 
 
+@pytest.mark.parametrize("change", [{"do_normalize": False}, {}])
+def test_a_scale_is_checked_however_images_are_normalised(
+    folder: Path, change: dict[str, Any]
+) -> None:
+    path = folder / "preprocessor_config.json"
+    for scale, told in ((None, "None"), (1.0, "1"), ("a", "'a'"), (float("nan"), "nan")):
+        edit(path, lambda found, scale=scale: found.update({"rescale_factor": scale, **change}))
+        with pytest.raises(ConfigError, match=f"wants pixels times {told}; only 1/255"):
+            models.check(str(folder), weights=True)
+    edit(path, lambda found: found.update({"rescale_factor": 1 / 255, "do_rescale": None}))
+    with pytest.raises(ConfigError, match=r"do_rescale = None in its .*; must be true or false"):
+        models.check(str(folder), weights=True)
+
+
+def test_a_processor_file_says_how_images_are_normalised_before_the_older_one(folder: Path) -> None:
+    odd = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7]}
+    edit(folder / "preprocessor_config.json", lambda found: found.update(odd))
+    alone = models.build(str(folder), 10, 0).embed.patches.bias
+    both = folder / "processor_config.json"
+    edit(both, lambda found: found.update({"processor_class": "ViTProcessor"}))
+    assert torch.equal(models.build(str(folder), 10, 0).embed.patches.bias, alone)
+    (folder / "preprocessor_config.json").unlink()
+    edit(both, lambda found: found.update({"image_processor": odd}))
+    assert torch.equal(models.build(str(folder), 10, 0).embed.patches.bias, alone)
+    edit(both, lambda found: found.update({"image_processor": {"image_std": [0, 1, 1]}}))
+    with pytest.raises(ConfigError, match=r"image_std in its processor_config\.json must be above"):
+        models.check(str(folder), weights=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn, torch.int32])
+def test_weights_that_are_no_plain_numbers_are_refused(folder: Path, dtype: torch.dtype) -> None:
+    name = "encoder.layer.1.attention.attention.query.weight"
+    edit_weights(folder, lambda state: state.update({name: state[name].to(dtype)}))
+    with pytest.raises(ConfigError, match=f"{name} is [IUF].*before it was quantised"):
+        models.check(str(folder), weights=True)
+
+
+@pytest.mark.parametrize("extra", ["weight_scale", "weight.absmax", "SCB", "qweight"])
+def test_scales_beside_weights_are_refused(folder: Path, extra: str) -> None:
+    name = f"encoder.layer.1.output.dense.{extra}"
+    edit_weights(folder, lambda state: state.update({name: torch.ones(1)}))
+    with pytest.raises(ConfigError, match=f"has {name}, which plain weights do not"):
+        models.check(str(folder), weights=True)
+
+
+def test_a_quantised_checkpoint_says_so_in_its_configuration(folder: Path) -> None:
+    edit(folder / "config.json", lambda found: found.update(quantization_config=None))
+    models.check(str(folder), weights=True)
+    edit(folder / "config.json", lambda found: found.update(quantization_config={"bits": 4}))
+    for weights in (False, True):
+        with pytest.raises(ConfigError, match=r"quantization_config in its config\.json"):
+            models.check(str(folder), weights=weights)
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_what_git_has_in_place_of_a_file_is_told(folder: Path, file: str) -> None:
+    (folder / file).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(ConfigError, match=f"its {file} is a Git LFS pointer.*git lfs pull"):
+        models.check(str(folder), weights=True)
+    (folder / file).write_bytes(b"")
+    with pytest.raises(ConfigError, match=f"its {file} is empty"):
+        models.check(str(folder), weights=True)
+
+
+@pytest.mark.parametrize("name", ["~nobody/vit", "x" * 300, f"a/{'x' * 300}", "a\0b"])
+def test_a_name_that_no_folder_can_have_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"^(model = |unknown model )"):
+        models.check(name, weights=True)
+
+
+def test_images_that_a_model_cannot_take_are_refused_before_anything_starts(folder: Path) -> None:
+    edit(folder / "config.json", lambda found: found.update(num_channels=4))
+    config = RunConfig(
+        model=str(folder), dataset="cifar10", compute="modelled", device_class="phone"
+    )
+    with pytest.raises(ConfigError, match=r"does not fit .*images of 3 channels for a model of 4"):
+        FineTuning(config, clients=2)
+    # Greyscale is repeated.
+    FineTuning(msgspec.structs.replace(config, dataset="digits"), clients=2)
+
+
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"model = './vit': there is no such folder, and no rep"):
@@ -266,3 +347,19 @@ def test_a_name_on_the_hub_is_looked_up_in_its_cache(
     model, same = models.build("someone/vit", 10, 0), models.build(str(folder), 10, 0)
     for name, each in model.named_parameters():
         assert torch.equal(each, same.get_parameter(name)), name
+
+
+def test_a_cache_that_has_only_a_part_is_told_from_a_repository_that_has_no_more(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    cached = tmp_path / "hub" / "models--someone--part"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0" * 40)
+    (cached / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    shutil.copy(folder / "config.json", cached / "snapshots" / ("0" * 40))
+    assert models.skeleton("someone/part", 10).spec == SPEC
+    why = r"cannot be reached, and what is cached of it has no model\.safetensors: take --model"
+    with pytest.raises(ConfigError, match=why):
+        models.check("someone/part", weights=True)

@@ -1,5 +1,6 @@
 """Data sets of the hub: read from local folders of made images; the hub itself is never asked."""
 
+import io
 import socket
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,133 @@ def test_a_folder_without_the_files_is_refused(
     monkeypatch.setattr(hub_data, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"'svhn': needs .*pip install 'wiretune\[hub\]'"):
         data.find("svhn", str(tmp_path))
+
+
+ODD_NAMES = ["set[1]", "run*", "what?", "a::b", "hf:", "{x}", "with space ", "#1%20", "~"]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "disk"])
+def test_a_folders_name_is_no_pattern_and_no_address(kind: str, tmp_path: Path) -> None:
+    own, neighbours = made("cifar10"), ["set1", "run2", "whatx", "a", "x"]
+    for number, name in enumerate([*neighbours, *ODD_NAMES]):
+        sets = own
+        if name in neighbours:
+            wrong = split("cifar10", pixels(3, seed=9), [0, 1, 2])
+            sets = datasets.DatasetDict(train=wrong, test=wrong)
+        place = write_parquet(sets, tmp_path / f"made-{number}") if kind == "parquet" else None
+        if place is None:
+            place = tmp_path / f"made-{number}"
+            sets.save_to_disk(place)
+        place.rename(tmp_path / name)
+    for name in ODD_NAMES[:4]:
+        folder = data.find("cifar10", str(tmp_path / name))
+        assert folder == tmp_path / name
+        found = data.load("cifar10", seed=0, folder=folder)
+        assert np.array_equal(found.train_images, pixels(30).transpose(0, 3, 1, 2)), name
+    for name in ODD_NAMES[4:]:
+        files = hub_data._files(tmp_path / name, "train")
+        read = files if kind == "parquet" else hub_data._of_disk(files, "")
+        assert np.array_equal(arrays("cifar10", read)[0], pixels(30).transpose(0, 3, 1, 2)), name
+
+
+def test_a_files_name_is_no_pattern_either(tmp_path: Path) -> None:
+    made("cifar10")["train"].to_parquet(str(tmp_path / "plain"))
+    (tmp_path / "plain").rename(tmp_path / "train[1]::x.parquet")
+    found, _ = arrays("cifar10", hub_data._files(tmp_path, "train"))  # type: ignore[arg-type]
+    assert np.array_equal(found, pixels(30).transpose(0, 3, 1, 2))
+
+
+def test_files_that_are_not_whole_are_refused_by_name_before_anything_starts(
+    tmp_path: Path,
+) -> None:
+    folder = write_parquet(made("cifar10"), tmp_path / "own")
+    file = folder / "train-00001-of-00002.parquet"
+    whole = file.read_bytes()
+
+    def refused(contents: bytes, why: str) -> None:
+        file.write_bytes(contents)
+        with pytest.raises(ConfigError, match=rf"own': {file.name} {why}"):
+            data.find("cifar10", str(folder))
+
+    refused(b"", "is empty")
+    refused(b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer")
+    refused(whole[:-9], "is not whole: a parquet file's end is missing")
+    refused(b"<html>", "is no parquet file: it begins with b'<htm'")
+    refused(b"PA", "is no parquet file")
+    file.unlink()
+    file.symlink_to("gone")
+    with pytest.raises(ConfigError, match=f"{file.name} cannot be read: No such file"):
+        data.find("cifar10", str(folder))
+    file.unlink()
+    file.write_bytes(whole[:40] + bytes(len(whole) - 80) + whole[-40:])
+    assert data.find("cifar10", str(folder)) == folder
+    with pytest.raises(ConfigError, match=f"the train split: {file.name} cannot be read: "):
+        data.load("cifar10", seed=0, folder=folder)
+
+
+def test_what_save_to_disk_wrote_is_checked_too(tmp_path: Path) -> None:
+    made("cifar10").save_to_disk(tmp_path / "own")
+    file = next((tmp_path / "own" / "train").glob("*.arrow"))
+    whole = file.read_bytes()
+    file.write_bytes(b"")
+    with pytest.raises(ConfigError, match=f"own': train/{file.name} is empty"):
+        data.find("cifar10", str(tmp_path / "own"))
+    file.write_bytes(whole[:200])
+    with pytest.raises(ConfigError, match=f"the train split: {file.name} cannot be read: "):
+        data.load("cifar10", seed=0, folder=data.find("cifar10", str(tmp_path / "own")))
+    (tmp_path / "own" / "train" / "state.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"own': .*train/state\.json cannot be read"):
+        data.find("cifar10", str(tmp_path / "own"))
+
+
+def test_an_image_stands_as_its_camera_noted_and_as_datasets_decodes_it() -> None:
+    cells = []
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        file = io.BytesIO()
+        Image.fromarray(pixels(1)[0]).save(file, "png", exif=exif)
+        cells.append({"bytes": file.getvalue(), "path": None})
+    one = datasets.Dataset.from_dict({"img": cells, "label": [0] * 8})
+    found, _ = arrays("cifar10", one)
+    decoded = one.cast_column("img", datasets.Image())["img"]
+    theirs = np.stack([np.asarray(each).transpose(2, 0, 1) for each in decoded])
+    assert np.array_equal(found, theirs)
+    assert not np.array_equal(found[0], found[2])
+
+
+def test_a_fingerprint_is_of_what_is_read_and_of_nothing_beside_it(tmp_path: Path) -> None:
+    folder = write_parquet(made("cifar10"), tmp_path / "own")
+    before = data.fingerprint("cifar10", folder)
+    (folder / "README.md").write_text("beside it")
+    assert data.fingerprint("cifar10", folder) == before
+    file = folder / "test-00000-of-00001.parquet"
+    file.write_bytes(file.read_bytes().replace(b"PNG", b"PNg"))
+    assert data.fingerprint("cifar10", folder) != before
+    assert len(data.fingerprint("digits", None) or "") == 64
+    assert data.fingerprint("glyphs", None) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("lambda: 'there'", None),
+        ("lambda: 1 / 0", "failed: ZeroDivisionError: division by zero"),
+        ("lambda: os.kill(os.getpid(), 9)", "failed: killed by SIGKILL"),
+    ],
+)
+def test_a_process_apart_leaves_as_soon_as_it_has_answered(
+    body: str, told: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As a library's thread that aborts a process on its way out.
+    text = "import atexit, os\natexit.register(os.abort)\nfrom nodes import hub\n"
+    (tmp_path / "apart.py").write_text(f"{text}hub.answer({body})\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    if told is None:
+        assert hub.run_apart("apart", limit_s=60) == "there"
+        return
+    with pytest.raises(ConfigError, match=told):
+        hub.run_apart("apart", limit_s=60)
 
 
 def test_a_run_trains_on_fractions_and_shares_pixels(tmp_path: Path) -> None:

@@ -52,6 +52,22 @@ def test_other_software_and_weights_are_told(tmp_path: Path) -> None:
     run.close()
 
 
+def test_other_data_are_refused(tmp_path: Path) -> None:
+    run = killed(tmp_path, data="12ab")
+    again = Resumption(run, CONFIG, ["client-1"])
+    again.check_data({"dataset": "cifar10", "data": "12ab"})
+    for now in ("34cd", None):
+        with pytest.raises(ConfigError, match=r"files of dataset cifar10 .*SHA-256 12ab, now"):
+            again.check_data({"dataset": "cifar10", "data": now})
+    run.close()
+
+
+def test_a_run_that_did_not_say_which_data_it_had_goes_on(tmp_path: Path) -> None:
+    run = killed(tmp_path)
+    Resumption(run, CONFIG, ["client-1"]).check_data({"dataset": "digits", "data": "34cd"})
+    run.close()
+
+
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
