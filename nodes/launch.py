@@ -74,6 +74,7 @@ def _launch(
     from nodes.resume import Resumption
 
     program = FineTuning(config, len(profiles))
+    limits.require_proc()
     # What a dilated run's links really are: a rate that is divided may be none any more.
     slower = layout if config.dilation == "auto" else dilated(layout, pace(config))
     backend, why = choice.choose(config.links, slower)

@@ -10,13 +10,16 @@ import psutil
 from rich.table import Table
 
 from testbed import kernel_modules
-from testbed.limits import DESCRIPTORS_PER_NODE, SPARE_DESCRIPTORS
-from testbed.links import choice
+from testbed.limits import most_clients, require_proc
+from testbed.links import choice, namespaces
 from testbed.terminal import styled
 
 RUN_MB = 400
 CLIENT_MB = 18
 """Of the machine's memory: a run's own, and each client's; docs/benchmarking.md has the figures."""
+
+LEAST_NAMESPACES = {"user": 1, "net": 25}
+"""For the default run."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -29,7 +32,12 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def examine() -> list[Finding]:
-    """Probe everything; starts no more than the backends' own short probes."""
+    """Probe everything; starts no more than the backends' own short probes.
+
+    Raises:
+        ConfigError: this machine tells nothing at all.
+    """
+    require_proc()
     return [
         *_backends(),
         *_modules(),
@@ -74,24 +82,16 @@ def _modules() -> list[Finding]:
 def _privileges() -> list[Finding]:
     if sys.platform != "linux":
         return [Finding("namespaces", False, f"{sys.platform} has none", "use --links=loopback")]
-    tun = Path("/dev/net/tun")
-    if not tun.exists():
-        device = Finding(
-            "/dev/net/tun",
-            False,
-            "is not there",
-            "modprobe tun; in a container: --device /dev/net/tun",
-        )
-    else:
-        usable = os.access(tun, os.R_OK | os.W_OK)
-        device = Finding(
-            "/dev/net/tun",
-            usable,
-            "readable and writable" if usable else "not yours to open",
-            "" if usable else "chmod 666 /dev/net/tun, or run as root",
-        )
-    limit = _read("/proc/sys/user/max_user_namespaces")
-    allowed = limit is None or int(limit) > 0
+    refused = _refusal(namespaces.TUN_PATH)
+    device = Finding(
+        namespaces.TUN_PATH,
+        refused is None,
+        refused or "readable and writable",
+        ""
+        if refused is None
+        else "modprobe tun, and run as root or chmod 666 /dev/net/tun; "
+        "in a container: --device /dev/net/tun",
+    )
     for switch, refusing in (
         ("kernel/unprivileged_userns_clone", "0"),
         ("kernel/apparmor_restrict_unprivileged_userns", "1"),
@@ -101,13 +101,18 @@ def _privileges() -> list[Finding]:
             other = "1" if refusing == "0" else "0"
             text = f"{name} = {refusing}"
             return [device, Finding("user namespaces", False, text, f"sysctl {name}={other}")]
-    namespaces = Finding(
-        "user namespaces",
-        allowed,
-        f"user.max_user_namespaces = {limit or 'not limited'}",
-        "" if allowed else "sysctl user.max_user_namespaces=10000",
+    return [device, _namespaces("user"), _namespaces("net")]
+
+
+def _namespaces(kind: str) -> Finding:
+    limit = _read(f"/proc/sys/user/max_{kind}_namespaces")
+    enough = limit is None or int(limit) >= LEAST_NAMESPACES[kind]
+    return Finding(
+        {"user": "user namespaces", "net": "network namespaces"}[kind],
+        enough,
+        f"user.max_{kind}_namespaces = {limit or 'not limited'}",
+        "" if enough else f"sysctl -w user.max_{kind}_namespaces=10000",
     )
-    return [device, namespaces]
 
 
 def _congestion() -> Finding:
@@ -146,13 +151,23 @@ def _descriptors() -> Finding:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard == resource.RLIM_INFINITY:
         return Finding("open files", True, "not limited")
-    clients = (hard - SPARE_DESCRIPTORS) // DESCRIPTORS_PER_NODE - 1
+    most = {streams: most_clients(hard, streams=streams) for streams in (False, True)}
+    enough = min(most.values()) >= 100
     return Finding(
         "open files",
-        clients >= 100,
-        f"hard limit {hard}: up to {max(0, clients)} clients",
-        "" if clients >= 100 else "ulimit -Hn 65536, as root",
+        enough,
+        f"hard limit {hard}: up to {most[False]} clients, {most[True]} over loopback",
+        "" if enough else "ulimit -Hn 65536, as root",
     )
+
+
+def _refusal(path: str) -> str | None:
+    """Why a device cannot be opened, or None."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
+    except OSError as error:
+        return error.strerror
+    return None
 
 
 def _read(path: str) -> str | None:

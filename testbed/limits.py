@@ -2,9 +2,11 @@
 
 import os
 import resource
+import sys
 from pathlib import Path
 
 from testbed.config_error import ConfigError
+from testbed.links import doors
 
 DESCRIPTORS_PER_NODE = 4
 SPARE_DESCRIPTORS = 100
@@ -27,14 +29,36 @@ def allow(nodes: int, *, streams: bool, proc: Path = Path("/proc")) -> None:
     Raises:
         ConfigError: a limit is lower than what is needed; which, and how to raise it.
     """
-    _allow_descriptors(nodes)
+    _allow_descriptors(nodes, streams)
     _check_tasks(nodes, proc)
     if streams:
         _check_ports(nodes, proc)
 
 
-def _allow_descriptors(nodes: int) -> None:
+def require_proc(proc: Path = Path("/proc")) -> None:
+    """Raises ConfigError: Linux without what it tells of itself and its processes."""
+    if sys.platform == "linux" and not (proc / "self/status").exists():
+        raise ConfigError(
+            f"{proc} is not there, or hidden; mount it with: mount -t proc proc {proc}"
+        )
+
+
+def descriptors(nodes: int, *, streams: bool) -> int:
+    """Open files that a run's processes need at most, each."""
     needed = nodes * DESCRIPTORS_PER_NODE + SPARE_DESCRIPTORS
+    return max(needed, doors.least_descriptors(nodes - 1)) if streams else needed
+
+
+def most_clients(hard: int, *, streams: bool) -> int:
+    """For how many clients a limit of open files is enough."""
+    most = (hard - SPARE_DESCRIPTORS) // DESCRIPTORS_PER_NODE - 1
+    if streams:
+        most = min(most, doors.most_clients(hard))
+    return max(0, most)
+
+
+def _allow_descriptors(nodes: int, streams: bool) -> None:
+    needed = descriptors(nodes, streams=streams)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and needed > hard:
         raise ConfigError(

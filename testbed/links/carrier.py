@@ -235,11 +235,12 @@ class _Carrier:
                 channel.send({"closing": self._closing_facts()})
         return stop or channel.closed
 
-    def _closing_facts(self) -> dict[str, float | int]:
+    def _closing_facts(self) -> dict[str, float | int | None]:
+        before, now = self._backlog_drops, backlog_drops()
         return {
             **self._lateness.facts(),
             "frames_in_turns": self._turns.frames_in_turns,
             "unroutable_packets": self._unroutable,
             "write_errors": self._write_errors,
-            "backlog_drops": backlog_drops() - self._backlog_drops,
+            "backlog_drops": None if before is None or now is None else now - before,
         }

@@ -77,6 +77,15 @@ class Doors:
         self._streams.open(node, client, self._server, ended)
 
 
+def least_descriptors(clients: int) -> int:
+    """Open files that the relay needs: a port and one connection's two ends for each client."""
+    return SPARE_DESCRIPTORS + 3 * clients
+
+
+def most_clients(descriptors: int) -> int:
+    return (descriptors - SPARE_DESCRIPTORS) // 3
+
+
 def allowed_connections(clients: int) -> int:
     """Connections at once for each client that the limit on open files leaves, once raised.
 
@@ -93,6 +102,6 @@ def allowed_connections(clients: int) -> int:
         soft = target
     allowed = ((soft - SPARE_DESCRIPTORS) // clients - 1) // 2
     if allowed < 1:
-        needed = SPARE_DESCRIPTORS + 3 * clients
+        needed = least_descriptors(clients)
         raise LinkError(f"relay {clients} clients: {needed} open files needed, {soft} allowed")
     return min(MAX_CONNECTIONS, allowed)

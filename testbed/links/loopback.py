@@ -24,16 +24,27 @@ from testbed.topology import Node, Plan
 name = "loopback"
 
 BACKLOG = 4096
+PROBE_LIMIT_S = 2.0
 _OF_PACKETS = ("duplicate_percent", "reorder_percent", "corrupt_percent")
 
 
 def probe() -> str | None:
-    """None where a port on 127.0.0.1 can be had."""
+    """None where a byte passes over a connection on 127.0.0.1."""
+    step = f"listen on {HOST}"
     try:
-        with socket.create_server((HOST, 0)):
+        with socket.create_server((HOST, 0)) as listener:
+            listener.settimeout(PROBE_LIMIT_S)
+            step = f"connect to {HOST}"
+            with socket.create_connection(listener.getsockname(), PROBE_LIMIT_S) as one:
+                other, _ = listener.accept()
+                with other:
+                    other.settimeout(PROBE_LIMIT_S)
+                    one.sendall(b"?")
+                    other.recv(1)
             return None
     except OSError as error:
-        return f"listen on {HOST}: {error.strerror}; bring the loopback interface up"
+        reason = error.strerror or str(error)
+        return f"{step}: {reason}; bring the loopback interface up: ip link set lo up"
 
 
 def unsupported(plan: Plan) -> str | None:

@@ -2,17 +2,20 @@
 
 Nothing here has a name in the file system: a namespace lives as long as a process stands in it or
 a descriptor points at it, so a crash leaves nothing behind. pyroute2's ``netns.create`` binds a
-name and takes ten times as long; a handful of ioctls and one netlink message need no library.
+name and takes ten times as long; a handful of ioctls and netlink messages need no library.
 """
 
+import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import socket
 import struct
 from pathlib import Path
 
-from testbed.links import LinkError
+from testbed.links import LinkError, netlink
+from testbed.topology import Plan
 
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
@@ -29,26 +32,62 @@ _SIOCSIFFLAGS = 0x8914
 _SIOCSIFADDR = 0x8916
 _SIOCSIFNETMASK = 0x891C
 _SIOCSIFMTU = 0x8922
-_RTM_NEWLINK = 16
-_NLM_F_REQUEST, _NLM_F_ACK = 1, 4
-_IFLA_TXQLEN = 13
+_RTM_NEWLINK, _RTM_SETLINK = 16, 19
+_IFLA_TXQLEN, _IFLA_AF_SPEC = 13, 26
+_IFLA_INET_CONF, _FORWARDING = 1, 1
+_IFLA_INET6_ADDR_GEN_MODE, _NO_ADDRESS = 8, 1
 _IFF_TUN_NO_PI_VNET_HDR = 0x5001
 _TUN_F_CSUM_TSO4 = 0x3
 _CAP_SYS_ADMIN = 21
 _CAP_NET_ADMIN = 12
 
+_NO_METRICS = "net/ipv4/tcp_no_metrics_save"
+_MAX_NETWORKS = Path("/proc/sys/user/max_net_namespaces")
+_KEPT_FROM = "in a container, its capabilities or its filter of system calls forbid it"
+_USER_STEP = (
+    "make a user namespace (see sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces "
+    f"and kernel.apparmor_restrict_unprivileged_userns; {_KEPT_FROM})"
+)
+_NETWORK_CURES = {
+    errno.ENOSPC: "more than user.max_net_namespaces allows; raise it with: "
+    "sysctl -w user.max_net_namespaces=10000",
+    errno.EPERM: f"it takes CAP_SYS_ADMIN; {_KEPT_FROM}",
+    errno.ENOSYS: _KEPT_FROM,
+    errno.EINVAL: "this kernel has no CONFIG_NET_NS",
+}
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _step(result: int, what: str) -> None:
+def _step(result: int, what: str, cures: dict[int, str] | None = None) -> None:
     if result != 0:
         number = ctypes.get_errno()
-        raise LinkError(f"{what}: {os.strerror(number)}")
+        cure = (cures or {}).get(number)
+        raise LinkError(f"{what}: {os.strerror(number)}" + (f" ({cure})" if cure else ""))
+
+
+def too_few(plan: Plan) -> str | None:
+    """Why a namespace a node, and one between them, are more than may be had here, or None."""
+    needed = len(plan.nodes) + 1
+    try:
+        limit = int(_MAX_NETWORKS.read_text())
+    except (OSError, ValueError):
+        return None
+    if needed <= limit:
+        return None
+    return (
+        f"needs {needed} network namespaces, the limit here is user.max_net_namespaces = {limit}; "
+        f"raise it with: sysctl -w user.max_net_namespaces={needed + 100}"
+    )
 
 
 def is_privileged() -> bool:
-    """Whether this process may make network namespaces as it is (root's capabilities)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    """Whether this process may make network namespaces as it is (root's capabilities).
+
+    Raises:
+        LinkError: the kernel does not tell.
+    """
+    for line in _read("/proc/self/status").splitlines():
         if line.startswith("CapEff:"):
             effective = int(line.split()[1], 16)
             return bool(effective >> _CAP_SYS_ADMIN & 1 and effective >> _CAP_NET_ADMIN & 1)
@@ -62,11 +101,7 @@ def enter_new_user_namespace() -> None:
         LinkError: the kernel or its administrator does not let users have one.
     """
     uid, gid = os.geteuid(), os.getegid()
-    _step(
-        _libc.unshare(CLONE_NEWUSER),
-        "make a user namespace (see sysctl kernel.unprivileged_userns_clone, "
-        "user.max_user_namespaces and kernel.apparmor_restrict_unprivileged_userns)",
-    )
+    _step(_libc.unshare(CLONE_NEWUSER), _USER_STEP)
     try:
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
@@ -80,13 +115,21 @@ def enter_user_namespace_if_needed() -> int | None:
     if is_privileged():
         return None
     enter_new_user_namespace()
-    return os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    return _hold("user")
 
 
 def enter_new_network_namespace() -> int:
     """Move this thread into a new, empty network namespace; returns a descriptor of it."""
-    _step(_libc.unshare(CLONE_NEWNET), "make a network namespace")
-    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    _step(_libc.unshare(CLONE_NEWNET), "make a network namespace", _NETWORK_CURES)
+    return _hold("net")
+
+
+def _hold(kind: str) -> int:
+    path = f"/proc/thread-self/ns/{kind}"
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise LinkError(f"hold a namespace by {path}: {error.strerror}") from error
 
 
 def enter(namespaces: tuple[int, ...]) -> None:
@@ -96,32 +139,79 @@ def enter(namespaces: tuple[int, ...]) -> None:
 
 
 def enter_new_node_namespace() -> int:
-    """Move this thread into a network namespace that sends nothing by itself; its descriptor."""
+    """Move this thread into a network namespace whose TCP learns nothing; its descriptor."""
     network = enter_new_network_namespace()
-    if Path("/proc/sys/net/ipv6").exists():
-        # Else the kernel sends router solicitations over every link, and they would be counted.
-        set_sysctl("net/ipv6/conf/all/disable_ipv6", "1")
-        set_sysctl("net/ipv6/conf/default/disable_ipv6", "1")
     # Else a second run of TCP starts from what the first one learned.
-    set_sysctl("net/ipv4/tcp_no_metrics_save", "1")
+    with contextlib.suppress(LinkError):
+        set_sysctl(_NO_METRICS, "1")
     return network
 
 
 def set_sysctl(name: str, value: str) -> None:
-    """Set one sysctl of the present network namespace.
+    """Have a sysctl of the present network namespace, which may be so already.
 
     Raises:
-        LinkError: the kernel lacks it or refuses the value.
+        LinkError: the kernel lacks it, refuses the value or shows it read-only, as in containers.
     """
+    path = Path("/proc/sys", name)
     try:
-        Path("/proc/sys", name).write_text(value)
+        if path.read_text().strip() != value:
+            path.write_text(value)
     except OSError as error:
         raise LinkError(f"set {name} to {value}: {error.strerror}") from error
 
 
+def tcp_facts() -> dict[str, object]:
+    """What TCP connections of the present network namespace use and keep."""
+    with contextlib.suppress(LinkError):
+        if _read(f"/proc/sys/{_NO_METRICS}").strip() == "1":
+            return {"congestion_default": congestion_control()}
+    kept = "kept from one connection to the next: /proc/sys is read-only here"
+    return {"congestion_default": congestion_control(), "tcp_metrics": kept}
+
+
 def congestion_control() -> str:
     """What new TCP connections of the present network namespace use."""
-    return Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
+    with socket.socket() as asked:
+        name = asked.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+    return name.rstrip(b"\0").decode()
+
+
+def quieten(route: socket.socket, device: int, *, forward: bool = False) -> None:
+    """Have a device that is still down send nothing by itself; ``forward``: pass packets on.
+
+    With an IPv6 address of its own the kernel would send router solicitations over every link, and
+    they would be counted. By messages and not by sysctl, for containers have those read-only.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    if forward:
+        on = netlink.attribute(_FORWARDING, struct.pack("=I", 1))
+        _set_family(route, device, socket.AF_INET, netlink.nest(_IFLA_INET_CONF, on))
+    mode = netlink.attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes([_NO_ADDRESS]))
+    try:
+        _set_family(route, device, socket.AF_INET6, mode)
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT:  # This kernel has no IPv6.
+            raise
+
+
+def _set_family(route: socket.socket, device: int, family: int, attribute: bytes) -> None:
+    body = _device(device) + netlink.nest(_IFLA_AF_SPEC, netlink.nest(family, attribute))
+    netlink.change(route, _RTM_SETLINK, 0, body)
+
+
+def _device(index: int) -> bytes:
+    """struct ifinfomsg"""
+    return struct.pack("BxHiII", socket.AF_UNSPEC, 0, index, 0, 0)
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError as error:
+        raise LinkError(f"read {path}: {error.strerror}") from error
 
 
 def open_tun(address: str, prefix_bits: int, mtu_bytes: int, queue_packets: int) -> int:
@@ -150,7 +240,13 @@ def open_tun(address: str, prefix_bits: int, mtu_bytes: int, queue_packets: int)
             step = f"set the MTU of {INTERFACE} to {mtu_bytes}"
             fcntl.ioctl(control, _SIOCSIFMTU, struct.pack("16si20x", name, mtu_bytes))
             step = f"set the queue of {INTERFACE} to {queue_packets} packets"
-            _set_queue_length(INTERFACE, queue_packets)
+            index = socket.if_nametoindex(INTERFACE)
+            length = netlink.attribute(_IFLA_TXQLEN, struct.pack("=I", queue_packets))
+            with netlink.open_route() as route:
+                # SIOCSIFTXQLEN is refused to root of a user namespace.
+                netlink.change(route, _RTM_NEWLINK, 0, _device(index) + length)
+                step = f"keep {INTERFACE} quiet"
+                quieten(route, index)
             step = f"set {INTERFACE} up"
             set_flags(control, INTERFACE, IFF_UP)
             set_flags(control, "lo", IFF_UP)
@@ -170,18 +266,6 @@ def set_address(control: socket.socket, address: str, prefix_bits: int) -> None:
 
 def _address_request(address: bytes) -> bytes:
     return struct.pack("16sHH4s16x", INTERFACE.encode(), socket.AF_INET, 0, address)
-
-
-def _set_queue_length(name: str, packets: int) -> None:
-    """By netlink, since SIOCSIFTXQLEN is refused to root of a user namespace."""
-    device = struct.pack("BxHiII", socket.AF_UNSPEC, 0, socket.if_nametoindex(name), 0, 0)
-    body = device + struct.pack("HHI", 8, _IFLA_TXQLEN, packets)
-    header = struct.pack("IHHII", 16 + len(body), _RTM_NEWLINK, _NLM_F_REQUEST | _NLM_F_ACK, 1, 0)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW) as route:
-        route.send(header + body)
-        (error,) = struct.unpack_from("i", route.recv(4096), len(header))
-    if error:
-        raise OSError(-error, os.strerror(-error))
 
 
 def set_flags(control: socket.socket, device: str, flags: int) -> None:

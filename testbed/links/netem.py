@@ -17,7 +17,6 @@ from typing import Any
 import msgspec
 
 from testbed.channel import Channel
-from testbed.child import Child
 from testbed.direction import Direction, GilbertElliott
 from testbed.links import (
     Endpoint,
@@ -30,7 +29,7 @@ from testbed.links import (
     qdisc,
     tally,
 )
-from testbed.links.process import DOWN, UP, CounterTable, LinkProcess
+from testbed.links.process import DOWN, UP, CounterTable, LinkProcess, objection
 from testbed.links.wiring import Wiring
 from testbed.schedule import State
 from testbed.topology import Node, Plan, plan
@@ -59,25 +58,7 @@ def probe() -> str | None:
     """Build a link with everything that is relied on, in a child process."""
     if sys.platform != "linux":
         return "netem needs Linux"
-    ours, theirs = Channel.pair()
-
-    def attempt() -> None:
-        try:
-            _attempt()
-        except LinkError as error:
-            theirs.send({"reason": str(error)})
-        else:
-            theirs.send({"reason": None})
-
-    child = Child("probe", attempt)
-    theirs.close()
-    try:
-        reason = ours.receive(PROBE_LIMIT_S)["reason"]
-    except (ConnectionError, TimeoutError) as error:
-        reason = f"try a netem link: {error}"
-    child.kill()
-    ours.close()
-    return str(reason) if reason is not None else None
+    return objection("try a netem link", _attempt, PROBE_LIMIT_S)
 
 
 def _attempt() -> None:
@@ -107,7 +88,9 @@ def _check_netem() -> None:
 
 
 def unsupported(plan: Plan) -> str | None:
-    """What a link of the plan has that netem cannot hold, or None."""
+    """What the plan has that this machine or netem cannot hold, or None."""
+    if reason := namespaces.too_few(plan):
+        return reason
     for node in plan.nodes:
         if node.profile is None:
             continue
@@ -189,7 +172,7 @@ def _run(plan: Plan, channel: Channel, counters: CounterTable) -> None:
             wiring.shape(node, way, getattr(node.profile, key, None))
     facts = {
         "rootless": user is not None,
-        "congestion_default": namespaces.congestion_control(),
+        **namespaces.tcp_facts(),
         "realtime": carrier.prefer_this_process(),
         "kernel": platform.release(),
         "offloads": "off on every device",

@@ -22,6 +22,32 @@ _PER_NODE = 2 * _PER_DIRECTION
 _WORD_BYTES = 8
 
 
+def objection(what: str, attempt: Callable[[], None], limit_s: float) -> str | None:
+    """Why ``attempt``, made in a child process, fails; None where it does not.
+
+    ``what``: in the reason, where it does not come to an end.
+    """
+    ours, theirs = Channel.pair()
+
+    def run() -> None:
+        try:
+            attempt()
+        except (LinkError, OSError) as error:
+            theirs.send({"reason": str(error)})
+        else:
+            theirs.send({"reason": None})
+
+    child = Child("probe", run)
+    theirs.close()
+    try:
+        reason: str | None = ours.receive(limit_s)["reason"]
+    except (ConnectionError, TimeoutError) as error:
+        reason = f"{what}: {error}"
+    child.kill()
+    ours.close()
+    return reason
+
+
 class CounterTable:
     """Counters of every node's link: the kernel's word for a counter is 64 bits, so is ours."""
 

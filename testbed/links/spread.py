@@ -61,7 +61,13 @@ def mask(cores: set[int]) -> str:
     return ",".join(f"{word:08x}" for word in reversed(words))
 
 
-def backlog_drops() -> int:
-    """Packets that the kernel had no room for on their way to another core, on this machine."""
-    rows = Path("/proc/net/softnet_stat").read_text().splitlines()
+def backlog_drops() -> int | None:
+    """Packets that the kernel had no room for on their way to another core, on this machine.
+
+    None where it does not tell, as in containers without most of /proc.
+    """
+    try:
+        rows = Path("/proc/net/softnet_stat").read_text().splitlines()
+    except OSError:
+        return None
     return sum(int(row.split()[1], 16) for row in rows)

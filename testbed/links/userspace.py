@@ -7,15 +7,15 @@ import os
 import sys
 
 from testbed.channel import Channel
-from testbed.child import Child
 from testbed.direction import MTU_BYTES, Direction
-from testbed.links import Endpoint, LinkCounters, LinkError, carrier, handover, namespaces, spread
-from testbed.links.process import CounterTable, LinkProcess
+from testbed.links import Endpoint, LinkCounters, carrier, handover, namespaces, spread
+from testbed.links.process import CounterTable, LinkProcess, objection
 from testbed.links.turns import MOST_FRAMES_PER_S, TURN_S
 from testbed.topology import SUBNET, Node, Plan
 
 name = "userspace"
 
+PROBE_LIMIT_S = 10.0
 SERVER_QUEUE_PACKETS, CLIENT_QUEUE_PACKETS = 10_000, 4000
 """Room in each TUN device, so that drops happen in the modelled queue and not before it. The kernel
 takes 32 bytes of memory for each at once."""
@@ -25,26 +25,17 @@ def probe() -> str | None:
     """Try the risky steps in a child process: a user namespace if needed, a namespace, a device."""
     if sys.platform != "linux":
         return "network namespaces and TUN devices need Linux"
-    ours, theirs = Channel.pair()
+    return objection("try a network namespace", _attempt, PROBE_LIMIT_S)
 
-    def attempt() -> None:
-        try:
-            namespaces.enter_user_namespace_if_needed()
-            _make_namespace(str(SUBNET[1]), CLIENT_QUEUE_PACKETS, set())
-        except LinkError as error:
-            theirs.send({"reason": str(error)})
-        else:
-            theirs.send({"reason": None})
 
-    child = Child("probe", attempt)
-    theirs.close()
-    try:
-        reason = ours.receive(10)["reason"]
-    except (ConnectionError, TimeoutError) as error:
-        reason = f"try a network namespace: {error}"
-    child.kill()
-    ours.close()
-    return str(reason) if reason is not None else None
+def _attempt() -> None:
+    namespaces.enter_user_namespace_if_needed()
+    _make_namespace(str(SUBNET[1]), CLIENT_QUEUE_PACKETS, set())
+
+
+def unsupported(plan: Plan) -> str | None:
+    """What the plan has that this machine cannot hold, or None."""
+    return namespaces.too_few(plan)
 
 
 def up(plan: Plan) -> "UserspaceNetwork":
@@ -72,7 +63,7 @@ class UserspaceNetwork:
         self.facts: dict[str, object] = {
             "backend": name,
             "rootless": line["rootless"],
-            "congestion_default": line["congestion"],
+            **line["tcp"],
             "realtime": line["realtime"],
             "receiving": line["receiving"],
             "offload": "TCP bursts cross the devices whole; in the lines each segment is a frame",
@@ -116,7 +107,6 @@ def _run(plan: Plan, channel: Channel, counters: CounterTable) -> None:
     spreads = all(spreads for _, _, spreads in made)
     if cores and spreads:
         os.sched_setaffinity(0, {cores[0]})
-    congestion = namespaces.congestion_control()
     realtime = carrier.prefer_this_process()
     handles = [network for network, _, _ in made]
     if user is not None:
@@ -124,7 +114,7 @@ def _run(plan: Plan, channel: Channel, counters: CounterTable) -> None:
     channel.send(
         {
             "rootless": user is not None,
-            "congestion": congestion,
+            "tcp": namespaces.tcp_facts(),
             "realtime": realtime,
             "receiving": f"on cores {sorted(others)}" if spreads else "in the link process",
         }

@@ -51,7 +51,6 @@ class Wiring:
             LinkError: naming the step that the kernel refused; so does every method.
         """
         namespaces.enter_new_node_namespace()
-        namespaces.set_sysctl("net/ipv4/ip_forward", "1")
         from pyroute2 import IPRoute
 
         qdisc.teach()
@@ -87,6 +86,8 @@ class Wiring:
             )
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
             with _step(f"give {node.name} the address {node.address}"):
+                with netlink.open_route() as route:
+                    namespaces.quieten(route, socket.if_nametoindex(namespaces.INTERFACE))
                 namespaces.set_flags(control, namespaces.INTERFACE, _FLAGS)
                 namespaces.set_flags(control, "lo", namespaces.IFF_UP)
                 namespaces.set_address(control, node.address, SUBNET.prefixlen)
@@ -187,8 +188,11 @@ class Wiring:
         answers = self._qdiscs.tc("get", None, device, handle, parent=parent)
         return next(answer for answer in answers if answer["event"] == "RTM_NEWQDISC")
 
-    def _link(self, **attributes: Any) -> None:
-        self._route.link("add", flags=_FLAGS, change=_FLAGS, **attributes)
+    def _link(self, index: int, ifname: str, **attributes: Any) -> None:
+        off = namespaces.IFF_NOARP
+        self._route.link("add", index=index, ifname=ifname, flags=off, change=off, **attributes)
+        namespaces.quieten(self.fast_route, index, forward=True)
+        namespaces.set_flags(self._control, ifname, namespaces.IFF_UP)
 
 
 def _place(traced: bool) -> tuple[int, int]:

@@ -172,6 +172,7 @@ def test_doctor_names_a_backend_that_does_not_work_and_why(monkeypatch: pytest.M
 def test_doctor_says_how_to_close_each_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     switches = {
         "/proc/sys/user/max_user_namespaces": "0",
+        "/proc/sys/user/max_net_namespaces": "2",
         "/proc/sys/kernel/unprivileged_userns_clone": None,
         "/proc/sys/kernel/apparmor_restrict_unprivileged_userns": None,
     }
@@ -180,8 +181,11 @@ def test_doctor_says_how_to_close_each_gap(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(doctor.resource, "getrlimit", lambda _: (256, 256))
     found: dict[str, Any] = {f.what: f for f in [*doctor._privileges(), doctor._descriptors()]}
     assert not found["user namespaces"].ok
-    assert found["user namespaces"].cure == "sysctl user.max_user_namespaces=10000"
+    assert found["user namespaces"].cure == "sysctl -w user.max_user_namespaces=10000"
+    assert not found["network namespaces"].ok
+    assert found["network namespaces"].cure == "sysctl -w user.max_net_namespaces=10000"
     assert not found["open files"].ok and "ulimit" in found["open files"].cure
+    assert found["open files"].found == "hard limit 256: up to 38 clients, 0 over loopback"
 
 
 def test_doctor_tells_an_unprivileged_user_of_the_switch_that_forbids_namespaces(

@@ -7,6 +7,7 @@ import pytest
 
 from testbed import limits
 from testbed.config_error import ConfigError
+from testbed.links import doors
 
 
 @pytest.fixture
@@ -79,6 +80,26 @@ def test_streams_need_ports_of_the_machine_and_namespaces_none(proc: Path) -> No
 
 def test_where_the_kernel_tells_nothing_nothing_is_refused(tmp_path: Path) -> None:
     limits.allow(2001, streams=True, proc=tmp_path)
+
+
+def test_without_proc_nothing_begins(proc: Path, tmp_path: Path) -> None:
+    (proc / "self/status").write_text("Name:\tpython\n")
+    limits.require_proc(proc)
+    with pytest.raises(ConfigError, match="mount it with: mount -t proc"):
+        limits.require_proc(tmp_path)
+
+
+def test_the_relays_open_files_count_where_there_is_one(
+    proc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits.resource, "getrlimit", lambda which: (120, 120))
+    limits.allow(3, streams=False, proc=proc)
+    assert "needs 262 open files, the limit here is 120" in refusal(3, proc, streams=True)
+    assert doors.least_descriptors(2) == 262
+    assert limits.most_clients(262, streams=True) == 2
+    assert limits.most_clients(261, streams=True) == 1
+    assert limits.most_clients(112, streams=False) == 2
+    assert limits.most_clients(0, streams=True) == 0
 
 
 def test_open_files_are_raised_to_what_is_needed_or_refused(
