@@ -13,6 +13,7 @@ from nodes.states import Keeper
 from testbed import heap, meter
 from testbed.channel import Channel
 from testbed.config import RunConfig
+from testbed.drops import Condensed
 from testbed.transport import ClientTransport, Neighbours, Timeout
 
 
@@ -40,7 +41,7 @@ def participate(
     client's state after each round.
     """
     address = channel.receive(timeout_s=30)
-    report = channel.send
+    report = Condensed(channel.send)
     transport = ClientTransport(name, address["host"], address["port"], report, config.congestion)
     if neighbours:
         transport.listen(*neighbours[name], neighbours)

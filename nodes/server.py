@@ -19,6 +19,7 @@ from nodes.states import Keeper
 from testbed import clock, heap, meter
 from testbed.channel import Channel
 from testbed.config import RunConfig
+from testbed.drops import Condensed
 from testbed.transport import ServerTransport
 
 Result = TypeVar("Result")
@@ -110,7 +111,7 @@ async def _serve(
     peer_to_peer: bool = False,
 ) -> None:
     address = channel.receive(timeout_s=30)
-    report = channel.send
+    report = Condensed(channel.send)
     transport = ServerTransport(
         address["host"],
         address["port"],

@@ -1,4 +1,4 @@
-"""A run's folder: events.jsonl as things happen, and summary.json, whole after every round.
+"""A run's folder: events.jsonl as things happen, and summary.json, whole whenever it is read.
 
 One event is one line ``{"t": seconds since the command, "node": name, "event": kind, ...}``. All
 times are emulated ones (``clock``), but for cpu_s and run_delay_s, which are the machine's:
@@ -22,7 +22,8 @@ message         receiver    peer (sender), kind, round, payload_bytes, message_b
 reduced         client      round, members, began_ns, connected_ns, ended_ns: an all-reduce of so
                             many clients (one clock, as above); received: bytes of TCP's stream
                             by sender; reason: why it did not come about, or null
-dropped         receiver    peer, bytes, reason: a message that was not taken
+dropped         receiver    peer, bytes, reason: a message that was not taken; count: so many of
+                            them, the first few having been told
 lost            supervisor  peer, reason: a client that left the run
 missed          server      peer, round, reason: an update that did not come
 overtaken       client      reason: it was still busy with an earlier round
@@ -69,9 +70,11 @@ events count.
 
 import contextlib
 import fcntl
+import math
 import os
 import secrets
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -82,6 +85,8 @@ from testbed.config_error import ConfigError
 from testbed.events import EVENTS
 from testbed.killed import Killed
 
+SUMMARY_SHARE = 0.05
+"""Of a run's time, at most, for writing what its summary is so far."""
 FREE_BYTES_NEEDED = 32 * 1024 * 1024
 
 
@@ -98,6 +103,10 @@ class Recorder:
         """Emulated seconds of the run before it was killed."""
         self._past_origin_ns: int | None = None
         self._lock: BinaryIO | None = None
+        self._make: Callable[[], dict[str, Any]] | None = None
+        """Of a summary that waits to be written."""
+        self._due_s = 0.0
+        """When the next one may be."""
         if killed is None:
             self._file = files.appended(folder / EVENTS)
             with contextlib.suppress(OSError):  # A file system without locks.
@@ -146,6 +155,25 @@ class Recorder:
         """Replace summary.json in one step, so that a reader never sees half of it."""
         text = msgspec.json.format(msgspec.json.encode(summary), indent=2)
         files.write(self.folder / "summary.json", text + b"\n")
+
+    def keep_summary(self, make: Callable[[], dict[str, Any]] | None = None) -> None:
+        """Have summary.json be what ``make`` returns, now or before long.
+
+        A summary grows with its run. It is written where that takes a small share of the time
+        since the last one: else it waits for a later call, which may be without ``make``.
+        """
+        self._make = make or self._make
+        if self._make is None or self.summary_wait_s > 0:
+            return
+        began_s = clock.monotonic()
+        self.write_summary(self._make())
+        self._make = None
+        self._due_s = began_s + (clock.monotonic() - began_s) / SUMMARY_SHARE
+
+    @property
+    def summary_wait_s(self) -> float:
+        """Until a summary that waits may be written; infinite where none does."""
+        return math.inf if self._make is None else max(0.0, self._due_s - clock.monotonic())
 
     def close(self) -> None:
         self._file.close()

@@ -128,8 +128,9 @@ class Tally:
             "reason": "the run did not end as it should",
         }
         self._calibration_s = 0.0
-        self._lateness_s: list[float] = []
-        """Of each change of a link."""
+        self._changes = 0
+        self._late_s = self._latest_s = 0.0
+        """Of all changes of links together, and of one at most."""
         self._metrics: dict[str, Any] = {"initial": {}, "final": {}}
         self._last_begun = 0
         self._training_began_s: float | None = None
@@ -289,7 +290,10 @@ class Tally:
                 target[direction] += now[direction] - before[direction]
 
     def _on_shaped(self, event: Event) -> None:
-        self._lateness_s.append(event["actual_s"] - event["at_s"])
+        late_s = event["actual_s"] - event["at_s"]
+        self._latest_s = max(late_s, self._latest_s) if self._changes else late_s
+        self._late_s += late_s
+        self._changes += 1
         if self._links and "line" in event:
             place = [SERVER, *self._clients].index(event["node"])
             # A new list: rounds hold the one before.
@@ -442,11 +446,10 @@ class Tally:
 
     def _dynamics(self) -> dict[str, Any]:
         """How many changes links have taken, and how long after their times."""
-        late_s = self._lateness_s or [0.0]
         return {
-            "changes": len(self._lateness_s),
-            "lateness_mean_ms": round(1000 * sum(late_s) / len(late_s), 3),
-            "lateness_max_ms": round(1000 * max(late_s), 3),
+            "changes": self._changes,
+            "lateness_mean_ms": round(1000 * self._late_s / max(1, self._changes), 3),
+            "lateness_max_ms": round(1000 * self._latest_s, 3),
         }
 
     def round_summary(self, number: int) -> dict[str, Any]:
@@ -480,7 +483,7 @@ class Tally:
         for resent in by.values():
             for address, figures in resent.items():
                 to[address].append(figures)
-        rows = [self._client(index) for index in range(len(self._clients))]
+        rows = [self._client(*numbered) for numbered in enumerate(self._clients.values(), start=1)]
         for number, row in enumerate(rows, start=1):
             own = by.get(row["name"])
             row["retransmitted"] = {
@@ -489,12 +492,11 @@ class Tally:
             }
         return rows
 
-    def _client(self, index: int) -> dict[str, Any]:
-        client = list(self._clients.values())[index]
+    def _client(self, number: int, client: dict[str, Any]) -> dict[str, Any]:
         wire, drops = _both_ways(), {"queue_drops": _both_ways(), "losses": _both_ways()}
         if self._counters:
             for way, direction in enumerate(DIRECTIONS):
-                counters = self._counters[index + 1][way]
+                counters = self._counters[number][way]
                 wire[direction] = counters[_BYTES]
                 drops["queue_drops"][direction] = counters[_QUEUE_DROPS]
                 drops["losses"][direction] = counters[_LOSSES]

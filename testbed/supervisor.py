@@ -275,7 +275,9 @@ class _Run:
                     raise RunFailed(self._too_long())
                 if leaving and (remaining_s <= 0 or network.failure() or zygote.failure()):
                     return
+                self._recorder.keep_summary()
                 due_s = math.inf if leaving else self._dynamics.wait_s
+                due_s = min(due_s, self._recorder.summary_wait_s)
                 for key, _ in selector.select(clock.host_s(min(remaining_s, due_s))):
                     if isinstance(key.data, int):
                         self._hear_node(key.data, network)
@@ -301,7 +303,7 @@ class _Run:
                 self._rounds_began_s, self._busy_s = clock.monotonic(), -meter.busy_cores_s()
             elif line["event"] == "round":
                 self._record_wire(network, line["round"])
-                self._recorder.write_summary(self._tally.summary())
+                self._recorder.keep_summary(self._tally.summary)
             elif line["event"] == "done":
                 self._server_done = True
                 self._rounds_ended_s = clock.monotonic()

@@ -1,6 +1,7 @@
 """Tally and Recorder: made events against sums worked out by hand, and files whole at any time."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -11,8 +12,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from testbed import record
 from testbed.config_error import ConfigError
-from testbed.record import Recorder, create_folder
+from testbed.record import SUMMARY_SHARE, Recorder, create_folder
 from testbed.summary import MOST_DROPS, Tally
 
 S = 1_000_000_000
@@ -605,6 +607,78 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
         f"--out {tmp_path}/results: File exists; name a folder you can write"
     )
     assert (tmp_path / "results").read_text() == "mine"
+
+
+class Digest:
+    """Rounds that end, and a clock by which a summary takes as long as it has rounds."""
+
+    def __init__(self, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.recorder = recorder
+        self.now_s = 100.0
+        self.rounds = self.made = 0
+        self.busy_s = 0.0
+        monkeypatch.setattr(record, "clock", SimpleNamespace(monotonic=lambda: self.now_s))
+
+    def make(self) -> dict[str, Any]:
+        took_s = 1e-5 * self.rounds
+        self.made += 1
+        self.busy_s += took_s
+        self.now_s += took_s
+        return {"rounds_done": self.rounds}
+
+    def round(self, lasts_s: float) -> None:
+        self.now_s += lasts_s
+        self.rounds += 1
+        self.recorder.keep_summary(self.make)
+
+    def written(self) -> int:
+        found: int = json.loads((self.recorder.folder / "summary.json").read_text())["rounds_done"]
+        return found
+
+
+@pytest.fixture
+def digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Digest]:
+    recorder = Recorder(tmp_path, time.monotonic())
+    yield Digest(recorder, monkeypatch)
+    recorder.close()
+
+
+def test_writing_summaries_costs_a_share_of_a_runs_time_however_many_rounds(digest: Digest) -> None:
+    costs, began_s = [], digest.now_s
+    for _ in range(2):
+        before_s = digest.busy_s
+        for _ in range(2_000):
+            digest.round(0.01)
+        costs.append(digest.busy_s - before_s)
+    # The second half's rounds cost no more than the first's, though a summary costs thrice as much.
+    assert costs[1] < 1.5 * costs[0]
+    assert digest.busy_s < 1.1 * SUMMARY_SHARE * (digest.now_s - began_s)
+    assert digest.made < 1_000
+    # A run that is killed now leaves one that lacks moments.
+    assert digest.written() > 0.98 * digest.rounds
+
+
+def test_each_round_of_a_short_run_is_in_its_summary_at_once(digest: Digest) -> None:
+    for number in range(1, 21):
+        digest.round(0.01)
+        assert digest.written() == number
+        assert digest.recorder.summary_wait_s == math.inf
+
+
+def test_a_summary_that_waits_is_written_without_another_round(digest: Digest) -> None:
+    digest.rounds = 1_000
+    digest.round(1)
+    digest.round(0)
+    assert digest.written() == 1_001
+    wait_s = digest.recorder.summary_wait_s
+    assert 0 < wait_s < 0.3
+    digest.now_s += wait_s / 2
+    digest.recorder.keep_summary()
+    assert digest.written() == 1_001
+    digest.now_s += wait_s
+    assert digest.recorder.summary_wait_s == 0
+    digest.recorder.keep_summary()
+    assert digest.written() == 1_002
 
 
 def test_a_place_under_a_device_is_refused() -> None:
