@@ -504,6 +504,28 @@ def report(run: Path) -> None:
 @click.argument(
     "run", metavar="RUN", type=click.Path(path_type=Path), shell_complete=_offers("run")
 )
+@_says()
+def links(run: Path, output: terminal.Output) -> None:
+    """Say a run's links in tc's words, and while it goes on the way into its namespaces.
+
+    \b
+    Example:
+      python cli.py links results/RUN
+    """
+    from testbed.report import way_in
+
+    found = way_in.of(run)
+    if output.as_json:
+        output.document(way_in.document(found))
+        return
+    for line in way_in.lines(found):
+        click.echo(visible(line))
+
+
+@main.command()
+@click.argument(
+    "run", metavar="RUN", type=click.Path(path_type=Path), shell_complete=_offers("run")
+)
 @click.option("--csv", "as_csv", is_flag=True, help="rounds, clients, kinds and spans as CSV.")
 @click.option("--tensorboard", is_flag=True, help="Event files for TensorBoard.")
 @click.option(

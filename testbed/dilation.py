@@ -64,7 +64,7 @@ class Dilated:
         """
         self._dilation = dilation
         self.inner: Network = backend.up(plan(layout, dilation))
-        self.facts = self.inner.facts
+        self.facts, self.record = self.inner.facts, self.inner.record
 
     def endpoint(self, node: Node) -> Endpoint:
         return self.inner.endpoint(node)

@@ -14,6 +14,7 @@ from typing import Annotated, Any, BinaryIO, Literal
 import msgspec
 
 from testbed.ideal import Access
+from testbed.links.qdisc import Installed
 from testbed.profiles import MAX_CLIENTS
 from testbed.spans import SERVER
 from testbed.topology import client_name
@@ -119,9 +120,20 @@ class _Run(_Any):
     environment: Environment | None = None
 
 
+class WayIn(msgspec.Struct):
+    """Who holds a run's namespaces while it goes on, and by which descriptors."""
+
+    pid: Count
+    nodes: list[Count]
+    user: Count | None = None
+    link: Count | None = None
+
+
 class _Links(_Any):
     facts: Facts
     lines: list[Access] = []
+    qdiscs: list[tuple[Installed, Installed]] = []
+    namespaces: WayIn | None = None
 
 
 class _Certified(_Any):
@@ -374,10 +386,10 @@ class _Order:
             raise Damaged(f"{kind}: is of a client")
         if kind in _OF_NODES and found.node == SUPERVISOR:
             raise Damaged(f"{kind}: is of a node")
-        for name in ("counters", "lines"):
+        for name in ("counters", "lines", "qdiscs"):
             there = getattr(found, name, None)
-            # Which lines there are, an older run does not say.
-            if there is None or (not there and name == "lines"):
+            # Which lines there are, an older run does not say; qdiscs are netem's.
+            if there is None or (not there and name != "counters"):
                 continue
             if len(there) != 1 + len(clients):
                 raise Damaged(f"{kind}: {name} are not those of {len(clients)} clients")

@@ -10,7 +10,8 @@ run             supervisor  run_id, command, config; origin_ns: what the nodes' 
                             asynchronous: whether updates may answer an earlier round; dilation,
                             and dilation_found: how, where a trial round said; client_memory_mb
 links           supervisor  facts of the network; lines: a list a node of [goodput_kbit, delay_ms]
-                            up and down, the most that TCP carries there, null without limit
+                            up and down, the most that TCP carries there, null without limit;
+                            qdiscs: netem's own, as read back; namespaces: who holds them
 certified       supervisor  fidelity, seconds, counters: what probing added to the links' counters
 started, ended  the node    pid; how (of ended)
 ready           the node    samples, round_flops: floating-point operations of its part in a

@@ -170,7 +170,8 @@ class _Run:
         start_capture = self._prepare_capture(owned, network)
         finish_probing = self._probe_links(owned, network)
         lines = [ideal.of_node(node) for node in self._plan.nodes]
-        self._record("supervisor", {"event": "links", "facts": network.facts, "lines": lines})
+        event = {"event": "links", "facts": network.facts, "lines": lines, **network.record}
+        self._record("supervisor", event)
         self._refuse_what_cannot_end(self._prepared(zygote, deadline))
         finish_probing()
         start_capture()

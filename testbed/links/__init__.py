@@ -50,6 +50,9 @@ class Network(Protocol):
     facts: dict[str, object]
     """What a reader of the result must know of it: backend, privileges, congestion control."""
 
+    record: dict[str, object]
+    """What else the "links" event says: of netem its qdiscs, and the way into the namespaces."""
+
     def endpoint(self, node: Node) -> Endpoint:
         """Where ``node`` stands; what a client's endpoint names is the server as it sees it."""
 

@@ -26,3 +26,13 @@ def take(channel: Channel, count: int) -> list[int]:
         except (ConnectionError, TimeoutError) as error:
             raise LinkError(f"receive the nodes' namespaces: {error}") from error
     return [channel.descriptors.popleft() for _ in range(count)]
+
+
+def way_in(nodes: list[tuple[int, ...]], link: int | None = None) -> dict[str, object]:
+    """This process, and what of it holds the namespaces of ``nodes`` and the one between them."""
+    return {
+        "pid": os.getpid(),
+        "user": nodes[0][0] if len(nodes[0]) > 1 else None,
+        "link": link,
+        "nodes": [path[-1] for path in nodes],
+    }

@@ -110,6 +110,7 @@ class LoopbackNetwork:
             "not_modelled": "slow start, connection set-up, the capacity acknowledgements take, "
             "retransmission and its timeouts (a stream resumes at once when an outage ends)",
         }
+        self.record: dict[str, object] = {}
 
     def endpoint(self, node: Node) -> Endpoint:
         listener = None if node.index else self._listener.fileno()

@@ -123,17 +123,23 @@ class NetemNetwork:
         self._process = LinkProcess(len(plan.nodes), lambda c, table: _run(plan, c, table))
         try:
             line = self._process.wait_up(timeout_s=30 + 0.1 * len(plan.nodes))
+            qdiscs = line.pop("qdiscs")
             self._take(line["rootless"])
         except BaseException:
             # A signal too: nobody else knows of the process yet.
             self._process.down()
             raise
         self.facts: dict[str, object] = {"backend": name, **line}
+        self.record: dict[str, object] = {
+            "qdiscs": qdiscs,
+            "namespaces": handover.way_in(self._namespaces, self._link),
+        }
 
     def _take(self, rootless: bool) -> None:
-        received = handover.take(self._process.channel, 1 + rootless + len(self._plan.nodes))
+        received = handover.take(self._process.channel, 2 + rootless + len(self._plan.nodes))
         self._reader: socket.socket | None = netlink.adopt(received[0])
-        user, networks = received[1 : 1 + rootless], received[1 + rootless :]
+        self._link = received[1]
+        user, networks = received[2 : 2 + rootless], received[2 + rootless :]
         self._namespaces: list[tuple[int, ...]] = [(*user, network) for network in networks]
 
     def endpoint(self, node: Node) -> Endpoint:
@@ -157,6 +163,7 @@ class NetemNetwork:
             os.close(descriptor)
         self._namespaces = []
         if self._reader is not None:
+            os.close(self._link)
             self._reader.close()
             self._reader = None
         return self._process.down()
@@ -178,8 +185,9 @@ def _run(plan: Plan, channel: Channel, counters: CounterTable) -> None:
         "offloads": "off on every device",
         "queue_drops": "as mirred's overlimits; losses are netem's drops less these",
     }
-    channel.send(facts)
-    handles = [wiring.reader.detach(), *([] if user is None else [user]), *networks]
+    qdiscs = [msgspec.to_builtins(wiring.installed(node)) for node in plan.nodes]
+    channel.send({**facts, "qdiscs": qdiscs})
+    handles = [wiring.reader.detach(), wiring.network, *([] if user is None else [user]), *networks]
     handover.give(channel, handles)
     _obey(plan, wiring, channel)
 

@@ -51,6 +51,15 @@ class Netem(msgspec.Struct, frozen=True, kw_only=True):
     corrupt: int = 0
 
 
+class Installed(msgspec.Struct, frozen=True):
+    """What stands on one direction's device."""
+
+    netem: Netem
+    """As the kernel said it, of which a trace has no rate."""
+    trace: str | None = None
+    """The file that an HTB class above it follows."""
+
+
 def netem(direction: Direction | None) -> Netem:
     """The qdisc of a direction; None and a trace have no rate here.
 

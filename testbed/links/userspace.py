@@ -69,6 +69,7 @@ class UserspaceNetwork:
             "offload": "TCP bursts cross the devices whole; in the lines each segment is a frame",
             "turns": f"of {1000 * TURN_S:g} ms beyond {MOST_FRAMES_PER_S} frames a second",
         }
+        self.record: dict[str, object] = {"namespaces": handover.way_in(self._namespaces)}
 
     def _take_namespaces(self, rootless: bool) -> list[tuple[int, ...]]:
         received = handover.take(self._process.channel, len(self._plan.nodes) + rootless)

@@ -19,12 +19,12 @@ from typing import Any
 from testbed.direction import MTU_BYTES, Direction
 from testbed.links import LinkError, namespaces, netlink, offload, pacing, qdisc
 from testbed.links.process import DOWN, LOSSES, UP, CounterTable
+from testbed.links.tc import WAYS
 from testbed.topology import SUBNET, Node
 
 FIRST_INDEX = 1000
 """Above the devices that some kernels put into every namespace."""
 DEVICES_PER_NODE = 3
-WAYS = {UP: "up", DOWN: "down"}
 _ETH_P_ALL = 3
 _CLSACT_PARENTS = {UP: "ffff:fff2", DOWN: "ffff:fff3"}
 _AT_ROOT = 0xFFFFFFFF
@@ -50,7 +50,8 @@ class Wiring:
         Raises:
             LinkError: naming the step that the kernel refused; so does every method.
         """
-        namespaces.enter_new_node_namespace()
+        self.network = namespaces.enter_new_node_namespace()
+        """Descriptor of the link namespace."""
         from pyroute2 import IPRoute
 
         qdisc.teach()
@@ -64,6 +65,7 @@ class Wiring:
         """For ``tally``, and for whoever it is handed to."""
         self._features: list[str] = []
         self._traced: dict[int, bool] = {}
+        self._installed: dict[int, qdisc.Installed] = {}
         self._counters = counters
 
     def connect(self, node: Node) -> int:
@@ -155,7 +157,8 @@ class Wiring:
                 options=qdisc.options(asked),
             )
         self._traced[device] = traced
-        self._check(what, device, asked)
+        trace = direction.trace if direction is not None else None
+        self._installed[device] = qdisc.Installed(self._check(what, device, asked), trace)
         self.pacer.stop(device)
         if direction is not None and direction.chances is not None:
             self.pacer.start(device, direction.chances)
@@ -175,12 +178,18 @@ class Wiring:
         words, at = self._counters.words, self._counters.offset(node.index, way)
         words[at + LOSSES] += statistics["drops"] + statistics["qlen"]
 
-    def _check(self, what: str, device: int, asked: qdisc.Netem) -> None:
+    def installed(self, node: Node) -> tuple[qdisc.Installed, qdisc.Installed]:
+        """Up and down, as last read back from the kernel."""
+        up, down = (self._installed[shaper_index(node.index, way)] for way in (UP, DOWN))
+        return up, down
+
+    def _check(self, what: str, device: int, asked: qdisc.Netem) -> qdisc.Netem:
         with _step(f"read back netem of {what}"):
             had = qdisc.found(self._netem(device).get_attr("TCA_OPTIONS"))
         differing = qdisc.difference(asked, had)
         if differing:
             raise LinkError(f"{what}: the kernel's netem is not what was asked: {differing}")
+        return had
 
     def _netem(self, device: int) -> Any:
         """The kernel's answer about a device's netem qdisc."""

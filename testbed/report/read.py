@@ -45,6 +45,10 @@ class Story(NamedTuple):
     """(node, traceback), the first of them."""
     exits: Counter[tuple[str, str]]
     """(node, how it ended) of those that did not end as they should."""
+    links: dict[str, Any]
+    """The last "links" event; empty before it."""
+    shaped: dict[str, list[Event]]
+    """By node, how its link of netem has changed since."""
     torn_lines: int
     """Lines of events.jsonl that are no event: the last one of a killed run."""
 
@@ -105,6 +109,8 @@ class _Teller:
         self._overtaken: dict[str, list[str]] = defaultdict(list)
         self._tracebacks: list[tuple[str, str]] = []
         self._exits: Counter[tuple[str, str]] = Counter()
+        self._links: dict[str, Any] = {}
+        self._shaped: dict[str, list[Event]] = defaultdict(list)
 
     def take(self, event: Event) -> None:
         self._tally.take(event)
@@ -115,6 +121,14 @@ class _Teller:
 
     def _on_run(self, event: Event) -> None:
         self._config = event["config"]
+
+    def _on_links(self, event: Event) -> None:
+        self._links = event
+        self._shaped.clear()
+
+    def _on_shaped(self, event: Event) -> None:
+        if self._links.get("qdiscs"):
+            self._shaped[event["node"]].append(event)
 
     def _on_message(self, event: Event) -> None:
         self._last_ns = max(self._last_ns, event["received_ns"])
@@ -141,6 +155,8 @@ class _Teller:
             dict(self._overtaken),
             self._tracebacks,
             self._exits,
+            self._links,
+            dict(self._shaped),
             torn_lines,
         )
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from testbed.report import svg
+from testbed.report import svg, way_in
 from testbed.report.html import Markup, facts, section, table, tag
 from testbed.report.read import Story
 
@@ -60,6 +60,13 @@ def links_section(story: Story) -> Markup:
     if notes:
         summary_line = tag("summary", f"How {summary['links']} links do it")
         parts.append(tag("details", summary_line, facts(notes)))
+    found = way_in.commands(story)
+    if found:
+        shown = list(found.items())[:MOST_ROWS]
+        text = "\n".join(line for name, lines in shown for line in (f"# {name}", *lines))
+        if len(found) > MOST_ROWS:
+            text += f"\n# and {len(found) - MOST_ROWS} more: python cli.py links RUN"
+        parts.append(tag("details", tag("summary", "As tc would make them"), tag("pre", text)))
     return section("links", "Links: asked and measured", *parts)
 
 

@@ -138,6 +138,7 @@ class Fake:
 
     def __init__(self) -> None:
         self.facts: dict[str, object] = {"backend": "fake"}
+        self.record: dict[str, object] = {}
         self.shaped: list[Any] = []
         self.plan: Plan | None = None
         self.downs = 0

@@ -1,0 +1,119 @@
+"""A run's links for people who know tc: its qdiscs as commands, and the way to them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from testbed import dilation
+from testbed.config_error import ConfigError
+from testbed.direction import Direction
+from testbed.events import EVENTS, Damaged, WayIn
+from testbed.links import LinkError, qdisc, tc
+from testbed.report.read import Story, read, refusing
+
+
+class Links(NamedTuple):
+    """What there is to say of a run's links."""
+
+    backend: str
+    commands: dict[str, list[str]]
+    """By node, ``tc`` commands in the link namespace; a change's begins with its time."""
+    enter: dict[str, str]
+    """By node, and "links" for what is between them: how to enter, while the run goes on."""
+
+
+def of(folder: Path) -> Links:
+    """The links of the run in ``folder``.
+
+    Raises:
+        ConfigError: it is no run, or had no links yet.
+    """
+    story = read(folder)
+    with refusing(f"RUN {folder}: {EVENTS}"):
+        backend = story.summary["links"]
+        if backend is None:
+            raise ConfigError(f"RUN {folder}: it ended before it had links")
+        found = commands(story)
+        enter = _enter(story) if story.links.get("namespaces") else {}
+    return Links(backend, found, enter)
+
+
+def commands(story: Story) -> dict[str, list[str]]:
+    """By node, where the links were netem's; else empty."""
+    both = msgspec.convert(
+        story.links.get("qdiscs", []), list[tuple[qdisc.Installed, qdisc.Installed]]
+    )
+    found = {}
+    for node, (name, installed) in enumerate(zip(_nodes(story), both, strict=False)):
+        found[name] = [*tc.link(node, installed), *_changes(story, name, node, installed)]
+    return found
+
+
+def _changes(
+    story: Story, name: str, node: int, installed: tuple[qdisc.Installed, qdisc.Installed]
+) -> Iterator[str]:
+    """What the kernel was asked on the way, and has been compared with since."""
+    before = list(installed)
+    for event in story.shaped.get(name, []):
+        yield f"# at {event['at_s']:g} s"
+        for way, word in tc.WAYS.items():
+            direction = msgspec.convert(event[word], Direction)
+            slower = dilation.direction(direction, story.summary["dilation"])
+            try:
+                after = qdisc.Installed(qdisc.netem(slower), direction.trace)
+            except LinkError as error:
+                raise Damaged(f"shaped: {error}") from error
+            yield from tc.change(f"{word}{node}", before[way], after)
+            before[way] = after
+
+
+def _nodes(story: Story) -> list[str]:
+    return ["server", *(row["name"] for row in story.summary["per_client"])]
+
+
+def _enter(story: Story) -> dict[str, str]:
+    """None where the process that holds the namespaces is gone, or is another one by now."""
+    held = msgspec.convert(story.links["namespaces"], WayIn)
+    descriptors = dict(zip(_nodes(story), held.nodes, strict=False))
+    if held.link is not None:
+        descriptors = {"links": held.link, **descriptors}
+    if not all(_is_namespace(held.pid, descriptor) for descriptor in descriptors.values()):
+        return {}
+    user = ""
+    if held.user is not None:
+        user = f"--user=/proc/{held.pid}/fd/{held.user} --preserve-credentials "
+    return {
+        name: f"nsenter {user}--net=/proc/{held.pid}/fd/{descriptor}"
+        for name, descriptor in descriptors.items()
+    }
+
+
+def _is_namespace(pid: int, descriptor: int) -> bool:
+    try:
+        return os.readlink(f"/proc/{pid}/fd/{descriptor}").startswith("net:[")
+    except OSError:
+        return False
+
+
+def lines(links: Links) -> Iterator[str]:
+    """As text that a shell takes: everything but commands is a comment."""
+    yield f"# links: {links.backend}"
+    if not links.commands:
+        yield "# no qdiscs: a process of the run shapes these links, and tc has nothing to show"
+    for name, command in links.enter.items():
+        where = "the links' own namespace" if name == "links" else name
+        yield f"# into {where}: {command} COMMAND"
+    if "links" in links.enter:
+        yield f"# such as: {links.enter['links']} tc -s qdisc"
+    for name, found in links.commands.items():
+        yield f"# {name}"
+        yield from found
+
+
+def document(links: Links) -> dict[str, Any]:
+    return links._asdict()
