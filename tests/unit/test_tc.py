@@ -20,8 +20,7 @@ from testbed.links import qdisc, tc
         ),
         (
             Direction(delay_ms=1.5, loss_percent=0.2, duplicate_percent=1, corrupt_percent=5),
-            "limit 1000000 delay 1500us loss 0.2% duplicate 1% corrupt 5% "
-            "rate 34359738360bit",
+            "limit 1000000 delay 1500us loss 0.2% duplicate 1% corrupt 5% rate 34359738360bit",
         ),
         (
             Direction(delay_ms=10, reorder_percent=25),
