@@ -10,11 +10,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from testbed.channel import ChannelClosed
 
 PR_SET_PDEATHSIG = 1
 PARENT_CHECK_S = 1.0
+ABOUT_TO_END_S = 1.0
 _PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Loaded once: to load a library makes a class, which only the collector can remove.
 _libc = ctypes.PyDLL(None, use_errno=True)
@@ -86,6 +88,26 @@ class Child:
                 return False
             time.sleep(0.005)
         return True
+
+    def is_stopped(self) -> bool:
+        """Whether a signal or a debugger holds it; False where the system does not tell."""
+        try:
+            status = Path(f"/proc/{self.pid}/stat").read_text()
+        except OSError:
+            return False
+        # The name before it may hold anything.
+        return self.poll() and status.rpartition(")")[2].split()[0] in "Tt"
+
+    def condition(self) -> str:
+        """Why it does not answer: "was killed by SIGKILL", "is stopped (process 4711)"."""
+        if self.is_stopped():
+            return f"is stopped (process {self.pid}; kill -CONT lets it go on)"
+        # One whose channel is closed is about to end.
+        if not self.wait(ABOUT_TO_END_S):
+            return "did not answer in time"
+        assert self.exit_status is not None
+        killed = os.WIFSIGNALED(self.exit_status)
+        return f"{'was ' if killed else ''}{describe_exit(self.exit_status)}"
 
     def kill(self) -> None:
         """End it now. Safe by id: a child that was not waited for keeps its id."""

@@ -13,11 +13,11 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 
-from testbed import fidelity
-from testbed.direction import MTU_BYTES
-from testbed.fidelity import Arrivals, Path
+from testbed import probe_paths
+from testbed.direction import MTU_BYTES, Direction
 from testbed.links import Network
-from testbed.probing import open_datagrams, timestamp_ns
+from testbed.probe_paths import Arrivals, Path
+from testbed.probing import leave_unchecked, open_datagrams, timestamp_ns
 from testbed.topology import Plan
 
 PORT = 9
@@ -36,6 +36,10 @@ def probe(plan: Plan, network: Network, paths: list[Path]) -> list[Arrivals]:
     trips: dict[int, list[float]] = defaultdict(list)
     bursts: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     sent_ns: dict[tuple[int, int], int] = {}
+    at_once_ns: dict[tuple[int, str], list[int]] = defaultdict(list)
+    index_of = {path.client.address: index for index, path in enumerate(paths)}
+    index_at = {id(sock): index for index, sock in enumerate(clients)}
+    lines = [dict(path.here.ways) for path in paths]
 
     def take(sock: socket.socket) -> None:
         data, ancillary, _, (host, _) = sock.recvmsg(2048, 64)
@@ -46,7 +50,12 @@ def probe(plan: Plan, network: Network, paths: list[Path]) -> list[Arrivals]:
         elif kind == _PONG and (index, number) in sent_ns:
             trips[index].append((arrived_ns - sent_ns.pop((index, number))) / 1e6)
         elif kind == _BURST:
-            bursts[index]["up" if sock is server else "down"].append(arrived_ns)
+            # A flipped bit may have hit the header: whose it is the addresses tell.
+            way = "up" if sock is server else "down"
+            index = index_of.get(host, -1) if sock is server else index_at[id(sock)]
+            sent = at_once_ns[index, way]
+            if index >= 0 and _is_served(lines[index][way], number, arrived_ns, sent):
+                bursts[index][way].append(arrived_ns)
 
     def drain(until_s: float, finished: Callable[[], bool]) -> None:
         poller = select.epoll()
@@ -61,15 +70,19 @@ def probe(plan: Plan, network: Network, paths: list[Path]) -> list[Arrivals]:
         poller.close()
 
     # 1. Pings: what comes back later than its time is lost.
-    gap_s = max(fidelity.ping_gap_s(path) for path in paths)
-    for number in range(fidelity.pings(gap_s)):
+    gap_s = max(probe_paths.ping_gap_s(path) for path in paths)
+    for number in range(probe_paths.pings(gap_s)):
         for index, sock in enumerate(clients):
             sent_ns[index, number] = time.time_ns()
             sock.sendto(_HEADER.pack(_PING, index, number), address)
         drain(time.monotonic() + gap_s, lambda: False)
-    longest_s = max(fidelity.round_trip_s(path) for path in paths)
+    longest_s = max(probe_paths.round_trip_s(path) for path in paths)
     drain(time.monotonic() + longest_s + LAST_PACKET_S, lambda: not sent_ns)
     # 2. Bursts, of as many paths at once as the machine can carry packet by packet.
+    for path, sock in zip(paths, clients, strict=True):
+        for one, (_, line) in ((sock, path.ways[0]), (server, path.ways[1])):
+            if line.corrupt_percent:
+                leave_unchecked(one)
     padding = bytes(_UDP_PAYLOAD_BYTES - _HEADER.size)
     expected: dict[tuple[int, str], int] = {}
 
@@ -82,7 +95,7 @@ def probe(plan: Plan, network: Network, paths: list[Path]) -> list[Arrivals]:
             del expected[index, way]
         return not expected
 
-    for group in fidelity.groups(paths):
+    for group in probe_paths.groups(paths):
         for index in group:
             path, sock = paths[index], clients[index]
             ends = {"up": (sock, address), "down": (server, (path.client.address, PORT))}
@@ -90,11 +103,21 @@ def probe(plan: Plan, network: Network, paths: list[Path]) -> list[Arrivals]:
                 sender, target = ends[way]
                 expected[index, way] = count
                 for number in range(count):
+                    at_once_ns[index, way].append(time.time_ns())
                     sender.sendto(_HEADER.pack(_BURST, index, number) + padding, target)
         # Lost packets are not waited for: should one only be late, it is taken in all the same.
-        longest_s = max(fidelity.burst_s(paths[index]) for index in group)
+        longest_s = max(probe_paths.burst_s(paths[index]) for index in group)
         drain(time.monotonic() + longest_s, all_came)
     drain(time.monotonic() + LAST_PACKET_S, all_came)
     for sock in (server, *clients):
         sock.close()
     return [Arrivals(trips[index], dict(bursts[index])) for index in range(len(paths))]
+
+
+def _is_served(line: Direction, number: int, arrived_ns: int, sent_ns: list[int]) -> bool:
+    """Whether a packet has waited its turn on the line, and not skipped it."""
+    if not line.reorder_percent:
+        return True
+    if number >= len(sent_ns):
+        return False
+    return arrived_ns - sent_ns[number] >= 1e6 * (line.delay_ms - line.jitter_ms) / 2

@@ -63,28 +63,31 @@ class Dilated:
             LinkError: naming the step that failed.
         """
         self._dilation = dilation
-        self.inner: Network = backend.up(plan(layout, dilation))
-        self.facts, self.record = self.inner.facts, self.inner.record
+        self._inner: Network = backend.up(plan(layout, dilation))
+        self.facts, self.record = self._inner.facts, self._inner.record
 
     def endpoint(self, node: Node) -> Endpoint:
-        return self.inner.endpoint(node)
+        return self._inner.endpoint(node)
 
     def shape(self, node: Node, up: Direction, down: Direction) -> None:
         slower = (direction(line, self._dilation) for line in (up, down))
-        self.inner.shape(node, *slower)
+        self._inner.shape(node, *slower)
 
     def counters(self) -> list[LinkCounters]:
-        return self.inner.counters()
+        return self._inner.counters()
 
     def fileno(self) -> int:
-        return self.inner.fileno()
+        return self._inner.fileno()
 
     def failure(self) -> str | None:
-        return self.inner.failure()
+        return self._inner.failure()
+
+    def halted(self) -> str | None:
+        return self._inner.halted()
 
     def down(self) -> dict[str, object]:
         """Closing facts with lateness in emulated time."""
-        facts = self.inner.down()
+        facts = self._inner.down()
         return {name: self._emulated(name, value) for name, value in facts.items()}
 
     def _emulated(self, name: str, value: object) -> object:

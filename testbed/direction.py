@@ -126,6 +126,13 @@ class Direction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         return self.rate_kbit if chances is None else chances.mean_kbit * FRAME_BYTES / MTU_BYTES
 
     @property
+    def peak_kbit(self) -> float | None:
+        """The line's rate, of a trace the greatest in a tenth of a second."""
+        if self.trace is None:
+            return self.rate_kbit
+        return traces.peak_kbit(self.trace, self.trace_stretch) * FRAME_BYTES / MTU_BYTES
+
+    @property
     def mean_loss_percent(self) -> float:
         """Share of packets lost in the long run."""
         if self.outage:

@@ -72,10 +72,18 @@ class Check(msgspec.Struct):
     ok: bool
 
 
+class NotProbed(msgspec.Struct):
+    name: str
+    link: str
+    direction: str
+    reason: str
+
+
 class Fidelity(msgspec.Struct):
     verdict: Verdict
     reason: str
     checks: list[Check]
+    not_probed: list[NotProbed] = []
 
 
 class UpDown(msgspec.Struct):

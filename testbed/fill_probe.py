@@ -8,9 +8,9 @@ import sys
 import time
 
 from testbed import filling
-from testbed.fidelity import Path
 from testbed.filling import Fill, Note
 from testbed.links import Endpoint, Network
+from testbed.probe_paths import Path
 from testbed.probing import TIMESTAMP_SPACE, enter, listen, stamp_arrivals, timestamp_ns
 from testbed.topology import Plan
 
@@ -45,7 +45,8 @@ def longest_s(paths: list[Path]) -> float:
 
 
 def _planned(path: Path, way: str, lines: int) -> Fill:
-    return filling.fill(dict(path.ways)[way], path.back(way), lines)
+    here = path.here
+    return filling.fill(dict(here.ways)[way], here.back(way), lines)
 
 
 def _call(endpoint: Endpoint, listener: socket.socket, way: str, planned: Fill) -> list[Note]:

@@ -9,17 +9,10 @@ import math
 from typing import NamedTuple
 
 from testbed.direction import FRAME_BYTES, SEGMENT_BYTES, Direction
-
-SINGLE_FRAMES_PER_S = 40_000.0
-"""What can be sent, carried and taken one by one, of all lines that are filled at the same time.
-The userspace links' process reads twice as many at most, on two cores that do nothing else. netem's
-kernel carries more, but a process that sends and stamps each packet does not send more. A frame
-of a TCP burst costs a fifth of that, and bursts are what a run sends."""
+from testbed.probeable import MOST_WINDOW_BYTES, flying_frames, queue_frames
 
 QUEUE_USED = 0.8
 """Of the queue, what a connection fills."""
-MOST_WINDOW_BYTES = 3 << 20
-"""In flight at once: Linux gives a connection 4 MB to send from and 6 MB to receive into."""
 LEAD_TRIPS = 12
 """Idle round trips until a connection has grown from ten packets to any window."""
 LEAST_LEAD_S = 0.01
@@ -46,61 +39,15 @@ class Fill(NamedTuple):
         return self.lead_s + self.window_s
 
 
-def frames_per_s(direction: Direction) -> float:
-    """Full frames that the line carries; 0 where it has no rate."""
-    return 1000 * (direction.line_kbit or 0.0) / (8 * FRAME_BYTES)
-
-
-def is_too_fast(direction: Direction, lines: int = 1) -> bool:
-    """Whether single packets cannot fill so many such lines at once, so that TCP must."""
-    single = direction.trace is not None or direction.outage
-    return not single and lines * frames_per_s(direction) > SINGLE_FRAMES_PER_S
-
-
-def held_back(direction: Direction) -> str | None:
-    """What keeps TCP from filling a line, which is not the line's fault; None for nothing."""
-    if direction.mean_loss_percent:
-        return "bounded by loss"
-    if direction.reorder_percent or direction.corrupt_percent or direction.duplicate_percent:
-        return "bounded by what befalls packets"
-    if direction.trace is not None:
-        return "bounded by the trace's changes"
-    return None
-
-
-def why_not(direction: Direction, back: Direction) -> str | None:
-    """Why TCP cannot show the rate of a line that is too fast; ``back``: acknowledgements' way."""
-    reason = held_back(direction)
-    if reason is not None:
-        return f"TCP is {reason}"
-    if _queue_frames(direction) < 1:
-        return "the queue has no room for a connection's bursts"
-    if _flying_frames(direction, back) * SEGMENT_BYTES > MOST_WINDOW_BYTES:
-        return "the delay holds more than a TCP connection's buffers"
-    return None
-
-
 def fill(direction: Direction, back: Direction, lines: int = 1) -> Fill:
-    """For a line of which ``why_not`` says nothing, one of so many to be filled in turn."""
-    frames = _flying_frames(direction, back) + QUEUE_USED * _queue_frames(direction)
+    """For a line of which ``why_not_tcp`` says nothing, one of so many to be filled in turn."""
+    frames = flying_frames(direction, back) + QUEUE_USED * queue_frames(direction)
     trip_s = (direction.delay_ms + direction.jitter_ms + back.delay_ms + back.jitter_ms) / 1000
     return Fill(
         min(math.ceil(frames) * SEGMENT_BYTES, MOST_WINDOW_BYTES),
         LEAST_LEAD_S + LEAD_TRIPS * trip_s,
         max(LEAST_WINDOW_S, min(WINDOW_S, ALL_WINDOWS_S / lines)),
     )
-
-
-def _flying_frames(direction: Direction, back: Direction) -> float:
-    """In both delays, while the line is full."""
-    flying_ms = direction.delay_ms + direction.jitter_ms + back.delay_ms
-    return frames_per_s(direction) * flying_ms / 1000
-
-
-def _queue_frames(direction: Direction) -> float:
-    assert direction.limit_packets is not None
-    held_ms = direction.delay_ms + direction.jitter_ms
-    return direction.limit_packets - frames_per_s(direction) * held_ms / 1000
 
 
 def rate_kbit(direction: Direction, notes: list[Note]) -> float | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from testbed.fidelity import RTT_TOLERANCE_MS
+from testbed.probe_paths import RTT_TOLERANCE_MS
 
 LATE_SHARE = 0.05
 """Of the time of all rounds, by which a node may be late in them."""
@@ -131,4 +131,10 @@ def combined(links: dict[str, Any], host: dict[str, Any]) -> dict[str, Any]:
     parts = [{key: part[key] for key in ("verdict", "reason")} for part in (links, host)]
     order = ("fail", "skipped", "pass")
     worst = min(parts, key=lambda part: order.index(part["verdict"]))
-    return {**worst, "checks": links["checks"], "links": parts[0], "host": host}
+    return {
+        **worst,
+        "checks": links["checks"],
+        "not_probed": links.get("not_probed", []),
+        "links": parts[0],
+        "host": host,
+    }

@@ -8,12 +8,13 @@ import contextlib
 
 import msgspec
 
-from testbed import fidelity, fill_probe
+from testbed import fidelity, fill_probe, probe_paths
 from testbed.channel import Channel, ChannelClosed
 from testbed.child import Child
 from testbed.direction import Direction
-from testbed.fidelity import Arrivals, Certificate, Path
-from testbed.links import Network
+from testbed.fidelity import Certificate, Check, NotProbed
+from testbed.links import LinkError, Network
+from testbed.probe_paths import Arrivals, Path
 from testbed.topology import Node, Plan
 
 PATIENCE_S = 10.0
@@ -28,12 +29,15 @@ class Prober:
     """Owns the process. What it lifts is put back before ``certificate`` returns."""
 
     def __init__(self, plan: Plan, network: Network, dilation: float = 1.0) -> None:
-        """Start probing the clients' links, which are ``dilation`` times slower than asked for."""
+        """Start probing the clients' links of ``plan``, which ``network`` makes ``dilation`` times
+        slower."""
         self._plan = plan
         self._network = network
         streams = not network.endpoint(plan.server).namespaces
-        self._clients = fidelity.client_paths(plan, streams, dilation)
-        self._server = fidelity.server_path(plan, streams, dilation)
+        self._clients = probe_paths.client_paths(plan, streams, dilation)
+        self._server = probe_paths.server_path(plan, streams, dilation)
+        self.broken: str | None = None
+        """What became of the process, where it gave no answer."""
         self._channel, theirs = Channel.pair()
         if self._server is not None:
             network.shape(plan.server, _UNLIMITED, _UNLIMITED)
@@ -51,32 +55,46 @@ class Prober:
         theirs.close()
 
     def certificate(self) -> Certificate:
-        """Wait for the prober to finish and judge what it saw; bounded."""
-        checks = self._judge(self._clients)
-        left_out = fidelity.unprobed(self._clients)
-        if self._server is not None:
+        """Wait for the prober to finish and judge what it saw; bounded.
+
+        Raises:
+            LinkError: the network has failed, or carries nothing at present.
+        """
+        checks, not_probed = self._judge(self._clients)
+        if self._server is not None and self.broken is None:
             server, first = self._plan.server, self._plan.clients[0]
             self._restore(server)
             self._network.shape(first, _UNLIMITED, _UNLIMITED)
             with contextlib.suppress(ChannelClosed):
                 self._channel.send({"go": True})
-            checks += self._judge([self._server])
-            left_out += fidelity.unprobed([self._server])
+            more = self._judge([self._server])
             self._restore(first)
-        return fidelity.certify(checks, left_out)
+            checks, not_probed = checks + more[0], not_probed + more[1]
+        return fidelity.certify(checks, not_probed, self.broken)
 
-    def _judge(self, paths: list[Path]) -> list[fidelity.Check]:
+    def _judge(self, paths: list[Path]) -> tuple[list[Check], list[NotProbed]]:
         limit_s = probe_s(paths) + PATIENCE_S
         try:
             line = self._channel.receive(limit_s)
-            seen = msgspec.convert(line["seen"], list[Arrivals])
         except (ChannelClosed, TimeoutError):
-            seen = [Arrivals([], {})] * len(paths)
-        return [
-            check
-            for path, arrivals in zip(paths, seen, strict=True)
-            for check in fidelity.judge(path, arrivals)
-        ]
+            self._refuse_broken_links()
+            self.broken = f"not probed: the prober {self._child.condition()}"
+            return [], []
+        seen = msgspec.convert(line["seen"], list[Arrivals])
+        checks: list[Check] = []
+        not_probed: list[NotProbed] = []
+        for path, arrivals in zip(paths, seen, strict=True):
+            checks += fidelity.judge(path, arrivals)
+            not_probed += fidelity.unprobed(path, arrivals)
+        if any(check.measured is None for check in checks):
+            self._refuse_broken_links()
+        return checks, not_probed
+
+    def _refuse_broken_links(self) -> None:
+        """Nothing can be said of links that nobody carries."""
+        reason = self._network.failure() or self._network.halted()
+        if reason is not None:
+            raise LinkError(reason)
 
     def _restore(self, node: Node) -> None:
         assert node.profile is not None
@@ -89,13 +107,14 @@ class Prober:
 
 def probe_s(paths: list[Path]) -> float:
     """How long probing takes if every link is what was asked, and each needs all its tries."""
-    trips_s = max(fidelity.round_trip_s(path) for path in paths)
-    gaps_s = max(fidelity.ping_gap_s(path) for path in paths)
+    trips_s = max(probe_paths.round_trip_s(path) for path in paths)
+    gaps_s = max(probe_paths.ping_gap_s(path) for path in paths)
     bursts_s = sum(
-        max(fidelity.burst_s(paths[place]) for place in group) for group in fidelity.groups(paths)
+        max(probe_paths.burst_s(paths[place]) for place in group)
+        for group in probe_paths.groups(paths)
     )
     fills_s = fill_probe.longest_s(paths)
-    return TRIES * (fidelity.PINGS_S + gaps_s + trips_s + bursts_s + fills_s)
+    return TRIES * (probe_paths.PINGS_S + gaps_s + trips_s + bursts_s + fills_s)
 
 
 def _probe(

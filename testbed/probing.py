@@ -14,6 +14,7 @@ BUFFER_BYTES = 8 << 20
 TIMESTAMP_SPACE = 64
 """Bytes of ancillary data that ``recvmsg`` needs for ``timestamp_ns``."""
 _SO_TIMESTAMPNS = 35
+_SO_NO_CHECK = 11
 
 
 def listen(server: Endpoint) -> socket.socket:
@@ -54,6 +55,11 @@ def open_datagrams(network: Network, node: Node, port: int) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
     sock.bind((node.address, port))
     return sock
+
+
+def leave_unchecked(sock: socket.socket, unchecked: bool = True) -> None:
+    """Send without UDP's checksum: packets with a flipped bit arrive, and can be counted."""
+    sock.setsockopt(socket.SOL_SOCKET, _SO_NO_CHECK, unchecked)
 
 
 def stamp_arrivals(sock: socket.socket) -> None:

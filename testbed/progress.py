@@ -152,7 +152,9 @@ def closing_table(summary: dict[str, Any]) -> Table:
         if level == "wire" and summary["links"] == "loopback":
             label += " (estimate)"
         table.add_row(label, f"{human_bytes(amounts['up'])} / {human_bytes(amounts['down'])}")
-    table.add_row("links checked", summary["fidelity"]["links"]["verdict"])
+    left = len(summary["fidelity"]["not_probed"])
+    links = summary["fidelity"]["links"]["verdict"] + (f", {left} not probed" if left else "")
+    table.add_row("links checked", links)
     table.add_row("host had time for all", summary["fidelity"]["host"]["verdict"])
     clients = [row for row in summary["processes"] if row["node"] != "server"]
     if clients:

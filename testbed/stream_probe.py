@@ -5,10 +5,10 @@ import selectors
 import socket
 import time
 
-from testbed import fidelity
+from testbed import probe_paths
 from testbed.direction import SEGMENT_BYTES
-from testbed.fidelity import PINGS, Arrivals, Path
 from testbed.links import Network
+from testbed.probe_paths import PINGS, Arrivals, Path
 from testbed.probing import listen
 from testbed.topology import Plan
 
@@ -31,7 +31,7 @@ class _Probe:
         }
         self.arrived_bytes = {"up": 0, "down": 0}
         self.seen = Arrivals([], {"up": [], "down": []})
-        self.pings = fidelity.pings(fidelity.round_trip_s(path))
+        self.pings = probe_paths.pings(probe_paths.round_trip_s(path))
         self.pinged_ns: int | None = None
 
     def ping(self) -> None:
@@ -81,7 +81,7 @@ def probe(plan: Plan, network: Network, paths: list[Path]) -> list[Arrivals]:
     with contextlib.ExitStack() as owned:
         probes = _connect(plan, network, paths, owned)
         live = [probe for probe in probes if probe is not None]
-        longest_s = max(fidelity.round_trip_s(path) for path in paths)
+        longest_s = max(probe_paths.round_trip_s(path) for path in paths)
         # 1. Pings, one at a time on each connection: a stream does not tell them apart.
         for number in range(PINGS):
             waiting = [one for one in live if one.pings > number and one.pinged_ns is None]
@@ -89,8 +89,8 @@ def probe(plan: Plan, network: Network, paths: list[Path]) -> list[Arrivals]:
                 one.ping()
             _receive_pings(waiting, time.monotonic() + longest_s + LAST_BYTE_S)
         # 2. Bursts, of as many paths at once as the machine can carry.
-        for group in fidelity.groups(paths):
-            longest_s = max(fidelity.burst_s(paths[place]) for place in group)
+        for group in probe_paths.groups(paths):
+            longest_s = max(probe_paths.burst_s(paths[place]) for place in group)
             some = [one for one in (probes[place] for place in group) if one is not None]
             _exchange_bursts(some, time.monotonic() + longest_s + LAST_BYTE_S)
         return [Arrivals([], {}) if one is None else one.seen for one in probes]

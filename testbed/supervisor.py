@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from testbed import clock, dilation, fidelity, files, host, ideal, meter
+from testbed import clock, fidelity, files, host, ideal, meter
 from testbed.capture import Capture
 from testbed.channel import Channel, ChannelClosed
 from testbed.config import CONFIG, RunConfig, pace, write
@@ -238,11 +238,8 @@ class _Run:
     def _probe_links(self, owned: contextlib.ExitStack, network: Network) -> Callable[[], None]:
         """Start probing; what is returned waits for its end and records the certificate."""
         prober = None
-        if self._config.calibrate and isinstance(network, Dilated):
-            slower = dilation.plan(self._plan, clock.dilation())
-            prober = Prober(slower, network.inner, clock.dilation())
-        elif self._config.calibrate:
-            prober = Prober(self._plan, network)
+        if self._config.calibrate:
+            prober = Prober(self._plan, network, clock.dilation())
         if prober is not None:
             owned.callback(prober.close)
         began_s = clock.monotonic()
@@ -255,7 +252,8 @@ class _Run:
             event = {"seconds": round(seconds, 3), "fidelity": msgspec.to_builtins(certificate)}
             counters = msgspec.to_builtins(network.counters())
             self._record("supervisor", {"event": "certified", **event, "counters": counters})
-            if self._config.strict and certificate.verdict == "fail":
+            broken = prober is not None and prober.broken
+            if self._config.strict and (broken or certificate.verdict == "fail"):
                 raise RunFailed(f"--strict: {certificate.reason}")
 
         return finish

@@ -68,6 +68,16 @@ def stretched(path: str, factor: float) -> Trace:
 
 
 @functools.cache
+def peak_kbit(path: str, factor: float) -> float:
+    """The greatest of the steps of such a trace, in kbit/s of IP packets.
+
+    Raises:
+        ConfigError: as ``load``.
+    """
+    return max(kbit for _, kbit in stretched(path, factor).steps())
+
+
+@functools.cache
 def load(path: str) -> Trace:
     """Read a trace; each file is read once a process.
 

@@ -45,19 +45,31 @@ class _Worker:
         return self._channel.fileno()
 
     def wait_ready(self) -> None:
-        with contextlib.suppress(ChannelClosed, TimeoutError):
+        try:
             self._channel.receive(READY_LIMIT_S)
+        except (ChannelClosed, TimeoutError):
+            raise self._broken() from None
+
+    def _broken(self) -> LinkError:
+        """Nothing can be said of links that nobody measures."""
+        return LinkError(
+            f"a process that measures (the {self._child.name}) {self._child.condition()}"
+        )
 
     def say(self, word: str) -> None:
         with contextlib.suppress(ChannelClosed):
             self._channel.send({word: True})
 
     def result(self) -> dict[str, Any]:
-        """What the body returned; nothing where it ended otherwise or takes too long."""
+        """What the body returned.
+
+        Raises:
+            LinkError: it ended otherwise, or takes too long.
+        """
         try:
             found = self._channel.receive(PATIENCE_S)["result"]
         except (ChannelClosed, TimeoutError):
-            return {}
+            raise self._broken() from None
         assert isinstance(found, dict)
         return found
 
@@ -85,7 +97,7 @@ def conduct(layout: Plan, network: Network, jobs: list[Job]) -> list[Seen]:
     A link that lets nothing through takes the time of its probes and no more.
 
     Raises:
-        LinkError: the network itself has failed.
+        LinkError: the network itself has failed, or a process that measures it.
     """
     found = [Seen() for _ in jobs]
     for stage in STAGES:
@@ -98,15 +110,22 @@ def conduct(layout: Plan, network: Network, jobs: list[Job]) -> list[Seen]:
         ]
         if probes:
             before = network.counters()
-            _carry_out(layout, network, probes)
-            failure = network.failure()
-            if failure is not None:
-                raise LinkError(failure)
+            try:
+                _carry_out(layout, network, probes)
+            except LinkError as error:
+                raise LinkError(_why_it_carries_nothing(network) or str(error)) from None
+            reason = _why_it_carries_nothing(network)
+            if reason is not None:
+                raise LinkError(reason)
             after = network.counters()
             for job, seen in zip(jobs, found, strict=True):
                 index = job.clients[0].index
                 seen.counted[stage] = _less(after[index], before[index])
     return found
+
+
+def _why_it_carries_nothing(network: Network) -> str | None:
+    return network.failure() or network.halted()
 
 
 def _carry_out(layout: Plan, network: Network, probes: list[tuple[Job, Seen, Probe]]) -> None:
@@ -191,6 +210,8 @@ def _until_ended(parts: list[_Part]) -> list[dict[str, Any]]:
                 found[key.data] = part.begins.result()
                 if isinstance(part.probe, Stream | Transfer):
                     empty_s = max(empty_s, time.monotonic() + part.probe.settle_s)
+        for key in selector.get_map().values():
+            found[key.data] = parts[key.data].begins.result()
     time.sleep(max(0.0, empty_s - time.monotonic()))
     return found
 

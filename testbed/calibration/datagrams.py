@@ -18,7 +18,7 @@ from testbed.calibration.probes import Pings, Stream
 from testbed.calibration.sizing import PROBE_BYTES
 from testbed.channel import Channel
 from testbed.links import Network
-from testbed.probing import open_datagrams, timestamp_ns
+from testbed.probing import leave_unchecked, open_datagrams, timestamp_ns
 from testbed.topology import Node
 
 READY = {"ready": True}
@@ -32,7 +32,6 @@ BATCHES_PER_S = 1000.0
 _CHECKSUM = struct.Struct("!I")
 _STAMP = struct.Struct("!HIQq")
 """Tag, number, when it was sent, and in an answer how long the question took; all times in ns."""
-_SO_NO_CHECK = 11
 _SO_RXQ_OVFL = 40
 _UDP_SEGMENT = 103
 _MOST_SEGMENTS = 64
@@ -188,7 +187,7 @@ def pinger(network: Network, node: Node, to: tuple[str, int], tag: int, pings: P
 def _open(network: Network, node: Node, port: int, unchecked: bool = False) -> socket.socket:
     sock = open_datagrams(network, node, port)
     sock.setsockopt(socket.SOL_SOCKET, _SO_RXQ_OVFL, 1)
-    sock.setsockopt(socket.SOL_SOCKET, _SO_NO_CHECK, unchecked)
+    leave_unchecked(sock, unchecked)
     return sock
 
 

@@ -3,10 +3,10 @@
 import math
 from typing import NamedTuple
 
-from testbed import traces
 from testbed.calibration.probes import Stream, Transfer
 from testbed.calibration.seen import Arrived, Moved
 from testbed.direction import FRAME_BYTES, Direction
+from testbed.probeable import payload_share
 
 FULL_SHARE = 0.99
 """Of a full line's packets wait no longer than what is taken for the queue's length: the last one
@@ -38,18 +38,22 @@ def gaps(direction: Direction, seen: Arrived) -> Gaps:
 
     A packet stands ready when its delay and all that jitter may add have passed, so that no gap
     shows jitter or a sender's pause. Lost packets take no time on the line. Packets that skipped it
-    are left out, where such were asked for.
+    are left out, where such were asked for; and, since packets with a flipped bit take their time
+    and cannot be told apart, gaps that may hide one.
     """
-    skipped = set(overtaking(seen.numbers)) if direction.reorder_percent else set()
+    skipped = _skipped(direction, seen)
     ready_ns = 1e6 * (direction.delay_ms + direction.jitter_ms)
     found = Gaps([], [])
-    before_ns = None
+    before_ns: int | None = None
+    last = 0
     for number, delay_ns, arrived_ns in zip(
         seen.numbers, seen.delays_ns, seen.arrived_ns, strict=True
     ):
         if number in skipped:
             continue
-        if before_ns is not None:
+        hides = direction.corrupt_percent > 0 and not 0 <= number - last <= 1
+        last = number
+        if before_ns is not None and not hides:
             found.all.append(arrived_ns - before_ns)
             if arrived_ns - delay_ns + ready_ns <= before_ns:
                 found.busy.append(arrived_ns - before_ns)
@@ -57,27 +61,38 @@ def gaps(direction: Direction, seen: Arrived) -> Gaps:
     return found
 
 
-def rate_kbit(spent: list[int], seen: Arrived) -> float | None:
-    """Rate in frames of a line that took those times, in ns, for a frame each; packets with flipped
-    bits are not told apart, but took their time too."""
-    if sum(spent) <= 0:
-        return None
-    flipped = 1 + seen.corrupt / len(seen.numbers)
-    return flipped * len(spent) * _FRAME_BITS * 1e6 / sum(spent)
+def rate_kbit(spent: list[int]) -> float | None:
+    """Rate in frames of a line that took those times, in ns, for a frame each."""
+    return len(spent) * _FRAME_BITS * 1e6 / sum(spent) if sum(spent) > 0 else None
 
 
-def trace_rate_kbit(path: str, stream: Stream, seen: Arrived) -> tuple[float | None, int]:
+def trace_rate_kbit(
+    direction: Direction, stream: Stream, seen: Arrived
+) -> tuple[float | None, int]:
     """Mean rate over whole periods of a trace, wherever in one the first packet came, and how many
-    packets tell it; None where they do not fill those periods."""
-    period_ns = traces.load(path).period_ms * 1_000_000
+    packets tell it; None where they do not fill those periods. Packets with a flipped bit are not
+    told apart, but took their chances too."""
+    assert direction.chances is not None
+    period_ns = direction.chances.period_ms * 1_000_000
     periods = round(stream.paced / stream.per_second * 1e9 / period_ns)
-    times = seen.arrived_ns
+    skipped = _skipped(direction, seen)
+    times = [
+        arrived_ns
+        for number, arrived_ns in zip(seen.numbers, seen.arrived_ns, strict=True)
+        if number not in skipped
+    ]
     # Chances are whole milliseconds apart: so the window ends between two.
     ends_ns = times[0] + periods * period_ns - _HALF_MS_NS if times else 0
     inside = sum(arrived_ns < ends_ns for arrived_ns in times)
     if not inside or times[-1] < ends_ns:
         return None, inside
-    return inside * _FRAME_BITS * 1e6 / (periods * period_ns), inside
+    flipped = seen.corrupt / payload_share(stream.packet_bytes) / len(seen.numbers)
+    return (1 + flipped) * inside * _FRAME_BITS * 1e6 / (periods * period_ns), inside
+
+
+def _skipped(direction: Direction, seen: Arrived) -> set[int]:
+    """Numbers of packets that did not wait their turn, where such were asked for."""
+    return set(overtaking(seen.numbers)) if direction.reorder_percent else set()
 
 
 def full_delay_ms(seen: Arrived, idle_ms: float) -> float | None:

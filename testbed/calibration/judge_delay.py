@@ -13,6 +13,7 @@ from testbed.calibration.row import Row
 from testbed.calibration.side import NO_PACKETS, Side
 from testbed.calibration.sizing import PROBE_BYTES
 from testbed.direction import Direction
+from testbed.probeable import why_not_exact_delay
 
 DELAY_TOLERANCE = 0.02
 LEAST_TOLERANCE_MS = 1.0
@@ -21,8 +22,6 @@ NO_JITTER_MS = 1.0
 """Standard deviation that a busy host alone may cause."""
 ENOUGH_TRIPS = 0.75 * PINGS_WITH_JITTER
 """The deviation of fewer uniform delays is off by more than 10 % too often."""
-MOST_REORDERED_PERCENT = 20.0
-"""Packets that skip the delay: with more, the median is too near to theirs."""
 _TRIP_BYTES = 53
 """IP packet of one byte over TCP."""
 
@@ -31,14 +30,14 @@ def round_trip(side: Side) -> Row:
     """The median round trip, against the sum of both directions' delays."""
     schedule, seen = side.schedule, side.seen
     ways = (schedule.profile.up, schedule.profile.down)
-    reason = side.why_not("delay") or _unsteady(ways[0]) or _unsteady(ways[1])
-    if reason:
-        return side.unmeasured("round trip", reason)
     if schedule.streams:
         trips, size = [trip / 1e6 for trip in seen.trips_ns or ()], _TRIP_BYTES
     else:
         pinged = seen.pinged.trips_ns if seen.pinged else ()
         trips, size = [(up + down) / 1e6 for up, down in pinged], PROBE_BYTES
+    reason = side.why_not("delay") or _why_not(side, ways, len(trips))
+    if reason:
+        return side.unmeasured("round trip", reason)
     expected = sum(direction.delay_ms + frame_ms(direction, size) for direction in ways)
     jitter_ms = max(direction.jitter_ms for direction in ways)
     return _median(side, "round trip", expected, jitter_ms, trips)
@@ -49,7 +48,7 @@ def one_way(side: Side) -> list[Row]:
     direction = side.direction
     if side.schedule.streams:
         return [side.unmeasured("jitter", NO_PACKETS)] if direction.jitter_ms else []
-    reason = side.why_not("delay") or _unsteady(direction)
+    reason = side.why_not("delay") or _why_not(side, (direction,), len(side.delays_ms))
     if reason:
         return [side.unmeasured(name, reason) for name in ("delay", "jitter")]
     expected = direction.delay_ms + frame_ms(direction, PROBE_BYTES)
@@ -57,12 +56,12 @@ def one_way(side: Side) -> list[Row]:
     return [delay, _jitter(side, direction)]
 
 
-def _unsteady(direction: Direction) -> str | None:
-    if direction.trace is not None:
-        return "a packet waits for the trace's next chance"
-    if direction.reorder_percent > MOST_REORDERED_PERCENT:
-        return f"too many packets skip the delay: {direction.reorder_percent:g} %"
-    return None
+def _why_not(side: Side, ways: tuple[Direction, ...], came: int) -> str | None:
+    """Why the median of what came of the pings is not the delay of ``ways``."""
+    if came or side.schedule.streams:
+        return why_not_exact_delay(ways, came)
+    sent = side.seen.pinged.sent if side.seen.pinged else 0
+    return why_not_exact_delay(ways, sent) or side.why_none(sent, trips=True)
 
 
 def _median(side: Side, name: str, expected: float, jitter_ms: float, delays: list[float]) -> Row:

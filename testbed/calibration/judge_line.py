@@ -3,6 +3,7 @@
 Rate and goodput within 2 %, two at once within 3 %, 95 of 100 gaps and the queue within 10 %.
 """
 
+import math
 import statistics
 
 import msgspec
@@ -13,10 +14,19 @@ from testbed.calibration.probes import Stream
 from testbed.calibration.row import Row
 from testbed.calibration.seen import Arrived
 from testbed.calibration.side import NO_PACKETS, Side
-from testbed.calibration.sizing import CLIENTS, PROBE_BYTES, too_fast_together
+from testbed.calibration.sizing import CLIENTS, PROBE_BYTES
 from testbed.direction import FRAME_BYTES, MTU_BYTES, SEGMENT_BYTES
-from testbed.filling import held_back
 from testbed.links.mathis import caps_kbit
+from testbed.probeable import (
+    is_too_fast,
+    lost_share,
+    lost_words,
+    why_not_followed,
+    why_not_gaps,
+    why_not_queue,
+    why_not_stream,
+    why_not_tcp,
+)
 from testbed.profiles import LinkProfile
 
 RATE_TOLERANCE = 0.02
@@ -25,6 +35,10 @@ QUEUE_TOLERANCE = 0.1
 GAP_TOLERANCE_PERCENT = 10.0
 GAP_SHARE = 0.95
 GAPS_UP_TO_KBIT = 100_000.0
+LEAST_CAME = 10
+"""Packets of a full line that tell anything of it."""
+MOST_TRIPS_LOST = 0.1
+"""With fewer a connection is made within a few tries, and something comes of it."""
 
 
 def full_line(side: Side) -> list[Row]:
@@ -36,10 +50,14 @@ def full_line(side: Side) -> list[Row]:
 
 
 def _full(side: Side) -> list[Row]:
-    reason = side.why_not("rate")
+    reason = side.why_not("rate") or why_not_followed(side.direction)
     if reason:
         return [side.unmeasured(name, reason) for name in ("rate", "packet gap", "queue")]
     stream, arrived = side.filled("rate")
+    few = len(arrived.numbers) < LEAST_CAME
+    reason = side.why_none(arrived.sent, least=LEAST_CAME) if few else None
+    if reason:
+        return [side.unmeasured(name, reason) for name in ("rate", "packet gap", "queue")]
     rate = _rate(side, "rate", RATE_TOLERANCE, stream, arrived)
     return [rate, _gaps(side, arrived), _queue(side, arrived)]
 
@@ -49,10 +67,10 @@ def _rate(side: Side, name: str, share: float, stream: Stream, arrived: Arrived)
     assert direction.line_kbit is not None
     note = "of frames"
     if direction.trace is not None:
-        measured, n = figures.trace_rate_kbit(direction.trace, stream, arrived)
+        measured, n = figures.trace_rate_kbit(direction, stream, arrived)
     else:
         gaps = figures.gaps(direction, arrived)
-        measured, n = figures.rate_kbit(gaps.telling, arrived), len(gaps.telling)
+        measured, n = figures.rate_kbit(gaps.telling), len(gaps.telling)
         note += "" if gaps.kept_full else "; the line was not always full"
     expected = direction.line_kbit
     return side.gate(name, expected, measured, "kbit/s", share * expected, n, note)
@@ -60,8 +78,9 @@ def _rate(side: Side, name: str, share: float, stream: Stream, arrived: Arrived)
 
 def _gaps(side: Side, arrived: Arrived) -> Row:
     direction, name = side.direction, "packet gap"
-    if direction.trace is not None:
-        return side.unmeasured(name, "a trace has no gap of its own")
+    reason = why_not_gaps(direction)
+    if reason is not None:
+        return side.unmeasured(name, reason)
     assert direction.line_kbit is not None
     if direction.line_kbit > GAPS_UP_TO_KBIT:
         return side.unmeasured(name, f"no gate above {GAPS_UP_TO_KBIT / 1000:g} Mbit/s")
@@ -75,10 +94,13 @@ def _gaps(side: Side, arrived: Arrived) -> Row:
 
 def _queue(side: Side, arrived: Arrived) -> Row:
     direction, name = side.direction, "queue"
-    if direction.trace is not None:
-        return side.unmeasured(name, "how long a full queue takes is the trace's own")
+    reason = why_not_queue(direction)
+    if reason is not None:
+        return side.unmeasured(name, reason)
     expected, frame = queue_ms(direction), frame_ms(direction, MTU_BYTES)
-    tolerance = max(QUEUE_TOLERANCE * expected, frame)
+    # Of a packet and its copy the second goes in though the queue may be full.
+    frames = 2 if direction.duplicate_percent else 1
+    tolerance = max(QUEUE_TOLERANCE * expected, frames * frame)
     # The delay as it was measured, so that a wrong one is not charged to the queue.
     idle_ms = direction.delay_ms
     if side.delays_ms:
@@ -98,11 +120,24 @@ def _goodput(side: Side) -> Row:
     reason = side.why_not("goodput")
     if reason:
         return side.unmeasured("goodput", reason)
-    row = _carried(side, "goodput", side.index, RATE_TOLERANCE)
-    reason = None if side.schedule.streams else held_back(side.direction)
-    if reason is None or row.measured is None:
+    return _unless_bounded(side, _carried(side, "goodput", side.index, RATE_TOLERANCE))
+
+
+def _unless_bounded(side: Side, row: Row) -> Row:
+    """The row, not judged where something else than the line bounds what is carried."""
+    if side.schedule.streams:
+        reason = why_not_stream(side.direction)
+    else:
+        reason = why_not_tcp(side.direction, side.back)
+    if reason is None:
         return row
-    return msgspec.structs.replace(row, ok=None, tolerance=None, note=f"{row.note}; {reason}")
+    if row.measured is not None:
+        return msgspec.structs.replace(row, ok=None, tolerance=None, note=f"{row.note}; {reason}")
+    ways = (side.direction, side.back)
+    lost = 1 - math.prod(1 - lost_share(way, checked=True) for way in ways)
+    if not side.schedule.streams and lost > MOST_TRIPS_LOST:
+        return side.unmeasured(row.name, f"{lost_words(ways, checked=True)}, and {reason}")
+    return row
 
 
 def _together(side: Side) -> Row:
@@ -111,14 +146,23 @@ def _together(side: Side) -> Row:
     reason = side.why_not("together")
     if reason:
         return side.unmeasured(name, reason)
-    if side.schedule.streams or too_fast_together(side.direction):
+    by_tcp = side.schedule.streams or is_too_fast(side.direction, CLIENTS)
+    reason = None if by_tcp else why_not_followed(side.direction)
+    if reason:
+        return side.unmeasured(name, reason)
+    if by_tcp:
         rows = [_carried(side, "together", one, TOGETHER_TOLERANCE) for one in range(CLIENTS)]
     else:
         rows = [
             _rate(side, name, TOGETHER_TOLERANCE, *side.filled("together", client))
             for client in range(CLIENTS)
         ]
-    return msgspec.structs.replace(max(rows, key=lambda row: row.off), name=name)
+    worst = msgspec.structs.replace(max(rows, key=lambda row: row.off), name=name)
+    if side.schedule.streams:
+        return _unless_bounded(side, worst)
+    sent = side.filled("together")[1].sent if worst.measured is None and not by_tcp else 0
+    reason = side.why_none(sent, least=LEAST_CAME)
+    return side.unmeasured(name, reason) if reason else worst
 
 
 def _carried(side: Side, purpose: str, client: int, share: float) -> Row:
@@ -127,7 +171,7 @@ def _carried(side: Side, purpose: str, client: int, share: float) -> Row:
     transfer = side.schedule.transfer(purpose, client, side.way)
     moved = side.seen.moved[purpose, client, side.way]
     measured, size = figures.goodput_kbit(transfer, moved)
-    kbit, note = side.direction.line_kbit, f"of payload; {moved.congestion or 'TCP'}"
+    kbit, note = side.direction.carried_kbit, f"of payload; {moved.congestion or 'TCP'}"
     assert kbit is not None
     if side.schedule.streams:
         cap = caps_kbit(LinkProfile(name="server"), side.schedule.profile)[side.index]

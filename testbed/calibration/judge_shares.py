@@ -12,14 +12,12 @@ from testbed.calibration.seen import Arrived
 from testbed.calibration.side import NO_PACKETS, Side
 from testbed.calibration.sizing import PROBE_BYTES
 from testbed.direction import FRAME_OVERHEAD_BYTES
+from testbed.probeable import lost_share, payload_share, why_not_overtaken, why_not_share
 
 BYTES_TOLERANCE = 0.005
-LEAST_OVERTAKEN = 3.0
-"""Packets in the delay line: with fewer, one that skips it may overtake none."""
 MOST_DROPPED = 0.1
 """With more of the packets gone in a queue, the others say little of the line's losses."""
 COUNTING_STAGE = "shares"
-_HEADER_BYTES = 28
 
 
 def shares(side: Side) -> list[Row]:
@@ -36,7 +34,7 @@ def shares(side: Side) -> list[Row]:
         return [side.unmeasured(name, NO_PACKETS) for name in names]
     found = []
     for name in names:
-        reason = side.why_not("shares")
+        reason = side.why_not("shares") or why_not_share(direction, name)
         if reason:
             found.append(side.unmeasured(name, reason))
         else:
@@ -59,13 +57,13 @@ def _loss(side: Side, stream: Stream, arrived: Arrived) -> Row:
     if dropped > MOST_DROPPED * arrived.sent:
         reason = f"this machine was held up: {dropped} of {arrived.sent} met a full queue"
         return side.unmeasured("loss", reason)
-    if not arrived.numbers and not direction.outage:
+    if not (arrived.numbers or arrived.corrupt) and side.why_none(sent) is None:
         return side.gate("loss", direction.mean_loss_percent, None, "%", 0.0, sent)
     came = len(set(arrived.numbers)) + arrived.overflowed
     if direction.corrupt_percent:
         came += arrived.corrupt
     chance = direction.mean_loss_percent / 100 * (1 - direction.duplicate_percent / 100)
-    headers = direction.corrupt_percent / 100 * (1 - _payload_share(stream, FRAME_OVERHEAD_BYTES))
+    headers = direction.corrupt_percent / 100 * (1 - payload_share(stream.packet_bytes))
     if direction.gilbert_elliott is not None:
         low, high = interval.chain(sent, direction.gilbert_elliott)
         high += headers * sent
@@ -85,9 +83,10 @@ def _dropped(side: Side) -> int:
 
 def _reordered(side: Side, stream: Stream, arrived: Arrived) -> Row:
     """Packets that skipped the delay, and so overtook those in it."""
-    flying = stream.per_second * side.direction.delay_ms / 1000
-    if flying < LEAST_OVERTAKEN:
-        reason = f"of {flying:.2g} packets in the delay at once too few are overtaken"
+    reason = why_not_overtaken(side.direction, stream.per_second)
+    if reason is None and not arrived.numbers:
+        reason = side.why_none(arrived.sent)
+    if reason is not None:
         return side.unmeasured("reordering", reason)
     chance, came = side.direction.reorder_percent / 100, len(set(arrived.numbers))
     limits = interval.binomial(came, chance)
@@ -96,8 +95,9 @@ def _reordered(side: Side, stream: Stream, arrived: Arrived) -> Row:
 
 
 def _duplicates(side: Side, stream: Stream, arrived: Arrived) -> Row:
-    """Packets that came twice: the copy goes the way of the other, and may be lost as well."""
-    survives = 1 - side.direction.mean_loss_percent / 100
+    """Packets that came twice: the copy goes the way of the other, and may be lost
+    or hit by a flipped bit as well."""
+    survives = 1 - lost_share(side.direction, checked=True)
     chance = side.direction.duplicate_percent / 100 * survives**2
     limits = interval.binomial(arrived.sent, chance)
     return _within(side, "duplicates", chance, _twice(arrived), arrived.sent, limits)
@@ -106,13 +106,17 @@ def _duplicates(side: Side, stream: Stream, arrived: Arrived) -> Row:
 def _flipped(side: Side, stream: Stream, arrived: Arrived) -> Row:
     """Packets whose payload has changed. What hits a header is lost, or in the source port unseen;
     netem counts the Ethernet header too, other links do not."""
-    survives = (1 - side.direction.mean_loss_percent / 100) * side.direction.corrupt_percent / 100
-    least = survives * _payload_share(stream, FRAME_OVERHEAD_BYTES)
-    most = survives * _payload_share(stream, 0)
-    low, _ = interval.binomial(arrived.sent, least)
-    _, high = interval.binomial(arrived.sent, most)
-    note = "those in the payload"
-    return _within(side, "flipped bits", most, arrived.corrupt, arrived.sent, (low, high), note)
+    hit = side.direction.corrupt_percent / 100
+    came = len(arrived.numbers) + arrived.corrupt
+    if not came and (reason := side.why_none(arrived.sent)) is not None:
+        return side.unmeasured("flipped bits", reason)
+    # Of those that come, which are fewer by what hits a header.
+    shares = (payload_share(stream.packet_bytes, more) for more in (FRAME_OVERHEAD_BYTES, 0))
+    least, most = (hit * share / (1 - hit * (1 - share)) for share in shares)
+    low, _ = interval.binomial(came, least)
+    _, high = interval.binomial(came, most)
+    note = "those in the payload, of those that came"
+    return _within(side, "flipped bits", most, arrived.corrupt, came, (low, high), note)
 
 
 _GATES = {
@@ -139,17 +143,15 @@ def _order(side: Side) -> Row:
             strays += _twice(arrived)
     if not streams:
         return side.unmeasured("order", "no stream of packets was sent")
+    reason = None if count else side.why_none(max(arrived.sent for arrived in streams))
+    if reason is not None:
+        return side.unmeasured("order", reason)
     note = "that came too early or twice"
     return side.gate("order", 0.0, float(strays) if count else None, "packets", 0.0, count, note)
 
 
 def _twice(arrived: Arrived) -> int:
     return len(arrived.numbers) - len(set(arrived.numbers))
-
-
-def _payload_share(stream: Stream, more_bytes: int) -> float:
-    """Of a packet's bits, and ``more_bytes`` of headers, those of its payload."""
-    return (stream.packet_bytes - _HEADER_BYTES) / (stream.packet_bytes + more_bytes)
 
 
 def _within(
@@ -193,6 +195,12 @@ def _bytes(side: Side) -> Row:
         count = seen.pinged.sent if side.way == "up" else seen.pinged.came
         frames += count
         expected += count * (PROBE_BYTES + FRAME_OVERHEAD_BYTES)
+    if not frames:
+        sent = max((arrived.sent for arrived in seen.streams.values()), default=0)
+        if not sent and seen.pinged is None:
+            return side.unmeasured("bytes", "no packets were sent")
+        if (reason := side.why_none(sent)) is not None:
+            return side.unmeasured("bytes", reason)
     by_tcp = side.schedule.tcp_stages
     counted = [
         getattr(counters, side.way).bytes

@@ -4,7 +4,6 @@ import itertools
 import math
 
 from testbed.direction import FRAME_BYTES, FRAME_OVERHEAD_BYTES, Direction
-from testbed.traces import OPPORTUNITY_BYTES
 
 LAST_S = 0.3
 """Allowed beyond what the profile says for the last packet: a busy host is late."""
@@ -49,7 +48,5 @@ def queue_ms(direction: Direction) -> float:
 
 
 def peak_kbit(direction: Direction) -> float:
-    """The line's rate; the greatest of a trace's steps."""
-    if direction.chances is None:
-        return direction.rate_kbit or math.inf
-    return max(kbit for _, kbit in direction.chances.steps()) * FRAME_BYTES / OPPORTUNITY_BYTES
+    """The line's rate, of a trace the greatest; infinite where it has none."""
+    return direction.peak_kbit or math.inf

@@ -30,13 +30,11 @@ from testbed.calibration.sizing import (
     counting,
     pings,
     saturating,
-    too_fast_together,
     transfer,
     why_not_filled,
-    why_not_singly,
 )
 from testbed.direction import Direction
-from testbed.filling import held_back
+from testbed.probeable import is_too_fast, why_not_singly, why_not_tcp
 from testbed.profiles import LinkProfile
 from testbed.units import human_seconds
 
@@ -170,11 +168,12 @@ class _Planner:
     def _together(self, way: str) -> list[Probe]:
         """Both clients' lines kept full: by TCP where single packets cannot do it."""
         direction = self._ways[way]
-        if not too_fast_together(direction):
+        if not is_too_fast(direction, CLIENTS):
             return [saturating("together", client, way, direction) for client in range(CLIENTS)]
-        reason = held_back(direction)
+        reason = why_not_tcp(direction, self._back(way))
         if reason is not None:
-            self.left_out[f"together {way}"] = f"too fast for single packets, and TCP is {reason}"
+            singly = why_not_singly(direction, CLIENTS)
+            self.left_out[f"together {way}"] = f"{singly}, and {reason}"
             return []
         # The gate is wider than that of goodput, and a line that is too fast must still miss it.
         one = transfer(way, self._profile, False, MOST_ABOVE)
@@ -190,8 +189,13 @@ class _Planner:
                 f"{purpose} {way}": reason for purpose in ("rate", "goodput", "together")
             }
         elif (singly := why_not_singly(direction)) is not None:
-            self.left_out[f"rate {way}"] = singly
+            by_tcp = why_not_tcp(direction, self._back(way))
+            proof = f", and {by_tcp}" if by_tcp else "; goodput proves the rate"
+            self.left_out[f"rate {way}"] = singly + proof
         return reason is None
+
+    def _back(self, way: str) -> Direction:
+        return self._ways[WAYS[1 - WAYS.index(way)]]
 
     def _transfers(self, ways: list[str], streams: bool) -> list[Probe]:
         """Each direction on a client's link of its own: acknowledgements would take room."""

@@ -6,6 +6,7 @@ from testbed.calibration.probes import WAYS, Schedule, Stream
 from testbed.calibration.row import Row
 from testbed.calibration.seen import Arrived, Seen
 from testbed.direction import Direction
+from testbed.probeable import explained, lost_words
 
 BOTH = "both"
 NOTHING_CAME = "nothing came through"
@@ -22,6 +23,11 @@ class Side(msgspec.Struct, frozen=True):
     def direction(self) -> Direction:
         """Of ``way``, which is up or down."""
         return self.schedule.profile.up if self.way == "up" else self.schedule.profile.down
+
+    @property
+    def back(self) -> Direction:
+        """The way of answers."""
+        return self.schedule.profile.down if self.way == "up" else self.schedule.profile.up
 
     @property
     def index(self) -> int:
@@ -64,6 +70,17 @@ class Side(msgspec.Struct, frozen=True):
             n=n,
             note=NOTHING_CAME if measured is None else note,
         )
+
+    def why_none(self, sent: int, trips: bool = False, least: int = 1) -> str | None:
+        """Which losses explain that of so many packets, or round trips, fewer than ``least`` came.
+
+        Packets with a flipped bit count as those that came, but no round trip does with one.
+        """
+        profile = self.schedule.profile
+        ways = (profile.up, profile.down) if trips else (self.direction,)
+        if sent and explained(ways, sent, least, checked=trips):
+            return lost_words(ways, checked=trips)
+        return None
 
     def unmeasured(self, name: str, reason: str) -> Row:
         return Row(name=name, link=self.schedule.profile.name, direction=self.way, note=reason)

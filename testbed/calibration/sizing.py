@@ -6,7 +6,7 @@ from testbed.calibration.interval import bursts
 from testbed.calibration.line import LAST_S, frame_ms, full_s, idle_s, peak_kbit, queue_ms
 from testbed.calibration.probes import WAYS, Pings, Stream, Transfer
 from testbed.direction import FRAME_BYTES, MTU_BYTES, Direction
-from testbed.filling import frames_per_s, held_back, is_too_fast
+from testbed.probeable import entering, why_not_full, why_not_tcp
 from testbed.profiles import LinkProfile
 
 PROBE_BYTES = 54
@@ -76,7 +76,7 @@ def saturating(purpose: str, client: int, way: str, direction: Direction) -> Str
     """
     assert direction.limit_packets is not None
     limit, frame_s = direction.limit_packets, frame_ms(direction, MTU_BYTES) / 1000
-    surviving = 1 - min(direction.mean_loss_percent, 90) / 100
+    surviving = min(1.0, entering(direction))
     if peak_kbit(direction) > FAST_KBIT:
         overfill, fill = FAST_OVERFILL, 0
         paced_s = limit * frame_s / (overfill - 1) + FAST_SATURATED_S
@@ -122,7 +122,8 @@ def transfer(
         window_s = period_s * math.ceil(window_s / period_s)
     lead_s = max(LEAST_LEAD_S, LEAD_TRIPS * trip_s)
     pace_kbit = None
-    if not streams and held_back(direction) is None:
+    back: Direction = getattr(profile, WAYS[1 - WAYS.index(way)])
+    if not streams and why_not_tcp(direction, back) is None:
         above = min(MOST_ABOVE, QUEUE_USED * queue_s / (lead_s + window_s))
         if queue_s >= trip_s:
             above = max(above, least_above)
@@ -138,28 +139,11 @@ def transfer(
     )
 
 
-def too_fast_together(direction: Direction) -> bool:
-    """Whether single packets cannot fill two such lines at once."""
-    return is_too_fast(direction, CLIENTS)
-
-
-def why_not_singly(direction: Direction) -> str | None:
-    """Why a line is not filled packet by packet, and what proves its rate; None where it is."""
-    if not is_too_fast(direction):
-        return None
-    reason = f"{frames_per_s(direction):.0f} frames a second are too many to be sent one by one"
-    bounded = held_back(direction)
-    if bounded:
-        return f"{reason}, and TCP is {bounded}"
-    return f"{reason}; goodput proves the rate"
-
-
 def why_not_filled(direction: Direction) -> str | None:
     """Why a direction has no rate, queue or goodput to measure, or None where it has."""
-    if direction.outage:
-        return "an outage lets nothing through"
-    if direction.line_kbit is None:
-        return "has no rate"
+    reason = why_not_full(direction)
+    if reason is not None:
+        return reason
     if queue_ms(direction) < frame_ms(direction, MTU_BYTES):
         return (
             f"max_packets = {direction.max_packets} are fewer than the delay holds, so that the "

@@ -148,11 +148,13 @@ def caller(endpoint: Endpoint, tag: int, transfer: Transfer) -> Body:
         arrivals = Arrivals()
         wanted = UP if transfer.way == "up" else DOWN
         pace = UNPACED if transfer.pace_kbit is None else round(125 * transfer.pace_kbit)
-        ends_s = time.monotonic() + transfer.lead_s + transfer.window_s
+        lasts_s = transfer.lead_s + transfer.window_s
         try:
-            connection = _call(endpoint, tag, wanted, transfer.lead_s + transfer.window_s, pace)
+            connection = _call(endpoint, tag, wanted, lasts_s, pace)
         except OSError:
             return {}
+        # Only now: what asks for a connection may be lost, and is asked again a second later.
+        ends_s = time.monotonic() + lasts_s
         used = congestion.used_by(connection.fileno())
         with selectors.DefaultSelector() as selector, contextlib.suppress(OSError):
             connection.setblocking(False)

@@ -71,6 +71,9 @@ class Network(Protocol):
     def failure(self) -> str | None:
         """Why the network no longer works, or None while it does."""
 
+    def halted(self) -> str | None:
+        """Why it carries nothing at present, though it may go on; None where it does not know."""
+
     def down(self) -> dict[str, object]:
         """Remove what was made; returns closing facts (lateness of releases). Idempotent."""
 

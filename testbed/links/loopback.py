@@ -131,6 +131,9 @@ class LoopbackNetwork:
     def failure(self) -> str | None:
         return self._process.failure()
 
+    def halted(self) -> str | None:
+        return self._process.halted()
+
     def down(self) -> dict[str, object]:
         self._listener.close()
         return self._process.down()

@@ -128,6 +128,10 @@ class LinkProcess:
             self._failure = f"the link process {describe_exit(self._child.exit_status)}"
         return self._failure
 
+    def halted(self) -> str | None:
+        """That the process is stopped at this moment; None where it runs."""
+        return f"the link process {self._child.condition()}" if self._child.is_stopped() else None
+
     def down(self, timeout_s: float = 5.0) -> dict[str, Any]:
         """Stop the process and return its closing facts. Idempotent."""
         if self._child.poll():

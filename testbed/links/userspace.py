@@ -91,6 +91,9 @@ class UserspaceNetwork:
     def failure(self) -> str | None:
         return self._process.failure()
 
+    def halted(self) -> str | None:
+        return self._process.halted()
+
     def down(self) -> dict[str, object]:
         for descriptor in {fd for path in self._namespaces for fd in path}:
             os.close(descriptor)

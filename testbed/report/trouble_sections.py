@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -43,6 +43,9 @@ def links_section(story: Story) -> Markup:
         failed = [check for checks in groups.values() for check in checks if not check["ok"]]
         if failed and len(summary["per_client"]) > 1:
             parts.append(_failed_table(failed))
+    left = _left_out(summary)
+    if left:
+        parts.append(_left_table(summary, left))
     packets = {
         name: sum(sum(row[name].values()) for row in summary["per_client"])
         for name in ("losses", "queue_drops")
@@ -70,15 +73,43 @@ def links_section(story: Story) -> Markup:
     return section("links", "Links: asked and measured", *parts)
 
 
-def _groups(summary: dict[str, Any]) -> dict[tuple[str, str], list[Check]]:
-    """Checks by (whose link, what is measured), where the same was asked of all."""
+def _left_out(summary: dict[str, Any]) -> list[Check]:
+    """Gates that no probe could have judged; an older version's summary has none."""
+    found: list[Check] = summary["fidelity"].get("not_probed", [])
+    return found
+
+
+def _left_table(summary: dict[str, Any], left: list[Check]) -> Markup:
+    whose_of = _whose(summary)
+    counts = Counter(
+        (whose_of.get(one["link"], one["link"]), _gate(one), one["reason"]) for one in left
+    )
+    rows = [(*told, str(count)) for told, count in counts.most_common(MOST_ROWS)]
+    caption = "What no probe can judge here, and was not probed"
+    if len(rows) < len(counts):
+        caption += f" (the first {len(rows)} of {len(counts)})"
+    return table(caption, ("profile", "gate", "because", "links"), rows, 3)
+
+
+def _whose(summary: dict[str, Any]) -> dict[str, str]:
+    """By node, whose link it is."""
     profile_of = {row["name"]: row["profile"] for row in summary["per_client"]}
     profile_of["server"] = f"server's {summary['server_profile']}"
+    return profile_of
+
+
+def _gate(check: Check) -> str:
+    way = "" if check["direction"] == "both" else f" {check['direction']}"
+    return f"{check['name']}{way}"
+
+
+def _groups(summary: dict[str, Any]) -> dict[tuple[str, str], list[Check]]:
+    """Checks by (whose link, what is measured), where the same was asked of all."""
+    profile_of = _whose(summary)
     found: dict[tuple[str, str], list[Check]] = {}
     for check in summary["fidelity"]["checks"]:
-        way = "" if check["direction"] == "both" else f" {check['direction']}"
         whose = profile_of.get(check["link"], check["link"])
-        found.setdefault((whose, f"{check['name']}{way}"), []).append(check)
+        found.setdefault((whose, _gate(check)), []).append(check)
     return found
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from msgspec.structs import replace
 
-from testbed.calibration import judge_line
+from testbed.calibration import datagrams, judge_line
 from testbed.calibration.conduct import Job, conduct
 from testbed.calibration.judge import judge
 from testbed.calibration.plan import schedule
@@ -175,4 +175,14 @@ def test_a_network_that_fails_meanwhile_ends_the_measurement(build):
     layout, network = build(ASKED, ASKED)
     os.kill(network._process.pid, signal.SIGKILL)
     with pytest.raises(LinkError, match="killed by SIGKILL"):
+        conduct(layout, network, [Job(schedule(ASKED, SECONDS), layout.clients)])
+
+
+def test_a_process_that_measures_and_dies_is_named(build, monkeypatch):
+    def dying(*_):
+        return lambda channel: os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(datagrams, "pinger", dying)
+    layout, network = build(ASKED, ASKED)
+    with pytest.raises(LinkError, match=r"a process that measures .* was killed by SIGKILL"):
         conduct(layout, network, [Job(schedule(ASKED, SECONDS), layout.clients)])

@@ -1,12 +1,15 @@
 """Probing real links: the certificate tells one that is what was asked from one that is not."""
 
+import os
+import signal
+
 import msgspec
 import pytest
 
 from testbed import prober
 from testbed.direction import Direction
-from testbed.fidelity import Arrivals
-from testbed.links import loopback
+from testbed.links import LinkError, loopback
+from testbed.probe_paths import Arrivals
 from testbed.prober import Prober
 from testbed.profiles import LinkProfile
 from testbed.topology import Plan, plan
@@ -160,3 +163,34 @@ def test_links_that_carry_streams_are_probed_with_streams():
         assert [check.ok for check in wrong.checks if check.link == "client-1"] == [False] * 3
     finally:
         network.down()
+
+
+def test_a_prober_that_is_killed_or_stopped_is_named_and_no_link_is_judged(build, monkeypatch):
+    monkeypatch.setattr(prober, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(prober, "probe_s", lambda paths: 0.5)
+    layout, network = build(LINK)
+    for number, words in (
+        (signal.SIGKILL, "was killed by SIGKILL"),
+        (signal.SIGSTOP, "is stopped"),
+    ):
+        owner = Prober(layout, network)
+        os.kill(owner._child.pid, number)
+        found = owner.certificate()
+        owner.close()
+        assert (found.verdict, found.checks) == ("skipped", [])
+        assert found.reason.startswith(f"not probed: the prober {words}")
+        assert owner.broken
+
+
+def test_links_that_nobody_carries_are_no_bad_links(build):
+    layout, network = build(LINK)
+    os.kill(network._process.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(LinkError, match="the link process is stopped"):
+            probed(layout, network)
+    finally:
+        os.kill(network._process.pid, signal.SIGCONT)
+    assert probed(layout, network).checks[0].measured is not None
+    os.kill(network._process.pid, signal.SIGKILL)
+    with pytest.raises(LinkError, match="the link process killed by SIGKILL"):
+        probed(layout, network)

@@ -437,7 +437,9 @@ def test_probes_that_ended_badly_leave_missed_gates_and_no_error() -> None:
         streams={key: Arrived(0, [], [], []) for key in through(PLAN, LINK).streams},
         moved={key: Moved(0, [], None) for key in through(PLAN, LINK).moved},
     )
-    assert missed(rows(PLAN, empty)) == set(rows(PLAN, empty))
+    judged = rows(PLAN, empty)
+    # No packets were sent, so that there is nothing that the link could have counted.
+    assert missed(judged) == set(judged) - {("bytes", "up"), ("bytes", "down")}
 
 
 def test_a_line_that_is_faster_than_its_sender_shows_the_senders_pace() -> None:

@@ -13,7 +13,7 @@ from testbed.calibration.plan import schedule
 from testbed.calibration.probes import STAGES, Pings, Schedule, Stream, Transfer
 from testbed.config_error import ConfigError
 from testbed.direction import FRAME_BYTES, Direction, GilbertElliott
-from testbed.filling import is_too_fast
+from testbed.probeable import is_too_fast
 from testbed.profiles import LinkProfile
 
 EVERY = [profiles.load(name) for name in profiles.names()]

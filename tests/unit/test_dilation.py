@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed import dilation, fidelity, profiles, traces
+from testbed import dilation, fidelity, probe_paths, profiles, traces
 from testbed.dilation import Dilated
 from testbed.direction import FRAME_BYTES, Direction, GilbertElliott
-from testbed.fidelity import Arrivals
 from testbed.links import Endpoint, LinkCounters
 from testbed.links.opportunities import Opportunities
 from testbed.links.queue import LinkQueue
+from testbed.probe_paths import Arrivals
 from testbed.profiles import LinkProfile
 from testbed.schedule import State
 from testbed.topology import Node, Plan, plan
@@ -187,13 +187,12 @@ def test_a_network_is_built_and_shaped_slower_than_it_is_told() -> None:
 # The certificate
 
 
-def paths(factor: float) -> tuple[fidelity.Path, fidelity.Path]:
+def paths(factor: float) -> tuple[probe_paths.Path, probe_paths.Path]:
     """A path as it is asked for, and as it is probed."""
     line = Direction(rate_kbit=8000, delay_ms=10, jitter_ms=1)
     link = LinkProfile(name="x", up=line, down=line)
-    (asked,) = fidelity.client_paths(plan([link]), streams=False)
-    slower = plan([dilation.profile(link, factor)])
-    (probed,) = fidelity.client_paths(slower, streams=False, dilation=factor)
+    (asked,) = probe_paths.client_paths(plan([link]), streams=False)
+    (probed,) = probe_paths.client_paths(plan([link]), streams=False, dilation=factor)
     return asked, probed
 
 
@@ -231,10 +230,9 @@ def test_what_is_judged_is_the_emulated_line(
 def test_a_line_too_fast_for_single_packets_is_none_when_it_is_slower() -> None:
     line = Direction(rate_kbit=2_000_000, delay_ms=1)
     link = LinkProfile(name="x", up=line, down=line)
-    (asked,) = fidelity.client_paths(plan([link]), streams=False)
+    (asked,) = probe_paths.client_paths(plan([link]), streams=False)
     assert asked.fast_ways == ["up", "down"]
-    slower = plan([dilation.profile(link, 20)])
-    (probed,) = fidelity.client_paths(slower, streams=False, dilation=20)
+    (probed,) = probe_paths.client_paths(plan([link]), streams=False, dilation=20)
     assert probed.fast_ways == []
     gap_ns = 8e6 * 1514 / 100_000
     burst = [round(n * gap_ns) for n in range(100)]

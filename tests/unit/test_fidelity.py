@@ -1,24 +1,24 @@
 """The certificate: made arrivals held against made profiles, worked out by hand."""
 
+import math
+from typing import Any
+
 import msgspec
 import pytest
 
-from testbed import fidelity, traces
+from testbed import datagram_probe, probe_paths, traces
 from testbed.direction import FRAME_BYTES, Direction, GilbertElliott
-from testbed.fidelity import (
+from testbed.fidelity import Check, certify, judge, unprobed
+from testbed.links.mathis import mathis_kbit
+from testbed.probe_paths import (
     Arrivals,
-    Check,
     Path,
     burst_packets,
     burst_s,
-    certify,
     client_paths,
     groups,
-    judge,
     server_path,
-    unprobed,
 )
-from testbed.links.mathis import mathis_kbit
 from testbed.profiles import LinkProfile, load
 from testbed.topology import Node, plan
 from testbed.trace_windows import chances, chances_used, longest_ms
@@ -93,11 +93,11 @@ def test_a_line_without_a_rate_is_asked_for_its_round_trip_alone() -> None:
 )
 def test_a_burst_fits_into_the_queue(line: Direction) -> None:
     assert line.limit_packets is not None
-    assert 2 <= burst_packets(line) <= min(line.limit_packets, fidelity.MOST_BURST_PACKETS)
+    assert 2 <= burst_packets(line) <= min(line.limit_packets, probe_paths.MOST_BURST_PACKETS)
 
 
 def test_a_burst_lasts_as_long_as_it_is_meant_to() -> None:
-    assert burst_packets(LINE) == round(fidelity.BURST_S * 1000)
+    assert burst_packets(LINE) == round(probe_paths.BURST_S * 1000)
     assert 8 * FRAME_BYTES / LINE.rate_kbit == 1.0  # type: ignore[operator]
 
 
@@ -110,9 +110,12 @@ def test_pings_do_not_queue_behind_one_another() -> None:
     # 49 bytes at 5 kbit/s take 78.4 ms.
     slow = Path("client-1", NODE, Direction(rate_kbit=5), Direction(), ("up", "down"))
     fast = Path("client-1", NODE, LINE, LINE, ("up", "down"))
-    assert fidelity.ping_gap_s(slow) > 0.1 and fidelity.ping_gap_s(fast) == fidelity.PING_GAP_S
-    assert fidelity.pings(fidelity.PING_GAP_S) == fidelity.PINGS
-    assert fidelity.pings(0.7) == 2 and fidelity.pings(60) == 1
+    assert (
+        probe_paths.ping_gap_s(slow) > 0.1
+        and probe_paths.ping_gap_s(fast) == probe_paths.PING_GAP_S
+    )
+    assert probe_paths.pings(probe_paths.PING_GAP_S) == probe_paths.PINGS
+    assert probe_paths.pings(0.7) == 2 and probe_paths.pings(60) == 1
 
 
 def test_without_checks_the_verdict_is_not_a_pass() -> None:
@@ -180,12 +183,17 @@ def test_what_nothing_can_fill_is_not_probed_and_the_certificate_says_so() -> No
     lossy = msgspec.structs.replace(FAST, loss_percent=0.1)
     path = Path("client-1", NODE, FAST, lossy, ("up", "down"))
     assert path.fast_ways == ["up"]
-    (reason,) = unprobed([path])
-    assert reason.startswith("client-1 rate down: 82563 frames a second") and "loss" in reason
-    trip, up = judge(path, Arrivals([0.5], {}))
+    seen = Arrivals([0.5], {})
+    (left,) = unprobed(path, seen)
+    assert (left.name, left.link, left.direction) == ("rate", "client-1", "down")
+    assert left.reason.startswith("82563 frames a second") and "bounded by loss" in left.reason
+    trip, up = judge(path, seen)
     assert (up.name, up.direction) == ("rate by TCP", "up")
-    assert certify([trip], [reason]).reason == f"all 1 checks hold; 1 not probed, first {reason}"
-    assert unprobed([Path("client-1", NODE, LINE, FAST, ("up", "down"))]) == []
+    found = certify([trip], [left])
+    words = f"client-1 rate down, because {left.reason}"
+    assert found.reason == f"all 1 checks hold; 1 not probed, first {words}"
+    assert found.not_probed == [left]
+    assert unprobed(Path("client-1", NODE, LINE, FAST, ("up", "down")), seen) == []
 
 
 def test_bursts_go_together_as_far_as_single_packets_can_fill_their_lines() -> None:
@@ -197,14 +205,137 @@ def test_bursts_go_together_as_far_as_single_packets_can_fill_their_lines() -> N
     assert groups([slow, slow, wide, wide, slow]) == [[0, 1], [2], [3, 4]]
 
 
-def test_packets_that_overtake_come_besides_those_the_line_serves() -> None:
-    mixed = Direction(rate_kbit=12_112, delay_ms=10, reorder_percent=10)
-    # In 90 ms the line serves 90 packets; ten more skip it.
-    seen = spaced(100, 0.9)
-    _, up = checks(mixed, Direction(), [10.0], up=seen)
-    assert up.ok
-    _, up = checks(LINE, Direction(), [10.0], up=seen)
-    assert not up.ok
+def gates(
+    up: Direction, down: Direction, seen: Arrivals
+) -> tuple[list[Check], dict[tuple[str, str], str]]:
+    """What is judged, and why the rest is not."""
+    path = Path("client-1", NODE, up, down, ("up", "down"))
+    left = unprobed(path, seen)
+    return judge(path, seen), {(one.name, one.direction): one.reason for one in left}
+
+
+def test_packets_that_skip_the_line_are_not_taken_for_its_own() -> None:
+    mixed = msgspec.structs.replace(LINE, reorder_percent=25)
+    sent_ns = [number * MS // 10 for number in range(5)]
+    assert not datagram_probe._is_served(mixed, 3, 4 * MS, sent_ns)
+    assert datagram_probe._is_served(mixed, 3, 11 * MS, sent_ns)
+    assert datagram_probe._is_served(LINE, 3, 4 * MS, sent_ns)
+    # A number that a flipped bit has made.
+    assert not datagram_probe._is_served(mixed, 1 << 20, 11 * MS, sent_ns)
+    # Those that skip come on top of those that the line serves.
+    assert burst_packets(mixed) == math.ceil(200 / 0.75)
+
+
+def test_where_too_many_packets_skip_the_delay_the_round_trip_is_not_probed() -> None:
+    mixed = msgspec.structs.replace(LINE, reorder_percent=25)
+    judged, left = gates(mixed, mixed, Arrivals([0.4] * 9, {"up": spaced(50, 1), "down": []}))
+    assert left == {("round trip", "both"): "too many packets skip the delay: 43.8 %"}
+    assert [(check.name, check.ok) for check in judged] == [("rate", True), ("rate", False)]
+    few = msgspec.structs.replace(LINE, reorder_percent=5)
+    assert ("round trip", "both") not in gates(few, few, Arrivals([20.1] * 9, {}))[1]
+
+
+def test_flipped_bits_leave_the_rate_of_a_line_within_its_gate() -> None:
+    flipped = msgspec.structs.replace(LINE, corrupt_percent=5)
+    # 2 % and, of those hit, the 2.8 % that are hit in a header.
+    (trip, up) = checks(flipped, Direction(), [10.1] * 9, up=spaced(50, 1.021))
+    assert trip.ok and up.ok and up.tolerance == pytest.approx(12_112 * (0.02 + 0.05 * 42 / 1514))
+    assert not checks(flipped, Direction(), [10.1], up=spaced(50, 1.03))[1].ok
+
+
+def test_losses_that_explain_it_make_nothing_that_came_no_fault() -> None:
+    bad = GilbertElliott(good_to_bad_percent=1, bad_to_good_percent=0.5)
+    nothing = Arrivals([], {"up": [], "down": []})
+    for lossy in (
+        msgspec.structs.replace(LINE, loss_percent=99.5),
+        msgspec.structs.replace(LINE, gilbert_elliott=bad),
+    ):
+        judged, left = gates(lossy, Direction(), nothing)
+        assert judged == []
+        assert {name for name, _ in left} == {"round trip", "rate"}
+        assert all(reason.startswith("too few came, as may be where") for reason in left.values())
+    some = msgspec.structs.replace(LINE, loss_percent=40)
+    judged, left = gates(some, Direction(), nothing)
+    # Nine pings: 2.6 times in ten thousand.
+    assert [check.ok for check in judged] == [False, False] and not left
+
+
+def test_a_lossy_line_is_sent_what_it_loses_as_well() -> None:
+    assert burst_packets(msgspec.structs.replace(LINE, loss_percent=60)) == 500
+
+
+def test_a_streams_pieces_are_counted_from_their_ends() -> None:
+    """Ten segments in 10 ms at a time, whatever part of them jitter may have shaken."""
+    shaky = Direction(rate_kbit=12_112, delay_ms=4, jitter_ms=3)
+    pieces = [10 * MS * (number // 10) for number in range(100)]
+    _, up = checks(shaky, Direction(), [8.0], up=pieces)
+    # From the end of the first piece, of which it shakes six, to the end of the last one.
+    assert up.measured == pytest.approx(12_112) and up.ok
+
+
+def test_a_stream_tells_no_rate_in_the_time_that_its_reader_may_be_late() -> None:
+    short = Direction(rate_kbit=50_000, delay_ms=5, queue_ms=0.5)
+    link = LinkProfile(name="short", up=short)
+    (packets,) = client_paths(plan([link]), streams=False)
+    (streams,) = client_paths(plan([link]), streams=True)
+    assert packets.why_not("up") is None
+    assert streams.why_not("up") == "it takes 24 packets at once, 5.6 ms of the line"
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"max_packets": 1}, "it takes 1 packets at once, 0 ms of the line"),
+        ({"rate_kbit": 100_000, "max_packets": 10}, "it takes 10 packets at once, 1.1 ms of the"),
+        ({"jitter_ms": 10, "max_packets": 12}, "jitter may space all 12 packets"),
+        ({"rate_kbit": 0.5}, "it takes up to 48.4 s, and is waited for 30 s"),
+        ({"outage": True}, "an outage lets nothing through"),
+        ({"reorder_percent": 50, "jitter_ms": 9}, "packets that skip 10 ms cannot be told from"),
+        ({"reorder_percent": 90}, "of 2000 packets at once those that skip 10 ms may wait"),
+        ({"reorder_percent": 100}, "all packets skip the line"),
+    ],
+)
+def test_what_no_burst_can_show_is_not_probed(fields: dict[str, Any], reason: str) -> None:
+    line = msgspec.structs.replace(LINE, **fields)
+    path = Path("client-1", NODE, line, Direction(), ("up", "down"))
+    assert path.bursts()["up"] == 0
+    _, left = gates(line, Direction(), Arrivals([], {"up": []}))
+    assert left["rate", "up"].startswith(reason)
+
+
+def test_a_round_trip_that_nobody_waits_for_is_not_probed() -> None:
+    _, left = gates(Direction(delay_ms=40_000), Direction(), Arrivals([], {}))
+    assert left == {("round trip", "both"): "it takes up to 40 s, and is waited for 30 s"}
+
+
+def test_a_trace_too_fast_for_single_packets_is_not_probed(tmp_path) -> None:
+    file = tmp_path / "fast.trace"
+    file.write_text("1\n" * 60)
+    line = Direction(trace=str(file))
+    _, left = gates(line, Direction(), Arrivals([1.0], {}))
+    assert left["trace", "up"] == (
+        "60000 frames a second are too many to be sent one by one, and TCP is bounded by the "
+        "trace's changes"
+    )
+    # As much slower, it can be.
+    path = Path("client-1", NODE, line, Direction(), ("up", "down"), dilation=2.0)
+    assert path.why_not("up") is None and path.bursts()["up"] > 0
+
+
+def test_nothing_that_came_through_makes_a_sentence() -> None:
+    found = checks(LINE, Direction(), [], up=[])
+    assert certify(found[1:]).reason == (
+        "1 of 1 checks do not hold, first client-1 rate up: nothing came through, expected 12112 "
+        "± 242.24 kbit/s"
+    )
+
+
+def test_a_prober_that_died_is_named_and_no_link_blamed() -> None:
+    (good, *_) = checks(LINE, LINE, [20.1], up=spaced(50, 1), down=spaced(50, 1))
+    died = "not probed: the prober was killed by SIGKILL"
+    found = certify([good], broken=died)
+    assert found.verdict == "skipped"
+    assert found.reason == f"{died}, and before that 1 checks held"
 
 
 @pytest.fixture
@@ -279,10 +410,12 @@ def test_loss_caps_a_traced_stream_too(traced, gap_ms: float, ok: bool) -> None:
 
 def test_the_bursts_of_very_many_clients_are_shorter_and_together_no_longer() -> None:
     def packets(clients: int) -> int:
-        paths = fidelity.client_paths(plan([load("4g")] * clients), streams=False)
+        paths = probe_paths.client_paths(plan([load("4g")] * clients), streams=False)
         return sum(count for path in paths for count in path.bursts().values())
 
     few, many = packets(20), packets(1000)
     assert few == 20 * packets(1)
     # What jitter may shake at a burst's head comes on top.
-    assert fidelity.ALL_BURSTS_PACKETS / 2 < many < 1.5 * fidelity.ALL_BURSTS_PACKETS < 50 * few
+    assert (
+        probe_paths.ALL_BURSTS_PACKETS / 2 < many < 1.5 * probe_paths.ALL_BURSTS_PACKETS < 50 * few
+    )

@@ -4,14 +4,8 @@ import pytest
 from msgspec.structs import replace
 
 from testbed.direction import Direction
-from testbed.filling import (
-    MOST_WINDOW_BYTES,
-    SINGLE_FRAMES_PER_S,
-    fill,
-    is_too_fast,
-    rate_kbit,
-    why_not,
-)
+from testbed.filling import fill, rate_kbit
+from testbed.probeable import MOST_WINDOW_BYTES, SINGLE_FRAMES_PER_S, is_too_fast, why_not_tcp
 
 FAST = Direction(rate_kbit=1_211_200, delay_ms=1, queue_ms=10)
 """A hundred full frames of 1514 bytes a millisecond."""
@@ -59,8 +53,8 @@ def test_many_lines_are_watched_shortly_each() -> None:
     ],
 )
 def test_what_tcp_cannot_fill_is_said(fields: dict[str, float], word: str) -> None:
-    assert why_not(FAST, BACK) is None
-    assert word in str(why_not(replace(FAST, **fields), BACK))
+    assert why_not_tcp(FAST, BACK) is None
+    assert word in str(why_not_tcp(replace(FAST, **fields), BACK))
 
 
 def test_a_full_lines_rate_is_that_between_arrivals_in_time() -> None:

@@ -245,6 +245,19 @@ def test_runs_on_other_networks_are_no_rivals(runs: list[Path], tmp_path: Path) 
     assert "wifi" not in rows[-1].where and rows[-1].where.startswith("3g with 2 clients")
 
 
+def test_what_no_probe_can_judge_is_listed_with_the_reason() -> None:
+    found = events(clients=3)
+    (certified,) = [event for event in found if event["event"] == "certified"]
+    names = [f"client-{number}" for number in (1, 2, 3)]
+    left = {"name": "round trip", "direction": "both", "reason": f"too many {HOSTILE} skip"}
+    certified["fidelity"]["not_probed"] = [{**left, "link": name} for name in names]
+    said = words(check(report(found)), "links")
+    assert "What no probe can judge here, and was not probed 3 rows" in said or (
+        f"4g round trip too many {HOSTILE} skip 3" in said
+    )
+    assert "What no probe can judge" not in words(check(report(events())), "links")
+
+
 def on_other_terms(place: Path) -> list[Path]:
     """The same run over two backends, with two computes, on two machines, with a good link."""
     found = {"userspace": events(), "loopback": events(), "modelled": events()}
