@@ -43,19 +43,28 @@ def main() -> None:
     on a network of a given kind."""
 
 
+class _File(click.Path):
+    """A path in which ``~`` is a home, as a shell has it but where "=" stands before."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, parameter: Any, context: Any) -> Any:
+        from testbed.outside import expanded
+
+        return expanded(super().convert(value, parameter, context))
+
+
 def _options(values: tuple[str, ...]) -> dict[str, Any]:
     """``rank=4`` to {"rank": 4}: numbers and true/false as in TOML, anything else is text."""
-    import tomllib
+    from testbed.config import option_value
 
     found: dict[str, Any] = {}
     for text in values:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise ConfigError(f"--set {text!r}: write OPTION=VALUE, such as --set rank=4")
-        try:
-            found[key.strip()] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            found[key.strip()] = value
+        found[key.strip()] = option_value(value.strip())
     return found
 
 
@@ -111,7 +120,7 @@ def _says(*, quietly: bool = False) -> Callable[[Callable[..., None]], Callable[
 @main.command()
 @click.option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=_File(),
     metavar="FILE.toml",
     help="A run as a file, such as the config.toml of an earlier one. Flags override it.",
 )
@@ -119,8 +128,8 @@ def _says(*, quietly: bool = False) -> Callable[[Callable[..., None]], Callable[
     "--profile",
     shell_complete=_offers("profile"),
     metavar="NAME|MIX",
-    help="Access link of the clients: a profile, your own .toml file, or a mix such as "
-    "4g:12,wifi:5,3g:3.  [default: 4g]",
+    help="Access link of the clients: a profile, your own .toml file, a link in words such as "
+    "'rate 10mbit delay 20ms', or a mix such as 4g:12,wifi:5,3g:3.  [default: 4g]",
 )
 @click.option(
     "--positions",
@@ -341,7 +350,7 @@ def _says(*, quietly: bool = False) -> Callable[[Callable[..., None]], Callable[
 )
 @click.option(
     "--resume",
-    type=click.Path(path_type=Path),
+    type=_File(),
     shell_complete=_offers("run"),
     metavar="RUN",
     help="Go on with a killed run, in its folder and as it was, after the last round that its "
@@ -385,7 +394,9 @@ def launch(
 
 def _list(context: click.Context, option: click.Parameter, value: str | None) -> list[Any]:
     """ "0,1,2" to a list, numbers where the option is of numbers."""
-    found = [part.strip() for part in (value or "").split(",") if part.strip()]
+    from testbed import mix
+
+    found = mix.listed(value or "")
     if option.metavar == "N,...":
         if wrong := [part for part in found if not part.isdecimal()]:
             raise ConfigError(f"--{option.name} {value!r}: {wrong[0]!r} is no whole number")
@@ -404,8 +415,8 @@ def _list(context: click.Context, option: click.Parameter, value: str | None) ->
     "--methods",
     shell_complete=_offers("method"),
     multiple=True,
-    metavar="METHOD[:OPTION=VALUE...]",
-    help="A row of the comparison, such as fedpeft:variant=bias; may be repeated.",
+    metavar="METHOD[:OPTION=VALUE...],...",
+    help="Rows of the comparison, such as fedavg,fedpeft:variant=bias; may be repeated.",
 )
 @click.option(
     "--profiles",
@@ -482,9 +493,7 @@ def bench(
 
 
 @main.command()
-@click.argument(
-    "run", metavar="RUN", type=click.Path(path_type=Path), shell_complete=_offers("run")
-)
+@click.argument("run", metavar="RUN", type=_File(), shell_complete=_offers("run"))
 def report(run: Path) -> None:
     """Write RUN/report.html, one page that opens from disk; launch does so by itself.
 
@@ -501,9 +510,7 @@ def report(run: Path) -> None:
 
 
 @main.command()
-@click.argument(
-    "run", metavar="RUN", type=click.Path(path_type=Path), shell_complete=_offers("run")
-)
+@click.argument("run", metavar="RUN", type=_File(), shell_complete=_offers("run"))
 @_says()
 def links(run: Path, output: terminal.Output) -> None:
     """Say a run's links in tc's words, and while it goes on the way into its namespaces.
@@ -523,14 +530,12 @@ def links(run: Path, output: terminal.Output) -> None:
 
 
 @main.command()
-@click.argument(
-    "run", metavar="RUN", type=click.Path(path_type=Path), shell_complete=_offers("run")
-)
+@click.argument("run", metavar="RUN", type=_File(), shell_complete=_offers("run"))
 @click.option("--csv", "as_csv", is_flag=True, help="rounds, clients, kinds and spans as CSV.")
 @click.option("--tensorboard", is_flag=True, help="Event files for TensorBoard.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=_File(),
     metavar="FOLDER",
     help="Gets what is written.  [default: the run's folder]",
 )
@@ -561,7 +566,7 @@ def export(
     metavar="RUN...",
     nargs=-1,
     required=True,
-    type=click.Path(path_type=Path),
+    type=_File(),
     shell_complete=_offers("run or bench"),
 )
 @click.option(
@@ -572,7 +577,7 @@ def export(
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=_File(),
     metavar="FILE.html",
     help="[default: comparison.html in the bench's folder, or beside the first run's]",
 )
@@ -608,7 +613,7 @@ def compare(
 @click.option(
     "--out",
     default="results",
-    type=click.Path(path_type=Path),
+    type=_File(),
     metavar="FOLDER",
     help="Where the runs' folders are.  [default: results]",
 )

@@ -13,7 +13,7 @@ from testbed.config_error import ConfigError, closest
 
 ASSUMED_SHARE = 0.3
 """Of a peak, by training in float32 with batches of tens. Assumed for every class."""
-MAX_GFLOPS = 1e9
+MIN_GFLOPS, MAX_GFLOPS = 1e-6, 1e9
 
 
 class DeviceClass(msgspec.Struct, frozen=True):
@@ -97,9 +97,9 @@ def flops_per_s(name: str) -> float:
             f"device_class {name!r}: unknown{near} Known: {', '.join(CLASSES)}, or a number of "
             "GFLOP/s."
         ) from None
-    if not 0 < gflops <= MAX_GFLOPS:
+    if not MIN_GFLOPS <= gflops <= MAX_GFLOPS:
         raise ConfigError(
-            f"device_class {name!r}: GFLOP/s must be above 0 and at most {MAX_GFLOPS:g}"
+            f"device_class {name!r}: GFLOP/s must be from {MIN_GFLOPS:g} to {MAX_GFLOPS:g}"
         )
     return gflops * 1e9
 

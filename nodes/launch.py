@@ -17,6 +17,7 @@ from testbed.config_error import ConfigError
 from testbed.dilation import plan as dilated
 from testbed.killed import Killed
 from testbed.links import choice
+from testbed.naming import slug
 from testbed.profiles import LinkProfile
 from testbed.profiles import load as load_profile
 from testbed.progress import RoundLines, closing_table
@@ -103,18 +104,20 @@ def _launch(
         checkpoints=config.checkpoints and config.transport != "gloo",
     )
     profile = mix_label(profiles)
-    label = f"{config.method}-{profile.replace(':', 'x').replace(',', '+')}-{len(profiles)}"
+    label = f"{config.method}-{profile.replace(':', 'x').replace(',', '+')}"
     facts = run_facts(config, layout, profile, command, asynchronous=program.asynchronous)
     facts["data"] = program.data_fingerprint()
+    facts["files"] = access.files(config, [*profiles, *([server] if server else [])])
     again = None
     if killed is None:
-        folder = create_folder(Path(config.out), label)
+        folder = create_folder(Path(config.out), f"{slug(label)}-{len(profiles)}")
         owned.callback(_remove_if_empty, folder)
         facts["run_id"] = folder.name
     else:
         again = Resumption(killed, config, [node.name for node in layout.clients])
         folder = again.folder
         again.check_data(facts)
+        again.check_files(facts)
         for text in again.differences(facts):
             output.say(text, style="yellow")
         facts = again.facts(facts)
@@ -229,7 +232,7 @@ def run_facts(
         "model": config.model,
         "dataset": config.dataset,
         "profile": profile,
-        "server_profile": config.server_profile,
+        "server_profile": layout.server.profile.name if config.server_profile else None,
         "seed": config.seed,
         "compute": config.compute,
         "weights": models.fingerprint(config.model) if config.compute == "real" else None,

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from nodes import states
+from testbed import access
 from testbed.config import RunConfig
 from testbed.config_error import ConfigError
 from testbed.killed import Killed
@@ -45,6 +46,15 @@ class Resumption:
                 f"--resume {self.folder}: the files of dataset {facts.get('dataset')} are not "
                 f"those that the run began with (SHA-256 {before[:12]}, now {str(now)[:12]}): put "
                 "those back, or start another run with --config on its config.toml"
+            )
+
+    def check_files(self, facts: Facts) -> None:
+        """ConfigError where profiles, traces or schedules say other things than at the start."""
+        before, now = self._killed.facts.get("files"), facts["files"]
+        if isinstance(before, dict) and (wrong := access.differing(before, now)):
+            raise ConfigError(
+                f"--resume {self.folder}: {wrong}, when the run began: put that back, or start "
+                "another run with --config on its config.toml"
             )
 
     def past(self) -> Iterator[Facts]:

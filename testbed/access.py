@@ -1,10 +1,8 @@
 """From a run's configuration to its clients' links: profiles or positions, then the schedule."""
 
-from pathlib import Path
-
 import msgspec
 
-from testbed import availability, positions, schedule
+from testbed import availability, outside, positions, profiles, schedule
 from testbed.availability import Away
 from testbed.config import (
     DEFAULT_CLIENTS,
@@ -14,7 +12,7 @@ from testbed.config import (
     RunConfig,
 )
 from testbed.config_error import ConfigError
-from testbed.profiles import LinkProfile, absolute_mix, parse_mix
+from testbed.profiles import LinkProfile, absolute, absolute_mix, parse_mix
 from testbed.schedule import Entry, State
 
 
@@ -55,23 +53,58 @@ def times_away(config: RunConfig, clients: int) -> list[tuple[Away, ...]]:
 
 
 def repeatable(config: RunConfig) -> RunConfig:
-    """The same run with nothing left to a default, and the same in whatever folder it starts."""
-    mix = config.profile
+    """The same run with nothing left to a default, and the same in whatever folder it starts.
+
+    Raises:
+        ConfigError: a mix that is none, or a path that can be none here.
+    """
+    mix, server, away = config.profile, config.server_profile, config.availability
     if mix is None and config.positions is None:
         mix = DEFAULT_PROFILE
     values = {
-        field: None if text is None else absolute_mix(text)
-        for field, text in (("profile", mix), ("server_profile", config.server_profile))
+        "profile": None if mix is None else absolute_mix(mix),
+        "server_profile": None if server is None else absolute(server),
+        "out": str(outside.expanded(config.out)),
     }
     for field in ("positions", "schedule", "data_path"):
         text = getattr(config, field)
-        values[field] = None if text is None else str(Path(text).resolve())
-    if config.availability is not None and not config.availability.startswith("on:"):
-        values["availability"] = str(Path(config.availability).resolve())
+        values[field] = None if text is None else outside.absolute(text)
+    if away is not None and not availability.is_means(away):
+        values["availability"] = outside.absolute(away)
     if config.compute == "modelled":
         values["device_class"] = config.device_class or DEFAULT_DEVICE_CLASS
         values["server_device_class"] = config.server_device_class or DEFAULT_SERVER_CLASS
     return msgspec.structs.replace(config, **values)
+
+
+def files(config: RunConfig, links: list[LinkProfile]) -> dict[str, str]:
+    """What the links of a run are read from: digests of contents, by what each file is called.
+
+    ``links``: the clients' and the server's, whose traces are among them.
+
+    Raises:
+        ConfigError: one of them cannot be read.
+    """
+    found: dict[str, str] = {}
+    for text in (config.profile, config.server_profile):
+        if text is not None:
+            found |= profiles.files(text)
+    others = [config.positions, config.schedule, config.availability]
+    for text in others:
+        if text is not None and not availability.is_means(text):
+            found[text] = text
+    for link in {id(link): link for link in links}.values():
+        ways = [link.up, link.down, *(each for s in link.schedule for each in (s.up, s.down))]
+        found |= {way.trace: way.trace for way in ways if way.trace is not None}
+    return {name: outside.digest(path, "file") for name, path in found.items()}
+
+
+def differing(before: dict[str, str], now: dict[str, str]) -> str | None:
+    """The first file whose contents are others, in words, or None."""
+    for name in before.keys() | now.keys():
+        if before.get(name) != now.get(name):
+            return f"{name} is not what it was"
+    return None
 
 
 def _scheduled(profiles: list[LinkProfile], file: str) -> list[LinkProfile]:

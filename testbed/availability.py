@@ -22,16 +22,16 @@ Drawn times are exponential, and a client begins there or away as it is in the l
 """
 
 import csv
+import io
 import math
 import random
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from testbed import outside
 from testbed.config_error import ConfigError, refuse_unknown
-from testbed.direction import is_number
-from testbed.schedule import MAX_S
+from testbed.schedule import MAX_S, client_number, client_numbers, seconds
 
 Away = tuple[float, float]
 """From when to when; infinity is for good."""
@@ -51,19 +51,24 @@ def load(text: str, clients: int, seed: int, until_s: float) -> list[tuple[Away,
         ConfigError: naming the file, the place, the value and what would be right.
     """
     away: list[list[Away]] = [[] for _ in range(clients)]
-    if text.startswith("on:"):
+    if is_means(text):
         churn = _means(text)
         _draw(f"availability {text!r}: ", churn, away, range(1, clients + 1), seed, until_s)
-    elif text.endswith(".toml"):
-        _read_toml(Path(text), away, seed, until_s)
-    elif text.endswith(".csv"):
-        _read_csv(Path(text), away)
+    elif text.lower().endswith(".toml"):
+        _read_toml(outside.expanded(text), away, seed, until_s)
+    elif text.lower().endswith(".csv"):
+        _read_csv(outside.expanded(text), away)
     else:
         raise ConfigError(
             f"availability = {text!r}: must be on:120,off:30 (mean seconds there and away), or a "
             "file that ends in .toml or .csv"
         )
     return [_joined(own) for own in away]
+
+
+def is_means(text: str) -> bool:
+    """Whether it gives means, and names no file."""
+    return text.startswith("on:")
 
 
 def _means(text: str) -> tuple[float, float]:
@@ -81,12 +86,7 @@ def _means(text: str) -> tuple[float, float]:
 
 
 def _read_toml(file: Path, away: list[list[Away]], seed: int, until_s: float) -> None:
-    try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"availability {file}: cannot read it: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(f"{file}: is not TOML: {error}") from error
+    document = outside.toml(file, "availability")
     refuse_unknown(f"{file}: ", document, ("away", "churn"))
     rows, churn = document.get("away", []), document.get("churn")
     if not isinstance(rows, list) or not (rows or churn):
@@ -96,29 +96,27 @@ def _read_toml(file: Path, away: list[list[Away]], seed: int, until_s: float) ->
         if not isinstance(row, dict):
             raise ConfigError(f"{where}{row!r}: must be a table with at_s")
         refuse_unknown(where, row, ("clients", "at_s", "for_s"))
-        at_s = _seconds(where, "at_s", row.get("at_s"))
-        for_s = _seconds(where, "for_s", row["for_s"]) if "for_s" in row else math.inf
+        at_s = seconds(where, "at_s", row.get("at_s"))
+        for_s = seconds(where, "for_s", row["for_s"]) if "for_s" in row else math.inf
         if for_s == 0:
             raise ConfigError(f"{where}for_s = 0: must be above 0 s")
-        for client in _clients(where, row.get("clients"), len(away)):
+        for client in _clients(where, row, len(away)):
             away[client - 1].append((at_s, round(at_s + for_s, 6)))
     if churn is not None:
         where = f"{file}: churn: "
         if not isinstance(churn, dict):
             raise ConfigError(f"{where}{churn!r}: must be a table with on_s and off_s")
         refuse_unknown(where, churn, ("clients", "on_s", "off_s"))
-        means = [_seconds(where, key, churn.get(key)) for key in ("on_s", "off_s")]
-        whom = _clients(where, churn.get("clients"), len(away))
+        means = [seconds(where, key, churn.get(key)) for key in ("on_s", "off_s")]
+        whom = _clients(where, churn, len(away))
         _draw(where, (means[0], means[1]), away, whom, seed, until_s)
 
 
 def _read_csv(file: Path, away: list[list[Away]]) -> None:
+    lines = io.StringIO(outside.text(file, "availability"))
     try:
-        with file.open(newline="", encoding="utf-8") as lines:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(lines) if row]
-    except OSError as error:
-        raise ConfigError(f"availability {file}: cannot read it: {error.strerror}") from error
-    except (ValueError, csv.Error) as error:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(lines) if row]
+    except csv.Error as error:
         raise ConfigError(f"{file}: is not CSV: {error}") from error
     if not rows or rows[0] != _COLUMNS:
         raise ConfigError(f"{file}: the first line must be {','.join(_COLUMNS)}")
@@ -126,11 +124,11 @@ def _read_csv(file: Path, away: list[list[Away]]) -> None:
         where = f"{file} line {number}: "
         if len(row) != len(_COLUMNS):
             raise ConfigError(f"{where}{','.join(row)!r}: must be {','.join(_COLUMNS)}")
-        client = int(row[0]) if row[0].isdecimal() else 0
-        if not 1 <= client <= len(away):
-            raise ConfigError(f"{where}client = {row[0]!r}: must be 1 to {len(away)}")
-        leaves_s = _seconds(where, "leaves_s", _number(row[1]))
-        returns_s = _seconds(where, "returns_s", _number(row[2])) if row[2] else math.inf
+        client = client_number(row[0], len(away))
+        if client is None:
+            raise ConfigError(f"{where}client = {row[0][:40]!r}: must be 1 to {len(away)}")
+        leaves_s = seconds(where, "leaves_s", _number(row[1]))
+        returns_s = seconds(where, "returns_s", _number(row[2])) if row[2] else math.inf
         if returns_s <= leaves_s:
             raise ConfigError(f"{where}returns_s = {row[2]}: must be after leaves_s = {row[1]}")
         away[client - 1].append((leaves_s, returns_s))
@@ -177,13 +175,6 @@ def _joined(times: list[Away]) -> tuple[Away, ...]:
     return tuple(found)
 
 
-def _seconds(where: str, key: str, value: Any) -> float:
-    if not is_number(value) or not 0 <= value <= MAX_S:
-        missing = " (it is missing)" if value is None else ""
-        raise ConfigError(f"{where}{key} = {value!r}: must be 0 to {MAX_S:.0f} seconds{missing}")
-    return round(float(value), 6)
-
-
 def _number(text: str) -> float | str:
     try:
         return float(text)
@@ -191,14 +182,7 @@ def _number(text: str) -> float | str:
         return text
 
 
-def _clients(where: str, value: Any, clients: int) -> list[int]:
-    everybody = list(range(1, clients + 1))
-    if value is None:
-        return everybody
-    right = f"must be a list of client numbers, 1 to {clients}"
-    if not isinstance(value, list) or not value:
-        raise ConfigError(f"{where}clients = {value!r}: {right}")
-    for number in value:
-        if isinstance(number, bool) or number not in everybody:
-            raise ConfigError(f"{where}clients = {value!r}: {number!r} is no client; {right}")
-    return list(value)
+def _clients(where: str, table: dict[str, Any], clients: int) -> list[int]:
+    if "clients" not in table:
+        return list(range(1, clients + 1))
+    return client_numbers(where, table["clients"], clients)

@@ -1,6 +1,7 @@
 """What a run is: one frozen Struct, from a TOML file and flags, checked before anything starts."""
 
 import math
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 import msgspec
 import tomli_w
 
-from testbed import files
+from testbed import files, outside
 from testbed.config_error import ConfigError, closest
 from testbed.profiles import MAX_CLIENTS
 
@@ -26,39 +27,40 @@ CONFIG = "config.toml"
 
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
 """Bounded, since a poll of the system takes no infinity and at most 2**31 ms."""
+Text = Annotated[str, msgspec.Meta(min_length=1)]
 OptionValue = bool | int | float | str
 
 
 class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A run, complete: the same file starts the same run again."""
 
-    profile: str | None = None
+    profile: Text | None = None
     """Access link of the clients: a profile, or a mix such as "4g:12,wifi:5,3g:3"; where absent,
     what ``positions`` gives, or DEFAULT_PROFILE."""
-    positions: str | None = None
+    positions: Text | None = None
     """File of an access point and where its stations, the clients, stand or move."""
-    schedule: str | None = None
+    schedule: Text | None = None
     """File of changes to the clients' links while the run goes on."""
-    availability: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    availability: Text | None = None
     """When clients are away: a file of times, or "on:120,off:30", mean seconds there and away."""
     clients: Annotated[int, msgspec.Meta(ge=1, le=MAX_CLIENTS)] | None = None
     """Client processes; absent: what the mix or the stations add up to, or DEFAULT_CLIENTS."""
     clients_per_round: Annotated[int, msgspec.Meta(ge=1, le=MAX_CLIENTS)] | None = None
     """How many clients a round takes, drawn anew each time; absent: all."""
-    server_profile: str | None = None
+    server_profile: Text | None = None
     """Access link of the server, which all clients share; absent: without limits."""
-    method: str = "fedpeft"
+    method: Text = "fedpeft"
     rounds: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 5
     target_accuracy: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
     """Ends the run after the round that reaches it; by the clients' own where none is global."""
-    congestion: str | None = None
+    congestion: Text | None = None
     """TCP congestion control of every connection, such as cubic; absent: the host's default."""
     links: Literal["auto", "netem", "userspace", "loopback"] = "auto"
     transport: Literal["zmq", "gloo"] = "zmq"
     """gloo: methods that average do so by an all-reduce among the clients, without the server."""
-    model: str = "vit-glyphs"
-    dataset: str = "digits"
-    data_path: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    model: Text = "vit-glyphs"
+    dataset: Text = "digits"
+    data_path: Text | None = None
     """Folder of a data set of photographs; absent: the Hugging Face hub's."""
     train_samples: Annotated[int, msgspec.Meta(ge=1, le=100_000_000)] | None = None
     """Training images of all clients and the public ones; absent: all there are, or enough."""
@@ -69,10 +71,10 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """Most classes that a client has in the pathological partition."""
     compute: Literal["real", "modelled"] = "real"
     """modelled: nodes count operations and wait as their devices would, and nothing is learnt."""
-    device_class: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    device_class: Text | None = None
     """Of the clients: a class, GFLOP/s, or a mix "phone:12,pi:8"; absent: a core of this machine
     each, or DEFAULT_DEVICE_CLASS where compute is modelled."""
-    server_device_class: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    server_device_class: Text | None = None
     """Of the server, likewise; absent: a core of this machine, or DEFAULT_SERVER_CLASS."""
     client_memory_mb: Positive | None = None
     """What each client may take, in 10^6 bytes, where compute is real; absent: what its device
@@ -98,7 +100,7 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """How long a round takes updates; later ones are missed; absent: round_timeout_s."""
     time_limit_s: Positive = 24 * 3600.0
     """The limit of the whole run, after which it ends as failed."""
-    out: Annotated[str, msgspec.Meta(min_length=1)] = "results"
+    out: Text = "results"
     """Folder that gets one folder a run."""
     options: dict[str, OptionValue] = {}
     """The method's own options; see its Config in methods/."""
@@ -125,17 +127,13 @@ def load(file: Path | None, flags: Mapping[str, Any]) -> RunConfig:
     """
     values: dict[str, Any] = {}
     if file is not None:
-        try:
-            values = tomllib.loads(file.read_text())
-        except OSError as error:
-            raise ConfigError(f"--config {file}: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file} is no TOML file: {error}") from error
+        values = outside.toml(file, "--config")
         # By itself first, so that a mistake is blamed on the right one of the two.
         convert(values, RunConfig, str(file))
     options = values.get("options", {})
     given = {key: value for key, value in flags.items() if value is not None and key != "options"}
     options = {**options, **flags.get("options", {})}
+    options = {key: value for key, value in options.items() if value is not None}
     for one, other in (("profile", "positions"), ("positions", "profile")):
         if one in given and other not in given:
             values.pop(other, None)
@@ -155,6 +153,8 @@ def convert(values: Mapping[str, Any], kind: type[Struct], where: str) -> Struct
         # "inf" and "nan" are numbers to TOML and to the ranges of a Struct.
         if isinstance(values[key], float) and not math.isfinite(values[key]):
             raise ConfigError(f"{where}: {key} = {values[key]}: must be a finite number")
+        if isinstance(values[key], str) and (wrong := _unwritable(values[key])):
+            raise ConfigError(f"{where}: {key} = {values[key]!r}: {wrong}")
     try:
         return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
@@ -162,11 +162,46 @@ def convert(values: Mapping[str, Any], kind: type[Struct], where: str) -> Struct
         field = path.partition("[")[0].partition(".")[0].rstrip("`")
         if not field:
             raise ConfigError(f"{where}: {reason}") from error
+        if values[field] == "":
+            reason = "must be some text; leave it out for the default"
         if get_origin(hints[field]) is Literal:
             reason = f"must be one of {', '.join(get_args(hints[field]))}"
         if field == "dilation":
             reason = f"must be a number from 1 to {MAX_DILATION:g}, or auto"
         raise ConfigError(f"{where}: {field} = {values[field]!r}: {reason}") from error
+
+
+def _unwritable(text: str) -> str | None:
+    """Why a text can be no part of a record, or None."""
+    if "\0" in text:
+        return "cannot hold the character NUL"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "is no UTF-8, which the record of a run and its config.toml are; rename it"
+    return None
+
+
+def option_value(text: str) -> OptionValue | None:
+    """What is meant by the text after ``rank=``: a number, a truth value, None, or a text.
+
+    As TOML writes them, as Python does, and as people do: ``.01``, ``1E-3``, ``+1``, ``True``.
+    """
+    words: dict[str, bool | None] = {"True": True, "true": True, "False": False, "false": False}
+    words |= {"None": None}
+    if text in words:
+        return words[text]
+    plain = text.replace("_", "")
+    if re.fullmatch("[+-]?[0-9]{1,18}", plain):
+        return int(plain)
+    if re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(inf|nan)", plain):
+        return float(plain)
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        try:
+            return str(tomllib.loads(f"value = {text}")["value"])
+        except tomllib.TOMLDecodeError:
+            return text
+    return text
 
 
 def write(config: RunConfig, path: Path) -> None:

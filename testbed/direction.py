@@ -17,6 +17,11 @@ FRAME_BYTES = MTU_BYTES + FRAME_OVERHEAD_BYTES
 SEGMENT_BYTES = 1448
 """TCP payload of a full packet: 1500 less 20 (IP), 20 (TCP) and 12 (timestamps)."""
 
+MIN_KBIT, MAX_KBIT = 0.001, 1e9
+"""A bit a second to a terabit."""
+MAX_MS = 1e9
+"""Of a delay, a jitter or a queue: as long as a run may last."""
+MAX_PACKETS = 10**9
 MIN_LIMIT_PACKETS = 4
 """With fewer in flight TCP never sees three duplicate ACKs, and each loss waits for a timeout."""
 
@@ -219,17 +224,20 @@ def _problem(field: str, value: Any) -> str | None:
     if not is_number(value):
         return "must be a finite number"
     if field == "max_packets":
-        return None if isinstance(value, int) and value >= 1 else "must be a whole number above 0"
+        fine = isinstance(value, int) and 1 <= value <= MAX_PACKETS
+        return None if fine else f"must be a whole number above 0, to {MAX_PACKETS}"
     if field == "trace_stretch" and value <= 0:
         return "must be above 0"
     if field == "rate_kbit" and value <= 0:
         return "must be above 0 kbit/s; leave it out for an unlimited line"
+    if field == "rate_kbit" and not MIN_KBIT <= value <= MAX_KBIT:
+        return f"must be from {MIN_KBIT} to {MAX_KBIT:.0f} kbit/s"
     if field == "queue_ms" and value <= 0:
         return "must be above 0 ms: 200 is usual"
     if field == "loss_percent" and not 0 <= value < 100:
         return "must be at least 0 and below 100 %"
     if field.endswith("_percent") and not 0 <= value <= 100:
         return "must be from 0 to 100 %"
-    if value < 0:
-        return "must be at least 0 ms"
+    if field.endswith("_ms") and not 0 <= value <= MAX_MS:
+        return f"must be at least 0 ms, to {MAX_MS:.0f} ms"
     return None

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from testbed import outside
 from testbed.config_error import ConfigError, refuse_unknown
 from testbed.direction import Direction, GilbertElliott, is_number
 
@@ -89,7 +90,7 @@ def _value(prefix: str, key: str, value: Any, folder: Path) -> Any:
     if key == "gilbert_elliott":
         return _gilbert_elliott(f"{prefix}{key}", value)
     if key == "trace" and isinstance(value, str) and value:
-        return str((folder / value).resolve())
+        return outside.absolute(folder / outside.expanded(value))
     return value
 
 

@@ -22,22 +22,25 @@ microseconds, the loss to 0.1 %.
 import bisect
 import math
 import os
-import tomllib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from testbed import outside
 from testbed.config_error import ConfigError, refuse_unknown
 from testbed.direction import Direction, is_number
-from testbed.profiles import MAX_CLIENTS, LinkProfile
+from testbed.naming import mark
+from testbed.profiles import MARK_DIGITS, MAX_CLIENTS, LinkProfile
 from testbed.schedule import MAX_S, State
 
 RATE_MBIT = {"a": 11, "b": 3, "g": 11, "n": 600, "ac": 1000, "ax": 1000}
 LEAST_MBIT = 0.1
 MAX_RANGE_M = 10_000
 """Far beyond any Wi-Fi; at 50 km everything would be lost."""
+MAX_M = 1e7
+"""Of a coordinate."""
+MIN_STEP_S = 0.001
 MAX_STEPS = 500_000
 """Of all stations together: each may become a state that the run holds in memory."""
 
@@ -64,26 +67,24 @@ def wifi(mode: str, distance_m: float) -> Direction:
 
 
 def load(path: str | os.PathLike[str]) -> list[LinkProfile]:
-    """Read a file of positions: one profile a station, named like the file.
+    """Read a file of positions: one profile a station, named like the file and what it says.
 
     Raises:
         ConfigError: naming file, station, key, value and what would be right.
     """
-    file = Path(path)
+    file = outside.expanded(path)
+    document = outside.toml(file, "positions")
     try:
-        return profiles(file.stem, tomllib.loads(file.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ConfigError(f"positions {file}: cannot read it: {error.strerror}") from error
+        return profiles(f"{file.stem}@{mark(document, MARK_DIGITS)}", document)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from None
-    except ValueError as error:
-        raise ConfigError(f"{file}: is not TOML: {error}") from error
 
 
 def profiles(name: str, document: dict[str, Any]) -> list[LinkProfile]:
     """One profile a ``[[station]]`` of the document, all called ``name``."""
     refuse_unknown("", document, ("step_s", "access_point", "station"))
-    step_s = _number("step_s", document.get("step_s", 1), "above 0 s", lambda n: 0 < n <= MAX_S)
+    right = f"{MIN_STEP_S} to {MAX_S:.0f} s"
+    step_s = _number("step_s", document.get("step_s", 1), right, lambda n: MIN_STEP_S <= n <= MAX_S)
     point = _access_point(document.get("access_point"))
     rows = document.get("station")
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
@@ -185,7 +186,10 @@ def _point(key: str, value: Any) -> Point:
     if not isinstance(value, list) or len(value) not in (2, 3):
         raise ConfigError(f"{key} = {value!r}: must be [x, y, z] in metres, or without z")
     x, y, z = (
-        _number(key, number, "a number of metres", math.isfinite) for number in [*value, 0][:3]
+        _number(
+            key, number, f"a number, at most {MAX_M:.0f} m either way", lambda n: abs(n) <= MAX_M
+        )
+        for number in [*value, 0][:3]
     )
     return x, y, z
 

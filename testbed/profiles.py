@@ -1,6 +1,6 @@
 """Access links as data: ``netem_profiles/NAME.toml``, or a user's own file, to a LinkProfile.
 
-One file is one profile; its name is the file's. A file looks like this::
+One file is one profile. What ships looks like this; in a user's own file [up] and [down] suffice::
 
     title = "4G"
     summary = "what it stands for, and what it does not"
@@ -27,15 +27,15 @@ then carries.
 
 import os
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from testbed import direction_table, schedule
+from testbed import direction_table, link_words, mix, outside, schedule, traces
 from testbed.config_error import ConfigError, closest, refuse_unknown
 from testbed.direction import Direction
+from testbed.naming import mark
 from testbed.schedule import State
 
 PROFILE_DIR = Path(__file__).resolve().parent.parent / "netem_profiles"
@@ -52,7 +52,7 @@ class LinkProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     summary: str = ""
     """What the link stands for, and what to beware of."""
     sources: tuple[str, ...] = ()
-    """Citations with version or date. A file must have one; a profile made in code need not."""
+    """Citations with version or date; one at least of what ships."""
     composite: bool = False
     """A blend: its numbers do not all come from one source."""
     up: Direction = msgspec.field(default_factory=Direction)
@@ -70,8 +70,10 @@ class LinkProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         return self.up.delay_ms + self.down.delay_ms
 
 
+MARK_DIGITS = 6
 PROVENANCE = ("sourced", "derived", "assumed")
 _DIRECTIONS = ("up", "down")
+_DEFAULT = Direction()
 _KEYS = tuple(key for key in LinkProfile.__struct_fields__ if key != "name")
 
 
@@ -81,37 +83,29 @@ def names() -> list[str]:
 
 
 def load(name_or_path: str | os.PathLike[str]) -> LinkProfile:
-    """Read a shipped profile by its name, or a user's own file by its path.
+    """Read a shipped profile by its name, a user's own file by its path, or a link in words.
 
-    What holds a path separator or ends in ``.toml`` is a path.
+    What holds a path separator or ends in ``.toml`` is a path; the words are ``link_words``'. A
+    file of a user's own has its name and a mark of what its link is, so that two of one name are
+    told apart, wherever they are; a link in words is called by them.
 
     Raises:
         ConfigError: no such profile or file, or a mistake in it; the text names file, key, value
             and what would be right.
     """
     text = os.fspath(name_or_path)
-    if is_path(text):
-        path = Path(text)
-    elif text in names():
-        path = PROFILE_DIR / f"{text}.toml"
-    else:
-        raise ConfigError(
-            f"profile {text!r}: there is none of that name{closest(text, names())}; "
-            f"it is one of {', '.join(names())}, or the path of your own .toml file"
-        )
-    try:
-        return _profile(path, tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ConfigError(f"profile {text!r}: cannot read {path}: {error.strerror}") from error
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    except ValueError as error:  # of tomllib, of UTF-8, or of a path that cannot be one
-        raise ConfigError(f"{path}: is not TOML: {error}") from error
-
-
-def is_path(text: str) -> bool:
-    """Whether it names a file and not a profile that ships."""
-    return os.sep in text or text.endswith(".toml")
+    if mix.is_path(text):
+        return _read(outside.expanded(text))
+    if text in names():
+        return _read(PROFILE_DIR / f"{text}.toml", shipped=True)
+    if re.search(r"[\s=]", text.strip()):
+        up, down = link_words.read(text)
+        return LinkProfile(name=link_words.say(up, down), title="said in words", up=up, down=down)
+    raise ConfigError(
+        f"profile {text!r}: there is none of that name{closest(text, names())}; it is one of "
+        f"{', '.join(names())}, the path of your own .toml file, or a link in words, such as "
+        f"{link_words.EXAMPLE!r}"
+    )
 
 
 def parse_mix(text: str, clients: int | None = None, default: int = 1) -> list[LinkProfile]:
@@ -125,10 +119,17 @@ def parse_mix(text: str, clients: int | None = None, default: int = 1) -> list[L
     """
     if clients is not None and not 1 <= clients <= MAX_CLIENTS:
         raise ConfigError(f"clients = {clients}: must be 1 to {MAX_CLIENTS}")
-    pieces = [piece.strip() for piece in text.split(",")]
-    if len(pieces) == 1 and pieces[0] and ":" not in pieces[0]:
-        return [load(pieces[0])] * (default if clients is None else clients)
-    counted = [_counted(text, piece) for piece in pieces]
+    pieces = mix.parse(text)
+    if len(pieces) == 1 and pieces[0].clients is None:
+        return [load(pieces[0].name)] * (default if clients is None else clients)
+    counted: list[tuple[str, int]] = []
+    for name, count in pieces:
+        if count is None:
+            raise ConfigError(
+                f"profile mix {text!r}: {name!r} lacks a count; write {name + ':3'!r}, say, and a "
+                "name that holds commas in double quotes"
+            )
+        counted.append((name, count))
     total = sum(count for _, count in counted)
     sums = " + ".join(str(count) for _, count in counted)
     arithmetic = f"{sums} = {total}" if len(counted) > 1 else f"{total}"
@@ -143,48 +144,61 @@ def parse_mix(text: str, clients: int | None = None, default: int = 1) -> list[L
     return [loaded[name] for name, count in counted for _ in range(count)]
 
 
-def _counted(text: str, piece: str) -> tuple[str, int]:
-    """``"4g:12"`` -> ("4g", 12)."""
-    name, colon, count = (part.strip() for part in piece.rpartition(":"))
-    if not piece:
-        raise ConfigError(f"profile mix {text!r}: has an empty piece; write NAME:COUNT,NAME:COUNT")
-    if not colon or not name:
-        missing = "a count" if not colon else "a name"
-        right = f"{count}:3" if not colon else f"4g{colon}{count}"
-        raise ConfigError(f"profile mix {text!r}: {piece!r} lacks {missing}; write {right!r}, say")
-    # len: int() refuses thousands of digits with a ValueError of its own
-    if not re.fullmatch("[0-9]+", count) or len(count) > 18 or int(count) == 0:
-        raise ConfigError(
-            f"profile mix {text!r}: {piece!r}: the count {count!r} must be a whole number of "
-            "clients, at least 1"
-        )
-    return name, int(count)
-
-
 def absolute_mix(text: str) -> str:
-    """The same mix with absolute paths, so that it means the same in any folder.
-
-    A path that would then hold one of a mix's own marks stays as it is.
-    """
-    pieces = []
-    for piece in text.split(","):
-        name, colon, count = piece.rpartition(":") if ":" in piece else (piece, "", "")
-        absolute = str(Path(name.strip()).resolve()) if is_path(name) else name
-        pieces.append((name if set(",:") & set(absolute) else absolute) + colon + count)
-    return ",".join(pieces)
+    """The same mix with absolute paths, so that it means the same in any folder."""
+    return mix.written([mix.Piece(absolute(name), count) for name, count in mix.parse(text)])
 
 
-def _profile(path: Path, document: dict[str, Any]) -> LinkProfile:
-    """Check a file's contents, naming the key at fault."""
+def absolute(name: str) -> str:
+    """A profile's name, or its path in whatever folder that is asked."""
+    return outside.absolute(name) if mix.is_path(name) else name
+
+
+def files(text: str) -> dict[str, str]:
+    """Of each profile of a mix that is a file, what it is called and its path."""
+    found = {}
+    for name in dict.fromkeys(piece.name for piece in mix.parse(text)):
+        if mix.is_path(name):
+            found[outside.absolute(name)] = name
+        elif name in names():
+            found[f"profile {name}"] = str(PROFILE_DIR / f"{name}.toml")
+    return found
+
+
+def _read(path: Path, *, shipped: bool = False) -> LinkProfile:
+    document = outside.toml(path, "profile")
+    try:
+        found = _profile(path, document, shipped=shipped)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return found if shipped else msgspec.structs.replace(found, name=_own_name(path, found))
+
+
+def _own_name(path: Path, profile: LinkProfile) -> str:
+    """ "site@3f2a1c": the file's, and six digits of what its links are, traces included."""
+    states = [State(0.0, profile.up, profile.down), *profile.schedule]
+    links = [direction for state in states for direction in (state.up, state.down)]
+    marks = {each.trace: traces.load(each.trace).mark for each in links if each.trace}
+    meant = []
+    for each in links:
+        # What is not at its default, and a trace by what it says, not by where it is.
+        said = {field: getattr(each, field) for field in each.__struct_fields__}
+        said = {field: own for field, own in said.items() if own != getattr(_DEFAULT, field)}
+        meant.append(said | ({"trace": marks[each.trace]} if each.trace else {}))
+    return f"{path.stem}@{mark([[state.at_s for state in states], meant], MARK_DIGITS)}"
+
+
+def _profile(path: Path, document: dict[str, Any], *, shipped: bool) -> LinkProfile:
+    """Check a file's contents, naming the key at fault; what ships must say where it is from."""
     refuse_unknown("", document, _KEYS)
     for key in ("title", "summary"):
-        value = document.get(key)
-        if not isinstance(value, str) or not value.strip():
+        value = document.get(key, None if shipped else "")
+        if not isinstance(value, str) or not (value.strip() or key not in document):
             raise ConfigError(f"{key} = {value!r}: must be some text" + _missing(value))
-    sources = document.get("sources")
+    sources = document.get("sources", None if shipped else [])
     if not isinstance(sources, list) or not all(isinstance(s, str) and s.strip() for s in sources):
         raise ConfigError(f"sources = {sources!r}: must be a list of texts" + _missing(sources))
-    if not sources:
+    if shipped and not sources:
         raise ConfigError("sources = []: must name one at least: who, what, version or date")
     composite = document.get("composite", False)
     if not isinstance(composite, bool):
@@ -195,14 +209,14 @@ def _profile(path: Path, document: dict[str, Any]) -> LinkProfile:
         states = schedule.states(schedule.read(document["schedule"], path.parent), up, down)
     return LinkProfile(
         name=path.stem,
-        title=document["title"],
-        summary=document["summary"],
+        title=document.get("title", ""),
+        summary=document.get("summary", ""),
         sources=tuple(sources),
         composite=composite,
         up=up,
         down=down,
         schedule=states,
-        provenance=_provenance(document),
+        provenance=_provenance(document, shipped=shipped),
     )
 
 
@@ -212,9 +226,9 @@ def _direction(folder: Path, key: str, table: Any) -> Direction:
     return direction_table.read(f"{key}.", table, folder)
 
 
-def _provenance(document: dict[str, Any]) -> dict[str, str]:
-    """Flatten the table, and hold it against the fields that the file sets."""
-    table = document.get("provenance")
+def _provenance(document: dict[str, Any], *, shipped: bool) -> dict[str, str]:
+    """Flatten the table, and hold it against the fields that the file sets where it ships."""
+    table = document.get("provenance", None if shipped else {})
     if not isinstance(table, dict):
         raise ConfigError(f"provenance = {table!r}: must be a table" + _missing(table))
     flat: dict[str, Any] = {}
@@ -233,7 +247,7 @@ def _provenance(document: dict[str, Any]) -> dict[str, str]:
     if "schedule" in document:
         numbers["schedule"] = document["schedule"]
     for key, value in numbers.items():
-        if _canonical(key) not in found:
+        if shipped and _canonical(key) not in found:
             raise ConfigError(
                 f"{key} = {value!r}: has no provenance; add {key} under [provenance], "
                 f"one of {kinds}"

@@ -16,14 +16,14 @@ step and an outage is an outage with the step after it.
 
 import math
 import os
-import tomllib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from testbed import direction_table
+from testbed import direction_table, outside
 from testbed.config_error import ConfigError, refuse_unknown
 from testbed.direction import Direction, is_number
 
@@ -64,17 +64,13 @@ def load(path: str | os.PathLike[str], clients: int) -> list[Entry]:
     Raises:
         ConfigError: naming file, entry, key, value and what would be right.
     """
-    file = Path(path)
+    file = outside.expanded(path)
+    document = outside.toml(file, "schedule")
     try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
         refuse_unknown("", document, ("schedule",))
         return read(document.get("schedule"), file.parent, clients)
-    except OSError as error:
-        raise ConfigError(f"schedule {file}: cannot read it: {error.strerror}") from error
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from None
-    except ValueError as error:
-        raise ConfigError(f"{file}: is not TOML: {error}") from error
 
 
 def read(rows: Any, folder: Path, clients: int | None = None) -> list[Entry]:
@@ -99,7 +95,7 @@ def read(rows: Any, folder: Path, clients: int | None = None) -> list[Entry]:
                 "a profile's schedule is for every client that has the profile"
             )
         refuse_unknown(where, row, _KEYS if clients is None else (*_KEYS, "clients"))
-        at_s = _seconds(where, "at_s", row.get("at_s"))
+        at_s = seconds(where, "at_s", row.get("at_s"))
         if entries and at_s < entries[-1].at_s:
             raise ConfigError(
                 f"{where}at_s = {at_s:g}: is before {entries[-1].at_s:g} of entry {number - 1}; "
@@ -110,7 +106,7 @@ def read(rows: Any, folder: Path, clients: int | None = None) -> list[Entry]:
                 raise ConfigError(
                     f"{where}{key} = {row[key]!r}: must be a table {{ rate_kbit = 1000 }}, say"
                 )
-        outage_s = _seconds(where, "outage_s", row["outage_s"]) if "outage_s" in row else None
+        outage_s = seconds(where, "outage_s", row["outage_s"]) if "outage_s" in row else None
         if outage_s == 0:
             raise ConfigError(f"{where}outage_s = 0: must be above 0 s")
         if outage_s is None and "up" not in row and "down" not in row:
@@ -118,7 +114,9 @@ def read(rows: Any, folder: Path, clients: int | None = None) -> list[Entry]:
                 f"{where}at_s = {at_s:g}: says nothing of the link; add up, down or outage_s "
                 "(up = {} is the profile's own again)"
             )
-        named = _clients(where, row["clients"], clients) if "clients" in row and clients else None
+        named = None
+        if "clients" in row and clients:
+            named = tuple(client_numbers(where, row["clients"], clients))
         entries.append(
             Entry(number, at_s, row.get("up"), row.get("down"), outage_s or 0.0, named, folder)
         )
@@ -192,18 +190,39 @@ def _cut(direction: Direction) -> Direction:
     return msgspec.structs.replace(direction, outage=True)
 
 
-def _seconds(where: str, key: str, value: Any) -> float:
+def seconds(where: str, key: str, value: Any) -> float:
+    """A moment of a run, or how long something lasts there.
+
+    Raises:
+        ConfigError: naming where, key, value and what would be right.
+    """
     if not is_number(value) or not 0 <= value <= MAX_S:
         missing = " (it is missing)" if value is None else ""
         raise ConfigError(f"{where}{key} = {value!r}: must be 0 to {MAX_S:.0f} seconds{missing}")
     return round(float(value), 6)
 
 
-def _clients(where: str, value: Any, clients: int) -> tuple[int, ...]:
+def client_numbers(where: str, value: Any, clients: int) -> list[int]:
+    """Whom an entry names, counted from 1.
+
+    Raises:
+        ConfigError: naming where, the value and what would be right.
+    """
     right = f"must be a list of client numbers, 1 to {clients}"
     if not isinstance(value, list) or not value:
         raise ConfigError(f"{where}clients = {value!r}: {right}")
-    for number in value:
-        if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= clients:
-            raise ConfigError(f"{where}clients = {value!r}: {number!r} is no client; {right}")
-    return tuple(value)
+    found = [client_number(number, clients) for number in value]
+    for number, said in zip(found, value, strict=True):
+        if number is None:
+            raise ConfigError(f"{where}clients = {value!r}: {said!r} is no client; {right}")
+    return [number for number in found if number is not None]
+
+
+def client_number(value: Any, clients: int) -> int | None:
+    """A whole number from 1 to ``clients``, be it 3, 3.0 or "3.0" as spreadsheets write it."""
+    if isinstance(value, str):
+        if not re.fullmatch(r"[0-9]{1,9}(\.0*)?", value):
+            return None
+        value = float(value)
+    whole = is_number(value) and value == int(value) and 1 <= value <= clients
+    return int(value) if whole else None

@@ -6,15 +6,20 @@ millisecond (Netravali et al., "Mahimahi: Accurate Record-and-Replay for HTTP", 
 
 import bisect
 import functools
-from pathlib import Path
+import re
 
 import msgspec
 
+from testbed import outside
 from testbed.config_error import ConfigError
+from testbed.naming import mark
 
 OPPORTUNITY_BYTES = 1500
 """What one chance carries: bytes of IP packets, without the Ethernet header."""
 MAX_OPPORTUNITIES = 2_000_000
+MAX_MS = 1_000_000_000
+"""As long as a run may last."""
+MARK_DIGITS = 16
 STEP_MS = 100
 DIGITS = 6
 """Of milliseconds: sums of seconds are as exact."""
@@ -34,6 +39,11 @@ class Trace(msgspec.Struct, frozen=True):
     def mean_kbit(self) -> float:
         """Mean rate over a period, in kbit/s of IP packets."""
         return 8 * OPPORTUNITY_BYTES * len(self.opportunities_ms) / self.period_ms
+
+    @property
+    def mark(self) -> str:
+        """What tells it from other traces, wherever they are."""
+        return mark(self.opportunities_ms, MARK_DIGITS)
 
     def steps(self, step_ms: int = STEP_MS) -> list[tuple[float, float]]:
         """The trace as rates that hold for a while: (from this ms of the period, kbit/s).
@@ -84,23 +94,21 @@ def load(path: str) -> Trace:
     Raises:
         ConfigError: naming the file, the line, its text and what would be right.
     """
-    try:
-        lines = Path(path).read_text(encoding="ascii").splitlines()
-    except OSError as error:
-        raise ConfigError(f"trace {path}: cannot read it: {error.strerror}") from error
-    except UnicodeDecodeError:
-        raise ConfigError(
-            f"trace {path}: is not text; a Mahimahi trace has one integer millisecond a line"
-        ) from None
+    lines = outside.text(path, "trace").rstrip().splitlines()
     if len(lines) > MAX_OPPORTUNITIES:
         raise ConfigError(f"trace {path}: {len(lines)} lines; at most {MAX_OPPORTUNITIES}")
     found: list[int] = []
     for number, line in enumerate(lines, start=1):
         text = line.strip()
-        if not text.isdigit() or len(text) > 12:
+        if not re.fullmatch("[0-9]{1,12}", text):
             raise ConfigError(
                 f"trace {path}: line {number}: {text[:40]!r}: must be a whole number of "
                 "milliseconds, one a line"
+            )
+        if int(text) > MAX_MS:
+            raise ConfigError(
+                f"trace {path}: line {number}: {text}: must be at most {MAX_MS} ms, as long as a "
+                "run may last"
             )
         if found and int(text) < found[-1]:
             raise ConfigError(

@@ -12,9 +12,10 @@ from nodes.bench import compare, plan
 from nodes.bench.conduct import INTERRUPTED, Outcome, claimed, conduct
 from nodes.bench.plan import Bench, Cell
 from nodes.bench.progress import Lines, LiveTable
-from testbed import files
+from testbed import files, mix, outside
 from testbed.config import RunConfig, choose, convert
 from testbed.config_error import ConfigError
+from testbed.naming import slug
 from testbed.terminal import Output
 
 
@@ -38,13 +39,16 @@ def bench(
     # 1. Everything is checked before the first run starts.
     asked = _asked(preset, methods, axes, repeat, run)
     cells = plan.cells(asked)
+    read: dict[str, str] = {}
     for cell in cells:
-        _check(cell.config)
-    folder = Path(out or Path("results") / f"bench-{Path(preset).stem if preset else 'own'}")
+        read |= _check(cell.config)
+    folder = outside.expanded(
+        out or f"results/bench-{slug(Path(preset).stem) if preset else 'own'}"
+    )
     # 2. The runs.
     budget_s = None if budget_minutes is None else 60 * budget_minutes
     with contextlib.ExitStack() as owned:
-        owned.enter_context(claimed(folder, asked))
+        owned.enter_context(claimed(folder, asked, read))
         output.result("results", folder)
         output.say(f"{len(cells)} runs")
         live = output.console.is_terminal
@@ -91,7 +95,10 @@ def _asked(
     if preset is not None:
         asked = plan.load(preset)
     else:
-        asked = plan.checked(Bench(rows=[plan.row(text) for text in methods]), "--methods")
+        asked = plan.checked(
+            Bench(rows=[plan.row(each) for text in methods for each in mix.listed(text)]),
+            "--methods",
+        )
     options = {**asked.run.get("options", {}), **run.pop("options", {})}
     shared = {**asked.run, **run, **({"options": options} if options else {})}
     changed = {key: value for key, value in axes.items() if value}
@@ -100,16 +107,22 @@ def _asked(
     return convert({**msgspec.to_builtins(asked), "run": shared, **changed}, Bench, "the flags")
 
 
-def _check(config: RunConfig) -> None:
-    """What `launch` would refuse, as far as it can be known without building a network."""
+def _check(config: RunConfig) -> dict[str, str]:
+    """What `launch` would refuse, as far as it can be known without building a network.
+
+    Returns digests of the files that the run's links are read from.
+    """
     from nodes.program import FineTuning
     from testbed import access
+    from testbed.profiles import load
 
     profiles = access.client_links(config)
     import methods as known
 
     choose("method", config.method, known.names())
     FineTuning(config, len(profiles))
+    server = [] if config.server_profile is None else [load(config.server_profile)]
+    return access.files(config, [*profiles, *server])
 
 
 def _together(asked: Bench, outcomes: list[Outcome]) -> list[compare.Group]:

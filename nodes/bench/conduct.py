@@ -17,7 +17,7 @@ import msgspec
 
 from nodes.bench.plan import Bench, Cell
 from nodes.bench.progress import Course, Progress, last_line
-from testbed import files
+from testbed import access, files
 from testbed.child import Child
 from testbed.config import write
 from testbed.config_error import ConfigError
@@ -54,13 +54,16 @@ class Interrupted(Exception):
 
 
 @contextlib.contextmanager
-def claimed(folder: Path, bench: Bench) -> Iterator[None]:
+def claimed(folder: Path, bench: Bench, read: dict[str, str]) -> Iterator[None]:
     """Have the bench's folder, new or as the same bench left it, for ourselves.
+
+    ``read``: digests of the files that its links are read from, which are a part of it.
 
     Raises:
         ConfigError: it cannot be written, belongs to another bench, or is in use.
     """
-    text = msgspec.json.format(msgspec.json.encode(bench), indent=2)
+    whole = {**msgspec.to_builtins(bench), "files": read}
+    text = msgspec.json.format(msgspec.json.encode(whole), indent=2)
     path = folder / "bench.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,12 +82,23 @@ def claimed(folder: Path, bench: Bench) -> Iterator[None]:
         before = file.read().strip()
         if before and before != text:
             raise ConfigError(
-                f"--out {folder}: holds another bench's runs; name another folder, or remove it"
+                f"--out {folder}: holds {_others(before, whole)}; name another folder, or remove it"
             )
         if not before:
             file.write(text + b"\n")
             file.flush()
         yield
+
+
+def _others(before: bytes, whole: dict[str, Any]) -> str:
+    """Whose runs a folder holds: not those of ``whole``."""
+    with contextlib.suppress(msgspec.DecodeError, AttributeError):
+        found = msgspec.json.decode(before)
+        read = found.pop("files", {})
+        if found == {name: value for name, value in whole.items() if name != "files"}:
+            wrong = access.differing(read, whole["files"])
+            return f"this bench's runs over other links ({wrong})"
+    return "another bench's runs"
 
 
 def conduct(

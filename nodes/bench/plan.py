@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
-from testbed.config import RunConfig, convert
+from testbed import naming, outside
+from testbed.config import RunConfig, convert, option_value
 from testbed.config_error import ConfigError, closest
 
 PRESETS = Path(__file__).parent / "presets"
 MOST_RUNS = 10_000
-Name = Annotated[str, msgspec.Meta(pattern=r"^[\w.,=+() -]{1,60}$")]
+MARK_DIGITS = 8
+Name = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f]{1,120}$")]
 
 
 class Paper(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,16 +79,11 @@ def load(name: str) -> Bench:
     Raises:
         ConfigError: naming the file, the field and what would be right.
     """
-    path = PRESETS / f"{name}.toml" if name in presets() else Path(name)
+    path = PRESETS / f"{name}.toml" if name in presets() else outside.expanded(name)
     if not path.suffix and not path.exists():
         near = closest(name, presets()) or "."
         raise ConfigError(f"unknown preset {name!r}{near} Known: {', '.join(presets())}.")
-    try:
-        values = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no TOML file: {error}") from error
+    values = outside.toml(path, "preset")
     return checked(convert(values, Bench, str(path)), str(path))
 
 
@@ -121,7 +118,7 @@ def cells(bench: Bench) -> list[Cell]:
         count *= len(axis)
     if count > MOST_RUNS:
         raise ConfigError(f"these are {count} runs, at most {MOST_RUNS} are possible; take fewer")
-    return [_cell(bench, *chosen) for chosen in itertools.product(*axes)]
+    return _told_apart([_cell(bench, *chosen) for chosen in itertools.product(*axes)])
 
 
 def _cell(
@@ -139,7 +136,19 @@ def _cell(
     parts = [row.name, config.profile, f"{config.clients}c" if config.clients else None]
     parts += [f"seed{config.seed}", f"run{repeat + 1}" if bench.repeat > 1 else None]
     name = "-".join(part for part in parts if part)
-    return Cell("".join(c if c.isalnum() or c in "-.=" else "_" for c in name), row, config)
+    return Cell(name, row, config)
+
+
+def _told_apart(cells: list[Cell]) -> list[Cell]:
+    """The same with names that are folders', of which no two are alike even without case."""
+    folders = [naming.slug(cell.id) for cell in cells]
+    counts = Counter(folder.casefold() for folder in folders)
+    return [
+        msgspec.structs.replace(cell, id=folder)
+        if folder == cell.id and counts[folder.casefold()] == 1
+        else msgspec.structs.replace(cell, id=f"{folder}@{naming.mark(cell.id, MARK_DIGITS)}")
+        for cell, folder in zip(cells, folders, strict=True)
+    ]
 
 
 def row(text: str) -> Row:
@@ -154,9 +163,6 @@ def row(text: str) -> Row:
         key, equals, value = option.partition("=")
         if not equals or not key:
             raise ConfigError(f"--methods {text!r}: write METHOD:OPTION=VALUE, not {option!r}")
-        try:
-            found[key] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            found[key] = value
+        found[key] = option_value(value)
     name = " ".join((method, *options))
     return convert({"name": name, "run": {"method": method, "options": found}}, Row, "--methods")

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from testbed import mix
 from testbed import profiles as shipped
 from testbed.calibration.conduct import Job, conduct
 from testbed.calibration.judge import judge
@@ -14,7 +15,6 @@ from testbed.calibration.probes import Schedule
 from testbed.calibration.row import Row
 from testbed.calibration.sizing import CLIENTS
 from testbed.config import choose
-from testbed.config_error import ConfigError
 from testbed.links import Backend, choice
 from testbed.profiles import LinkProfile
 from testbed.topology import plan
@@ -53,17 +53,13 @@ def named(texts: tuple[str, ...]) -> list[LinkProfile]:
         ConfigError: a profile that does not load.
     """
     found: list[LinkProfile] = []
-    for piece in (piece.strip() for text in texts for piece in text.split(",")):
-        name, _, count = piece.rpartition(":")
-        if piece == ALL:
+    for name in (piece.name for text in texts for piece in mix.parse(text)):
+        if name == ALL:
             found += [shipped.load(one) for one in shipped.names()]
         else:
-            found.append(shipped.load(name if name and count.strip().isdigit() else piece))
-    by_name: dict[str, LinkProfile] = {}
-    for profile in found:
-        if by_name.setdefault(profile.name, profile) != profile:
-            raise ConfigError(f"profile {profile.name!r}: two files have that name; rename one")
-    return list(by_name.values())
+            found.append(shipped.load(name))
+    # Files of the same link have one name, whoever wrote them.
+    return list({profile.name: profile for profile in found}.values())
 
 
 def calibrate(

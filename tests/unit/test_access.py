@@ -1,5 +1,6 @@
 """From a configuration to its clients' links: mixes, positions, schedules, and their quarrels."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,10 @@ def test_without_a_word_it_is_the_default() -> None:
 
 
 def test_a_mix_or_positions_give_the_clients(folder: Path) -> None:
-    assert names(profile="wifi:1,own.toml:2") == ["wifi", "own", "own"]
-    assert names(positions="walk.toml") == names(positions="walk.toml", clients=2) == ["walk"] * 2
+    wifi, own, again = names(profile="wifi:1,own.toml:2")
+    assert wifi == "wifi" and own == again and re.fullmatch("own@[0-9a-f]{6}", own)
+    walk = names(positions="walk.toml")
+    assert walk == names(positions="walk.toml", clients=2) and walk[0].startswith("walk@")
 
 
 def test_profile_and_positions_together_are_refused(folder: Path) -> None:
@@ -101,11 +104,14 @@ def test_a_schedule_is_for_all_clients_or_those_it_names(folder: Path) -> None:
 def test_two_schedules_for_one_client_are_refused(folder: Path) -> None:
     text = refusal(profile="wifi:1,scheduled.toml:2", schedule="some.toml")
     assert text.startswith(
-        "some.toml: schedule entry 1: client 2 has a schedule already, that of scheduled; "
+        "some.toml: schedule entry 1: client 2 has a schedule already, that of scheduled@"
     )
     # A station that moves has one, too; one that stands does not.
     assert "that of walk" in refusal(positions="walk.toml", schedule="all.toml")
-    assert names(profile="scheduled.toml:1,wifi:1", schedule="some.toml") == ["scheduled", "wifi"]
+    assert names(profile="scheduled.toml:1,wifi:1", schedule="some.toml") == [
+        profiles.load("scheduled.toml").name,
+        "wifi",
+    ]
 
 
 def test_a_mistake_in_a_step_names_the_file(folder: Path) -> None:
@@ -143,16 +149,23 @@ def test_what_is_written_is_the_same_run_from_anywhere(
     assert client_links(again) == links
     assert repeatable(again) == again
     if config.server_profile:
-        assert profiles.load(again.server_profile or "").name == "scheduled"
+        assert profiles.load(again.server_profile or "").name.startswith("scheduled@")
 
 
-def test_a_path_that_a_mix_could_not_hold_stays_as_it_is(
+def test_a_path_with_a_mixs_own_marks_is_quoted(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     awkward = folder / "a,b:c"
     awkward.mkdir()
     monkeypatch.chdir(awkward)
-    assert profiles.absolute_mix("own.toml:2,wifi:1") == "own.toml:2,wifi:1"
+    for name in ("own.toml", "x.up"):
+        (awkward / name).write_text((folder / name).read_text())
+    again = profiles.absolute_mix("own.toml:2,wifi:1")
+    assert again == f'"{awkward}/own.toml":2,wifi:1'
+    monkeypatch.chdir("/")
+    assert [one.name[:4] for one in profiles.parse_mix(again)] == ["own@", "own@", "wifi"]
+    # Unquoted too, where the file is there.
+    assert profiles.parse_mix(f"{awkward}/own.toml:2,wifi:1") == profiles.parse_mix(again)
 
 
 def test_stations_that_stand_take_a_schedule(folder: Path) -> None:

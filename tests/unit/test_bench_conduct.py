@@ -71,13 +71,23 @@ def test_nothing_begins_after_the_budget(launch: None, tmp_path: Path) -> None:
 
 
 def test_the_folder_of_another_bench_is_refused(tmp_path: Path) -> None:
-    with claimed(tmp_path / "out", Bench(rows=[GOOD])):
+    with claimed(tmp_path / "out", Bench(rows=[GOOD]), {}):
         pass
-    with claimed(tmp_path / "out", Bench(rows=[GOOD])):
+    with claimed(tmp_path / "out", Bench(rows=[GOOD]), {}):
         pass
     with (
         pytest.raises(ConfigError, match="holds another bench's runs"),
-        claimed(tmp_path / "out", Bench(rows=[BAD])),
+        claimed(tmp_path / "out", Bench(rows=[BAD]), {}),
+    ):
+        pass
+
+
+def test_the_same_bench_over_edited_files_is_refused(tmp_path: Path) -> None:
+    with claimed(tmp_path / "out", Bench(rows=[GOOD]), {"site.toml": "ab", "x.trace": "cd"}):
+        pass
+    with (
+        pytest.raises(ConfigError, match=r"other links \(site\.toml is not what it was\)"),
+        claimed(tmp_path / "out", Bench(rows=[GOOD]), {"site.toml": "ef", "x.trace": "cd"}),
     ):
         pass
 
@@ -85,9 +95,9 @@ def test_the_folder_of_another_bench_is_refused(tmp_path: Path) -> None:
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
     bench = Bench(rows=[GOOD])
     with (
-        claimed(tmp_path, bench),
+        claimed(tmp_path, bench, {}),
         pytest.raises(ConfigError, match="another bench is at work"),
-        claimed(tmp_path, bench),
+        claimed(tmp_path, bench, {}),
     ):
         pass
 
@@ -96,7 +106,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
         pytest.raises(ConfigError, match="name a folder you can write"),
-        claimed(tmp_path / "file", Bench(rows=[GOOD])),
+        claimed(tmp_path / "file", Bench(rows=[GOOD]), {}),
     ):
         pass
 

@@ -54,7 +54,7 @@ def test_what_is_no_run_is_refused(bench: Bench, reason: str) -> None:
         ("[[rows]]\nname = 'a'\n[[rows]]\nname = 'a'", "two rows are called 'a'"),
         ("baseline = 'b'\n[[rows]]\nname = 'a'", "baseline = 'b': must be one of a"),
         ("tilte = 'x'\n[[rows]]\nname = 'a'", "unknown field 'tilte': did you mean title"),
-        ("no toml", "is no TOML file"),
+        ("no toml", "is not TOML"),
     ],
 )
 def test_a_file_that_is_no_bench_is_refused(tmp_path: Path, text: str, reason: str) -> None:
@@ -68,7 +68,7 @@ def test_a_file_that_is_no_bench_is_refused(tmp_path: Path, text: str, reason: s
 def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
     with pytest.raises(ConfigError, match=r"'digit': did you mean digits.*fedpeft-table"):
         load("digit")
-    with pytest.raises(ConfigError, match=r"/nowhere/x\.toml: No such file"):
+    with pytest.raises(ConfigError, match=r"/nowhere/x\.toml: cannot read it: No such file"):
         load("/nowhere/x.toml")
 
 
@@ -89,3 +89,21 @@ def test_a_row_from_a_flag() -> None:
     )
     with pytest.raises(ConfigError, match="write METHOD:OPTION=VALUE, not 'rank'"):
         row("fedpeft:rank")
+
+
+def test_no_two_runs_have_one_folder() -> None:
+    rows = [Row("lr 0.1"), Row("lr_0.1"), Row("LR_0.1")]
+    places = ["lab 1.toml", "lab_1.toml", "a/lab_1.toml", "a_lab_1.toml", "ü" * 120 + ".toml"]
+    found = [cell.id for cell in cells(Bench(rows=rows, profiles=places))]
+    assert len({name.casefold() for name in found}) == len(found) == 15
+    assert all(len(name.encode()) < 200 and "/" not in name for name in found)
+    assert found == [cell.id for cell in cells(Bench(rows=rows, profiles=places))]
+
+
+def test_a_plain_name_is_its_folder() -> None:
+    assert [cell.id for cell in cells(Bench(rows=[Row("a")], profiles=["4g"]))] == ["a-4g-seed0"]
+
+
+def test_options_are_numbers_however_they_are_written() -> None:
+    found = row("fedpeft:a=.01:b=1e-3:c=+1:d=True:e='5':f=bias:g=0x").run["options"]
+    assert found == {"a": 0.01, "b": 0.001, "c": 1, "d": True, "e": "5", "f": "bias", "g": "0x"}

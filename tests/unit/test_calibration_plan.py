@@ -289,10 +289,11 @@ def test_profiles_are_named_once_each_in_any_of_the_ways() -> None:
         named(("4g,",))
 
 
-def test_two_files_of_one_name_could_not_be_told_apart(tmp_path) -> None:
+def test_two_files_of_one_name_are_told_apart(tmp_path) -> None:
     text = (profiles.PROFILE_DIR / "3g.toml").read_text()
-    (tmp_path / "3g.toml").write_text(text)
-    assert [one.name for one in named(("3g", f"{tmp_path}/3g.toml"))] == ["3g"]
-    (tmp_path / "3g.toml").write_text(text.replace("768", "769"))
-    with pytest.raises(ConfigError, match="two files have that name"):
-        named(("3g", f"{tmp_path}/3g.toml"))
+    for place, rate in (("a", "768"), ("b", "769"), ("c", "769")):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "3g.toml").write_text(text.replace("768", rate))
+    found = named(("3g", *(f"{tmp_path}/{place}/3g.toml" for place in "abc")))
+    assert [one.up.rate_kbit for one in found] == [768, 768, 769]
+    assert len({one.name for one in found}) == 3 and found[0].name == "3g"

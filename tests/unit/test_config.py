@@ -158,19 +158,19 @@ def test_a_wrong_flag_names_field_and_value() -> None:
 )
 def test_a_file_that_is_no_toml_is_refused(tmp_path: Path, text: str) -> None:
     file = file_of(tmp_path, text)
-    assert refusal(file).startswith(f"{file} is no TOML file: ")
+    assert refusal(file).startswith(f"{file}: is not TOML: ")
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_bytes(b"\xff\xfe\0")
-    assert refusal(file).startswith(f"{file} is no TOML file: ")
+    assert refusal(file) == f"--config {file}: is UTF-16; save it as UTF-8"
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     absent = tmp_path / "absent.toml"
-    assert refusal(absent) == f"--config {absent}: No such file or directory"
-    assert refusal(tmp_path) == f"--config {tmp_path}: Is a directory"
+    assert refusal(absent) == f"--config {absent}: cannot read it: No such file or directory"
+    assert refusal(tmp_path) == f"--config {tmp_path}: cannot read it: Is a directory"
 
 
 def test_a_missing_field_without_a_default_is_named() -> None:

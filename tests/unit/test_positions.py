@@ -114,7 +114,7 @@ def test_a_station_that_begins_out_of_range_can_join_at_its_edge() -> None:
 def test_a_files_name_is_its_links(tmp_path: Path) -> None:
     file = tmp_path / "park.toml"
     file.write_text(POINT + "[[station]]\nposition = [1, 1]\n" * 2)
-    assert [profile.name for profile in positions.load(file)] == ["park", "park"]
+    assert [profile.name for profile in positions.load(file)] == ["park@3ce6b8"] * 2
 
 
 # Mistakes
@@ -138,8 +138,8 @@ def test_a_files_name_is_its_links(tmp_path: Path) -> None:
         (POINT.replace("[0, 0, 0]", "[0]"), ("access_point.position = [0]: must be [x, y, z]",)),
         (POINT.replace("100", "20000"), ("range_m = 20000: must be above 0 m, at most 10000",)),
         (POINT.replace("100", "9" * 400), (": must be above 0 m, at most 10000",)),
-        ("step_s = 0\n" + POINT, ("step_s = 0: must be above 0 s",)),
-        ("step_s = '1s'\n" + POINT, ("step_s = '1s': must be above 0 s",)),
+        ("step_s = 0\n" + POINT, ("step_s = 0: must be 0.001 to 1000000 s",)),
+        ("step_s = '1s'\n" + POINT, ("step_s = '1s': must be 0.001 to 1000000 s",)),
         (POINT + "[[station]]", ("station 1: says nothing; write position = [x, y, z] or",)),
         (
             POINT + "[[station]]\nposition = [1, 1]\n[[station]]\nposition = [1, 1]\npath = []",

@@ -68,6 +68,17 @@ def test_a_run_that_did_not_say_which_data_it_had_goes_on(tmp_path: Path) -> Non
     run.close()
 
 
+def test_edited_links_are_refused(tmp_path: Path) -> None:
+    began = {"own.toml": "12", "x.trace": "34"}
+    run = killed(tmp_path, files=began)
+    again = Resumption(run, CONFIG, ["client-1"])
+    again.check_files({"files": dict(began)})
+    for now in (began | {"x.trace": "56"}, {"own.toml": "12"}):
+        with pytest.raises(ConfigError, match=r"x\.trace is not what it was, when the run began"):
+            again.check_files({"files": now})
+    run.close()
+
+
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [

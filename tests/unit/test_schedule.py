@@ -244,12 +244,14 @@ def refusal(file: Path, text: str, clients: int = 3) -> str:
 def test_an_entry_may_be_for_some_clients(tmp_path: Path) -> None:
     file = tmp_path / "s.toml"
     file.write_text(
-        "schedule = [{ at_s = 1, outage_s = 1, clients = [1, 3] }, { at_s = 1, outage_s = 2 }]"
+        "schedule = [{ at_s = 1, outage_s = 1, clients = [1.0, 3] }, { at_s = 1, outage_s = 2 }]"
     )
     assert [entry.clients for entry in schedule.load(file, 3)] == [(1, 3), None]
 
 
-@pytest.mark.parametrize("clients", ["[4]", "[0]", "[-1]", "[1.0]", "[true]", '["client-1"]'])
+@pytest.mark.parametrize(
+    "clients", ["[4]", "[0]", "[-1]", "[1.5]", "[1e308]", "[true]", '["client-1"]']
+)
 def test_an_unknown_client_is_told_the_numbers(tmp_path: Path, clients: str) -> None:
     file = tmp_path / "s.toml"
     row = f"schedule = [{{ at_s = 1, outage_s = 1, clients = {clients} }}]"

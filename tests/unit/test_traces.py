@@ -74,7 +74,7 @@ def test_a_file_that_is_no_text_or_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent: cannot read it: No such file"):
         traces.load(str(tmp_path / "absent"))
     (tmp_path / "binary").write_bytes(b"\xff\n")
-    with pytest.raises(ConfigError, match=r"binary: is not text"):
+    with pytest.raises(ConfigError, match=r"binary: line 1: is not UTF-8 text"):
         traces.load(str(tmp_path / "binary"))
 
 
