@@ -130,8 +130,9 @@ def test_a_station_that_moves_has_its_link_changed(runs):
     assert rates[0.05] == pytest.approx(11_000 * 1.01**-30, abs=0.1)
     # Training may end before the walk does.
     assert [event["at_s"] for event in shaped] == [0.05, 0.1, 0.15, 0.2][: len(shaped)]
-    assert walk.summary["profile"] == "walk"
-    assert [client["profile"] for client in walk.summary["per_client"]] == ["walk", "walk"]
+    link = walk.summary["profile"]
+    assert link.startswith("walk@")
+    assert [client["profile"] for client in walk.summary["per_client"]] == [link, link]
 
 
 REFUSED = {
