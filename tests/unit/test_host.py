@@ -3,36 +3,11 @@
 from typing import Any
 
 import pytest
-from test_summary import RUN, at, finished
+from made_events import RUN, at
+from made_host import CALM, ROUND_S, made, real
 
 from testbed import host
 from testbed.summary import Tally
-
-ROUND_S = 2.0
-CALM = {"lateness_p99_ms": 0.3}
-
-
-def made(
-    *rows: dict[str, Any],
-    mode: str = "real",
-    device: str | None = None,
-    dilation: float = 1.0,
-    rounds: int = 2,
-) -> dict[str, Any]:
-    """The summary of a run whose nodes computed so."""
-    tally = Tally()
-    facts = {"compute": mode, "device_class": device, "dilation": dilation}
-    tally.take({"t": 0.0, "node": "supervisor", **RUN, **facts})
-    for number in range(1, rounds + 1):
-        tally.take(at(number, "server", "round_started", round=number))
-        tally.take(finished(number, number, ROUND_S))
-    for row in rows:
-        tally.take({"t": 9, "event": "computed", "round": 1, **row})
-    return tally.summary()
-
-
-def real(node: str, cpu_s: float, late_s: float | None, ratio: float = 1.0) -> dict[str, Any]:
-    return {"node": node, "cpu_s": cpu_s, "device_s": ratio * cpu_s, "late_s": late_s}
 
 
 def test_a_machine_that_kept_up_passes_and_says_who_was_nearest() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from made_events import RUN, at, finished
 
 from testbed import record
 from testbed.config_error import ConfigError
@@ -29,25 +30,6 @@ ROUND = {
     *("round", "seconds", "compute_s", "transfer_s", "wait_s", "bytes", "metrics"),
     *("clients_ok", "clients_failed"),
 }
-
-RUN = {
-    "event": "run",
-    "run_id": "20251121-4g-2",
-    "command": "cli.py launch",
-    "method": "fedpeft",
-    "model": "vit-glyphs",
-    "dataset": "digits",
-    "profile": "4g",
-    "seed": 7,
-    "client_names": ["client-1", "client-2"],
-    "client_profiles": ["4g", "3g"],
-    "config": {"rounds": 2},
-    "environment": {"cores": 2},
-}
-
-
-def at(t: float, node: str, event: str, **fields: Any) -> dict[str, Any]:
-    return {"t": t, "node": node, "event": event, **fields}
 
 
 def message(
@@ -88,11 +70,6 @@ def wire(number: int | None, *clients: tuple[int, int], drops: int = 0) -> dict[
     rows = [[[9, 999, 9, 9], [9, 999, 9, 9]]]
     rows += [[[1, up, drops, 1], [1, down, 2 * drops, 3]] for up, down in clients]
     return at(0, "supervisor", "wire", round=number, counters=rows)
-
-
-def finished(number: int, t: float, seconds: float, **fields: Any) -> dict[str, Any]:
-    facts = {"metrics": {}, "clients_ok": 2, "clients_failed": 0} | fields
-    return at(t, "server", "round", round=number, seconds=seconds, **facts)
 
 
 def tally_of(*events: dict[str, Any]) -> Tally:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_host import CALM, made, real
+from made_host import CALM, made, real
 
 from nodes import trial
 from testbed.config import MAX_DILATION, RunConfig
