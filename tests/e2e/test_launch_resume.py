@@ -97,7 +97,8 @@ def test_a_killed_run_ends_as_an_undisturbed_one(launch, case):
 
 def test_a_killed_asynchronous_run_goes_on(launch):
     flags = ("--method=fedbuff", "--set=buffer_size=2", "--rounds=8", "--set=local_epochs=8")
-    run = launch(*SMALL, *flags)
+    calm = ("--partition=iid", "--set=learning_rate=0.003")
+    run = launch(*SMALL, *flags, *calm)
     kill_after(run, "wire", round=4)
     summary = outcome(launch(resume=run.folder))
     (again,) = summary["resumed"]
