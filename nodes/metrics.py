@@ -1,4 +1,4 @@
-"""What a method says of its model, as floats; NaN stands for what is not one finite number.
+"""What a method says of its model, as floats; NaN stands for what is not one number of use.
 
 A record has null in its place, for JSON knows no NaN.
 """
@@ -9,6 +9,8 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from testbed.units import LARGEST
 
 Metrics = dict[str, float]
 
@@ -40,4 +42,4 @@ def _number(value: Any) -> float:
         number = float(value.item() if hasattr(value, "item") else value)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         return math.nan
-    return number if math.isfinite(number) else math.nan
+    return number if abs(number) <= LARGEST else math.nan

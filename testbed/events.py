@@ -8,11 +8,13 @@ required, and they are passed on.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, BinaryIO, Literal
 
 import msgspec
 
+from testbed import units
 from testbed.ideal import Access
 from testbed.links.qdisc import Installed
 from testbed.profiles import MAX_CLIENTS
@@ -33,12 +35,14 @@ Nanoseconds = Annotated[int, _Meta(ge=-(2**62), le=2**62)]
 Whole = Annotated[int, _Meta(ge=-(2**62), le=2**62)]
 Seconds = Annotated[float, _Meta(ge=0, le=1e12)]
 Figure = Annotated[float, _Meta(ge=-1e18, le=1e18)]
-Metric = Annotated[float, _Meta(ge=-1e300, le=1e300)]
+Metric = Annotated[float, _Meta(ge=-units.LARGEST, le=units.LARGEST)]
+Setting = Annotated[float, _Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
 Number = Annotated[int, _Meta(ge=0, le=MOST_ROUNDS)]
 """Of a round; 0 is before the first."""
 Metrics = dict[str, Metric | None]
 """None: it was no finite number."""
 Scalar = bool | Whole | Metric | str | None
+Option = bool | Whole | Setting | str | None
 Facts = dict[str, Scalar | list[Any] | dict[str, Any]]
 Verdict = Literal["pass", "fail", "skipped"]
 Way = tuple[Count, Count, Count, Count]
@@ -106,7 +110,7 @@ class _Any(msgspec.Struct, kw_only=True):
 class _Run(_Any):
     client_names: Annotated[list[str], _Meta(max_length=MAX_CLIENTS)]
     client_profiles: list[str]
-    config: dict[str, Scalar | list[Scalar] | dict[str, Scalar]]
+    config: dict[str, Option | list[Option] | dict[str, Option]]
     origin_ns: Nanoseconds | None = None
     run_id: str | None = None
     command: str | None = None

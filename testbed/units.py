@@ -1,5 +1,8 @@
 """Numbers as people read them."""
 
+LARGEST = 1e300
+"""A number that a page can still draw: the difference of two such is a float too."""
+
 
 def human_seconds(seconds: float) -> str:
     """ "3.2 s", "12 min", "4.1 h" """

@@ -119,6 +119,13 @@ def test_a_run_whose_every_update_is_refused_fails_at_once_and_not_at_its_limits
     assert any(reason.startswith("it refused: ") for reason in reasons)
 
 
+def test_an_option_of_any_size_leaves_a_record_that_can_be_read(launch):
+    run = launch("--links=loopback", *PAIR, "--set=learning_rate=1e308", "--rounds=1")
+    assert failed(run).startswith("no update was taken in the round; the first: client-")
+    assert (run.folder / "report.html").is_file() and (run.folder / "trace.json").is_file()
+    assert "Damaged" not in run.stdout + run.stderr
+
+
 def test_a_client_that_stalls_is_missed_and_may_come_back(launch, best_links):
     limit_s = 4
     run = launch(best_links, "--rounds=2", f"--round-timeout={limit_s}", *PAIR)

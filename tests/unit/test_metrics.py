@@ -44,7 +44,7 @@ def test_whatever_is_one_number_is_a_float(value: Any, number: float) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        *(math.nan, math.inf, -math.inf, None, "0.5", b"1", 10**400, 1j, [0.5], {}),
+        *(math.nan, math.inf, -math.inf, 1e305, -1e305, None, "0.5", b"1", 10**400, 1j, [0.5], {}),
         *(np.float64("nan"), np.zeros(2), torch.tensor(math.nan), torch.zeros(2)),
         torch.zeros(1, device="meta"),
     ],
