@@ -28,9 +28,9 @@ from typing import Any  # noqa: E402
 
 import click  # noqa: E402
 
-from testbed import terminal  # noqa: E402
 from testbed.config_error import ConfigError  # noqa: E402
-from testbed.text import visible  # noqa: E402
+from testbed.report import terminal  # noqa: E402
+from testbed.report.text import visible  # noqa: E402
 
 FAILED_EXIT = 1
 USAGE_EXIT = 2
@@ -57,7 +57,7 @@ class _File(click.Path):
 
 def _options(values: tuple[str, ...]) -> dict[str, Any]:
     """``rank=4`` to {"rank": 4}: numbers and true/false as in TOML, anything else is text."""
-    from testbed.config import option_value
+    from testbed.run.config import option_value
 
     found: dict[str, Any] = {}
     for text in values:
@@ -80,7 +80,7 @@ def _offers(kind: str) -> Callable[[click.Context, click.Parameter, str], list[A
     """What completes a value of this kind in a shell."""
 
     def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
-        from nodes import completion
+        from experiments.commands import completion
 
         return completion.offer(kind, incomplete)
 
@@ -378,7 +378,7 @@ def launch(
         from testbed.report.tensorboard import check
 
         check()
-    from nodes import launch as launching
+    from experiments import launch as launching
 
     if resume is not None:
         given = {"config": config, "options": options or None, **flags}
@@ -394,7 +394,7 @@ def launch(
 
 def _list(context: click.Context, option: click.Parameter, value: str | None) -> list[Any]:
     """ "0,1,2" to a list, numbers where the option is of numbers."""
-    from testbed import mix
+    from testbed.network import mix
 
     found = mix.listed(value or "")
     if option.metavar == "N,...":
@@ -483,7 +483,7 @@ def bench(
       python cli.py bench --methods=fedavg --methods=fedpeft --profiles=4g,wifi --seeds=0,1,2
       python cli.py bench --preset=fedpeft-table --profiles=ethernet --device-class=server
     """
-    from nodes.bench import command
+    from experiments.commands import bench as command
 
     run = {name: value for name, value in flags.items() if value is not None}
     if options:
@@ -632,8 +632,8 @@ def results(out: Path, output: terminal.Output) -> None:
 def profiles(context: click.Context, output: terminal.Output) -> None:
     """List the link profiles; `profiles show NAME` prints one."""
     if context.invoked_subcommand is None:
-        from testbed import profiles as links
-        from testbed import report_profiles as report
+        from testbed.network import profiles as links
+        from testbed.report import profiles as report
 
         found = [links.load(name) for name in links.names()]
         output.show(report.listing(found), [report.row(profile) for profile in found])
@@ -644,8 +644,8 @@ def profiles(context: click.Context, output: terminal.Output) -> None:
 @_says()
 def show(name: str, output: terminal.Output) -> None:
     """One profile: its numbers, where each comes from, and what it can carry."""
-    from testbed import report_profiles as report
-    from testbed.profiles import load
+    from testbed.network.profiles import load
+    from testbed.report import profiles as report
 
     profile = load(name)
     if not output.as_json:
@@ -690,7 +690,7 @@ def calibrate(names: tuple[str, ...], links: str, seconds: float, output: termin
       python cli.py calibrate --profile=all --links=userspace --json
     """
     from testbed.calibration import measure, report
-    from testbed.links import LinkError
+    from testbed.links.interface import LinkError
 
     profiles = measure.named(names)
     try:
@@ -709,7 +709,7 @@ def doctor(output: terminal.Output) -> None:
     """Say what this machine can do, and how to close each gap."""
     import msgspec
 
-    from testbed import doctor as checks
+    from testbed.machine import doctor as checks
 
     findings = checks.examine()
     output.show(checks.table(findings), msgspec.to_builtins(findings))
@@ -746,7 +746,7 @@ def _complain(text: str) -> None:
 
 def _status() -> int:
     if "COMP_WORDS" in os.environ:
-        from nodes import completion
+        from experiments.commands import completion
 
         completion.register()
     try:

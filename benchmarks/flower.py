@@ -36,18 +36,20 @@ import torch
 from peers import FOLDER, NoPeer, environment, version
 from torch import nn
 
-from methods.averaging import WeightedMean
-from methods.local import load_trainable, trainable_state
+from methods.shared.averaging import WeightedMean
+from methods.shared.local_training import load_trainable, trainable_state
 from nodes.client import participate
 from nodes.compute import Real
 from nodes.server import serve
-from testbed.channel import Channel
-from testbed.child import Child
-from testbed.config import RunConfig
-from testbed.direction import Direction
-from testbed.links import Network, namespaces, userspace
-from testbed.profiles import LinkProfile
-from testbed.topology import Node, Plan, plan
+from testbed.links.interface import Network
+from testbed.links.linux import namespaces
+from testbed.links.userspace import backend as userspace
+from testbed.network.direction import Direction
+from testbed.network.profiles import LinkProfile
+from testbed.network.topology import Node, Plan, plan
+from testbed.processes.channel import Channel
+from testbed.processes.child import Child
+from testbed.run.config import RunConfig
 
 FLOWER = "flwr>=1.41"
 PORT, RUNTIME_PORT = 8000, 9100

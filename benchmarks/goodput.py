@@ -23,15 +23,17 @@ import table
 import torch
 from link import WAIT_S, quiet, stand
 
-from testbed import congestion, profiles
-from testbed.channel import Channel
-from testbed.child import Child
-from testbed.direction import Direction
-from testbed.links import choice, namespaces
-from testbed.profiles import LinkProfile
-from testbed.topology import Node, plan
-from testbed.transport import ClientTransport, ServerTransport
-from testbed.wire import Message, encode_tensors
+from testbed.links import choice
+from testbed.links.linux import namespaces
+from testbed.network import profiles
+from testbed.network.direction import Direction
+from testbed.network.profiles import LinkProfile
+from testbed.network.topology import Node, plan
+from testbed.processes.channel import Channel
+from testbed.processes.child import Child
+from testbed.transport import congestion
+from testbed.transport.sockets import ClientTransport, ServerTransport
+from testbed.transport.wire import Message, encode_tensors
 
 MESSAGES = 20
 AT_ONCE_KBIT = 60_000.0

@@ -20,14 +20,15 @@ import click
 import table
 import torch
 
-from testbed.channel import Channel
-from testbed.child import Child
-from testbed.links import Endpoint, Network, choice
-from testbed.probing import listen
-from testbed.profiles import load
-from testbed.topology import Node, Plan, plan
-from testbed.transport import ClientTransport, ServerTransport
-from testbed.wire import encode_tensors
+from testbed.links import choice
+from testbed.links.interface import Endpoint, Network
+from testbed.network.profiles import load
+from testbed.network.topology import Node, Plan, plan
+from testbed.probing.timestamps import listen
+from testbed.processes.channel import Channel
+from testbed.processes.child import Child
+from testbed.transport.sockets import ClientTransport, ServerTransport
+from testbed.transport.wire import encode_tensors
 
 MESSAGE_BYTES = 1_000_000
 PINGS = 200
@@ -42,7 +43,7 @@ def stand(network: Network, node: Node) -> Endpoint:
     """Enter the node's namespaces, if it has any."""
     endpoint = network.endpoint(node)
     if endpoint.namespaces:
-        from testbed.links.namespaces import enter
+        from testbed.links.linux.namespaces import enter
 
         enter(endpoint.namespaces)
     return endpoint

@@ -23,12 +23,14 @@ import click
 import psutil
 import table
 
-from testbed.channel import Channel
-from testbed.child import Child
-from testbed.direction import Direction
-from testbed.links import Network, namespaces, userspace
-from testbed.profiles import LinkProfile, load
-from testbed.topology import Node, Plan, plan
+from testbed.links.interface import Network
+from testbed.links.linux import namespaces
+from testbed.links.userspace import backend as userspace
+from testbed.network.direction import Direction
+from testbed.network.profiles import LinkProfile, load
+from testbed.network.topology import Node, Plan, plan
+from testbed.processes.channel import Channel
+from testbed.processes.child import Child
 
 PORT = 7000
 WARM_S = 3.0

@@ -21,7 +21,7 @@ from typing import TextIO
 import click
 import table
 
-from testbed import meter
+from testbed.metering import meter
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"

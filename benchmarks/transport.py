@@ -35,11 +35,11 @@ import torch
 import zmq
 from peers import FOLDER, NoPeer, environment
 
-from testbed import heap
-from testbed.channel import Channel
-from testbed.child import Child
-from testbed.transport import ClientTransport, ServerTransport
-from testbed.wire import encode_tensors
+from testbed.processes import heap
+from testbed.processes.channel import Channel
+from testbed.processes.child import Child
+from testbed.transport.sockets import ClientTransport, ServerTransport
+from testbed.transport.wire import encode_tensors
 
 HOST = "127.0.0.1"
 WAIT_S = 120.0

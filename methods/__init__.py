@@ -16,7 +16,7 @@ What a method file holds:
 one purpose, ``testbed.seeds.derive`` gives each a stream. Torch's, numpy's and Python's own
 generators are seeded likewise in every node before its class is made.
 
-Server and Client last as long as the run, and a killed run goes on from what ``nodes.snapshot``
+Server and Client last as long as the run, and a killed run goes on from what ``nodes.checkpoint``
 kept of both after each round. What lasts in them from one round to the next must therefore be what
 it knows: modules and optimizers that ``__init__`` has made, generators, tensors, numbers, text,
 containers of these, and objects of classes in ``methods``. It says so where something is not.
@@ -54,13 +54,13 @@ containers of these, and objects of classes in ``methods``. It says so where som
     transfers cannot end within its limits is refused before a node starts.
 ``client_flops(config, model, image)`` (optional)
     Floating-point operations of a client's part in a round for each sample that it has, by
-    ``methods.flops``; ``image`` is a batch of one. Counted once, before the nodes are forked.
+    ``methods.shared.flops``; ``image`` is a batch of one. Counted once, before nodes are forked.
 ``fixed_flops(config, model, image)`` (optional)
     The same of what it does however many samples it has, such as with public images.
 
-``methods.local.trainable_state`` is what a model learns: its trainable parameters, and buffers such
-as those of batch normalisation. A buffer that no client changes is best not persistent: it is not
-sent then.
+``methods.shared.local_training.trainable_state`` is what a model learns: its trainable
+parameters, and buffers such as those of batch normalisation. A buffer that no client changes is
+best not persistent: it is not sent then.
 
 A fleet and a peer are all that a method sees of the network: no sockets, clocks or namespaces.
 Split training talks to one client at a time (``send``, ``receive``), averaging to all at once
@@ -78,9 +78,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 if TYPE_CHECKING:  # Naming the methods must not cost the seconds that torch takes to import.
     from torch import Tensor
 
-    from testbed.wire import Detail, Message
+    from testbed.transport.wire import Detail, Message
 
-_NOT_METHODS = {"__init__", "local", "averaging", "flops"}
+_NOT_METHODS = {"__init__"}
 
 
 class Shard(NamedTuple):

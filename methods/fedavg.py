@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from methods import Fleet, Peer, Shard, flops, privacy
-from methods.averaging import Training
-from methods.local import accuracy_and_loss, learnt, load_trainable, trainable_state
+from methods import Fleet, Peer, Shard, privacy
+from methods.shared import flops
+from methods.shared.averaging import Training
+from methods.shared.local_training import accuracy_and_loss, learnt, load_trainable, trainable_state
 
 if TYPE_CHECKING:
-    from testbed.wire import Message
+    from testbed.transport.wire import Message
 
 
 class Config(privacy.Options, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -22,8 +22,8 @@ import msgspec
 from torch import Tensor, nn
 
 from methods import Fleet, Peer, Shard, fedpeft
-from methods.averaging import WeightedMean
-from methods.local import learnt, load_trainable, trainable_state
+from methods.shared.averaging import WeightedMean
+from methods.shared.local_training import learnt, load_trainable, trainable_state
 
 asynchronous = True
 

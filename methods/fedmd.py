@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods import Fleet, Peer, Shard, distillation
-from methods.cutting import Part
 from methods.distillation import Labels, Public, adam, classes, digest
-from methods.local import accuracy_and_loss, train
+from methods.shared.local_training import accuracy_and_loss, train
+from methods.split_model import Part
 
 
 class Config(distillation.PublicImages, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -23,7 +23,7 @@ from typing import Annotated, Literal
 import msgspec
 from torch import nn
 
-from methods import Shard, fedavg, privacy, tuning
+from methods import Shard, fedavg, peft, privacy
 
 
 class Config(fedavg.Config, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -43,31 +43,31 @@ class Config(fedavg.Config, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.learning_rate is None:
-            own = tuning.load(self.variant).LEARNING_RATE[self.optimizer]
+            own = peft.load(self.variant).LEARNING_RATE[self.optimizer]
             msgspec.structs.force_setattr(self, "learning_rate", own)
 
 
 def check(config: Config, model: nn.Module) -> None:
     """Raises ValueError where the model lacks what the variant or the privacy needs."""
-    tuning.load(config.variant).check(model)
+    peft.load(config.variant).check(model)
     privacy.check(config, model)
 
 
 def adapt(config: Config, model: nn.Module) -> nn.Module:
     """What the variant adds is in the model, and all that is not sent is frozen."""
-    return privacy.prepare(config, tuning.load(config.variant).adapt(config, model))
+    return privacy.prepare(config, peft.load(config.variant).adapt(config, model))
 
 
 class Server(fedavg.Server):
     def __init__(self, config: Config, model: nn.Module, shard: Shard, seed: int) -> None:
         super().__init__(config, model, shard, seed)
-        self.kind = tuning.load(config.variant).KIND
+        self.kind = peft.load(config.variant).KIND
 
 
 class Client(fedavg.Client):
     def __init__(self, config: Config, model: nn.Module, shard: Shard, seed: int) -> None:
         super().__init__(config, model, shard, seed)
-        self.kind = tuning.load(config.variant).KIND
+        self.kind = peft.load(config.variant).KIND
 
 
 check_samples = fedavg.check_samples

@@ -23,10 +23,11 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from methods import Fleet, Peer, Shard, distillation, flops
+from methods import Fleet, Peer, Shard, distillation
 from methods.distillation import Labels, Public, adam, classes, digest, kd_loss
-from methods.local import accuracy_and_loss, train
-from methods.tuning import lora
+from methods.peft import lora
+from methods.shared import flops
+from methods.shared.local_training import accuracy_and_loss, train
 from testbed.seeds import derive
 
 

@@ -41,17 +41,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods import Fleet, Missed, Peer, Shard, flops
-from methods.averaging import WeightedMean
-from methods.cutting import Part, cut, size, tokens_of
-from methods.cutting.exchange import Batch, batches, serve, sizes, train_on
-from methods.local import (
+from methods import Fleet, Missed, Peer, Shard
+from methods.shared import flops
+from methods.shared.averaging import WeightedMean
+from methods.shared.local_training import (
     EVALUATION_BATCH,
     accuracy_and_loss,
     learnt,
     load_trainable,
     trainable_state,
 )
+from methods.split_model import Part, cut, size, tokens_of
+from methods.split_model.exchange import Batch, batches, serve, sizes, train_on
 
 Rate = Annotated[float, msgspec.Meta(gt=0)]
 

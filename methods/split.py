@@ -27,10 +27,11 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from methods import Fleet, Missed, Peer, Shard, averaging, fedavg, flops
-from methods.cutting import Cut, cut, size, tokens_of
-from methods.cutting.exchange import batches, serve, sizes, train_on
-from methods.local import accuracy_and_loss, learnt, load_trainable, trainable_state
+from methods import Fleet, Missed, Peer, Shard, fedavg
+from methods.shared import averaging, flops
+from methods.shared.local_training import accuracy_and_loss, learnt, load_trainable, trainable_state
+from methods.split_model import Cut, cut, size, tokens_of
+from methods.split_model.exchange import batches, serve, sizes, train_on
 from testbed.seeds import derive
 
 

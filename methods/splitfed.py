@@ -30,11 +30,11 @@ import msgspec
 from torch import Tensor, nn
 
 from methods import Fleet, Missed, Shard, fedavg, split
-from methods.averaging import WeightedMean
-from methods.cutting import Part, tokens_of
-from methods.cutting.exchange import serve, sizes
-from methods.cutting.turns import Arrival, AtOnce, Drawn, Turns
-from methods.local import accuracy_and_loss, load_trainable, trainable_state
+from methods.shared.averaging import WeightedMean
+from methods.shared.local_training import accuracy_and_loss, load_trainable, trainable_state
+from methods.split_model import Part, tokens_of
+from methods.split_model.exchange import serve, sizes
+from methods.split_model.order import Arrival, AtOnce, Drawn, Turns
 from testbed.seeds import derive
 
 

@@ -5,16 +5,17 @@ from typing import Protocol
 from torch import Tensor
 
 from methods import Peer as MethodPeer
+from nodes.checkpoint.store import Keeper
 from nodes.compute import Compute
 from nodes.fleet import METRICS
 from nodes.metrics import numbers
 from nodes.peer import Overtaken, Peer, Refused, Stopped
-from nodes.states import Keeper
-from testbed import heap, meter
-from testbed.channel import Channel
-from testbed.config import RunConfig
-from testbed.drops import Condensed
-from testbed.transport import ClientTransport, Neighbours, Timeout
+from testbed.metering import meter
+from testbed.processes import heap
+from testbed.processes.channel import Channel
+from testbed.record.drops import Condensed
+from testbed.run.config import RunConfig
+from testbed.transport.sockets import ClientTransport, Neighbours, Timeout
 
 
 class MethodClient(Protocol):

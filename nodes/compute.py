@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from methods import flops
+from methods.shared import flops
 from testbed import clock
 from testbed.seeds import derive
-from testbed.wire import Message
+from testbed.transport.wire import Message
 
 NOISE_VALUES = 1 << 23
 """Random numbers that all nodes of a run share; more than any weight of a ViT-L/16 has."""

@@ -13,8 +13,8 @@ from nodes.checks import difference
 from nodes.compute import Compute, Real
 from testbed import clock
 from testbed.seeds import derive
-from testbed.transport import Report, ServerTransport, Unreachable
-from testbed.wire import MAX_DETAILS, MAX_TEXT, Detail, Message, encode_tensors
+from testbed.transport.sockets import Report, ServerTransport, Unreachable
+from testbed.transport.wire import MAX_DETAILS, MAX_TEXT, Detail, Message, encode_tensors
 
 HELLO = "hello"
 WELCOME = "welcome"

@@ -15,8 +15,8 @@ import sys
 import traceback
 from collections.abc import Iterator
 
-from testbed import meter
-from testbed.channel import Channel
+from testbed.metering import meter
+from testbed.processes.channel import Channel
 
 LEAST_MB = 3.0
 """With this no client of any method trains the smallest model."""

@@ -11,8 +11,8 @@ from nodes.checks import difference
 from nodes.compute import Compute, Real
 from nodes.fleet import ABSENT, HELLO, REFUSED, STOP, WELCOME
 from testbed import clock
-from testbed.transport import SERVER, ClientTransport, Report, Timeout
-from testbed.wire import MAX_TEXT, Detail, Message
+from testbed.transport.sockets import SERVER, ClientTransport, Report, Timeout
+from testbed.transport.wire import MAX_TEXT, Detail, Message
 
 FIRST_ANSWER_S = 2.0
 """How long the first hello waits for its answer; each further one waits twice as long."""

@@ -14,31 +14,36 @@ from torch import Tensor
 
 import methods
 from methods import Shard
-from methods.local import warm_up
-from nodes import data, memory, models
+from methods.shared.local_training import warm_up
+from nodes import memory
+from nodes.allreduce.client import ReducingClient
+from nodes.allreduce.server import ReducingServer
+from nodes.checkpoint import Json, Snapshot
+from nodes.checkpoint.store import Keeper, Start
 from nodes.client import participate
 from nodes.compute import Compute, Modelled, noise
 from nodes.device_classes import flops_per_s, memory_mb, of_clients
 from nodes.peer import AMONG_CLIENTS
-from nodes.reducing.client import ReducingClient
-from nodes.reducing.server import ReducingServer
 from nodes.server import Past, serve
-from nodes.snapshot import Json, Snapshot
-from nodes.states import Keeper, Start
-from nodes.stretched import STEP_IMAGES, Stretched, host_flops_per_s
-from testbed import clock, gloo, heap, host, meter
-from testbed.channel import Channel
-from testbed.config import (
+from nodes.throttled_compute import STEP_IMAGES, Stretched, host_flops_per_s
+from nodes.workload import data, models
+from testbed import clock
+from testbed.config_error import ConfigError
+from testbed.fidelity import host_load
+from testbed.metering import meter
+from testbed.network.topology import PORT, Node, client_address, client_name
+from testbed.processes import heap
+from testbed.processes.channel import Channel
+from testbed.run.config import (
     DEFAULT_DEVICE_CLASS,
     DEFAULT_SERVER_CLASS,
     RunConfig,
     choose,
     convert,
 )
-from testbed.config_error import ConfigError
-from testbed.feasible import Traffic
+from testbed.run.feasible import Traffic
 from testbed.seeds import derive
-from testbed.topology import PORT, Node, client_address, client_name
+from testbed.transport import gloo
 
 MIN_SAMPLES = 8
 """Every client gets at least as many."""
@@ -308,7 +313,7 @@ class FineTuning:
             raise ConfigError(
                 f"{fastest} trains {1 / ratio:.3g} times as fast as a core here, which reaches "
                 f"{(self._host_rate or 0) / 1e9:.3g} GFLOP/s on {self._run.model}: "
-                f"--dilation=auto, or at least {host.rounded_up(1.1 / ratio):g}"
+                f"--dilation=auto, or at least {host_load.rounded_up(1.1 / ratio):g}"
             )
 
 

@@ -12,15 +12,17 @@ import msgspec
 from torch import Tensor, nn
 
 from methods import Fleet as MethodFleet
+from nodes.checkpoint.store import Keeper
 from nodes.compute import Compute
 from nodes.fleet import METRICS, Fleet
 from nodes.metrics import Metrics, mean, numbers
-from nodes.states import Keeper
-from testbed import clock, heap, meter
-from testbed.channel import Channel
-from testbed.config import RunConfig
-from testbed.drops import Condensed
-from testbed.transport import ServerTransport
+from testbed import clock
+from testbed.metering import meter
+from testbed.processes import heap
+from testbed.processes.channel import Channel
+from testbed.record.drops import Condensed
+from testbed.run.config import RunConfig
+from testbed.transport.sockets import ServerTransport
 
 Result = TypeVar("Result")
 ALIKE = 0.01

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from testbed.links import namespaces, userspace
+from testbed.links.linux import namespaces
+from testbed.links.userspace import backend as userspace
 
 POLL_S = 0.01
 

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods import Fleet, Peer, flops
-from methods.averaging import WeightedMean
-from methods.local import EVALUATION_BATCH
+from methods import Fleet, Peer
+from methods.shared import flops
+from methods.shared.averaging import WeightedMean
+from methods.shared.local_training import EVALUATION_BATCH
 from testbed.seeds import derive
 
 KIND = "logits"

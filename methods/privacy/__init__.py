@@ -23,8 +23,8 @@ import msgspec
 import torch
 from torch import nn
 
-from methods.averaging import Training
-from methods.local import learnt
+from methods.shared.averaging import Training
+from methods.shared.local_training import learnt
 
 
 class Options(Training, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from methods import Fleet, Shard
-from methods.averaging import WeightedMean
-from methods.local import train
+from methods.shared.averaging import WeightedMean
+from methods.shared.local_training import train
 
 if TYPE_CHECKING:
     from methods.fedavg import Config
-    from testbed.wire import Message
+    from testbed.transport.wire import Message
 
 
 class Mean(Protocol):

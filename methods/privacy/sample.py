@@ -26,7 +26,7 @@ from methods.privacy.budget import Budget
 
 if TYPE_CHECKING:
     from methods.fedavg import Config
-    from testbed.wire import Message
+    from testbed.transport.wire import Message
 
 AT_ONCE = 32
 """Samples whose gradients are held at the same time."""

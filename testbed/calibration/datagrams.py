@@ -16,10 +16,10 @@ from typing import Any
 
 from testbed.calibration.probes import Pings, Stream
 from testbed.calibration.sizing import PROBE_BYTES
-from testbed.channel import Channel
-from testbed.links import Network
-from testbed.probing import leave_unchecked, open_datagrams, timestamp_ns
-from testbed.topology import Node
+from testbed.links.interface import Network
+from testbed.network.topology import Node
+from testbed.probing.timestamps import leave_unchecked, open_datagrams, timestamp_ns
+from testbed.processes.channel import Channel
 
 READY = {"ready": True}
 Body = Callable[[Channel], dict[str, Any]]

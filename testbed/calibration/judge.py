@@ -1,9 +1,9 @@
 """What was seen of a profile, held against it: one Row a gate. Pure."""
 
 from testbed.calibration import judge_delay, judge_line, judge_shares
+from testbed.calibration.gates import Row
+from testbed.calibration.observations import Seen
 from testbed.calibration.probes import WAYS, Schedule
-from testbed.calibration.row import Row
-from testbed.calibration.seen import Seen
 from testbed.calibration.side import BOTH, Side
 
 

@@ -6,14 +6,14 @@ Medians within 1 ms or 2 %, standard deviations within 10 %.
 import math
 import statistics
 
-from testbed.calibration.interval import Z
-from testbed.calibration.line import frame_ms
+from testbed.calibration.confidence import Z
+from testbed.calibration.gates import Row
+from testbed.calibration.link_timing import frame_ms
 from testbed.calibration.plan import PINGS_WITH_JITTER
-from testbed.calibration.row import Row
 from testbed.calibration.side import NO_PACKETS, Side
 from testbed.calibration.sizing import PROBE_BYTES
-from testbed.direction import Direction
-from testbed.probeable import why_not_exact_delay
+from testbed.network.direction import Direction
+from testbed.probing.probeable import why_not_exact_delay
 
 DELAY_TOLERANCE = 0.02
 LEAST_TOLERANCE_MS = 1.0

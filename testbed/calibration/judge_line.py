@@ -8,16 +8,17 @@ import statistics
 
 import msgspec
 
-from testbed.calibration import figures
-from testbed.calibration.line import frame_ms, queue_ms
+from testbed.calibration import statistics as figures
+from testbed.calibration.gates import Row
+from testbed.calibration.link_timing import frame_ms, queue_ms
+from testbed.calibration.observations import Arrived
 from testbed.calibration.probes import Stream
-from testbed.calibration.row import Row
-from testbed.calibration.seen import Arrived
 from testbed.calibration.side import NO_PACKETS, Side
 from testbed.calibration.sizing import CLIENTS, PROBE_BYTES
-from testbed.direction import FRAME_BYTES, MTU_BYTES, SEGMENT_BYTES
-from testbed.links.mathis import caps_kbit
-from testbed.probeable import (
+from testbed.network.direction import FRAME_BYTES, MTU_BYTES, SEGMENT_BYTES
+from testbed.network.profiles import LinkProfile
+from testbed.network.tcp_cap import caps_kbit
+from testbed.probing.probeable import (
     is_too_fast,
     lost_share,
     lost_words,
@@ -27,7 +28,6 @@ from testbed.probeable import (
     why_not_stream,
     why_not_tcp,
 )
-from testbed.profiles import LinkProfile
 
 RATE_TOLERANCE = 0.02
 TOGETHER_TOLERANCE = 0.03

@@ -5,14 +5,14 @@ Shares lie inside the 99 % interval of their sample, counted bytes within 0.5 %.
 
 from msgspec.structs import replace
 
-from testbed.calibration import figures, interval
+from testbed.calibration import confidence, statistics
+from testbed.calibration.gates import Row
+from testbed.calibration.observations import Arrived
 from testbed.calibration.probes import Stream
-from testbed.calibration.row import Row
-from testbed.calibration.seen import Arrived
 from testbed.calibration.side import NO_PACKETS, Side
 from testbed.calibration.sizing import PROBE_BYTES
-from testbed.direction import FRAME_OVERHEAD_BYTES
-from testbed.probeable import lost_share, payload_share, why_not_overtaken, why_not_share
+from testbed.network.direction import FRAME_OVERHEAD_BYTES
+from testbed.probing.probeable import lost_share, payload_share, why_not_overtaken, why_not_share
 
 BYTES_TOLERANCE = 0.005
 MOST_DROPPED = 0.1
@@ -65,11 +65,11 @@ def _loss(side: Side, stream: Stream, arrived: Arrived) -> Row:
     chance = direction.mean_loss_percent / 100 * (1 - direction.duplicate_percent / 100)
     headers = direction.corrupt_percent / 100 * (1 - payload_share(stream.packet_bytes))
     if direction.gilbert_elliott is not None:
-        low, high = interval.chain(sent, direction.gilbert_elliott)
+        low, high = confidence.chain(sent, direction.gilbert_elliott)
         high += headers * sent
     else:
-        low, _ = interval.binomial(sent, chance)
-        _, high = interval.binomial(sent, chance + headers)
+        low, _ = confidence.binomial(sent, chance)
+        _, high = confidence.binomial(sent, chance + headers)
     notes = [f"{arrived.overflowed} overran the receiver's socket"] if arrived.overflowed else []
     notes += [f"{dropped} more met a full queue"] if dropped else []
     return _within(side, "loss", chance, sent - came, sent, (low, high), "; ".join(notes))
@@ -89,8 +89,8 @@ def _reordered(side: Side, stream: Stream, arrived: Arrived) -> Row:
     if reason is not None:
         return side.unmeasured("reordering", reason)
     chance, came = side.direction.reorder_percent / 100, len(set(arrived.numbers))
-    limits = interval.binomial(came, chance)
-    count = len(figures.overtaking(arrived.numbers))
+    limits = confidence.binomial(came, chance)
+    count = len(statistics.overtaking(arrived.numbers))
     return _within(side, "reordering", chance, count, came, limits, "of those that came")
 
 
@@ -99,7 +99,7 @@ def _duplicates(side: Side, stream: Stream, arrived: Arrived) -> Row:
     or hit by a flipped bit as well."""
     survives = 1 - lost_share(side.direction, checked=True)
     chance = side.direction.duplicate_percent / 100 * survives**2
-    limits = interval.binomial(arrived.sent, chance)
+    limits = confidence.binomial(arrived.sent, chance)
     return _within(side, "duplicates", chance, _twice(arrived), arrived.sent, limits)
 
 
@@ -113,8 +113,8 @@ def _flipped(side: Side, stream: Stream, arrived: Arrived) -> Row:
     # Of those that come, which are fewer by what hits a header.
     shares = (payload_share(stream.packet_bytes, more) for more in (FRAME_OVERHEAD_BYTES, 0))
     least, most = (hit * share / (1 - hit * (1 - share)) for share in shares)
-    low, _ = interval.binomial(came, least)
-    _, high = interval.binomial(came, most)
+    low, _ = confidence.binomial(came, least)
+    _, high = confidence.binomial(came, most)
     note = "those in the payload, of those that came"
     return _within(side, "flipped bits", most, arrived.corrupt, came, (low, high), note)
 
@@ -138,7 +138,7 @@ def _order(side: Side) -> Row:
     for arrived in streams:
         count += len(arrived.numbers)
         if not side.direction.reorder_percent:
-            strays += len(figures.overtaking(arrived.numbers))
+            strays += len(statistics.overtaking(arrived.numbers))
         if not side.direction.duplicate_percent:
             strays += _twice(arrived)
     if not streams:

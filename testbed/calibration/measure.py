@@ -6,18 +6,19 @@ from typing import Any
 
 import msgspec
 
-from testbed import mix
-from testbed import profiles as shipped
-from testbed.calibration.conduct import Job, conduct
+from testbed.calibration.gates import Row
 from testbed.calibration.judge import judge
 from testbed.calibration.plan import schedule
 from testbed.calibration.probes import Schedule
-from testbed.calibration.row import Row
+from testbed.calibration.runner import Job, conduct
 from testbed.calibration.sizing import CLIENTS
-from testbed.config import choose
-from testbed.links import Backend, choice
-from testbed.profiles import LinkProfile
-from testbed.topology import plan
+from testbed.links import choice
+from testbed.links.interface import Backend
+from testbed.network import mix
+from testbed.network import profiles as shipped
+from testbed.network.profiles import LinkProfile
+from testbed.network.topology import plan
+from testbed.run.config import choose
 from testbed.units import human_seconds
 
 TOGETHER_KBIT = 100_000.0

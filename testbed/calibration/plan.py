@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from testbed.calibration.line import LAST_S, idle_s
+from testbed.calibration.link_timing import LAST_S, idle_s
 from testbed.calibration.probes import (
     PURPOSES,
     STAGES,
@@ -33,9 +33,9 @@ from testbed.calibration.sizing import (
     transfer,
     why_not_filled,
 )
-from testbed.direction import Direction
-from testbed.probeable import is_too_fast, why_not_singly, why_not_tcp
-from testbed.profiles import LinkProfile
+from testbed.network.direction import Direction
+from testbed.network.profiles import LinkProfile
+from testbed.probing.probeable import is_too_fast, why_not_singly, why_not_tcp
 from testbed.units import human_seconds
 
 PINGS = 100

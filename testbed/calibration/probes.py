@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from testbed.profiles import LinkProfile
+from testbed.network.profiles import LinkProfile
 
 WAYS = ("up", "down")
 STEP_S = 0.2

@@ -8,9 +8,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from testbed.calibration.gates import Row
 from testbed.calibration.measure import Calibration
-from testbed.calibration.row import Row
-from testbed.terminal import styled
+from testbed.report.terminal import styled
 
 SUMMARISED = {
     "rate, %": "rate",

@@ -2,11 +2,11 @@
 
 import msgspec
 
+from testbed.calibration.gates import Row
+from testbed.calibration.observations import Arrived, Seen
 from testbed.calibration.probes import WAYS, Schedule, Stream
-from testbed.calibration.row import Row
-from testbed.calibration.seen import Arrived, Seen
-from testbed.direction import Direction
-from testbed.probeable import explained, lost_words
+from testbed.network.direction import Direction
+from testbed.probing.probeable import explained, lost_words
 
 BOTH = "both"
 NOTHING_CAME = "nothing came through"

@@ -2,12 +2,12 @@
 
 import math
 
-from testbed.calibration.interval import bursts
-from testbed.calibration.line import LAST_S, frame_ms, full_s, idle_s, peak_kbit, queue_ms
+from testbed.calibration.confidence import bursts
+from testbed.calibration.link_timing import LAST_S, frame_ms, full_s, idle_s, peak_kbit, queue_ms
 from testbed.calibration.probes import WAYS, Pings, Stream, Transfer
-from testbed.direction import FRAME_BYTES, MTU_BYTES, Direction
-from testbed.probeable import entering, why_not_full, why_not_tcp
-from testbed.profiles import LinkProfile
+from testbed.network.direction import FRAME_BYTES, MTU_BYTES, Direction
+from testbed.network.profiles import LinkProfile
+from testbed.probing.probeable import entering, why_not_full, why_not_tcp
 
 PROBE_BYTES = 54
 """IP packet of a ping and of a packet that is only counted."""

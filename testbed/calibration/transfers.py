@@ -12,12 +12,12 @@ import time
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
 
-from testbed import congestion
 from testbed.calibration.datagrams import READY, Body
 from testbed.calibration.probes import Transfer, Trips
-from testbed.channel import Channel
-from testbed.links import Endpoint
-from testbed.probing import enter, listen
+from testbed.links.interface import Endpoint
+from testbed.probing.timestamps import enter, listen
+from testbed.processes.channel import Channel
+from testbed.transport import congestion
 
 UP, DOWN, ECHO = b"u", b"d", b"e"
 UNPACED = 0

@@ -3,8 +3,11 @@
 from typing import cast
 
 from testbed.config_error import ConfigError
-from testbed.links import Backend, loopback, netem, userspace
-from testbed.topology import Plan
+from testbed.links.interface import Backend
+from testbed.links.loopback import backend as loopback
+from testbed.links.netem import backend as netem
+from testbed.links.userspace import backend as userspace
+from testbed.network.topology import Plan
 
 BACKENDS = tuple(cast(Backend, module) for module in (netem, userspace, loopback))
 """Most faithful first."""

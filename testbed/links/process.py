@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from testbed.channel import Channel, ChannelClosed
-from testbed.child import Child, describe_exit
-from testbed.direction import Direction
-from testbed.links import Counters, LinkCounters, LinkError
+from testbed.links.interface import Counters, LinkCounters, LinkError
+from testbed.network.direction import Direction
+from testbed.processes.channel import Channel, ChannelClosed
+from testbed.processes.child import Child, describe_exit
 
 UP, DOWN = 0, 1
 FRAMES, BYTES, QUEUE_DROPS, LOSSES = range(4)

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 from testbed import files
-from testbed.config import CONFIG
 from testbed.config_error import ConfigError
 from testbed.report import curves, summaries
 from testbed.report.curves import Point
 from testbed.report.summaries import Summary
 from testbed.report.svg import number
+from testbed.run.config import CONFIG
 
 TEXTS = ("run", "where")
 """Columns that are no figures."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from testbed import files
-from testbed.text import visible
+from testbed.report.text import visible
 
 _NO_XML = re.compile("[\ufffe\uffff]")
 _VOID = ("meta",)

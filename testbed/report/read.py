@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from testbed import files, killed, spans
+from testbed import files
 from testbed.config_error import ConfigError
-from testbed.events import EVENTS, Damaged, Event
-from testbed.spans import Span
-from testbed.summary import Tally
+from testbed.record import recovery, spans
+from testbed.record.events import EVENTS, Damaged, Event
+from testbed.record.spans import Span
+from testbed.record.summary import Tally
 
 MOST_TRACEBACKS = 3
 AS_IT_SHOULD = "exited with 0"
@@ -62,7 +63,7 @@ def read(folder: Path) -> Story:
     path = folder / EVENTS
     try:
         with files.opened(path) as file, refusing(f"RUN {folder}: {EVENTS}"):
-            return gather(killed.sifted(file))
+            return gather(recovery.sifted(file))
     except OSError as error:
         raise ConfigError(
             f"RUN {folder}: cannot read {path.name} ({error.strerror}); name the folder of a run, "

@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from testbed import spans
+from testbed.record import spans
+from testbed.record.spans import SERVER
 from testbed.report import svg, timeline
 from testbed.report.html import Markup, scroll, section, table, tag
 from testbed.report.read import Round, Story
-from testbed.spans import SERVER
 
 TITLE = "What each node did when"
 KINDS = ("receive", "compute", "send", "wait")

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from testbed.events import EVENTS
+from testbed.record.events import EVENTS
 from testbed.report import curves, html, svg
 from testbed.report.html import Markup, facts, section, table, tag
 from testbed.report.read import Story, read, refusing

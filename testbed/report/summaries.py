@@ -9,7 +9,7 @@ import msgspec
 
 from testbed import files
 from testbed.config_error import ConfigError
-from testbed.events import (
+from testbed.record.events import (
     MOST_ROUNDS,
     Count,
     Environment,

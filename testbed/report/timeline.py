@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from testbed.spans import Span
+from testbed.record.spans import Span
 
 
 def columns(

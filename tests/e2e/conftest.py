@@ -11,7 +11,7 @@ import pytest
 from documented_events import undocumented
 from running import Run
 
-from testbed.links import userspace
+from testbed.links.userspace import backend as userspace
 
 Launch = Callable[..., Run]
 

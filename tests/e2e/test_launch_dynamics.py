@@ -5,7 +5,7 @@ import tomllib
 import pytest
 from running import Run
 
-from testbed.links import userspace
+from testbed.links.userspace import backend as userspace
 
 SLOW_KBIT = 800
 OUTAGE_S = 3.0

@@ -8,7 +8,7 @@ import pytest
 from documented_events import undocumented
 from running import CLI, FAST, KINDS, ROOT
 
-from testbed.links import userspace
+from testbed.links.userspace import backend as userspace
 
 CONTRACT = {
     "schema", "run_id", "command", "method", "model", "dataset", "profile", "links", "clients",

@@ -14,7 +14,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "net"), str(HERE.parent.parent)]
 import gates  # noqa: E402
 import modules  # noqa: E402
 
-from testbed.links import netem, userspace  # noqa: E402
+from testbed.links.netem import backend as netem  # noqa: E402
+from testbed.links.userspace import backend as userspace  # noqa: E402
 
 TRY_UNTIL_S = 200.0
 """No measure is repeated after this time."""

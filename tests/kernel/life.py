@@ -9,12 +9,15 @@ from typing import Any
 
 from stations import Station, echo, ping
 
-from testbed.channel import Channel
-from testbed.child import Child
-from testbed.direction import Direction
-from testbed.links import Backend, LinkError, namespaces, netem, offload, qdisc
-from testbed.profiles import LinkProfile
-from testbed.topology import plan
+from testbed.links.interface import Backend, LinkError
+from testbed.links.linux import namespaces, offload
+from testbed.links.netem import backend as netem
+from testbed.links.netem import qdisc
+from testbed.network.direction import Direction
+from testbed.network.profiles import LinkProfile
+from testbed.network.topology import plan
+from testbed.processes.channel import Channel
+from testbed.processes.child import Child
 
 LIMIT_S = 30.0
 NOBODY = 65534

@@ -14,10 +14,10 @@ from typing import Any
 from stations import Station, device_counters, send_stream, take_stream
 from traffic import UDP_PORT, Arrival, Flow, burst, echo_ms, rate_kbit, streams
 
-from testbed.direction import Direction, GilbertElliott
-from testbed.links import Backend, Counters
-from testbed.profiles import LinkProfile
-from testbed.topology import Node, plan
+from testbed.links.interface import Backend, Counters
+from testbed.network.direction import Direction, GilbertElliott
+from testbed.network.profiles import LinkProfile
+from testbed.network.topology import Node, plan
 
 SETTLE_S = 0.1
 """A shape is an order to another process; nothing says when it is done."""

@@ -3,7 +3,7 @@
 import pytest
 from uml import LIMIT_S
 
-from testbed.links.netem import NO_NETEM
+from testbed.links.netem.backend import NO_NETEM
 
 pytestmark = pytest.mark.timeout(LIMIT_S + 30)
 

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 from stations import READY, Station
 
-from testbed.channel import Channel
-from testbed.links import Network, namespaces
-from testbed.topology import Node
+from testbed.links.interface import Network
+from testbed.links.linux import namespaces
+from testbed.network.topology import Node
+from testbed.processes.channel import Channel
 
 LIMIT_S = 30.0
 SKIP_S, WINDOW_S = 0.6, 1.8

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from stations import Station
 
-from testbed.channel import Channel
-from testbed.links import Network, userspace
-from testbed.profiles import LinkProfile
-from testbed.topology import Node, Plan, plan
+from testbed.links.interface import Network
+from testbed.links.userspace import backend as userspace
+from testbed.network.profiles import LinkProfile
+from testbed.network.topology import Node, Plan, plan
+from testbed.processes.channel import Channel
 
 Build = Callable[..., tuple[Plan, Network]]
 Stand = Callable[[Network, Node, Callable[[Channel], Any]], Station]

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from testbed.channel import Channel
-from testbed.child import Child
-from testbed.links import Network, namespaces
-from testbed.topology import Node
+from testbed.links.interface import Network
+from testbed.links.linux import namespaces
+from testbed.network.topology import Node
+from testbed.processes.channel import Channel
+from testbed.processes.child import Child
 
 PORT = 7000
 LIMIT_S = 60.0

@@ -12,16 +12,18 @@ import pytest
 from msgspec.structs import replace
 
 from testbed.calibration import datagrams, judge_line
-from testbed.calibration.conduct import Job, conduct
+from testbed.calibration.gates import Row
 from testbed.calibration.judge import judge
 from testbed.calibration.plan import schedule
 from testbed.calibration.probes import Step
-from testbed.calibration.row import Row
+from testbed.calibration.runner import Job, conduct
 from testbed.calibration.side import Side
-from testbed.direction import Direction
-from testbed.links import LinkError, loopback, userspace
-from testbed.profiles import LinkProfile
-from testbed.topology import plan
+from testbed.links.interface import LinkError
+from testbed.links.loopback import backend as loopback
+from testbed.links.userspace import backend as userspace
+from testbed.network.direction import Direction
+from testbed.network.profiles import LinkProfile
+from testbed.network.topology import plan
 
 SECONDS = 13.0
 UP = Direction(rate_kbit=4000, delay_ms=30, loss_percent=5)

@@ -12,14 +12,15 @@ import captured
 import pytest
 from stations import LIMIT_S, PORT, READY, blast, collect, send_stream, take_stream
 
-from testbed import capture, pcap, retransmissions
-from testbed.capture import Capture
-from testbed.channel import Channel, ChannelClosed
-from testbed.child import Child
-from testbed.direction import Direction
-from testbed.links import Endpoint, LinkError, namespaces
-from testbed.profiles import LinkProfile
-from testbed.topology import SUBNET, plan
+from testbed.links.interface import Endpoint, LinkError
+from testbed.links.linux import namespaces
+from testbed.metering import capture, pcap, retransmissions
+from testbed.metering.capture import Capture
+from testbed.network.direction import Direction
+from testbed.network.profiles import LinkProfile
+from testbed.network.topology import SUBNET, plan
+from testbed.processes.channel import Channel, ChannelClosed
+from testbed.processes.child import Child
 
 CLEAR = LinkProfile(name="clear")
 LOSSY = LinkProfile(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed.links import namespaces
+from testbed.links.linux import namespaces
 
 pytestmark = pytest.mark.usefixtures("userspace_links", "root")
 
@@ -27,7 +27,7 @@ assert network.failure() is None
 print(network.facts)
 network.down()
 """
-PROBE = "from testbed.links import {0}; print({0}.probe())"
+PROBE = "from testbed.links.interface import {0}; print({0}.probe())"
 UNSHARE_IS_REFUSED = """
 import ctypes, struct
 def refuse(number, error):

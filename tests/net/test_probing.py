@@ -6,13 +6,14 @@ import signal
 import msgspec
 import pytest
 
-from testbed import prober
-from testbed.direction import Direction
-from testbed.links import LinkError, loopback
-from testbed.probe_paths import Arrivals
-from testbed.prober import Prober
-from testbed.profiles import LinkProfile
-from testbed.topology import Plan, plan
+from testbed.fidelity import prober
+from testbed.fidelity.paths import Arrivals
+from testbed.fidelity.prober import Prober
+from testbed.links.interface import LinkError
+from testbed.links.loopback import backend as loopback
+from testbed.network.direction import Direction
+from testbed.network.profiles import LinkProfile
+from testbed.network.topology import Plan, plan
 
 LINK = LinkProfile(
     name="asked",
@@ -101,7 +102,7 @@ def test_a_busy_host_does_not_make_a_link_wrong(build, monkeypatch):
         up = [number * gap_ns * (2 if late else 1) for number in range(50)]
         return [Arrivals([30.0], {"up": up, "down": [n // 2 for n in up]}) for _ in paths]
 
-    monkeypatch.setattr("testbed.datagram_probe.probe", probe)
+    monkeypatch.setattr("testbed.fidelity.udp_probe.probe", probe)
     assert probed(layout, network).verdict == "pass"
 
 

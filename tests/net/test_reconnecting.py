@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from testbed import transport
-from testbed.channel import Channel
-from testbed.direction import Direction
-from testbed.profiles import LinkProfile
-from testbed.transport import ClientTransport, ServerTransport, Timeout, Unreachable
+from testbed.network.direction import Direction
+from testbed.network.profiles import LinkProfile
+from testbed.processes.channel import Channel
+from testbed.transport import sockets
+from testbed.transport.sockets import ClientTransport, ServerTransport, Timeout, Unreachable
 
 CLEAR = LinkProfile(name="clear", up=Direction(delay_ms=5), down=Direction(delay_ms=5))
 CUT = Direction(outage=True)
@@ -28,8 +28,8 @@ ACKNOWLEDGED_S = 0.5
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Listeners that ask often."""
-    monkeypatch.setattr(transport, "ASK_AFTER_S", 1.0)
-    monkeypatch.setattr(transport, "ASK_EVERY_S", 1.0)
+    monkeypatch.setattr(sockets, "ASK_AFTER_S", 1.0)
+    monkeypatch.setattr(sockets, "ASK_EVERY_S", 1.0)
 
 
 def serving(address: str):

@@ -14,9 +14,9 @@ from stations import (
     take_stream,
 )
 
-from testbed.direction import SEGMENT_BYTES, Direction, GilbertElliott
-from testbed.links import spread
-from testbed.profiles import LinkProfile
+from testbed.links.userspace import receive_steering
+from testbed.network.direction import SEGMENT_BYTES, Direction, GilbertElliott
+from testbed.network.profiles import LinkProfile
 
 SETTLE_S = 20.0
 HEADERS_BYTES = 14 + 20 + 20 + 12
@@ -122,5 +122,5 @@ def test_fast_links_have_the_nodes_kernels_receive_on_other_cores(build, stand):
 
 def receiving_mask(channel):
     """The mask of this namespace's devices, "" where the kernel has none."""
-    path = Path("/proc/sys", spread.SYSCTL)
+    path = Path("/proc/sys", receive_steering.SYSCTL)
     return int(path.read_text().replace(",", ""), 16) if path.exists() else ""

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from stations import blast, collect, send_stream, take_stream
 
-from testbed.direction import Direction
-from testbed.profiles import LinkProfile
+from testbed.network.direction import Direction
+from testbed.network.profiles import LinkProfile
 
 MIB = 1 << 20
 PACKETS = 400

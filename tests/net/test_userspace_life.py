@@ -16,18 +16,20 @@ import psutil
 import pytest
 from stations import Station, device_counters, echo, ipv6_addresses, ping
 
-from testbed.channel import Channel
-from testbed.child import Child
-from testbed.direction import Direction
-from testbed.links import LinkError, namespaces, userspace
-from testbed.profiles import LinkProfile
-from testbed.topology import Plan, plan
+from testbed.links.interface import LinkError
+from testbed.links.linux import namespaces
+from testbed.links.userspace import backend as userspace
+from testbed.network.direction import Direction
+from testbed.network.profiles import LinkProfile
+from testbed.network.topology import Plan, plan
+from testbed.processes.channel import Channel
+from testbed.processes.child import Child
 
 UNLIMITED = LinkProfile(name="unlimited")
 SILENCE_S = 2.5
 """Router solicitations would come within the first second."""
 NOBODY = 65534
-PROBE = "from testbed.links import userspace; print(userspace.probe())"
+PROBE = "from testbed.links.userspace import backend as userspace; print(userspace.probe())"
 ROOT = Path(__file__).parents[2]
 
 _CLONE_NEWNS = 0x20000

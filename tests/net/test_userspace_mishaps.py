@@ -20,8 +20,8 @@ from stations import (
     take_stream,
 )
 
-from testbed.direction import Direction, GilbertElliott
-from testbed.profiles import LinkProfile
+from testbed.network.direction import Direction, GilbertElliott
+from testbed.network.profiles import LinkProfile
 
 SETTLE_S = 20.0
 ETH_P_IP = 0x0800

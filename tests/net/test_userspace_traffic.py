@@ -14,8 +14,8 @@ from stations import (
     take_stream,
 )
 
-from testbed.direction import FRAME_BYTES, Direction
-from testbed.profiles import LinkProfile
+from testbed.network.direction import FRAME_BYTES, Direction
+from testbed.network.profiles import LinkProfile
 
 UNLIMITED = LinkProfile(name="unlimited")
 SETTLE_S = 20.0

@@ -15,8 +15,8 @@ from methods import Shard
 from nodes.compute import Compute, Real
 from nodes.fleet import HELLO, STOP, WELCOME, Fleet
 from nodes.peer import Overtaken, Peer, Refused, Stopped
-from testbed.transport import Encoded, Timeout
-from testbed.wire import Header, Message, decode, encode_header, encode_tensors
+from testbed.transport.sockets import Encoded, Timeout
+from testbed.transport.wire import Header, Message, decode, encode_header, encode_tensors
 
 LIMIT_S = 60.0
 """Nothing waits it out where the code works."""

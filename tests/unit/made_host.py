@@ -4,7 +4,7 @@ from typing import Any
 
 from made_events import RUN, at, finished
 
-from testbed.summary import Tally
+from testbed.record.summary import Tally
 
 ROUND_S = 2.0
 CALM = {"lateness_p99_ms": 0.3}

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from testbed.summary import Tally
+from testbed.record.summary import Tally
 
 S = 1_000_000_000
 HOSTILE = "<script>alert(1)</script>"

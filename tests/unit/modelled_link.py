@@ -2,13 +2,13 @@
 
 import math
 
-from testbed import traces
+from testbed.calibration.observations import Arrived, Moved, Pinged, Seen
 from testbed.calibration.probes import WAYS, Pings, Schedule, Stream, Transfer, Trips
-from testbed.calibration.seen import Arrived, Moved, Pinged, Seen
 from testbed.calibration.sizing import PROBE_BYTES
-from testbed.direction import FRAME_BYTES, FRAME_OVERHEAD_BYTES, SEGMENT_BYTES, Direction
-from testbed.links import Counters, LinkCounters
-from testbed.profiles import LinkProfile
+from testbed.links.interface import Counters, LinkCounters
+from testbed.network import traces
+from testbed.network.direction import FRAME_BYTES, FRAME_OVERHEAD_BYTES, SEGMENT_BYTES, Direction
+from testbed.network.profiles import LinkProfile
 
 NOTE_MS = 10
 EPOCH_NS = 1_000_000_000_000

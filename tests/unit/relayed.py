@@ -7,11 +7,11 @@ import socket
 import struct
 import time
 
-from testbed.direction import FRAME_BYTES, SEGMENT_BYTES, Direction
-from testbed.links import loopback
-from testbed.probing import listen
-from testbed.profiles import LinkProfile
-from testbed.topology import Node, Plan
+from testbed.links.loopback import backend as loopback
+from testbed.network.direction import FRAME_BYTES, SEGMENT_BYTES, Direction
+from testbed.network.profiles import LinkProfile
+from testbed.network.topology import Node, Plan
+from testbed.probing.timestamps import listen
 
 LIMIT_S = 20.0
 FREE = Direction()

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from testbed import access, profiles
-from testbed.access import client_links, repeatable
-from testbed.config import DEFAULT_CLIENTS, DEFAULT_PROFILE, RunConfig, load, write
 from testbed.config_error import ConfigError
-from testbed.direction import Direction
-from testbed.schedule import State
+from testbed.network import profiles
+from testbed.network.direction import Direction
+from testbed.network.schedule import State
+from testbed.run import client_links as access
+from testbed.run.client_links import client_links, repeatable
+from testbed.run.config import DEFAULT_CLIENTS, DEFAULT_PROFILE, RunConfig, load, write
 
 OWN = """\
 title = "Mine"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import zmq
 
-from testbed.arrivals import Arrivals, read
+from testbed.transport.zmq_receive import Arrivals, read
 
 Pair = tuple[zmq.Socket[Any], zmq.Socket[Any]]
 

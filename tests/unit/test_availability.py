@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from testbed.availability import Away, load
 from testbed.config_error import ConfigError
-from testbed.direction import Direction
-from testbed.profiles import LinkProfile
-from testbed.schedule import State
-from testbed.topology import plan
+from testbed.network.availability import Away, load
+from testbed.network.direction import Direction
+from testbed.network.profiles import LinkProfile
+from testbed.network.schedule import State
+from testbed.network.topology import plan
 
 FOREVER = math.inf
 

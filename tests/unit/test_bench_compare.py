@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from nodes.bench.compare import Group, figures, medians, shares, table
-from nodes.bench.plan import Bench, Paper, Row
+from experiments.compare import Group, figures, medians, shares, table
+from experiments.plan import Bench, Paper, Row
 
 
 def summary(accuracies: list[float | None], seconds: float = 60.0, **extra: Any) -> dict[str, Any]:

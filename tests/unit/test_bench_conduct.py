@@ -11,10 +11,10 @@ from pathlib import Path
 import made_run
 import pytest
 
-from nodes.bench import conduct as module
-from nodes.bench.conduct import Outcome, claimed, conduct
-from nodes.bench.plan import Bench, Row, cells
-from nodes.bench.progress import Lines
+from experiments import runner as module
+from experiments.plan import Bench, Row, cells
+from experiments.progress import Lines
+from experiments.runner import Outcome, claimed, conduct
 from testbed.config_error import ConfigError
 
 LAUNCH = """
@@ -125,7 +125,7 @@ def test_a_signal_ends_the_run_and_the_bench(tmp_path: Path, number: int) -> Non
     bench = tmp_path / "bench.py"
     bench.write_text(
         "import json, pathlib, sys\n"
-        "from nodes.bench import conduct, plan, progress\n"
+        "from experiments import conduct, plan, progress\n"
         f"conduct.CLI = pathlib.Path({str(launch)!r})\n"
         "rows = [plan.Row('a'), plan.Row('b')]\n"
         "cells = plan.cells(plan.Bench(rows=rows))\n"
@@ -134,7 +134,7 @@ def test_a_signal_ends_the_run_and_the_bench(tmp_path: Path, number: int) -> Non
         "json.dump([o.reason for o in found], open(sys.argv[1], 'w'))\n"
     )
     answer = tmp_path / "answer.json"
-    environment = {**os.environ, "PYTHONPATH": str(Path(module.__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(module.__file__).parents[1])}
     process = subprocess.Popen([sys.executable, str(bench), str(answer)], env=environment)
     try:
         deadline = time.monotonic() + 30

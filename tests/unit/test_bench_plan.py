@@ -6,10 +6,10 @@ import msgspec
 import pytest
 
 import methods
-from nodes.bench.plan import Bench, Row, cells, load, presets, row
+from experiments.plan import Bench, Row, cells, load, presets, row
 from nodes.program import FineTuning
-from testbed import access
 from testbed.config_error import ConfigError
+from testbed.run import client_links
 
 TWO = [Row("one", {"method": "fedavg"}), Row("other", {"options": {"rank": 2}})]
 
@@ -77,7 +77,7 @@ def test_every_preset_is_of_runs_that_launch_takes(name: str) -> None:
     bench = load(name)
     for cell in cells(bench):
         assert cell.config.method in methods.names()
-        FineTuning(cell.config, len(access.client_links(cell.config)))
+        FineTuning(cell.config, len(client_links.client_links(cell.config)))
     # What was written can be read again: the folder of a bench holds it so.
     assert msgspec.json.decode(msgspec.json.encode(bench), type=Bench) == bench
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from nodes.bench.conduct import Outcome
-from nodes.bench.plan import Bench, Row, cells
-from nodes.bench.progress import Course, Lines, LiveTable, last_line, table
+from experiments.plan import Bench, Row, cells
+from experiments.progress import Course, Lines, LiveTable, last_line, table
+from experiments.runner import Outcome
 
 
 class Clock:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testbed.links.bursts import GSO_TYPE, VNET_BYTES, Burst, with_flipped_bit
+from testbed.links.userspace.bursts import GSO_TYPE, VNET_BYTES, Burst, with_flipped_bit
 
 VNET = struct.Struct("=BBHHHH")
 FIN, PSH, ACK, CWR = 0x01, 0x08, 0x10, 0x80

@@ -5,20 +5,20 @@ import random
 import pytest
 from scipy.stats import binom
 
-from testbed.calibration import interval
-from testbed.direction import GilbertElliott
+from testbed.calibration import confidence
+from testbed.network.direction import GilbertElliott
 
 
 @pytest.mark.parametrize("trials", [1, 20, 1000, 10_000, 200_000])
 @pytest.mark.parametrize("chance", [0.0002, 0.002, 0.05, 0.5, 0.97])
 def test_the_binomial_range_is_scipys(trials: int, chance: float) -> None:
     low, high = binom.ppf([0.005, 0.995], trials, chance)
-    assert interval.binomial(trials, chance) == (low, high)
+    assert confidence.binomial(trials, chance) == (low, high)
 
 
 def test_what_is_certain_has_no_range() -> None:
-    assert interval.binomial(1000, 0.0) == (0, 0)
-    assert interval.binomial(1000, 1.0) == (1000, 1000)
+    assert confidence.binomial(1000, 0.0) == (0, 0)
+    assert confidence.binomial(1000, 1.0) == (1000, 1000)
 
 
 BURSTS = GilbertElliott(
@@ -37,20 +37,20 @@ def losses(chain: GilbertElliott, trials: int, draws: random.Random) -> int:
 
 def test_a_chains_range_holds_99_of_100_of_its_samples() -> None:
     trials, samples, draws = 1000, 300, random.Random(5)
-    low, high = interval.chain(trials, BURSTS)
+    low, high = confidence.chain(trials, BURSTS)
     assert (low + high) / 2 == pytest.approx(trials * BURSTS.mean_loss_percent / 100)
     inside = sum(low <= losses(BURSTS, trials, draws) <= high for _ in range(samples))
     assert 0.975 * samples <= inside
     # Independent losses of the same share would scatter half as much.
-    narrow = interval.binomial(trials, BURSTS.mean_loss_percent / 100)
+    narrow = confidence.binomial(trials, BURSTS.mean_loss_percent / 100)
     assert high - low > 1.8 * (narrow[1] - narrow[0])
 
 
 def test_a_chain_without_memory_scatters_as_independent_losses_do() -> None:
     forgetful = GilbertElliott(good_to_bad_percent=10, bad_to_good_percent=90)
-    low, high = interval.chain(100_000, forgetful)
-    assert (low, high) == pytest.approx(interval.binomial(100_000, 0.1), abs=2)
+    low, high = confidence.chain(100_000, forgetful)
+    assert (low, high) == pytest.approx(confidence.binomial(100_000, 0.1), abs=2)
 
 
 def test_how_often_a_chain_turns_bad() -> None:
-    assert interval.bursts(1100, BURSTS) == pytest.approx(1100 * 0.02 * 0.2 / 0.22)
+    assert confidence.bursts(1100, BURSTS) == pytest.approx(1100 * 0.02 * 0.2 / 0.22)

@@ -8,16 +8,16 @@ import pytest
 from modelled_link import shaken_ms, through
 from msgspec.structs import replace
 
-from testbed import profiles
-from testbed.calibration import interval
+from testbed.calibration import confidence
+from testbed.calibration.gates import Row
 from testbed.calibration.judge import judge
+from testbed.calibration.observations import Arrived, Moved, Pinged, Seen
 from testbed.calibration.plan import schedule
 from testbed.calibration.probes import Schedule
-from testbed.calibration.row import Row
-from testbed.calibration.seen import Arrived, Moved, Pinged, Seen
-from testbed.direction import Direction, GilbertElliott
-from testbed.links import Counters, LinkCounters
-from testbed.profiles import LinkProfile
+from testbed.links.interface import Counters, LinkCounters
+from testbed.network import profiles
+from testbed.network.direction import Direction, GilbertElliott
+from testbed.network.profiles import LinkProfile
 
 LINE = Direction(rate_kbit=4000, delay_ms=20)
 LINK = LinkProfile(name="test", up=LINE, down=Direction(rate_kbit=8000, delay_ms=10, jitter_ms=5))
@@ -258,7 +258,7 @@ def loss_row(link: LinkProfile, lost: int) -> Row:
 
 def test_loss_holds_inside_the_interval_of_its_sample() -> None:
     link = with_up(loss_percent=0.2)
-    low, high = interval.binomial(10_000, 0.002)
+    low, high = confidence.binomial(10_000, 0.002)
     assert (low, high) == (10, 32)
     for lost, ok in ((9, False), (10, True), (20, True), (32, True), (33, False)):
         row = loss_row(link, lost)
@@ -269,7 +269,7 @@ def test_loss_holds_inside_the_interval_of_its_sample() -> None:
 
 def test_of_a_packet_and_its_copy_both_must_be_lost() -> None:
     link = with_up(loss_percent=10, duplicate_percent=50)
-    low, high = interval.binomial(10_000, 0.05)
+    low, high = confidence.binomial(10_000, 0.05)
     for lost, ok in ((low - 1, False), (low, True), (high, True), (high + 1, False)):
         assert loss_row(link, lost).ok is ok
 
@@ -331,9 +331,9 @@ def test_bytes_of_tcp_are_not_held_against_what_packets_brought() -> None:
 
 def test_loss_in_bursts_is_allowed_the_scatter_of_its_chain() -> None:
     chain = GilbertElliott(good_to_bad_percent=1, bad_to_good_percent=20)
-    low, high = interval.chain(10_000, chain)
+    low, high = confidence.chain(10_000, chain)
     link = with_up(gilbert_elliott=chain)
-    assert interval.binomial(10_000, chain.mean_loss_percent / 100)[1] < high - 50
+    assert confidence.binomial(10_000, chain.mean_loss_percent / 100)[1] < high - 50
     for lost, ok in ((low - 1, False), (low + 1, True), (high - 1, True), (high + 1, False)):
         assert loss_row(link, round(lost)).ok is ok
 
@@ -365,7 +365,7 @@ def test_nothing_overtakes_and_nothing_comes_twice_unasked() -> None:
 
 def test_shares_that_were_asked_for_hold_inside_their_interval() -> None:
     fields = {"reorder_percent": 3.0, "duplicate_percent": 3.0}
-    low, high = interval.binomial(10_000, 0.03)
+    low, high = confidence.binomial(10_000, 0.03)
     for count, ok in ((low - 1, False), (low, True), (high, True), (high + 1, False)):
         twice = [*range(10_000), *range(count)]
         judged = changed(with_up(**fields), swapped(count))
@@ -385,8 +385,8 @@ def test_a_copy_is_no_overtaker_and_an_overtaker_is_no_copy() -> None:
 def test_flipped_bits_are_those_of_the_payload() -> None:
     link = with_up(corrupt_percent=2.0)
     # Of 500 bytes 28 are headers; netem flips in 14 more.
-    low, _ = interval.binomial(10_000, 0.02 * 472 / 514)
-    _, high = interval.binomial(10_000, 0.02 * 472 / 500)
+    low, _ = confidence.binomial(10_000, 0.02 * 472 / 514)
+    _, high = confidence.binomial(10_000, 0.02 * 472 / 500)
     for count, ok in ((low - 1, False), (low, True), (high, True), (high + 1, False)):
         judged = changed(link, list(range(10_000 - count)), corrupt=count)
         assert judged["flipped bits", "up"].ok is ok

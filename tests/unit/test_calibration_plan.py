@@ -6,15 +6,15 @@ import math
 import pytest
 from msgspec.structs import replace
 
-from testbed import profiles
 from testbed.calibration import datagrams, sizing
 from testbed.calibration.measure import MOST_TOGETHER, TOGETHER_KBIT, grouped, named
 from testbed.calibration.plan import schedule
 from testbed.calibration.probes import STAGES, Pings, Schedule, Stream, Transfer
 from testbed.config_error import ConfigError
-from testbed.direction import FRAME_BYTES, Direction, GilbertElliott
-from testbed.probeable import is_too_fast
-from testbed.profiles import LinkProfile
+from testbed.network import profiles
+from testbed.network.direction import FRAME_BYTES, Direction, GilbertElliott
+from testbed.network.profiles import LinkProfile
+from testbed.probing.probeable import is_too_fast
 
 EVERY = [profiles.load(name) for name in profiles.names()]
 LONG_S = 3600.0

@@ -10,10 +10,10 @@ from msgspec.structs import replace
 
 import cli
 from testbed.calibration import measure
+from testbed.calibration.gates import Row
 from testbed.calibration.measure import Calibration
 from testbed.calibration.report import closing, number
-from testbed.calibration.row import Row
-from testbed.links import LinkError
+from testbed.links.interface import LinkError
 
 OK = Row(
     name="rate", link="4g", direction="up", expected=6300, measured=6310.4, unit="kbit/s",

@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from testbed.channel import MAX_FDS_PER_LINE, Channel, ChannelClosed
+from testbed.processes.channel import MAX_FDS_PER_LINE, Channel, ChannelClosed
 
 
 @pytest.fixture

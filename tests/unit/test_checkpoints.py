@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import ViTConfig, ViTForImageClassification, ViTModel
 
-from nodes import models
 from nodes.program import FineTuning
-from testbed.config import RunConfig
+from nodes.workload import models
 from testbed.config_error import ConfigError
+from testbed.run.config import RunConfig
 
 CONFIG = ViTConfig(
     hidden_size=32,

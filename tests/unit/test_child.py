@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from testbed import child as child_module
-from testbed.channel import Channel
-from testbed.child import Child, describe_exit, die_with_parent, watch_parent
+from testbed.processes import child as child_module
+from testbed.processes.channel import Channel
+from testbed.processes.child import Child, describe_exit, die_with_parent, watch_parent
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="a parent-death signal needs Linux")
 
@@ -163,7 +163,7 @@ def test_a_lone_fork_leaves_out_what_python_does_in_a_child():
     heard_read, heard_write = os.pipe()
     body = f"""
 import os
-from testbed.child import fork_alone
+from testbed.processes.child import fork_alone
 os.register_at_fork(after_in_child=lambda: os.write({heard_write}, b"python's "))
 for fork in (os.fork, fork_alone):
     if (pid := fork()) == 0:
@@ -181,7 +181,7 @@ def test_children_of_lone_forks_draw_different_numbers():
     heard_read, heard_write = os.pipe()
     body = f"""
 import os, random
-from testbed.child import fork_alone
+from testbed.processes.child import fork_alone
 random.seed(1)
 for _ in range(2):
     if (pid := fork_alone()) == 0:

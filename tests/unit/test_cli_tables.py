@@ -9,11 +9,13 @@ import pytest
 from click.testing import CliRunner
 
 import cli
-from testbed import doctor, profiles, report_profiles
 from testbed.config_error import ConfigError
-from testbed.direction import Direction
 from testbed.links import choice
-from testbed.report_profiles import human_seconds, transfer_s
+from testbed.machine import doctor
+from testbed.network import profiles
+from testbed.network.direction import Direction
+from testbed.report import profiles as report_profiles
+from testbed.report.profiles import human_seconds, transfer_s
 
 
 def output(*arguments: str) -> str:

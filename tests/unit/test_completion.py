@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 import methods
-from nodes import completion, data, models
-from nodes.bench import plan
+from experiments import plan
+from experiments.commands import completion
 from nodes.device_classes import CLASSES
-from testbed import profiles
+from nodes.workload import data, models
+from testbed.network import profiles
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 60

@@ -15,10 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import methods
 from methods import Shard, fedavg
-from methods.local import train
+from methods.shared.local_training import train
 from nodes.compute import Modelled, noise
-from nodes.models import ModelSpec, VisionTransformer
-from testbed.wire import Header, Message
+from nodes.workload.models import ModelSpec, VisionTransformer
+from testbed.transport.wire import Header, Message
 
 SPEC = ModelSpec(side=8, patch=4, width=8, depth=3, heads=2)
 CLASSES = 3

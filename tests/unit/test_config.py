@@ -8,12 +8,12 @@ import msgspec
 import pytest
 
 import methods
-from nodes import models
-from nodes.launch import mix_label
+from experiments.launch import mix_label
 from nodes.program import FineTuning
-from testbed.config import RunConfig, choose, convert, load, write
+from nodes.workload import models
 from testbed.config_error import ConfigError
-from testbed.profiles import parse_mix
+from testbed.network.profiles import parse_mix
+from testbed.run.config import RunConfig, choose, convert, load, write
 
 
 def file_of(folder: Path, text: str) -> Path:

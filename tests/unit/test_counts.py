@@ -9,10 +9,10 @@ from in_process import play, shards
 from torch import Tensor
 
 from methods import fedpeft
-from methods.averaging import WeightedMean
+from methods.shared.averaging import WeightedMean
 from nodes import fleet
-from nodes.models import ModelSpec, VisionTransformer
-from testbed.wire import Header, decode, encode_header, encode_tensors
+from nodes.workload.models import ModelSpec, VisionTransformer
+from testbed.transport.wire import Header, decode, encode_header, encode_tensors
 
 CLASSES = 3
 SPEC = ModelSpec(side=4, patch=2, width=16, depth=2, heads=2)

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nodes import data
-from nodes.glyphs import DIGITS, STRONG, Distortion, glyphs
+from nodes.workload import data
+from nodes.workload.glyphs import DIGITS, STRONG, Distortion, glyphs
 from testbed.config_error import ConfigError
 
 SKLEARN_DIGITS = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
@@ -236,12 +236,12 @@ def test_a_folder_is_for_photographs_alone() -> None:
 
 def test_importing_data_and_reading_digits_imports_nothing_heavy() -> None:
     script = (
-        "import sys; from nodes import data, glyphs; data.load('digits', seed=0); "
+        "import sys; from nodes.workload import data, glyphs; data.load('digits', seed=0); "
         "data.outline('cifar100', seed=0); "
         "heavy = {'torch', 'sklearn', 'scipy', 'matplotlib', 'PIL', 'datasets'}; "
         "sys.exit(bool(heavy & set(sys.modules)))"
     )
-    root = Path(data.__file__).parent.parent
+    root = Path(data.__file__).parents[2]
     subprocess.run([sys.executable, "-c", script], cwd=root, check=True)
 
 

@@ -8,17 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed import dilation, fidelity, probe_paths, profiles, traces
-from testbed.dilation import Dilated
-from testbed.direction import FRAME_BYTES, Direction, GilbertElliott
-from testbed.links import Endpoint, LinkCounters
-from testbed.links.opportunities import Opportunities
-from testbed.links.queue import LinkQueue
-from testbed.probe_paths import Arrivals
-from testbed.profiles import LinkProfile
-from testbed.schedule import State
-from testbed.topology import Node, Plan, plan
-from testbed.traces import Trace
+from testbed.fidelity import checks as fidelity
+from testbed.fidelity import paths as probe_paths
+from testbed.fidelity.paths import Arrivals
+from testbed.links.interface import Endpoint, LinkCounters
+from testbed.links.queueing.opportunities import Opportunities
+from testbed.links.queueing.queue import LinkQueue
+from testbed.network import profiles, traces
+from testbed.network.direction import FRAME_BYTES, Direction, GilbertElliott
+from testbed.network.profiles import LinkProfile
+from testbed.network.schedule import State
+from testbed.network.topology import Node, Plan, plan
+from testbed.network.traces import Trace
+from testbed.run import dilation
+from testbed.run.dilation import Dilated
 
 
 def test_rates_are_divided_times_multiplied_and_the_rest_stays() -> None:

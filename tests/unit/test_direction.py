@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testbed import direction
 from testbed.config_error import ConfigError
-from testbed.direction import FRAME_BYTES, Direction, GilbertElliott
+from testbed.network import direction
+from testbed.network.direction import FRAME_BYTES, Direction, GilbertElliott
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testbed import direction_table
 from testbed.config_error import ConfigError
-from testbed.direction import Direction, GilbertElliott
+from testbed.network import direction_table
+from testbed.network.direction import Direction, GilbertElliott
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from testbed import drops
-from testbed.drops import IN_FULL, MOST_KINDS, TELL_EVERY_S, Condensed
-from testbed.summary import Tally
+from testbed.record import drops
+from testbed.record.drops import IN_FULL, MOST_KINDS, TELL_EVERY_S, Condensed
+from testbed.record.summary import Tally
 
 
 class Case:

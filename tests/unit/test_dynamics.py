@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from testbed import ideal
-from testbed.direction import Direction, GilbertElliott
-from testbed.dynamics import Dynamics, away_since
-from testbed.links import Network
-from testbed.profiles import LinkProfile
-from testbed.schedule import State
-from testbed.topology import Node, Plan, plan
+from testbed.links.interface import Network
+from testbed.network.direction import Direction, GilbertElliott
+from testbed.network.profiles import LinkProfile
+from testbed.network.schedule import State
+from testbed.network.topology import Node, Plan, plan
+from testbed.record import ideal_rounds
+from testbed.run.dynamics import Dynamics, away_since
 
 SLOW, FAST = Direction(rate_kbit=100), Direction(rate_kbit=900)
 
@@ -131,7 +131,7 @@ def test_an_event_says_when_and_what() -> None:
         "actual_s": 2.75,
         "up": {"rate_kbit": 100, "delay_ms": 5, "outage": True},
         "down": {"gilbert_elliott": msgspec.to_builtins(bursts)},
-        "line": ideal.access(cut, Direction(gilbert_elliott=bursts)),
+        "line": ideal_rounds.access(cut, Direction(gilbert_elliott=bursts)),
     }
 
 

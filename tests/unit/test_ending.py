@@ -4,8 +4,8 @@ import pytest
 
 from nodes.program import training_samples
 from nodes.server import reaches
-from testbed.config import RunConfig
 from testbed.config_error import ConfigError
+from testbed.run.config import RunConfig
 
 
 def test_a_target_is_reached_by_the_global_model_or_else_by_the_clients_own() -> None:

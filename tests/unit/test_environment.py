@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed import meter
+from testbed.metering import meter
 
 
 def commit(folder: Path) -> str:

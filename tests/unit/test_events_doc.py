@@ -5,13 +5,13 @@ import re
 from documented_events import documented, undocumented
 from made_run import events
 
-from testbed import record
+from testbed.record import recorder
 
 
 def recorded() -> dict[str, str]:
     """By kind, what record.py's table says of its fields."""
-    assert record.__doc__ is not None
-    _, _, body, _ = re.split(r"^=[= ]+\n", record.__doc__, flags=re.MULTILINE)
+    assert recorder.__doc__ is not None
+    _, _, body, _ = re.split(r"^=[= ]+\n", recorder.__doc__, flags=re.MULTILINE)
     found: dict[str, str] = {}
     kinds: list[str] = []
     for line in body.splitlines():

@@ -2,10 +2,10 @@
 
 import pytest
 
-from testbed.direction import FRAME_BYTES, SEGMENT_BYTES, Direction
-from testbed.feasible import Traffic, refusal
-from testbed.profiles import LinkProfile
-from testbed.topology import plan
+from testbed.network.direction import FRAME_BYTES, SEGMENT_BYTES, Direction
+from testbed.network.profiles import LinkProfile
+from testbed.network.topology import plan
+from testbed.run.feasible import Traffic, refusal
 
 PAYLOAD_KBIT = 8.0
 LINE_KBIT = PAYLOAD_KBIT * FRAME_BYTES / SEGMENT_BYTES

@@ -11,9 +11,9 @@ from in_process import play, shards
 from torch import Tensor, nn
 
 from methods import fedbuff
-from methods.local import trainable_state
-from nodes.models import ModelSpec, VisionTransformer
-from testbed.wire import Header, Message
+from methods.shared.local_training import trainable_state
+from nodes.workload.models import ModelSpec, VisionTransformer
+from testbed.transport.wire import Header, Message
 
 CLASSES = 3
 SPEC = ModelSpec(side=4, patch=2, width=16, depth=2, heads=2)

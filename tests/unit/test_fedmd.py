@@ -13,12 +13,12 @@ from torch.nn import functional as F
 
 from methods import Shard, fedmd
 from methods.distillation import predict
-from methods.local import accuracy_and_loss
-from nodes.models import ModelSpec, VisionTransformer
+from methods.shared.local_training import accuracy_and_loss
 from nodes.program import FineTuning
 from nodes.server import count_parameters
-from testbed.config import RunConfig, convert
+from nodes.workload.models import ModelSpec, VisionTransformer
 from testbed.config_error import ConfigError
+from testbed.run.config import RunConfig, convert
 
 CLASSES = 3
 SPEC = ModelSpec(side=4, patch=2, width=8, depth=3, heads=2)

@@ -8,18 +8,18 @@ import torch
 from in_process import Network, play, shards
 from torch import nn
 
-from methods import fedpeft, tuning
-from methods.local import trainable_state
-from nodes import models
-from nodes.models import ModelSpec, VisionTransformer
+from methods import fedpeft, peft
+from methods.shared.local_training import trainable_state
 from nodes.program import FineTuning
-from testbed.config import RunConfig
+from nodes.workload import models
+from nodes.workload.models import ModelSpec, VisionTransformer
 from testbed.config_error import ConfigError
+from testbed.run.config import RunConfig
 
 CLASSES = 3
 SPEC = ModelSpec(side=4, patch=2, width=16, depth=2, heads=2)
 SAMPLES = {"client-1": 12, "client-2": 20, "client-3": 8}
-VARIANTS = tuning.names()
+VARIANTS = peft.names()
 KINDS = {
     "full": "model",
     "head": "head",
@@ -114,7 +114,7 @@ def test_a_variant_has_a_rate_for_each_optimizer_and_what_is_given_wins(variant:
     for optimizer in ("adamw", "sgd"):
         chosen = {"variant": variant, "optimizer": optimizer}
         own = fedpeft.Config(**chosen).learning_rate  # type: ignore[arg-type]
-        assert own == tuning.load(variant).LEARNING_RATE[optimizer] and 0 < own < 1
+        assert own == peft.load(variant).LEARNING_RATE[optimizer] and 0 < own < 1
         given = fedpeft.Config(**chosen, learning_rate=0.7)  # type: ignore[arg-type]
         assert given.learning_rate == 0.7
 
@@ -127,7 +127,7 @@ def test_the_default_is_lora_with_its_rate() -> None:
 
 def test_the_record_names_the_rate_and_reads_back_the_same() -> None:
     options = FineTuning(RunConfig(options={"variant": "head"}), 2).options
-    assert options["learning_rate"] == tuning.load("head").LEARNING_RATE["adamw"]
+    assert options["learning_rate"] == peft.load("head").LEARNING_RATE["adamw"]
     assert None not in options.values()
     assert FineTuning(RunConfig(options=options), 2).options == options  # type: ignore[arg-type]
 

@@ -6,11 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from testbed import datagram_probe, probe_paths, traces
-from testbed.direction import FRAME_BYTES, Direction, GilbertElliott
-from testbed.fidelity import Check, certify, judge, unprobed
-from testbed.links.mathis import mathis_kbit
-from testbed.probe_paths import (
+from testbed.fidelity import paths as probe_paths
+from testbed.fidelity import udp_probe
+from testbed.fidelity.checks import Check, certify, judge, unprobed
+from testbed.fidelity.paths import (
     Arrivals,
     Path,
     burst_packets,
@@ -19,10 +18,13 @@ from testbed.probe_paths import (
     groups,
     server_path,
 )
-from testbed.profiles import LinkProfile, load
-from testbed.topology import Node, plan
-from testbed.trace_windows import chances, chances_used, longest_ms
-from testbed.traces import Trace
+from testbed.network import traces
+from testbed.network.direction import FRAME_BYTES, Direction, GilbertElliott
+from testbed.network.profiles import LinkProfile, load
+from testbed.network.tcp_cap import mathis_kbit
+from testbed.network.topology import Node, plan
+from testbed.network.trace_windows import chances, chances_used, longest_ms
+from testbed.network.traces import Trace
 
 NODE = Node(1, "client-1", "10.1.0.1", None)
 LINE = Direction(rate_kbit=12_112, delay_ms=10)
@@ -217,11 +219,11 @@ def gates(
 def test_packets_that_skip_the_line_are_not_taken_for_its_own() -> None:
     mixed = msgspec.structs.replace(LINE, reorder_percent=25)
     sent_ns = [number * MS // 10 for number in range(5)]
-    assert not datagram_probe._is_served(mixed, 3, 4 * MS, sent_ns)
-    assert datagram_probe._is_served(mixed, 3, 11 * MS, sent_ns)
-    assert datagram_probe._is_served(LINE, 3, 4 * MS, sent_ns)
+    assert not udp_probe._is_served(mixed, 3, 4 * MS, sent_ns)
+    assert udp_probe._is_served(mixed, 3, 11 * MS, sent_ns)
+    assert udp_probe._is_served(LINE, 3, 4 * MS, sent_ns)
     # A number that a flipped bit has made.
-    assert not datagram_probe._is_served(mixed, 1 << 20, 11 * MS, sent_ns)
+    assert not udp_probe._is_served(mixed, 1 << 20, 11 * MS, sent_ns)
     # Those that skip come on top of those that the line serves.
     assert burst_packets(mixed) == math.ceil(200 / 0.75)
 

@@ -3,9 +3,14 @@
 import pytest
 from msgspec.structs import replace
 
-from testbed.direction import Direction
-from testbed.filling import fill, rate_kbit
-from testbed.probeable import MOST_WINDOW_BYTES, SINGLE_FRAMES_PER_S, is_too_fast, why_not_tcp
+from testbed.network.direction import Direction
+from testbed.probing.probeable import (
+    MOST_WINDOW_BYTES,
+    SINGLE_FRAMES_PER_S,
+    is_too_fast,
+    why_not_tcp,
+)
+from testbed.probing.saturation import fill, rate_kbit
 
 FAST = Direction(rate_kbit=1_211_200, delay_ms=1, queue_ms=10)
 """A hundred full frames of 1514 bytes a millisecond."""

@@ -15,8 +15,8 @@ from methods import Missed
 from nodes import peer as peer_module
 from nodes.fleet import ABSENT, HELLO, REFUSED, STOP, WELCOME, Fleet
 from nodes.peer import Overtaken, Peer, Refused, Stopped
-from testbed.transport import Encoded, Timeout, Unreachable
-from testbed.wire import Header, Message, encode_tensors
+from testbed.transport.sockets import Encoded, Timeout, Unreachable
+from testbed.transport.wire import Header, Message, encode_tensors
 
 LIKE = {"w": torch.zeros(2, 3), "b": torch.zeros(3)}
 NAMES = ["a", "b", "c"]

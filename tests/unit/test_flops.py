@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from methods import fedavg, flops, sfprompt, split, splitfed
-from nodes.models import ModelSpec, VisionTransformer
+from methods import fedavg, sfprompt, split, splitfed
+from methods.shared import flops
+from nodes.workload.models import ModelSpec, VisionTransformer
 
 SPEC = ModelSpec(side=8, patch=2, width=8, depth=3, heads=2)
 CLASSES = 3
@@ -80,8 +81,8 @@ def test_counting_leaves_the_model_alone() -> None:
 def test_counting_does_not_import_a_compiler() -> None:
     code = (
         "import sys, torch\n"
-        "from methods import flops\n"
-        "from nodes.models import ModelSpec, VisionTransformer\n"
+        "from methods.shared import flops\n"
+        "from nodes.workload.models import ModelSpec, VisionTransformer\n"
         "model = VisionTransformer(ModelSpec(depth=1), 2)\n"
         "assert flops.step(model, torch.zeros(1, 1, 16, 16), model) > 0\n"
         "sys.exit(bool({'torch._inductor', 'torch._dynamo', 'sympy'} & set(sys.modules)))"

@@ -17,13 +17,14 @@ from click.testing import CliRunner
 from documented_events import documented
 
 import cli
-from nodes import states
-from testbed import events as module
-from testbed import files, killed, trace_json
+from nodes.checkpoint import store
+from testbed import files
 from testbed.config_error import ConfigError
-from testbed.events import Damaged
-from testbed.killed import Killed
-from testbed.record import Recorder
+from testbed.record import chrome_trace, recovery
+from testbed.record import events as module
+from testbed.record.events import Damaged
+from testbed.record.recorder import Recorder
+from testbed.record.recovery import Killed
 from testbed.report import comparison, export, listing, run_page, summaries
 from testbed.report.read import gather, refusing
 
@@ -113,7 +114,7 @@ def tell(events: list[Event]) -> None:
     """All that is made of a run's events."""
     file = io.BytesIO(b"".join(made_run.lines(events)))
     with refusing("x"):
-        story = gather(killed.sifted(file))
+        story = gather(recovery.sifted(file))
         run_page.page(story, Path("RUN"))
         for table in export.tables.TABLES.values():
             table(story.summary)
@@ -173,7 +174,7 @@ def test_a_line_without_end_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("line", [b"[" * 100_000, b'{"a":' * 100_000, b"\xff\xfe", b"[1", b"null"])
 def test_what_is_no_event_is_a_torn_line(line: bytes) -> None:
     whole = made_run.lines(WHOLE)
-    story = gather(killed.sifted(io.BytesIO(b"".join([*whole[:5], line + b"\n", *whole[5:]]))))
+    story = gather(recovery.sifted(io.BytesIO(b"".join([*whole[:5], line + b"\n", *whole[5:]]))))
     assert story.torn_lines == 1
 
 
@@ -271,7 +272,7 @@ def test_no_link_leads_what_is_written_out_of_the_folder(tmp_path: Path) -> None
     for command in ("report", "compare", "export --csv"):
         found = CliRunner().invoke(cli.main, [*command.split(), str(run)])
         assert found.exit_code == 0, found.output
-    trace_json.write(run)
+    chrome_trace.write(run)
     assert file.read_text() == "mine"
     written = ("report.html", "rounds.csv", "trace.json", "summary.json")
     assert not any((run / name).is_symlink() for name in written)
@@ -290,9 +291,9 @@ def test_states_that_are_elsewhere_are_left_alone(tmp_path: Path) -> None:
     elsewhere.mkdir()
     (elsewhere / ".hidden").write_text("mine")
     run = made_run.folder(tmp_path / "run", WHOLE[:-1])
-    (run / states.FOLDER).symlink_to(elsewhere)
+    (run / store.FOLDER).symlink_to(elsewhere)
     with pytest.raises(ConfigError, match="must be a folder"):
-        states.ready(run, states.Start())
+        store.ready(run, store.Start())
     assert (elsewhere / ".hidden").exists()
 
 

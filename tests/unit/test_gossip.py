@@ -14,7 +14,7 @@ from methods import Missed
 from methods import Peer as MethodPeer
 from nodes.fleet import Fleet
 from nodes.peer import Overtaken, Peer, Stopped
-from testbed.transport import ClientTransport, ServerTransport
+from testbed.transport.sockets import ClientTransport, ServerTransport
 
 HOST = "127.0.0.1"
 NAMES = ["client-1", "client-2", "client-3"]

@@ -8,7 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from testbed import heap
+from testbed.processes import heap
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="no glibc 2.33"
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 BEGINNING = """
 import ctypes, os
 from pathlib import Path
-from testbed import heap
+from testbed.processes import heap
 KB = 1024
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from testbed import traces
-from testbed.direction import FRAME_BYTES, SEGMENT_BYTES, Direction, GilbertElliott
-from testbed.links.hop import MAX_CHUNK_SEGMENTS, Chunk, Lines
-from testbed.links.mathis import caps_kbit, mathis_kbit
+from testbed.links.loopback.hop import MAX_CHUNK_SEGMENTS, Chunk, Lines
 from testbed.links.process import DOWN, UP, CounterTable
-from testbed.profiles import LinkProfile
+from testbed.network import traces
+from testbed.network.direction import FRAME_BYTES, SEGMENT_BYTES, Direction, GilbertElliott
+from testbed.network.profiles import LinkProfile
+from testbed.network.tcp_cap import caps_kbit, mathis_kbit
 
 OUT = Direction(outage=True)
 FRAME_S = 8 * FRAME_BYTES / 1e6

@@ -6,12 +6,12 @@ import pytest
 from made_events import RUN, at
 from made_host import CALM, ROUND_S, made, real
 
-from testbed import host
-from testbed.summary import Tally
+from testbed.fidelity import host_load
+from testbed.record.summary import Tally
 
 
 def test_a_machine_that_kept_up_passes_and_says_who_was_nearest() -> None:
-    found = host.judge(made(real("client-1", 1, 0.02), real("client-2", 1, 0.12)), CALM, 1.5)
+    found = host_load.judge(made(real("client-1", 1, 0.02), real("client-2", 1, 0.12)), CALM, 1.5)
     assert found.verdict == "pass"
     assert found.reason == "client-2 was late for 3.0 % of the rounds' time, packets 0.3 ms late"
     assert (found.latest, found.late_share) == ("client-2", 0.03)
@@ -19,7 +19,7 @@ def test_a_machine_that_kept_up_passes_and_says_who_was_nearest() -> None:
 
 
 def test_a_client_that_waited_for_a_core_fails_it() -> None:
-    found = host.judge(made(real("client-1", 0.1, 0.02), real("client-2", 0.1, 1.64)), CALM)
+    found = host_load.judge(made(real("client-1", 0.1, 0.02), real("client-2", 0.1, 1.64)), CALM)
     assert found.verdict == "fail"
     assert found.reason.startswith(
         "client-2 waited 41 % of the rounds' time for a core (2 clients on 2 cores); --dilation="
@@ -28,7 +28,7 @@ def test_a_client_that_waited_for_a_core_fails_it() -> None:
 
 @pytest.mark.parametrize(("late_s", "verdict"), [(0.19, "pass"), (0.21, "fail")])
 def test_five_percent_of_the_rounds_are_allowed(late_s: float, verdict: str) -> None:
-    assert host.judge(made(real("client-1", 1, late_s)), CALM).verdict == verdict
+    assert host_load.judge(made(real("client-1", 1, late_s)), CALM).verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -46,17 +46,17 @@ def test_five_percent_of_the_rounds_are_allowed(late_s: float, verdict: str) -> 
 def test_a_device_that_the_machine_was_behind_fails_it_in_its_own_words(
     summary: dict[str, Any],
 ) -> None:
-    reason = host.judge(summary, CALM).reason
+    reason = host_load.judge(summary, CALM).reason
     assert reason.startswith("client-1 was behind its device for 25 % of the rounds' time")
 
 
 def test_the_server_counts_too() -> None:
-    found = host.judge(made(real("server", 0.1, 1.0), device="pi"), CALM)
+    found = host_load.judge(made(real("server", 0.1, 1.0), device="pi"), CALM)
     assert found.reason.startswith("server waited 25 % of the rounds' time for a core")
 
 
 def test_links_that_let_packets_go_late_fail_it() -> None:
-    found = host.judge(made(real("client-1", 1, 0.0)), {"lateness_p99_ms": 4.0})
+    found = host_load.judge(made(real("client-1", 1, 0.0)), {"lateness_p99_ms": 4.0})
     assert found.verdict == "fail"
     assert found.reason == (
         "one packet of a hundred left its link 4.0 ms late or more, of which 2 are allowed; "
@@ -65,15 +65,15 @@ def test_links_that_let_packets_go_late_fail_it() -> None:
 
 
 def test_links_that_the_kernel_shapes_say_nothing_of_lateness() -> None:
-    found = host.judge(made(real("client-1", 1, 0.0)), {})
+    found = host_load.judge(made(real("client-1", 1, 0.0)), {})
     assert (found.verdict, found.links_late_ms) == ("pass", None)
     assert found.reason == "client-1 was late for 0.0 % of the rounds' time"
 
 
 def test_what_is_not_known_is_not_judged() -> None:
-    unknown = host.judge(made(real("client-1", 1, None)), CALM)
+    unknown = host_load.judge(made(real("client-1", 1, None)), CALM)
     assert (unknown.verdict, "does not say" in unknown.reason) == ("skipped", True)
-    none = host.judge(made(real("client-1", 1, 0), rounds=0), CALM)
+    none = host_load.judge(made(real("client-1", 1, 0), rounds=0), CALM)
     assert (none.verdict, none.reason) == ("skipped", "no round was finished")
 
 
@@ -85,33 +85,33 @@ def test_twenty_clients_on_two_cores_need_ten_and_a_little() -> None:
     rows = [real(f"client-{n}", 0.2, 1.8) for n in (1, 2)]
     summary = made(*rows)
     summary["rounds"] = [entry | {"seconds": 1.2} for entry in summary["rounds"]]
-    assert 12 <= host.enough(summary, CALM) <= 18
+    assert 12 <= host_load.enough(summary, CALM) <= 18
 
 
 def test_a_machine_that_keeps_up_needs_none() -> None:
-    assert host.enough(made(real("client-1", 1, 0.0)), CALM) == 1
+    assert host_load.enough(made(real("client-1", 1, 0.0)), CALM) == 1
 
 
 def test_with_enough_a_node_is_late_for_no_more_than_what_is_aimed_at() -> None:
     """Whatever it was busy for takes it as long again, in seconds that are as much longer."""
     for late_s in (0.5, 1.0, 3.9):
         row = real("client-1", 0.1, late_s)
-        dilation = host.enough(made(row), CALM)
+        dilation = host_load.enough(made(row), CALM)
         busy_s = row["cpu_s"] + late_s
         rounds_s = 2 * ROUND_S - late_s
         late_then_s = busy_s / dilation - row["cpu_s"]
-        assert late_then_s <= host.AIMED_SHARE * max(rounds_s, 0.1) + 1e-9
+        assert late_then_s <= host_load.AIMED_SHARE * max(rounds_s, 0.1) + 1e-9
 
 
 def test_what_a_dilated_run_found_counts_its_own_dilation() -> None:
-    one = host.enough(made(real("client-1", 0.1, 1.0)), CALM)
-    assert host.enough(made(real("client-1", 0.1, 1.0), dilation=3.0), CALM) == pytest.approx(
+    one = host_load.enough(made(real("client-1", 0.1, 1.0)), CALM)
+    assert host_load.enough(made(real("client-1", 0.1, 1.0), dilation=3.0), CALM) == pytest.approx(
         3 * one, abs=2
     )
 
 
 def test_a_device_faster_than_a_core_needs_its_factor() -> None:
-    found = host.enough(made(real("client-1", 1, 0.0, ratio=1 / 30), device="phone"), CALM)
+    found = host_load.enough(made(real("client-1", 1, 0.0, ratio=1 / 30), device="phone"), CALM)
     assert 30 < found <= 60
 
 
@@ -133,7 +133,7 @@ LINKS = {"verdict": "pass", "reason": "all 6 checks hold", "checks": []}
 )
 def test_the_whole_is_the_worse_part(links: str, own: str, whole: str) -> None:
     parts = ({**LINKS, "verdict": links}, {"verdict": own, "reason": "the host"})
-    found = host.combined(*parts)
+    found = host_load.combined(*parts)
     assert found["verdict"] == whole
     assert found["links"] == {"verdict": links, "reason": LINKS["reason"]}
     assert found["host"]["verdict"] == own
@@ -148,7 +148,7 @@ def test_what_was_judged_stands_in_the_summary() -> None:
     tally = Tally()
     tally.take({"t": 0.0, "node": "supervisor", **RUN})
     tally.take(at(1, "supervisor", "certified", seconds=1, fidelity=LINKS, counters=[]))
-    figures = dict.fromkeys(host.Host.__struct_fields__)
+    figures = dict.fromkeys(host_load.Host.__struct_fields__)
     told = figures | {"verdict": "fail", "reason": "client-1 waited", "late_share": 0.5}
     tally.take(at(2, "supervisor", "host", **told))
     fidelity = tally.summary()["fidelity"]

@@ -13,11 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from nodes import data, hub, hub_data
 from nodes.program import FineTuning
-from testbed import access
-from testbed.config import RunConfig
+from nodes.workload import data, hub, hub_data
 from testbed.config_error import ConfigError
+from testbed.run import client_links
+from testbed.run.config import RunConfig
 
 LABELS = {"cifar10": "label", "cifar100": "fine_label", "svhn": "label"}
 
@@ -309,7 +309,7 @@ def test_a_run_asks_for_its_data_before_anything_starts() -> None:
     config = RunConfig(method="fedavg", dataset="cifar10", data_path="nowhere")
     with pytest.raises(ConfigError, match="data_path = 'nowhere'"):
         FineTuning(config, clients=2)
-    assert access.repeatable(config).data_path == str(Path("nowhere").resolve())
+    assert client_links.repeatable(config).data_path == str(Path("nowhere").resolve())
     # Shapes alone need no data.
     FineTuning(msgspec.structs.replace(config, compute="modelled"), clients=2)
 

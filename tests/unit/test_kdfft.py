@@ -16,14 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from methods import Peer, Shard, flops, kdfft
+from methods import Peer, Shard, kdfft
 from methods.distillation import Public, PublicImages, kd_loss, predict, traffic
-from methods.local import accuracy_and_loss, trainable_state
-from nodes.models import ModelSpec, VisionTransformer
+from methods.shared import flops
+from methods.shared.local_training import accuracy_and_loss, trainable_state
 from nodes.program import FineTuning, _check_alike
-from testbed.config import RunConfig, convert
+from nodes.workload.models import ModelSpec, VisionTransformer
 from testbed.config_error import ConfigError
-from testbed.feasible import Traffic
+from testbed.run.config import RunConfig, convert
+from testbed.run.feasible import Traffic
 
 CLASSES = 3
 SPEC = ModelSpec(side=4, patch=2, width=8, depth=2, heads=2)

@@ -13,13 +13,13 @@ from typing import Any
 import made_run
 import pytest
 
-from testbed import killed as module
-from testbed import trace_json
 from testbed.config_error import ConfigError
-from testbed.killed import Killed, Sift, events, resumed_from
-from testbed.record import Recorder
+from testbed.record import chrome_trace
+from testbed.record import recovery as module
+from testbed.record.recorder import Recorder
+from testbed.record.recovery import Killed, Sift, events, resumed_from
+from testbed.record.spans import Timeline
 from testbed.report import read
-from testbed.spans import Timeline
 
 Event = dict[str, Any]
 STARTUP_S = 10.0
@@ -133,7 +133,7 @@ def test_trace_and_report_have_each_round_once(tmp_path: Path) -> None:
     assert [each.number for each in story.rounds] == [1, 2, 3, 4]
     assert all(each.finished for each in story.rounds)
     assert story.torn_lines == 0
-    trace_json.write(folder)
+    chrome_trace.write(folder)
     trace = json.loads((folder / "trace.json").read_text())["traceEvents"]
     names = [event["name"] for event in trace]
     assert [names.count(f"round {n}") for n in (1, 2, 3, 4)] == [3] * 4
@@ -289,7 +289,7 @@ def test_a_file_system_without_locks_still_records(
 
 def test_a_record_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 1000.0
-    monkeypatch.setattr("testbed.record.time.monotonic", lambda: now_s)
+    monkeypatch.setattr("testbed.record.recorder.time.monotonic", lambda: now_s)
     record = [{**UNDISTURBED[0], "origin_ns": 5 * made_run.S}, *cut(UNDISTURBED, 2)[1:]]
     killed = Killed(folder(tmp_path, record, b'{"t":99,"nod'))
     recorder = Recorder(tmp_path, 990.0, killed)

@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from testbed.links.lateness import Lateness
+from testbed.links.queueing.lateness import Lateness
 
 
 def true_ms(late_s: list[float], percent: float) -> float:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from testbed import limits
 from testbed.config_error import ConfigError
-from testbed.links import doors
+from testbed.links.loopback import listeners
+from testbed.machine import limits
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_the_relays_open_files_count_where_there_is_one(
     monkeypatch.setattr(limits.resource, "getrlimit", lambda which: (120, 120))
     limits.allow(3, streams=False, proc=proc)
     assert "needs 262 open files, the limit here is 120" in refusal(3, proc, streams=True)
-    assert doors.least_descriptors(2) == 262
+    assert listeners.least_descriptors(2) == 262
     assert limits.most_clients(262, streams=True) == 2
     assert limits.most_clients(261, streams=True) == 1
     assert limits.most_clients(112, streams=False) == 2

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed import link_words, profiles
 from testbed.config_error import ConfigError
-from testbed.direction import Direction, GilbertElliott
+from testbed.network import link_words, profiles
+from testbed.network.direction import Direction, GilbertElliott
 
 BURSTS = GilbertElliott(good_to_bad_percent=1, bad_to_good_percent=25)
 BOTH = Direction(rate_kbit=10_000, delay_ms=20)

@@ -28,10 +28,12 @@ from relayed import (
     reset,
 )
 
-from testbed.direction import Direction
-from testbed.links import LinkError, doors, loopback
-from testbed.topology import Node, Plan
-from testbed.transport import ClientTransport, ServerTransport
+from testbed.links.interface import LinkError
+from testbed.links.loopback import backend as loopback
+from testbed.links.loopback import listeners
+from testbed.network.direction import Direction
+from testbed.network.topology import Node, Plan
+from testbed.transport.sockets import ClientTransport, ServerTransport
 
 
 @pytest.fixture
@@ -202,7 +204,7 @@ def test_a_sender_that_is_held_back_learns_it_too(bench):
 
 
 def test_what_is_under_way_at_a_reset_reaches_nobody(bench, monkeypatch):
-    monkeypatch.setattr(doors, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(listeners, "MAX_CONNECTIONS", 1)
     b = bench(link(up=Direction(delay_ms=50)))
     client, server = b.connect()
     client.sendall(b"never read")
@@ -243,7 +245,7 @@ def test_a_probe_finds_no_calls_of_an_earlier_one(bench):
 
 
 def test_bad_peers_harm_nobody(bench, monkeypatch):
-    monkeypatch.setattr(doors, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(listeners, "MAX_CONNECTIONS", 3)
     b = bench(link(), link())
     good = b.connect(2)
     for _ in range(20):
@@ -261,7 +263,7 @@ def test_bad_peers_harm_nobody(bench, monkeypatch):
 
 
 def test_a_client_has_so_many_connections_and_no_more(bench, monkeypatch):
-    monkeypatch.setattr(doors, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(listeners, "MAX_CONNECTIONS", 2)
     b = bench(link())
     first, _ = b.connect()
     b.connect()
@@ -375,9 +377,9 @@ def test_a_relay_that_cannot_open_its_ports_says_so(monkeypatch):
 
 
 def test_too_few_open_files_are_refused_with_the_number_needed(monkeypatch):
-    monkeypatch.setattr(doors.resource, "getrlimit", lambda _: (1024, 1024))
-    monkeypatch.setattr(doors.resource, "setrlimit", lambda *_: None)
-    assert doors.allowed_connections(1) == doors.MAX_CONNECTIONS
-    assert doors.allowed_connections(100) == 3
+    monkeypatch.setattr(listeners.resource, "getrlimit", lambda _: (1024, 1024))
+    monkeypatch.setattr(listeners.resource, "setrlimit", lambda *_: None)
+    assert listeners.allowed_connections(1) == listeners.MAX_CONNECTIONS
+    assert listeners.allowed_connections(100) == 3
     with pytest.raises(LinkError, match="relay 1000 clients: 3256 open files needed, 1024 allowed"):
-        doors.allowed_connections(1000)
+        listeners.allowed_connections(1000)

@@ -28,12 +28,14 @@ from relayed import (
 )
 
 from testbed.config_error import ConfigError
-from testbed.direction import SEGMENT_BYTES, Direction, GilbertElliott
-from testbed.links import LinkError, choice, loopback
-from testbed.links.mathis import mathis_kbit
-from testbed.profiles import LinkProfile
-from testbed.schedule import State
-from testbed.topology import Plan, plan
+from testbed.links import choice
+from testbed.links.interface import LinkError
+from testbed.links.loopback import backend as loopback
+from testbed.network.direction import SEGMENT_BYTES, Direction, GilbertElliott
+from testbed.network.profiles import LinkProfile
+from testbed.network.schedule import State
+from testbed.network.tcp_cap import mathis_kbit
+from testbed.network.topology import Plan, plan
 
 OUT = Direction(outage=True)
 BURSTS = GilbertElliott(good_to_bad_percent=1, bad_to_good_percent=9, bad_loss_percent=40)

@@ -5,8 +5,8 @@ from random import Random
 
 import pytest
 
-from testbed.direction import Direction, GilbertElliott
-from testbed.links.losses import lost_by
+from testbed.links.queueing.losses import lost_by
+from testbed.network.direction import Direction, GilbertElliott
 
 
 class Drawn(Random):

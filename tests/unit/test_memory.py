@@ -10,9 +10,9 @@ import torch
 import zmq
 
 from nodes import memory
-from testbed import meter
-from testbed.channel import Channel, ChannelClosed
-from testbed.child import Child
+from testbed.metering import meter
+from testbed.processes.channel import Channel, ChannelClosed
+from testbed.processes.child import Child
 
 MB = 1_000_000
 

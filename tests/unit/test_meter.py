@@ -8,9 +8,9 @@ from typing import Any
 import psutil
 import pytest
 
-from testbed import meter
-from testbed.channel import Channel
-from testbed.child import Child
+from testbed.metering import meter
+from testbed.processes.channel import Channel
+from testbed.processes.child import Child
 
 MB = 1_000_000
 

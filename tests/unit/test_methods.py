@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 import methods
 from methods import Shard, fedavg, fedpeft
-from methods.averaging import WeightedMean
-from methods.local import trainable_state
+from methods.shared.averaging import WeightedMean
+from methods.shared.local_training import trainable_state
 from nodes.checks import difference
-from nodes.models import ModelSpec, VisionTransformer
-from testbed.wire import Header, Message, decode, encode_header, encode_tensors
+from nodes.workload.models import ModelSpec, VisionTransformer
+from testbed.transport.wire import Header, Message, decode, encode_header, encode_tensors
 
 CLASSES = 3
 SPEC = ModelSpec(side=4, patch=2, width=8, depth=2, heads=2)

@@ -15,13 +15,13 @@ from click.testing import CliRunner
 from rich.console import Console
 
 import cli
-from nodes.bench.compare import Group, figures, medians, table
-from nodes.bench.plan import Bench, Row
+from experiments.compare import Group, figures, medians, table
+from experiments.plan import Bench, Row
 from nodes.metrics import mean, numbers
 from nodes.server import Past, check_alike, reaches
-from testbed.progress import RoundLines, closing_table
+from testbed.record.summary import Tally
 from testbed.report import tables
-from testbed.summary import Tally
+from testbed.report.progress import RoundLines, closing_table
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testbed.direction import Direction, GilbertElliott
-from testbed.links.queue import LinkQueue
+from testbed.links.queueing.queue import LinkQueue
+from testbed.network.direction import Direction, GilbertElliott
 
 MS = 0.001
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed import mix
 from testbed.config_error import ConfigError
-from testbed.mix import Piece
+from testbed.network import mix
+from testbed.network.mix import Piece
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from safetensors import safe_open
 from torch.nn import functional as F
 
-from nodes import data, models, pretrain
-from nodes.glyphs import DIGITS, glyphs
+from nodes.workload import data, models, pretrain
+from nodes.workload.glyphs import DIGITS, glyphs
 
 NAME = "vit-glyphs"
 
@@ -173,12 +173,12 @@ def test_the_backbone_is_mapped_from_the_file() -> None:
 def test_building_and_drawing_import_nothing_slow() -> None:
     """torch imports its compiler, three seconds, for some operations on the meta device."""
     script = (
-        "import sys; from nodes import glyphs, models; models.build('vit-glyphs', 10, 0); "
+        "import sys; from nodes.workload import glyphs, models; models.build('vit-glyphs', 10, 0); "
         "models.skeleton('vit-b16', 100); "
         "glyphs.glyphs(2, 0, characters='1'); "
         "sys.exit(bool({'torch._inductor', 'torch._dynamo', 'matplotlib'} & set(sys.modules)))"
     )
-    root = Path(models.__file__).parent.parent
+    root = Path(models.__file__).parents[2]
     subprocess.run([sys.executable, "-c", script], cwd=root, check=True)
 
 

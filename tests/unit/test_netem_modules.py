@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from testbed import doctor, kernel_modules
-from testbed.direction import Direction
-from testbed.links import netem
-from testbed.profiles import LinkProfile
-from testbed.topology import plan
+from testbed.links.netem import backend as netem
+from testbed.machine import doctor, kernel_modules
+from testbed.network.direction import Direction
+from testbed.network.profiles import LinkProfile
+from testbed.network.topology import plan
 
 RELEASE = "6.1.0-test"
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="modules are Linux's")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from testbed.links import offload
+from testbed.links.linux import offload
 
 
 @pytest.mark.parametrize(

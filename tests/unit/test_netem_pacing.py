@@ -4,9 +4,10 @@ import struct
 
 import pytest
 
-from testbed import traces
-from testbed.direction import FRAME_BYTES, MTU_BYTES
-from testbed.links import netlink, pacing
+from testbed.links.linux import netlink
+from testbed.links.netem import trace_pacer
+from testbed.network import traces
+from testbed.network.direction import FRAME_BYTES, MTU_BYTES
 
 DEVICE = 1001
 PERIOD_MS = 400
@@ -49,7 +50,7 @@ def frames_per_s(bytes_per_s: int) -> float:
 
 def test_a_trace_is_followed_from_its_first_line_and_wraps(rates, trace):
     clock = Clock()
-    pacer = pacing.Pacer(None, clock)
+    pacer = trace_pacer.Pacer(None, clock)
     pacer.start(DEVICE, trace)
     seen = []
     for _ in range(6):
@@ -63,7 +64,7 @@ def test_a_trace_is_followed_from_its_first_line_and_wraps(rates, trace):
 
 
 def test_a_trace_counts_ip_packets_and_the_class_frames(rates, trace):
-    pacer = pacing.Pacer(None, Clock())
+    pacer = trace_pacer.Pacer(None, Clock())
     pacer.start(DEVICE, trace)
     pacer.step()
     assert rates == [(DEVICE, round(20 * MTU_BYTES * FRAME_BYTES / MTU_BYTES))]
@@ -71,7 +72,7 @@ def test_a_trace_counts_ip_packets_and_the_class_frames(rates, trace):
 
 def test_being_late_passes_over_steps_that_are_past_and_shifts_none(rates, trace):
     clock = Clock()
-    pacer = pacing.Pacer(None, clock)
+    pacer = trace_pacer.Pacer(None, clock)
     pacer.start(DEVICE, trace)
     pacer.step()
     clock.now += 0.450
@@ -85,7 +86,7 @@ def test_being_late_passes_over_steps_that_are_past_and_shifts_none(rates, trace
 
 def test_a_line_starts_over_and_stops_alone(rates, trace):
     clock = Clock()
-    pacer = pacing.Pacer(None, clock)
+    pacer = trace_pacer.Pacer(None, clock)
     pacer.start(DEVICE, trace)
     pacer.start(DEVICE + 3, trace)
     pacer.step()

@@ -5,10 +5,12 @@ import struct
 import msgspec
 import pytest
 
-from testbed.direction import Direction, GilbertElliott
-from testbed.links import LinkError, netlink, qdisc
-from testbed.links.qdisc import CERTAIN, UNLIMITED_BYTES, UNLIMITED_PACKETS, Netem
-from testbed.traces import Trace
+from testbed.links.interface import LinkError
+from testbed.links.linux import netlink
+from testbed.links.netem import qdisc
+from testbed.links.netem.qdisc import CERTAIN, UNLIMITED_BYTES, UNLIMITED_PACKETS, Netem
+from testbed.network.direction import Direction, GilbertElliott
+from testbed.network.traces import Trace
 
 CHAIN = GilbertElliott(
     good_to_bad_percent=1, bad_to_good_percent=25, bad_loss_percent=80, good_loss_percent=0.5

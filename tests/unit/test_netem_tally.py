@@ -6,9 +6,11 @@ from collections import deque
 
 import pytest
 
-from testbed.links import Counters, LinkError, netlink, tally
+from testbed.links.interface import Counters, LinkError
+from testbed.links.linux import netlink
+from testbed.links.netem import counters
+from testbed.links.netem.devices import link_index, shaper_index
 from testbed.links.process import DOWN, LOSSES, UP, CounterTable
-from testbed.links.wiring import link_index, shaper_index
 
 DONE, ERROR, MULTI = 3, 2, 2
 GETQDISC, GETACTION, GETSTATS = 38, 50, 94
@@ -82,7 +84,7 @@ def network() -> Kernel:
 
 def test_counters_are_of_the_nodes_own_device_and_drops_of_the_right_qdisc():
     kernel = network()
-    server, client = tally.read(kernel, CounterTable(2))
+    server, client = counters.read(kernel, CounterTable(2))
     # What the link namespace receives is what the node sent.
     assert server == (Counters(1, 60, 0, 0), Counters(2, 120, 0, 0))
     assert client.up == Counters(100, 9000, queue_drops=5, losses=12 - 5)
@@ -94,13 +96,13 @@ def test_losses_of_qdiscs_that_are_no_more_count_on():
     table = CounterTable(2)
     table.words[table.offset(1, UP) + LOSSES] = 1000
     table.words[table.offset(1, DOWN) + LOSSES] = 3
-    client = tally.read(network(), table)[1]
+    client = counters.read(network(), table)[1]
     assert (client.up.losses, client.down.losses) == (1000 + 12 - 5, 3 + 20 - 20)
 
 
 def test_a_refusal_names_what_was_read():
     with pytest.raises(LinkError, match=r"read the links' counters: .*Operation not permitted"):
-        tally.read(Kernel({}, end=-errno.EPERM), CounterTable(1))
+        counters.read(Kernel({}, end=-errno.EPERM), CounterTable(1))
 
 
 def test_a_change_waits_for_its_own_acknowledgement():

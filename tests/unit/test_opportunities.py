@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testbed.direction import FRAME_OVERHEAD_BYTES, Direction
-from testbed.links.opportunities import Opportunities
-from testbed.links.queue import LinkQueue
-from testbed.traces import OPPORTUNITY_BYTES, Trace
+from testbed.links.queueing.opportunities import Opportunities
+from testbed.links.queueing.queue import LinkQueue
+from testbed.network.direction import FRAME_OVERHEAD_BYTES, Direction
+from testbed.network.traces import OPPORTUNITY_BYTES, Trace
 
 MS = 0.001
 

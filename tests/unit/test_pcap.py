@@ -6,7 +6,7 @@ from pathlib import Path
 import captured
 import pytest
 
-from testbed.pcap import Writer, packets
+from testbed.metering.pcap import Writer, packets
 
 CLIENT, SERVER = bytes((10, 1, 0, 1)), bytes((10, 0, 0, 1))
 PSH, FIN, ACK = 0x08, 0x01, 0x10

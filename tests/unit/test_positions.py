@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from testbed import positions
 from testbed.config_error import ConfigError
-from testbed.direction import Direction
-from testbed.positions import wifi
-from testbed.profiles import LinkProfile
-from testbed.schedule import State
+from testbed.network import positions
+from testbed.network.direction import Direction
+from testbed.network.positions import wifi
+from testbed.network.profiles import LinkProfile
+from testbed.network.schedule import State
 
 POINT = "[access_point]\nposition = [0, 0, 0]\nmode = 'g'\nrange_m = 100\n"
 

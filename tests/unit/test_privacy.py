@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 from methods import fedavg, fedpeft, privacy
 from methods.privacy.budget import Budget, calibrate, epsilon
-from nodes.models import ModelSpec, VisionTransformer
 from nodes.program import FineTuning
-from testbed.config import RunConfig
+from nodes.workload.models import ModelSpec, VisionTransformer
 from testbed.config_error import ConfigError
+from testbed.run.config import RunConfig
 
 DELTA = 1e-3
 SPEC = ModelSpec(side=4, patch=2, width=8, depth=1, heads=2)
@@ -136,7 +136,7 @@ def test_opacus_is_imported_only_for_privacy() -> None:
     code = (
         "import sys\n"
         "from methods import fedpeft, privacy\n"
-        "from nodes.models import ModelSpec, VisionTransformer\n"
+        "from nodes.workload.models import ModelSpec, VisionTransformer\n"
         "config = fedpeft.Config(variant='head')\n"
         "fedpeft.adapt(config, VisionTransformer(ModelSpec(depth=1), 2))\n"
         "fedpeft.Config(dp='client', dp_noise=1.0)\n"

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 import methods
 from methods import fedavg
-from methods.local import trainable_state
 from methods.privacy import client
 from methods.privacy.client import NoisyMean, clipped_change
+from methods.shared.local_training import trainable_state
 from nodes.fleet import Fleet
 from nodes.program import FineTuning
-from testbed.config import RunConfig
 from testbed.config_error import ConfigError
+from testbed.run.config import RunConfig
 
 CLASSES = 3
 SAMPLES = {"client-1": 12, "client-2": 20, "client-3": 8}

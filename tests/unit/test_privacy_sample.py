@@ -12,15 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from methods import Shard, fedpeft, local, tuning
-from methods.local import trainable_state
+from methods import Shard, fedpeft, peft
 from methods.privacy import sample
-from nodes.models import ModelSpec, VisionTransformer
+from methods.shared import local_training
+from methods.shared.local_training import trainable_state
+from nodes.workload.models import ModelSpec, VisionTransformer
 
 CLASSES = 3
 SPEC = ModelSpec(side=4, patch=2, width=16, depth=3, heads=2)
 SAMPLES = {"client-1": 12, "client-2": 20, "client-3": 8}
-VARIANTS = tuning.names()
+VARIANTS = peft.names()
 
 
 def adapted(variant: str) -> nn.Module:
@@ -122,7 +123,7 @@ def test_without_noise_and_clipping_it_is_ordinary_training(variant: str) -> Non
         noise=0.0,
         generator=torch.Generator().manual_seed(0),
     )
-    local.train(
+    local_training.train(
         ordinary,
         shard,
         torch.optim.SGD(ordinary.parameters(), lr=0.1),

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testbed import profiles, traces
 from testbed.config_error import ConfigError
-from testbed.direction import FRAME_BYTES, Direction, GilbertElliott
-from testbed.profiles import LinkProfile, load, names, parse_mix
-from testbed.schedule import State
+from testbed.network import profiles, traces
+from testbed.network.direction import FRAME_BYTES, Direction, GilbertElliott
+from testbed.network.profiles import LinkProfile, load, names, parse_mix
+from testbed.network.schedule import State
 
 EXPECTED = (
     *("ethernet", "wifi", "5g", "4g", "3g", "2g", "dsl", "cable", "starlink", "geo-satellite"),
@@ -106,9 +106,9 @@ def test_unlimited_has_no_numbers() -> None:
 
 
 def test_import_is_cheap() -> None:
-    heavy = ["torch", "numpy", "transformers", "zmq", "click", "testbed.wire"]
-    code = f"import sys, testbed.profiles; print([m for m in {heavy} if m in sys.modules])"
-    root = Path(profiles.__file__).parent.parent
+    heavy = ["torch", "numpy", "transformers", "zmq", "click", "testbed.transport.wire"]
+    code = f"import sys, testbed.network.profiles; print([m for m in {heavy} if m in sys.modules])"
+    root = Path(profiles.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from testbed import positions, profiles, schedule
+from testbed.network import positions, profiles, schedule
 
 TEXT = (Path(__file__).parents[2] / "docs" / "profiles.md").read_text()
 OWN, MININET, STEPS, CHANGES, WALK = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testbed.direction import FRAME_BYTES, Direction
-from testbed.links.queue import FOREVER, LinkQueue
+from testbed.links.queueing.queue import FOREVER, LinkQueue
+from testbed.network.direction import FRAME_BYTES, Direction
 
 MS = 0.001
 BYTE_PER_US = 8000.0

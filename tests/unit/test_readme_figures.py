@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import readme  # noqa: E402
 
-from nodes.bench import plan  # noqa: E402
+from experiments import plan  # noqa: E402
 
 TEXT = readme.README.read_text()
 FIGURES = {field: 0.5 for field, _ in readme.COLUMNS.values()}

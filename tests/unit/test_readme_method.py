@@ -10,8 +10,8 @@ from in_process import play, shards
 
 import methods
 from methods import Method
-from methods.local import trainable_state
-from nodes.models import ModelSpec, VisionTransformer
+from methods.shared.local_training import trainable_state
+from nodes.workload.models import ModelSpec, VisionTransformer
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 MOST_LINES = 40

@@ -13,18 +13,18 @@ from in_process import LIMIT_S, Network, play, shards
 from torch import Tensor
 
 from methods import fedavg
-from methods.averaging import WeightedMean
-from methods.local import trainable_state
+from methods.shared.averaging import WeightedMean
+from methods.shared.local_training import trainable_state
+from nodes.allreduce.client import ReducingClient, flat, mean
+from nodes.allreduce.server import ReducingServer
 from nodes.compute import Real
-from nodes.models import ModelSpec, VisionTransformer
 from nodes.program import FineTuning
-from nodes.reducing.client import ReducingClient, flat, mean
-from nodes.reducing.server import ReducingServer
-from testbed.channel import Channel
-from testbed.child import Child
-from testbed.config import RunConfig
+from nodes.workload.models import ModelSpec, VisionTransformer
 from testbed.config_error import ConfigError
-from testbed.gloo import Group, ReduceFailed
+from testbed.processes.channel import Channel
+from testbed.processes.child import Child
+from testbed.run.config import RunConfig
+from testbed.transport.gloo import Group, ReduceFailed
 
 HOST = "127.0.0.1"
 SPEC = ModelSpec(side=4, patch=2, width=16, depth=2, heads=2)

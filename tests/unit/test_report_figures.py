@@ -5,14 +5,14 @@ import itertools
 import pytest
 from made_run import S, events, lines, message, summary
 
-from testbed.events import read
+from testbed.record.events import read
+from testbed.record.spans import Span
 from testbed.report import curves
 from testbed.report.curves import Point
 from testbed.report.read import gather
 from testbed.report.rounds_section import COLUMNS, MOST_ROWS, chosen
 from testbed.report.svg import Strip, log_ticks, number, strips, thinned, ticks
 from testbed.report.timeline import columns
-from testbed.spans import Span
 
 
 def test_points_add_up_minutes_and_both_ways_of_all_clients() -> None:

@@ -13,10 +13,10 @@ from made_run import HOSTILE, events, folder, lines
 
 import cli
 from testbed.config_error import ConfigError
-from testbed.events import read
+from testbed.network.topology import client_address
+from testbed.record.events import read
 from testbed.report import comparison, comparison_page, html, listing, run_page
 from testbed.report.read import gather
-from testbed.topology import client_address
 
 SECTIONS = ["accuracy", "timeline", "bytes", "links", "failures", "host", "run", "repeat"]
 MEGABYTE = 1_000_000

@@ -9,12 +9,12 @@ import made_run
 import msgspec
 import pytest
 
-from nodes import models
-from nodes.resume import Resumption
+from experiments.resume import Resumption
 from nodes.server import Past, check_alike
-from testbed.config import RunConfig
+from nodes.workload import models
 from testbed.config_error import ConfigError
-from testbed.killed import Killed
+from testbed.record.recovery import Killed
+from testbed.run.config import RunConfig
 
 CONFIG = RunConfig(rounds=2, clients=2, options={"rank": 4})
 SOFTWARE = {"python": "3.11", "git": "abc", "packages": {"torch": "2.13.0", "peft": None}}

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from nodes.launch import capture_warnings
-from testbed import retransmissions
-from testbed.summary import Tally
+from experiments.launch import capture_warnings
+from testbed.metering import retransmissions
+from testbed.record.summary import Tally
 
 
 def summary_of(*events: dict[str, Any]) -> dict[str, Any]:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testbed import schedule
 from testbed.config_error import ConfigError
-from testbed.direction import Direction
-from testbed.schedule import State
+from testbed.network import schedule
+from testbed.network.direction import Direction
+from testbed.network.schedule import State
 
 UP = Direction(rate_kbit=1000, delay_ms=20)
 DOWN = Direction(rate_kbit=8000, delay_ms=20, loss_percent=1)

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from nodes import data, models, program
-from nodes.models import VisionTransformer
+from nodes import program
 from nodes.program import FineTuning
-from testbed.config import RunConfig
+from nodes.workload import data, models
+from nodes.workload.models import VisionTransformer
+from testbed.network.topology import Node
+from testbed.run.config import RunConfig
 from testbed.seeds import derive
-from testbed.topology import Node
 
 CLIENTS = 3
 

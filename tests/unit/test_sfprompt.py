@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from methods import Shard, sfprompt
-from methods.cutting.exchange import batches, sizes
-from methods.local import trainable_state
-from nodes.models import ModelSpec, VisionTransformer
+from methods.shared.local_training import trainable_state
+from methods.split_model.exchange import batches, sizes
 from nodes.program import FineTuning
-from testbed.config import RunConfig
+from nodes.workload.models import ModelSpec, VisionTransformer
+from testbed.run.config import RunConfig
 
 CLASSES = 3
 SPEC = ModelSpec(side=4, patch=2, width=8, depth=3, heads=2)

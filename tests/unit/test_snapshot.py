@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 import methods
 from methods import Shard, fedavg, kdfft
-from methods.cutting import cut
-from nodes.models import ModelSpec, VisionTransformer
-from nodes.snapshot import Snapshot, Unkept
-from nodes.states import Keeper
+from methods.split_model import cut
+from nodes.checkpoint import Snapshot, Unkept
+from nodes.checkpoint.store import Keeper
+from nodes.workload.models import ModelSpec, VisionTransformer
 
 SPEC = ModelSpec(side=4, patch=2, width=8, depth=4, heads=2)
 SHAPE, CLASSES = (1, 4, 4), 3

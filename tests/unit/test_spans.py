@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from testbed.direction import FRAME_BYTES, SEGMENT_BYTES, Direction
-from testbed.ideal import Access, Line, access
-from testbed.spans import MOST_ROWS, Timeline, over_clients
-from testbed.summary import Tally
+from testbed.network.direction import FRAME_BYTES, SEGMENT_BYTES, Direction
+from testbed.record.ideal_rounds import Access, Line, access
+from testbed.record.spans import MOST_ROWS, Timeline, over_clients
+from testbed.record.summary import Tally
 
 S = 1_000_000_000
 ORIGIN_S = 1000.0

@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from methods import Shard, fedavg, split, splitfed
-from methods.cutting import cut
-from methods.local import train, trainable_state
-from nodes.models import ModelSpec, VisionTransformer
+from methods.shared.local_training import train, trainable_state
+from methods.split_model import cut
+from nodes.workload.models import ModelSpec, VisionTransformer
 
 CLASSES = 3
 SPEC = ModelSpec(side=4, patch=2, width=8, depth=3, heads=2)

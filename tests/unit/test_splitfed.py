@@ -12,13 +12,14 @@ from in_process import Network, play, shards
 from torch import nn
 from torch.nn import functional as F
 
-from methods import Shard, averaging, fedavg, split, splitfed
-from methods.averaging import WeightedMean
-from methods.cutting import cut
-from methods.cutting.exchange import batches
-from methods.cutting.turns import Arrival, Drawn
-from methods.local import load_trainable, trainable_state
-from nodes.models import ModelSpec, VisionTransformer
+from methods import Shard, fedavg, split, splitfed
+from methods.shared import averaging
+from methods.shared.averaging import WeightedMean
+from methods.shared.local_training import load_trainable, trainable_state
+from methods.split_model import cut
+from methods.split_model.exchange import batches
+from methods.split_model.order import Arrival, Drawn
+from nodes.workload.models import ModelSpec, VisionTransformer
 
 CLASSES = 3
 SPEC = ModelSpec(side=4, patch=2, width=8, depth=3, heads=2)

@@ -4,11 +4,11 @@ import os
 
 import pytest
 
-from testbed.direction import FRAME_BYTES, Direction
-from testbed.links import spread
-from testbed.links.turns import MOST_FRAMES_PER_S
-from testbed.profiles import LinkProfile
-from testbed.topology import plan
+from testbed.links.userspace import receive_steering
+from testbed.links.userspace.batching import MOST_FRAMES_PER_S
+from testbed.network.direction import FRAME_BYTES, Direction
+from testbed.network.profiles import LinkProfile
+from testbed.network.topology import plan
 
 MOST_KBIT = MOST_FRAMES_PER_S * 8 * FRAME_BYTES / 1000
 
@@ -34,29 +34,29 @@ def test_it_is_wanted_where_one_direction_of_all_links_is_more_than_a_core_can(
     up, down, clients, wanted
 ):
     rates = [None if share is None else share * MOST_KBIT for share in (up, down)]
-    assert spread.is_wanted(plan([profile(*rates)] * clients)) is wanted
+    assert receive_steering.is_wanted(plan([profile(*rates)] * clients)) is wanted
 
 
 def test_the_servers_line_does_not_count():
     slow = profile(100, 100)
-    assert not spread.is_wanted(plan([slow], profile(None, None)))
-    assert not spread.is_wanted(plan([slow]))
+    assert not receive_steering.is_wanted(plan([slow], profile(None, None)))
+    assert not receive_steering.is_wanted(plan([slow]))
 
 
 @pytest.mark.parametrize("process", range(6))
 def test_one_core_is_this_processs_and_the_others_the_nodes(monkeypatch, process):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {5, 2, 7}, raising=False)
     monkeypatch.setattr(os, "getpid", lambda: process)
-    own, others = spread.choose_cores(plan([profile(None, None)]))
+    own, others = receive_steering.choose_cores(plan([profile(None, None)]))
     assert own == (2, 5, 7)[process % 3]
     assert others == {2, 5, 7} - {own}
 
 
 def test_slow_links_and_a_single_core_leave_all_as_it_is(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
-    assert spread.choose_cores(plan([profile(100, 100)])) is None
+    assert receive_steering.choose_cores(plan([profile(100, 100)])) is None
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
-    assert spread.choose_cores(plan([profile(None, None)])) is None
+    assert receive_steering.choose_cores(plan([profile(None, None)])) is None
 
 
 @pytest.mark.parametrize(
@@ -69,4 +69,4 @@ def test_slow_links_and_a_single_core_leave_all_as_it_is(monkeypatch):
     ],
 )
 def test_a_mask_is_written_as_the_kernel_reads_it(cores, text):
-    assert spread.mask(cores) == text
+    assert receive_steering.mask(cores) == text

@@ -14,9 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from methods import Shard
-from nodes import states
-from nodes.snapshot import Snapshot, Unkept
-from nodes.states import Keeper, Start, choose, ready
+from nodes.checkpoint import Snapshot, Unkept, store
+from nodes.checkpoint.store import Keeper, Start, choose, ready
 from testbed.config_error import ConfigError
 
 CLIENTS = ["client-1", "client-2", "client-10"]
@@ -199,19 +198,19 @@ def test_a_resumed_run_prunes_what_was_there(run: Run) -> None:
 
 
 def test_later_states_are_of_another_past(tmp_path: Path) -> None:
-    (tmp_path / states.FOLDER).mkdir()
-    run = Run(tmp_path / states.FOLDER)
+    (tmp_path / store.FOLDER).mkdir()
+    run = Run(tmp_path / store.FOLDER)
     for number in (1, 2, 3):
         run.round(number)
     (run.folder / ".client-1").write_bytes(b"torn")
     assert ready(tmp_path, Start(2)) == run.folder
     assert run.there() == {name: [1, 2] for name in sorted(["server", *CLIENTS])}
-    states.remove(tmp_path)
+    store.remove(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
-    (tmp_path / states.FOLDER).write_text("in its place")
+    (tmp_path / store.FOLDER).write_text("in its place")
     with pytest.raises(ConfigError, match="must be a folder to write to"):
         ready(tmp_path, Start())
 

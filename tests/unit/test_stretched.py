@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from methods import flops
-from nodes.models import ModelSpec, VisionTransformer
-from nodes.stretched import Stretched, host_flops_per_s
+from methods.shared import flops
+from nodes.throttled_compute import Stretched, host_flops_per_s
+from nodes.workload.models import ModelSpec, VisionTransformer
 from testbed import clock
-from testbed.wire import Header, Message
+from testbed.transport.wire import Header, Message
 
 MESSAGE = Message("server", Header("model", 1, 0), {}, 0, 9)
 IDLE_S = 5.0

@@ -13,10 +13,10 @@ import msgspec
 import pytest
 from made_events import RUN, at, finished
 
-from testbed import record
 from testbed.config_error import ConfigError
-from testbed.record import SUMMARY_SHARE, Recorder, create_folder
-from testbed.summary import MOST_DROPS, Tally
+from testbed.record import recorder as record
+from testbed.record.recorder import SUMMARY_SHARE, Recorder, create_folder
+from testbed.record.summary import MOST_DROPS, Tally
 
 S = 1_000_000_000
 

@@ -9,14 +9,14 @@ from unittest.mock import Mock
 import made_run
 import pytest
 
-from nodes import launch
-from testbed import supervisor
-from testbed.config import RunConfig
-from testbed.profiles import load
-from testbed.record import Recorder
-from testbed.terminal import Output
-from testbed.topology import plan
-from testbed.zygote import NodeFailed
+from experiments import launch
+from testbed.network.profiles import load
+from testbed.network.topology import plan
+from testbed.record.recorder import Recorder
+from testbed.report.terminal import Output
+from testbed.run import supervisor
+from testbed.run.config import RunConfig
+from testbed.run.zygote import NodeFailed
 
 
 def reason_of(lines: list[dict[str, Any]], how: str) -> str:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from testbed.direction import Direction, GilbertElliott
-from testbed.links import qdisc, tc
+from testbed.links.netem import qdisc, tc
+from testbed.network.direction import Direction, GilbertElliott
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ import pytest
 from rich.console import Group
 from rich.table import Table
 
-from testbed import terminal
-from testbed.progress import RoundLines, closing_table
-from testbed.summary import Tally
-from testbed.terminal import Guarded, Output
+from testbed.record.summary import Tally
+from testbed.report import terminal
+from testbed.report.progress import RoundLines, closing_table
+from testbed.report.terminal import Guarded, Output
 
 VARIABLES = ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "CLICOLOR", "TERM", "COLUMNS", "LINES")
 COLOUR = "\x1b[32m"

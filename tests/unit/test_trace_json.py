@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from testbed import trace_json
-from testbed.spans import Timeline, seconds
+from testbed.record import chrome_trace
+from testbed.record.spans import Timeline, seconds
 
 S = 1_000_000_000
 ORIGIN_NS = 1_000_000_000_007
@@ -54,7 +54,7 @@ def rounds(count: int) -> list[dict[str, Any]]:
 
 
 def document_of(events: list[dict[str, Any]], **options: int) -> dict[str, Any]:
-    text = msgspec.json.encode(trace_json.trace(iter(events), **options))
+    text = msgspec.json.encode(chrome_trace.trace(iter(events), **options))
     found = json.loads(text)
     assert isinstance(found, dict)
     return found
@@ -70,7 +70,7 @@ def test_the_file_is_json_of_the_format(tmp_path: Path) -> None:
     events = rounds(2)
     lines = b"".join(msgspec.json.encode(event) + b"\n" for event in events)
     (tmp_path / "events.jsonl").write_bytes(lines)
-    trace_json.write(tmp_path)
+    chrome_trace.write(tmp_path)
     document = json.loads((tmp_path / "trace.json").read_text())
     assert document == document_of(events)
     assert {path.name for path in tmp_path.iterdir()} == {"events.jsonl", "trace.json"}

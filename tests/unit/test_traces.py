@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testbed import traces
 from testbed.config_error import ConfigError
-from testbed.traces import Trace
+from testbed.network import traces
+from testbed.network.traces import Trace
 
 
 def trace_of(folder: Path, text: str) -> Trace:

@@ -15,10 +15,10 @@ import pytest
 import torch
 import zmq
 
-from testbed import congestion
 from testbed.config_error import ConfigError
-from testbed.transport import ClientTransport, ServerTransport, Timeout, Unreachable
-from testbed.wire import Header, TensorHeader, encode_header, encode_tensors
+from testbed.transport import congestion
+from testbed.transport.sockets import ClientTransport, ServerTransport, Timeout, Unreachable
+from testbed.transport.wire import Header, TensorHeader, encode_header, encode_tensors
 
 HOST = "127.0.0.1"
 LIMIT_S = 20

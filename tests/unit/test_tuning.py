@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods import fedpeft, tuning
-from nodes import models
-from nodes.models import ModelSpec, VisionTransformer
+from methods import fedpeft, peft
+from nodes.workload import models
+from nodes.workload.models import ModelSpec, VisionTransformer
 
 CLASSES = 3
 SPEC = ModelSpec(side=4, patch=2, width=16, depth=3, heads=2, mlp_ratio=4)
-VARIANTS = tuning.names()
+VARIANTS = peft.names()
 CLASSIFIER = {"head.classifier.weight", "head.classifier.bias"}
 
 
@@ -266,17 +266,17 @@ class Bare(nn.Module):
 def test_a_model_that_lacks_what_a_variant_needs(variant: str, missing: str) -> None:
     expected = f"variant {variant} needs {missing}, which this model lacks"
     with pytest.raises(ValueError, match=expected):
-        tuning.load(variant).check(Bare())
+        peft.load(variant).check(Bare())
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_model_that_ships_can_have_every_variant(variant: str) -> None:
     for name in models.names():
-        tuning.load(variant).check(models.skeleton(name, 10))
+        peft.load(variant).check(models.skeleton(name, 10))
 
 
 @pytest.mark.parametrize("variant", ["head", "bias"])
 def test_a_model_without_blocks_will_do_for_some(variant: str) -> None:
-    tuning.load(variant).check(Bare())
+    peft.load(variant).check(Bare())
     with pytest.raises(ValueError, match=f"variant {variant} needs head.classifier, which"):
-        tuning.load(variant).check(nn.Linear(2, 2))
+        peft.load(variant).check(nn.Linear(2, 2))

@@ -4,10 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from testbed.direction import Direction
-from testbed.links import turns
-from testbed.links.queue import FOREVER
-from testbed.links.turns import (
+from testbed.links.queueing.queue import FOREVER
+from testbed.links.userspace import batching
+from testbed.links.userspace.batching import (
     LEAST_REST,
     MOST_FRAMES_PER_S,
     POLLED_S,
@@ -16,6 +15,7 @@ from testbed.links.turns import (
     Turns,
     polled_s,
 )
+from testbed.network.direction import Direction
 
 
 class Clock:
@@ -39,8 +39,8 @@ class Clock:
 def clock(monkeypatch):
     clock = Clock()
     fake = SimpleNamespace(monotonic=lambda: clock.now, sleep=clock.sleep)
-    monkeypatch.setattr(turns, "time", fake)
-    monkeypatch.setattr(turns, "select", SimpleNamespace(select=clock.select))
+    monkeypatch.setattr(batching, "time", fake)
+    monkeypatch.setattr(batching, "select", SimpleNamespace(select=clock.select))
     return clock
 
 

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from testbed.config_error import ConfigError
-from testbed.direction import Direction
-from testbed.links import qdisc
+from testbed.links.netem import qdisc
+from testbed.network.direction import Direction
 from testbed.report import run_page, way_in
 
 LINE = Direction(rate_kbit=768, delay_ms=150)

@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from testbed.wire import (
+from testbed.transport.wire import (
     DTYPES,
     MAX_FRAME_BYTES,
     MAX_HEADER_BYTES,
@@ -504,8 +504,13 @@ NETWORK_AND_TIME = {
     *("socket", "ssl", "select", "selectors", "http", "urllib", "requests", "zmq", "pyroute2"),
     *("time", "datetime", "sched", "signal", "os", "ctypes", "fcntl", "subprocess"),
     *("multiprocessing", "threading", "nodes.fleet", "nodes.peer", "testbed.links"),
-    *("testbed.transport", "testbed.channel", "testbed.child", "testbed.zygote"),
-    *("testbed.supervisor", "testbed.meter"),
+    *(
+        "testbed.transport.sockets",
+        "testbed.processes.channel",
+        "testbed.processes.child",
+        "testbed.run.zygote",
+    ),
+    *("testbed.run.supervisor", "testbed.metering.meter"),
 }
 
 
@@ -551,7 +556,11 @@ def test_testbed_imports_neither_nodes_nor_methods() -> None:
 
 def test_testbed_imports_torch_only_at_the_wire_and_to_write_its_files() -> None:
     using = {path for path, source in sources("testbed") if of(imports(source), {"torch"})}
-    wire = {"testbed/wire.py", "testbed/transport.py", "testbed/gloo.py"}
+    wire = {
+        "testbed/transport/wire.py",
+        "testbed/transport/sockets.py",
+        "testbed/transport/gloo.py",
+    }
     assert using <= wire | {"testbed/report/tensorboard.py"}
 
 
@@ -577,7 +586,9 @@ def test_the_walk_finds_an_import(source: str) -> None:
 def test_the_walk_finds_a_call_and_leaves_alone_what_only_sounds_like_it() -> None:
     assert calls("x = [eval(a) for a in b]\ntorch.load(f)") & CALLS == {"eval", "torch.load"}
     assert not calls("model.eval()\nmethods.load(name)") & CALLS
-    assert not of(imports("import timeit\nfrom testbed.wire import Message"), NETWORK_AND_TIME)
+    assert not of(
+        imports("import timeit\nfrom testbed.transport.wire import Message"), NETWORK_AND_TIME
+    )
 
 
 def test_a_bool_that_is_neither_true_nor_false_is_refused() -> None:

@@ -1,0 +1,218 @@
+"""What the runs of a bench found, a row each: to a target accuracy, or a round and client."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from rich.table import Table
+
+from experiments.plan import Bench, Row
+
+Summary = dict[str, Any]
+Figures = dict[str, float | None]
+Spread = dict[str, tuple[float, float]]
+"""The least and greatest of several runs' figures."""
+
+
+class Group(NamedTuple):
+    """Runs that differ in nothing but seed and repeat."""
+
+    where: str
+    """Profile and clients."""
+    row: Row
+    figures: Figures
+    """Medians."""
+    spread: Spread
+
+
+def figures(summary: Summary, target_accuracy: float | None) -> Figures:
+    """Numbers of one run. Bytes are of all clients, both ways; MB are of 10^6 bytes.
+
+    With a target, time and bytes are those until the end of the round that reached it, and None
+    where none did.
+    """
+    rounds = [entry for entry in summary["rounds"] if entry["finished"]]
+    accuracies = [_accuracy(entry["metrics"]) for entry in rounds]
+    parts = sum(entry["clients_ok"] for entry in rounds)
+    flops = [each["round_flops"] for each in summary["per_client"] if each.get("round_flops")]
+    clients = [each for each in summary["processes"] if each["node"] != "server"]
+    peaks = [each.get("peak_private_mb") for each in clients]
+    payload = sum(_payload(entry) for entry in rounds)
+    found: Figures = {
+        "accuracy": max((a for a in accuracies if a is not None), default=None),
+        "client_accuracy": _clients_at_best(rounds),
+        "minutes": sum(entry["seconds"] for entry in rounds) / 60,
+        "minutes_a_round": _share(sum(entry["seconds"] for entry in rounds) / 60, len(rounds)),
+        "wire_mb": sum(_wire(entry) for entry in rounds) / 1e6,
+        "payload_mb": payload / 1e6,
+        "one_way_mb": _share(payload / 2e6, parts),
+        "up_gib": _share(
+            sum(entry["bytes"]["payload"]["up"] for entry in rounds) / 2**30, len(rounds)
+        ),
+        "client_round_mb": _share(payload / 1e6, parts),
+        "client_round_gflop": statistics.fmean(flops) / 1e9 if flops else None,
+        "client_memory_mb": max((mb for mb in peaks if mb is not None), default=None),
+    }
+    if target_accuracy is not None:
+        reached = [n for n, a in enumerate(accuracies, 1) if a is not None and a >= target_accuracy]
+        until = rounds[: reached[0]] if reached else None
+        found["rounds_to_target"] = reached[0] if reached else None
+        found["minutes_to_target"] = until and sum(entry["seconds"] for entry in until) / 60
+        found["payload_mb_to_target"] = until and sum(map(_payload, until)) / 1e6
+        found["wire_mb_to_target"] = until and sum(map(_wire, until)) / 1e6
+    return found
+
+
+def _accuracy(metrics: dict[str, float]) -> float | None:
+    return metrics.get("accuracy", metrics.get("client_accuracy"))
+
+
+def _clients_at_best(rounds: list[dict[str, Any]]) -> float | None:
+    """Of the clients' own models, after the round whose accuracy is the best."""
+    found = [(_accuracy(entry["metrics"]), entry["metrics"]) for entry in rounds]
+    learnt = [(best, metrics) for best, metrics in found if best is not None]
+    if not learnt:
+        return None
+    own: float | None = max(learnt, key=lambda each: each[0])[1].get("client_accuracy")
+    return own
+
+
+def _payload(entry: dict[str, Any]) -> int:
+    payload: dict[str, int] = entry["bytes"]["payload"]
+    return payload["up"] + payload["down"]
+
+
+def _wire(entry: dict[str, Any]) -> int:
+    wire: dict[str, int] = entry["bytes"]["wire"]
+    return wire["up"] + wire["down"]
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def medians(runs: Iterable[Figures]) -> tuple[Figures, Spread]:
+    """Each figure's median over runs, and its least and greatest; None where some run lacks it.
+
+    ``runs`` is how many they are, and ``runs_to_target`` how many of them reached a target.
+    """
+    found = list(runs)
+    middle: Figures = {}
+    spread: Spread = {}
+    for name in found[0]:
+        values = [each[name] for each in found]
+        present = [value for value in values if value is not None]
+        middle[name] = statistics.median(present) if len(present) == len(values) else None
+        if middle[name] is not None:
+            spread[name] = (min(present), max(present))
+    middle["runs"] = len(found)
+    if "rounds_to_target" in found[0]:
+        middle["runs_to_target"] = sum(each["rounds_to_target"] is not None for each in found)
+    return middle, spread
+
+
+def shares(own: Figures, baseline: Figures | None) -> Figures:
+    """Of the baseline's payload, operations and time, a client and round."""
+    found: Figures = {}
+    names = {
+        "payload_share": "client_round_mb",
+        "flops_share": "client_round_gflop",
+        "minutes_share": "minutes_a_round",
+    }
+    for share, name in names.items():
+        part, whole = own[name], baseline[name] if baseline else None
+        found[share] = part / whole if part is not None and whole else None
+    return found
+
+
+Column = tuple[str, Callable[[Group], str]]
+
+
+def table(bench: Bench, groups: list[Group]) -> Table:
+    """Rows as they are compared: medians, with (least to greatest) of several runs."""
+    columns = list(_columns(bench, groups))
+    shown = Table(title=bench.title, title_justify="left", caption=bench.note or None)
+    shown.caption_justify = "left"
+    several = len({group.where for group in groups}) > 1
+    if several:
+        shown.add_column("links")
+    for number, (head, _) in enumerate(columns):
+        shown.add_column(head, justify="right" if number else "left", overflow="fold")
+    for group in groups:
+        own = [text(group) for _, text in columns]
+        shown.add_row(*([group.where] if several else []), *own)
+    return shown
+
+
+def _columns(bench: Bench, groups: list[Group]) -> Iterable[Column]:
+    yield "", lambda group: group.row.name
+    figures = [group.figures for group in groups]
+    papers = [group.row.paper for group in groups if group.row.paper]
+    own: list[Column] = []
+    if any(found["client_accuracy"] is not None for found in figures):
+        own = [("clients' own then", _number("client_accuracy", "{:.3f}"))]
+    if any((found["runs"] or 1) > 1 for found in figures):
+        yield "runs", _number("runs", "{:.0f}")
+    if any("rounds_to_target" in found for found in figures):
+        target = bench.run.get("target_accuracy")
+        yield "best accuracy", _number("accuracy", "{:.3f}")
+        yield from own
+        yield f"rounds to {target}", _rounds_to_target
+        yield "minutes", _number("minutes_to_target", "{:.2f}", "")
+        yield "payload MB", _number("payload_mb_to_target", "{:.2f}", "")
+        yield "wire MB", _number("wire_mb_to_target", "{:.2f}", "")
+        yield "client peak memory MB", _number("client_memory_mb", "{:.1f}")
+        yield "client GFLOP a round", _number("client_round_gflop", "{:.3g}")
+        return
+    if any(found["accuracy"] is not None for found in figures):
+        yield "best accuracy", _number("accuracy", "{:.3f}")
+        yield from own
+    if any(group.row.formula_mb is not None for group in groups):
+        yield "formula: MB one way", _formula
+    if any(paper.up_gib is not None for paper in papers):
+        yield "paper: GiB up", _paper("up_gib", "{:.4g}")
+        yield "GiB up", _number("up_gib", "{:.4g}")
+    yield "MB one way", _number("one_way_mb", "{:.3f}")
+    yield "client GFLOP a round", _number("client_round_gflop", "{:.4g}")
+    if bench.baseline or any(row.baseline for row in bench.rows):
+        if any(paper.payload_share is not None for paper in papers):
+            yield "paper: payload share", _paper("payload_share", "{:.4g}")
+        yield "payload share", _number("payload_share", "{:.4g}")
+        if any(paper.flops_share is not None for paper in papers):
+            yield "paper: FLOP share", _paper("flops_share", "{:.4g}")
+        yield "FLOP share", _number("flops_share", "{:.4g}")
+        yield "time share", _number("minutes_share", "{:.3g}")
+    yield "wire MB", _number("wire_mb", "{:.2f}")
+    yield "minutes a round", _number("minutes_a_round", "{:.2f}")
+
+
+def _rounds_to_target(group: Group) -> str:
+    reached = group.figures["runs_to_target"]
+    missing = f"{reached:.0f} of {group.figures['runs']:.0f} runs" if reached else "never"
+    return _number("rounds_to_target", "{:g}", missing)(group)
+
+
+def _number(name: str, form: str, missing: str = "-") -> Callable[[Group], str]:
+    def text(group: Group) -> str:
+        value = group.figures[name]
+        if value is None:
+            return missing
+        ends = [form.format(end) for end in group.spread.get(name, ())]
+        alike = len(set(ends)) < 2
+        return form.format(value) + ("" if alike else f" ({ends[0]} to {ends[1]})")
+
+    return text
+
+
+def _formula(group: Group) -> str:
+    return "-" if group.row.formula_mb is None else f"{group.row.formula_mb:.3f}"
+
+
+def _paper(name: str, form: str) -> Callable[[Group], str]:
+    def text(group: Group) -> str:
+        value = getattr(group.row.paper, name) if group.row.paper else None
+        return "-" if value is None else form.format(value)
+
+    return text

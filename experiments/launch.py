@@ -1,0 +1,252 @@
+"""One run from flags to a closing table: what `cli.py launch` does."""
+
+import contextlib
+import shlex
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import methods
+from nodes.workload import data
+from testbed.config_error import ConfigError
+from testbed.links import choice
+from testbed.machine import limits
+from testbed.metering import meter
+from testbed.naming import slug
+from testbed.network.profiles import LinkProfile
+from testbed.network.profiles import load as load_profile
+from testbed.network.topology import Plan, plan
+from testbed.record import chrome_trace
+from testbed.record.recorder import Recorder, create_folder
+from testbed.record.recovery import Killed
+from testbed.report.progress import RoundLines, closing_table
+from testbed.report.terminal import Output
+from testbed.run import client_links
+from testbed.run.config import RunConfig, choose, load, pace
+from testbed.run.dilation import plan as dilated
+from testbed.run.supervisor import run
+from testbed.transport import congestion
+
+EXIT_CODES = {"ok": 0, "failed": 1, "interrupted": 130}
+UNWRITTEN_EXIT = 1
+
+
+def launch(
+    file: Path | None,
+    flags: dict[str, Any],
+    command: list[str],
+    started_s: float,
+    output: Output,
+    tensorboard: bool = False,
+    resume: Path | None = None,
+) -> int:
+    """Carry out a run and say what came of it; returns the exit status.
+
+    ``tensorboard``: leave event files for TensorBoard, too. ``resume``: the folder of a killed run,
+    which goes on.
+
+    Raises:
+        ConfigError: refused before anything has started.
+    """
+    with contextlib.ExitStack() as owned:
+        killed = None if resume is None else owned.enter_context(contextlib.closing(Killed(resume)))
+        return _launch(file, flags, command, started_s, output, tensorboard, killed, owned)
+
+
+def _launch(
+    file: Path | None,
+    flags: dict[str, Any],
+    command: list[str],
+    started_s: float,
+    output: Output,
+    tensorboard: bool,
+    killed: Killed | None,
+    owned: contextlib.ExitStack,
+) -> int:
+    # 1. Everything is checked before anything starts, the quick checks first.
+    config = load(file if killed is None else killed.config_file, flags)
+    profiles = client_links.client_links(config)
+    server = None if config.server_profile is None else load_profile(config.server_profile)
+    layout = plan(profiles, server, client_links.times_away(config, len(profiles)))
+    choose("method", config.method, methods.names())
+    choose("dataset", config.dataset, data.names())
+    # They bring in torch, which takes seconds.
+    from experiments import trial_run
+    from experiments.resume import Resumption
+    from nodes.checkpoint import store
+    from nodes.program import FineTuning
+
+    program = FineTuning(config, len(profiles))
+    limits.require_proc()
+    # What a dilated run's links really are: a rate that is divided may be none any more.
+    slower = layout if config.dilation == "auto" else dilated(layout, pace(config))
+    backend, why = choice.choose(config.links, slower)
+    limits.allow(len(layout.nodes), streams=backend.name == "loopback")
+    if program.peer_to_peer and backend.name == "loopback":
+        asks = "transport" if config.transport == "gloo" else "method"
+        raise ConfigError(
+            f"{asks} = {getattr(config, asks)!r}: clients speak to one another, which takes links "
+            "with namespaces; loopback links lead to the server alone"
+        )
+    if config.pcap and backend.name == "loopback":
+        raise ConfigError(
+            "pcap = true: loopback links have no packets of a client's own, for all clients share "
+            "127.0.0.1; take links with namespaces (--links=netem or userspace), or leave it out"
+        )
+    if config.congestion is not None:
+        congestion.check(config.congestion, backend.name)
+    # 2. The configuration as it will be written: nothing left to a default.
+    config = msgspec.structs.replace(
+        client_links.repeatable(config),
+        clients=len(profiles),
+        links=backend.name,
+        model=program.model,
+        options=program.options,
+        # The model is the clients' own there, and no file of one of them says which it is.
+        checkpoints=config.checkpoints and config.transport != "gloo",
+    )
+    profile = mix_label(profiles)
+    label = f"{config.method}-{profile.replace(':', 'x').replace(',', '+')}"
+    facts = run_facts(config, layout, profile, command, asynchronous=program.asynchronous)
+    facts["data"] = program.data_fingerprint()
+    facts["files"] = client_links.files(config, [*profiles, *([server] if server else [])])
+    again = None
+    if killed is None:
+        folder = create_folder(Path(config.out), f"{slug(label)}-{len(profiles)}")
+        owned.callback(_remove_if_empty, folder)
+        facts["run_id"] = folder.name
+    else:
+        again = Resumption(killed, config, [node.name for node in layout.clients])
+        folder = again.folder
+        again.check_data(facts)
+        again.check_files(facts)
+        for text in again.differences(facts):
+            output.say(text, style="yellow")
+        facts = again.facts(facts)
+    # 3. The run, after a trial round where one is to say how slow it must be.
+    if config.dilation == "auto":
+        output.say("a trial round comes first, to find the dilation")
+        try:
+            found = trial_run.find(config, layout, backend, facts, folder)
+        except trial_run.TrialFailed as error:
+            output.error(str(error))
+            return EXIT_CODES[error.status]
+        output.say(f"dilation: {found.dilation:g}, by {found.how}")
+        config = msgspec.structs.replace(config, dilation=found.dilation)
+        facts |= {"dilation": found.dilation, "dilation_found": found.how}
+        facts["config"] = msgspec.to_builtins(config)
+    output.result("results", folder)
+    output.say(why)
+    if config.checkpoints:
+        start = again.start if again else store.Start()
+        program.keep(store.ready(folder, start), start)
+    progress = RoundLines(output.console, config.rounds, len(profiles))
+    recorder = Recorder(folder, started_s, killed)
+    try:
+        summary = run(
+            config,
+            layout,
+            backend,
+            program,
+            recorder,
+            facts,
+            progress,
+            again.past() if again else None,
+        )
+    finally:
+        progress.close()
+        recorder.close()
+    # 4. What came of it.
+    if summary["status"] == "ok":
+        store.remove(folder)
+    for text in capture_warnings(summary["captures"]):
+        output.say(text, style="yellow")
+    if summary["rounds_done"] or output.as_json:
+        output.show(closing_table(summary), {"folder": folder.as_posix(), **summary})
+    whole = _write_about(folder, tensorboard, output)
+    if summary["status"] != "ok":
+        # Last, as a bench tells of it.
+        output.error(f"{summary['status']}: {summary['reason']}")
+    return EXIT_CODES[summary["status"]] or (0 if whole else UNWRITTEN_EXIT)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _write_about(folder: Path, tensorboard: bool, output: Output) -> bool:
+    """Write the run's page and what else is asked for; whether all of it is there.
+
+    What is not is no reason for a run to fail, and one for the command to say so.
+    """
+    from testbed.report import export, run_page
+
+    writers: dict[str, Callable[[], object]] = {
+        "trace": lambda: chrome_trace.write(folder),
+        "report": lambda: run_page.write(folder),
+    }
+    if tensorboard:
+        writers["tensorboard"] = lambda: export.export(folder, ["tensorboard"])[0]
+    whole = True
+    for name, write in writers.items():
+        try:
+            if (where := write()) is not None:
+                output.say(f"{name}: {where}")
+        except Exception as error:
+            whole = False
+            output.error(f"no {name}: {type(error).__name__}: {error}")
+    return whole
+
+
+def capture_warnings(captures: dict[str, Any] | None) -> list[str]:
+    """What a reader of a run's captures must know; ``captures`` is the summary's."""
+    found = []
+    if captures and captures["failure"]:
+        found.append(f"the captures end early: {captures['failure']}")
+    if captures and captures["dropped_packets"]:
+        found.append(
+            f"the captures lack {captures['dropped_packets']} packets, which came faster than they "
+            f"could be written: those of {', '.join(captures['incomplete'])}"
+        )
+    return found
+
+
+def mix_label(profiles: list[LinkProfile]) -> str:
+    """ "4g", or "4g:12,wifi:5" for a mix."""
+    counts = Counter(profile.name for profile in profiles)
+    if len(counts) == 1:
+        return profiles[0].name
+    return ",".join(f"{name}:{count}" for name, count in counts.items())
+
+
+def run_facts(
+    config: RunConfig, layout: Plan, profile: str, command: list[str], *, asynchronous: bool
+) -> dict[str, Any]:
+    """What the "run" event says of a run before it begins."""
+    from nodes.workload import models
+
+    return {
+        "command": shlex.join(command),
+        "method": config.method,
+        "asynchronous": asynchronous,
+        "transport": config.transport,
+        "model": config.model,
+        "dataset": config.dataset,
+        "profile": profile,
+        "server_profile": layout.server.profile.name if config.server_profile else None,
+        "seed": config.seed,
+        "compute": config.compute,
+        "weights": models.fingerprint(config.model) if config.compute == "real" else None,
+        "dilation": config.dilation,
+        "device_class": config.device_class,
+        "server_device_class": config.server_device_class,
+        "client_memory_mb": config.client_memory_mb,
+        "client_names": [node.name for node in layout.clients],
+        "client_profiles": [node.profile.name for node in layout.clients if node.profile],
+        "config": msgspec.to_builtins(config),
+        "environment": meter.environment(),
+    }

@@ -1,0 +1,168 @@
+"""Which runs a bench is: rows times link profiles times client counts times seeds times repeats."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from testbed import naming, outside
+from testbed.config_error import ConfigError, closest
+from testbed.run.config import RunConfig, convert, option_value
+
+PRESETS = Path(__file__).parent / "presets"
+MOST_RUNS = 10_000
+MARK_DIGITS = 8
+Name = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f]{1,120}$")]
+
+
+class Paper(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a paper says of a row, to be shown beside what was measured."""
+
+    up_gib: float | None = None
+    """Payload of all clients, up, a round; 2^30 bytes, as papers often count."""
+    payload_share: float | None = None
+    """Payload of a client and round, of the baseline's."""
+    flops_share: float | None = None
+    """Operations of a client and round, of the baseline's."""
+
+
+class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One method with its options, or whatever else a bench compares."""
+
+    name: Name
+    run: dict[str, Any] = {}
+    """Fields of a run's configuration, beyond those of all rows."""
+    baseline: str | None = None
+    """Another row's name, where it is not the bench's."""
+    formula_mb: float | None = None
+    """Payload of one client, one way, a round, 10^6 bytes, as the method's formula gives it."""
+    paper: Paper | None = None
+
+
+class Bench(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A bench as its TOML file has it."""
+
+    title: str = "bench"
+    note: str = ""
+    """What a reader must know to read the table; printed under it."""
+    run: dict[str, Any] = {}
+    """Fields of a run's configuration that all rows share."""
+    rows: Annotated[list[Row], msgspec.Meta(min_length=1)]
+    baseline: str | None = None
+    """The row that others' shares are of."""
+    profiles: list[str] = []
+    clients: list[int] = []
+    seeds: list[int] = []
+    repeat: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
+
+
+class Cell(msgspec.Struct, frozen=True):
+    """One run of a bench."""
+
+    id: str
+    """A name for its folder."""
+    row: Row
+    config: RunConfig
+
+
+def presets() -> list[str]:
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def load(name: str) -> Bench:
+    """A preset by its name, or a file by its path.
+
+    Raises:
+        ConfigError: naming the file, the field and what would be right.
+    """
+    path = PRESETS / f"{name}.toml" if name in presets() else outside.expanded(name)
+    if not path.suffix and not path.exists():
+        near = closest(name, presets()) or "."
+        raise ConfigError(f"unknown preset {name!r}{near} Known: {', '.join(presets())}.")
+    values = outside.toml(path, "preset")
+    return checked(convert(values, Bench, str(path)), str(path))
+
+
+def checked(bench: Bench, where: str) -> Bench:
+    """The same bench; ConfigError where its rows do not fit together."""
+    names = [row.name for row in bench.rows]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{where}: two rows are called {name!r}; give each its own name")
+    for wanted in (bench.baseline, *(row.baseline for row in bench.rows)):
+        if wanted is not None and wanted not in names:
+            raise ConfigError(f"{where}: baseline = {wanted!r}: must be one of {', '.join(names)}")
+    return bench
+
+
+def cells(bench: Bench) -> list[Cell]:
+    """Every run, in the order in which they are made: seed after seed, so that an early end leaves
+    whole comparisons.
+
+    Raises:
+        ConfigError: a field of a run is wrong, or there are too many runs.
+    """
+    axes = (
+        range(bench.repeat),
+        bench.seeds or [None],
+        bench.clients or [None],
+        bench.profiles or [None],
+        bench.rows,
+    )
+    count = 1
+    for axis in axes:
+        count *= len(axis)
+    if count > MOST_RUNS:
+        raise ConfigError(f"these are {count} runs, at most {MOST_RUNS} are possible; take fewer")
+    return _told_apart([_cell(bench, *chosen) for chosen in itertools.product(*axes)])
+
+
+def _cell(
+    bench: Bench, repeat: int, seed: int | None, clients: int | None, profile: str | None, row: Row
+) -> Cell:
+    where = f"row {row.name!r}"
+    for own in (bench.run, row.run):
+        if not isinstance(own.get("options", {}), dict):
+            raise ConfigError(f"{where}: options must be a table")
+    values = {**bench.run, **row.run}
+    values["options"] = {**bench.run.get("options", {}), **row.run.get("options", {})}
+    axis = {"profile": profile, "clients": clients, "seed": seed}
+    values |= {field: value for field, value in axis.items() if value is not None}
+    config = convert(values, RunConfig, where)
+    parts = [row.name, config.profile, f"{config.clients}c" if config.clients else None]
+    parts += [f"seed{config.seed}", f"run{repeat + 1}" if bench.repeat > 1 else None]
+    name = "-".join(part for part in parts if part)
+    return Cell(name, row, config)
+
+
+def _told_apart(cells: list[Cell]) -> list[Cell]:
+    """The same with names that are folders', of which no two are alike even without case."""
+    folders = [naming.slug(cell.id) for cell in cells]
+    counts = Counter(folder.casefold() for folder in folders)
+    return [
+        msgspec.structs.replace(cell, id=folder)
+        if folder == cell.id and counts[folder.casefold()] == 1
+        else msgspec.structs.replace(cell, id=f"{folder}@{naming.mark(cell.id, MARK_DIGITS)}")
+        for cell, folder in zip(cells, folders, strict=True)
+    ]
+
+
+def row(text: str) -> Row:
+    """A row from a flag: "fedpeft:variant=bias:rank=4" is a method and its options.
+
+    Raises:
+        ConfigError: an option without a value.
+    """
+    method, *options = text.split(":")
+    found: dict[str, Any] = {}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--methods {text!r}: write METHOD:OPTION=VALUE, not {option!r}")
+        found[key] = option_value(value)
+    name = " ".join((method, *options))
+    return convert({"name": name, "run": {"method": method, "options": found}}, Row, "--methods")

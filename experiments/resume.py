@@ -1,0 +1,88 @@
+"""A killed run that goes on: from which round, with which states, and what is another now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from nodes.checkpoint import store
+from testbed.config_error import ConfigError
+from testbed.record.recovery import Killed
+from testbed.run import client_links
+from testbed.run.config import RunConfig
+
+Facts = dict[str, Any]
+
+
+class Resumption:
+    """What ``launch`` needs to carry a killed run on."""
+
+    def __init__(self, killed: Killed, config: RunConfig, clients: list[str]) -> None:
+        """Raises ConfigError: its configuration was changed, or no round can be gone on from."""
+        self._killed = killed
+        _check_config(killed, config)
+        self.folder = killed.folder
+        self.states = self.folder / store.FOLDER
+        self.start = store.choose(self.states, clients, killed.rounds)
+
+    def facts(self, facts: Facts) -> Facts:
+        """For the "resumed" event; ``facts``: what "run" would say now."""
+        number = self.start.round
+        now = {name: facts[name] for name in ("command", "environment")}
+        return {
+            "round": number,
+            "at_s": self._killed.last_t,
+            "lost": self._killed.lost(number),
+            **now,
+        }
+
+    def check_data(self, facts: Facts) -> None:
+        """ConfigError where the run trained on other data; ``facts``: what "run" would say now."""
+        before, now = self._killed.facts.get("data"), facts.get("data")
+        if before is not None and before != now:
+            raise ConfigError(
+                f"--resume {self.folder}: the files of dataset {facts.get('dataset')} are not "
+                f"those that the run began with (SHA-256 {before[:12]}, now {str(now)[:12]}): put "
+                "those back, or start another run with --config on its config.toml"
+            )
+
+    def check_files(self, facts: Facts) -> None:
+        """ConfigError where profiles, traces or schedules say other things than at the start."""
+        before, now = self._killed.facts.get("files"), facts["files"]
+        if isinstance(before, dict) and (wrong := client_links.differing(before, now)):
+            raise ConfigError(
+                f"--resume {self.folder}: {wrong}, when the run began: put that back, or start "
+                "another run with --config on its config.toml"
+            )
+
+    def past(self) -> Iterator[Facts]:
+        """The events that count."""
+        return self._killed.events(self.start.round)
+
+    def differences(self, facts: Facts) -> list[str]:
+        """What may give another result than the killed run's; ``facts``: what "run" would say."""
+        before, now = (_software(each) for each in (self._killed.facts, facts))
+        return [
+            f"{name} was {before.get(name)} and is {value} now: the result may be another"
+            for name, value in now.items()
+            if before.get(name) != value
+        ]
+
+
+def _software(facts: Facts) -> dict[str, Any]:
+    environment = facts.get("environment") or {}
+    own = {name: environment.get(name) for name in ("python", "machine")}
+    source = {"source": environment.get("git"), "file of weights": facts.get("weights")}
+    return {**own, **environment.get("packages", {}), **source}
+
+
+def _check_config(killed: Killed, config: RunConfig) -> None:
+    before, now = killed.facts["config"], msgspec.to_builtins(config)
+    for name in before.keys() & now.keys():
+        if before[name] != now[name]:
+            raise ConfigError(
+                f"--resume {killed.folder}: {name} = {now[name]!r} in its config.toml is not the "
+                f"run's own, {before[name]!r}; put that back, or start another run with --config"
+            )

@@ -1,0 +1,200 @@
+"""Carries out the runs of a bench, each as `launch` makes it, in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import msgspec
+
+from experiments.plan import Bench, Cell
+from experiments.progress import Course, Progress, last_line
+from testbed import files
+from testbed.config_error import ConfigError
+from testbed.processes.child import Child
+from testbed.report import summaries
+from testbed.run import client_links
+from testbed.run.config import write
+from testbed.units import human_seconds
+
+CLI = Path(__file__).parents[1] / "cli.py"
+LEAVE_LIMIT_S = 30.0
+"""How long a run gets to end itself where the bench is interrupted."""
+POLL_S = 0.2
+LOG = "launch.log"
+"""In a cell's folder: what its last run said."""
+
+
+class Outcome(NamedTuple):
+    """What became of a cell."""
+
+    cell: Cell
+    summary: dict[str, Any] | None
+    """None: it did not run, or left nothing to read."""
+    reason: str | None
+    """Why there are no figures of it; None where there are."""
+    earlier: bool = False
+    """An earlier bench made it."""
+    stopped: bool = False
+    """A signal has ended the bench in it or before it."""
+
+
+INTERRUPTED = "the bench was interrupted"
+
+
+class Interrupted(Exception):
+    """A signal asked the bench to end."""
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, bench: Bench, read: dict[str, str]) -> Iterator[None]:
+    """Have the bench's folder, new or as the same bench left it, for ourselves.
+
+    ``read``: digests of the files that its links are read from, which are a part of it.
+
+    Raises:
+        ConfigError: it cannot be written, belongs to another bench, or is in use.
+    """
+    whole = {**msgspec.to_builtins(bench), "files": read}
+    text = msgspec.json.format(msgspec.json.encode(whole), indent=2)
+    path = folder / "bench.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        file = files.updated(path)
+    except OSError as error:
+        raise ConfigError(
+            f"--out {folder}: {error.strerror}; name a folder you can write"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"--out {folder}: another bench is at work there") from None
+        file.seek(0)
+        before = file.read().strip()
+        if before and before != text:
+            raise ConfigError(
+                f"--out {folder}: holds {_others(before, whole)}; name another folder, or remove it"
+            )
+        if not before:
+            file.write(text + b"\n")
+            file.flush()
+        yield
+
+
+def _others(before: bytes, whole: dict[str, Any]) -> str:
+    """Whose runs a folder holds: not those of ``whole``."""
+    with contextlib.suppress(msgspec.DecodeError, AttributeError):
+        found = msgspec.json.decode(before)
+        read = found.pop("files", {})
+        if found == {name: value for name, value in whole.items() if name != "files"}:
+            wrong = client_links.differing(read, whole["files"])
+            return f"this bench's runs over other links ({wrong})"
+    return "another bench's runs"
+
+
+def conduct(
+    cells: list[Cell],
+    folder: Path,
+    progress: Progress,
+    budget_s: float | None = None,
+) -> Iterator[Outcome]:
+    """Each cell's outcome as it is there; those that earlier benches finished come at once.
+
+    No run is begun after ``budget_s``. Ends early, without an error, where a signal asks for it:
+    what is left has that as its reason.
+    """
+    course, stopped = Course(cells, budget_s), False
+    there = {cell.id: finished(folder / cell.id) for cell in cells}
+    for id_, summary in there.items():
+        if summary is not None:
+            course.took_s[id_] = summary["seconds"]["total"]
+    for cell in cells:
+        place, earlier = folder / cell.id, there[cell.id]
+        budget_left_s = course.budget_left_s
+        if earlier is not None:
+            outcome = Outcome(cell, earlier, None, earlier=True)
+        elif stopped:
+            outcome = Outcome(cell, None, INTERRUPTED, stopped=True)
+        elif budget_s is not None and budget_left_s is not None and budget_left_s < 0:
+            outcome = Outcome(cell, None, f"the budget of {human_seconds(budget_s)} was spent")
+        else:
+            course.begin(place / LOG)
+            progress.began(course)
+            try:
+                reason = _run(cell, place, lambda: progress.ticked(course))
+            except Interrupted:
+                stopped, reason = True, INTERRUPTED
+            summary = finished(place)
+            outcome = Outcome(cell, summary, None if summary else reason, stopped=stopped)
+        course.end(outcome)
+        progress.ended(course)
+        yield outcome
+
+
+def finished(place: Path) -> dict[str, Any] | None:
+    """The summary of the cell's last run that ended well."""
+    for path in sorted(place.glob("*/summary.json"), reverse=True):
+        with contextlib.suppress(ConfigError):
+            summary = summaries.load(path)
+            if summary["status"] == "ok":
+                return summary
+    return None
+
+
+def _run(cell: Cell, place: Path, tick: Callable[[], None]) -> str:
+    """Make one run; returns why it has no result, for where it has none.
+
+    ``tick`` is called while it goes on.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    config, log = place / "config.toml", place / LOG
+    write(cell.config, config)
+    command = [sys.executable, str(CLI), "launch", f"--config={config}", f"--out={place}"]
+
+    def launch() -> None:
+        output = files.created(log)
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+        os.environ["NO_COLOR"] = "1"  # Its last words are shown elsewhere.
+        os.execv(command[0], command)
+
+    with _signals_raised():
+        child = Child("launch", launch)
+        try:
+            while child.poll():
+                tick()
+                time.sleep(POLL_S)
+        except Interrupted:
+            if child.poll():
+                os.kill(child.pid, signal.SIGTERM)
+            child.wait(LEAVE_LIMIT_S)
+            raise
+        finally:
+            child.kill()
+    return last_line(log) or "it said nothing"
+
+
+@contextlib.contextmanager
+def _signals_raised() -> Iterator[None]:
+    """Within, SIGINT, SIGTERM and SIGHUP raise Interrupted."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise Interrupted
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

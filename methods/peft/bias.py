@@ -1,0 +1,30 @@
+"""Every bias and the classifier: BitFit (Ben-Zaken et al., arXiv 2106.10199).
+
+Biases are those of the linear layers, of the norms and of the patch embedding: 11 widths a block
+where the perceptron has 4 widths, one for the patches and one for the last norm.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from methods import peft
+
+if TYPE_CHECKING:
+    from methods.fedpeft import Config
+
+KIND = "bias"
+LEARNING_RATE = {"sgd": 1e-2, "adamw": 1e-2}
+"""sgd: the paper's. adamw: ours, for the shipped model."""
+
+
+def check(model: nn.Module) -> None:
+    peft.require(model, "bias", "head.classifier")
+
+
+def adapt(config: Config, model: nn.Module) -> nn.Module:
+    biases = [each for name, each in model.named_parameters() if name.endswith("bias")]
+    classifier = model.get_submodule("head.classifier").parameters()
+    return peft.train_only(model, [*biases, *classifier])

@@ -1,0 +1,55 @@
+"""Soft prompts in every block, and the classifier: blocks * length * width.
+
+VPT-deep (Jia et al., arXiv 2203.12119): each block reads its own prompts beside the tokens, and
+what it makes of them is dropped behind it. They stand after the patches, as in the authors' code,
+so that the class token stays first; attention does not know of places, so this changes nothing.
+Their first values are uniform within sqrt(6 / (values of a patch + width)), as in both codes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from methods import peft
+
+if TYPE_CHECKING:
+    from methods.fedpeft import Config
+
+KIND = "prompt"
+LEARNING_RATE = {"sgd": 1e-2, "adamw": 3e-2}
+"""sgd: the paper's. adamw: ours, for the shipped model."""
+
+
+class Prompted(nn.Module):
+    """A block, tokens (batch, tokens, width) to the same shape, that reads prompts beside them."""
+
+    def __init__(self, block: nn.Module, prompt: Tensor) -> None:
+        super().__init__()
+        self.block = block
+        self.prompt = nn.Parameter(prompt)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        prompt = self.prompt.expand(len(tokens), -1, -1)
+        result: Tensor = self.block(torch.cat([tokens, prompt], dim=1))
+        return result[:, : tokens.shape[1]]
+
+
+def check(model: nn.Module) -> None:
+    peft.require(model, "prompt", "blocks", "head.classifier")
+
+
+def adapt(config: Config, model: nn.Module) -> nn.Module:
+    spec = model.spec
+    bound = math.sqrt(6 / (spec.channels * spec.patch**2 + spec.width))
+    device = next(model.parameters()).device
+    prompts = []
+    for number, block in enumerate(model.blocks):
+        first = torch.empty(1, config.prompt_length, spec.width, device=device)
+        prompted = Prompted(block, first.uniform_(-bound, bound))
+        model.blocks[number] = prompted
+        prompts.append(prompted.prompt)
+    return peft.train_only(model, [*prompts, *model.head.classifier.parameters()])

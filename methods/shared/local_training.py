@@ -1,0 +1,88 @@
+"""What many methods do inside a client or a server: train, evaluate, read and write weights."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from methods import Shard
+from methods.shared import flops
+from methods.shared.averaging import rounded
+
+EVALUATION_BATCH = 256
+
+
+def learnt(model: nn.Module) -> dict[str, Tensor]:
+    """What training changes of a model, itself, by name: what a message of weights is to be like.
+
+    The trainable parameters, and the buffers of signed numbers that a state dict has, such as the
+    means and variances of batch normalisation, which a frozen layer learns too.
+    """
+    found: dict[str, Tensor] = {
+        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
+    for path, module in model.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set and buffer.dtype.is_signed:
+                found[f"{path}.{name}" if path else name] = buffer
+    return found
+
+
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of what training changes, safe to send while the model trains on."""
+    return {name: tensor.detach().clone() for name, tensor in learnt(model).items()}
+
+
+def load_trainable(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Write ``state`` into the model's parameters and buffers of the same names."""
+    own = dict(model.named_parameters()) | dict(model.named_buffers())
+    with torch.no_grad():
+        for name, tensor in state.items():
+            own[name].copy_(rounded(tensor, own[name].dtype))
+
+
+def train(
+    model: nn.Module,
+    shard: Shard,
+    optimizer: torch.optim.Optimizer,
+    *,
+    epochs: int,
+    batch_size: int,
+    generator: torch.Generator,
+) -> None:
+    """Cross-entropy over batches of the shard, shuffled anew each epoch."""
+    model.train()
+    count = len(shard.labels)
+    orders = [torch.randperm(count, generator=generator) for _ in range(epochs)]
+    batches = [batch for order in orders for batch in order.split(batch_size)]
+    for batch in flops.each_size(batches) if shard.images.is_meta else batches:
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(model(shard.images[batch]), shard.labels[batch]).backward()
+        optimizer.step()
+
+
+def accuracy_and_loss(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, float]:
+    """Share of right answers and mean cross-entropy over held-out images."""
+    model.eval()
+    right, total = 0, 0.0
+    with torch.inference_mode():
+        for some, truth in zip(
+            images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True
+        ):
+            logits = model(some)
+            right += int((logits.argmax(dim=1) == truth).sum())
+            total += float(F.cross_entropy(logits, truth, reduction="sum"))
+    return {"accuracy": right / len(labels), "loss": total / len(labels)}
+
+
+def warm_up(model: nn.Module, images: Tensor) -> None:
+    """Train ``model`` for a step, so that what torch loads and allocates at first use is there.
+
+    A process forked afterwards shares it. The model is changed.
+    """
+    labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+    shard = Shard(images, labels, public=images[:0], client=1)
+    optimizer = torch.optim.AdamW(model.parameters())
+    train(model, shard, optimizer, epochs=1, batch_size=len(images), generator=torch.Generator())
+    accuracy_and_loss(model, images, labels)

@@ -1,0 +1,106 @@
+"""One batch of split training at both ends, and how many batches there are.
+
+Labels shared, one round trip: the client sends its head's output and the labels ("smashed"), the
+server answers with the loss's gradient of that output ("gradient"). Labels private, two round
+trips: the server's output goes back ("smashed"), the client's tail computes the loss and sends its
+gradient ("gradient"), and the server answers with that of its own input ("gradient").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from methods import Fleet, Peer, Shard
+from methods.split_model.order import AtOnce, Turns
+
+
+class Batch(NamedTuple):
+    images: Tensor
+    labels: Tensor
+
+
+def sizes(samples: int, epochs: int, batch_size: int) -> list[int]:
+    """Samples of each batch that ``batches`` makes."""
+    whole, rest = divmod(samples, batch_size)
+    return epochs * ([batch_size] * whole + [rest] * bool(rest))
+
+
+def batches(
+    shard: Shard, epochs: int, batch_size: int, generator: torch.Generator
+) -> Iterator[Batch]:
+    """The shard's samples, shuffled anew each epoch."""
+    for _ in range(epochs):
+        order = torch.randperm(len(shard.labels), generator=generator)
+        for chosen in order.split(batch_size):
+            yield Batch(shard.images[chosen], shard.labels[chosen])
+
+
+def train_on(
+    peer: Peer, head: nn.Module, tail: nn.Module | None, batch: Batch, class_token: bool = False
+) -> None:
+    """The client's end: leaves the batch's gradients in the parameters of its parts.
+
+    ``class_token``: the server sends back the first token of each image alone.
+    """
+    tokens = head(batch.images)
+    if tail is None:
+        peer.send("smashed", {"tokens": tokens, "labels": batch.labels})
+    else:
+        peer.send("smashed", {"tokens": tokens})
+        back = tokens[:, :1] if class_token else tokens
+        answer = peer.receive("smashed", like={"tokens": back}).tensors["tokens"].requires_grad_()
+        F.cross_entropy(tail(answer), batch.labels).backward()
+        assert answer.grad is not None
+        peer.send("gradient", {"tokens": answer.grad})
+    tokens.backward(peer.receive("gradient", like={"tokens": tokens}).tensors["tokens"])
+
+
+async def serve(
+    fleet: Fleet,
+    client: str,
+    part: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    arriving: list[Tensor],
+    *,
+    private: bool,
+    turns: Turns | None = None,
+) -> None:
+    """The server's end of all of a client's batches.
+
+    ``optimizer``: of ``part``; None leaves it as it is. ``arriving``: what each batch's tokens are
+    to be like. ``private``: no labels come with them. ``turns``: where ``part`` is not the client's
+    alone.
+
+    Raises:
+        Missed: the client's part will not come, or cannot be taken.
+    """
+    turns = turns or AtOnce()
+    part.train()
+    for like in arriving:
+        expected = {"tokens": like}
+        if not private:
+            expected["labels"] = torch.empty(len(like), dtype=torch.int64, device="meta")
+        arrived = (await fleet.receive(client, "smashed", like=expected)).tensors
+        tokens = arrived["tokens"].requires_grad_()
+        async with turns.turn(client):
+            if optimizer is not None:
+                optimizer.zero_grad(set_to_none=True)
+            output = part(tokens)
+            if private:
+                await fleet.send(client, "smashed", {"tokens": output})
+                answer = await fleet.receive(client, "gradient", like={"tokens": output})
+                output.backward(answer.tensors["tokens"])
+            else:
+                labels, classes = arrived["labels"], output.shape[1]
+                if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+                    raise fleet.refuse(client, f"a label outside 0 to {classes - 1}")
+                F.cross_entropy(output, labels).backward()
+            if optimizer is not None:
+                optimizer.step()
+        assert tokens.grad is not None
+        await fleet.send(client, "gradient", {"tokens": tokens.grad})

@@ -1,0 +1,233 @@
+"""The states of a run's nodes on disk, from which a killed run goes on.
+
+A node writes its own after its part in a round, as ``state/NODE.ROUND.safetensors``: tensors by
+name, the rest as JSON in the file's metadata. A file appears whole or not at all, by renaming.
+The last three are kept, and with them what any of the last three rounds could go on from.
+
+A run goes on after a round of which the server's file is there, and every client's that the
+server's says took part: the client's latest up to that round, and not before its last part. A
+client that never took part begins anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import psutil
+from safetensors import SafetensorError, safe_open
+
+from nodes.checkpoint import Json, Snapshot, Unkept
+from testbed import clock, files
+from testbed.config_error import ConfigError
+from testbed.record.recorder import FREE_BYTES_NEEDED
+from testbed.transport.sockets import SERVER, Report
+from testbed.transport.wire import DTYPES, encode_tensors
+
+FOLDER = "state"
+SUFFIX = ".safetensors"
+KEPT = 3
+_DIGITS = 9
+"""Most of a round's number."""
+_FORMAT_NAMES = {name: name.upper() for name in DTYPES}
+
+
+class Start(msgspec.Struct, frozen=True):
+    """Where a run begins, or goes on."""
+
+    round: int = 0
+    """The last round that is over."""
+    files: dict[str, int] = {}
+    """By node, the round of the state that it goes on from; who has none begins anew."""
+
+
+class _Told(msgspec.Struct):
+    """With the server's."""
+
+    parts: dict[str, Annotated[int, msgspec.Meta(ge=0)]]
+
+
+class Keeper:
+    """One node's states: written after each of its rounds, and read where a run goes on."""
+
+    def __init__(
+        self, folder: Path, node: str, nodes: int, snapshot: Snapshot, report: Report
+    ) -> None:
+        """``nodes``: how many of the run may be writing at the same time.
+
+        The folder holds nothing of the node's yet, unless ``load`` is called.
+        """
+        self._folder = folder
+        self._node = node
+        self._nodes = nodes
+        self._snapshot = snapshot
+        self._report = report
+        self._rounds: list[int] = []
+
+    def save(self, number: int, **told: Json) -> None:
+        """Write the state after round ``number``; where that fails the run goes on without.
+
+        ``told``: what belongs to it beside the object's own.
+        """
+        began_s = clock.monotonic()
+        tensors, lasting = self._snapshot.take()
+        headers, buffers = encode_tensors(tensors)
+        metadata = {"state": json.dumps({"lasting": lasting, "told": told})}
+        table: dict[str, Any] = {"__metadata__": metadata}
+        end = 0
+        for entry, buffer in zip(headers, buffers, strict=True):
+            begin, end = end, end + len(buffer)
+            place = {"shape": entry.shape, "data_offsets": [begin, end]}
+            table[entry.name] = {"dtype": _FORMAT_NAMES[entry.dtype], **place}
+        header = json.dumps(table).encode()
+        header += b" " * (-len(header) % 8)
+        path = _path(self._folder, self._node, number)
+        unfinished = self._folder / f".{self._node}"
+        try:
+            self._check_room(len(header) + end)
+            with files.created(unfinished) as file:
+                file.write(len(header).to_bytes(8, "little") + header)
+                for buffer in buffers:
+                    file.write(buffer)
+            unfinished.replace(path)
+            self._rounds.append(number)
+            self._prune(number)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+            reason = f"{path.name}: {error.strerror or error}"
+            self._report({"event": "unsaved", "round": number, "reason": reason})
+            return
+        seconds = round(clock.monotonic() - began_s, 6)
+        size = 8 + len(header) + end
+        self._report({"event": "saved", "round": number, "bytes": size, "seconds": seconds})
+
+    def load(self, number: int) -> Json:
+        """Put the state after round ``number`` into the object; returns what ``save`` was told.
+
+        Raises:
+            Unkept: it was another kind of object's, or is larger than this machine's memory.
+        """
+        path = _path(self._folder, self._node, number)
+        size, free = path.stat().st_size, psutil.virtual_memory().available
+        if size > free:
+            raise Unkept(f"{path.name} has {size / 1e6:.0f} MB, and {free / 1e6:.0f} are free")
+        with _opened(path) as file:
+            found = json.loads(file.metadata()["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        self._snapshot.put(tensors, found["lasting"])
+        self._rounds = sorted(_rounds(self._folder, self._node))
+        return found["told"]
+
+    def _check_room(self, size: int) -> None:
+        there = os.statvfs(self._folder)
+        free, needed = there.f_bavail * there.f_frsize, size * self._nodes + FREE_BYTES_NEEDED
+        if free < needed:
+            raise OSError(
+                f"{free / 1e6:.0f} MB are free on the disk, and {self._nodes} nodes with as much "
+                f"to keep, beside the results, need {needed / 1e6:.0f}"
+            )
+
+    def _prune(self, number: int) -> None:
+        """Whatever of the last rounds is gone on from, the latest state before it is there."""
+        oldest = number - KEPT + 1
+        needed = max((each for each in self._rounds if each <= oldest), default=0)
+        for each in [each for each in self._rounds if each < needed]:
+            _path(self._folder, self._node, each).unlink(missing_ok=True)
+            self._rounds.remove(each)
+
+
+def ready(folder: Path, start: Start) -> Path:
+    """The folder of states within a run's, with those alone that ``start`` can need.
+
+    What is of later rounds, which the run has yet to make, would be another past's.
+
+    Raises:
+        ConfigError: it cannot be written to.
+    """
+    own = folder / FOLDER
+    try:
+        files.folder(own)
+        for path in own.iterdir():
+            if path.name.startswith(".") or _number(path) > start.round:
+                path.unlink()
+    except OSError as error:
+        raise ConfigError(f"{own}: {error.strerror}; it must be a folder to write to") from error
+    return own
+
+
+def remove(folder: Path) -> None:
+    """The states of a run that is over."""
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+
+
+def choose(folder: Path, clients: list[str], newest: int) -> Start:
+    """The latest round, up to ``newest``, that a run can go on from.
+
+    Raises:
+        ConfigError: there is none, with the reason why not even ``newest`` is one.
+    """
+    reasons = []
+    there = {number for number in _rounds(folder, SERVER) if number < newest}
+    for number in sorted({*there, newest} - {0}, reverse=True):
+        found = _start(folder, clients, number)
+        if isinstance(found, Start):
+            return found
+        reasons.append(found)
+    if not reasons:
+        return Start()
+    raise ConfigError(
+        f"--resume {folder.parent}: {newest} rounds are over, and what its nodes kept after them "
+        f"is not there whole ({reasons[0]}); `launch --config` on its config.toml starts it anew"
+    )
+
+
+def _start(folder: Path, clients: list[str], number: int) -> Start | str:
+    """A start after this round, or why there is none."""
+    try:
+        parts = msgspec.convert(_read(_path(folder, SERVER, number)), _Told).parts
+    except msgspec.ValidationError:
+        return f"{_path(folder, SERVER, number).name} is missing or torn"
+    found = {SERVER: number}
+    for client in clients:
+        last = parts.get(client, 0)
+        there = sorted((n for n in _rounds(folder, client) if last <= n <= number), reverse=True)
+        whole = (n for n in there if _read(_path(folder, client, n)) is not None)
+        found[client] = next(whole, 0)
+        if found[client] < last:
+            return f"{client} took part in round {last}, and no state of it since then is whole"
+    return Start(number, {node: own for node, own in found.items() if own})
+
+
+def _read(path: Path) -> Any:
+    """What was told with a state; None where the file is missing or torn."""
+    try:
+        with _opened(path) as file:
+            return json.loads(file.metadata()["state"])["told"]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError):
+        return None
+
+
+def _opened(path: Path) -> Any:
+    # A pipe, say, would be waited for.
+    files.opened(path).close()
+    return safe_open(path, framework="pt")
+
+
+def _path(folder: Path, node: str, number: int) -> Path:
+    return folder / f"{node}.{number}{SUFFIX}"
+
+
+def _rounds(folder: Path, node: str) -> list[int]:
+    """Of which there is a file of the node's."""
+    return [_number(path) for path in folder.glob(f"{node}.*{SUFFIX}")]
+
+
+def _number(path: Path) -> int:
+    text = path.name.removesuffix(SUFFIX).rpartition(".")[2]
+    return int(text) if text.isdecimal() and len(text) <= _DIGITS else 0

@@ -1,0 +1,382 @@
+"""Data sets and their partition over clients. Importing this costs no more than numpy."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nodes.workload import hub_data
+from testbed.config_error import ConfigError
+from testbed.seeds import derive
+
+SIDE = 16
+"""Height and width of the digits and glyphs, pixels: the input of the shipped models."""
+
+TEST_SEED = 1_000_003
+"""Draws what must be the same for every seed of a run: held-out images and the digits' split."""
+
+DIGITS_FILE = Path(__file__).parent / "digits" / "digits.csv.gz"
+
+CLASSES = 10
+"""Of the digits and the glyphs."""
+GLYPHS_TRAIN = 20_000
+"""Drawn where nobody says how many."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a data set without loading it."""
+
+    classes: int
+    train_size: int | None
+    """Training images; None: as many as wanted."""
+    test_size: int
+    shape: tuple[int, int, int]
+    """Channels, height and width of an image."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images float32 (n, channels, height, width) in 0..1; labels int64 (n,) in 0..classes-1."""
+
+    name: str
+    classes: int
+    train_images: NDArray[np.float32] | NDArray[np.uint8]
+    """Photographs are uint8 in 0..255, a quarter of the memory: `scaled` makes them float32."""
+    train_labels: NDArray[np.int64]
+    test_images: NDArray[np.float32]
+    test_labels: NDArray[np.int64]
+
+
+FACTS = {
+    "digits": Facts(CLASSES, 1_437, 360, (1, SIDE, SIDE)),
+    "glyphs": Facts(CLASSES, None, 1_000, (1, SIDE, SIDE)),
+    "cifar10": Facts(10, 50_000, 10_000, (3, 32, 32)),
+    "cifar100": Facts(100, 50_000, 10_000, (3, 32, 32)),
+    "svhn": Facts(10, 73_257, 26_032, (3, 32, 32)),
+}
+
+
+def names() -> list[str]:
+    """The data sets that `load` knows."""
+    return sorted(FACTS)
+
+
+def facts(name: str) -> Facts:
+    """What is known of a data set without loading it. ValueError for an unknown name."""
+    if name not in FACTS:
+        raise ValueError(f"unknown data set {name!r}; known: {', '.join(names())}")
+    return FACTS[name]
+
+
+def classes(name: str) -> int:
+    """Classes of a data set. ValueError for an unknown name."""
+    return facts(name).classes
+
+
+def train_size(name: str) -> int | None:
+    """Training images of a data set; None: as many as wanted. ValueError for an unknown name."""
+    return facts(name).train_size
+
+
+def find(name: str, folder: str | None) -> Path | None:
+    """Where `load` reads a data set of photographs: `folder`, or the hub's, downloaded first.
+
+    None for a data set that needs none. ConfigError for a folder that is wrong or not wanted, and
+    where the hub cannot be reached.
+    """
+    if name in hub_data.SOURCES:
+        return hub_data.find(name, folder)
+    if folder is not None:
+        raise ConfigError(
+            f"data_path = {folder!r}: dataset {name} needs none; those read from a folder are "
+            f"{', '.join(sorted(hub_data.SOURCES))}"
+        )
+    return None
+
+
+def load(
+    name: str, *, seed: int, train_samples: int | None = None, folder: Path | None = None
+) -> Dataset:
+    """A data set, the same for the same arguments; its test images are the same for every seed.
+
+    `train_samples`: how many training images; None: all, or 20,000 glyphs. `folder`: as from
+    `find`. ValueError for an unknown name, or for more images than there are; ConfigError where
+    the folder's contents are not the data set's.
+    """
+    _wanted(name, train_samples)
+    if name in hub_data.SOURCES:
+        return _photographs(name, seed, train_samples, folder or hub_data.find(name, None))
+    return _LOADERS[name](seed, train_samples)
+
+
+def fingerprint(name: str, folder: Path | None) -> str | None:
+    """SHA-256 of the files that `load` would read; None where images are drawn."""
+    if name in hub_data.SOURCES:
+        return hub_data.fingerprint(folder or hub_data.find(name, None))
+    if name == "digits":
+        return hashlib.sha256(DIGITS_FILE.read_bytes()).hexdigest()
+    return None
+
+
+def scaled(images: NDArray[np.float32] | NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Images as float32 in 0..1; those that are float32 stay themselves."""
+    if images.dtype == np.uint8:
+        return np.divide(images, 255, dtype=np.float32)
+    return images.astype(np.float32, copy=False)
+
+
+def outline(name: str, *, seed: int, train_samples: int | None = None) -> Dataset:
+    """A data set's shapes without its contents, for runs whose compute is only modelled.
+
+    Images are all zero, read-only and take no memory; labels are as even over the classes as can
+    be, in an order drawn from `seed`, the test labels' the same for every seed. Arguments and
+    errors are those of `load`; nothing is read.
+    """
+    known = facts(name)
+    train, test = _wanted(name, train_samples), known.test_size
+
+    def labels(count: int, stream: int) -> NDArray[np.int64]:
+        return np.random.default_rng(stream).permutation(np.arange(count) % known.classes)
+
+    def images(count: int) -> NDArray[np.float32]:
+        return np.broadcast_to(np.float32(0), (count, *known.shape))
+
+    return Dataset(
+        name,
+        known.classes,
+        images(train),
+        labels(train, derive(seed, "training labels")),
+        images(test),
+        labels(test, derive(TEST_SEED, "test labels")),
+    )
+
+
+def _wanted(name: str, train_samples: int | None) -> int:
+    """How many training images `train_samples` stands for. ValueError where there are fewer."""
+    there = facts(name).train_size
+    if train_samples is None:
+        return GLYPHS_TRAIN if there is None else there
+    if train_samples < 1:
+        raise ValueError(f"train_samples must be at least 1, not {train_samples}")
+    if there is not None and train_samples > there:
+        raise ValueError(f"{name} has {there} training images, and {train_samples} were asked for")
+    return train_samples
+
+
+def hold_out(samples: int, held: int, *, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sorted indices of ``held`` random ones of ``samples``, and of all the others.
+
+    ValueError where there are not so many.
+    """
+    if held > samples:
+        raise ValueError(f"{held} public images cannot be held out of {samples}")
+    order = np.random.default_rng(derive(seed, "held out", held)).permutation(samples)
+    return np.sort(order[:held]), np.sort(order[held:])
+
+
+def partition(
+    labels: NDArray[np.int64],
+    clients: int,
+    *,
+    kind: str,
+    alpha: float = 0.5,
+    classes_per_client: int = 2,
+    seed: int,
+    minimum: int = 8,
+) -> list[NDArray[np.int64]]:
+    """Sorted indices of each client's samples; every sample goes to exactly one client.
+
+    `kind` "iid" deals samples out at random, evenly. "dirichlet" splits each class by shares drawn
+    from Dirichlet(`alpha`) over the clients (Hsu et al., 2019; a smaller alpha is more skewed).
+    A client left with fewer than `minimum` samples is then given random ones of whichever client
+    has most, one at a time, so heavy skew over many clients is softened rather than redrawn.
+    "pathological" deals every client as many shards of one class as `classes_per_client` (McMahan
+    et al., 2017, whose shards, cut from samples in order of class, may hold two); where samples
+    move to reach the minimum, they are of classes that the client has.
+    ValueError for a bad argument, or if the samples do not suffice for the minimum.
+    """
+    if clients < 1:
+        raise ValueError(f"clients must be at least 1, not {clients}")
+    if clients * minimum > len(labels):
+        raise ValueError(
+            f"{clients} clients with at least {minimum} samples each need {clients * minimum} "
+            f"samples, and there are {len(labels)}: take fewer clients, or a smaller minimum"
+        )
+    rng = np.random.default_rng(derive(seed, "partition", clients))
+    if kind == "iid":
+        owners = rng.permutation(np.arange(len(labels)) % clients)
+    elif kind == "dirichlet":
+        owners = _dirichlet_owners(labels, clients, alpha, rng)
+    elif kind == "pathological":
+        owners = _pathological_owners(labels, clients, classes_per_client, rng)
+        _top_up_within_classes(owners, labels, clients, minimum)
+    else:
+        raise ValueError(f"unknown partition {kind!r}; known: dirichlet, iid, pathological")
+    _top_up(owners, clients, minimum, rng)
+    ends = np.cumsum(np.bincount(owners, minlength=clients))[:-1]
+    return np.split(np.argsort(owners, kind="stable"), ends)
+
+
+def _dirichlet_owners(
+    labels: NDArray[np.int64], clients: int, alpha: float, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """The client of each sample, (n,): every class split by its own draw of Dirichlet(alpha)."""
+    if not 0 < alpha < np.inf:
+        raise ValueError(f"alpha must be above 0 and finite, not {alpha}")
+    owners = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        shares = np.cumsum(rng.dirichlet(np.full(clients, alpha)))
+        ends = np.round(shares * len(members)).astype(np.int64)
+        # The shares add up to one only to rounding, and every sample needs an owner.
+        ends[-1] = len(members)
+        owners[members] = np.repeat(np.arange(clients), np.diff(ends, prepend=0))
+    return owners
+
+
+def check_classes(classes_per_client: int, *, classes: int, clients: int) -> None:
+    """ValueError where no client can have so many classes, or some class would have no client."""
+    if not 1 <= classes_per_client <= classes:
+        raise ValueError(
+            f"classes_per_client = {classes_per_client}: must be 1 to {classes}, "
+            "the number of classes"
+        )
+    if clients * classes_per_client < classes:
+        raise ValueError(
+            f"classes_per_client = {classes_per_client}: {clients} clients would leave out some of "
+            f"the {classes} classes; take at least {-(-classes // clients)}, or more clients"
+        )
+
+
+def _pathological_owners(
+    labels: NDArray[np.int64], clients: int, classes_per_client: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """The client of each sample, (n,): shards of one class each, dealt out at random."""
+    classes, sizes = np.unique(labels, return_counts=True)
+    check_classes(classes_per_client, classes=len(classes), clients=clients)
+    dealt = rng.permutation(np.arange(clients * classes_per_client) % clients)
+    shards = np.ones(len(classes), dtype=np.int64)
+    for _ in range(len(dealt) - len(classes)):
+        shards[np.argmax(sizes / shards)] += 1
+    owners = np.empty(len(labels), dtype=np.int64)
+    first = 0
+    for label, count in zip(classes, shards, strict=True):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        for piece, owner in zip(
+            np.array_split(members, count), dealt[first : first + count], strict=True
+        ):
+            owners[piece] = owner
+        first += count
+    return owners
+
+
+def _top_up_within_classes(
+    owners: NDArray[np.int64], labels: NDArray[np.int64], clients: int, minimum: int
+) -> None:
+    """Give each poor client, in place, samples of its own classes from whoever has most of all."""
+    for poor in np.flatnonzero(np.bincount(owners, minlength=clients) < minimum):
+        own = np.isin(labels, labels[owners == poor])
+        while (sizes := np.bincount(owners, minlength=clients))[poor] < minimum:
+            spare = np.flatnonzero(own & (sizes[owners] > minimum))
+            if not len(spare):
+                raise ValueError(
+                    f"client {poor + 1} cannot have {minimum} samples of its classes: take fewer "
+                    "clients, or more classes per client"
+                )
+            owners[spare[np.argmax(sizes[owners[spare]])]] = poor
+
+
+def _top_up(
+    owners: NDArray[np.int64], clients: int, minimum: int, rng: np.random.Generator
+) -> None:
+    """Move random samples, in place, from the largest clients until each has `minimum`."""
+    sizes = np.bincount(owners, minlength=clients)
+    if sizes.min() >= minimum:
+        return
+    order = rng.permutation(len(owners))
+    order = order[np.argsort(owners[order], kind="stable")]
+    piles = [pile.tolist() for pile in np.split(order, np.cumsum(sizes)[:-1])]
+    largest = [(-len(pile), client) for client, pile in enumerate(piles)]
+    heapq.heapify(largest)
+    for poor in np.flatnonzero(sizes < minimum):
+        for _ in range(minimum - sizes[poor]):
+            size, rich = largest[0]
+            owners[piles[rich].pop()] = poor
+            heapq.heapreplace(largest, (size + 1, rich))
+
+
+def _digits(seed: int, train_samples: int | None) -> Dataset:
+    """scikit-learn's 1,797 handwritten digits, a fixed stratified split of 1,437 and 360."""
+    small, labels = read_digits()
+    images = enlarge((small / 16).astype(np.float32)[:, None])
+    shuffled = np.random.default_rng(TEST_SEED).permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    held_out = np.arange(len(labels)) % 5 == 0
+    test, train = by_class[held_out], by_class[~held_out]
+    train = _shuffled(train, seed)[:train_samples]
+    return Dataset("digits", CLASSES, images[train], labels[train], images[test], labels[test])
+
+
+def read_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images (1797, 8, 8) with values 0..16 and labels (1797,), as `sklearn.datasets` has them."""
+    with gzip.open(DIGITS_FILE, "rt") as file:
+        table = np.loadtxt(file, delimiter=",", dtype=np.uint8)
+    return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
+
+
+def enlarge(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Images (n, 1, SIDE/k, SIDE/k) to (n, 1, SIDE, SIDE): each pixel a square of k by k."""
+    factor = SIDE // images.shape[-1]
+    return images.repeat(factor, axis=-2).repeat(factor, axis=-1)
+
+
+def _glyphs(seed: int, train_samples: int | None) -> Dataset:
+    """The ten digits of the DejaVu fonts, more distorted than pretraining ever saw them."""
+    train = _draw(train_samples or GLYPHS_TRAIN, derive(seed, "training glyphs"))
+    test = _draw(FACTS["glyphs"].test_size, [TEST_SEED, 0])
+    return Dataset("glyphs", CLASSES, *train, *test)
+
+
+def public_glyphs(count: int, *, seed: int) -> NDArray[np.float32]:
+    """Images (count, 1, SIDE, SIDE) as the data set glyphs has them, and none of its own."""
+    images, _ = _draw(count, derive(seed, "public glyphs"))
+    return images
+
+
+def _photographs(name: str, seed: int, train_samples: int | None, folder: Path) -> Dataset:
+    """A data set of the hub in the order of its files, or `train_samples` random ones of it."""
+    classes = facts(name).classes
+    train, train_labels, test, test_labels = hub_data.read(name, classes, folder)
+    if train_samples is not None:
+        if train_samples > len(train):
+            raise ConfigError(
+                f"data_path = {str(folder)!r}: has {len(train)} training images, and "
+                f"{train_samples} were asked for"
+            )
+        chosen = _shuffled(np.arange(len(train)), seed)[:train_samples]
+        train, train_labels = train[chosen], train_labels[chosen]
+    return Dataset(name, classes, train, train_labels, scaled(test), test_labels)
+
+
+def _shuffled(training: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    return np.random.default_rng(derive(seed, "training images")).permutation(training)
+
+
+def _draw(count: int, stream: int | list[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    # Drawing needs torch and the fonts, which most users of this file do not.
+    from nodes.workload import glyphs
+
+    return glyphs.glyphs(
+        count, stream, characters=glyphs.DIGITS, distortion=glyphs.STRONG, side=SIDE
+    )
+
+
+_LOADERS: dict[str, Callable[[int, int | None], Dataset]] = {"digits": _digits, "glyphs": _glyphs}

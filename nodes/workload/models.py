@@ -1,0 +1,309 @@
+"""Backbones in stages: vision transformers that any method can cut between blocks.
+
+`embed` turns images into tokens, each of `blocks` maps tokens to tokens, `head` turns tokens into
+logits. The shipped weights are read by memory map, so all processes of a run share one copy.
+Architectures of the papers' size have random weights: they have its bytes and FLOPs, and know
+nothing. A checkpoint of `transformers` is a model too, by its folder or its name on the hub.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+
+import msgspec
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nodes.workload import vit_checkpoints
+from testbed.run.config import choose
+from testbed.seeds import derive
+
+WEIGHTS = Path(__file__).parent / "weights"
+CLASSIFIER = "head.classifier."
+"""Begins the names of the parameters that every run starts anew."""
+
+
+class ModelSpec(msgspec.Struct, frozen=True):
+    """The architecture of a vision transformer, as its weights file states it."""
+
+    side: int = 16
+    """Height and width of an image, pixels; a multiple of `patch`."""
+    channels: int = 1
+    """Channels of an image; 1 is greyscale."""
+    patch: int = 4
+    """Height and width of a patch, pixels."""
+    width: int = 96
+    """Features of a token; a multiple of `heads`."""
+    depth: int = 4
+    """Blocks."""
+    heads: int = 4
+    """Attention heads of a block."""
+    mlp_ratio: int = 2
+    """Hidden features of a block's perceptron, as a multiple of `width`."""
+    norm_eps: float = 1e-5
+    """What layer norms add to the variance."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of an image: one a patch, and the class token."""
+        return (self.side // self.patch) ** 2 + 1
+
+
+PAPER_SIZE = {
+    "vit-b16": ModelSpec(
+        side=224, channels=3, patch=16, width=768, depth=12, heads=12, mlp_ratio=4
+    ),
+    "vit-l16": ModelSpec(
+        side=224, channels=3, patch=16, width=1024, depth=24, heads=16, mlp_ratio=4
+    ),
+}
+"""Dosovitskiy et al., 2021, table 1; 16 is the patch."""
+
+
+def fit(images: Tensor, spec: ModelSpec) -> Tensor:
+    """Images (batch, any, any, any) as `spec` takes them; those that are right stay themselves.
+
+    Another size is interpolated bilinearly, with antialiasing where it shrinks. A single channel
+    is repeated; for a greyscale model several become their mean. ValueError for other channels.
+    """
+    if images.shape[1] != spec.channels:
+        _check_channels(images.shape[1], spec)
+        images = images.mean(dim=1, keepdim=True).expand(-1, spec.channels, -1, -1)
+    if images.shape[2:] != (spec.side, spec.side):
+        size = (spec.side, spec.side)
+        images = F.interpolate(images, size, mode="bilinear", antialias=True)
+    return images
+
+
+def _check_channels(channels: int, spec: ModelSpec) -> None:
+    if channels not in (1, spec.channels) and spec.channels != 1:
+        raise ValueError(f"images of {channels} channels for a model of {spec.channels}")
+
+
+class Embed(nn.Module):
+    """Images (batch, channels, side, side) to tokens (batch, tokens, width), class token first.
+
+    Images of another size or number of channels are made to fit.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.patches = nn.Conv2d(spec.channels, spec.width, spec.patch, stride=spec.patch)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, spec.width))
+        self.positions = nn.Parameter(torch.empty(1, spec.tokens, spec.width))
+        # On the meta device `normal_` would import torch's compiler, three seconds; this does not.
+        nn.init.trunc_normal_(self.positions, std=0.02)
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches: Tensor = self.patches(fit(images, self.spec)).flatten(2).transpose(1, 2)
+        first = self.class_token.expand(len(images), -1, -1)
+        return torch.cat([first, patches], dim=1) + self.positions
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; four separate projections, so that adapters find them by name."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        query, key, value = (
+            project(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for project in (self.query, self.key, self.value)
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        output: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
+        return output
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block: tokens (batch, tokens, width) to the same shape."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(spec.width, eps=spec.norm_eps)
+        self.attention = Attention(spec.width, spec.heads)
+        self.norm_mlp = nn.LayerNorm(spec.width, eps=spec.norm_eps)
+        self.expand = nn.Linear(spec.width, spec.mlp_ratio * spec.width)
+        self.contract = nn.Linear(spec.mlp_ratio * spec.width, spec.width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = tokens + self.attention(self.norm_attention(tokens))
+        tokens = tokens + self.contract(F.gelu(self.expand(self.norm_mlp(tokens))))
+        return tokens
+
+
+class Head(nn.Module):
+    """Tokens (batch, tokens, width) to logits (batch, classes), from the class token alone."""
+
+    def __init__(self, spec: ModelSpec, classes: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(spec.width, eps=spec.norm_eps)
+        self.classifier = nn.Linear(spec.width, classes)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.norm(tokens[:, 0]))
+        return logits
+
+
+class VisionTransformer(nn.Module):
+    """Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021, pre-norm, in three stages.
+
+    Images are (batch, channels, side, side) with values in 0..1; logits are (batch, classes).
+    """
+
+    def __init__(self, spec: ModelSpec, classes: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.embed = Embed(spec)
+        self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.depth))
+        self.head = Head(spec, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.embed(images)
+        for block in self.blocks:
+            tokens = block(tokens)
+        logits: Tensor = self.head(tokens)
+        return logits
+
+
+def fingerprint(name: str) -> str | None:
+    """SHA-256 of a model's file of weights; None where it has random ones."""
+    if name in PAPER_SIZE:
+        return None
+    if is_checkpoint(name):
+        path = vit_checkpoints.find(name, weights=True) / vit_checkpoints.WEIGHTS
+    else:
+        path = path_of(name)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def names() -> list[str]:
+    """Every model that has a name here: one file of `weights/` each, and those of papers' size."""
+    return sorted([*_shipped(), *PAPER_SIZE])
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether a model's name, none of `names`, is that of a folder or of a hub repository."""
+    return name not in names() and (
+        "/" in name or vit_checkpoints.is_folder(vit_checkpoints.local(name))
+    )
+
+
+def absolute(name: str) -> str:
+    """A model's name; that of a local checkpoint is its absolute path."""
+    folder = vit_checkpoints.local(name)
+    return (
+        str(folder.resolve()) if is_checkpoint(name) and vit_checkpoints.is_folder(folder) else name
+    )
+
+
+def check(name: str, *, weights: bool) -> None:
+    """ConfigError where there is no such model, with `weights` also where it cannot be built.
+
+    A checkpoint of the hub is downloaded, its weights only if asked for.
+    """
+    if not is_checkpoint(name):
+        choose("model", name, names())
+    elif weights:
+        _backbone(name, skeleton(name, classes=1))
+    else:
+        read_spec(name)
+
+
+def check_images(name: str, channels: int) -> None:
+    """ValueError where the model cannot take images of so many channels."""
+    _check_channels(channels, read_spec(name))
+
+
+def path_of(name: str) -> Path:
+    """The weights file of a shipped model. ValueError, with the known names, for another name."""
+    if name not in _shipped():
+        raise ValueError(f"unknown model {name!r}; known: {', '.join(_shipped())}")
+    return WEIGHTS / f"{name}.safetensors"
+
+
+def read_spec(name: str) -> ModelSpec:
+    """The architecture of a model. ValueError, with the known names, for an unknown one."""
+    if is_checkpoint(name):
+        folder = vit_checkpoints.find(name, weights=False)
+        return msgspec.convert(vit_checkpoints.architecture(name, folder), ModelSpec)
+    if name not in names():
+        raise ValueError(f"unknown model {name!r}; known: {', '.join(names())}")
+    if name in PAPER_SIZE:
+        return PAPER_SIZE[name]
+    with safe_open(path_of(name), framework="pt") as file:
+        return msgspec.json.decode(file.metadata()["spec"], type=ModelSpec)
+
+
+def skeleton(name: str, classes: int) -> VisionTransformer:
+    """The model on the meta device: every shape, no values and no memory. Errors as `build`."""
+    if classes < 1:
+        raise ValueError(f"a classifier needs at least one class, not {classes}")
+    with torch.device("meta"):
+        return VisionTransformer(read_spec(name), classes)
+
+
+def build(name: str, classes: int, seed: int) -> VisionTransformer:
+    """A backbone under a new classifier of `classes` outputs, drawn from `seed`.
+
+    A backbone from a file is mapped from it privately: processes share its pages until one of them
+    writes (a training step copies the pages it changes and never reaches the file). One of a
+    paper's size is drawn from `seed` as well. Every parameter requires a gradient. ValueError for
+    an unknown name, an unfit checkpoint or fewer than one class.
+    """
+    model = skeleton(name, classes)
+    state = random_weights(model, seed) if name in PAPER_SIZE else _backbone(name, model)
+    state |= new_classifier(model.spec.width, classes, seed)
+    model.load_state_dict(state, assign=True)
+    return model
+
+
+def _backbone(name: str, model: VisionTransformer) -> dict[str, Tensor]:
+    """All weights but the classifier's, from the file of a shipped model or a checkpoint."""
+    if is_checkpoint(name):
+        shapes = {key: each.shape for key, each in model.named_parameters()}
+        shapes = {key: shape for key, shape in shapes.items() if not key.startswith(CLASSIFIER)}
+        return vit_checkpoints.backbone(name, vit_checkpoints.find(name, weights=True), shapes)
+    with safe_open(path_of(name), framework="pt") as file:
+        keys = file.keys()
+        return {key: file.get_tensor(key) for key in keys}
+
+
+def new_classifier(width: int, classes: int, seed: int) -> dict[str, Tensor]:
+    """Weights of `head.classifier`: near zero, so that a new model guesses; bias zero."""
+    generator = torch.Generator().manual_seed(derive(seed, "classifier"))
+    weight = torch.randn(classes, width, generator=generator) * (0.1 / math.sqrt(width))
+    return {f"{CLASSIFIER}weight": weight, f"{CLASSIFIER}bias": torch.zeros(classes)}
+
+
+def random_weights(model: VisionTransformer, seed: int) -> dict[str, Tensor]:
+    """A backbone's first weights: normal with deviation 0.02, norms one, biases zero."""
+    generator = torch.Generator().manual_seed(derive(seed, "backbone"))
+    state = {}
+    for name, parameter in model.named_parameters():
+        kind = name.rpartition(".")[2]
+        if name.startswith(CLASSIFIER):
+            continue
+        if kind in ("bias", "class_token"):
+            state[name] = torch.zeros(parameter.shape)
+        elif parameter.dim() == 1:
+            state[name] = torch.ones(parameter.shape)
+        else:
+            state[name] = torch.empty(parameter.shape).normal_(std=0.02, generator=generator)
+    return state
+
+
+def _shipped() -> list[str]:
+    return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))

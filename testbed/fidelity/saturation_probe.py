@@ -1,0 +1,88 @@
+"""Filling a fast line by one TCP connection, both of whose ends this process holds."""
+
+import contextlib
+import math
+import select
+import socket
+import sys
+import time
+
+from testbed.fidelity.paths import Path
+from testbed.links.interface import Endpoint, Network
+from testbed.network.topology import Plan
+from testbed.probing import saturation
+from testbed.probing.saturation import Fill, Note
+from testbed.probing.timestamps import TIMESTAMP_SPACE, enter, listen, stamp_arrivals, timestamp_ns
+
+CONNECT_LIMIT_S = 1.0
+_CHUNK = memoryview(bytes(1 << 16))
+_READ_BYTES = 1 << 20
+
+
+def probe(plan: Plan, network: Network, paths: list[Path]) -> list[dict[str, list[Note]]]:
+    """Fill the paths' fast directions one after the other; of each path by way what came."""
+    found: list[dict[str, list[Note]]] = [{} for _ in paths]
+    lines = sum(len(path.fast_ways) for path in paths)
+    if not lines:
+        return found
+    server = network.endpoint(plan.server)
+    enter(server)
+    with listen(server) as listener:
+        listener.settimeout(CONNECT_LIMIT_S)
+        for path, notes in zip(paths, found, strict=True):
+            endpoint = network.endpoint(path.client)
+            enter(endpoint)
+            with contextlib.suppress(OSError):
+                for way in path.fast_ways:
+                    notes[way] = _call(endpoint, listener, way, _planned(path, way, lines))
+    return found
+
+
+def longest_s(paths: list[Path]) -> float:
+    """How long that takes if every link is what was asked."""
+    lines = [(path, way) for path in paths for way in path.fast_ways]
+    return sum(_planned(path, way, len(lines)).seconds for path, way in lines)
+
+
+def _planned(path: Path, way: str, lines: int) -> Fill:
+    here = path.here
+    return saturation.fill(dict(here.ways)[way], here.back(way), lines)
+
+
+def _call(endpoint: Endpoint, listener: socket.socket, way: str, planned: Fill) -> list[Note]:
+    """Raises OSError where nothing gets through."""
+    address = endpoint.host, endpoint.port
+    with socket.create_connection(address, CONNECT_LIMIT_S) as near:
+        far, _ = listener.accept()
+        with far:
+            return _fill(near, far, planned) if way == "up" else _fill(far, near, planned)
+
+
+def _fill(sender: socket.socket, taker: socket.socket, planned: Fill) -> list[Note]:
+    """Keep the window full for the planned time; what arrived once the line was full."""
+    for end in (sender, taker):
+        end.setblocking(False)
+        if sys.platform == "linux":
+            # Its slow start ends at a loss and at nothing else.
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+    stamp_arrivals(taker)
+    notes: list[Note] = []
+    buffer = bytearray(_READ_BYTES)
+    sent = taken = 0
+    poller = select.poll()
+    poller.register(taker, select.POLLIN)
+    watched_s = time.monotonic() + planned.lead_s
+    ends_s = watched_s + planned.window_s
+    while (now_s := time.monotonic()) < ends_s:
+        with contextlib.suppress(BlockingIOError):
+            while (room := planned.window_bytes - sent + taken) > 0:
+                sent += sender.send(_CHUNK[:room])
+        poller.poll(math.ceil(1000 * (ends_s - now_s)))
+        with contextlib.suppress(BlockingIOError):
+            size, ancillary, _, _ = taker.recvmsg_into([buffer], TIMESTAMP_SPACE)
+            if not size:
+                raise ConnectionError("the stream ended")
+            taken += size
+            if now_s >= watched_s:
+                notes.append((timestamp_ns(ancillary), taken))
+    return notes

@@ -1,0 +1,118 @@
+"""The loopback backend's process: passes each connection's stream on, shaped chunk by chunk."""
+
+import contextlib
+import gc
+import math
+import select
+import selectors
+import sys
+import time
+from collections.abc import Sequence
+from selectors import EVENT_READ
+
+import msgspec
+
+from testbed.links.interface import LinkError
+from testbed.links.loopback.connection import End
+from testbed.links.loopback.hop import Lines
+from testbed.links.loopback.listeners import HOST, Doors
+from testbed.links.loopback.stream import Streams
+from testbed.links.process import CounterTable
+from testbed.links.queueing.lateness import Lateness
+from testbed.network.direction import Direction
+from testbed.network.profiles import LinkProfile
+from testbed.network.tcp_cap import caps_kbit
+from testbed.network.topology import Plan
+from testbed.processes.channel import Channel
+
+SELECT_LIMIT = 1024
+"""Select takes descriptors below this (FD_SETSIZE)."""
+
+
+def relay(plan: Plan, channel: Channel, counters: CounterTable, server: tuple[str, int]) -> None:
+    """Carry the plan's streams to where the server listens until ``channel`` says stop or closes.
+
+    Raises:
+        LinkError: naming the step that failed.
+    """
+    try:
+        relay = _Relay(plan, counters, server)
+    except OSError as error:
+        raise LinkError(f"open {len(plan.nodes)} ports on {HOST}: {error.strerror}") from error
+    gc.freeze()
+    relay.run(channel)
+
+
+class _Relay:
+    """One loop over the sockets and the lines' next releases."""
+
+    def __init__(self, plan: Plan, counters: CounterTable, server: tuple[str, int]) -> None:
+        self._profiles = [node.profile or LinkProfile(name="") for node in plan.nodes]
+        self._lines = Lines(len(plan.nodes), counters)
+        for node in range(len(plan.nodes)):
+            self._shape(node)
+        self._selector = selectors.DefaultSelector()
+        self._streams = Streams(self._selector, self._lines)
+        self._doors = Doors(self._selector, self._streams, self._lines.hops, server)
+        self._precise: list[int] = []
+        # epoll counts in milliseconds; select on its descriptor, where it can, in microseconds.
+        if sys.platform == "linux" and self._selector.fileno() < SELECT_LIMIT:
+            self._precise.append(self._selector.fileno())
+        self._lateness = Lateness()
+
+    def run(self, channel: Channel) -> None:
+        self._selector.register(channel, EVENT_READ, channel)
+        channel.send({"up": True, "ports": self._doors.ports})
+        while True:
+            for key, mask in self._ready():
+                if isinstance(key.data, End):
+                    self._streams.serve(key.data, mask)
+                elif isinstance(key.data, int):
+                    self._doors.accept(key.data)
+                elif self._obey(channel):
+                    return
+            now = time.monotonic()
+            for release, chunk in self._lines.release(now):
+                self._lateness.add(now - release)
+                self._streams.deliver(chunk)
+            self._streams.flush()
+
+    def _ready(self) -> list[tuple[selectors.SelectorKey, int]]:
+        due = self._lines.due
+        wait_s = None if due == math.inf else max(0.0, due - time.monotonic())
+        if self._precise and wait_s:
+            select.select(self._precise, [], [], wait_s)
+            wait_s = 0
+        return self._selector.select(wait_s)
+
+    def _obey(self, channel: Channel) -> bool:
+        """Do what the supervisor says; True where it says stop or is gone."""
+        for order in channel.drain():
+            if "stop" in order:
+                with contextlib.suppress(ConnectionError):
+                    closing = {"connections": self._doors.opened, **self._lateness.facts()}
+                    channel.send({"closing": closing})
+                return True
+            if "shape" in order:
+                node = order["shape"]
+                up, down = (msgspec.convert(order[way], Direction) for way in ("up", "down"))
+                self._profiles[node] = LinkProfile(name="", up=up, down=down)
+                self._shape(node)
+                for client in self._clients_behind(node):
+                    self._doors.listen(client)
+        return channel.closed
+
+    def _shape(self, node: int) -> None:
+        """Give a node's hops their parameters, and whoever's connections cross them their caps."""
+        now = time.monotonic()
+        for client in self._clients_behind(node):
+            caps = caps_kbit(self._profiles[0], self._profiles[client])
+            for hop, cap_kbit in zip(self._lines.hops[client], caps, strict=True):
+                self._lines.cap(hop, cap_kbit)
+        profile = self._profiles[node]
+        for hop, asked in zip(self._lines.hops[node], (profile.up, profile.down), strict=True):
+            self._lines.shape(now, hop, asked)
+
+    def _clients_behind(self, node: int) -> Sequence[int]:
+        """Whose connections cross a node's link: the server's delay and loss are everybody's."""
+        return [node] if node else range(1, len(self._profiles))

@@ -1,0 +1,143 @@
+"""What a run of many processes needs of its machine, and whether it may have it."""
+
+import os
+import resource
+import sys
+from pathlib import Path
+
+from testbed.config_error import ConfigError
+from testbed.links.loopback import listeners
+
+DESCRIPTORS_PER_NODE = 4
+SPARE_DESCRIPTORS = 100
+TASKS_PER_NODE = 3
+"""Its one thread and ZeroMQ's two; the kernel counts each as a process."""
+SPARE_TASKS = 100
+PORTS_PER_CLIENT = 3
+"""Over loopback: the relay's for it, and both ends of a connection that are not a server's."""
+SPARE_PORTS = 1000
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def allow(nodes: int, *, streams: bool, proc: Path = Path("/proc")) -> None:
+    """Raise this process's limit of open files to what ``nodes`` nodes need, and check the rest.
+
+    Args:
+        streams: over loopback, where all nodes share the machine's ports.
+        proc: where the kernel tells its limits.
+
+    Raises:
+        ConfigError: a limit is lower than what is needed; which, and how to raise it.
+    """
+    _allow_descriptors(nodes, streams)
+    _check_tasks(nodes, proc)
+    if streams:
+        _check_ports(nodes, proc)
+
+
+def require_proc(proc: Path = Path("/proc")) -> None:
+    """Raises ConfigError: Linux without what it tells of itself and its processes."""
+    if sys.platform == "linux" and not (proc / "self/status").exists():
+        raise ConfigError(
+            f"{proc} is not there, or hidden; mount it with: mount -t proc proc {proc}"
+        )
+
+
+def descriptors(nodes: int, *, streams: bool) -> int:
+    """Open files that a run's processes need at most, each."""
+    needed = nodes * DESCRIPTORS_PER_NODE + SPARE_DESCRIPTORS
+    return max(needed, listeners.least_descriptors(nodes - 1)) if streams else needed
+
+
+def most_clients(hard: int, *, streams: bool) -> int:
+    """For how many clients a limit of open files is enough."""
+    most = (hard - SPARE_DESCRIPTORS) // DESCRIPTORS_PER_NODE - 1
+    if streams:
+        most = min(most, listeners.most_clients(hard))
+    return max(0, most)
+
+
+def _allow_descriptors(nodes: int, streams: bool) -> None:
+    needed = descriptors(nodes, streams=streams)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and needed > hard:
+        raise ConfigError(
+            f"clients = {nodes - 1}: needs {needed} open files, the limit here is {hard}; "
+            f"raise it with: ulimit -Hn {needed}"
+        )
+    if soft != resource.RLIM_INFINITY and needed > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def _check_tasks(nodes: int, proc: Path) -> None:
+    needed = nodes * TASKS_PER_NODE + SPARE_TASKS
+    there = _tasks(proc)
+    limits = [
+        (_number(proc / "sys/kernel/pid_max"), there, "sysctl -w kernel.pid_max={}"),
+        (_number(proc / "sys/kernel/threads-max"), there, "sysctl -w kernel.threads-max={}"),
+        *_of_cgroups(proc),
+    ]
+    _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    if hard != resource.RLIM_INFINITY and os.geteuid() != 0:
+        # Of the user's own, whose number is not known: at least these.
+        limits.append((hard, 0, "ulimit -Hu {}"))
+    for limit, used, remedy in limits:
+        if limit is not None and used + needed > limit:
+            how = remedy.format(used + needed)
+            raise ConfigError(
+                f"clients = {nodes - 1}: needs {needed} processes and threads beside the {used} "
+                f"there are, the limit here is {limit}; raise it with: {how}"
+            )
+
+
+def _of_cgroups(proc: Path) -> list[tuple[int | None, int, str]]:
+    """Limits of the control groups that this process is in, if their files are where usual."""
+    found: list[tuple[int | None, int, str]] = []
+    try:
+        lines = (proc / "self/cgroup").read_text().splitlines()
+    except OSError:
+        return found
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "pids"):
+            continue
+        root = _CGROUP / controllers
+        group = root / path.lstrip("/")
+        for folder in (group, *group.parents):
+            if (limit := _number(folder / "pids.max")) is not None:
+                used = _number(folder / "pids.current") or 0
+                found.append((limit, used, f"echo {{}} > {folder / 'pids.max'}"))
+            if folder == root:
+                break
+    return found
+
+
+def _check_ports(nodes: int, proc: Path) -> None:
+    try:
+        text = (proc / "sys/net/ipv4/ip_local_port_range").read_text()
+    except OSError:
+        return
+    first, last = map(int, text.split())
+    needed = nodes * PORTS_PER_CLIENT + SPARE_PORTS
+    if needed > last - first + 1:
+        raise ConfigError(
+            f"clients = {nodes - 1}: needs {needed} ports of 127.0.0.1, the range here has "
+            f"{last - first + 1}; widen it with: sysctl -w net.ipv4.ip_local_port_range='1024 "
+            f"{min(65535, 1024 + needed)}', or take links with namespaces"
+        )
+
+
+def _tasks(proc: Path) -> int:
+    """How many processes and threads the machine has."""
+    try:
+        return int((proc / "loadavg").read_text().split()[3].partition("/")[2])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def _number(file: Path) -> int | None:
+    """What a file of the kernel says; None where there is none, or no limit ("max")."""
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,72 @@
+"""pcap files of IP packets, as Wireshark and tcpdump open them, and packets as they are on a wire.
+
+The format is that of draft-ietf-opsawg-pcap, with times in nanoseconds and link type RAW: each
+packet begins with its IP header.
+"""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from testbed import files
+from testbed.links.userspace.bursts import GSO_TYPE, VNET_BYTES, Burst
+
+SNAP_BYTES = 65_535
+"""Greatest packet that can be in a file."""
+_MAGIC_NS, _VERSION = 0xA1B23C4D, (2, 4)
+_LINKTYPE_RAW = 101
+_FILE = struct.Struct("=IHHiIII")
+_RECORD = struct.Struct("=IIII")
+_VNET = struct.Struct("=BBHHHH")
+_NEEDS_CHECKSUM = 1
+_SHORT = struct.Struct("!H")
+
+
+class Writer:
+    """Owns the open file of one capture."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = files.created(path)
+        self._file.write(_FILE.pack(_MAGIC_NS, *_VERSION, 0, 0, SNAP_BYTES, _LINKTYPE_RAW))
+        self.packets = 0
+
+    def write(self, time_ns: int, packet: bytes) -> None:
+        """Append one IP packet. ``time_ns``: since 1970."""
+        seconds, nanoseconds = divmod(time_ns, 1_000_000_000)
+        length = len(packet)
+        self._file.write(_RECORD.pack(seconds, nanoseconds, length, length))
+        self._file.write(packet)
+        self.packets += 1
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def packets(data: bytes) -> Iterator[bytes]:
+    """The IP packets that a virtio-net header and what follows it stand for.
+
+    A TCP burst is cut into its segments, and what was left to a device is done: each has the
+    headers and the checksum that it has on a wire.
+    """
+    if not data[GSO_TYPE]:
+        yield _complete(data)
+        return
+    burst = Burst(data)
+    for number in range(burst.frames):
+        yield _complete(burst.single(number))
+
+
+def _complete(data: bytes) -> bytes:
+    """The packet alone, with its transport checksum (RFC 1071) where that was still to be made."""
+    flags, _, _, _, start, offset = _VNET.unpack_from(data)
+    if not flags & _NEEDS_CHECKSUM:
+        return data[VNET_BYTES:]
+    packet = bytearray(data[VNET_BYTES:])
+    covered = packet[start:]
+    # 65536 leaves 1 on division by 65535, so a number leaves the sum of its 16-bit digits.
+    total = int.from_bytes(covered + b"\0" * (len(covered) % 2), "big") % 0xFFFF
+    _SHORT.pack_into(packet, start + offset, 0xFFFF - total)
+    return bytes(packet)

@@ -1,0 +1,220 @@
+"""The record of a run that was killed: whether it can go on, and what of it then still counts.
+
+A run goes on in the same events.jsonl, after a "resumed" event that names the last round that
+counts. What the killed part did beyond that round stays in the file, and is left out by whoever
+reads the run from it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import math
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from testbed import files
+from testbed.config_error import ConfigError
+from testbed.record import events as record
+from testbed.record.events import EVENTS, Damaged, Event
+from testbed.run.config import CONFIG
+
+LOCK_LIMIT_S = 2.0
+"""How long a killed run's last processes may take to end."""
+LOCK_POLL_S = 0.02
+
+
+class Sift:
+    """Tells the events that count from those of rounds that a resumed run has done again."""
+
+    def __init__(self, resumed_from: Iterable[int]) -> None:
+        """``resumed_from``: the round of each "resumed" event that follows, in order."""
+        self._later = deque(resumed_from)
+        self._until = min(self._later, default=math.inf)
+        self._is_beyond = False
+        self._asynchronous = False
+
+    def keeps(self, event: Event) -> bool:
+        """Whether it counts; to be asked of every event in turn."""
+        kind = event["event"]
+        if kind == "run":
+            self._asynchronous = event.get("asynchronous", False)
+            return True
+        if kind == "resumed":
+            self._later.popleft()
+            self._until = min(self._later, default=math.inf)
+            self._is_beyond = False
+            return True
+        number = event.get("round")
+        if number:
+            if kind == "round_started":
+                self._is_beyond = number > self._until
+            # An answer to an earlier round counts in the one in which it came.
+            late = self._asynchronous and self._is_beyond
+            return bool(number <= self._until) and not late
+        if kind in ("closed", "captured", "wire"):
+            # Of the whole run's end, which was none.
+            return not self._later
+        # Of no round, as what a node says of itself and the hellos of round 0 are.
+        return not self._is_beyond
+
+
+def resumed_from(lines: Iterable[bytes]) -> list[int]:
+    """The rounds that "resumed" events name."""
+    found = (record.decoded(line) for line in lines if b'"resumed"' in line)
+    events = (event for event in found if isinstance(event, dict))
+    rounds = (event.get("round") for event in events if event.get("event") == "resumed")
+    return [number for number in rounds if isinstance(number, int)]
+
+
+def events(file: BinaryIO) -> Iterator[Event]:
+    """The events of a whole record that count.
+
+    Raises:
+        Damaged: it is not as this version writes it.
+    """
+    for event in sifted(file):
+        if event is None:
+            raise Damaged("a line is torn")
+        yield event
+
+
+def sifted(file: BinaryIO) -> Iterator[Event | None]:
+    """The events of a record that count, and None for each torn line.
+
+    Raises:
+        Damaged: it is not as this version writes it.
+    """
+    sift = Sift(resumed_from(record.lines(file)))
+    file.seek(0)
+    for event in record.read(record.lines(file)):
+        if event is None or sift.keeps(event):
+            yield event
+
+
+class Killed:
+    """A run that nobody carries out any more, and nobody else can while this is open.
+
+    A run's processes share the lock on its events.jsonl, and the kernel frees it when the last of
+    them has ended.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Raises ConfigError: it is no run's folder, or the run goes on, or is over."""
+        self.folder = folder
+        try:
+            self.file = files.updated(folder / EVENTS)
+        except OSError as error:
+            raise self._refusal(f"cannot read {EVENTS} ({error.strerror})") from error
+        try:
+            self._lock()
+            self._read()
+        except BaseException:
+            self.file.close()
+            raise
+
+    @property
+    def config_file(self) -> Path:
+        """Raises ConfigError: it is none that can be read."""
+        path = self.folder / CONFIG
+        try:
+            files.read(path, files.CONFIG_BYTES)
+        except OSError as error:
+            raise self._refusal(f"cannot read {CONFIG} ({error.strerror})") from error
+        return path
+
+    def _lock(self) -> None:
+        deadline = time.monotonic() + LOCK_LIMIT_S
+        while True:
+            try:
+                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise self._refusal("the run still goes on in another process") from None
+            except OSError as error:
+                raise self._refusal(f"cannot lock {EVENTS} ({error.strerror})") from error
+            time.sleep(LOCK_POLL_S)
+
+    def _read(self) -> None:
+        self.size = 0
+        """Bytes of whole lines."""
+        self.last_t = 0.0
+        """Of the last event."""
+        self.rounds = 0
+        """How many are over and count."""
+        status, first = None, None
+        resumed_from = []
+        try:
+            for line, event in self._events():
+                self.size += len(line)
+                self.last_t = event["t"]
+                first = first or event
+                if first["event"] != "run":
+                    break
+                kind = event["event"]
+                if kind == "closed":
+                    status = event["status"]
+                elif kind == "resumed":
+                    resumed_from.append(event["round"])
+                    self.rounds, status = event["round"], None
+                elif kind == "wire" and event["round"]:
+                    self.rounds = event["round"]
+        except (OSError, Damaged) as error:
+            raise self._refusal(f"{EVENTS} is not as this version writes it ({error})") from error
+        if first is None or first["event"] != "run":
+            raise self._refusal("it had not begun; start it again")
+        if status == "ok":
+            raise self._refusal("the run is over; `launch --config` on its config.toml repeats it")
+        self.facts = first
+        """The "run" event."""
+        self.resumed_from = resumed_from
+        """Of each time that it was resumed, the last round that counted."""
+
+    def events(self, after: int) -> Iterator[Event]:
+        """What counts where the run goes on after round ``after``."""
+        return (event for event, counts in self._sifted(after) if counts)
+
+    def lost(self, after: int) -> dict[str, Any]:
+        """What is done again: its seconds, and payload and message bytes that arrived."""
+        lost: dict[str, Any] = {level: {"up": 0, "down": 0} for level in ("payload", "message")}
+        clients = set(self.facts["client_names"])
+        counted_t = self.facts["t"]
+        for event, counts in self._sifted(after):
+            if counts:
+                if event["event"] in ("wire", "resumed"):
+                    counted_t = event["t"]
+            elif event["event"] == "message":
+                for way, end in (("up", event["peer"]), ("down", event["node"])):
+                    if end in clients:
+                        for level, sums in lost.items():
+                            sums[way] += event[f"{level}_bytes"]
+        return {**lost, "seconds": round(self.last_t - counted_t, 6)}
+
+    def _sifted(self, after: int) -> Iterator[tuple[Event, bool]]:
+        """What counted so far, and whether it still does."""
+        before, now = Sift(self.resumed_from), Sift([*self.resumed_from, after])
+        for _, event in self._events():
+            counted, counts = before.keeps(event), now.keeps(event)
+            if counted:
+                yield event, counts
+
+    def _events(self) -> Iterator[tuple[bytes, Event]]:
+        """Every whole line and its event."""
+        self.file.seek(0)
+        whole, events = itertools.tee(
+            itertools.takewhile(lambda line: line.endswith(b"\n"), record.lines(self.file))
+        )
+        for line, event in zip(whole, record.read(events), strict=True):
+            if event is None:
+                raise Damaged("a line is torn, and others follow")
+            yield line, event
+
+    def close(self) -> None:
+        self.file.close()
+
+    def _refusal(self, why: str) -> ConfigError:
+        return ConfigError(f"--resume {self.folder}: {why}")

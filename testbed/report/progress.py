@@ -1,0 +1,180 @@
+"""What a person sees while a run goes: a line a round, and a table at the end."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from testbed import clock
+from testbed.record.summary import Tally
+from testbed.units import metric
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def human_bytes(count: float) -> str:
+    """Decimal units, three significant figures: 53032 -> "53.0 kB"."""
+    size, unit = float(count), 0
+    while size >= 1000 and unit < len(_UNITS) - 1:
+        size, unit = size / 1000, unit + 1
+    digits = 0 if unit == 0 or size >= 100 else 1 if size >= 10 else 2
+    return f"{size:.{digits}f} {_UNITS[unit]}"
+
+
+class RoundLines:
+    """Prints each round as it ends; on a terminal also what is going on in between."""
+
+    def __init__(self, console: Console, rounds: int, clients: int) -> None:
+        self._console = console
+        self._rounds = rounds
+        self._clients = clients
+        self._ready = 0
+        self._arrived = 0
+        self._unsaved = False
+        self._status = console.status("links are up; loading") if console.is_terminal else None
+
+    def take(self, event: dict[str, Any], tally: Tally) -> None:
+        handler = getattr(self, f"_on_{event['event']}", None)
+        if handler is not None:
+            handler(event, tally)
+
+    def close(self) -> None:
+        if self._status:
+            self._status.stop()
+
+    def _warn(self, text: str) -> None:
+        self._console.print(text, style="yellow", highlight=False)
+
+    def _judge(self, text: str, verdict: str) -> None:
+        self._console.print(text, style="yellow" if verdict == "fail" else None, highlight=False)
+
+    def _say(self, text: str) -> None:
+        if self._status:
+            self._status.update(text)
+
+    def _on_links(self, event: dict[str, Any], tally: Tally) -> None:
+        # Not before: it starts a thread, and by now the supervisor has forked all it will fork.
+        if self._status:
+            self._status.start()
+
+    def _on_ready(self, event: dict[str, Any], tally: Tally) -> None:
+        self._ready += 1
+        self._say(f"{self._ready} of {self._clients + 1} nodes are ready")
+
+    def _on_evaluated(self, event: dict[str, Any], tally: Tally) -> None:
+        # There are none where all models are the clients' own.
+        if event["metrics"]:
+            shown = _metrics(event["metrics"])
+            self._console.print(f"before training: {shown}", highlight=False)
+
+    def _on_round_started(self, event: dict[str, Any], tally: Tally) -> None:
+        self._arrived = 0
+        if event["round"] == 1:
+            loading_s = clock.host_s(event["t"])
+            self._console.print(f"training began after {loading_s:.1f} s", highlight=False)
+        self._say(f"round {event['round']} of {self._rounds}")
+
+    def _on_message(self, event: dict[str, Any], tally: Tally) -> None:
+        if event["node"] == "server" and event["round"]:
+            self._arrived += 1
+            self._say(f"round {event['round']} of {self._rounds}: {self._arrived} updates arrived")
+
+    def _on_resumed(self, event: dict[str, Any], tally: Tally) -> None:
+        self._console.print(
+            f"goes on after round {event['round']}; {event['lost']['seconds']:.1f} s of what "
+            "followed it are lost",
+            highlight=False,
+        )
+
+    def _on_unsaved(self, event: dict[str, Any], tally: Tally) -> None:
+        # The others' reasons are the same, and so are later ones.
+        if not self._unsaved:
+            self._warn(f"a state is not kept: {event['reason']}")
+        self._unsaved = True
+
+    def _on_certified(self, event: dict[str, Any], tally: Tally) -> None:
+        verdict, reason = event["fidelity"]["verdict"], event["fidelity"]["reason"]
+        self._judge(f"links checked: {verdict}: {reason}", verdict)
+
+    def _on_host(self, event: dict[str, Any], tally: Tally) -> None:
+        self._judge(f"host: {event['verdict']}: {event['reason']}", event["verdict"])
+
+    def _on_lost(self, event: dict[str, Any], tally: Tally) -> None:
+        self._warn(f"lost {event['peer']}: {event['reason']}")
+
+    def _on_missed(self, event: dict[str, Any], tally: Tally) -> None:
+        self._warn(f"round {event['round']}: no update from {event['peer']}: {event['reason']}")
+
+    def _on_wire(self, event: dict[str, Any], tally: Tally) -> None:
+        if event["round"] is None:
+            return
+        row = tally.round_summary(event["round"])
+        wire = row["bytes"]["wire"]
+        failed = f"  {row['clients_failed']} clients failed" if row["clients_failed"] else ""
+        self._console.print(
+            f"round {event['round']}/{self._rounds}  {_metrics(row['metrics'])}  "
+            f"up {human_bytes(wire['up'])}  down {human_bytes(wire['down'])}  "
+            f"{row['seconds']:.2f} s{failed}",
+            highlight=False,
+        )
+
+
+def _metrics(metrics: dict[str, float | None]) -> str:
+    return "  ".join(f"{name} {metric(value)}" for name, value in metrics.items())
+
+
+def closing_table(summary: dict[str, Any]) -> Table:
+    """The run in one table: result, time, and bytes at their three levels."""
+    table = Table(title=f"{summary['method']} on {summary['profile']}", title_justify="left")
+    table.add_column("what")
+    table.add_column("value", justify="right")
+    for name, value in summary["metrics"]["final"].items():
+        initial = summary["metrics"]["initial"]
+        was = f"{metric(initial[name])} -> " if name in initial else ""
+        table.add_row(name, f"{was}{metric(value)}")
+    table.add_row("rounds", str(summary["rounds_done"]))
+    vain = sum(entry["clients_ok"] == 0 for entry in summary["rounds"] if entry["finished"])
+    if vain:
+        table.add_row("of these without any update", str(vain))
+    if summary["resumed"]:
+        rounds = ", ".join(str(each["from_round"]) for each in summary["resumed"])
+        table.add_row("resumed after round", rounds)
+    seconds, slower = summary["seconds"], summary["dilation"] != 1
+    here = " of this machine" if slower else ""
+    table.add_row(f"startup, s{here}", f"{seconds['host_startup']:.2f}")
+    table.add_row("training, s", f"{seconds['training']:.2f}")
+    table.add_row(f"total, s{here}", f"{seconds['host_total']:.2f}")
+    if slower:
+        table.add_row("dilation", f"{summary['dilation']:g}")
+    for level in ("payload", "message", "wire"):
+        amounts = summary["bytes"][level]
+        label = f"{level} bytes, up / down"
+        if level == "wire" and summary["links"] == "loopback":
+            label += " (estimate)"
+        table.add_row(label, f"{human_bytes(amounts['up'])} / {human_bytes(amounts['down'])}")
+    left = len(summary["fidelity"]["not_probed"])
+    links = summary["fidelity"]["links"]["verdict"] + (f", {left} not probed" if left else "")
+    table.add_row("links checked", links)
+    table.add_row("host had time for all", summary["fidelity"]["host"]["verdict"])
+    clients = [row for row in summary["processes"] if row["node"] != "server"]
+    if clients:
+        most = max(row["private_mb"] for row in clients)
+        table.add_row("most private memory of a client, MB", f"{most:.1f}")
+        peaks = [row["peak_private_mb"] for row in clients if row["peak_private_mb"] is not None]
+        if peaks:
+            table.add_row("at its peak within a round, MB", f"{max(peaks):.1f}")
+    compute = summary["compute"]
+    computed = [row for row in compute["nodes"] if row["node"] != "server"]
+    modelled = compute["mode"] == "modelled"
+    if computed and (modelled or compute["device_class"]):
+        field = "modelled_s" if modelled else "device_s"
+        most = max(row[field] for row in computed)
+        how = "modelled" if modelled else "as its device"
+        table.add_row(f"most computing of a client, s ({how})", f"{most:.2f}")
+        late = [row["late_s"] for row in compute["nodes"] if row["late_s"] is not None]
+        if late:
+            table.add_row("this machine behind a device, s", f"{max(late):.2f}")
+    lost = [row for row in summary["per_client"] if row["lost"]]
+    if lost:
+        table.add_row("clients lost", str(len(lost)))
+    return table

@@ -1,0 +1,118 @@
+"""Changes of a run at their times: its links' schedules, traces that begin, clients that leave."""
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from testbed import clock
+from testbed.links.interface import Network
+from testbed.network.direction import Direction
+from testbed.network.schedule import State
+from testbed.network.topology import Node, Plan
+from testbed.record import ideal_rounds
+
+Change = TypeVar("Change", State, "_Presence")
+
+
+class Dynamics:
+    """What a plan's nodes have yet to become, counted from where training begins."""
+
+    def __init__(
+        self, plan: Plan, now: Callable[[], float] = clock.monotonic, trained_s: float = 0.0
+    ) -> None:
+        """``trained_s``: how long training has gone on before; each link then begins in the state
+        that holds at that moment, a trace at its first line.
+        """
+        self._clock = now
+        self._began_s: float | None = None
+        self._trained_s = trained_s
+        changes: list[tuple[float, Node, State | _Presence]] = []
+        for node in plan.nodes:
+            changes += [(s.at_s, node, s) for s in _from(states(node), trained_s)]
+            # Who is back is there, as all are at first.
+            presences = _from(_presence(node), trained_s)
+            changes += [(p.at_s, node, p) for p in presences if not p.there or p.at_s > trained_s]
+        self._changes = deque(sorted(changes, key=lambda change: change[0]))
+
+    def begin(self) -> None:
+        """Training begins or goes on; only the first call counts."""
+        if self._began_s is None:
+            self._began_s = self._clock() - self._trained_s
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds until something is due; infinity before the beginning and after the end."""
+        if self._began_s is None or not self._changes:
+            return math.inf
+        return max(0.0, self._began_s + self._changes[0][0] - self._clock())
+
+    def apply(self, network: Network) -> list[tuple[str, dict[str, Any]]]:
+        """Make the changes that are due; returns an event for each, by node.
+
+        "shaped": its link took a state; "away" and "back": the node is not, or again, to be had.
+        """
+        events = []
+        while self.wait_s == 0 and self._began_s is not None:
+            at_s, node, change = self._changes.popleft()
+            event: dict[str, Any]
+            if isinstance(change, State):
+                network.shape(node, change.up, change.down)
+                line = ideal_rounds.access(change.up, change.down)
+                event = {"event": "shaped", "up": _told(change.up), "down": _told(change.down)}
+                event["line"] = line
+            else:
+                event = {"event": "back" if change.there else "away"}
+            actual_s = round(self._clock() - self._began_s, 6)
+            events.append((node.name, {**event, "at_s": at_s, "actual_s": actual_s}))
+        return events
+
+
+def states(node: Node) -> tuple[State, ...]:
+    """What a node's link becomes; one with a trace is shaped at 0 s, so that the trace begins."""
+    profile = node.profile
+    if profile is None:
+        return ()
+    traced = profile.up.trace is not None or profile.down.trace is not None
+    if traced and (not profile.schedule or profile.schedule[0].at_s > 0):
+        return (State(0.0, profile.up, profile.down), *profile.schedule)
+    return profile.schedule
+
+
+class _Presence(msgspec.Struct, frozen=True):
+    at_s: float
+    there: bool
+
+
+def _presence(node: Node) -> list[_Presence]:
+    leaves = [_Presence(begins_s, there=False) for begins_s, _ in node.away]
+    comes = [_Presence(ends_s, there=True) for _, ends_s in node.away if ends_s < math.inf]
+    return sorted(leaves + comes, key=lambda presence: presence.at_s)
+
+
+def away_since(node: Node, at_s: float) -> float | None:
+    """When a node left that is away ``at_s`` seconds after training began; None where it is not."""
+    return next((begins_s for begins_s, ends_s in node.away if begins_s <= at_s < ends_s), None)
+
+
+def _from(changes: Sequence[Change], at_s: float) -> list[Change]:
+    """Those that follow, after the one that holds ``at_s`` seconds after training began."""
+    over = [change for change in changes if change.at_s <= at_s]
+    if not over or not at_s:
+        return list(changes)
+    found = [msgspec.structs.replace(over[-1], at_s=at_s)]
+    found.extend(changes[len(over) :])
+    return found
+
+
+def _told(direction: Direction) -> dict[str, Any]:
+    """The fields that are not at their default."""
+    default = Direction()
+    told = {
+        field: msgspec.to_builtins(value)
+        for field in Direction.__struct_fields__
+        if (value := getattr(direction, field)) != getattr(default, field)
+    }
+    return told

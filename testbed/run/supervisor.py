@@ -1,0 +1,425 @@
+"""A run from its plan to its summary: build, start, watch, stop. Every end has a reason."""
+
+import contextlib
+import math
+import selectors
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
+from typing import Any, Protocol
+
+import msgspec
+
+from testbed import clock, files
+from testbed.fidelity import checks, host_load
+from testbed.fidelity.prober import Prober
+from testbed.links.interface import Backend, LinkError, Network
+from testbed.metering import meter
+from testbed.metering.capture import Capture
+from testbed.network.topology import Node, Plan
+from testbed.processes.channel import Channel, ChannelClosed
+from testbed.record import ideal_rounds
+from testbed.record.recorder import Recorder
+from testbed.record.summary import Tally
+from testbed.run.config import CONFIG, RunConfig, pace, write
+from testbed.run.dilation import Dilated
+from testbed.run.dynamics import Dynamics, away_since
+from testbed.run.feasible import Traffic, refusal
+from testbed.run.zygote import NodeFailed, Program, Zygote
+
+PREPARE_LIMIT_S = 300.0
+"""Imports from a cold disk can take minutes; nothing else waits this long."""
+LEAVE_LIMIT_S = 10.0
+"""How long nodes get to leave once the server is done."""
+_BY_LIBRARIES = ("killed by SIGABRT", "killed by SIGSEGV")
+"""How a node ends in which one does not look what it was given."""
+
+
+class RunFailed(RuntimeError):
+    """The run cannot go on; the text is the summary's reason."""
+
+
+class Interrupted(BaseException):
+    """A signal asked the run to end."""
+
+
+class Progress(Protocol):
+    """Shows a run as it goes."""
+
+    def take(self, event: dict[str, Any], tally: Tally) -> None: ...
+
+
+def run(
+    config: RunConfig,
+    plan: Plan,
+    backend: Backend,
+    program: Program,
+    recorder: Recorder,
+    facts: dict[str, Any],
+    progress: Progress,
+    past: Iterable[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Carry out a run and return its summary, which is then also on disk.
+
+    ``facts`` goes into the "run" event as it is. ``past``: the events that count of a killed run
+    that goes on; then ``facts`` goes into the "resumed" event instead. Whatever happens, no
+    process, namespace or device of the run is left when this returns; after a SIGKILL the kernel
+    sees to that.
+    """
+    return _Run(config, plan, backend, program, recorder, progress).execute(facts, past)
+
+
+class _Run:
+    def __init__(
+        self,
+        config: RunConfig,
+        plan: Plan,
+        backend: Backend,
+        program: Program,
+        recorder: Recorder,
+        progress: Progress,
+    ) -> None:
+        self._config = config
+        self._plan = plan
+        self._backend = backend
+        self._program = program
+        self._recorder = recorder
+        self._progress = progress
+        self._tally = Tally()
+        self._dynamics = Dynamics(plan)
+        self._channels: dict[int, Channel] = {}
+        self._ended: dict[int, str] = {}
+        self._server_done = False
+        self._failures: dict[int, str] = {}
+        self._reasons: dict[int, str] = {}
+        """A node's own words for its end."""
+        self._limited: dict[int, str] = {}
+        """Whose memory is held to how much."""
+        self._shown = True
+        self._rounds_began_s = self._rounds_ended_s = 0.0
+        self._busy_s = 0.0
+        """Of all cores, between the two."""
+
+    def execute(
+        self, facts: dict[str, Any], past: Iterable[dict[str, Any]] | None
+    ) -> dict[str, Any]:
+        status, reason = "failed", "unknown"
+        closing: dict[str, Any] = {}
+        with _Signals() as signals, clock.dilated(pace(self._config)):
+            try:
+                # What was made is removed after ``raised``: no signal interrupts that.
+                with contextlib.ExitStack() as owned, signals.raised():
+                    if past is None:
+                        origin = {"origin_ns": self._recorder.origin_ns}
+                        self._record("supervisor", {"event": "run", **origin, **facts})
+                        write(self._config, self._recorder.folder / CONFIG)
+                    else:
+                        self._go_on(past, facts)
+                    self._recorder.write_summary(self._tally.summary())
+                    self._carry_out(owned, closing)
+                self._judge_host(closing)
+                if nothing := self._tally.without_updates():
+                    raise RunFailed(nothing)
+                status, reason = "ok", ""
+            except Interrupted as signal_name:
+                status, reason = "interrupted", f"stopped by {signal_name}"
+            except (RunFailed, LinkError, NodeFailed) as error:
+                reason = str(error)
+            except OSError as error:
+                reason = f"write the results: {error}"
+            self._close(status, reason, closing)
+        return self._tally.summary()
+
+    def _close(self, status: str, reason: str, links: dict[str, Any]) -> None:
+        """Write how the run ended; where that cannot be written, it has not ended well."""
+        event = {"event": "closed", "status": status, "reason": reason or None, "links": links}
+        try:
+            self._record("supervisor", event)
+            self._recorder.write_summary(self._tally.summary())
+        except OSError as error:
+            unwritten = f"write the results: {error}"
+            if status == "ok":
+                event |= {"status": "failed", "reason": unwritten}
+            elif unwritten not in reason:
+                event["reason"] = f"{reason}; {unwritten}"
+            self._tally.take({"t": self._recorder.elapsed_s(), "node": "supervisor", **event})
+            # What is there still says so, if it can.
+            with contextlib.suppress(OSError):
+                self._recorder.write("supervisor", event)
+
+    def _go_on(self, past: Iterable[dict[str, Any]], facts: dict[str, Any]) -> None:
+        for event in past:
+            self._tally.take(event)
+        self._dynamics = Dynamics(self._plan, trained_s=self._tally.trained_s)
+        self._record("supervisor", {"event": "resumed", **facts})
+
+    def _judge_host(self, closing: dict[str, Any]) -> None:
+        seconds = clock.host_s(self._rounds_ended_s - self._rounds_began_s)
+        busy_cores = round(self._busy_s / seconds, 2) if seconds > 0 else None
+        found = host_load.judge(self._tally.summary(), closing, busy_cores)
+        self._record("supervisor", {"event": "host", **msgspec.to_builtins(found)})
+        if self._config.strict and found.verdict == "fail":
+            raise RunFailed(f"--strict: {found.reason}")
+
+    def _carry_out(self, owned: contextlib.ExitStack, closing: dict[str, Any]) -> None:
+        deadline = clock.monotonic() + self._config.time_limit_s
+        # 1. The zygote imports and loads while the network is built and probed.
+        log = owned.enter_context(files.appended(self._recorder.folder / "nodes.log"))
+        zygote = Zygote(self._plan, self._program, log.fileno())
+        owned.callback(zygote.down)
+        network = self._build()
+        owned.callback(lambda: closing.update(network.down()))
+        start_capture = self._prepare_capture(owned, network)
+        finish_probing = self._probe_links(owned, network)
+        lines = [ideal_rounds.of_node(node) for node in self._plan.nodes]
+        event = {"event": "links", "facts": network.facts, "lines": lines, **network.record}
+        self._record("supervisor", event)
+        self._refuse_what_cannot_end(self._prepared(zygote, deadline))
+        finish_probing()
+        start_capture()
+        # 2. Every node is forked into its place, the server first.
+        for node in self._plan.nodes:
+            self._channels[node.index] = zygote.spawn(node, network.endpoint(node))
+            owned.callback(self._channels[node.index].close)
+            # It says who has started; unread, that would fill its channel and stop it.
+            self._hear_zygote(zygote, network)
+        for node in self._plan.nodes:
+            # Before the first round chooses, which is what begins the clock of all changes.
+            since_s = away_since(node, self._tally.trained_s)
+            if since_s is not None:
+                self._tell_presence(node.name, {"event": "away", "at_s": since_s})
+        # 3. The rounds run in the nodes; here they are watched and recorded, and links change.
+        self._watch(zygote, network, deadline, lambda: False)
+        # 4. The nodes leave.
+        leave_by = clock.monotonic() + LEAVE_LIMIT_S
+        self._watch(zygote, network, leave_by, lambda: len(self._ended) == len(self._plan.nodes))
+        self._record_wire(network, None)
+
+    def _prepared(self, zygote: Zygote, deadline: float) -> Traffic | None:
+        remaining_s = max(0.0, clock.host_s(deadline - clock.monotonic()))
+        try:
+            return zygote.wait_ready(min(PREPARE_LIMIT_S, remaining_s))
+        except NodeFailed:
+            if clock.monotonic() < deadline:
+                raise
+            raise RunFailed(self._too_long()) from None
+
+    def _too_long(self) -> str:
+        return f"not finished within time_limit_s = {self._config.time_limit_s:g}"
+
+    def _build(self) -> Network:
+        if clock.dilation() == 1:
+            return self._backend.up(self._plan)
+        return Dilated(self._backend, self._plan, clock.dilation())
+
+    def _refuse_what_cannot_end(self, traffic: Traffic | None) -> None:
+        run = self._config
+        if traffic is not None:
+            limits = (run.rounds, run.round_timeout_s, run.time_limit_s, run.deadline_s)
+            reason = refusal(self._plan, traffic, *limits)
+            if reason is not None:
+                raise RunFailed(reason)
+
+    def _prepare_capture(self, owned: contextlib.ExitStack, network: Network) -> Callable[[], None]:
+        """Ready the capturing process, where one is asked for; what is returned starts it."""
+        if not self._config.pcap:
+            return lambda: None
+        capture = Capture(self._plan, network, self._recorder.folder)
+        owned.callback(capture.close)
+
+        def finish() -> None:
+            captured = msgspec.to_builtins(capture.stop())
+            self._record("supervisor", {"event": "captured", **captured})
+
+        def start() -> None:
+            capture.start()
+            owned.callback(finish)
+
+        return start
+
+    def _probe_links(self, owned: contextlib.ExitStack, network: Network) -> Callable[[], None]:
+        """Start probing; what is returned waits for its end and records the certificate."""
+        prober = None
+        if self._config.calibrate:
+            prober = Prober(self._plan, network, clock.dilation())
+        if prober is not None:
+            owned.callback(prober.close)
+        began_s = clock.monotonic()
+
+        def finish() -> None:
+            certificate, seconds = checks.skipped("not asked for (--no-calibrate)"), 0.0
+            if prober is not None:
+                certificate, seconds = prober.certificate(), clock.monotonic() - began_s
+                prober.close()
+            event = {"seconds": round(seconds, 3), "fidelity": msgspec.to_builtins(certificate)}
+            counters = msgspec.to_builtins(network.counters())
+            self._record("supervisor", {"event": "certified", **event, "counters": counters})
+            broken = prober is not None and prober.broken
+            if self._config.strict and (broken or certificate.verdict == "fail"):
+                raise RunFailed(f"--strict: {certificate.reason}")
+
+        return finish
+
+    def _watch(
+        self, zygote: Zygote, network: Network, deadline: float, finished: Callable[[], bool]
+    ) -> None:
+        leaving = self._server_done
+        with selectors.DefaultSelector() as selector:
+            selector.register(network, selectors.EVENT_READ, None)
+            selector.register(zygote.channel, selectors.EVENT_READ, None)
+            for index, channel in self._channels.items():
+                if not channel.closed:
+                    selector.register(channel, selectors.EVENT_READ, index)
+            while self._server_done == leaving and not finished():
+                remaining_s = deadline - clock.monotonic()
+                if remaining_s <= 0 and not leaving:
+                    raise RunFailed(self._too_long())
+                if leaving and (remaining_s <= 0 or network.failure() or zygote.failure()):
+                    return
+                self._recorder.keep_summary()
+                due_s = math.inf if leaving else self._dynamics.wait_s
+                due_s = min(due_s, self._recorder.summary_wait_s)
+                for key, _ in selector.select(clock.host_s(min(remaining_s, due_s))):
+                    if isinstance(key.data, int):
+                        self._hear_node(key.data, network)
+                        if self._channels[key.data].closed:
+                            selector.unregister(key.fileobj)
+                self._hear_zygote(zygote, network)
+                if not self._server_done:
+                    self._check(zygote, network)
+                    self._change_links(network)
+
+    def _hear_node(self, index: int, network: Network) -> None:
+        node = self._plan.nodes[index]
+        for line in self._channels[index].drain():
+            self._record(node.name, line)
+            if line["event"] == "failed":
+                self._failures[index] = line.get("reason") or _last_line(line["traceback"])
+                if "reason" in line:
+                    self._reasons[index] = line["reason"]
+            elif line["event"] == "limited":
+                self._limited[index] = f"the {line['whose']} {line['memory_mb']:g} MB"
+            elif line["event"] == "joined":
+                self._dynamics.begin()
+                self._rounds_began_s, self._busy_s = clock.monotonic(), -meter.busy_cores_s()
+            elif line["event"] == "round":
+                self._record_wire(network, line["round"])
+                self._recorder.keep_summary(self._tally.summary)
+            elif line["event"] == "done":
+                self._server_done = True
+                self._rounds_ended_s = clock.monotonic()
+                self._busy_s += meter.busy_cores_s()
+
+    def _change_links(self, network: Network) -> None:
+        # A link process that has gone is for _check to name.
+        with contextlib.suppress(ChannelClosed):
+            for name, event in self._dynamics.apply(network):
+                self._record(name, event)
+                if event["event"] != "shaped":
+                    self._tell_presence(name, event)
+
+    def _tell_presence(self, name: str, event: dict[str, Any]) -> None:
+        line = {event["event"]: name, "since": f"{event['at_s']:g} s"}
+        with contextlib.suppress(ChannelClosed):
+            self._channels[self._plan.server.index].send(line)
+
+    def _hear_zygote(self, zygote: Zygote, network: Network) -> None:
+        lines = zygote.channel.drain()
+        for index in [line["ended"] for line in lines if "ended" in line]:
+            # A node's own last words, and the server's "done", came before its end.
+            self._hear_node(index, network)
+            self._hear_node(self._plan.server.index, network)
+        for line in lines:
+            if "started" in line:
+                node = self._plan.nodes[line["started"]]
+                self._record(node.name, {"event": "started", "pid": line["pid"]})
+            elif "ended" in line:
+                self._on_end(self._plan.nodes[line["ended"]], line["pid"], line["how"])
+
+    def _on_end(self, node: Node, pid: int, how: str) -> None:
+        self._ended[node.index] = how
+        self._record(node.name, {"event": "ended", "pid": pid, "how": how})
+        if self._server_done or node is self._plan.server:
+            return
+        failure = self._failures.get(node.index)
+        reason = self._reasons.get(node.index) or (f"{how}: {failure}" if failure else how)
+        if how in _BY_LIBRARIES and node.index in self._limited:
+            reason += f", as by a library that gets no more memory than {self._limited[node.index]}"
+        self._record("supervisor", {"event": "lost", "peer": node.name, "reason": reason})
+        with contextlib.suppress(ChannelClosed):
+            self._channels[self._plan.server.index].send({"lost": node.name, "reason": reason})
+
+    def _check(self, zygote: Zygote, network: Network) -> None:
+        """Raise where the run cannot go on."""
+        reason = network.failure() or zygote.failure()
+        server = self._ended.get(self._plan.server.index)
+        if reason is None and server is not None:
+            reason = f"the server {server} before the last round"
+        if reason is None and self._ended.keys() >= {node.index for node in self._plan.clients}:
+            reason = "no client is left"
+        if reason is not None:
+            for index in self._channels:
+                self._hear_node(index, network)
+            if self._server_done:
+                return
+            failures = [f"{self._plan.nodes[i].name}: {why}" for i, why in self._failures.items()]
+            raise RunFailed("; ".join([reason, *failures[:3]]))
+
+    def _record(self, node: str, event: dict[str, Any]) -> None:
+        written = self._recorder.write(node, event)
+        self._tally.take(written)
+        if self._shown:
+            try:
+                self._progress.take(written, self._tally)
+            except SystemExit:  # How rich ends when its reader is gone.
+                self._shown = False
+            except Exception as error:
+                # No run ends by what shows it.
+                self._shown = False
+                with contextlib.suppress(OSError, AttributeError):
+                    sys.stderr.write(f"nothing more is shown: {type(error).__name__}: {error}\n")
+
+    def _record_wire(self, network: Network, number: int | None) -> None:
+        counters = msgspec.to_builtins(network.counters())
+        self._record("supervisor", {"event": "wire", "round": number, "counters": counters})
+
+
+def _last_line(text: str) -> str:
+    return text.strip().splitlines()[-1]
+
+
+class _Signals:
+    """Takes SIGINT, SIGTERM and SIGHUP; within ``raised`` the first one raises Interrupted."""
+
+    _numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self._raising = False
+        self._came: str | None = None
+
+    def __enter__(self) -> "_Signals":
+        # Ignored before, as by nohup or a shell's "&", is ignored now.
+        heard = [n for n in self._numbers if signal.getsignal(n) is not signal.SIG_IGN]
+        self._before = [(number, signal.signal(number, self._take)) for number in heard]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before:
+            signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def raised(self) -> Iterator[None]:
+        try:
+            self._raising = True
+            if self._came:
+                raise Interrupted(self._came)
+            yield
+        finally:
+            self._raising = False
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        self._came = self._came or signal.Signals(number).name
+        if self._raising:
+            self._raising = False
+            raise Interrupted(self._came)

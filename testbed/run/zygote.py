@@ -1,0 +1,230 @@
+"""The process from which every node is forked, once the heavy imports and the data are in it.
+
+A fork shares all of that memory copy-on-write, so a node costs what it writes. For that to be
+safe the zygote has one thread and touches no accelerator; it checks the former before it forks.
+"""
+
+import gc
+import os
+import selectors
+import signal
+import socket
+import struct
+import traceback
+from typing import Any, Protocol
+
+import psutil
+
+from testbed.config_error import ConfigError
+from testbed.links.interface import Endpoint
+from testbed.network.topology import Node, Plan
+from testbed.processes import heap
+from testbed.processes.channel import Channel, ChannelClosed
+from testbed.processes.child import (
+    Child,
+    describe_exit,
+    die_with_parent,
+    fork_alone,
+    run_as_child,
+    watch_parent,
+)
+from testbed.run.feasible import Traffic
+
+_REQUEST = struct.Struct("!I")
+_MAX_NAMESPACES = 4
+MANY_NODES = 100
+"""The forks of so many are worth a second's preparation."""
+
+
+class Program(Protocol):
+    """What the nodes of a run execute."""
+
+    def prepare(self) -> Traffic | None:
+        """Import and load what all nodes share; runs once, in the zygote.
+
+        Returns what a round moves at least, where that is known. A ConfigError ends the run with
+        its text alone.
+        """
+
+    def run_node(self, node: Node, channel: Channel) -> None:
+        """Be one node, to its end; runs in the node's own process and namespace.
+
+        The first line on ``channel`` says {"host", "port"}, and where the server's socket listens
+        already, its descriptor comes along; every line written to it is an event.
+        """
+
+
+class NodeFailed(RuntimeError):
+    """A node or the zygote could not be started."""
+
+
+class Zygote:
+    """The supervisor's handle: owns the zygote and, through it, every node.
+
+    Killing the zygote kills its nodes: each has asked the kernel to die with it, or watches it.
+    """
+
+    def __init__(self, plan: Plan, program: Program, log: int) -> None:
+        """Fork the zygote, which begins to prepare. ``log``: where the nodes' stderr goes."""
+        self.channel, theirs = Channel.pair()
+        self._requests, requests = socket.socketpair()
+
+        def run() -> None:
+            self.channel.close()
+            self._requests.close()
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            _serve(plan, program, theirs, requests)
+
+        self._child = Child("zygote", run)
+        theirs.close()
+        requests.close()
+
+    def wait_ready(self, timeout_s: float) -> Traffic | None:
+        """Wait until ``prepare`` has run; returns what it did.
+
+        Raises:
+            NodeFailed: it raised, died or took longer than ``timeout_s``.
+        """
+        try:
+            line = self.channel.receive(timeout_s)
+        except (TimeoutError, ChannelClosed) as error:
+            self._child.wait(1)
+            status = self._child.exit_status
+            reason = error if status is None else describe_exit(status)
+            raise NodeFailed(f"the zygote did not become ready: {reason}") from error
+        if "failed" in line:
+            raise NodeFailed(f"the zygote could not prepare:\n{line['failed']}")
+        if "refused" in line:
+            raise NodeFailed(line["refused"])
+        return Traffic(*line["traffic"]) if line["traffic"] else None
+
+    def spawn(self, node: Node, endpoint: Endpoint) -> Channel:
+        """Fork ``node`` into its namespaces and tell it its address; returns its channel."""
+        ours, theirs = Channel.pair()
+        handles = [theirs.fileno(), *endpoint.namespaces]
+        try:
+            socket.send_fds(self._requests, [_REQUEST.pack(node.index)], handles)
+            theirs.close()
+            listener = () if endpoint.listener is None else (endpoint.listener,)
+            ours.send({"host": endpoint.host, "port": endpoint.port}, listener)
+        except OSError as error:
+            raise NodeFailed(f"start {node.name}: the zygote is gone ({error})") from error
+        return ours
+
+    def failure(self) -> str | None:
+        """Why the zygote no longer runs, or None while it does."""
+        if self._child.poll() or self._child.exit_status is None:
+            return None
+        return f"the zygote {describe_exit(self._child.exit_status)}"
+
+    def kill(self, node: Node) -> None:
+        """End one node now."""
+        self._requests.sendall(_REQUEST.pack(node.index | 1 << 31))
+
+    def down(self) -> None:
+        """End the zygote and every node still running. Idempotent."""
+        self._child.kill()
+        self._requests.close()
+        self.channel.close()
+
+
+def _serve(plan: Plan, program: Program, channel: Channel, requests: socket.socket) -> None:
+    """The zygote: prepare, then fork a node a request and report every end."""
+    gc.disable()
+    try:
+        traffic = program.prepare()
+    except ConfigError as error:
+        channel.send({"refused": str(error)})
+        return
+    except Exception:
+        channel.send({"failed": traceback.format_exc()})
+        return
+    threads = psutil.Process().num_threads()
+    if threads > 1:
+        reason = f"{threads} threads after preparing; a fork would lose all but one"
+        channel.send({"failed": reason})
+        return
+    gc.collect()
+    heap.settle()
+    heap.fill()
+    gc.freeze()
+    if len(plan.nodes) > MANY_NODES:
+        heap.collapse()
+    channel.send({"ready": os.getpid(), "traffic": traffic})
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_write, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    running: dict[int, Node] = {}
+    with selectors.DefaultSelector() as selector:
+        selector.register(requests, selectors.EVENT_READ)
+        selector.register(wake_read, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is requests:
+                    data, handles, _, _ = socket.recv_fds(
+                        requests, _REQUEST.size, 1 + _MAX_NAMESPACES
+                    )
+                    if len(data) < _REQUEST.size:
+                        return
+                    _obey(data, handles, plan, program, running, channel)
+                else:
+                    os.read(wake_read, 4096)
+            _reap(running, channel)
+
+
+def _obey(
+    data: bytes,
+    handles: list[int],
+    plan: Plan,
+    program: Program,
+    running: dict[int, Node],
+    channel: Channel,
+) -> None:
+    (order,) = _REQUEST.unpack(data)
+    node = plan.nodes[order & ~(1 << 31)]
+    if order >> 31:
+        for pid in [pid for pid, other in running.items() if other is node]:
+            os.kill(pid, signal.SIGKILL)
+        return
+    parent = os.getpid()
+    pid = fork_alone()
+    if pid == 0:
+        run_as_child(lambda: _be_node(node, handles, program, parent), parent)
+    running[pid] = node
+    for handle in handles:
+        os.close(handle)
+    channel.send({"started": node.index, "pid": pid})
+
+
+def _reap(running: dict[int, Node], channel: Channel) -> None:
+    while running:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid == 0:
+            return
+        node = running.pop(pid)
+        channel.send({"ended": node.index, "pid": pid, "how": describe_exit(status)})
+
+
+def _be_node(node: Node, handles: list[int], program: Program, parent: int) -> None:
+    """Enter the node's namespaces and run the program; an error becomes an event."""
+    gc.enable()
+    control, *entered = handles
+    channel = Channel(socket.socket(fileno=control))
+    watch_parent(parent)
+    try:
+        if entered:
+            from testbed.links.linux.namespaces import enter
+
+            enter(tuple(entered))
+            die_with_parent(parent)
+            for handle in entered:
+                os.close(handle)
+        program.run_node(node, channel)
+    except ChannelClosed:
+        raise SystemExit(1) from None
+    except Exception:
+        report: dict[str, Any] = {"event": "failed", "traceback": traceback.format_exc()}
+        channel.send(report)
+        raise SystemExit(1) from None

@@ -1,0 +1,321 @@
+"""ZeroMQ sockets: a ROUTER at the server, a DEALER at each client, and what arrived over them.
+
+Every message that arrives is reported to ``report`` with its bytes and times; bytes are counted
+where they arrive, so a message counts once, whoever sent it. A message that does not parse is
+dropped and reported with its reason.
+"""
+
+import math
+from collections.abc import Callable, Container, Mapping
+from typing import Any
+
+import torch
+import zmq
+from zmq.utils.monitor import parse_monitor_message, recv_monitor_message
+
+from testbed import clock
+from testbed.transport import congestion
+from testbed.transport.wire import (
+    MAX_FRAME_BYTES,
+    Detail,
+    Header,
+    Message,
+    TensorHeader,
+    WireError,
+    decode,
+    encode_header,
+    encode_tensors,
+)
+from testbed.transport.zmq_receive import Arrivals, read
+
+Report = Callable[[dict[str, Any]], None]
+
+Encoded = tuple[list[TensorHeader], list[memoryview]]
+"""Tensors ready for the wire, so that a broadcast encodes once."""
+
+Neighbours = Mapping[str, tuple[str, int]]
+"""Host and port of other clients, by name."""
+
+SERVER = "server"
+"""The server's name among those that send and receive."""
+ASK_AFTER_S, ASK_EVERY_S = 15.0, 3.0
+"""A caller asks the other's TCP (keepalive) after so long a silence, and so often until that
+answers: the other may have given up a connection over which this one only listens. An empty
+segment, outside the stream, and none is sent while data are on their way."""
+PATIENCE_S = 4 * 3600.0
+"""How long a caller goes on where nothing is acknowledged. Much longer than Linux's own 15 minutes:
+who still asks hears at once when the other is back, and a healthy line may be slow."""
+_MOST_QUESTIONS, _MOST_KEEPALIVE_S, _MOST_INT = 127, 32_767, (1 << 31) - 1
+LINGER_MS = 5_000
+"""How long a closing socket keeps sending what it still holds."""
+RECONNECT_MS = 100
+
+
+class Timeout(TimeoutError):
+    """Nothing arrived within a wait's limit."""
+
+
+class Unreachable(ConnectionError):
+    """The peer is not connected."""
+
+
+def _frames(
+    kind: str, number: int, encoded: Encoded, details: Mapping[str, Detail]
+) -> list[bytes | memoryview]:
+    headers, buffers = encoded
+    header = Header(kind, number, clock.monotonic_ns(), dict(details), headers)
+    return [encode_header(header), *buffers]
+
+
+def _receive(sender: str, frames: list[zmq.Frame], report: Report) -> Message | None:
+    """A message out of its frames, reported; None, also reported, where it does not parse."""
+    received_ns = clock.monotonic_ns()
+    size = sum(len(frame) for frame in frames)
+    try:
+        header, tensors = decode([frame.buffer for frame in frames])
+    except WireError as error:
+        report({"event": "dropped", "peer": sender, "bytes": size, "reason": str(error)})
+        return None
+    message = Message(sender, header, tensors, received_ns, size)
+    report(
+        {
+            "event": "message",
+            "peer": sender,
+            "kind": message.kind,
+            "round": message.round,
+            "payload_bytes": message.payload_bytes,
+            "message_bytes": size,
+            "sent_ns": header.sent_ns,
+            "received_ns": received_ns,
+        }
+    )
+    return message
+
+
+def _from_known(
+    identity: zmq.Frame, frames: list[zmq.Frame], known: Container[str], report: Report
+) -> Message | None:
+    """What came over a socket that anyone may call, if the sender belongs to the run."""
+    sender = identity.bytes.decode(errors="replace")
+    if sender not in known:
+        size = sum(len(frame) for frame in frames)
+        report({"event": "dropped", "peer": sender[:100], "bytes": size, "reason": "stranger"})
+        return None
+    return _receive(sender, frames, report)
+
+
+def _configure(sock: zmq.Socket[Any], calls: bool) -> None:
+    if calls:
+        # TCP_USER_TIMEOUT, which also stands in for the count of unanswered questions.
+        sock.setsockopt(zmq.TCP_MAXRT, min(round(1000 * clock.host_s(PATIENCE_S)), _MOST_INT))
+        sock.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        sock.setsockopt(zmq.TCP_KEEPALIVE_CNT, _MOST_QUESTIONS)
+        for option, seconds in (
+            (zmq.TCP_KEEPALIVE_IDLE, ASK_AFTER_S),
+            (zmq.TCP_KEEPALIVE_INTVL, ASK_EVERY_S),
+        ):
+            sock.setsockopt(option, min(math.ceil(clock.host_s(seconds)), _MOST_KEEPALIVE_S))
+    sock.setsockopt(zmq.LINGER, round(clock.host_s(LINGER_MS)))
+    sock.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+    sock.setsockopt(zmq.SNDHWM, 0)
+    sock.setsockopt(zmq.RCVHWM, 0)
+    sock.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+
+
+def _on_connection(event: Mapping[str, Any], wanted: str | None, report: Report) -> None:
+    """Give a socket the congestion control asked for; of a connection, say which it really uses."""
+    try:
+        if wanted is not None:
+            congestion.set_on(event["value"], wanted)
+        if event["event"] in (zmq.EVENT_CONNECTED, zmq.EVENT_ACCEPTED):
+            used = congestion.used_by(event["value"])
+            report({"event": "connection", "congestion": used})
+    except OSError:
+        return  # Closed again before it was looked at.
+
+
+class ServerTransport:
+    """The server's end: any number of clients, told apart by their names."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        clients: set[str],
+        report: Report,
+        congestion: str | None = None,
+        listener: int | None = None,
+    ) -> None:
+        """Bind and listen. Messages of anyone not in ``clients`` are dropped.
+
+        ``listener``: descriptor of a socket that listens there already, which this owns from now
+        on. ``congestion``: of every connection; None leaves the host's default.
+
+        Raises:
+            zmq.ZMQError: the address cannot be bound.
+        """
+        self._clients = clients
+        self._report = report
+        self._congestion = congestion
+        self._context = zmq.Context()
+        self._socket: zmq.Socket[Any] = self._context.socket(zmq.ROUTER)
+        _configure(self._socket, calls=False)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        # A client whose connection broke comes back under its name at once.
+        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self._socket.setsockopt(zmq.BACKLOG, 4096)
+        if listener is not None:
+            self._socket.setsockopt(zmq.USE_FD, listener)
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED)
+        self._arrivals, self._events = Arrivals(self._socket), Arrivals(self._monitor)
+        try:
+            self._socket.bind(f"tcp://{host}:{port}")
+        except zmq.ZMQError:
+            self.close()
+            raise
+
+    async def send(
+        self, peer: str, kind: str, number: int, encoded: Encoded, details: Mapping[str, Detail]
+    ) -> None:
+        """Queue a message for ``peer``.
+
+        Raises:
+            Unreachable: ``peer`` is not connected.
+        """
+        frames = [peer.encode(), *_frames(kind, number, encoded, details)]
+        try:
+            self._socket.send_multipart(frames, zmq.DONTWAIT, copy=False)
+        except zmq.ZMQError as error:
+            raise Unreachable(f"{peer}: no connection with it ({error.strerror})") from error
+        finally:
+            self._arrivals.look()
+
+    async def receive(self) -> Message:
+        """The next message that parses, from a client that belongs to the run."""
+        while True:
+            identity, *frames = await self._arrivals.receive()
+            message = _from_known(identity, frames, self._clients, self._report)
+            if message is not None:
+                return message
+
+    async def watch_connections(self) -> None:
+        """Report each connection as it is made; runs until cancelled."""
+        while True:
+            event = parse_monitor_message([each.bytes for each in await self._events.receive()])
+            _on_connection(event, self._congestion, self._report)
+
+    def close(self) -> None:
+        """Send what is still queued, within the linger time, and end."""
+        self._socket.disable_monitor()
+        self._monitor.close()
+        self._socket.close()
+        self._context.term()
+
+
+class ClientTransport:
+    """A client's end: one connection to the server and, where asked, one to each neighbour."""
+
+    def __init__(
+        self, name: str, host: str, port: int, report: Report, congestion: str | None = None
+    ) -> None:
+        """``congestion``: of the connection; None leaves the host's default."""
+        self._name = name
+        self._report = report
+        self._congestion = congestion
+        self._context = zmq.Context()
+        self._poller = zmq.Poller()
+        self._monitors: dict[zmq.Socket[Any], zmq.Socket[Any]] = {}
+        self._listener: zmq.Socket[Any] | None = None
+        self._neighbours: Neighbours = {}
+        self._sockets = {SERVER: self._call(host, port)}
+
+    def listen(self, host: str, port: int, neighbours: Neighbours) -> None:
+        """Take messages of ``neighbours``, other clients by name, and be able to send to them.
+
+        Raises:
+            zmq.ZMQError: the address cannot be bound.
+        """
+        self._neighbours = neighbours
+        self._listener = self._open(zmq.ROUTER, zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED)
+        self._listener.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self._listener.bind(f"tcp://{host}:{port}")
+        self._poller.register(self._listener, zmq.POLLIN)
+
+    def send(
+        self,
+        kind: str,
+        number: int,
+        tensors: Mapping[str, torch.Tensor],
+        details: Mapping[str, Detail],
+        to: str = SERVER,
+    ) -> None:
+        """Queue a message; do not write to its tensors until the receiver has answered it."""
+        if to not in self._sockets:
+            self._sockets[to] = self._call(*self._neighbours[to])
+        self._sockets[to].send_multipart(
+            _frames(kind, number, encode_tensors(tensors), details), copy=False
+        )
+
+    def hang_up(self, neighbour: str) -> None:
+        """Call a neighbour no more, and forget what it has yet to take, until the next sending."""
+        sock = self._sockets.pop(neighbour, None)
+        if sock is not None:
+            self._close(sock, self._monitors.pop(sock), linger_ms=0)
+
+    def receive(self, timeout_s: float) -> Message:
+        """The next message that parses, of the server or a neighbour.
+
+        Raises:
+            Timeout: none came within ``timeout_s``.
+        """
+        deadline = clock.monotonic() + timeout_s
+        while True:
+            remaining_ms = max(0, round(1000 * clock.host_s(deadline - clock.monotonic())))
+            ready = dict(self._poller.poll(remaining_ms))
+            for monitor in self._monitors.values():
+                if monitor in ready:
+                    _on_connection(recv_monitor_message(monitor), self._congestion, self._report)
+            message = None
+            if self._sockets[SERVER] in ready:
+                frames = read(self._sockets[SERVER])
+                message = _receive(SERVER, frames, self._report)
+            elif self._listener in ready:
+                message = self._hear_neighbour()
+            elif remaining_ms == 0:
+                raise Timeout(f"nothing within {timeout_s:g} s")
+            if message is not None:
+                return message
+
+    def _hear_neighbour(self) -> Message | None:
+        assert self._listener is not None
+        identity, *frames = read(self._listener)
+        return _from_known(identity, frames, self._neighbours, self._report)
+
+    def _call(self, host: str, port: int) -> zmq.Socket[Any]:
+        sock = self._open(zmq.DEALER, zmq.EVENT_CONNECTED)
+        sock.setsockopt(zmq.IDENTITY, self._name.encode())
+        self._poller.register(sock, zmq.POLLIN)
+        sock.connect(f"tcp://{host}:{port}")
+        return sock
+
+    def _open(self, kind: int, events: int) -> zmq.Socket[Any]:
+        sock: zmq.Socket[Any] = self._context.socket(kind)
+        _configure(sock, calls=kind == zmq.DEALER)
+        self._monitors[sock] = sock.get_monitor_socket(events)
+        self._poller.register(self._monitors[sock], zmq.POLLIN)
+        return sock
+
+    def close(self) -> None:
+        """Send what is still queued, within the linger time, and end."""
+        for sock, monitor in self._monitors.items():
+            self._close(sock, monitor)
+        self._context.term()
+
+    def _close(
+        self, sock: zmq.Socket[Any], monitor: zmq.Socket[Any], linger_ms: int | None = None
+    ) -> None:
+        for each in (sock, monitor):
+            self._poller.unregister(each)
+        sock.disable_monitor()
+        monitor.close()
+        sock.close(linger_ms)
