@@ -9,7 +9,7 @@ import pytest
 
 from testbed import clock
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MODULES = {
     str(path.relative_to(ROOT)): path
     for folder in ("methods", "nodes", "testbed")
@@ -26,8 +26,6 @@ ON_THE_HOSTS_CLOCK = {
     "testbed/fidelity/tcp_probe.py": "real packets",
     "testbed/processes/child.py": "a process and its end",
     "testbed/record/recovery.py": "before a run",
-    "experiments/trial_run.py": "before a run",
-    "experiments/": "around runs",
     "nodes/workload/pretrain.py": "no run",
 }
 """Files and folders that may ask the machine's clock, and why."""

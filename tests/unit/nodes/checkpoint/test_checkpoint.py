@@ -465,7 +465,7 @@ REFUSED: dict[str, tuple[Callable[[Server], None], str]] = {
     "other data": (lambda s: setattr(s, "some", s.shard.images[0:2]), "Server.some: a Tensor"),
     "what is more than its attributes": (
         last(lambda s: Table(a=1)),
-        "Server.values: a test_snapshot.Table",
+        f"Server.values: a {__name__}.Table",
     ),
     "a lock": (last(lambda s: threading.Lock()), "Server.values: a _thread.lock"),
 }

@@ -29,7 +29,7 @@ from testbed.transport.wire import (
     encode_tensors,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 SPARE_BYTES = 24 << 20
 fuzz = settings(derandomize=True, deadline=None, max_examples=60)
 

@@ -13,7 +13,7 @@ from methods import Method
 from methods.shared.local_training import trainable_state
 from nodes.workload.models import ModelSpec, VisionTransformer
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+README = (Path(__file__).parents[3] / "README.md").read_text()
 MOST_LINES = 40
 SAMPLES = {"client-1": 24, "client-2": 40}
 

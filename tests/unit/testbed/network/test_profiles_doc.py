@@ -5,7 +5,7 @@ from pathlib import Path
 
 from testbed.network import positions, profiles, schedule
 
-TEXT = (Path(__file__).parents[2] / "docs" / "profiles.md").read_text()
+TEXT = (Path(__file__).parents[4] / "docs" / "profiles.md").read_text()
 OWN, MININET, STEPS, CHANGES, WALK = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)
 
 

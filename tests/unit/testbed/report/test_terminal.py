@@ -218,8 +218,8 @@ def test_rounds_of_hostile_names_are_shown(capsys: pytest.CaptureFixture[str]) -
 
 PRINTING = """
 import sys
-from testbed import terminal
-from testbed.terminal import Output
+from testbed.report import terminal
+from testbed.report.terminal import Output
 terminal.guard()
 output = Output(as_json=sys.argv[1] == "json", quiet=sys.argv[1] == "quiet")
 with open(sys.argv[2], "w") as file:

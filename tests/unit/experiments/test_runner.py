@@ -12,9 +12,9 @@ import made_run
 import pytest
 
 from experiments import runner as module
-from experiments.plan import Bench, Row, cells
+from experiments.plan import Bench, Outcome, Row, cells
 from experiments.progress import Lines
-from experiments.runner import Outcome, claimed, conduct
+from experiments.runner import claimed, conduct
 from testbed.config_error import ConfigError
 
 LAUNCH = """
@@ -125,12 +125,12 @@ def test_a_signal_ends_the_run_and_the_bench(tmp_path: Path, number: int) -> Non
     bench = tmp_path / "bench.py"
     bench.write_text(
         "import json, pathlib, sys\n"
-        "from experiments import conduct, plan, progress\n"
-        f"conduct.CLI = pathlib.Path({str(launch)!r})\n"
+        "from experiments import plan, progress, runner\n"
+        f"runner.CLI = pathlib.Path({str(launch)!r})\n"
         "rows = [plan.Row('a'), plan.Row('b')]\n"
         "cells = plan.cells(plan.Bench(rows=rows))\n"
         f"out, lines = pathlib.Path({str(tmp_path / 'out')!r}), progress.Lines(print)\n"
-        "found = list(conduct.conduct(cells, out, lines))\n"
+        "found = list(runner.conduct(cells, out, lines))\n"
         "json.dump([o.reason for o in found], open(sys.argv[1], 'w'))\n"
     )
     answer = tmp_path / "answer.json"

@@ -202,7 +202,7 @@ def test_doctor_tells_an_unprivileged_user_of_the_switch_that_forbids_namespaces
 
 
 def test_doctor_reckons_with_the_memory_that_was_measured() -> None:
-    page = (Path(__file__).parents[2] / "docs/benchmarking.md").read_text()
+    page = (Path(__file__).parents[4] / "docs/benchmarking.md").read_text()
     _, _, below = page.partition("| MB of the machine |")
     rows = re.findall(r"^\| (\d+) (?:\|[^|]*){5}\| ([\d,]+) \|", below, re.MULTILINE)
     taken = {int(clients): float(megabytes.replace(",", "")) for clients, megabytes in rows}

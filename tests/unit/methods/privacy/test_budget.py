@@ -144,7 +144,7 @@ def test_opacus_is_imported_only_for_privacy() -> None:
         "privacy.load('client')\n"
         "assert 'opacus' in sys.modules"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[4]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr.decode()
 

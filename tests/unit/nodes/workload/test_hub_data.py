@@ -280,7 +280,7 @@ def test_a_process_apart_leaves_as_soon_as_it_has_answered(
     body: str, told: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As a library's thread that aborts a process on its way out.
-    text = "import atexit, os\natexit.register(os.abort)\nfrom nodes import hub\n"
+    text = "import atexit, os\natexit.register(os.abort)\nfrom nodes.workload import hub\n"
     (tmp_path / "apart.py").write_text(f"{text}hub.answer({body})\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     if told is None:

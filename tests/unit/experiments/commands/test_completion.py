@@ -15,7 +15,7 @@ from nodes.device_classes import CLASSES
 from nodes.workload import data, models
 from testbed.network import profiles
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 LIMIT_S = 60
 FED = {name for name in methods.names() if name.startswith("fed")}
 WORDS = {
