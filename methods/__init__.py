@@ -200,6 +200,6 @@ class Method:
 
 def load(name: str) -> Method:
     """The method of that file."""
-    module = vars(importlib.import_module(f"methods.{name}"))
+    module = vars(importlib.import_module(f"{__name__}.{name}"))
     parts = [each.name for each in fields(Method)]
     return Method(**{part: module[part] for part in parts if part in module})

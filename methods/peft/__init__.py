@@ -31,7 +31,7 @@ def names() -> list[str]:
 
 def load(name: str) -> ModuleType:
     """The module of a variant."""
-    return importlib.import_module(f"methods.peft.{name}")
+    return importlib.import_module(f"{__name__}.{name}")
 
 
 def require(model: nn.Module, variant: str, *paths: str) -> None:

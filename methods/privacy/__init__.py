@@ -59,7 +59,7 @@ class Options(Training, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 def load(level: str) -> ModuleType:
     """The module of a level."""
-    return importlib.import_module(f"methods.privacy.{level}")
+    return importlib.import_module(f"{__name__}.{level}")
 
 
 def check(config: Options, model: nn.Module) -> None:

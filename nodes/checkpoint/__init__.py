@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+import methods
 from methods import Shard
 from nodes.checkpoint.capture import Taking
 from nodes.checkpoint.kinds import CONSTANTS, SCALARS, Json, Unkept, address, global_states
@@ -47,7 +48,7 @@ class Snapshot:
         self.root = root
         self.options = options
         self.kind = f"{type(root).__module__}.{type(root).__qualname__}"
-        self._packages = {"methods", type(root).__module__.partition(".")[0]}
+        self._homes = (methods.__name__, _home(type(root).__module__))
         self.data = {address(each) for each in shard if isinstance(each, Tensor)} - {None}
         self.stateful = {id(value): path for path, value in self._find(root, "", set())}
         """Modules, optimizers and schedules, the paths of which a new object has too."""
@@ -88,7 +89,7 @@ class Snapshot:
         return self.is_of_ours(type(value))
 
     def is_of_ours(self, kind: type) -> bool:
-        return kind.__module__.partition(".")[0] in self._packages
+        return _home(kind.__module__) in self._homes
 
     def _find(self, value: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
         """Modules, optimizers and schedules within ``value``, by path; no module within another."""
@@ -124,3 +125,9 @@ class Snapshot:
                 if id(tensor) not in seen:
                     seen.add(id(tensor))
                     yield f"{path}.{name}", tensor
+
+
+def _home(module: str) -> str:
+    """`methods`, wherever that lies, of what is in it; of anything else the package at the top."""
+    within = f"{module}.".startswith(f"{methods.__name__}.")
+    return methods.__name__ if within else module.partition(".")[0]

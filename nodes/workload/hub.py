@@ -41,7 +41,7 @@ def fetch(kind: str, name: str, repository: str, patterns: list[str]) -> Fetched
     ConfigError where nothing is.
     """
     asked = [kind, name, repository, *patterns]
-    answer = run_apart("nodes.workload.hub", *asked, limit_s=DOWNLOAD_LIMIT_S)
+    answer = run_apart(f"{__package__}.hub", *asked, limit_s=DOWNLOAD_LIMIT_S)
     return Fetched(Path(answer.removeprefix(OFFLINE)), not answer.startswith(OFFLINE))
 
 
@@ -72,7 +72,7 @@ def run_apart(module: str, *arguments: str, limit_s: float) -> str:
     try:
         done = subprocess.run(
             [sys.executable, "-m", module, *arguments],
-            cwd=Path(__file__).parents[2],
+            cwd=Path(__file__).parents[len((__package__ or "").split("."))],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             encoding="utf-8",

@@ -134,7 +134,7 @@ def read(name: str, classes: int, folder: Path) -> Splits:
     """
     with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
         asked = [name, str(classes), str(folder), file.name]
-        hub.run_apart("nodes.workload.hub_data", *asked, limit_s=READ_LIMIT_S)
+        hub.run_apart(f"{__package__}.hub_data", *asked, limit_s=READ_LIMIT_S)
         arrays = load_file(file.name)
         return Splits(*(arrays[field] for field in Splits._fields))
 

@@ -33,6 +33,8 @@ class Run:
         prefix: list[str] | tuple[str, ...] = (),
         limit_s: float = LIMIT_S,
         resume: Path | None = None,
+        program: tuple[str, ...] = CLI,
+        cwd: Path = ROOT,
     ) -> None:
         """``resume``: the folder of a run that goes on; its events are then read from its start."""
         self.out = out if resume is None else resume.parent
@@ -45,8 +47,8 @@ class Run:
         self._deadline = time.monotonic() + limit_s
         with self._logs[0].open("wb") as stdout, self._logs[1].open("wb") as stderr:
             self.process = subprocess.Popen(
-                [*prefix, *CLI, "launch", where, *flags],
-                cwd=ROOT,
+                [*prefix, *program, "launch", where, *flags],
+                cwd=cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,

@@ -1,0 +1,72 @@
+"""The wheel's layout: all that ships lies in one package, `wiretune`.
+
+In the repository `testbed`, `nodes`, `methods` and the others stand at the top, where their readers
+look for them. As top-level names of an environment they would collide with a user's own `methods`
+or `cli.py`. So the wheel has them inside `wiretune`, and each of their absolute imports names that
+package.
+"""
+
+import ast
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+NAME = "wiretune"
+SHIPPED = ("cli.py", "experiments", "testbed", "nodes", "methods", "netem_profiles")
+MODULES = {Path(name).stem for name in SHIPPED}
+
+
+class WheelHook(BuildHookInterface):
+    """Fills a wheel with the rewritten files, and an editable one with a way to the sources."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        self._made = Path(tempfile.mkdtemp())
+        package = self._made / NAME
+        if version == "editable":
+            package.mkdir()
+            (package / "__init__.py").touch()
+            (package / "cli.py").write_text("from cli import main, run  # noqa: F401\n")
+            build_data["force_include_editable"] = {str(package): NAME}
+        else:
+            _lay_out(Path(self.root), package)
+            build_data["force_include"] = {str(package): NAME}
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        shutil.rmtree(self._made)
+
+
+def _lay_out(root: Path, package: Path) -> None:
+    unwanted = shutil.ignore_patterns("__pycache__")
+    package.mkdir()
+    for name in SHIPPED:
+        if (root / name).is_dir():
+            shutil.copytree(root / name, package / name, ignore=unwanted)
+        else:
+            shutil.copy2(root / name, package / name)
+    (package / "__init__.py").touch()
+    for path in package.rglob("*.py"):
+        path.write_text(inside_package(path.read_text()))
+
+
+def inside_package(source: str) -> str:
+    """The same module with its absolute imports of the project's own modules out of ``wiretune``.
+
+    ValueError for `import testbed.x`, which would bind another name.
+    """
+    lines = source.splitlines(keepends=True)
+    for node in ast.walk(ast.parse(source)):
+        number = getattr(node, "lineno", 0) - 1
+        if isinstance(node, ast.Import) and MODULES & {_top(each.name) for each in node.names}:
+            if len(node.names) > 1 or "." in node.names[0].name:
+                raise ValueError(f"{ast.unparse(node)}: write it as from ... import ...")
+            lines[number] = lines[number].replace("import ", f"from {NAME} import ", 1)
+        elif isinstance(node, ast.ImportFrom) and not node.level and _top(node.module) in MODULES:
+            lines[number] = lines[number].replace("from ", f"from {NAME}.", 1)
+    return "".join(lines)
+
+
+def _top(module: str | None) -> str:
+    return (module or "").partition(".")[0]
