@@ -52,7 +52,7 @@ class _File(click.Path):
     def convert(self, value: Any, parameter: Any, context: Any) -> Any:
         from testbed.outside import expanded
 
-        return expanded(super().convert(value, parameter, context))
+        return expanded(os.fsdecode(super().convert(value, parameter, context)))
 
 
 def _options(values: tuple[str, ...]) -> dict[str, Any]:
@@ -488,7 +488,7 @@ def bench(
     run = {name: value for name, value in flags.items() if value is not None}
     if options:
         run["options"] = _options(options)
-    axes = {"profiles": profiles, "clients": clients, "seeds": seeds}
+    axes: dict[str, list[Any]] = {"profiles": profiles, "clients": clients, "seeds": seeds}
     sys.exit(command.bench(preset, methods, axes, repeat, run, out, budget, output))
 
 
@@ -758,7 +758,7 @@ def _status() -> int:
         _complain(str(error))
         return USAGE_EXIT
     except click.ClickException as error:
-        error.message = visible(error.message)
+        vars(error)["message"] = visible(error.message)
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):

@@ -19,7 +19,7 @@ SHIPPED = ("cli.py", "experiments", "testbed", "nodes", "methods", "netem_profil
 MODULES = {Path(name).stem for name in SHIPPED}
 
 
-class WheelHook(BuildHookInterface):
+class WheelHook(BuildHookInterface[Any]):
     """Fills a wheel with the rewritten files, and an editable one with a way to the sources."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:

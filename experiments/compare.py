@@ -57,11 +57,14 @@ def figures(summary: Summary, target_accuracy: float | None) -> Figures:
     }
     if target_accuracy is not None:
         reached = [n for n, a in enumerate(accuracies, 1) if a is not None and a >= target_accuracy]
-        until = rounds[: reached[0]] if reached else None
-        found["rounds_to_target"] = reached[0] if reached else None
-        found["minutes_to_target"] = until and sum(entry["seconds"] for entry in until) / 60
-        found["payload_mb_to_target"] = until and sum(map(_payload, until)) / 1e6
-        found["wire_mb_to_target"] = until and sum(map(_wire, until)) / 1e6
+        until = rounds[: reached[0]] if reached else []
+        sums = {
+            "rounds_to_target": len(until),
+            "minutes_to_target": sum(entry["seconds"] for entry in until) / 60,
+            "payload_mb_to_target": sum(map(_payload, until)) / 1e6,
+            "wire_mb_to_target": sum(map(_wire, until)) / 1e6,
+        }
+        found |= sums if until else dict.fromkeys(sums)
     return found
 
 

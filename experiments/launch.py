@@ -237,7 +237,7 @@ def run_facts(
         "model": config.model,
         "dataset": config.dataset,
         "profile": profile,
-        "server_profile": layout.server.profile.name if config.server_profile else None,
+        "server_profile": layout.server.profile.name if layout.server.profile else None,
         "seed": config.seed,
         "compute": config.compute,
         "weights": models.fingerprint(config.model) if config.compute == "real" else None,

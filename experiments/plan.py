@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -106,7 +107,7 @@ def cells(bench: Bench) -> list[Cell]:
     Raises:
         ConfigError: a field of a run is wrong, or there are too many runs.
     """
-    axes = (
+    axes: tuple[Sequence[Any], ...] = (
         range(bench.repeat),
         bench.seeds or [None],
         bench.clients or [None],

@@ -103,15 +103,25 @@ class Missed(Exception):
 class Fleet(Protocol):
     """The server's view of its clients in the present round."""
 
-    round: int
-    clients: tuple[str, ...]
-    """Those of the round that are still in the run."""
-    joined: int
-    """How many are in the run, whether this round takes them or not."""
-    sampling_rate: float
-    """Of those who could take part when the round began, the share that it drew; above 0."""
-    samples: Mapping[str, int]
-    """Training samples of each client, at least 1."""
+    @property
+    def round(self) -> int:
+        """Its number, from 1."""
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """Those of the round that are still in the run."""
+
+    @property
+    def joined(self) -> int:
+        """How many are in the run, whether this round takes them or not."""
+
+    @property
+    def sampling_rate(self) -> float:
+        """Of those who could take part when the round began, the share that it drew; above 0."""
+
+    @property
+    def samples(self) -> Mapping[str, int]:
+        """Training samples of each client, at least 1."""
 
     async def send(
         self, client: str, kind: str, tensors: Mapping[str, Tensor], **details: Detail
@@ -151,7 +161,9 @@ class Fleet(Protocol):
 class Peer(Protocol):
     """A client's view of the server, and of its neighbours, in the present round."""
 
-    round: int
+    @property
+    def round(self) -> int:
+        """Its number, from 1."""
 
     def send(
         self, kind: str, tensors: Mapping[str, Tensor], *, to: str = "server", **details: Detail

@@ -70,10 +70,12 @@ class Server:
         load_trainable(self.model, mean.result())
 
     def take(self, update: Message, fleet: Fleet) -> bool:
-        return self.privacy.take(update, fleet)
+        taken: bool = self.privacy.take(update, fleet)
+        return taken
 
     def metrics(self) -> dict[str, float]:
-        return self.privacy.metrics()
+        found: dict[str, float] = self.privacy.metrics()
+        return found
 
     def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
         return accuracy_and_loss(self.model, images, labels) | self.metrics()
@@ -93,7 +95,7 @@ class Client:
     def round(self, peer: Peer) -> None:
         start = peer.receive(self.kind, like=learnt(self.model)).tensors
         end, details = self.update(start)
-        peer.send(self.kind, end, **details)
+        peer.send(self.kind, end, to="server", **details)
 
     def update(self, start: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, float]]:
         end = self.trained(start)

@@ -13,7 +13,7 @@ those that have not count as no change.
 ``--clients-per-round`` is the paper's concurrency: how many train at once, all by default. Whoever
 has answered a step's weights waits for the next step's: in the paper, with its millions of
 clients, nobody is asked twice for one step either. What is trained is a variant of
-``methods/tuning/``, as for fedpeft; one way a client: 4 bytes a trainable parameter.
+``methods/peft/``, as for fedpeft; one way a client: 4 bytes a trainable parameter.
 """
 
 from typing import Annotated

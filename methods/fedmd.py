@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 from methods import Fleet, Peer, Shard, distillation
 from methods.distillation import Labels, Public, adam, classes, digest
+from methods.shared.backbone import staged
 from methods.shared.local_training import accuracy_and_loss, train
 from methods.split_model import Part
 
@@ -65,8 +66,10 @@ def depths_of(config: Config) -> list[int]:
 
 def check(config: Config, model: nn.Module) -> None:
     """Raises ValueError where the model has fewer blocks than a client's is to have."""
-    if max(depths_of(config)) > len(model.blocks):
-        raise ValueError(f"depths = {config.depths}: the model has {len(model.blocks)} blocks")
+    if max(depths_of(config)) > len(staged(model).blocks):
+        raise ValueError(
+            f"depths = {config.depths}: the model has {len(staged(model).blocks)} blocks"
+        )
 
 
 class Server:
@@ -92,9 +95,10 @@ class Server:
 class Client:
     def __init__(self, config: Config, model: nn.Module, shard: Shard, seed: int) -> None:
         depths = depths_of(config)
-        kept = dict(enumerate(model.blocks[: depths[shard.client % len(depths)]]))
+        stages = staged(model)
+        kept = dict(enumerate(stages.blocks[: depths[shard.client % len(depths)]]))
         self.config = config
-        self.model = Part(model.embed, kept, model.head)
+        self.model = Part(stages.embed, kept, stages.head)
         self.shard = shard
         self.public = Public(config, shard.public, classes(model))
         self.generator = torch.Generator().manual_seed(seed)

@@ -1,7 +1,7 @@
 """FedPEFT: Parameter-Efficient Fine-Tuning in federated learning (Sun et al., arXiv 2210.01708).
 
 FedAvg over the trainable tensors only: what pretraining gave is frozen and never sent; a variant
-of ``methods/tuning/`` says what is added or left free, and that is trained and averaged, weighted
+of ``methods/peft/`` says what is added or left free, and that is trained and averaged, weighted
 by samples. One way a client: 4 bytes a trainable parameter. By variant, the classifier
 (width * classes + classes) included, at ViT-B/16 with 100 classes:
 
@@ -24,12 +24,13 @@ import msgspec
 from torch import nn
 
 from methods import Shard, fedavg, peft, privacy
+from methods.shared.averaging import BY_OTHERS
 
 
 class Config(fedavg.Config, frozen=True, forbid_unknown_fields=True, kw_only=True):
     variant: Literal["full", "head", "bias", "adapter", "prompt", "lora", "ia3"] = "lora"
-    """What is trained and sent: a file of methods/tuning/."""
-    learning_rate: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    """What is trained and sent: a file of methods/peft/."""
+    learning_rate: Annotated[float, msgspec.Meta(gt=0)] = BY_OTHERS
     """A client's; absent: the variant's own for the optimizer."""
     rank: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 8
     """lora: rank of each adapter."""

@@ -27,6 +27,7 @@ from methods import Fleet, Peer, Shard, distillation
 from methods.distillation import Labels, Public, adam, classes, digest, kd_loss
 from methods.peft import lora
 from methods.shared import flops
+from methods.shared.averaging import BY_OTHERS
 from methods.shared.local_training import accuracy_and_loss, train
 from testbed.seeds import derive
 
@@ -36,7 +37,7 @@ class Config(distillation.PublicImages, frozen=True, forbid_unknown_fields=True,
     """Rank of each LoRA adapter."""
     lora_alpha: Annotated[float, msgspec.Meta(gt=0)] = 8.0
     """The adapter's output is scaled by lora_alpha / rank."""
-    temperature: Annotated[float, msgspec.Meta(gt=0, le=1000)] | None = None
+    temperature: Annotated[float, msgspec.Meta(gt=0, le=1000)] = BY_OTHERS
     """T; absent: 2, and with sharpen 1, since DS-FL has no T."""
     digest_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
     """A client's passes over S a round."""

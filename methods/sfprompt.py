@@ -44,6 +44,7 @@ from torch.nn import functional as F
 from methods import Fleet, Missed, Peer, Shard
 from methods.shared import flops
 from methods.shared.averaging import WeightedMean
+from methods.shared.backbone import staged
 from methods.shared.local_training import (
     EVALUATION_BATCH,
     accuracy_and_loss,
@@ -163,14 +164,16 @@ def adapt(config: Config, model: nn.Module) -> nn.Module:
     """Freeze all but the tail and put prompts behind the embedding's tokens."""
     model.requires_grad_(False)
     Parts(config, model).tail.requires_grad_(True)
-    model.embed = Prompted(model.embed, config.prompt_length, tokens_of(model).shape[-1])
+    stages = staged(model)
+    stages.embed = Prompted(stages.embed, config.prompt_length, tokens_of(model).shape[-1])
     return model
 
 
 def el2n(logits: Tensor, labels: Tensor) -> Tensor:
     """Each sample's distance of its probabilities from the truth, 0 to sqrt(2)."""
     truth = F.one_hot(labels, logits.shape[1])
-    return (logits.softmax(dim=1) - truth).norm(dim=1)
+    distance: Tensor = (logits.softmax(dim=1) - truth).norm(dim=1)
+    return distance
 
 
 def kept(samples: int, gamma: float) -> int:

@@ -15,7 +15,7 @@ from testbed.processes import heap
 from testbed.processes.channel import Channel
 from testbed.record.drops import Condensed
 from testbed.run.config import RunConfig
-from testbed.transport.sockets import ClientTransport, Neighbours, Timeout
+from testbed.transport.sockets import SERVER, ClientTransport, Neighbours, Timeout
 
 
 class MethodClient(Protocol):
@@ -63,7 +63,7 @@ def participate(
                 evaluate = getattr(method, "evaluate", None)
                 if evaluate and test and (metrics := numbers(evaluate(*test))):
                     compute.rest()
-                    peer.send(METRICS, {}, **metrics)
+                    peer.send(METRICS, {}, to=SERVER, **metrics)
             except (Overtaken, Timeout) as reason:
                 # Cut off from the server, it waits for whichever round reaches it.
                 report({"event": "overtaken", "reason": str(reason)})

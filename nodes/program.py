@@ -205,7 +205,7 @@ class FineTuning:
         device = self._devices[node.index]
         limit_mb = None
         if node.index and not self._modelled:
-            limit_mb = self._run.client_memory_mb or (device and memory_mb(device))
+            limit_mb = self._run.client_memory_mb or (memory_mb(device) if device else None)
         with compute.active(), memory.limited(limit_mb, f"{device or 'client'}'s", channel):
             self._be(node, compute, channel)
 

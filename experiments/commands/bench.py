@@ -72,8 +72,8 @@ def bench(
         output.error(f"no comparison.json: {error}")
     if found or output.as_json:
         output.show(compare.table(asked, found), result)
-    for cell, reason in left.items():
-        output.error(f"no result of {cell}: {reason}")
+    for name, reason in left.items():
+        output.error(f"no result of {name}: {reason}")
     if found:
         whole = _compare(folder, asked.run.get("target_accuracy"), output) and whole
     if INTERRUPTED in left.values():
@@ -102,7 +102,7 @@ def _asked(
         )
     options = {**asked.run.get("options", {}), **run.pop("options", {})}
     shared = {**asked.run, **run, **({"options": options} if options else {})}
-    changed = {key: value for key, value in axes.items() if value}
+    changed: dict[str, Any] = {key: value for key, value in axes.items() if value}
     if repeat is not None:
         changed["repeat"] = repeat
     return convert({**msgspec.to_builtins(asked), "run": shared, **changed}, Bench, "the flags")

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from methods import Fleet, Peer
 from methods.shared import flops
 from methods.shared.averaging import WeightedMean
+from methods.shared.backbone import staged
 from methods.shared.local_training import EVALUATION_BATCH
 from testbed.seeds import derive
 
@@ -60,8 +61,7 @@ def traffic(config: PublicImages, model: nn.Module) -> tuple[int, int]:
 
 def classes(model: nn.Module) -> int:
     """C."""
-    count: int = model.head.classifier.out_features
-    return count
+    return staged(model).head.classifier.out_features
 
 
 class Labels(NamedTuple):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods import peft
+from methods.shared.backbone import staged
 
 if TYPE_CHECKING:
     from methods.fedpeft import Config
@@ -52,7 +53,8 @@ class Adapted(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         result: Tensor = self.layer(tokens)
-        return result + self.adapter(result)
+        change: Tensor = self.adapter(result)
+        return result + change
 
 
 def check(model: nn.Module) -> None:
@@ -60,9 +62,10 @@ def check(model: nn.Module) -> None:
 
 
 def adapt(config: Config, model: nn.Module) -> nn.Module:
-    width = model.spec.width
+    stages = staged(model)
+    width = stages.spec.width
     with torch.device(next(model.parameters()).device):
         adapter = Adapter(width, config.adapter_width or width // 8)
-    for block in model.blocks:
-        block.contract = Adapted(block.contract, adapter)
-    return peft.train_only(model, [*adapter.parameters(), *model.head.classifier.parameters()])
+    for block in stages.blocks:
+        block.contract = Adapted(block.get_submodule("contract"), adapter)
+    return peft.train_only(model, [*adapter.parameters(), *stages.head.classifier.parameters()])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from methods import peft
+from methods.shared.backbone import staged
 
 if TYPE_CHECKING:
     from methods.fedpeft import Config
@@ -34,4 +35,4 @@ def adapt(config: Config, model: nn.Module) -> nn.Module:
     ia3 = IA3Config(target_modules=[*OUTPUTS, *INPUTS], feedforward_modules=INPUTS)
     adapted = inject_adapter_in_model(ia3, model)
     factors = [each for name, each in adapted.named_parameters() if "ia3_" in name]
-    return peft.train_only(adapted, [*factors, *adapted.head.classifier.parameters()])
+    return peft.train_only(adapted, [*factors, *staged(adapted).head.classifier.parameters()])

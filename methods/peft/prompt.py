@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from methods import peft
+from methods.shared.backbone import staged
 
 if TYPE_CHECKING:
     from methods.fedpeft import Config
@@ -43,13 +44,14 @@ def check(model: nn.Module) -> None:
 
 
 def adapt(config: Config, model: nn.Module) -> nn.Module:
-    spec = model.spec
+    stages = staged(model)
+    spec = stages.spec
     bound = math.sqrt(6 / (spec.channels * spec.patch**2 + spec.width))
     device = next(model.parameters()).device
     prompts = []
-    for number, block in enumerate(model.blocks):
+    for number, block in enumerate(stages.blocks):
         first = torch.empty(1, config.prompt_length, spec.width, device=device)
         prompted = Prompted(block, first.uniform_(-bound, bound))
-        model.blocks[number] = prompted
+        stages.blocks[number] = prompted
         prompts.append(prompted.prompt)
-    return peft.train_only(model, [*prompts, *model.head.classifier.parameters()])
+    return peft.train_only(model, [*prompts, *stages.head.classifier.parameters()])

@@ -17,13 +17,14 @@ from collections import Counter
 from collections.abc import Sequence
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import msgspec
 import torch
 from torch import nn
 
 from methods.shared.averaging import Training
+from methods.shared.backbone import Backbone
 from methods.shared.local_training import learnt
 
 
@@ -115,7 +116,7 @@ def prepare(config: Options, model: nn.Module) -> nn.Module:
     # What adapted it may have brought layers of its own.
     check(config, model)
     if config.dp == "sample":
-        spec = model.spec
+        spec = cast(Backbone, model).spec
         with torch.device(next(model.parameters()).device):
             image = torch.zeros(1, spec.channels, spec.side, spec.side)
             label = torch.zeros(1, dtype=torch.int64)

@@ -37,8 +37,10 @@ class Budget:
     def __init__(self, options: Options, rate: float, steps: int = 1) -> None:
         """``steps``: in a round, each at this rate; dp_noise absent is calibrated to them."""
         self.epsilon = 0.0
-        self.noise = options.dp_noise
-        if self.noise is None:
+        if options.dp_noise is not None:
+            self.noise = options.dp_noise
+        else:
+            assert options.dp_epsilon is not None  # Options has one of the two.
             rounds = options.dp_rounds or 1
             self.noise = calibrate(options.dp_epsilon, options.dp_delta, rate, steps * rounds)
         self._options = options

@@ -1,11 +1,14 @@
 """What methods that average weights have in common: how a client trains, and the mean."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 import torch
 from torch import Tensor
+
+BY_OTHERS = cast(Any, None)
+"""Default of a number that other options decide where it is not given, so that it is never None."""
 
 
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -19,8 +19,8 @@ class Counter(TorchDispatchMode):
     """What FlopCounterMode adds up, without the compiler that its first use imports: 100 MB."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.flops = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops: int = 0
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -64,7 +64,7 @@ def each_size(batches: Sequence[Tensor]) -> Iterator[Tensor]:
 
 def forward(run: Callable[[Tensor], Tensor], example: Tensor) -> int:
     """Of ``run(example)``; of one sample, where the example is a batch of one."""
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), Counter() as counter:
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), (counter := Counter()):
         run(example)
     return counter.flops
 
@@ -86,6 +86,6 @@ def step(
         wanted.append(example)
     if not wanted:
         return forward(run, example)
-    with sdpa_kernel(SDPBackend.MATH), Counter() as counter:
+    with sdpa_kernel(SDPBackend.MATH), (counter := Counter()):
         torch.autograd.grad(run(example).sum(), wanted, allow_unused=True)
     return counter.flops

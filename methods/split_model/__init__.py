@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from methods.shared.backbone import staged
+
 
 class Part(nn.Module):
     """Stages that follow one another. A parameter has the name that it has in the whole model."""
@@ -53,10 +55,8 @@ def cut(model: nn.Module, *, head_blocks: int, tail_blocks: int, private: bool) 
     Raises:
         ValueError: the model has no such stages, or too few blocks for this cut.
     """
-    missing = [stage for stage in ("embed", "blocks", "head") if not hasattr(model, stage)]
-    if missing:
-        raise ValueError(f"{type(model).__name__} cannot be cut: it has no {', '.join(missing)}")
-    blocks = dict(enumerate(model.blocks))
+    stages = staged(model)
+    blocks = dict(enumerate(stages.blocks))
     depth = len(blocks)
     _check(depth, head_blocks, tail_blocks, private)
     second = depth - tail_blocks if private else depth
@@ -64,9 +64,9 @@ def cut(model: nn.Module, *, head_blocks: int, tail_blocks: int, private: bool) 
     middle = {number: block for number, block in blocks.items() if head_blocks <= number < second}
     last = {number: block for number, block in blocks.items() if number >= second}
     if not private:
-        return Cut(Part(model.embed, head, None), Part(None, middle, model.head), None)
+        return Cut(Part(stages.embed, head, None), Part(None, middle, stages.head), None)
     return Cut(
-        Part(model.embed, head, None), Part(None, middle, None), Part(None, last, model.head)
+        Part(stages.embed, head, None), Part(None, middle, None), Part(None, last, stages.head)
     )
 
 
@@ -95,7 +95,8 @@ def _check(depth: int, head_blocks: int, tail_blocks: int, private: bool) -> Non
 def tokens_of(model: nn.Module, more: int = 0) -> Tensor:
     """What an image is between two blocks: (1, tokens + more, width), on the meta device."""
     parameter = next(model.parameters())
-    shape = (1, model.spec.tokens + more, model.spec.width)
+    spec = staged(model).spec
+    shape = (1, spec.tokens + more, spec.width)
     return torch.empty(shape, dtype=parameter.dtype, device="meta")
 
 

@@ -22,7 +22,7 @@ from nodes.peer import Peer
 from testbed import clock
 from testbed.metering import retransmissions
 from testbed.transport.gloo import Group, ReduceFailed
-from testbed.transport.sockets import Report
+from testbed.transport.sockets import SERVER, Report
 from testbed.transport.wire import Message
 
 
@@ -88,7 +88,7 @@ class ReducingClient:
         state, details = self._method.update(start) if trains else (start, {})
         bucket = flat(self._compute.outgoing(state), self._samples)
         finite = bool(torch.isfinite(bucket).all())
-        peer.send(TRAINED, {}, model=self._has, finite=int(finite), **details)
+        peer.send(TRAINED, {}, to=SERVER, model=self._has, finite=int(finite), **details)
         return bucket
 
     def _reduce(self, peer: Peer, order: Message, bucket: Tensor) -> None:
@@ -99,7 +99,7 @@ class ReducingClient:
         began_ns, before, reason = clock.monotonic_ns(), self._received(), ""
         connected_ns = began_ns
         try:
-            if order.details["size"] > 1:
+            if int(order.details["size"]) > 1:
                 group = self._join(peer, order)
                 connected_ns = clock.monotonic_ns()
                 group.reduce(total)

@@ -19,7 +19,7 @@ from nodes.allreduce import (
 )
 from nodes.fleet import METRICS, Fleet
 from nodes.metrics import Metrics, numbers
-from testbed.transport.wire import Message
+from testbed.transport.wire import Detail, Message
 
 ATTEMPTS = 3
 """All-reduces that a round may begin, each without those whom the one before lost."""
@@ -71,7 +71,7 @@ class ReducingServer:
         for client in self._sorted(there):
             able = self._holders is None or client in self._holders
             evaluates = able and self._evaluator is None
-            details = {"attempt": self._counts, "evaluate": int(evaluates)}
+            details: dict[str, Detail] = {"attempt": self._counts, "evaluate": int(evaluates)}
             with suppress(Missed):
                 await fleet.send(client, ORDER, {}, adopt=1, **details)
                 self._evaluator = client if evaluates else self._evaluator
@@ -104,7 +104,7 @@ class ReducingServer:
         fleet.conclude()
         for rank, client in enumerate(members):
             place = {"new": int(new), "rank": rank, "size": len(members)}
-            details = {"attempt": name, "gives": int(client in givers), **place}
+            details: dict[str, Detail] = {"attempt": name, "gives": int(client in givers), **place}
             with suppress(Missed):
                 await fleet.send(client, ORDER, {}, adopt=0, **details)
         if new and len(members) > 1:

@@ -151,7 +151,10 @@ class Taking:
     def _tensor(self, tensor: Tensor, path: str) -> Json:
         if tensor.is_meta:
             return {"shape": [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]}
-        owner = self._memory.setdefault(address(tensor), path) if tensor.numel() else path
+        place = address(tensor)
+        owner = path
+        if place is not None and tensor.numel():
+            owner = self._memory.setdefault(place, path)
         if owner != path:
             raise Unkept(f"{self._of.kind}{path}: shares memory with {owner}; keep a clone")
         self._tensors[path] = tensor

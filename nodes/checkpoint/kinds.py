@@ -7,7 +7,7 @@ import random
 import types
 from collections import Counter, OrderedDict, defaultdict
 from pathlib import PurePath
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -84,7 +84,7 @@ def state_of(generator: Any) -> Any:
 
 def global_states() -> dict[str, Json]:
     """Of numpy's and Python's own generators, which are where they were when a node began anew."""
-    kind, words, *rest = np.random.get_state(legacy=True)
+    kind, words, *rest = cast(tuple[Any, ...], np.random.get_state(legacy=True))
     return {"numpy": [kind, words.tolist(), *rest], "python": random.getstate()}
 
 

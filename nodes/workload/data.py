@@ -274,7 +274,7 @@ def _pathological_owners(
             np.array_split(members, count), dealt[first : first + count], strict=True
         ):
             owners[piece] = owner
-        first += count
+        first += int(count)
     return owners
 
 

@@ -165,7 +165,7 @@ def _read_here() -> str:
 
     name, classes, folder, path = sys.argv[1:]
     datasets.disable_progress_bars()
-    arrays = {}
+    arrays: dict[str, NDArray[Any]] = {}
     for split in SPLITS:
         where = f"data_path = {folder!r}: the {split} split"
         files = _files(Path(folder), split)
@@ -274,7 +274,9 @@ def _decoded(cells: list[dict[str, Any] | None], where: str) -> Iterator[NDArray
     for cell in cells:
         try:
             cell = cell or {}
-            image = Image.open(io.BytesIO(cell["bytes"]) if cell.get("bytes") else cell["path"])
+            image: Image.Image = Image.open(
+                io.BytesIO(cell["bytes"]) if cell.get("bytes") else cell["path"]
+            )
             if image.getexif().get(ExifTags.Base.Orientation) is not None:
                 image = ImageOps.exif_transpose(image)
             pixels = np.asarray(image)

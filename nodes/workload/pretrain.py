@@ -49,7 +49,7 @@ def train(spec: ModelSpec, steps: int, seed: int) -> VisionTransformer:
         logits = model(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=0.1)
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
         schedule.step()
         if (step + 1) % REPORT_EVERY == 0:
