@@ -1,4 +1,4 @@
-"""The wheel's layout: all that ships lies in one package, `wiretune`.
+"""Layout of the wheel: all that ships lies in one package, `wiretune`.
 
 In the repository `testbed`, `nodes`, `methods` and the others stand at the top, where their readers
 look for them. As top-level names of an environment they would collide with a user's own `methods`

@@ -1,4 +1,4 @@
-"""Network-condition benchmarking: many runs of `launch`, one after the other, and a comparison.
+"""Runs from flags: one of them, or many and their comparison.
 
-``plan`` says which runs, ``conduct`` carries them out, ``compare`` puts what they found together.
+``plan`` says which runs, ``runner`` carries them out, ``compare`` puts what they found together.
 """

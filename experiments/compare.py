@@ -1,4 +1,4 @@
-"""What the runs of a bench found, a row each: to a target accuracy, or a round and client."""
+"""Rows of a bench's table: what runs took to a target accuracy, or a round and client."""
 
 from __future__ import annotations
 

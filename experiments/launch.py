@@ -13,6 +13,7 @@ import methods
 from nodes.workload import data
 from testbed.config_error import ConfigError
 from testbed.links import choice
+from testbed.links.dilation import plan as dilated
 from testbed.machine import limits
 from testbed.metering import meter
 from testbed.naming import slug
@@ -26,7 +27,6 @@ from testbed.report.progress import RoundLines, closing_table
 from testbed.report.terminal import Output
 from testbed.run import client_links
 from testbed.run.config import RunConfig, choose, load, pace
-from testbed.run.dilation import plan as dilated
 from testbed.run.supervisor import run
 from testbed.transport import congestion
 

@@ -1,4 +1,4 @@
-"""Which runs a bench is: rows times link profiles times client counts times seeds times repeats."""
+"""A bench as data: rows times link profiles times client counts times seeds times repeats."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -15,6 +15,7 @@ from testbed.config_error import ConfigError, closest
 from testbed.run.config import RunConfig, convert, option_value
 
 PRESETS = Path(__file__).parent / "presets"
+INTERRUPTED = "the bench was interrupted"
 MOST_RUNS = 10_000
 MARK_DIGITS = 8
 Name = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f]{1,120}$")]
@@ -68,6 +69,20 @@ class Cell(msgspec.Struct, frozen=True):
     """A name for its folder."""
     row: Row
     config: RunConfig
+
+
+class Outcome(NamedTuple):
+    """What became of a cell."""
+
+    cell: Cell
+    summary: dict[str, Any] | None
+    """None: it did not run, or left nothing to read."""
+    reason: str | None
+    """Why there are no figures of it; None where there are."""
+    earlier: bool = False
+    """An earlier bench made it."""
+    stopped: bool = False
+    """A signal has ended the bench in it or before it."""
 
 
 def presets() -> list[str]:

@@ -1,4 +1,4 @@
-"""What is shown while a bench goes on: a table on a terminal, else a line a begin and an end."""
+"""A bench's progress on the terminal: a table, or a line a begin and an end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from experiments.plan import Cell
+from experiments.plan import Cell, Outcome
 from testbed.report.terminal import styled
 from testbed.units import human_seconds
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from experiments.runner import Outcome
 
 OTHER_LINES = 6
 """Of a terminal, beside the table's rows."""

@@ -1,4 +1,4 @@
-"""A killed run that goes on: from which round, with which states, and what is another now."""
+"""Resumption of a killed run: from which round, with which states, and what is another now."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Carries out the runs of a bench, each as `launch` makes it, in a process of its own."""
+"""The runner of a bench: each run as `launch` makes it, in a process of its own."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
-from experiments.plan import Bench, Cell
+from experiments.plan import INTERRUPTED, Bench, Cell, Outcome
 from experiments.progress import Course, Progress, last_line
 from testbed import files
 from testbed.config_error import ConfigError
@@ -31,23 +31,6 @@ LEAVE_LIMIT_S = 30.0
 POLL_S = 0.2
 LOG = "launch.log"
 """In a cell's folder: what its last run said."""
-
-
-class Outcome(NamedTuple):
-    """What became of a cell."""
-
-    cell: Cell
-    summary: dict[str, Any] | None
-    """None: it did not run, or left nothing to read."""
-    reason: str | None
-    """Why there are no figures of it; None where there are."""
-    earlier: bool = False
-    """An earlier bench made it."""
-    stopped: bool = False
-    """A signal has ended the bench in it or before it."""
-
-
-INTERRUPTED = "the bench was interrupted"
 
 
 class Interrupted(Exception):

@@ -1,4 +1,4 @@
-"""``--dilation=auto``: a round of the same run at this machine's pace, and what it tells."""
+"""The trial round of ``--dilation=auto``: the same run at this machine's pace."""
 
 from __future__ import annotations
 

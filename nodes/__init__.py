@@ -1,1 +1,1 @@
-"""What runs inside a node's process: models, data, and the two ends of the round loop."""
+"""Processes of a node: the two ends of the round loop, and what they compute with."""

@@ -1,4 +1,4 @@
-"""Whether what arrived has the names, shapes and dtypes that were expected, and finite values."""
+"""Checks of arrived tensors: names, shapes, dtypes, and finite values."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""What devices compute and hold: operations a second and memory, with where each is from.
+"""Classes of devices: operations a second and memory, with where each is from.
 
 A class's rate is a peak in float32 that somebody states or measured, times the share of it that
 training reaches. Only the first has a source. The share is assumed, and the largest uncertainty of

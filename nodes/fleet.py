@@ -1,4 +1,4 @@
-"""The server's side of the method contract: clients by name, with limits on every wait."""
+"""Fleet, the server's side of the method contract: clients by name, every wait with a limit."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""A client's memory: as much as its device has, held by the kernel.
+"""A client's memory limit: as much as its device has, held by the kernel.
 
 The limit is on what the process takes beyond what it was forked with: the program, the data and
 the model as it was loaded are shared with all nodes and do not count.

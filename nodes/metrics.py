@@ -1,4 +1,4 @@
-"""What a method says of its model, as floats; NaN stands for what is not one number of use.
+"""Metrics that a method gives, as floats; NaN stands for what is not one number of use.
 
 A record has null in its place, for JSON knows no NaN.
 """

@@ -1,4 +1,4 @@
-"""A client's side of the method contract: its server, with limits on every wait."""
+"""Peer, a client's side of the method contract: its server, every wait with a limit."""
 
 import contextlib
 from collections import defaultdict, deque

@@ -1,4 +1,4 @@
-"""What the processes of a run execute: prepared once in the zygote, then one node each."""
+"""The program of a run's processes: prepared once in the zygote, then one node each."""
 
 import contextlib
 import random

@@ -1,5 +1,4 @@
-"""Real compute on a device that is slower than a core of this machine: what is computed is waited
-out.
+"""Real compute at a device's speed: what this machine was quicker at is waited for.
 
 A node's CPU time is measured from one sending or receiving to the next. Its device would have
 needed a multiple of that, and before the node sends or waits for something it lets the rest of that

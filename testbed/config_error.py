@@ -1,4 +1,4 @@
-"""The one error that means: what was asked for cannot be run; and how it words a wrong name."""
+"""ConfigError: what was asked for cannot be run; and how a wrong name is worded."""
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches

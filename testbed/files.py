@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 MEGABYTE = 1_000_000
+CONFIG = "config.toml"
+"""In a run's folder."""
 CONFIG_BYTES = MEGABYTE
 """Most that a file of settings may have."""
 SUMMARY_BYTES = 256 * MEGABYTE

@@ -1,0 +1,1 @@
+"""Commands of cli.py, one file a group, loaded when asked for."""

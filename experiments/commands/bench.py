@@ -1,4 +1,4 @@
-"""What `cli.py bench` does, from flags to a comparison."""
+"""`cli.py bench`, from flags to a comparison."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from experiments import compare, plan
-from experiments.plan import Bench, Cell
+from experiments.plan import INTERRUPTED, Bench, Cell, Outcome
 from experiments.progress import Lines, LiveTable
-from experiments.runner import INTERRUPTED, Outcome, claimed, conduct
+from experiments.runner import claimed, conduct
 from testbed import files, outside
 from testbed.config_error import ConfigError
 from testbed.naming import slug

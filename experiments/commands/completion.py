@@ -1,4 +1,4 @@
-"""What a shell offers after TAB: the names that options and arguments take. Imports no torch.
+"""Shell completion: the names that options and arguments take. Imports no torch.
 
 click asks for values; the classes here give them to the shell so that what already stands in the
 word stays: an option before "=", and in bash what is before the last ":" or "=" of a mix.

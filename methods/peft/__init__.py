@@ -1,4 +1,4 @@
-"""What is trained and sent of a model: one file a variant.
+"""Parameter-efficient variants: what is trained and sent of a model, one file each.
 
 A variant's file holds
 

@@ -1,4 +1,6 @@
-"""One bottleneck shared by all blocks, and the classifier: 2 * width * hidden + hidden + width.
+"""Adapter: one bottleneck shared by all blocks, and the classifier.
+
+Of parameters: 2 * width * hidden + hidden + width, and the classifier's.
 
 m is what a block's perceptron gives, before it is added to the tokens: the block adds
 m + up(gelu(down(m))). That place, and one module for all blocks, is how the authors of FedPEFT do

@@ -1,4 +1,4 @@
-"""Every bias and the classifier: BitFit (Ben-Zaken et al., arXiv 2106.10199).
+"""BitFit: every bias and the classifier (Ben-Zaken et al., arXiv 2106.10199).
 
 Biases are those of the linear layers, of the norms and of the patch embedding: 11 widths a block
 where the perceptron has 4 widths, one for the patches and one for the last norm.

@@ -1,4 +1,4 @@
-"""Everything is trained: FedAvg, what the other variants are measured against."""
+"""Full fine-tuning: every parameter, which the other variants are measured against."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The classifier alone: linear probing. width * classes + classes."""
+"""Linear probing: the classifier alone. width * classes + classes."""
 
 from __future__ import annotations
 

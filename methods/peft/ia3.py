@@ -1,4 +1,4 @@
-"""(IA)3: a factor a feature on keys, values and the perceptron's hidden layer, and the classifier.
+"""(IA)3: a factor a feature on keys, values and the hidden layer, and the classifier.
 
 Liu et al., arXiv 2205.05638; the implementation is peft's. 2 * width and the hidden features, in
 every block. The factors start at one, so the model's function is at first unchanged.

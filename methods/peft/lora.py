@@ -1,4 +1,4 @@
-"""Low-rank adapters on query and value of every block, and the classifier.
+"""LoRA: low-rank adapters on query and value of every block, and the classifier.
 
 Hu et al., arXiv 2106.09685; the implementation is peft's. 2 * rank * width for each of the two,
 in every block. Their second factor starts at zero, so the model's function is at first unchanged.

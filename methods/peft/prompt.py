@@ -1,4 +1,4 @@
-"""Soft prompts in every block, and the classifier: blocks * length * width.
+"""VPT-deep: soft prompts in every block, and the classifier: blocks * length * width.
 
 VPT-deep (Jia et al., arXiv 2203.12119): each block reads its own prompts beside the tokens, and
 what it makes of them is dropped behind it. They stand after the patches, as in the authors' code,

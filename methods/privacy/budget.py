@@ -1,4 +1,4 @@
-"""What noise costs in privacy, by opacus' accountant of Renyi differential privacy.
+"""Privacy accounting: what noise costs, by opacus' accountant of Renyi differential privacy.
 
 Mironov, Talwar and Zhang, arXiv 1908.10530: each of ``steps`` steps sees every sample (or client)
 with probability ``rate``, independently, and adds Gaussian noise of ``noise`` times the L2 norm

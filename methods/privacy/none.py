@@ -1,4 +1,4 @@
-"""No privacy: what the levels are held against, and what they do not change."""
+"""The level without privacy: what the others are held against, and do not change."""
 
 from __future__ import annotations
 

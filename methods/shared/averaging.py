@@ -1,4 +1,4 @@
-"""What methods that average weights have in common: how a client trains, and the mean."""
+"""Weighted averaging, and the options of local training."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, cast

@@ -1,4 +1,4 @@
-"""What methods ask of a model: stages that can be cut, and a classifier with a name."""
+"""Backbone: what methods ask of a model, its stages and a classifier with a name."""
 
 from typing import Protocol, cast
 

@@ -1,4 +1,4 @@
-"""Floating-point operations, by torch's own formulae for the operators that are really called.
+"""Floating-point operations, by torch's formulae for the operators that are really called.
 
 Two a multiplication with addition, as torch.utils.flop_counter counts: matrix products,
 convolutions and attention, not what works element by element. Attention counts as its two matrix

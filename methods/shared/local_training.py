@@ -1,4 +1,4 @@
-"""What many methods do inside a client or a server: train, evaluate, read and write weights."""
+"""Local training and evaluation, and reading and writing of trainable weights."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""A model in parts, cut between its blocks; each part is a view on the model's own parameters."""
+"""Models cut between their blocks; each part is a view on the model's own parameters."""
 
 from __future__ import annotations
 

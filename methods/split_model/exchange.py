@@ -1,4 +1,4 @@
-"""One batch of split training at both ends, and how many batches there are.
+"""Exchange of one batch of split training, at both ends.
 
 Labels shared, one round trip: the client sends its head's output and the labels ("smashed"), the
 server answers with the loss's gradient of that output ("gradient"). Labels private, two round

@@ -1,4 +1,4 @@
-"""Whose batch a server-side model works on next."""
+"""Order in which a server-side model works on clients' batches."""
 
 import asyncio
 import random

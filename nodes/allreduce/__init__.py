@@ -1,4 +1,4 @@
-"""Rounds whose mean the clients take among themselves: an all-reduce in place of a server's mean.
+"""Rounds whose mean the clients take among themselves, in place of the server.
 
 The server conducts and gets no weights. A round:
 

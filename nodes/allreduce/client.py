@@ -1,4 +1,4 @@
-"""A client's side of an all-reduce: it trains, gives its part and takes the sum."""
+"""A client of an all-reduce: it trains, gives its part and takes the sum."""
 
 from collections.abc import Mapping
 

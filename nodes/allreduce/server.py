@@ -1,4 +1,4 @@
-"""The server's side of an all-reduce: it conducts the rounds, and its model stays the first one."""
+"""The server of an all-reduce: it conducts the rounds, and its model stays the first one."""
 
 from collections.abc import Sequence
 from contextlib import suppress

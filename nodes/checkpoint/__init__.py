@@ -1,4 +1,4 @@
-"""What of a method's Server or Client lasts from round to round: out of it, and into a new one.
+"""Checkpoints: what of a method's Server or Client lasts from round to round, out and in.
 
 Taken are the trainable parameters and the buffers of its modules, its optimizers and generators
 (torch's, numpy's and Python's own of the process too), and what its attributes hold beside them,

@@ -1,4 +1,4 @@
-"""Out of an object: its tensors by name, and all else as JSON."""
+"""Capture of an object: its tensors by name, and all else as JSON."""
 
 from __future__ import annotations
 

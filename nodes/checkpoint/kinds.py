@@ -1,4 +1,4 @@
-"""What values there are within a method's objects, and how each is told apart."""
+"""Kinds of values within a method's objects, and how each is told apart."""
 
 from __future__ import annotations
 

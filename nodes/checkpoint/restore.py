@@ -1,4 +1,4 @@
-"""Into a new object what was taken out of its like.
+"""Restoring: into a new object what was captured of its like.
 
 What was taken may come from a file that somebody sent. It names classes and attributes, and no
 more than these are believed: a class must be a method's own, under the name by which it calls

@@ -1,4 +1,4 @@
-"""The states of a run's nodes on disk, from which a killed run goes on.
+"""States of a run's nodes on disk, from which a killed run goes on.
 
 A node writes its own after its part in a round, as ``state/NODE.ROUND.safetensors``: tensors by
 name, the rest as JSON in the file's metadata. A file appears whole or not at all, by renaming.

@@ -1,0 +1,1 @@
+"""What is trained on what: models, data sets and their weights."""

@@ -1,4 +1,4 @@
-"""Within what counts scatter by chance: 99 % of binomial draws, and of a chain's losses."""
+"""Confidence intervals of shares: 99 % of binomial draws, and of a chain's losses."""
 
 import math
 

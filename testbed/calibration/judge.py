@@ -1,4 +1,4 @@
-"""What was seen of a profile, held against it: one Row a gate. Pure."""
+"""Judgement of a profile: its observations held against it, one Row a gate. Pure."""
 
 from testbed.calibration import judge_delay, judge_line, judge_shares
 from testbed.calibration.gates import Row

@@ -1,4 +1,4 @@
-"""Gates of what befalls single packets, and of the bytes that the link has counted.
+"""Gates of impairments of single packets, and of the bytes that the link has counted.
 
 Shares lie inside the 99 % interval of their sample, counted bytes within 0.5 %.
 """

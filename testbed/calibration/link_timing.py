@@ -1,4 +1,4 @@
-"""What a direction does to probes: times on the line, in the delay, in the queue. Pure."""
+"""Timing of probes in a direction: on the line, in the delay, in the queue. Pure."""
 
 import itertools
 import math

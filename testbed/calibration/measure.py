@@ -1,4 +1,4 @@
-"""From profiles to rows: plans each one, builds networks, measures, judges."""
+"""Measurement from profiles to rows: plans each one, builds networks, measures, judges."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What came of a profile's probes, as data."""
+"""Observations of a profile's probes, as data."""
 
 from typing import NamedTuple
 

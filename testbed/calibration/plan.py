@@ -1,4 +1,4 @@
-"""Which probes measure a profile within a given time. Pure.
+"""The plan of a calibration: which probes measure a profile within a given time. Pure.
 
 Each profile stands on two clients' links, so that two can be measured at once. First comes the
 least that says something, the quickest kinds of probes before the slower ones, as far as the time

@@ -1,4 +1,4 @@
-"""What is sent over a link to measure it, as data, and how long it takes. Pure."""
+"""Probes as data: what is sent over a link to measure it, and how long it takes. Pure."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""What calibration found, as a table and as data."""
+"""The result of a calibration, as a table and as data."""
 
 from collections import Counter
 from typing import Any

@@ -1,4 +1,4 @@
-"""Carries out schedules over a network that is up: starts the processes, collects what they saw."""
+"""The runner of schedules of probes over a network: starts processes, collects observations."""
 
 import contextlib
 import selectors

@@ -1,4 +1,4 @@
-"""How each probe of a profile must be: how many packets, how far apart, for how long. Pure."""
+"""Sizes of a profile's probes: how many packets, how far apart, for how long. Pure."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Figures out of arrivals: a line's rate, its packets' gaps, its queue, goodput, order. Pure."""
+"""Statistics of arrivals: a line's rate, its packets' gaps, its queue, goodput, order. Pure."""
 
 import math
 from typing import NamedTuple

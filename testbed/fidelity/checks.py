@@ -1,4 +1,4 @@
-"""Whether links are what was asked: what came through them held against it, the certificate. Pure.
+"""Checks of links: what came through them held against what was asked. Pure.
 
 What is expected comes from the profile as asked for, never from the link as it was built: what came
 over a dilated link is first brought into the emulated link's time.

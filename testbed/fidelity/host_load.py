@@ -1,4 +1,4 @@
-"""The host's part of a run's certificate: whether this machine had time for what it stood for.
+"""The host's part of the certificate: whether this machine had time for what it stood for.
 
 A node that waited for a core while its device would have been done, or packets that left their link
 late, lengthen rounds as the network and the devices would not. Pure: figures in, words out.

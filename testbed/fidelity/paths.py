@@ -1,4 +1,4 @@
-"""Ways over which links are probed one by one, and what to send over each. Pure.
+"""Paths over which links are probed one by one, and what to send over each. Pure.
 
 Pings give a link's round trip, a burst that its queue can hold gives its rate in each direction;
 on a line too fast for single packets a TCP connection that fills it does (``filling``). What cannot
@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from testbed.links import dilation as slower
 from testbed.network import trace_windows
 from testbed.network.direction import FRAME_BYTES, Direction
 from testbed.network.tcp_cap import mathis_kbit
@@ -24,7 +25,6 @@ from testbed.probing.probeable import (
     is_too_fast,
 )
 from testbed.probing.saturation import Note
-from testbed.run import dilation as slower
 
 RTT_TOLERANCE_MS = 2.0
 """Beyond the profile's delays and their jitter."""

@@ -1,4 +1,4 @@
-"""The process that probes every link of a network before training, and its owner.
+"""The prober: a process that probes every link of a network before training, and its owner.
 
 Each access link is probed by itself: the clients' at once with the server's own limits lifted,
 then the server's behind the first client, whose limits are lifted for that.

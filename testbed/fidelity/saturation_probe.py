@@ -1,4 +1,4 @@
-"""Filling a fast line by one TCP connection, both of whose ends this process holds."""
+"""Saturation of a fast line by one TCP connection, both of whose ends this process holds."""
 
 import contextlib
 import math

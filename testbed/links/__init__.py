@@ -1,0 +1,1 @@
+"""Access links that really are there, by one of three backends."""

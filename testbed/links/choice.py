@@ -1,4 +1,4 @@
-"""Which link backend a run uses: the one asked for, or the first that a probe shows to work."""
+"""Choice of a backend: the one asked for, or the first that a probe shows to work."""
 
 from typing import cast
 

@@ -1,4 +1,4 @@
-"""Link backends: one file each, behind one small interface.
+"""The interface of link backends: probe, up, and a Network.
 
 A backend's ``probe`` says whether it can work here, its ``up`` builds the network of a Plan and
 returns a Network, which owns every kernel object and process that it made and removes exactly

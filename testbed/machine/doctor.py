@@ -1,4 +1,4 @@
-"""What this machine can do: link backends, privileges, limits; each gap with what closes it."""
+"""Abilities of this machine: link backends, privileges, limits; each gap with what closes it."""
 
 import os
 import resource

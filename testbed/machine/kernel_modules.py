@@ -1,4 +1,4 @@
-"""Which parts of the kernel that links need are there, without loading any of them."""
+"""Parts of the kernel that links need, looked for without loading any of them."""
 
 import gzip
 import os

@@ -1,4 +1,4 @@
-"""What a run of many processes needs of its machine, and whether it may have it."""
+"""Limits of this machine against the needs of a run of many processes."""
 
 import os
 import resource

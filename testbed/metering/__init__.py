@@ -1,0 +1,1 @@
+"""Measurements beside the transport: processes, kernel counters, packets."""

@@ -1,4 +1,4 @@
-"""What crosses each client's own interface, packet by packet, into one pcap file a client.
+"""Packet capture at each client's own interface, into one pcap file a client.
 
 One process opens a packet socket in every client's namespace, where a socket stays once it is
 made, and writes what they see, with the kernel's times, until it is told to stop.

@@ -1,4 +1,4 @@
-"""What a process costs and what a machine is: CPU, private memory, time spent waiting for a CPU."""
+"""Costs of a process (CPU, private memory, waits for a core), and the environment of a run."""
 
 import contextlib
 import os

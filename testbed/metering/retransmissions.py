@@ -1,4 +1,4 @@
-"""What TCP has sent again and received, as the kernel tells of a namespace's connections."""
+"""Retransmissions and receptions of a namespace's TCP connections, as the kernel counts them."""
 
 import socket
 import struct

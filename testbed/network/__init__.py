@@ -1,0 +1,1 @@
+"""What is asked of links: profiles, directions, schedules, who is where and when. Pure."""

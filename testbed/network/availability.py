@@ -1,4 +1,4 @@
-"""When clients are away: ``--availability`` to times, in seconds since training began.
+"""Availability of clients: ``--availability`` to times away, in seconds since training began.
 
 A client that is away has no link, and no round chooses it. One that leaves in a round works on, and
 its answer counts if it comes back in time. Three ways to say it::

@@ -1,4 +1,4 @@
-"""What one direction of a link carries at most: the one bound on how quick a transfer can be."""
+"""Capacity of a direction: the one bound on how quick a transfer can be."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""A link said in a line, in the words of tc and of Mininet: no file is needed to try one.
+"""Links said in a line, in the words of tc and of Mininet: no file is needed to try one.
 
 ::
 

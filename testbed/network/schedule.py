@@ -1,4 +1,4 @@
-"""How an access link changes while a run goes on: ``[[schedule]]`` entries to States.
+"""Schedules of an access link while a run goes on: ``[[schedule]]`` entries to States.
 
 The entries stand in a profile's own file, or in one for all clients (``--schedule``)::
 

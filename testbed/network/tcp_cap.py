@@ -1,4 +1,4 @@
-"""Loss as its effect on the throughput of TCP, for links that carry streams and no packets.
+"""Caps of TCP's throughput by loss, for links that carry streams and no packets.
 
 Mathis, Semke, Mahdavi, Ott: "The Macroscopic Behavior of the TCP Congestion Avoidance Algorithm",
 CCR 27(3), 1997. Its p counts halvings of the window per packet, which independent loss comes close

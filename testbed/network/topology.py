@@ -1,4 +1,4 @@
-"""From a run's configuration to a Plan: which nodes there are, and behind which links.
+"""Topology of a run: its configuration to a Plan of nodes and links.
 
 Pure data: nothing here touches the kernel. A link backend realises the plan.
 """

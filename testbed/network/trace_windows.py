@@ -1,4 +1,4 @@
-"""What a window of a trace can hold, wherever in the trace it lies."""
+"""Windows of a trace: what one can hold, wherever in the trace it lies."""
 
 import numpy as np
 

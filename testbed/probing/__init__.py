@@ -1,0 +1,1 @@
+"""What the certificate's probes and those of calibration have in common."""

@@ -1,4 +1,4 @@
-"""What probes can tell of a line and what they cannot: for launch's certificate and for calibrate.
+"""Reach of probes: what they can tell of a line and what not, for launch and for calibrate.
 
 Both ask here, so that they judge a link alike. Each ``why_not`` gives the reason as a clause, or
 None where the line can be judged. All of this is pure, and of a line as it is on this machine.

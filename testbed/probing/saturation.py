@@ -1,4 +1,4 @@
-"""Lines too fast to be filled packet by packet, and how one TCP connection fills them. Pure.
+"""Saturation of lines too fast to be filled packet by packet, by one TCP connection. Pure.
 
 A connection that never has more in flight than the line, its delay and a part of its queue hold
 loses nothing, and keeps the line busy whatever its congestion control does later. What arrives then

@@ -1,4 +1,4 @@
-"""Messages that a node did not take: the first few in full, the rest counted by sender and reason.
+"""Dropped messages of a node: the first few in full, the rest counted by sender and reason.
 
 Whoever can reach a node can send it more than a record has room for.
 """

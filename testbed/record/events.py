@@ -1,4 +1,4 @@
-"""events.jsonl as it is read: typed, bounded, and in an order that a run can have.
+"""Events of a run as they are read: typed, bounded, and in an order that a run can have.
 
 A run's folder may be damaged, or somebody else's. Whoever reads it takes its events from here, so
 that no kind, type, name or number is met later that this version does not write, and nothing takes

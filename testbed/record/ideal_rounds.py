@@ -1,4 +1,4 @@
-"""How long a round would take on lines that are used to the full, with the computing it had."""
+"""Ideal rounds: how long one would take on lines used to the full, with the computing it had."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""A run's folder: events.jsonl as things happen, and summary.json, whole whenever it is read.
+"""The recorder of a run: events.jsonl as things happen, and summary.json, whole at any time.
 
 One event is one line ``{"t": seconds since the command, "node": name, "event": kind, ...}``. All
 times are emulated ones (``clock``), but for cpu_s and run_delay_s, which are the machine's:

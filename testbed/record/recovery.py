@@ -1,4 +1,4 @@
-"""The record of a run that was killed: whether it can go on, and what of it then still counts.
+"""Recovery of a killed run's record: whether it can go on, and what of it then still counts.
 
 A run goes on in the same events.jsonl, after a "resumed" event that names the last round that
 counts. What the killed part did beyond that round stays in the file, and is left out by whoever
@@ -20,7 +20,6 @@ from testbed import files
 from testbed.config_error import ConfigError
 from testbed.record import events as record
 from testbed.record.events import EVENTS, Damaged, Event
-from testbed.run.config import CONFIG
 
 LOCK_LIMIT_S = 2.0
 """How long a killed run's last processes may take to end."""
@@ -119,11 +118,11 @@ class Killed:
     @property
     def config_file(self) -> Path:
         """Raises ConfigError: it is none that can be read."""
-        path = self.folder / CONFIG
+        path = self.folder / files.CONFIG
         try:
             files.read(path, files.CONFIG_BYTES)
         except OSError as error:
-            raise self._refusal(f"cannot read {CONFIG} ({error.strerror})") from error
+            raise self._refusal(f"cannot read {files.CONFIG} ({error.strerror})") from error
         return path
 
     def _lock(self) -> None:

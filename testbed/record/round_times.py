@@ -1,4 +1,4 @@
-"""Where a round's time went, as summary.json has it: each node's spans, the slowest, the ideal."""
+"""Round times as summary.json has them: each node's spans, the slowest, the ideal."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What each node did in a round, from the times of its messages.
+"""Spans of what each node did in a round, from the times of its messages.
 
 A client receives from a message's sending to its arrival, computes from there to its own next
 sending, and sends from that to the arrival at the other end; the rest of the round it waits. The

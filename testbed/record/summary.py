@@ -1,4 +1,4 @@
-"""From events to summary.json: totals a round, a client and a message kind.
+"""The summary of a run, built from its events: totals a round, a client and a message kind.
 
 Bytes stand at three levels that are never mixed: payload (tensor bytes), message (ZeroMQ frames)
 and wire (interface counters: headers, acknowledgements and retransmissions included). Up is

@@ -1,4 +1,4 @@
-"""From a run's folder to one page that opens from disk: what ran, what came of it, and why.
+"""Reports: from a run's folder to one page that opens from disk.
 
 ``read`` takes events.jsonl; ``timeline`` and ``curves`` are what it means; ``html`` and ``svg``
 draw it; ``run_page`` puts a run's page together, ``comparison`` that of several runs; ``listing``

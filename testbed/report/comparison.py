@@ -1,4 +1,4 @@
-"""Several runs side by side: their names, what each took to a target, and who is on the front.
+"""Comparison of runs: their names, what each took to a target, and who is on the front.
 
 Runs are held against one another where they did the same task: one data set, one network, as many
 clients. All of it is from summary.json and config.toml.
@@ -20,7 +20,6 @@ from testbed.report import curves, summaries
 from testbed.report.curves import Point
 from testbed.report.summaries import Summary
 from testbed.report.svg import number
-from testbed.run.config import CONFIG
 
 TEXTS = ("run", "where")
 """Columns that are no figures."""
@@ -101,7 +100,7 @@ def _load(folder: Path) -> Run:
     except ConfigError as error:
         raise ConfigError(f"RUN {folder}: {summaries.NAME}: {error}") from error
     try:
-        text = files.read(folder / CONFIG, files.CONFIG_BYTES).decode()
+        text = files.read(folder / files.CONFIG, files.CONFIG_BYTES).decode()
         options = tomllib.loads(text).get("options")
     except (OSError, ValueError, RecursionError):
         options = None

@@ -1,4 +1,4 @@
-"""What `cli.py export` writes of a run, from its events, as its report is."""
+"""`cli.py export`: a run's figures for other programs, from its events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every run under a folder of results, newest first."""
+"""The listing of every run under a folder of results, newest first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shipped profiles as a table, and one profile with its sources and what it can carry."""
+"""Profiles as a table, and one profile with its sources and what it can carry."""
 
 from typing import Any
 

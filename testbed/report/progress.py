@@ -1,4 +1,4 @@
-"""What a person sees while a run goes: a line a round, and a table at the end."""
+"""Progress of a run as a person sees it: a line a round, and a table at the end."""
 
 from typing import Any
 

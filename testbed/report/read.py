@@ -1,4 +1,4 @@
-"""A run's folder as its report needs it; a run that was killed, or that still goes on, too."""
+"""A run's folder as its report needs it, of a killed or unfinished run too."""
 
 from __future__ import annotations
 

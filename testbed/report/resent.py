@@ -1,4 +1,4 @@
-"""What of the bytes on the wire TCP sent more than once, and where every packet can be seen."""
+"""Retransmitted bytes as a report shows them, and where every packet can be seen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands say: words, tables and JSON, as their flags and the surroundings ask.
+"""The terminal: words, tables and JSON, as flags and surroundings ask.
 
 Plain is without boxes, colours and control codes: with ``--plain``, where standard output is no
 terminal, and on a terminal that can do no more (TERM=dumb). NO_COLOR and CLICOLOR=0 turn colours

@@ -1,4 +1,4 @@
-"""Text that comes from outside, as people may see it."""
+"""Text that comes from outside, made visible."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What a reader must know before believing the figures: the links, failures, the host's load."""
+"""Sections on trouble: the links, failures and the host's load, before figures are believed."""
 
 from __future__ import annotations
 

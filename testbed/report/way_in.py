@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from testbed.config_error import ConfigError
+from testbed.links import dilation
 from testbed.links.interface import LinkError
 from testbed.links.netem import qdisc, tc
 from testbed.network.direction import Direction
 from testbed.record.events import EVENTS, Damaged, WayIn
 from testbed.report.read import Story, read, refusing
-from testbed.run import dilation
 
 
 class Links(NamedTuple):

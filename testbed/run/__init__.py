@@ -1,0 +1,1 @@
+"""One run: what it is, and the processes that carry it out."""

@@ -1,4 +1,4 @@
-"""From a run's configuration to its clients' links: profiles or positions, then the schedule."""
+"""Clients' links of a run: profiles or positions, then the schedule."""
 
 import msgspec
 

@@ -1,4 +1,4 @@
-"""What a run is: one frozen Struct, from a TOML file and flags, checked before anything starts."""
+"""RunConfig: what a run is, from a TOML file and flags, checked before anything starts."""
 
 import math
 import re
@@ -21,9 +21,6 @@ DEFAULT_PROFILE = "4g"
 DEFAULT_DEVICE_CLASS = "phone"
 DEFAULT_SERVER_CLASS = "server"
 MAX_DILATION = 10_000.0
-
-CONFIG = "config.toml"
-"""In a run's folder."""
 
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
 """Bounded, since a poll of the system takes no infinity and at most 2**31 ms."""

@@ -1,4 +1,4 @@
-"""Whether a run's transfers can end within its limits, worked out before a node starts."""
+"""Feasibility of a run: whether its transfers can end within its limits."""
 
 from typing import NamedTuple
 

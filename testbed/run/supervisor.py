@@ -1,4 +1,7 @@
-"""A run from its plan to its summary: build, start, watch, stop. Every end has a reason."""
+"""The supervisor, from a run's plan to its summary: build, start, watch, stop.
+
+Every end has a reason.
+"""
 
 import contextlib
 import math
@@ -14,6 +17,7 @@ import msgspec
 from testbed import clock, files
 from testbed.fidelity import checks, host_load
 from testbed.fidelity.prober import Prober
+from testbed.links.dilation import Dilated
 from testbed.links.interface import Backend, LinkError, Network
 from testbed.metering import meter
 from testbed.metering.capture import Capture
@@ -22,8 +26,7 @@ from testbed.processes.channel import Channel, ChannelClosed
 from testbed.record import ideal_rounds
 from testbed.record.recorder import Recorder
 from testbed.record.summary import Tally
-from testbed.run.config import CONFIG, RunConfig, pace, write
-from testbed.run.dilation import Dilated
+from testbed.run.config import RunConfig, pace, write
 from testbed.run.dynamics import Dynamics, away_since
 from testbed.run.feasible import Traffic, refusal
 from testbed.run.zygote import NodeFailed, Program, Zygote
@@ -113,7 +116,7 @@ class _Run:
                     if past is None:
                         origin = {"origin_ns": self._recorder.origin_ns}
                         self._record("supervisor", {"event": "run", **origin, **facts})
-                        write(self._config, self._recorder.folder / CONFIG)
+                        write(self._config, self._recorder.folder / files.CONFIG)
                     else:
                         self._go_on(past, facts)
                     self._recorder.write_summary(self._tally.summary())

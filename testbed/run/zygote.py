@@ -1,4 +1,4 @@
-"""The process from which every node is forked, once the heavy imports and the data are in it.
+"""The zygote: every node is forked from it, once the heavy imports and the data are in it.
 
 A fork shares all of that memory copy-on-write, so a node costs what it writes. For that to be
 safe the zygote has one thread and touches no accelerator; it checks the former before it forks.

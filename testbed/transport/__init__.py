@@ -1,0 +1,1 @@
+"""Tensors between nodes over TCP, and their messages' form."""

@@ -1,4 +1,4 @@
-"""The congestion control of TCP connections: which there are, which one a connection uses.
+"""Congestion control of TCP connections: which there are, which one a connection uses.
 
 It is set on each connection and not in a namespace, where the kernel takes only those that the
 host's administrator allows to everybody: whoever may administer a connection's namespace, and a

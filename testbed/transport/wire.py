@@ -1,4 +1,4 @@
-"""Tensors to frames and back: one deflated msgpack header and one raw buffer a tensor, no pickle.
+"""Wire format: one deflated msgpack header and one raw buffer a tensor, no pickle.
 
 Parameter names repeat themselves, and a LoRA update has dozens: deflated, the header of a 53 KB
 update shrinks from 981 to 192 bytes, 1.5 % of all that the client sends.

@@ -1,4 +1,4 @@
-"""What arrives at a ZeroMQ socket, awaited in an event loop.
+"""Reception at a ZeroMQ socket, awaited in an event loop.
 
 pyzmq has sockets for asyncio, which queue every sending and receiving as a future. For a socket
 that one task reads and whose sending never waits, this takes a fifth less of a server's time.

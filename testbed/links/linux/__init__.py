@@ -1,0 +1,1 @@
+"""What both backends with namespaces ask of the kernel."""

@@ -1,4 +1,4 @@
-"""How the link process hands the nodes' namespaces to the supervisor, as descriptors."""
+"""Descriptors of the nodes' namespaces, handed by the link process to the supervisor."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The two netlink messages that are sent often, without a library: dumps, and a change of a class.
+"""The two netlink messages that are sent often: dumps, and a change of a class.
 
 pyroute2 builds a network and needs half a millisecond a message for it; counters are read of every
 link at once, and a trace changes a rate ten times a second.

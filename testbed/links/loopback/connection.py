@@ -1,4 +1,6 @@
-"""What the relay knows of a connection: its two sockets, and the flow in each direction."""
+"""A connection through the relay: its two sockets, and the flow in each direction."""
+
+from __future__ import annotations
 
 import contextlib
 import socket
@@ -16,9 +18,9 @@ class End:
     """One of a connection's two sockets, and what the selector watches it for."""
 
     __slots__ = ("inflow", "mask", "outflow", "socket")
-    inflow: "Flow"
+    inflow: Flow
     """What is written to the socket."""
-    outflow: "Flow"
+    outflow: Flow
     """What is read from it."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -32,7 +34,7 @@ class End:
 class Flow:
     """One direction of a connection: from ``source`` over the hops of ``path`` to ``sink``."""
 
-    def __init__(self, owner: "Connection", source: End, sink: End, *path: Hop) -> None:
+    def __init__(self, owner: Connection, source: End, sink: End, *path: Hop[Flow]) -> None:
         self.connection, self.source, self.sink, self.path = owner, source, sink, path
         source.outflow = sink.inflow = self
         self.unwritten: deque[memoryview] = deque()
@@ -46,7 +48,7 @@ class Flow:
         self.broken = False
         """The sink is gone: what still comes is thrown away."""
 
-    def obstacle(self) -> Hop | None:
+    def obstacle(self) -> Hop[Flow] | None:
         """A hop that takes nothing of this flow at present, if there is one."""
         for hop in self.path:
             if hop.room <= 0:
@@ -64,8 +66,8 @@ class Connection:
         self,
         client: End,
         server: End,
-        clients: list[Hop],
-        servers: list[Hop],
+        clients: list[Hop[Flow]],
+        servers: list[Hop[Flow]],
         ended: Callable[[], None],
     ) -> None:
         """``clients``, ``servers``: hops of the access link at each end; ``ended`` is for who

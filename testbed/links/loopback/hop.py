@@ -10,16 +10,13 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from testbed.links.process import BYTES, DOWN, FRAMES, UP, CounterTable
 from testbed.links.queueing.queue import LinkQueue
 from testbed.network.direction import FRAME_BYTES, FRAME_OVERHEAD_BYTES, SEGMENT_BYTES, Direction
-
-if TYPE_CHECKING:
-    from testbed.links.loopback.connection import Flow
 
 HEADER_BYTES = FRAME_BYTES - SEGMENT_BYTES
 """Of one frame: Ethernet 14, IP 20, TCP 32 with timestamps. An acknowledgement is this alone."""
@@ -34,28 +31,37 @@ MAX_QUEUED_FRAMES = 1 << 16
 _UNBOUNDED_MS = 1e9
 
 
-class Chunk(NamedTuple):
+class Crossing(Protocol):
+    """A stream on its way over hops."""
+
+    path: "tuple[Hop[Any], ...]"
+
+
+FlowT = TypeVar("FlowT", bound=Crossing)
+
+
+class Chunk(NamedTuple, Generic[FlowT]):
     """A piece of a stream, or the word that it has ended."""
 
-    flow: "Flow"
+    flow: FlowT
     data: memoryview
     """Empty in a FIN or RESET."""
     kind: int
     frames: int
 
 
-class Hop:
+class Hop(Generic[FlowT]):
     """One direction of a node's access link, with its room in frames and who waits for room."""
 
     def __init__(self, node: int, direction: int, table: CounterTable) -> None:
         self.sequence = 2 * node + direction
         self._words, self._counter = table.words, table.offset(node, direction)
-        self.queue: LinkQueue[Chunk] = LinkQueue(None, seed=self.sequence)
+        self.queue: LinkQueue[Chunk[FlowT]] = LinkQueue(None, seed=self.sequence)
         self.scheduled = False
         """Its next release stands in the heap."""
-        self.waiting: deque[Flow] = deque()
+        self.waiting: deque[FlowT] = deque()
         self.outage = False
-        self._held: deque[Chunk] = deque()
+        self._held: deque[Chunk[FlowT]] = deque()
         self._frames = 0
         self._cap_kbit = math.inf
         self.shape(0.0, Direction())
@@ -99,14 +105,14 @@ class Hop:
         segments = _frames(min(rate, self._cap_kbit), CHUNK_S)
         return int(max(1, min(MAX_CHUNK_SEGMENTS, segments)))
 
-    def offer(self, now: float, chunk: Chunk) -> None:
+    def offer(self, now: float, chunk: Chunk[FlowT]) -> None:
         self._frames += chunk.frames
         if self.outage:
             self._held.append(chunk)
         else:
             self._put(now, chunk)
 
-    def _put(self, now: float, chunk: Chunk) -> None:
+    def _put(self, now: float, chunk: Chunk[FlowT]) -> None:
         if self._steps and self._cap_kbit < math.inf:
             # A trace is no rate that could be lowered: what enters too fast waits before it.
             now = max(now, self._paced_until)
@@ -119,7 +125,7 @@ class Hop:
         if not self.queue.offer(now, size_bytes, chunk):
             raise AssertionError("a piece of a stream was dropped")
 
-    def pop(self) -> tuple[float, Chunk]:
+    def pop(self) -> tuple[float, Chunk[FlowT]]:
         """Take the next chunk with its release time."""
         release, chunk = self.queue.pop()
         self._frames -= chunk.frames
@@ -148,33 +154,35 @@ def _frames(kbit: float, time_s: float) -> float:
     return kbit * 1000 / (8 * FRAME_BYTES) * time_s
 
 
-class Lines:
+class Lines(Generic[FlowT]):
     """Every node's hops, and a heap of their next releases."""
 
     def __init__(self, nodes: int, table: CounterTable) -> None:
-        self.hops = [[Hop(node, way, table) for way in (UP, DOWN)] for node in range(nodes)]
-        self.roomier: dict[Hop, None] = {}
+        self.hops: list[list[Hop[FlowT]]] = [
+            [Hop(node, way, table) for way in (UP, DOWN)] for node in range(nodes)
+        ]
+        self.roomier: dict[Hop[FlowT], None] = {}
         """Where flows wait and something has changed; whoever reads it clears it."""
-        self._due: list[tuple[float, int, Hop]] = []
+        self._due: list[tuple[float, int, Hop[FlowT]]] = []
 
     @property
     def due(self) -> float:
         """When the next chunk leaves a hop; infinity where there is none."""
         return self._due[0][0] if self._due else math.inf
 
-    def shape(self, now: float, hop: Hop, asked: Direction) -> None:
+    def shape(self, now: float, hop: Hop[FlowT], asked: Direction) -> None:
         hop.shape(now, asked)
         self._changed(hop)
 
-    def cap(self, hop: Hop, cap_kbit: float) -> None:
+    def cap(self, hop: Hop[FlowT], cap_kbit: float) -> None:
         hop.cap(cap_kbit)
         self._changed(hop)
 
-    def offer(self, hop: Hop, now: float, chunk: Chunk) -> None:
+    def offer(self, hop: Hop[FlowT], now: float, chunk: Chunk[FlowT]) -> None:
         hop.offer(now, chunk)
         self._schedule(hop)
 
-    def release(self, now: float) -> Iterator[tuple[float, Chunk]]:
+    def release(self, now: float) -> Iterator[tuple[float, Chunk[FlowT]]]:
         """Move on every chunk whose time has come, by the model's time and not the clock's.
 
         Yields those that have crossed the whole of their path, with their release time.
@@ -190,12 +198,12 @@ class Lines:
             else:
                 yield release, chunk
 
-    def _changed(self, hop: Hop) -> None:
+    def _changed(self, hop: Hop[FlowT]) -> None:
         self._schedule(hop)
         if hop.waiting:
             self.roomier[hop] = None
 
-    def _schedule(self, hop: Hop) -> None:
+    def _schedule(self, hop: Hop[FlowT]) -> None:
         if hop.queue and not hop.scheduled:
             hop.scheduled = True
             heapq.heappush(self._due, (hop.queue.due, hop.sequence, hop))

@@ -8,6 +8,7 @@ import socket
 from selectors import EVENT_READ
 
 from testbed.links.interface import LinkError
+from testbed.links.loopback.connection import Flow
 from testbed.links.loopback.hop import Hop
 from testbed.links.loopback.stream import Streams
 
@@ -24,7 +25,7 @@ class Doors:
         self,
         selector: selectors.BaseSelector,
         streams: Streams,
-        hops: list[list[Hop]],
+        hops: list[list[Hop[Flow]]],
         server: tuple[str, int],
     ) -> None:
         """``server``: where it listens."""

@@ -13,7 +13,7 @@ from selectors import EVENT_READ
 import msgspec
 
 from testbed.links.interface import LinkError
-from testbed.links.loopback.connection import End
+from testbed.links.loopback.connection import End, Flow
 from testbed.links.loopback.hop import Lines
 from testbed.links.loopback.listeners import HOST, Doors
 from testbed.links.loopback.stream import Streams
@@ -48,7 +48,7 @@ class _Relay:
 
     def __init__(self, plan: Plan, counters: CounterTable, server: tuple[str, int]) -> None:
         self._profiles = [node.profile or LinkProfile(name="") for node in plan.nodes]
-        self._lines = Lines(len(plan.nodes), counters)
+        self._lines: Lines[Flow] = Lines(len(plan.nodes), counters)
         for node in range(len(plan.nodes)):
             self._shape(node)
         self._selector = selectors.DefaultSelector()

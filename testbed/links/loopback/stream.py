@@ -1,4 +1,4 @@
-"""The way of a stream through the relay: read, sent over its hops in chunks, written.
+"""A stream's way through the relay: read, sent over its hops in chunks, written.
 
 What a flow lacks, it waits for: its receiver, room in its path, the end of an outage, or bytes.
 """
@@ -25,7 +25,7 @@ MAX_UNWRITTEN_BYTES = 1 << 20
 class Streams:
     """Every connection's bytes, between the selector and the lines."""
 
-    def __init__(self, selector: selectors.BaseSelector, lines: Lines) -> None:
+    def __init__(self, selector: selectors.BaseSelector, lines: Lines[Flow]) -> None:
         self._selector, self._lines = selector, lines
         self._unflushed: dict[Flow, None] = {}
 
@@ -56,7 +56,7 @@ class Streams:
         if mask & EVENT_READ:
             self._read(end.outflow)
 
-    def deliver(self, chunk: Chunk) -> None:
+    def deliver(self, chunk: Chunk[Flow]) -> None:
         """Take a chunk that has crossed its path; ``flush`` writes it."""
         flow, data, kind, frames = chunk
         self._unflushed[flow] = None

@@ -1,0 +1,1 @@
+"""Links by the kernel's own sch_netem."""

@@ -1,4 +1,4 @@
-"""What befalls a packet on its way into a line: duplicated, lost, corrupted, or sent ahead.
+"""Impairments of a packet on its way into a line: duplicated, lost, corrupted, reordered.
 
 The order is that of netem_enqueue in the kernel's sch_netem: duplicate, loss, corrupt, limit, then
 reorder or else delay and rate. A packet that is both duplicated and lost stays one. A duplicate
@@ -8,30 +8,47 @@ original then goes in whatever the limit says. A reordered packet skips delay, r
 
 from collections.abc import Callable
 from random import Random
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from testbed.links.queueing.losses import lost_by
 from testbed.network.direction import Direction
 
-if TYPE_CHECKING:
-    from testbed.links.queueing.queue import LinkQueue
-
 T = TypeVar("T")
+Packet = TypeVar("Packet", contravariant=True)
 
 Corrupted = Callable[[T, int, Random], T]
 """Makes of one segment of a packet, by number, a corrupt packet of its own."""
 
 
-def befalling(
-    direction: Direction, queue: "LinkQueue[T]", random: Random, corrupted: Corrupted[T] | None
+class Line(Protocol[Packet]):
+    """What packets enter: a LinkQueue, whose methods these are."""
+
+    losses: int
+    queue_drops: int
+
+    def put(
+        self, now: float, size: int, packet: Packet, first: int, count: int, spacing: float
+    ) -> int: ...
+
+    def room(self, now: float) -> int: ...
+
+    def place(
+        self, now: float, size: int, packet: Packet, first: int, count: int, spacing: float
+    ) -> None: ...
+
+    def overtake(self, now: float, size: int, packet: Packet, first: int) -> None: ...
+
+
+def impaired(
+    direction: Direction, line: Line[T], random: Random, corrupted: Corrupted[T] | None
 ) -> Callable[..., int] | None:
-    """What is to be called in place of ``queue.put``; None where nothing befalls a packet."""
+    """What is to be called in place of ``line.put``; None where nothing impairs a packet."""
     lost = lost_by(direction, random)
     if lost and direction.outage:
-        return _Losses(queue, lost).offer
+        return _Losses(line, lost).offer
     if direction.duplicate_percent or direction.corrupt_percent or direction.reorder_percent:
-        return _Mishaps(direction, queue, random, lost or _never, corrupted).offer
-    return _Losses(queue, lost).offer if lost else None
+        return _Impairments(direction, line, random, lost or _never, corrupted).offer
+    return _Losses(line, lost).offer if lost else None
 
 
 def _never() -> bool:
@@ -41,43 +58,43 @@ def _never() -> bool:
 class _Losses(Generic[T]):
     """Loss alone: what comes between two lost segments of a burst goes in together."""
 
-    def __init__(self, queue: "LinkQueue[T]", lost: Callable[[], bool]) -> None:
-        self._queue = queue
+    def __init__(self, line: Line[T], lost: Callable[[], bool]) -> None:
+        self._line = line
         self._lost = lost
 
     def offer(
         self, now: float, size: int, packet: T, first: int = 0, count: int = 1, spacing: float = 0.0
     ) -> int:
         """As LinkQueue.put."""
-        queue, lost = self._queue, self._lost
+        line, lost = self._line, self._lost
         entered = start = 0
         for number in range(count):
             if lost():
-                queue.losses += 1
+                line.losses += 1
                 if start < number:
                     arrival = now + start * spacing
-                    entered += queue.put(
+                    entered += line.put(
                         arrival, size, packet, first + start, number - start, spacing
                     )
                 start = number + 1
         if start < count:
             arrival = now + start * spacing
-            entered += queue.put(arrival, size, packet, first + start, count - start, spacing)
+            entered += line.put(arrival, size, packet, first + start, count - start, spacing)
         return entered
 
 
-class _Mishaps(Generic[T]):
-    """Each segment for itself, with every mishap in netem's order."""
+class _Impairments(Generic[T]):
+    """Each segment for itself, with every impairment in netem's order."""
 
     def __init__(
         self,
         direction: Direction,
-        queue: "LinkQueue[T]",
+        line: Line[T],
         random: Random,
         lost: Callable[[], bool],
         corrupted: Corrupted[T] | None,
     ) -> None:
-        self._queue = queue
+        self._line = line
         self._random = random
         self._lost = lost
         self._corrupted = corrupted
@@ -95,24 +112,24 @@ class _Mishaps(Generic[T]):
         )
 
     def _enter(self, now: float, size: int, packet: T, first: int, duplicate: float) -> int:
-        queue, draw = self._queue, self._random.random
+        line, draw = self._line, self._random.random
         copies = 2 if duplicate and draw() < duplicate else 1
         if self._lost():
             copies -= 1
         if not copies:
-            queue.losses += 1
+            line.losses += 1
             return 0
         sent, number = packet, first
         if self._corrupt and draw() < self._corrupt and self._corrupted is not None:
             sent, number = self._corrupted(packet, first, self._random), 0
-        if not queue.room(now):
-            queue.queue_drops += 1
+        if not line.room(now):
+            line.queue_drops += 1
             return 0
         entered = 1
         if copies == 2:
             entered += self._enter(now, size, packet, first, 0.0)
         if self._reorder and draw() < self._reorder:
-            queue.overtake(now, size, sent, number)
+            line.overtake(now, size, sent, number)
         else:
-            queue.place(now, size, sent, number, 1, 0.0)
+            line.place(now, size, sent, number, 1, 0.0)
         return entered

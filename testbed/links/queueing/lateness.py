@@ -1,4 +1,4 @@
-"""How long after its time each frame was released: counts by lateness, from which percentiles come.
+"""Lateness of released frames: counts by lateness, from which percentiles come.
 
 Counts stand by microsecond up to the first 32, and by 16 steps in each octave beyond, so that a
 microsecond and a second are told equally well in little memory.

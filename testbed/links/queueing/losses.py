@@ -1,4 +1,4 @@
-"""Which packets a line loses: each by itself, in bursts, or all."""
+"""Loss models of a line: each packet by itself, in bursts, or all."""
 
 from collections.abc import Callable
 from random import Random

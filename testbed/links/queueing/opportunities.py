@@ -1,4 +1,4 @@
-"""When a line of a Mahimahi trace sends each packet.
+"""Opportunities of a Mahimahi trace: when a line sends each packet.
 
 At each opportunity the line sends OPPORTUNITY_BYTES of IP packets that wait by then: several small
 ones share it, one that is larger than what is left goes on in the next, and what nobody waits for

@@ -17,7 +17,7 @@ from itertools import islice
 from random import Random
 from typing import Generic, TypeVar
 
-from testbed.links.queueing.impairments import Corrupted, befalling
+from testbed.links.queueing.impairments import Corrupted, impaired
 from testbed.links.queueing.opportunities import Opportunities
 from testbed.network.direction import FRAME_OVERHEAD_BYTES, Direction
 
@@ -49,8 +49,8 @@ class LinkQueue(Generic[T]):
         "_opportunities",
         "_random",
         "_seconds_per_byte",
-        "befalls",
         "due",
+        "impairs",
         "is_clear",
         "losses",
         "offer",
@@ -58,7 +58,7 @@ class LinkQueue(Generic[T]):
     )
 
     offer: Callable[..., int]
-    """As ``put``, which it is where nothing befalls a packet before it enters."""
+    """As ``put``, which it is where nothing impairs a packet before it enters."""
 
     def __init__(
         self,
@@ -94,11 +94,11 @@ class LinkQueue(Generic[T]):
         if direction.chances is not None:
             self._opportunities = Opportunities(direction.chances, now)
         self._is_plain = not self._jitter_s and self._opportunities is None
-        mishaps = befalling(direction, self, self._random, self._corrupted)
-        self.offer = mishaps or self.put
-        self.befalls = mishaps is not None
+        impair = impaired(direction, self, self._random, self._corrupted)
+        self.offer = impair or self.put
+        self.impairs = impair is not None
         """A packet may be lost, or worse, before it enters."""
-        self.is_clear = not self.befalls and limit is None and not direction.delay_ms
+        self.is_clear = not self.impairs and limit is None and not direction.delay_ms
         """Each packet leaves at once, unless others are before it."""
 
     def put(

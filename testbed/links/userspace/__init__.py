@@ -1,0 +1,1 @@
+"""Links by one process that forwards packets between TUN devices."""

@@ -1,4 +1,4 @@
-"""When the link process looks after its lines: at every event, or in turns while there is much.
+"""Batching of the link process's work: at every event, or at intervals while there is much.
 
 With little to carry each packet is read when it comes and released at its time; on lines of 24 to
 121 Mbit/s the last microseconds before it are spent polling, since waking up takes longer. Beyond

@@ -1,4 +1,4 @@
-"""Packets as a TUN device with offload hands them over and takes them, TCP bursts among them.
+"""Bursts as a TUN device with offload hands packets over and takes them.
 
 The kernel puts a virtio-net header (struct virtio_net_hdr, 10 bytes) before each packet. It says
 whether the checksum is still to be completed, and of a burst how much payload each segment has. On

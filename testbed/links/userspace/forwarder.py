@@ -160,7 +160,7 @@ class _Carrier:
             self._leave(line, segments)
             return
         now, packet, first, count, spacing, size = segments
-        if queue.offer(now, size, packet, first, count, spacing) != count or queue.befalls:
+        if queue.offer(now, size, packet, first, count, spacing) != count or queue.impairs:
             self._words[line.counter + QUEUE_DROPS] = queue.queue_drops
             self._words[line.counter + LOSSES] = queue.losses
         if queue.due < line.scheduled:

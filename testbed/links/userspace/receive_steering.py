@@ -1,4 +1,4 @@
-"""Which cores do the TCP work of the nodes' kernels: the link process's, or the others.
+"""Receive steering: which cores do the TCP work of the nodes' kernels.
 
 What is written to a TUN device is received by the node's kernel inside the write: TCP takes it,
 answers, and sends what the answer allows. That is most of a frame's cost, and work that machines

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.plan import Bench, Row, cells
+from experiments.plan import Bench, Outcome, Row, cells
 from experiments.progress import Course, Lines, LiveTable, last_line, table
-from experiments.runner import Outcome
 
 
 class Clock:

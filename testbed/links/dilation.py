@@ -1,4 +1,4 @@
-"""Links for a dilated run: as much slower as its clock (``clock``), so that they look as asked.
+"""Dilation of links: as much slower as the run's clock, so that they look as asked.
 
 Rates are divided, times multiplied; what counts packets or chances stays. A queue then holds as
 many packets, a delay as many bits, and TCP the same window: a run under dilation differs from one

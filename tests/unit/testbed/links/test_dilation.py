@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from testbed.fidelity import checks as fidelity
 from testbed.fidelity import paths as probe_paths
 from testbed.fidelity.paths import Arrivals
+from testbed.links import dilation
+from testbed.links.dilation import Dilated
 from testbed.links.interface import Endpoint, LinkCounters
 from testbed.links.queueing.opportunities import Opportunities
 from testbed.links.queueing.queue import LinkQueue
@@ -20,8 +22,6 @@ from testbed.network.profiles import LinkProfile
 from testbed.network.schedule import State
 from testbed.network.topology import Node, Plan, plan
 from testbed.network.traces import Trace
-from testbed.run import dilation
-from testbed.run.dilation import Dilated
 
 
 def test_rates_are_divided_times_multiplied_and_the_rest_stays() -> None:
