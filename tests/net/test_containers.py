@@ -18,16 +18,16 @@ ROOT = Path(__file__).parents[2]
 WITHOUT_RIGHTS = "setpriv --bounding-set -all,+setfcap"
 READ_ONLY = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys"
 FACTS = """
-from testbed.links import userspace
-from testbed.profiles import load
-from testbed.topology import plan
+from testbed.links.userspace import backend as userspace
+from testbed.network.profiles import load
+from testbed.network.topology import plan
 assert userspace.probe() is None, userspace.probe()
 network = userspace.up(plan([load("4g")] * 2))
 assert network.failure() is None
 print(network.facts)
 network.down()
 """
-PROBE = "from testbed.links.interface import {0}; print({0}.probe())"
+PROBE = "from testbed.links.{0} import backend; print(backend.probe())"
 UNSHARE_IS_REFUSED = """
 import ctypes, struct
 def refuse(number, error):
@@ -95,9 +95,11 @@ def test_a_filter_of_system_calls_is_named(error: int, text: str, prefix: str) -
 
 def test_too_few_namespaces_are_refused_before_and_named_where_they_run_out() -> None:
     python = """
-from testbed.links import LinkError, namespaces, userspace
-from testbed.profiles import load
-from testbed.topology import plan
+from testbed.links.interface import LinkError
+from testbed.links.linux import namespaces
+from testbed.links.userspace import backend as userspace
+from testbed.network.profiles import load
+from testbed.network.topology import plan
 print(userspace.unsupported(plan([])), userspace.unsupported(plan([load("4g")] * 2)))
 try:
     for _ in range(3):
