@@ -23,7 +23,7 @@ OTHER_LINES = 6
 TAIL_BYTES = 500
 
 
-class Course:
+class BenchProgress:
     """How far a bench is, and how long the rest will take."""
 
     def __init__(
@@ -98,13 +98,13 @@ class Course:
 class Progress(Protocol):
     """Shows a bench as it goes."""
 
-    def began(self, course: Course) -> None:
+    def began(self, course: BenchProgress) -> None:
         """The next cell's run has begun."""
 
-    def ticked(self, course: Course) -> None:
+    def ticked(self, course: BenchProgress) -> None:
         """It goes on."""
 
-    def ended(self, course: Course) -> None:
+    def ended(self, course: BenchProgress) -> None:
         """The last outcome is there."""
 
 
@@ -114,14 +114,14 @@ class Lines:
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
 
-    def began(self, course: Course) -> None:
+    def began(self, course: BenchProgress) -> None:
         place = len(course.outcomes)
         self._say(f"[{place + 1}/{len(course.cells)}] {course.cells[place].id}")
 
-    def ticked(self, course: Course) -> None:
+    def ticked(self, course: BenchProgress) -> None:
         return
 
-    def ended(self, course: Course) -> None:
+    def ended(self, course: BenchProgress) -> None:
         place, outcome = len(course.outcomes), course.outcomes[-1]
         took_s = course.took_s.get(outcome.cell.id)
         head = f"[{place}/{len(course.cells)}] {outcome.cell.id}"
@@ -159,18 +159,18 @@ class LiveTable:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def began(self, course: Course) -> None:
+    def began(self, course: BenchProgress) -> None:
         self.ticked(course)
 
-    def ticked(self, course: Course) -> None:
+    def ticked(self, course: BenchProgress) -> None:
         rows = max(3, self._console.size.height - OTHER_LINES)
         self._live.update(table(course, rows), refresh=True)
 
-    def ended(self, course: Course) -> None:
+    def ended(self, course: BenchProgress) -> None:
         self.ticked(course)
 
 
-def table(course: Course, rows: int) -> Table:
+def table(course: BenchProgress, rows: int) -> Table:
     """At most ``rows`` runs: those that ended last, the present one, and those to come."""
     from rich.table import Table
 

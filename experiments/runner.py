@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from experiments.plan import INTERRUPTED, Bench, Cell, Outcome
-from experiments.progress import Course, Progress, last_line
+from experiments.progress import BenchProgress, Progress, last_line
 from testbed import files
 from testbed.config_error import ConfigError
 from testbed.processes.child import Child
@@ -96,7 +96,7 @@ def conduct(
     No run is begun after ``budget_s``. Ends early, without an error, where a signal asks for it:
     what is left has that as its reason.
     """
-    course, stopped = Course(cells, budget_s), False
+    course, stopped = BenchProgress(cells, budget_s), False
     there = {cell.id: finished(folder / cell.id) for cell in cells}
     for id_, summary in there.items():
         if summary is not None:

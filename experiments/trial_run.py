@@ -14,7 +14,7 @@ from testbed.fidelity import host_load
 from testbed.links.interface import Backend
 from testbed.network.topology import Plan
 from testbed.record.recorder import Recorder
-from testbed.record.summary import Tally
+from testbed.record.summary import SummaryBuilder
 from testbed.run.config import MAX_DILATION, RunConfig
 from testbed.run.supervisor import run
 
@@ -35,7 +35,7 @@ class TrialFailed(RuntimeError):
 
 
 class _Silent:
-    def take(self, event: dict[str, Any], tally: Tally) -> None:
+    def take(self, event: dict[str, Any], tally: SummaryBuilder) -> None:
         pass
 
 

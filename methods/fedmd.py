@@ -107,7 +107,7 @@ class Client:
         self.is_new = True
 
     def round(self, peer: Peer) -> None:
-        seed, consensus = self.public.hear(peer)
+        seed, consensus = self.public.receive_labels(peer)
         # 1. Transfer learning.
         if self.is_new:
             self._train(self.config.first_epochs)

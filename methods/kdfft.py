@@ -136,7 +136,7 @@ class Client:
 
     def round(self, peer: Peer) -> None:
         # 1. Hear what the others know.
-        seed, labels = self.public.hear(peer)
+        seed, labels = self.public.receive_labels(peer)
         # 2. Digest it.
         if labels is not None:
             digest(

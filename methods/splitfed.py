@@ -34,7 +34,7 @@ from methods.shared.averaging import WeightedMean
 from methods.shared.local_training import accuracy_and_loss, load_trainable, trainable_state
 from methods.split_model import Part, tokens_of
 from methods.split_model.exchange import serve, sizes
-from methods.split_model.order import Arrival, AtOnce, Drawn, Turns
+from methods.split_model.order import Arrival, AtOnce, Drawn, Order
 from testbed.seeds import derive
 
 
@@ -62,7 +62,7 @@ class Server:
             client: sizes(fleet.samples[client], self.config.local_epochs, self.config.batch_size)
             for client in fleet.clients
         }
-        turns = self._turns(fleet.round, counts)
+        order = self._order(fleet.round, counts)
         common = fedavg.new_optimizer(self.config, self.cut.server)
 
         async def train(client: str) -> None:
@@ -82,7 +82,7 @@ class Server:
                 optimizer,
                 [self.tokens.expand(count, -1, -1) for count in counts[client]],
                 private=self.cut.tail is not None,
-                turns=turns,
+                order=order,
             )
             # 3. What was learnt enters the means as it comes.
             learnt = {
@@ -98,7 +98,7 @@ class Server:
             try:
                 await train(client)
             except Missed:
-                turns.leave(client)
+                order.leave(client)
 
         async with asyncio.TaskGroup() as group:
             for client in counts:
@@ -107,7 +107,7 @@ class Server:
         for kind, part in (*self.cut.client_side.items(), ("server", self.cut.server)):
             load_trainable(part, means[kind].result())
 
-    def _turns(self, number: int, counts: Mapping[str, list[int]]) -> Turns:
+    def _order(self, number: int, counts: Mapping[str, list[int]]) -> Order:
         if self.config.variant == "v1":
             return AtOnce()
         if self.config.order == "arrival":

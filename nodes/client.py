@@ -5,7 +5,7 @@ from typing import Protocol
 from torch import Tensor
 
 from methods import Peer as MethodPeer
-from nodes.checkpoint.store import Keeper
+from nodes.checkpoint.store import Checkpointer
 from nodes.compute import Compute
 from nodes.fleet import METRICS
 from nodes.metrics import numbers
@@ -32,14 +32,14 @@ def participate(
     flops: int | None,
     compute: Compute,
     channel: Channel,
-    keeper: Keeper | None = None,
+    checkpointer: Checkpointer | None = None,
 ) -> None:
     """Take part in every round that the server begins.
 
     ``test``: what the client's own model is evaluated on, where it has one; None: on nothing.
     ``neighbours``: addresses of all clients, where they speak to one another; else empty.
-    ``flops``: floating-point operations of its part in a round, where known. ``keeper``: of the
-    client's state after each round.
+    ``flops``: floating-point operations of its part in a round, where known.
+    ``checkpointer``: of the client's state after each round.
     """
     address = channel.receive(timeout_s=30)
     report = Condensed(channel.send)
@@ -69,8 +69,8 @@ def participate(
                 report({"event": "overtaken", "reason": str(reason)})
             except Refused:
                 pass  # On record as dropped here, and as missed by the server.
-            if keeper is not None:
-                keeper.save(peer.round)
+            if checkpointer is not None:
+                checkpointer.save(peer.round)
             heap.release()
             if facts := compute.facts():
                 report({"event": "computed", "round": peer.round, **facts})

@@ -111,7 +111,7 @@ class Peer:
         self, kind: str, tensors: Mapping[str, Tensor], *, to: str = SERVER, **details: Detail
     ) -> None:
         self._compute.settle()
-        self._heed()
+        self._check_current()
         if to in self._absent:
             return
         self._transport.send(kind, self.round, self._compute.outgoing(tensors), details, to)
@@ -168,7 +168,7 @@ class Peer:
         elif message.sender != SERVER or message.kind != WELCOME:
             self._inboxes[message.sender].append(message)
 
-    def _heed(self) -> None:
+    def _check_current(self) -> None:
         """Raise Overtaken where the server has gone on: nobody waits for what is to be sent."""
         self._look()
         for message in self._inboxes[SERVER]:

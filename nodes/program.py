@@ -19,12 +19,12 @@ from nodes import memory
 from nodes.allreduce.client import ReducingClient
 from nodes.allreduce.server import ReducingServer
 from nodes.checkpoint import Json, Snapshot
-from nodes.checkpoint.store import Keeper, Start
+from nodes.checkpoint.store import Checkpointer, Start
 from nodes.client import participate
 from nodes.compute import Compute, Modelled, noise
 from nodes.device_classes import flops_per_s, memory_mb, of_clients
 from nodes.peer import AMONG_CLIENTS
-from nodes.server import Past, serve
+from nodes.server import Resumed, serve
 from nodes.throttled_compute import STEP_IMAGES, Stretched, host_flops_per_s
 from nodes.workload import data, models
 from testbed import clock
@@ -207,9 +207,9 @@ class FineTuning:
         if node.index and not self._modelled:
             limit_mb = self._run.client_memory_mb or (memory_mb(device) if device else None)
         with compute.active(), memory.limited(limit_mb, f"{device or 'client'}'s", channel):
-            self._be(node, compute, channel)
+            self._run_node(node, compute, channel)
 
-    def _be(self, node: Node, compute: Compute, channel: Channel) -> None:
+    def _run_node(self, node: Node, compute: Compute, channel: Channel) -> None:
         run = self._run
         _seed_global_generators(run.seed, node.name)
         # Of a method's own draws in this node.
@@ -229,8 +229,8 @@ class FineTuning:
             if run.transport == "gloo":
                 server = ReducingServer(server, names)
             evaluating = hasattr(self._method.Client, "evaluate")
-            keeper, told = self._kept(node, server, shard, channel)
-            past = None if told is None else Past.of(told)
+            checkpointer, told = self._kept(node, server, shard, channel)
+            past = None if told is None else Resumed.of(told)
             serve(
                 run,
                 server,
@@ -239,13 +239,13 @@ class FineTuning:
                 evaluating,
                 compute,
                 channel,
-                keeper,
+                checkpointer,
                 past,
                 peer_to_peer=self._method.peer_to_peer,
             )
             return
         client = self._method.Client(self._options, self._model, shard, seed)
-        keeper, _ = self._kept(node, client, shard, channel)
+        checkpointer, _ = self._kept(node, client, shard, channel)
         neighbours = {}
         if self._method.peer_to_peer:
             neighbours = {name: (address, PORT) for name, address in self._addresses()}
@@ -258,7 +258,7 @@ class FineTuning:
             )
         flops = None if self._flops is None else round(self._flops * samples + self._fixed_flops)
         participate(
-            run, client, test, node.name, neighbours, samples, flops, compute, channel, keeper
+            run, client, test, node.name, neighbours, samples, flops, compute, channel, checkpointer
         )
 
     def _addresses(self) -> Iterator[tuple[str, str]]:
@@ -268,7 +268,7 @@ class FineTuning:
 
     def _kept(
         self, node: Node, method: object, shard: Shard, channel: Channel
-    ) -> tuple[Keeper | None, Json]:
+    ) -> tuple[Checkpointer | None, Json]:
         """What keeps a node's states, and what was told with the one that it goes on from.
 
         Both may be None: nothing is to be kept, or the node begins anew.
@@ -276,9 +276,11 @@ class FineTuning:
         if self._states is None:
             return None, None
         snapshot = Snapshot(method, self._options, shard)
-        keeper = Keeper(self._states, node.name, self._clients + 1, snapshot, channel.send)
+        checkpointer = Checkpointer(
+            self._states, node.name, self._clients + 1, snapshot, channel.send
+        )
         number = self._start.files.get(node.name)
-        return keeper, None if number is None else keeper.load(number)
+        return checkpointer, None if number is None else checkpointer.load(number)
 
     def _shard(self, number: int) -> Shard:
         chosen = self._shards[number - 1] if number else np.arange(0)

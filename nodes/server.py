@@ -12,7 +12,7 @@ import msgspec
 from torch import Tensor, nn
 
 from methods import Fleet as MethodFleet
-from nodes.checkpoint.store import Keeper
+from nodes.checkpoint.store import Checkpointer
 from nodes.compute import Compute
 from nodes.fleet import METRICS, Fleet
 from nodes.metrics import Metrics, mean, numbers
@@ -29,7 +29,7 @@ ALIKE = 0.01
 """How far a model's metrics may be from what they were, on another processor for instance."""
 
 
-class Past(NamedTuple):
+class Resumed(NamedTuple):
     """What the server keeps of the rounds that are over, beside the method's own state."""
 
     round: int
@@ -42,7 +42,7 @@ class Past(NamedTuple):
     """No further round follows."""
 
     @classmethod
-    def of(cls, told: Any) -> "Past":
+    def of(cls, told: Any) -> "Resumed":
         """As ``_asdict`` gave it. Raises ValidationError where it is none."""
         return msgspec.convert([told.get(name) for name in cls._fields], cls)
 
@@ -73,14 +73,14 @@ def serve(
     clients_evaluate: bool,
     compute: Compute,
     channel: Channel,
-    keeper: Keeper | None = None,
-    past: Past | None = None,
+    checkpointer: Checkpointer | None = None,
+    past: Resumed | None = None,
     peer_to_peer: bool = False,
 ) -> None:
     """Run every round of the method, then tell the clients to stop.
 
     ``test``: what models are evaluated on; None: on nothing. ``clients_evaluate``: each client
-    sends its own metrics after a round. ``keeper``: of the server's state after each round.
+    sends its own metrics after a round. ``checkpointer``: of the server's state after each round.
     ``past``: of the rounds before this process, where the run goes on from them.
     ``peer_to_peer``: clients speak to one another.
     """
@@ -93,7 +93,7 @@ def serve(
             clients_evaluate,
             compute,
             channel,
-            keeper,
+            checkpointer,
             past,
             peer_to_peer,
         )
@@ -108,8 +108,8 @@ async def _serve(
     clients_evaluate: bool,
     compute: Compute,
     channel: Channel,
-    keeper: Keeper | None = None,
-    past: Past | None = None,
+    checkpointer: Checkpointer | None = None,
+    past: Resumed | None = None,
     peer_to_peer: bool = False,
 ) -> None:
     address = channel.receive(timeout_s=30)
@@ -141,7 +141,7 @@ async def _serve(
     report({"event": "ready", **count_parameters(method.model)})
     metrics = numbers(method.evaluate(*test)) if test else {}
     if past is None:
-        past = Past(0, {}, {}, over=False)
+        past = Resumed(0, {}, {}, over=False)
         report({"event": "evaluated", "metrics": metrics})
     else:
         check_alike(metrics, past)
@@ -171,9 +171,9 @@ async def _serve(
             metrics |= await _unless_broken(_clients_metrics(fleet), background)
         over = number == config.rounds or reaches(metrics, config.target_accuracy)
         parts = past.parts | fleet.took_part
-        past = Past(number, parts, own, over)
-        if keeper is not None:
-            keeper.save(number, **past._asdict())
+        past = Resumed(number, parts, own, over)
+        if checkpointer is not None:
+            checkpointer.save(number, **past._asdict())
         report(
             {
                 "event": "round",
@@ -205,7 +205,7 @@ def reaches(metrics: Metrics, target_accuracy: float | None) -> bool:
     return metrics.get("accuracy", metrics.get("client_accuracy", 0.0)) >= target_accuracy
 
 
-def check_alike(metrics: Metrics, past: Past) -> None:
+def check_alike(metrics: Metrics, past: Resumed) -> None:
     """Raise RuntimeError where the model that the run goes on with is not the one it had."""
     for name, value in numbers(past.metrics).items():
         now = metrics.get(name, math.nan)

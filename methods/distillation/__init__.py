@@ -94,7 +94,7 @@ class Public:
         if labels:
             await fleet.broadcast(KIND, {"logits": labels.logits})
 
-    def hear(self, peer: Peer) -> tuple[int, Labels | None]:
+    def receive_labels(self, peer: Peer) -> tuple[int, Labels | None]:
         """The client's end of ``announce``."""
         first = peer.receive(KIND, like={"seed": self._seed})
         seed, known = int(first.tensors["seed"]), first.details.get("labels_of")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods import Fleet, Peer, Shard
-from methods.split_model.order import AtOnce, Turns
+from methods.split_model.order import AtOnce, Order
 
 
 class Batch(NamedTuple):
@@ -68,18 +68,18 @@ async def serve(
     arriving: list[Tensor],
     *,
     private: bool,
-    turns: Turns | None = None,
+    order: Order | None = None,
 ) -> None:
     """The server's end of all of a client's batches.
 
     ``optimizer``: of ``part``; None leaves it as it is. ``arriving``: what each batch's tokens are
-    to be like. ``private``: no labels come with them. ``turns``: where ``part`` is not the client's
+    to be like. ``private``: no labels come with them. ``order``: where ``part`` is not the client's
     alone.
 
     Raises:
         Missed: the client's part will not come, or cannot be taken.
     """
-    turns = turns or AtOnce()
+    order = order or AtOnce()
     part.train()
     for like in arriving:
         expected = {"tokens": like}
@@ -87,7 +87,7 @@ async def serve(
             expected["labels"] = torch.empty(len(like), dtype=torch.int64, device="meta")
         arrived = (await fleet.receive(client, "smashed", like=expected)).tensors
         tokens = arrived["tokens"].requires_grad_()
-        async with turns.turn(client):
+        async with order.turn(client):
             if optimizer is not None:
                 optimizer.zero_grad(set_to_none=True)
             output = part(tokens)

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from typing import Protocol
 
 
-class Turns(Protocol):
+class Order(Protocol):
     def turn(self, client: str) -> AbstractAsyncContextManager[object]:
         """Wait for the client's next turn, and hold it for the length of one batch."""
 

@@ -25,9 +25,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 import methods
 from methods import Shard
-from nodes.checkpoint.capture import Taking
+from nodes.checkpoint.capture import Capture
 from nodes.checkpoint.kinds import CONSTANTS, SCALARS, Json, Unkept, address, global_states
-from nodes.checkpoint.restore import Putting
+from nodes.checkpoint.restore import Restore
 
 __all__ = ["Json", "Snapshot", "Unkept"]
 _NOT_ITS_LIKE = (
@@ -61,7 +61,7 @@ class Snapshot:
         self.constants: dict[str, object] = {}
         self.undrawn = {name: hash(str(state)) for name, state in global_states().items()}
         with torch.no_grad():
-            Taking(self, at_first=True).value(root, "")
+            Capture(self, at_first=True).value(root, "")
 
     def take(self) -> tuple[dict[str, Tensor], Json]:
         """Tensors by name, the object's own, which it must not change before they are written.
@@ -70,7 +70,7 @@ class Snapshot:
             Unkept: an attribute is of a kind that cannot be kept.
         """
         with torch.no_grad():
-            return Taking(self).all()
+            return Capture(self).all()
 
     def put(self, tensors: Mapping[str, Tensor], told: Json) -> None:
         """Give the object what ``take`` took from its like.
@@ -80,7 +80,7 @@ class Snapshot:
         """
         with torch.no_grad():
             try:
-                Putting(self, tensors).all(told)
+                Restore(self, tensors).all(told)
             except _NOT_ITS_LIKE as error:
                 raise Unkept(f"what was kept is not of this {self.kind}: {error!r}") from error
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from nodes.checkpoint import Snapshot
 
 
-class Taking:
+class Capture:
     def __init__(self, of: Snapshot, at_first: bool = False) -> None:
         self._of = of
         self._at_first = at_first

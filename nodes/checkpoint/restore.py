@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from nodes.checkpoint import Snapshot
 
 
-class Putting:
+class Restore:
     def __init__(self, of: Snapshot, tensors: Mapping[str, Tensor]) -> None:
         self._of = of
         self._tensors = tensors
@@ -232,7 +232,7 @@ def _class(name: str, base: type) -> Any:
 
 
 _KINDS = {
-    kind: getattr(Putting, f"_{kind}")
+    kind: getattr(Restore, f"_{kind}")
     for kind in (
         *("options", "constant", "weight", "shape", "tensor", "array", "module", "state"),
         *("generator", "dict", "deque", "sequence", "enum", "named", "object"),

@@ -52,7 +52,7 @@ class _Told(msgspec.Struct):
     parts: dict[str, Annotated[int, msgspec.Meta(ge=0)]]
 
 
-class Keeper:
+class Checkpointer:
     """One node's states: written after each of its rounds, and read where a run goes on."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""One direction of an access link: rate or trace, delay, queue, and what befalls a packet."""
+"""One direction of an access link: rate or trace, delay, queue, and impairments of packets."""
 
 import math
 import sys

@@ -229,7 +229,7 @@ def why_not_tcp(direction: Direction, back: Direction) -> str | None:
     if direction.mean_loss_percent:
         return "TCP is bounded by loss"
     if direction.reorder_percent or direction.corrupt_percent or direction.duplicate_percent:
-        return "TCP is bounded by what befalls packets"
+        return "TCP is bounded by impairments of packets"
     if direction.trace is not None:
         return "TCP is bounded by the trace's changes"
     if lost_share(back, checked=True) > MOST_ANSWERS_LOST:
@@ -328,7 +328,7 @@ def why_not_queue(direction: Direction) -> str | None:
 
 
 def why_not_share(direction: Direction, share: str) -> str | None:
-    """Why one of what befalls packets cannot be told by its share."""
+    """Why an impairment of packets cannot be told by its share."""
     bursts, copies = direction.gilbert_elliott is not None, direction.duplicate_percent > 0
     if share == "loss" and bursts and copies:
         return "of what is lost in bursts copies stand for a part"

@@ -65,8 +65,8 @@ closed          supervisor  status, reason, and closing facts of the links
 ==============  ==========  ====================================================================
 
 A killed run that goes on appends to its file. ``t``, sent_ns and received_ns are then as if no time
-had passed between its last event and the command that resumed it, and ``killed.Sift`` tells which
-events count.
+had passed between its last event and the command that resumed it, and
+``recovery.ReplayFilter`` tells which events count.
 """
 
 import contextlib

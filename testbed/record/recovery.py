@@ -26,7 +26,7 @@ LOCK_LIMIT_S = 2.0
 LOCK_POLL_S = 0.02
 
 
-class Sift:
+class ReplayFilter:
     """Tells the events that count from those of rounds that a resumed run has done again."""
 
     def __init__(self, resumed_from: Iterable[int]) -> None:
@@ -87,7 +87,7 @@ def sifted(file: BinaryIO) -> Iterator[Event | None]:
     Raises:
         Damaged: it is not as this version writes it.
     """
-    sift = Sift(resumed_from(record.lines(file)))
+    sift = ReplayFilter(resumed_from(record.lines(file)))
     file.seek(0)
     for event in record.read(record.lines(file)):
         if event is None or sift.keeps(event):
@@ -195,7 +195,7 @@ class Killed:
 
     def _sifted(self, after: int) -> Iterator[tuple[Event, bool]]:
         """What counted so far, and whether it still does."""
-        before, now = Sift(self.resumed_from), Sift([*self.resumed_from, after])
+        before, now = ReplayFilter(self.resumed_from), ReplayFilter([*self.resumed_from, after])
         for _, event in self._events():
             counted, counts = before.keeps(event), now.keeps(event)
             if counted:

@@ -93,7 +93,7 @@ class _Round:
         """Worked out when it had so many messages."""
 
 
-class Tally:
+class SummaryBuilder:
     """Takes every event of a run as it happens; ``summary`` is whole at any moment."""
 
     def __init__(self) -> None:

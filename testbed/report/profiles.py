@@ -142,7 +142,7 @@ def page(profile: LinkProfile) -> Table:
             why.append(profile.provenance.get(f"{way}.{field}", "default" if usual else ""))
         table.add_row(field, *shown, *why)
     for state in profile.schedule:
-        told = [_told(profile.down, state.down), _told(profile.up, state.up)]
+        told = [_in_words(profile.down, state.down), _in_words(profile.up, state.up)]
         table.add_row(f"from {state.at_s:g} s", *told, profile.provenance.get("schedule", ""))
     table.add_section()
     goodputs = [direction.ideal_goodput_kbit for direction in directions]
@@ -168,7 +168,7 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
-def _told(before: Direction, after: Direction) -> str:
+def _in_words(before: Direction, after: Direction) -> str:
     """A state in a few words."""
     if after.outage:
         return "nothing passes"

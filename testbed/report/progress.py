@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from testbed import clock
-from testbed.record.summary import Tally
+from testbed.record.summary import SummaryBuilder
 from testbed.units import metric
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -33,7 +33,7 @@ class RoundLines:
         self._unsaved = False
         self._status = console.status("links are up; loading") if console.is_terminal else None
 
-    def take(self, event: dict[str, Any], tally: Tally) -> None:
+    def take(self, event: dict[str, Any], tally: SummaryBuilder) -> None:
         handler = getattr(self, f"_on_{event['event']}", None)
         if handler is not None:
             handler(event, tally)
@@ -52,60 +52,60 @@ class RoundLines:
         if self._status:
             self._status.update(text)
 
-    def _on_links(self, event: dict[str, Any], tally: Tally) -> None:
+    def _on_links(self, event: dict[str, Any], tally: SummaryBuilder) -> None:
         # Not before: it starts a thread, and by now the supervisor has forked all it will fork.
         if self._status:
             self._status.start()
 
-    def _on_ready(self, event: dict[str, Any], tally: Tally) -> None:
+    def _on_ready(self, event: dict[str, Any], tally: SummaryBuilder) -> None:
         self._ready += 1
         self._say(f"{self._ready} of {self._clients + 1} nodes are ready")
 
-    def _on_evaluated(self, event: dict[str, Any], tally: Tally) -> None:
+    def _on_evaluated(self, event: dict[str, Any], tally: SummaryBuilder) -> None:
         # There are none where all models are the clients' own.
         if event["metrics"]:
             shown = _metrics(event["metrics"])
             self._console.print(f"before training: {shown}", highlight=False)
 
-    def _on_round_started(self, event: dict[str, Any], tally: Tally) -> None:
+    def _on_round_started(self, event: dict[str, Any], tally: SummaryBuilder) -> None:
         self._arrived = 0
         if event["round"] == 1:
             loading_s = clock.host_s(event["t"])
             self._console.print(f"training began after {loading_s:.1f} s", highlight=False)
         self._say(f"round {event['round']} of {self._rounds}")
 
-    def _on_message(self, event: dict[str, Any], tally: Tally) -> None:
+    def _on_message(self, event: dict[str, Any], tally: SummaryBuilder) -> None:
         if event["node"] == "server" and event["round"]:
             self._arrived += 1
             self._say(f"round {event['round']} of {self._rounds}: {self._arrived} updates arrived")
 
-    def _on_resumed(self, event: dict[str, Any], tally: Tally) -> None:
+    def _on_resumed(self, event: dict[str, Any], tally: SummaryBuilder) -> None:
         self._console.print(
             f"goes on after round {event['round']}; {event['lost']['seconds']:.1f} s of what "
             "followed it are lost",
             highlight=False,
         )
 
-    def _on_unsaved(self, event: dict[str, Any], tally: Tally) -> None:
+    def _on_unsaved(self, event: dict[str, Any], tally: SummaryBuilder) -> None:
         # The others' reasons are the same, and so are later ones.
         if not self._unsaved:
             self._warn(f"a state is not kept: {event['reason']}")
         self._unsaved = True
 
-    def _on_certified(self, event: dict[str, Any], tally: Tally) -> None:
+    def _on_certified(self, event: dict[str, Any], tally: SummaryBuilder) -> None:
         verdict, reason = event["fidelity"]["verdict"], event["fidelity"]["reason"]
         self._judge(f"links checked: {verdict}: {reason}", verdict)
 
-    def _on_host(self, event: dict[str, Any], tally: Tally) -> None:
+    def _on_host(self, event: dict[str, Any], tally: SummaryBuilder) -> None:
         self._judge(f"host: {event['verdict']}: {event['reason']}", event["verdict"])
 
-    def _on_lost(self, event: dict[str, Any], tally: Tally) -> None:
+    def _on_lost(self, event: dict[str, Any], tally: SummaryBuilder) -> None:
         self._warn(f"lost {event['peer']}: {event['reason']}")
 
-    def _on_missed(self, event: dict[str, Any], tally: Tally) -> None:
+    def _on_missed(self, event: dict[str, Any], tally: SummaryBuilder) -> None:
         self._warn(f"round {event['round']}: no update from {event['peer']}: {event['reason']}")
 
-    def _on_wire(self, event: dict[str, Any], tally: Tally) -> None:
+    def _on_wire(self, event: dict[str, Any], tally: SummaryBuilder) -> None:
         if event["round"] is None:
             return
         row = tally.round_summary(event["round"])

@@ -13,7 +13,7 @@ from testbed.config_error import ConfigError
 from testbed.record import recovery, spans
 from testbed.record.events import EVENTS, Damaged, Event
 from testbed.record.spans import Span
-from testbed.record.summary import Tally
+from testbed.record.summary import SummaryBuilder
 
 MOST_TRACEBACKS = 3
 AS_IT_SHOULD = "exited with 0"
@@ -101,7 +101,7 @@ def gather(events: Iterable[Event | None]) -> Story:
 
 class _Teller:
     def __init__(self) -> None:
-        self._tally = Tally()
+        self._tally = SummaryBuilder()
         self._timeline = spans.Timeline()
         self._config: dict[str, Any] = {}
         self._begun: set[int] = set()

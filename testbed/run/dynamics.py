@@ -61,7 +61,11 @@ class Dynamics:
             if isinstance(change, State):
                 network.shape(node, change.up, change.down)
                 line = ideal_rounds.access(change.up, change.down)
-                event = {"event": "shaped", "up": _told(change.up), "down": _told(change.down)}
+                event = {
+                    "event": "shaped",
+                    "up": _changed_fields(change.up),
+                    "down": _changed_fields(change.down),
+                }
                 event["line"] = line
             else:
                 event = {"event": "back" if change.there else "away"}
@@ -107,7 +111,7 @@ def _from(changes: Sequence[Change], at_s: float) -> list[Change]:
     return found
 
 
-def _told(direction: Direction) -> dict[str, Any]:
+def _changed_fields(direction: Direction) -> dict[str, Any]:
     """The fields that are not at their default."""
     default = Direction()
     told = {

@@ -25,7 +25,7 @@ from testbed.network.topology import Node, Plan
 from testbed.processes.channel import Channel, ChannelClosed
 from testbed.record import ideal_rounds
 from testbed.record.recorder import Recorder
-from testbed.record.summary import Tally
+from testbed.record.summary import SummaryBuilder
 from testbed.run.config import RunConfig, pace, write
 from testbed.run.dynamics import Dynamics, away_since
 from testbed.run.feasible import Traffic, refusal
@@ -50,7 +50,7 @@ class Interrupted(BaseException):
 class Progress(Protocol):
     """Shows a run as it goes."""
 
-    def take(self, event: dict[str, Any], tally: Tally) -> None: ...
+    def take(self, event: dict[str, Any], tally: SummaryBuilder) -> None: ...
 
 
 def run(
@@ -89,7 +89,7 @@ class _Run:
         self._program = program
         self._recorder = recorder
         self._progress = progress
-        self._tally = Tally()
+        self._tally = SummaryBuilder()
         self._dynamics = Dynamics(plan)
         self._channels: dict[int, Channel] = {}
         self._ended: dict[int, str] = {}

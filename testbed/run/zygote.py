@@ -168,13 +168,13 @@ def _serve(plan: Plan, program: Program, channel: Channel, requests: socket.sock
                     )
                     if len(data) < _REQUEST.size:
                         return
-                    _obey(data, handles, plan, program, running, channel)
+                    _handle(data, handles, plan, program, running, channel)
                 else:
                     os.read(wake_read, 4096)
             _reap(running, channel)
 
 
-def _obey(
+def _handle(
     data: bytes,
     handles: list[int],
     plan: Plan,

@@ -37,7 +37,7 @@ class Died(Exception):
 
 @dataclass
 class Network:
-    """Messages between a server and its clients, and what may befall them."""
+    """Messages between a server and its clients, and what may impair them."""
 
     dies_after: Mapping[str, int] = field(default_factory=dict)
     """A client and how many messages it still sends."""

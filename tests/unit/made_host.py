@@ -4,7 +4,7 @@ from typing import Any
 
 from made_events import RUN, at, finished
 
-from testbed.record.summary import Tally
+from testbed.record.summary import SummaryBuilder
 
 ROUND_S = 2.0
 CALM = {"lateness_p99_ms": 0.3}
@@ -18,7 +18,7 @@ def made(
     rounds: int = 2,
 ) -> dict[str, Any]:
     """The summary of a run whose nodes computed so."""
-    tally = Tally()
+    tally = SummaryBuilder()
     facts = {"compute": mode, "device_class": device, "dilation": dilation}
     tally.take({"t": 0.0, "node": "supervisor", **RUN, **facts})
     for number in range(1, rounds + 1):

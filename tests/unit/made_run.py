@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from testbed.record.summary import Tally
+from testbed.record.summary import SummaryBuilder
 
 S = 1_000_000_000
 HOSTILE = "<script>alert(1)</script>"
@@ -111,7 +111,7 @@ def lines(found: Iterable[Event]) -> list[bytes]:
 
 
 def summary(found: Iterable[Event]) -> dict[str, Any]:
-    tally = Tally()
+    tally = SummaryBuilder()
     for event in found:
         tally.take(event)
     return tally.summary()

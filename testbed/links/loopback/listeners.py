@@ -18,7 +18,7 @@ MAX_CONNECTIONS = 16
 SPARE_DESCRIPTORS = 256
 
 
-class Doors:
+class Listeners:
     """Takes each client's connections and calls the server for them."""
 
     def __init__(

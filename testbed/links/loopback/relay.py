@@ -15,7 +15,7 @@ import msgspec
 from testbed.links.interface import LinkError
 from testbed.links.loopback.connection import End, Flow
 from testbed.links.loopback.hop import Lines
-from testbed.links.loopback.listeners import HOST, Doors
+from testbed.links.loopback.listeners import HOST, Listeners
 from testbed.links.loopback.stream import Streams
 from testbed.links.process import CounterTable
 from testbed.links.queueing.lateness import Lateness
@@ -53,7 +53,7 @@ class _Relay:
             self._shape(node)
         self._selector = selectors.DefaultSelector()
         self._streams = Streams(self._selector, self._lines)
-        self._doors = Doors(self._selector, self._streams, self._lines.hops, server)
+        self._listeners = Listeners(self._selector, self._streams, self._lines.hops, server)
         self._precise: list[int] = []
         # epoll counts in milliseconds; select on its descriptor, where it can, in microseconds.
         if sys.platform == "linux" and self._selector.fileno() < SELECT_LIMIT:
@@ -62,14 +62,14 @@ class _Relay:
 
     def run(self, channel: Channel) -> None:
         self._selector.register(channel, EVENT_READ, channel)
-        channel.send({"up": True, "ports": self._doors.ports})
+        channel.send({"up": True, "ports": self._listeners.ports})
         while True:
             for key, mask in self._ready():
                 if isinstance(key.data, End):
                     self._streams.serve(key.data, mask)
                 elif isinstance(key.data, int):
-                    self._doors.accept(key.data)
-                elif self._obey(channel):
+                    self._listeners.accept(key.data)
+                elif self._handle(channel):
                     return
             now = time.monotonic()
             for release, chunk in self._lines.release(now):
@@ -85,12 +85,12 @@ class _Relay:
             wait_s = 0
         return self._selector.select(wait_s)
 
-    def _obey(self, channel: Channel) -> bool:
+    def _handle(self, channel: Channel) -> bool:
         """Do what the supervisor says; True where it says stop or is gone."""
         for order in channel.drain():
             if "stop" in order:
                 with contextlib.suppress(ConnectionError):
-                    closing = {"connections": self._doors.opened, **self._lateness.facts()}
+                    closing = {"connections": self._listeners.opened, **self._lateness.facts()}
                     channel.send({"closing": closing})
                 return True
             if "shape" in order:
@@ -99,7 +99,7 @@ class _Relay:
                 self._profiles[node] = LinkProfile(name="", up=up, down=down)
                 self._shape(node)
                 for client in self._clients_behind(node):
-                    self._doors.listen(client)
+                    self._listeners.listen(client)
         return channel.closed
 
     def _shape(self, node: int) -> None:

@@ -186,10 +186,10 @@ def _run(plan: Plan, channel: Channel, counters: CounterTable) -> None:
     channel.send({**facts, "qdiscs": qdiscs})
     handles = [wiring.reader.detach(), wiring.network, *([] if user is None else [user]), *networks]
     descriptors.give(channel, handles)
-    _obey(plan, wiring, channel)
+    _handle(plan, wiring, channel)
 
 
-def _obey(plan: Plan, wiring: Wiring, channel: Channel) -> None:
+def _handle(plan: Plan, wiring: Wiring, channel: Channel) -> None:
     """Take orders and step traces until told to stop or left alone."""
     pacer, waiter = wiring.pacer, select.poll()
     waiter.register(channel, select.POLLIN)

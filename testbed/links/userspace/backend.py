@@ -10,7 +10,7 @@ from testbed.links.interface import Endpoint, LinkCounters
 from testbed.links.linux import descriptors, namespaces
 from testbed.links.process import CounterTable, LinkProcess, objection
 from testbed.links.userspace import forwarder, receive_steering
-from testbed.links.userspace.batching import MOST_FRAMES_PER_S, TURN_S
+from testbed.links.userspace.batching import BATCH_S, MOST_FRAMES_PER_S
 from testbed.network.direction import MTU_BYTES, Direction
 from testbed.network.topology import SUBNET, Node, Plan
 from testbed.processes.channel import Channel
@@ -69,7 +69,7 @@ class UserspaceNetwork:
             "realtime": line["realtime"],
             "receiving": line["receiving"],
             "offload": "TCP bursts cross the devices whole; in the lines each segment is a frame",
-            "turns": f"of {1000 * TURN_S:g} ms beyond {MOST_FRAMES_PER_S} frames a second",
+            "turns": f"of {1000 * BATCH_S:g} ms beyond {MOST_FRAMES_PER_S} frames a second",
         }
         self.record: dict[str, object] = {"namespaces": descriptors.way_in(self._namespaces)}
 

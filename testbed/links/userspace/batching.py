@@ -2,10 +2,10 @@
 
 With little to carry each packet is read when it comes and released at its time; on lines of 24 to
 121 Mbit/s the last microseconds before it are spent polling, since waking up takes longer. Beyond
-MOST_FRAMES_PER_S that is more than a core can do. The process then sleeps between turns of TURN_S
-and moves in each what has come or is due by then; segments of one TCP burst that are due leave in
-one write, as a network card's interrupt moderation and receive offload have it. What that costs in
-lateness is counted like all lateness.
+MOST_FRAMES_PER_S that is more than a core can do. The process then sleeps between batches
+of BATCH_S and moves in each what has come or is due by then; segments of one TCP burst that are due
+leave in one write, as a network card's interrupt moderation and receive offload have it. What that
+costs in lateness is counted like all lateness.
 """
 
 import select
@@ -14,8 +14,8 @@ import time
 from testbed.network.direction import FRAME_BYTES, Direction
 
 MOST_FRAMES_PER_S = 20_000
-"""Beyond it the process works in turns."""
-TURN_S = 0.0003
+"""Beyond it the process works in batches."""
+BATCH_S = 0.0003
 LEAST_REST = 0.06
 """Share of the time to sleep at least. A real-time process that lets nobody else run for 95 % of a
 second is stopped for the rest of it (sched_rt_runtime_us): 50 ms, at once."""
@@ -37,15 +37,15 @@ def polled_s(direction: Direction | None) -> float:
     return POLLED_S
 
 
-class Turns:
+class Batching:
     """Waits for the next look at the lines."""
 
     def __init__(self, descriptor: int) -> None:
         """``descriptor`` is readable when there is something to read."""
-        self.in_turns = False
+        self.batches = False
         self.frames = 0
         """Delivered so far; the owner counts."""
-        self.frames_in_turns = 0
+        self.frames_in_batches = 0
         self._polls = True
         self._descriptors = [descriptor]
         self._began = time.monotonic()
@@ -56,13 +56,13 @@ class Turns:
     def wait(self, due: float, polled_s: float) -> None:
         """Sleep until there is something to do: ``polled_s`` before ``due`` at the latest.
 
-        In turns it is until the next one.
+        In batches it is until the next one.
         """
         now = time.monotonic()
         if now - self._window_began > WINDOW_S:
             self._choose(now)
-        if self.in_turns:
-            time.sleep(max(self._began + TURN_S - now, LEAST_REST * (now - self._began)))
+        if self.batches:
+            time.sleep(max(self._began + BATCH_S - now, LEAST_REST * (now - self._began)))
         elif (left_s := due - now - (polled_s if self._polls else 0.0)) > 0:
             # epoll_wait counts in milliseconds, select waits in microseconds.
             select.select(self._descriptors, [], [], left_s if left_s < 1e6 else None)
@@ -75,13 +75,13 @@ class Turns:
         """How to work in the next window, by how it went in the last."""
         window_s = now - self._window_began
         frames, rest = self.frames - self._window_frames, self._rested_s / window_s
-        if self.in_turns:
-            self.frames_in_turns += frames
+        if self.batches:
+            self.frames_in_batches += frames
         if frames > MOST_FRAMES_PER_S * window_s:
-            self.in_turns = True
+            self.batches = True
         elif rest >= CALM_REST:
-            self.in_turns, self._polls = False, True
+            self.batches, self._polls = False, True
         elif rest < LEAST_REST:
             # Polling is given up first.
-            self.in_turns, self._polls = not self._polls, False
+            self.batches, self._polls = not self._polls, False
         self._window_began, self._window_frames, self._rested_s = now, self.frames, 0.0

@@ -24,7 +24,7 @@ import msgspec
 from testbed.links.process import BYTES, DOWN, FRAMES, LOSSES, QUEUE_DROPS, UP, CounterTable
 from testbed.links.queueing.lateness import Lateness
 from testbed.links.queueing.queue import FOREVER, Entry, LinkQueue
-from testbed.links.userspace.batching import Turns, polled_s
+from testbed.links.userspace.batching import Batching, polled_s
 from testbed.links.userspace.bursts import (
     DESTINATION,
     GSO_TYPE,
@@ -101,7 +101,7 @@ class _Carrier:
         }
         self._due: list[tuple[float, int, _Line]] = []
         self._epoll = select.epoll()
-        self._turns = Turns(self._epoll.fileno())
+        self._batching = Batching(self._epoll.fileno())
         self._lateness = Lateness()
         self._unroutable = 0
         self._write_errors = 0
@@ -111,13 +111,13 @@ class _Carrier:
         line_of = {line.device: line for line in self._up}
         for descriptor in (*line_of, channel.fileno()):
             self._epoll.register(descriptor, select.EPOLLIN)
-        due, turns = self._due, self._turns
+        due, batching = self._due, self._batching
         while True:
             if due:
-                turns.wait(due[0][0], due[0][2].polled_s)
+                batching.wait(due[0][0], due[0][2].polled_s)
             else:
-                turns.wait(FOREVER, 0.0)
-            for _ in range(MOST_ROUNDS if turns.in_turns else 1):
+                batching.wait(FOREVER, 0.0)
+            for _ in range(MOST_ROUNDS if batching.batches else 1):
                 ready = self._epoll.poll(0)
                 if not ready:
                     break
@@ -126,7 +126,7 @@ class _Carrier:
                     line = line_of.get(descriptor)
                     if line is not None:
                         self._read(line, now)
-                    elif self._obey(channel):
+                    elif self._handle(channel):
                         return
             self._release()
 
@@ -203,7 +203,7 @@ class _Carrier:
     def _deliver(self, line: _Line, segments: Entry[Packet]) -> None:
         release, packet, first, count, step, size = segments
         self._lateness.add(time.monotonic() - release, count, step)
-        self._turns.frames += count
+        self._batching.frames += count
         try:
             if isinstance(packet, bytes):
                 os.write(line.device, packet)
@@ -218,7 +218,7 @@ class _Carrier:
         words[counter + FRAMES] += count
         words[counter + BYTES] += count * size
 
-    def _obey(self, channel: Channel) -> bool:
+    def _handle(self, channel: Channel) -> bool:
         """Do what the supervisor says; True where it says stop or is gone."""
         stop = False
         for order in channel.drain():
@@ -239,7 +239,7 @@ class _Carrier:
         before, now = self._backlog_drops, backlog_drops()
         return {
             **self._lateness.facts(),
-            "frames_in_turns": self._turns.frames_in_turns,
+            "frames_in_turns": self._batching.frames_in_batches,
             "unroutable_packets": self._unroutable,
             "write_errors": self._write_errors,
             "backlog_drops": None if before is None or now is None else now - before,

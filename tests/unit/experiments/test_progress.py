@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments.plan import Bench, Outcome, Row, cells
-from experiments.progress import Course, Lines, LiveTable, last_line, table
+from experiments.progress import BenchProgress, Lines, LiveTable, last_line, table
 
 
 class Clock:
@@ -18,13 +18,15 @@ class Clock:
         return self.now_s
 
 
-def course(*rows: str, seeds: int = 1, budget_s: float | None = None) -> tuple[Course, Clock]:
+def course(
+    *rows: str, seeds: int = 1, budget_s: float | None = None
+) -> tuple[BenchProgress, Clock]:
     clock = Clock()
     bench = Bench(rows=[Row(name) for name in rows], seeds=list(range(seeds)))
-    return Course(cells(bench), budget_s, clock), clock
+    return BenchProgress(cells(bench), budget_s, clock), clock
 
 
-def make(found: Course, clock: Clock, seconds: float, log: Path = Path("none")) -> None:
+def make(found: BenchProgress, clock: Clock, seconds: float, log: Path = Path("none")) -> None:
     """The next run, from its begin to its end."""
     cell = found.cells[len(found.outcomes)]
     found.begin(log)
@@ -32,7 +34,7 @@ def make(found: Course, clock: Clock, seconds: float, log: Path = Path("none")) 
     found.end(Outcome(cell, {"rounds": [{"metrics": {"accuracy": 0.5}}]}, None))
 
 
-def text(found: Course, rows: int = 40) -> str:
+def text(found: BenchProgress, rows: int = 40) -> str:
     console = Console(file=io.StringIO(), width=100)
     console.print(table(found, rows))
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]

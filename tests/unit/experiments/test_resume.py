@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from experiments.resume import Resumption
-from nodes.server import Past, check_alike
+from nodes.server import Resumed, check_alike
 from nodes.workload import models
 from testbed.config_error import ConfigError
 from testbed.record.recovery import Killed
@@ -105,9 +105,9 @@ def test_a_field_that_the_run_did_not_know_is_none_of_its_own(tmp_path: Path) ->
 
 
 def test_a_model_that_is_another_is_refused() -> None:
-    past = Past(3, {}, {"accuracy": 0.9, "loss": 0.5}, over=False)
+    past = Resumed(3, {}, {"accuracy": 0.9, "loss": 0.5}, over=False)
     check_alike({"accuracy": 0.9, "loss": 0.5000001}, past)
-    check_alike({}, Past(3, {}, {}, over=False))
+    check_alike({}, Resumed(3, {}, {}, over=False))
     for found in ({"accuracy": 0.9, "loss": 0.6}, {"accuracy": 0.9}):
         with pytest.raises(RuntimeError, match=r"loss after round 3 was 0\.5 and is"):
             check_alike(found, past)

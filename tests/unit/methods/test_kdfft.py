@@ -84,7 +84,7 @@ class Says:
         self._public = Public(config(), public(), CLASSES)
 
     def round(self, peer: Peer) -> None:
-        self.heard.append(self._public.hear(peer)[1])
+        self.heard.append(self._public.receive_labels(peer)[1])
         peer.send("logits", self._answer(peer.round))
 
 

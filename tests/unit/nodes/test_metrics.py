@@ -18,8 +18,8 @@ import cli
 from experiments.compare import Group, figures, medians, table
 from experiments.plan import Bench, Row
 from nodes.metrics import mean, numbers
-from nodes.server import Past, check_alike, reaches
-from testbed.record.summary import Tally
+from nodes.server import Resumed, check_alike, reaches
+from testbed.record.summary import SummaryBuilder
 from testbed.report import tables
 from testbed.report.progress import RoundLines, closing_table
 
@@ -69,13 +69,13 @@ def test_a_mean_over_clients_hides_none_that_has_no_number() -> None:
 
 
 def test_a_metric_without_a_number_is_like_itself_alone_and_reaches_no_target() -> None:
-    past = Past(3, {}, {"loss": math.nan}, over=False)
+    past = Resumed(3, {}, {"loss": math.nan}, over=False)
     check_alike({"loss": math.nan}, past)
     for found in ({"loss": 0.5}, {}):
         with pytest.raises(RuntimeError, match="loss after round 3 was nan"):
             check_alike(found, past)
     with pytest.raises(RuntimeError, match=r"was 0\.5 and is nan"):
-        check_alike({"loss": math.nan}, Past(3, {}, {"loss": 0.5}, over=False))
+        check_alike({"loss": math.nan}, Resumed(3, {}, {"loss": 0.5}, over=False))
     assert not reaches({"accuracy": math.nan, "client_accuracy": 1.0}, 0.5)
 
 
@@ -90,7 +90,7 @@ def events() -> list[dict[str, Any]]:
 
 
 def test_who_watches_the_run_sees_that_there_is_no_number(events: list[dict[str, Any]]) -> None:
-    console, tally = Console(width=200, record=True), Tally()
+    console, tally = Console(width=200, record=True), SummaryBuilder()
     lines = RoundLines(console, 2, 2)
     for event in events:
         tally.take(event)

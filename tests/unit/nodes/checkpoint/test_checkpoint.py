@@ -23,7 +23,7 @@ import methods
 from methods import Shard, fedavg, kdfft
 from methods.split_model import cut
 from nodes.checkpoint import Snapshot, Unkept
-from nodes.checkpoint.store import Keeper
+from nodes.checkpoint.store import Checkpointer
 from nodes.workload.models import ModelSpec, VisionTransformer
 
 SPEC = ModelSpec(side=4, patch=2, width=8, depth=4, heads=2)
@@ -80,9 +80,9 @@ class Nodes:
             name: Snapshot(own, self.config, shard) for name, (own, shard) in everyone.items()
         }
 
-    def keepers(self, folder: Path, events: list[dict[str, Any]]) -> dict[str, Keeper]:
+    def keepers(self, folder: Path, events: list[dict[str, Any]]) -> dict[str, Checkpointer]:
         return {
-            name: Keeper(folder, name, len(self.snapshots), snapshot, events.append)
+            name: Checkpointer(folder, name, len(self.snapshots), snapshot, events.append)
             for name, snapshot in self.snapshots.items()
         }
 
@@ -119,11 +119,11 @@ def test_a_method_goes_on_from_its_files_as_if_nothing_had_happened(
     after = undisturbed.play(3, 4)
     killed.play(1, 2)
     events: list[dict[str, Any]] = []
-    for keeper in killed.keepers(tmp_path, events).values():
-        keeper.save(2)
+    for checkpointer in killed.keepers(tmp_path, events).values():
+        checkpointer.save(2)
     assert [event["event"] for event in events] == ["saved"] * 4
-    for keeper in resumed.keepers(tmp_path, events).values():
-        keeper.load(2)
+    for checkpointer in resumed.keepers(tmp_path, events).values():
+        checkpointer.load(2)
     check_equal(after, resumed.play(3, 4))
     told = [nodes.snapshots["server"].take()[1] for nodes in (undisturbed, resumed)]
     assert told[0] == told[1]
@@ -134,11 +134,11 @@ def test_an_asynchronous_method_has_what_it_had(name: str, tmp_path: Path) -> No
     killed, resumed = (Nodes(name, {}) for _ in range(2))
     killed.play(1, 2)
     events: list[dict[str, Any]] = []
-    for keeper in killed.keepers(tmp_path, events).values():
-        keeper.save(2)
+    for checkpointer in killed.keepers(tmp_path, events).values():
+        checkpointer.save(2)
     # Which answer comes first is no question of the state.
-    for node, keeper in resumed.keepers(tmp_path, events).items():
-        keeper.load(2)
+    for node, checkpointer in resumed.keepers(tmp_path, events).items():
+        checkpointer.load(2)
         (tensors, told), (ours, own) = (n.snapshots[node].take() for n in (killed, resumed))
         assert own == told and ours.keys() == tensors.keys()
         # Torch's own generator is one here, and each node's elsewhere.

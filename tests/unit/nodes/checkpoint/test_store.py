@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from methods import Shard
 from nodes.checkpoint import Snapshot, Unkept, store
-from nodes.checkpoint.store import Keeper, Start, choose, ready
+from nodes.checkpoint.store import Checkpointer, Start, choose, ready
 from testbed.config_error import ConfigError
 
 CLIENTS = ["client-1", "client-2", "client-10"]
@@ -38,7 +38,7 @@ class Run:
         self.parts: dict[str, int] = {}
         self.nodes = {name: Node() for name in ("server", *CLIENTS)}
         self.keepers = {
-            name: Keeper(folder, name, 4, Snapshot(node, None, NOTHING), self.events.append)
+            name: Checkpointer(folder, name, 4, Snapshot(node, None, NOTHING), self.events.append)
             for name, node in self.nodes.items()
         }
 
@@ -191,8 +191,8 @@ def test_a_resumed_run_prunes_what_was_there(run: Run) -> None:
     for number in (1, 2, 3):
         run.round(number)
     other = Run(run.folder)
-    for keeper in other.keepers.values():
-        keeper.load(3)
+    for checkpointer in other.keepers.values():
+        checkpointer.load(3)
     other.round(4)
     assert other.there()["server"] == [2, 3, 4]
 

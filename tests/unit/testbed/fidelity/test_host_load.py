@@ -7,7 +7,7 @@ from made_events import RUN, at
 from made_host import CALM, ROUND_S, made, real
 
 from testbed.fidelity import host_load
-from testbed.record.summary import Tally
+from testbed.record.summary import SummaryBuilder
 
 
 def test_a_machine_that_kept_up_passes_and_says_who_was_nearest() -> None:
@@ -145,7 +145,7 @@ def test_a_run_that_did_not_end_has_no_verdict_on_its_host() -> None:
 
 
 def test_what_was_judged_stands_in_the_summary() -> None:
-    tally = Tally()
+    tally = SummaryBuilder()
     tally.take({"t": 0.0, "node": "supervisor", **RUN})
     tally.take(at(1, "supervisor", "certified", seconds=1, fidelity=LINKS, counters=[]))
     figures = dict.fromkeys(host_load.Host.__struct_fields__)

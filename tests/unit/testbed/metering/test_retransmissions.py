@@ -7,11 +7,11 @@ import pytest
 
 from experiments.launch import capture_warnings
 from testbed.metering import retransmissions
-from testbed.record.summary import Tally
+from testbed.record.summary import SummaryBuilder
 
 
 def summary_of(*events: dict[str, Any]) -> dict[str, Any]:
-    tally = Tally()
+    tally = SummaryBuilder()
     names = [f"client-{number}" for number in range(1, 4)]
     run = {"event": "run", "client_names": names, "client_profiles": 3 * ["4g"]}
     for event in (run, *events):

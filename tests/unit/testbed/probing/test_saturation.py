@@ -52,7 +52,7 @@ def test_many_lines_are_watched_shortly_each() -> None:
     ("fields", "word"),
     [
         ({"loss_percent": 0.1}, "loss"),
-        ({"duplicate_percent": 1}, "befalls"),
+        ({"duplicate_percent": 1}, "impairments"),
         ({"max_packets": 100}, "no room"),
         ({"delay_ms": 40}, "buffers"),
     ],

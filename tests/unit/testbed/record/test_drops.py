@@ -7,7 +7,7 @@ import pytest
 
 from testbed.record import drops
 from testbed.record.drops import IN_FULL, MOST_KINDS, TELL_EVERY_S, Condensed
-from testbed.record.summary import Tally
+from testbed.record.summary import SummaryBuilder
 
 
 class Case:
@@ -67,7 +67,7 @@ def test_all_of_them_are_in_the_summary(case: Case) -> None:
     for _ in range(50):
         case.drop(size=2)
     case.report({"event": "usage"})
-    tally = Tally()
+    tally = SummaryBuilder()
     for event in case.events:
         if event["event"] == "dropped":
             tally.take({"t": 0.0, "node": "server", **event})

@@ -17,7 +17,7 @@ from testbed.config_error import ConfigError
 from testbed.record import chrome_trace
 from testbed.record import recovery as module
 from testbed.record.recorder import Recorder
-from testbed.record.recovery import Killed, Sift, events, resumed_from
+from testbed.record.recovery import Killed, ReplayFilter, events, resumed_from
 from testbed.record.spans import Timeline
 from testbed.report import read
 
@@ -142,7 +142,7 @@ def test_trace_and_report_have_each_round_once(tmp_path: Path) -> None:
 
 
 def test_events_that_a_run_did_again_are_told_apart() -> None:
-    asked = Sift([2, 1])
+    asked = ReplayFilter([2, 1])
     told = [
         ("run", {}, True),
         ("ready", {}, True),
@@ -174,7 +174,7 @@ def test_late_answers_of_an_asynchronous_run_belong_to_the_round_they_come_in() 
     late = {"event": "message", "round": 1}
     told = [{"event": "round_started", "round": 3}, late]
     for asynchronous in (False, True):
-        asked = Sift([2])
+        asked = ReplayFilter([2])
         run = {"event": "run", "asynchronous": asynchronous}
         assert [asked.keeps(event) for event in (run, late, *told)] == [
             *(True, True, False, not asynchronous)

@@ -8,7 +8,7 @@ import pytest
 from testbed.network.direction import FRAME_BYTES, SEGMENT_BYTES, Direction
 from testbed.record.ideal_rounds import Access, Line, access
 from testbed.record.spans import MOST_ROWS, Timeline, over_clients
-from testbed.record.summary import Tally
+from testbed.record.summary import SummaryBuilder
 
 S = 1_000_000_000
 ORIGIN_S = 1000.0
@@ -56,7 +56,7 @@ def round_of(
     """Round 1 of the summary."""
     names = [f"client-{number}" for number in range(1, clients + 1)]
     facts = {"client_names": names, "client_profiles": clients * ["4g"], "run_id": "x"}
-    tally = Tally()
+    tally = SummaryBuilder()
     tally.take(at(0.5, "supervisor", "run", origin_ns=round(ORIGIN_S * S), **facts))
     if lines is not None:
         tally.take(at(0.5, "supervisor", "links", facts={"backend": "userspace"}, lines=lines))
@@ -269,7 +269,7 @@ def test_a_link_counts_as_it_was_when_the_round_began() -> None:
     line = [[400.0 * SEGMENT_BYTES / FRAME_BYTES, 5.0], [None, 0.0]]
     shaped = at(2, "client-1", "shaped", up={"rate_kbit": 400.0}, line=line, **told)
     assert ideal(*EXCHANGE, shaped, lines=LINES)[0] == 9.03
-    tally = Tally()
+    tally = SummaryBuilder()
     tally.take(at(0, "supervisor", "run", client_names=["client-1"], client_profiles=["4g"]))
     tally.take(at(0, "supervisor", "links", facts={"backend": "x"}, lines=LINES[:2]))
     tally.take(shaped)
@@ -297,7 +297,7 @@ def test_without_lines_there_is_no_ideal() -> None:
 
 def steps(*events: dict[str, Any], seconds: float) -> list[dict[str, Any]]:
     """Of an asynchronous run of two clients: rounds of so many seconds, one after the other."""
-    tally = Tally()
+    tally = SummaryBuilder()
     facts = {"client_names": ["client-1", "client-2"], "client_profiles": 2 * ["4g"]}
     origin_ns = round(ORIGIN_S * S)
     tally.take(at(0, "supervisor", "run", origin_ns=origin_ns, asynchronous=True, **facts))

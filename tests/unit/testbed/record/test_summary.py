@@ -1,4 +1,4 @@
-"""Tally and Recorder: made events against sums worked out by hand, and files whole at any time."""
+"""Made events against sums worked out by hand, and files whole at any time."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from made_events import RUN, at, finished
 from testbed.config_error import ConfigError
 from testbed.record import recorder as record
 from testbed.record.recorder import SUMMARY_SHARE, Recorder, create_folder
-from testbed.record.summary import MOST_DROPS, Tally
+from testbed.record.summary import MOST_DROPS, SummaryBuilder
 
 S = 1_000_000_000
 
@@ -72,8 +72,8 @@ def wire(number: int | None, *clients: tuple[int, int], drops: int = 0) -> dict[
     return at(0, "supervisor", "wire", round=number, counters=rows)
 
 
-def tally_of(*events: dict[str, Any]) -> Tally:
-    tally = Tally()
+def tally_of(*events: dict[str, Any]) -> SummaryBuilder:
+    tally = SummaryBuilder()
     tally.take({"t": 0.0, "node": "supervisor", **RUN})
     for event in events:
         tally.take(event)
@@ -272,7 +272,7 @@ def test_a_resumed_run_without_a_round_has_trained_since_it_began_again() -> Non
 
 
 def test_of_a_dilated_run_the_machines_seconds_stand_beside_the_emulated() -> None:
-    tally = Tally()
+    tally = SummaryBuilder()
     tally.take({"t": 0.0, "node": "supervisor", **RUN, "dilation": 4.0})
     tally.take(at(2.5, "server", "round_started", round=1))
     tally.take(finished(1, 4, 1.5))
@@ -302,7 +302,7 @@ def test_every_key_of_the_contract_is_there() -> None:
 
 
 def test_an_empty_tally_has_every_key_too() -> None:
-    assert Tally().summary().keys() >= CONTRACT
+    assert SummaryBuilder().summary().keys() >= CONTRACT
 
 
 def test_the_run_names_itself() -> None:
@@ -353,7 +353,7 @@ def test_a_missed_update_stands_in_its_round() -> None:
 
 
 def _without_updates(*events: dict[str, Any]) -> str | None:
-    tally = Tally()
+    tally = SummaryBuilder()
     for event in (at(0, "supervisor", **RUN), *events):  # type: ignore[arg-type]
         tally.take(event)
     return tally.without_updates()

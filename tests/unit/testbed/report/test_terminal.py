@@ -13,7 +13,7 @@ import pytest
 from rich.console import Group
 from rich.table import Table
 
-from testbed.record.summary import Tally
+from testbed.record.summary import SummaryBuilder
 from testbed.report import terminal
 from testbed.report.progress import RoundLines, closing_table
 from testbed.report.terminal import Guarded, Output
@@ -207,7 +207,7 @@ def test_rounds_of_hostile_names_are_shown(capsys: pytest.CaptureFixture[str]) -
         if event["event"] == "round":
             event["metrics"] = {HOSTILE: 0.5}
     late = {"t": 99, "node": "server", "event": "missed", "peer": "client-1", "round": 1}
-    tally, lines = Tally(), RoundLines(terminal.console(sys.stdout), 1, 1)
+    tally, lines = SummaryBuilder(), RoundLines(terminal.console(sys.stdout), 1, 1)
     for event in [*events, late | {"reason": HOSTILE}]:
         tally.take(event)
         lines.take(event, tally)

@@ -255,7 +255,7 @@ def refusal(profile: LinkProfile, server: LinkProfile | None = None) -> str:
 
 
 @pytest.mark.parametrize("field", ["duplicate_percent", "reorder_percent", "corrupt_percent"])
-def test_what_befalls_packets_is_refused_before_anything_starts(field):
+def test_an_impairment_of_packets_is_refused_before_anything_starts(field):
     strange = Direction(delay_ms=10, **{field: 2.5})
     text = refusal(link(up=strange))
     assert f"--links=loopback does not work here: profile 'test': up.{field} = 2.5: " in text

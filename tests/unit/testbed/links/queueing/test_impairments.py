@@ -107,7 +107,7 @@ def test_a_reordered_packet_needs_room():
     assert queue.queue_drops == 1
 
 
-def test_each_mishap_has_its_share():
+def test_each_impairment_has_its_share():
     queue = Line(duplicate_percent=5, corrupt_percent=10, reorder_percent=20, delay_ms=1)
     number = 20_000
     ahead = 0

@@ -7,12 +7,12 @@ import pytest
 from testbed.links.queueing.queue import FOREVER
 from testbed.links.userspace import batching
 from testbed.links.userspace.batching import (
+    BATCH_S,
     LEAST_REST,
     MOST_FRAMES_PER_S,
     POLLED_S,
-    TURN_S,
     WINDOW_S,
-    Turns,
+    Batching,
     polled_s,
 )
 from testbed.network.direction import Direction
@@ -44,7 +44,7 @@ def clock(monkeypatch):
     return clock
 
 
-def busy(clock: Clock, waiting: Turns, frames_per_s: float, load: float, windows: float) -> None:
+def busy(clock: Clock, waiting: Batching, frames_per_s: float, load: float, windows: float) -> None:
     """Work for a share ``load`` of each millisecond; something is due when it ends."""
     carried, began = waiting.frames, clock.now
     while clock.now < began + windows * WINDOW_S:
@@ -55,12 +55,12 @@ def busy(clock: Clock, waiting: Turns, frames_per_s: float, load: float, windows
 
 
 def test_with_nothing_due_it_sleeps_until_something_can_be_read(clock):
-    Turns(7).wait(FOREVER, 0.0)
+    Batching(7).wait(FOREVER, 0.0)
     assert clock.slept == [None]
 
 
 def test_it_wakes_before_a_release_and_polls(clock):
-    waiting = Turns(7)
+    waiting = Batching(7)
     waiting.wait(100.005, POLLED_S)
     assert clock.slept == [pytest.approx(0.005 - POLLED_S)]
     for late_s in (1e-6, POLLED_S):
@@ -82,45 +82,45 @@ def test_a_node_without_a_profile_is_not_polled():
 
 
 def test_what_a_core_can_do_frame_by_frame_is_done_so(clock):
-    waiting = Turns(7)
+    waiting = Batching(7)
     busy(clock, waiting, 0.9 * MOST_FRAMES_PER_S, 0.9, 5)
-    assert not waiting.in_turns
-    assert waiting.frames_in_turns == 0
+    assert not waiting.batches
+    assert waiting.frames_in_batches == 0
 
 
 def test_more_frames_are_carried_in_turns_until_there_are_less(clock):
-    waiting = Turns(7)
+    waiting = Batching(7)
     busy(clock, waiting, 2 * MOST_FRAMES_PER_S, 0.1, 4)
-    assert waiting.in_turns
+    assert waiting.batches
     waiting.wait(clock.now, 0.0)
     clock.slept.clear()
-    clock.now += TURN_S / 4
+    clock.now += BATCH_S / 4
     waiting.wait(clock.now, 0.0)
-    assert clock.slept == [pytest.approx(TURN_S * 3 / 4)]
-    assert 0 < waiting.frames_in_turns < waiting.frames
+    assert clock.slept == [pytest.approx(BATCH_S * 3 / 4)]
+    assert 0 < waiting.frames_in_batches < waiting.frames
     busy(clock, waiting, MOST_FRAMES_PER_S / 2, 0.1, 4)
-    assert not waiting.in_turns
-    before = waiting.frames_in_turns
+    assert not waiting.batches
+    before = waiting.frames_in_batches
     busy(clock, waiting, MOST_FRAMES_PER_S / 2, 0.1, 4)
-    assert waiting.frames_in_turns == before
+    assert waiting.frames_in_batches == before
 
 
 def test_a_process_that_cannot_rest_works_in_turns_and_rests_in_each(clock):
-    waiting = Turns(7)
+    waiting = Batching(7)
     busy(clock, waiting, 1000, 1.0, 4)
-    assert waiting.in_turns
+    assert waiting.batches
     busy(clock, waiting, 1000, 1.0, 10)
-    assert waiting.in_turns
+    assert waiting.batches
     clock.slept.clear()
     clock.now += 0.010
     waiting.wait(clock.now, 0.0)
     assert clock.slept == [pytest.approx(0.010 * LEAST_REST)]
     busy(clock, waiting, 1000, 0.1, 4)
-    assert not waiting.in_turns
+    assert not waiting.batches
 
 
 def test_polling_is_given_up_before_that_and_taken_up_when_it_is_calm(clock):
-    waiting = Turns(7)
+    waiting = Batching(7)
 
     def slept_before_a_release():
         clock.slept.clear()
@@ -128,10 +128,10 @@ def test_polling_is_given_up_before_that_and_taken_up_when_it_is_calm(clock):
         return clock.slept
 
     busy(clock, waiting, 1000, 1.0, 1.5)
-    assert not waiting.in_turns
+    assert not waiting.batches
     assert slept_before_a_release() == [pytest.approx(0.001)]
     busy(clock, waiting, 1000, 0.8, 3)
-    assert not waiting.in_turns
+    assert not waiting.batches
     assert slept_before_a_release() == [pytest.approx(0.001)]
     busy(clock, waiting, 1000, 0.1, 3)
     assert slept_before_a_release() == [pytest.approx(0.001 - POLLED_S)]

@@ -1,4 +1,4 @@
-"""What befalls real packets: twice, corrupt, ahead of others, lost in bursts, held by a trace."""
+"""Impairments of real packets: twice, corrupt, ahead of others, lost in bursts, held by a trace."""
 
 import hashlib
 import itertools
