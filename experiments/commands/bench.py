@@ -1,166 +1,91 @@
-"""`cli.py bench`, from flags to a comparison."""
+"""`cli.py bench`."""
 
 from __future__ import annotations
 
-import contextlib
-from pathlib import Path
+import sys
 from typing import Any
 
-import msgspec
+import click
 
-from experiments import compare, plan
-from experiments.plan import INTERRUPTED, Bench, Cell, Outcome
-from experiments.progress import Lines, LiveTable
-from experiments.runner import claimed, conduct
-from testbed import files, outside
+from experiments.commands import options as common
 from testbed.config_error import ConfigError
-from testbed.naming import slug
 from testbed.network import mix
-from testbed.report.terminal import Output
-from testbed.run.config import RunConfig, choose, convert
+from testbed.report import terminal
 
 
-def bench(
-    preset: str | None,
-    methods: tuple[str, ...],
-    axes: dict[str, list[Any]],
-    repeat: int | None,
-    run: dict[str, Any],
-    out: str | None,
-    budget_minutes: float | None,
-    output: Output,
-) -> int:
-    """Carry out a bench and say what it found; returns the exit status.
-
-    ``run``: fields of every run that were given as flags.
-
-    Raises:
-        ConfigError: refused before anything has started.
-    """
-    # 1. Everything is checked before the first run starts.
-    asked = _asked(preset, methods, axes, repeat, run)
-    cells = plan.cells(asked)
-    read: dict[str, str] = {}
-    for cell in cells:
-        read |= _check(cell.config)
-    folder = outside.expanded(
-        out or f"results/bench-{slug(Path(preset).stem) if preset else 'own'}"
-    )
-    # 2. The runs.
-    budget_s = None if budget_minutes is None else 60 * budget_minutes
-    with contextlib.ExitStack() as owned:
-        owned.enter_context(claimed(folder, asked, read))
-        output.result("results", folder)
-        output.say(f"{len(cells)} runs")
-        live = output.console.is_terminal
-        progress = owned.enter_context(LiveTable(output.console)) if live else Lines(output.say)
-        outcomes = list(conduct(cells, folder, progress, budget_s))
-    # 3. What they found.
-    found = _together(asked, outcomes)
-    rows = [
-        {"links": where, "row": row.name, **figures, "spread": spread}
-        for where, row, figures, spread in found
-    ]
-    left = {o.cell.id: o.reason for o in outcomes if o.summary is None}
-    result = {"title": asked.title, "note": asked.note, "rows": rows, "without_result": left}
-    text = msgspec.json.format(msgspec.json.encode(result), indent=2)
-    whole = True
-    try:
-        files.write(folder / "comparison.json", text + b"\n")
-    except OSError as error:
-        whole = False
-        output.error(f"no comparison.json: {error}")
-    if found or output.as_json:
-        output.show(compare.table(asked, found), result)
-    for name, reason in left.items():
-        output.error(f"no result of {name}: {reason}")
-    if found:
-        whole = _compare(folder, asked.run.get("target_accuracy"), output) and whole
-    if INTERRUPTED in left.values():
-        return 130
-    return 0 if whole and not left else 1
-
-
-def _asked(
-    preset: str | None,
-    methods: tuple[str, ...],
-    axes: dict[str, list[Any]],
-    repeat: int | None,
-    run: dict[str, Any],
-) -> Bench:
-    if (preset is None) == (not methods):
-        raise ConfigError(
-            "bench needs --preset or --methods, and not both; presets: "
-            f"{', '.join(plan.presets())}, or a .toml file of your own"
-        )
-    if preset is not None:
-        asked = plan.load(preset)
-    else:
-        asked = plan.checked(
-            Bench(rows=[plan.row(each) for text in methods for each in mix.listed(text)]),
-            "--methods",
-        )
-    options = {**asked.run.get("options", {}), **run.pop("options", {})}
-    shared = {**asked.run, **run, **({"options": options} if options else {})}
-    changed: dict[str, Any] = {key: value for key, value in axes.items() if value}
-    if repeat is not None:
-        changed["repeat"] = repeat
-    return convert({**msgspec.to_builtins(asked), "run": shared, **changed}, Bench, "the flags")
-
-
-def _check(config: RunConfig) -> dict[str, str]:
-    """What `launch` would refuse, as far as it can be known without building a network.
-
-    Returns digests of the files that the run's links are read from.
-    """
-    from nodes.program import FineTuning
-    from testbed.network.profiles import load
-    from testbed.run import client_links
-
-    profiles = client_links.client_links(config)
-    import methods as known
-
-    choose("method", config.method, known.names())
-    FineTuning(config, len(profiles))
-    server = [] if config.server_profile is None else [load(config.server_profile)]
-    return client_links.files(config, [*profiles, *server])
-
-
-def _together(asked: Bench, outcomes: list[Outcome]) -> list[compare.Group]:
-    """Seeds and repeats of a row put together, in the order of the rows."""
-    target = asked.run.get("target_accuracy")
-    groups: dict[tuple[str, str], list[Outcome]] = {}
-    for outcome in outcomes:
-        groups.setdefault((_where(outcome.cell), outcome.cell.row.name), []).append(outcome)
-    middles: dict[tuple[str, str], compare.Figures] = {}
-    found = []
-    for key, group in groups.items():
-        runs = [compare.figures(o.summary, target) for o in group if o.summary is not None]
-        if runs:
-            middles[key], spread = compare.medians(runs)
-            found.append(compare.Group(key[0], group[0].cell.row, middles[key], spread))
-    for where, row, figures, _ in found:
-        baseline = row.baseline or asked.baseline
-        figures |= compare.shares(figures, middles.get((where, baseline or "")))
+def _list(context: click.Context, option: click.Parameter, value: str | None) -> list[Any]:
+    """ "0,1,2" to a list, numbers where the option is of numbers."""
+    found = mix.listed(value or "")
+    if option.metavar == "N,...":
+        if wrong := [part for part in found if not part.isdecimal()]:
+            raise ConfigError(f"--{option.name} {value!r}: {wrong[0]!r} is no whole number")
+        return [int(part) for part in found]
     return found
 
 
-def _where(cell: Cell) -> str:
-    clients = f", {cell.config.clients} clients" if cell.config.clients else ""
-    return f"{cell.config.profile or cell.config.positions or '4g'}{clients}"
+@click.command()
+@click.option(
+    "--preset",
+    shell_complete=common.offers("preset"),
+    metavar="NAME|FILE.toml",
+    help="A bench that comes with Wiretune, or your own file.",
+)
+@click.option(
+    "--methods",
+    shell_complete=common.offers("method"),
+    multiple=True,
+    metavar="METHOD[:OPTION=VALUE...],...",
+    help="Rows of the comparison, such as fedavg,fedpeft:variant=bias; may be repeated.",
+)
+@click.option(
+    "--profiles",
+    shell_complete=common.offers("profile"),
+    callback=_list,
+    metavar="NAME,...",
+    help="Link profiles to compare on.",
+)
+@click.option("--clients", callback=_list, metavar="N,...", help="Numbers of clients.")
+@click.option("--seeds", callback=_list, metavar="N,...", help="Seeds; figures are medians.")
+@click.option("--repeat", type=int, metavar="N", help="Runs of each; figures are medians.")
+@common.of_a_run(
+    *("rounds", "target_accuracy", "links", "compute", "device_class"), help_="As for launch."
+)
+@common.of_a_method("An option of every row's method; may be repeated.")
+@click.option(
+    "--budget", type=float, metavar="MINUTES", help="Begin no run after so long.  [default: none]"
+)
+@click.option(
+    "--out",
+    shell_complete=common.offers("folder"),
+    metavar="FOLDER",
+    help="Keeps the runs; the same bench goes on where it ended.  [default: results/bench-NAME]",
+)
+@common.says(quietly=True)
+def bench(
+    preset: str | None,
+    methods: tuple[str, ...],
+    profiles: list[str],
+    clients: list[int],
+    seeds: list[int],
+    repeat: int | None,
+    options: dict[str, Any],
+    budget: float | None,
+    out: str | None,
+    output: terminal.Output,
+    **flags: Any,
+) -> None:
+    """Compare methods over link profiles: many runs, one table.
 
+    \b
+    Examples:
+      python cli.py bench --preset=digits
+      python cli.py bench --methods=fedavg --methods=fedpeft --profiles=4g,wifi --seeds=0,1,2
+      python cli.py bench --preset=fedpeft-table --profiles=ethernet --device-class=server
+    """
+    from experiments import bench as benching
 
-def _compare(folder: Path, target: float | None, output: Output) -> bool:
-    """Write the bench's page; whether it is there."""
-    from testbed.report import comparison, comparison_page
-
-    try:
-        found = comparison.runs([folder])
-        rows, reached = comparison.compare(found, target)
-        notes = comparison.notes(found)
-        page = comparison_page.write(rows, reached, [folder], None, notes)
-    except Exception as error:
-        output.error(f"no comparison: {type(error).__name__}: {error}")
-        return False
-    output.say(f"comparison: {page}")
-    return True
+    run = {name: value for name, value in flags.items() if value is not None}
+    if options:
+        run["options"] = options
+    axes: dict[str, list[Any]] = {"profiles": profiles, "clients": clients, "seeds": seeds}
+    sys.exit(benching.bench(preset, methods, axes, repeat, run, out, budget, output))

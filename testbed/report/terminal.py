@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TextIO
 
+import click
 import msgspec
 
 from testbed.report.text import visible
@@ -78,6 +79,15 @@ class Output:
             lines = [line.rstrip() for line in captured.get().splitlines()]
             self.console.file.write("".join(f"{line}\n" for line in lines))
         self.console.file.flush()
+
+
+def say(text: str) -> None:
+    """A line on standard error, beside what was asked for."""
+    click.echo(visible(text), err=True)
+
+
+def complain(text: str) -> None:
+    say(f"error: {text}")
 
 
 def _deliver(text: str) -> None:

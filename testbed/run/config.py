@@ -5,7 +5,16 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
 import tomli_w
@@ -26,79 +35,251 @@ Positive = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
 """Bounded, since a poll of the system takes no infinity and at most 2**31 ms."""
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 OptionValue = bool | int | float | str
+Clients = Annotated[int, msgspec.Meta(ge=1, le=MAX_CLIENTS)]
+
+
+class Flag(NamedTuple):
+    """How a field is asked for on the command line, where its type and default do not say."""
+
+    help: str
+    takes: str | None = None
+    """What stands for the value in a list of options."""
+    default: str | None = None
+    """What an absent field means, in words."""
+    offers: str | None = None
+    """What completes a value in a shell."""
 
 
 class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A run, complete: the same file starts the same run again."""
+    """A run, complete: the same file starts the same run again.
 
-    profile: Text | None = None
-    """Access link of the clients: a profile, or a mix such as "4g:12,wifi:5,3g:3"; where absent,
-    what ``positions`` gives, or DEFAULT_PROFILE."""
-    positions: Text | None = None
-    """File of an access point and where its stations, the clients, stand or move."""
-    schedule: Text | None = None
-    """File of changes to the clients' links while the run goes on."""
-    availability: Text | None = None
-    """When clients are away: a file of times, or "on:120,off:30", mean seconds there and away."""
-    clients: Annotated[int, msgspec.Meta(ge=1, le=MAX_CLIENTS)] | None = None
-    """Client processes; absent: what the mix or the stations add up to, or DEFAULT_CLIENTS."""
-    clients_per_round: Annotated[int, msgspec.Meta(ge=1, le=MAX_CLIENTS)] | None = None
-    """How many clients a round takes, drawn anew each time; absent: all."""
-    server_profile: Text | None = None
-    """Access link of the server, which all clients share; absent: without limits."""
-    method: Text = "fedpeft"
-    rounds: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 5
-    target_accuracy: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
-    """Ends the run after the round that reaches it; by the clients' own where none is global."""
-    congestion: Text | None = None
-    """TCP congestion control of every connection, such as cubic; absent: the host's default."""
-    links: Literal["auto", "netem", "userspace", "loopback"] = "auto"
-    transport: Literal["zmq", "gloo"] = "zmq"
-    """gloo: methods that average do so by an all-reduce among the clients, without the server."""
-    model: Text = "vit-glyphs"
-    dataset: Text = "digits"
-    data_path: Text | None = None
-    """Folder of a data set of photographs; absent: the Hugging Face hub's."""
-    train_samples: Annotated[int, msgspec.Meta(ge=1, le=100_000_000)] | None = None
-    """Training images of all clients and the public ones; absent: all there are, or enough."""
-    partition: Literal["dirichlet", "iid", "pathological"] = "dirichlet"
-    alpha: Positive = 0.5
-    """Concentration of the Dirichlet partition: the smaller, the more the clients differ."""
-    classes_per_client: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 2
-    """Most classes that a client has in the pathological partition."""
-    compute: Literal["real", "modelled"] = "real"
-    """modelled: nodes count operations and wait as their devices would, and nothing is learnt."""
-    device_class: Text | None = None
-    """Of the clients: a class, GFLOP/s, or a mix "phone:12,pi:8"; absent: a core of this machine
-    each, or DEFAULT_DEVICE_CLASS where compute is modelled."""
-    server_device_class: Text | None = None
-    """Of the server, likewise; absent: a core of this machine, or DEFAULT_SERVER_CLASS."""
-    client_memory_mb: Positive | None = None
-    """What each client may take, in 10^6 bytes, where compute is real; absent: what its device
-    class has, without one no limit."""
-    calibrate: bool = True
-    """Probe every link before training, while the nodes load; costs no time of its own."""
-    checkpoints: bool = True
-    """Nodes keep their states after each round, so that a killed run can go on."""
-    pcap: bool = False
-    """Capture every packet at each client's own interface, into one file a client."""
-    strict: bool = False
-    """End the run as failed, before training, where a link is not what its profile says, or at its
-    end, where this machine was too slow for it."""
-    dilation: Annotated[float, msgspec.Meta(ge=1, le=MAX_DILATION)] | Literal["auto"] = 1.0
-    """How many times slower than this machine's the run's clock goes: all times and limits here are
-    seconds of that clock. auto: as a trial round says."""
-    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
-    join_timeout_s: Positive = 60.0
-    """How long the server waits for the clients to connect."""
-    round_timeout_s: Positive = 600.0
-    """The limit of every wait in a round; what has not come by then is missed."""
-    deadline_s: Positive | None = None
-    """How long a round takes updates; later ones are missed; absent: round_timeout_s."""
-    time_limit_s: Positive = 24 * 3600.0
-    """The limit of the whole run, after which it ends as failed."""
-    out: Text = "results"
-    """Folder that gets one folder a run."""
+    A field with a Flag is an option of ``launch``, by this text.
+    """
+
+    profile: Annotated[
+        Text | None,
+        Flag(
+            "Access link of the clients: a profile, your own .toml file, a link in words such as "
+            "'rate 10mbit delay 20ms', or a mix such as 4g:12,wifi:5,3g:3.",
+            takes="NAME|MIX",
+            default=DEFAULT_PROFILE,
+            offers="profile",
+        ),
+    ] = None
+    positions: Annotated[
+        Text | None,
+        Flag(
+            "Instead of --profile: where an access point and its stations, the clients, are and "
+            "move.",
+            takes="FILE.toml",
+            offers="file",
+        ),
+    ] = None
+    schedule: Annotated[
+        Text | None,
+        Flag(
+            "Changes and outages of the clients' links while training goes on.",
+            takes="FILE.toml",
+            offers="file",
+        ),
+    ] = None
+    availability: Annotated[
+        Text | None,
+        Flag(
+            "When clients are away: mean seconds there and away, drawn for each; or a .toml or "
+            ".csv file of times.",
+            takes="on:S,off:S|FILE",
+            default="always there",
+            offers="file",
+        ),
+    ] = None
+    server_profile: Annotated[
+        Text | None,
+        Flag(
+            "Access link of the server, which all clients share.",
+            takes="NAME",
+            default="without limits",
+            offers="profile",
+        ),
+    ] = None
+    clients: Annotated[
+        Clients | None, Flag("Client processes.", default=f"the mix's sum, or {DEFAULT_CLIENTS}")
+    ] = None
+    clients_per_round: Annotated[
+        Clients | None,
+        Flag("How many of them a round takes, drawn anew each time.", default="all"),
+    ] = None
+    method: Annotated[Text, Flag("A file of methods/.", takes="NAME", offers="method")] = "fedpeft"
+    rounds: Annotated[int, msgspec.Meta(ge=1, le=100_000), Flag("How many there are.")] = 5
+    target_accuracy: Annotated[
+        Annotated[float, msgspec.Meta(gt=0, le=1)] | None,
+        Flag(
+            "End after the round that reaches it; by the clients' own models where none is global.",
+            default="all rounds",
+        ),
+    ] = None
+    links: Annotated[
+        Literal["auto", "netem", "userspace", "loopback"],
+        Flag(
+            "netem: the kernel's own shaping between network namespaces (root, or user "
+            "namespaces). userspace: the same with a queue of ours, for kernels without sch_netem. "
+            "loopback: a shaped relay on 127.0.0.1, no privileges. auto: the first that works.",
+            offers="links",
+        ),
+    ] = "auto"
+    transport: Annotated[
+        Literal["zmq", "gloo"],
+        Flag(
+            "gloo: fedavg and fedpeft average by an all-reduce among the clients "
+            "(torch.distributed), and no weights go to the server.",
+            offers="transport",
+        ),
+    ] = "zmq"
+    congestion: Annotated[
+        Text | None,
+        Flag(
+            "TCP congestion control of every connection.",
+            takes="cubic|bbr|reno|...",
+            default="the host's",
+            offers="congestion",
+        ),
+    ] = None
+    compute: Annotated[
+        Literal["real", "modelled"],
+        Flag(
+            "modelled: nodes count operations and wait as long as their devices would compute; "
+            "models of any size, and nothing is learnt.",
+            offers="compute",
+        ),
+    ] = "real"
+    device_class: Annotated[
+        Text | None,
+        Flag(
+            "What clients compute on: phone, pi, jetson, laptop, server, a number of GFLOP/s, or a "
+            "mix such as phone:12,pi:8. Real compute is slowed down to it.",
+            takes="CLASS|GFLOPS|MIX",
+            default="a core of this machine each; "
+            f"{DEFAULT_DEVICE_CLASS} where compute is modelled",
+            offers="device class",
+        ),
+    ] = None
+    server_device_class: Annotated[
+        Text | None,
+        Flag(
+            "What the server computes on.",
+            takes="CLASS|GFLOPS",
+            default=f"a core of this machine; {DEFAULT_SERVER_CLASS} where compute is modelled",
+            offers="device class",
+        ),
+    ] = None
+    client_memory_mb: Annotated[
+        Positive | None,
+        Flag(
+            "What each client may take where compute is real; one that wants more ends. Of 10^6 "
+            "bytes.",
+            takes="MB",
+            default="what its device class has",
+        ),
+    ] = None
+    calibrate: Annotated[
+        bool,
+        Flag("Probe every link's round trip and rate while the nodes load, and certify them."),
+    ] = True
+    pcap: Annotated[
+        bool,
+        Flag("Capture what crosses each client's interface, for Wireshark; not on loopback links."),
+    ] = False
+    strict: Annotated[
+        bool,
+        Flag(
+            "Fail before training where a link is not what its profile says, and at the end where "
+            "this machine had no time for all nodes."
+        ),
+    ] = False
+    dilation: Annotated[
+        Annotated[float, msgspec.Meta(ge=1, le=MAX_DILATION)] | Literal["auto"],
+        Flag(
+            "Let the run's clock go K times slower than this machine's, so that few cores have "
+            "time for many clients. All times, limits too, are of that clock. auto: as a trial "
+            "round says.",
+            takes="K|auto",
+        ),
+    ] = 1.0
+    seed: Annotated[
+        int, msgspec.Meta(ge=0, lt=2**32), Flag("Of everything that is drawn at random.")
+    ] = 0
+    model: Annotated[
+        Text,
+        Flag(
+            "vit-glyphs, vit-b16, vit-l16, or a ViT that transformers saved: its folder or its "
+            "name on the Hugging Face hub.",
+            takes="NAME|FOLDER|REPOSITORY",
+            offers="model",
+        ),
+    ] = "vit-glyphs"
+    dataset: Annotated[
+        Text,
+        Flag(
+            "digits: 1,797 handwritten digits. glyphs: drawn, as many as the clients need. "
+            "cifar10, cifar100, svhn: photographs, with wiretune[hub].",
+            takes="NAME",
+            offers="dataset",
+        ),
+    ] = "digits"
+    data_path: Annotated[
+        Text | None,
+        Flag(
+            "Where cifar10, cifar100 or svhn is.",
+            takes="FOLDER",
+            default="downloaded from the Hugging Face hub",
+            offers="folder",
+        ),
+    ] = None
+    train_samples: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=100_000_000)] | None,
+        Flag(
+            "Training images of all clients together, public ones included.",
+            default="all there are; of glyphs, 64 a client and at least 2,000",
+        ),
+    ] = None
+    partition: Annotated[
+        Literal["dirichlet", "iid", "pathological"],
+        Flag(
+            "How samples are split over clients; pathological: each has a few classes.",
+            offers="partition",
+        ),
+    ] = "dirichlet"
+    alpha: Annotated[Positive, Flag("Dirichlet concentration; smaller is more skewed.")] = 0.5
+    classes_per_client: Annotated[
+        int,
+        msgspec.Meta(ge=1, le=100_000),
+        Flag("Most classes of a client in the pathological partition."),
+    ] = 2
+    join_timeout_s: Annotated[
+        Positive, Flag("How long the server waits for the clients to connect.")
+    ] = 60.0
+    round_timeout_s: Annotated[
+        Positive, Flag("Limit of every wait in a round; what has not come by then is missed.")
+    ] = 600.0
+    deadline_s: Annotated[
+        Positive | None,
+        Flag(
+            "How long a round takes updates; who is later is left out of it.",
+            default="the round timeout",
+        ),
+    ] = None
+    time_limit_s: Annotated[
+        Positive, Flag("Limit of the whole run, after which it ends as failed.")
+    ] = 24 * 3600.0
+    out: Annotated[Text, Flag("Gets one folder a run.", takes="FOLDER", offers="folder")] = (
+        "results"
+    )
+    checkpoints: Annotated[
+        bool,
+        Flag(
+            "Keep every node's state after each round, in the run's folder, until the run is over."
+        ),
+    ] = True
     options: dict[str, OptionValue] = {}
     """The method's own options; see its Config in methods/."""
 

@@ -20,11 +20,11 @@ WINGS = (
 """Each imports of those before it alone; ``testbed`` are the files at its top."""
 MOST_LINES = 400
 LONGER = {
-    "cli.py": "every option of every command",
     "nodes/fleet.py": "rounds for all clients and for whoever is free, on one set of inboxes",
     "nodes/program.py": "one program from options to a node's loop",
     "testbed/record/events.py": "the schema of every kind of event",
     "testbed/record/summary.py": "one builder, an event after the other",
+    "testbed/run/config.py": "every field of a run, with what its option says",
     "testbed/run/supervisor.py": "one run, whose every end is told here",
 }
 """Files of more lines, and why."""

@@ -1,0 +1,166 @@
+"""The bench: from flags to a comparison of many runs."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from experiments import compare, plan
+from experiments.plan import INTERRUPTED, Bench, Cell, Outcome
+from experiments.progress import Lines, LiveTable
+from experiments.runner import claimed, conduct
+from testbed import files, outside
+from testbed.config_error import ConfigError
+from testbed.naming import slug
+from testbed.network import mix
+from testbed.report.terminal import Output
+from testbed.run.config import RunConfig, choose, convert
+
+
+def bench(
+    preset: str | None,
+    methods: tuple[str, ...],
+    axes: dict[str, list[Any]],
+    repeat: int | None,
+    run: dict[str, Any],
+    out: str | None,
+    budget_minutes: float | None,
+    output: Output,
+) -> int:
+    """Carry out a bench and say what it found; returns the exit status.
+
+    ``run``: fields of every run that were given as flags.
+
+    Raises:
+        ConfigError: refused before anything has started.
+    """
+    # 1. Everything is checked before the first run starts.
+    asked = _asked(preset, methods, axes, repeat, run)
+    cells = plan.cells(asked)
+    read: dict[str, str] = {}
+    for cell in cells:
+        read |= _check(cell.config)
+    folder = outside.expanded(
+        out or f"results/bench-{slug(Path(preset).stem) if preset else 'own'}"
+    )
+    # 2. The runs.
+    budget_s = None if budget_minutes is None else 60 * budget_minutes
+    with contextlib.ExitStack() as owned:
+        owned.enter_context(claimed(folder, asked, read))
+        output.result("results", folder)
+        output.say(f"{len(cells)} runs")
+        live = output.console.is_terminal
+        progress = owned.enter_context(LiveTable(output.console)) if live else Lines(output.say)
+        outcomes = list(conduct(cells, folder, progress, budget_s))
+    # 3. What they found.
+    found = _together(asked, outcomes)
+    rows = [
+        {"links": where, "row": row.name, **figures, "spread": spread}
+        for where, row, figures, spread in found
+    ]
+    left = {o.cell.id: o.reason for o in outcomes if o.summary is None}
+    result = {"title": asked.title, "note": asked.note, "rows": rows, "without_result": left}
+    text = msgspec.json.format(msgspec.json.encode(result), indent=2)
+    whole = True
+    try:
+        files.write(folder / "comparison.json", text + b"\n")
+    except OSError as error:
+        whole = False
+        output.error(f"no comparison.json: {error}")
+    if found or output.as_json:
+        output.show(compare.table(asked, found), result)
+    for name, reason in left.items():
+        output.error(f"no result of {name}: {reason}")
+    if found:
+        whole = _compare(folder, asked.run.get("target_accuracy"), output) and whole
+    if INTERRUPTED in left.values():
+        return 130
+    return 0 if whole and not left else 1
+
+
+def _asked(
+    preset: str | None,
+    methods: tuple[str, ...],
+    axes: dict[str, list[Any]],
+    repeat: int | None,
+    run: dict[str, Any],
+) -> Bench:
+    if (preset is None) == (not methods):
+        raise ConfigError(
+            "bench needs --preset or --methods, and not both; presets: "
+            f"{', '.join(plan.presets())}, or a .toml file of your own"
+        )
+    if preset is not None:
+        asked = plan.load(preset)
+    else:
+        asked = plan.checked(
+            Bench(rows=[plan.row(each) for text in methods for each in mix.listed(text)]),
+            "--methods",
+        )
+    options = {**asked.run.get("options", {}), **run.pop("options", {})}
+    shared = {**asked.run, **run, **({"options": options} if options else {})}
+    changed: dict[str, Any] = {key: value for key, value in axes.items() if value}
+    if repeat is not None:
+        changed["repeat"] = repeat
+    return convert({**msgspec.to_builtins(asked), "run": shared, **changed}, Bench, "the flags")
+
+
+def _check(config: RunConfig) -> dict[str, str]:
+    """What `launch` would refuse, as far as it can be known without building a network.
+
+    Returns digests of the files that the run's links are read from.
+    """
+    from nodes.program import FineTuning
+    from testbed.network.profiles import load
+    from testbed.run import client_links
+
+    profiles = client_links.client_links(config)
+    import methods as known
+
+    choose("method", config.method, known.names())
+    FineTuning(config, len(profiles))
+    server = [] if config.server_profile is None else [load(config.server_profile)]
+    return client_links.files(config, [*profiles, *server])
+
+
+def _together(asked: Bench, outcomes: list[Outcome]) -> list[compare.Group]:
+    """Seeds and repeats of a row put together, in the order of the rows."""
+    target = asked.run.get("target_accuracy")
+    groups: dict[tuple[str, str], list[Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault((_where(outcome.cell), outcome.cell.row.name), []).append(outcome)
+    middles: dict[tuple[str, str], compare.Figures] = {}
+    found = []
+    for key, group in groups.items():
+        runs = [compare.figures(o.summary, target) for o in group if o.summary is not None]
+        if runs:
+            middles[key], spread = compare.medians(runs)
+            found.append(compare.Group(key[0], group[0].cell.row, middles[key], spread))
+    for where, row, figures, _ in found:
+        baseline = row.baseline or asked.baseline
+        figures |= compare.shares(figures, middles.get((where, baseline or "")))
+    return found
+
+
+def _where(cell: Cell) -> str:
+    clients = f", {cell.config.clients} clients" if cell.config.clients else ""
+    return f"{cell.config.profile or cell.config.positions or '4g'}{clients}"
+
+
+def _compare(folder: Path, target: float | None, output: Output) -> bool:
+    """Write the bench's page; whether it is there."""
+    from testbed.report import comparison, comparison_page
+
+    try:
+        found = comparison.runs([folder])
+        rows, reached = comparison.compare(found, target)
+        notes = comparison.notes(found)
+        page = comparison_page.write(rows, reached, [folder], None, notes)
+    except Exception as error:
+        output.error(f"no comparison: {type(error).__name__}: {error}")
+        return False
+    output.say(f"comparison: {page}")
+    return True

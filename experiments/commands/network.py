@@ -1,0 +1,99 @@
+"""Commands on links and this machine: profiles, calibrate, doctor."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from experiments.commands import options as common
+from testbed.report import terminal
+
+
+@click.group(invoke_without_command=True)
+@common.says()
+@click.pass_context
+def profiles(context: click.Context, output: terminal.Output) -> None:
+    """List the link profiles; `profiles show NAME` prints one."""
+    if context.invoked_subcommand is None:
+        from testbed.network import profiles as links
+        from testbed.report import profiles as report
+
+        found = [links.load(name) for name in links.names()]
+        output.show(report.listing(found), [report.row(profile) for profile in found])
+
+
+@profiles.command()
+@click.argument("name", metavar="NAME|FILE.toml", shell_complete=common.offers("profile"))
+@common.says()
+def show(name: str, output: terminal.Output) -> None:
+    """One profile: its numbers, where each comes from, and what it can carry."""
+    from testbed.network.profiles import load
+    from testbed.report import profiles as report
+
+    profile = load(name)
+    if not output.as_json:
+        output.say(f"{profile.summary}\n")
+    output.show(report.page(profile), report.details(profile))
+    if not output.as_json:
+        for source in profile.sources:
+            output.say(f"source: {source}")
+
+
+@click.command()
+@click.option(
+    "--profile",
+    "names",
+    shell_complete=common.offers("profile"),
+    multiple=True,
+    default=("4g",),
+    metavar="NAME,...|all",
+    help="What to measure: profiles or your own .toml files; may be repeated.  [default: 4g]",
+)
+@click.option(
+    "--links",
+    shell_complete=common.offers("links"),
+    default="auto",
+    metavar="auto|netem|userspace|loopback",
+    help="As for launch.  [default: auto]",
+)
+@click.option(
+    "--seconds",
+    default=40.0,
+    type=click.FloatRange(5, 3600),
+    metavar="N",
+    help="Most that each profile may take; what does not fit is not measured.  [default: 40]",
+)
+@common.says()
+def calibrate(names: tuple[str, ...], links: str, seconds: float, output: terminal.Output) -> None:
+    """Measure links and hold them against their profiles; exit 1 where a gate is missed.
+
+    \b
+    Examples:
+      python cli.py calibrate --profile=4g,wifi
+      python cli.py calibrate --profile=all --links=userspace --json
+    """
+    from testbed.calibration import measure, report
+    from testbed.links.interface import LinkError
+
+    profiles = measure.named(names)
+    try:
+        found = measure.calibrate(profiles, links, seconds, terminal.say)
+    except LinkError as error:
+        terminal.complain(str(error))
+        sys.exit(1)
+    output.show(report.table(found), report.data(found))
+    terminal.say(report.closing(found))
+    sys.exit(0 if found.passed else 1)
+
+
+@click.command()
+@common.says()
+def doctor(output: terminal.Output) -> None:
+    """Say what this machine can do, and how to close each gap."""
+    import msgspec
+
+    from testbed.machine import doctor as checks
+
+    findings = checks.examine()
+    output.show(checks.table(findings), msgspec.to_builtins(findings))

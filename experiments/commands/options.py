@@ -1,0 +1,162 @@
+"""Options: those of a run, made from RunConfig's fields, and those that several share."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import click
+
+from testbed.config_error import ConfigError
+from testbed.outside import expanded
+from testbed.report import terminal
+from testbed.run.config import Flag, RunConfig, option_value
+
+Command = Callable[..., None]
+
+
+class File(click.Path):
+    """A path in which ``~`` is a home, as a shell has it but where "=" stands before."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, parameter: Any, context: Any) -> Any:
+        return expanded(os.fsdecode(super().convert(value, parameter, context)))
+
+
+def offers(kind: str) -> Callable[[click.Context, click.Parameter, str], list[Any]]:
+    """What completes a value of this kind in a shell."""
+
+    def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
+        from experiments.commands import completion
+
+        return completion.offer(kind, incomplete)
+
+    return complete
+
+
+def of_a_run(*fields: str, help_: str | None = None) -> Callable[[Command], Command]:
+    """Give a command the options of RunConfig's fields, of all that have a Flag or of these.
+
+    ``help_``: in place of what the field says.
+    """
+    hints = get_type_hints(RunConfig, include_extras=True)
+
+    def decorate(command: Command) -> Command:
+        for name in reversed(fields or RunConfig.__struct_fields__):
+            flags = [each for each in _notes(hints[name]) if isinstance(each, Flag)]
+            if flags:
+                command = _option(name, hints[name], flags[0], help_)(command)
+        return command
+
+    return decorate
+
+
+def _notes(hint: Any) -> tuple[Any, ...]:
+    return getattr(hint, "__metadata__", ())
+
+
+def _option(field: str, hint: Any, flag: Flag, help_: str | None) -> Callable[[Command], Command]:
+    default = RunConfig.__struct_defaults__[RunConfig.__struct_fields__.index(field)]
+    option = "--" + field.removesuffix("_s").replace("_", "-")
+    kinds = _kinds(hint)
+    settings: dict[str, Any] = {"default": None, "metavar": flag.takes}
+    if flag.offers:
+        settings["shell_complete"] = offers(flag.offers)
+    says = flag.default
+    if kinds == [bool]:
+        return click.option(
+            f"{option}/--no-{option[2:]}" if default else option,
+            field,
+            is_flag=True,
+            default=None,
+            help=f"{flag.help}  [default: {option[2:]}]" if default else flag.help,
+        )
+    if kinds == [int]:
+        settings |= {"type": int, "metavar": flag.takes or "N"}
+    elif kinds == [float]:
+        seconds = field.endswith("_s")
+        settings |= {"type": float, "metavar": flag.takes or ("SECONDS" if seconds else "X")}
+    elif float in kinds:
+        settings["callback"] = _number
+    elif isinstance(kinds[0], str):
+        settings["metavar"] = "|".join(kinds)
+    if default is not None:
+        says = f"{default:g}" if isinstance(default, float) else str(default)
+    if help_ is None:
+        help_ = flag.help + (f"  [default: {says}]" if says else "")
+    return click.option(option, field, help=help_, **settings)
+
+
+def _kinds(hint: Any) -> list[Any]:
+    """The types that a field's value may have, and its words where only these may stand there."""
+    if _notes(hint):
+        return _kinds(get_args(hint)[0])
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    if parts := get_args(hint):
+        return [kind for part in parts for kind in _kinds(part) if kind is not NoneType]
+    return [hint]
+
+
+def _number(context: click.Context, option: click.Parameter, value: str | None) -> Any:
+    """A number where it is one; what a word may be is for the configuration to say."""
+    try:
+        return None if value is None else float(value)
+    except ValueError:
+        return value
+
+
+def of_a_method(help_: str) -> Callable[[Command], Command]:
+    """Give a command ``--set``: it takes the pairs as ``options``."""
+    return click.option(
+        "--set", "options", multiple=True, metavar="OPTION=VALUE", callback=_pairs, help=help_
+    )
+
+
+def _pairs(
+    context: click.Context, option: click.Parameter, values: tuple[str, ...]
+) -> dict[str, Any]:
+    """``rank=4`` to {"rank": 4}: numbers and true/false as in TOML, anything else is text."""
+    found: dict[str, Any] = {}
+    for text in values:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {text!r}: write OPTION=VALUE, such as --set rank=4")
+        found[key.strip()] = option_value(value.strip())
+    return found
+
+
+def says(*, quietly: bool = False) -> Callable[[Command], Command]:
+    """Give a command ``--json`` and ``--plain``, maybe ``--quiet``: it takes them as ``output``."""
+    options = [
+        click.option("--json", "as_json", is_flag=True, help="One JSON document, for scripts."),
+        click.option(
+            "--plain",
+            is_flag=True,
+            help="No boxes, colours and control codes, as where there is no terminal.",
+        ),
+    ]
+    if quietly:
+        help_ = "Say nothing but errors and the folder of the results."
+        options.append(click.option("--quiet", "-q", is_flag=True, help=help_))
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def saying(
+            *arguments: Any, as_json: bool, plain: bool, quiet: bool = False, **values: Any
+        ) -> None:
+            output = terminal.Output(as_json=as_json, plain=plain, quiet=quiet)
+            command(*arguments, output=output, **values)
+
+        found: Command = saying
+        for option in reversed(options):
+            found = option(found)
+        return found
+
+    return decorate
