@@ -9,6 +9,7 @@ from testbed.network.capacity import line
 from testbed.network.direction import Direction
 from testbed.network.direction_table import INSTEAD
 from testbed.network.profiles import LinkProfile
+from testbed.units import human_seconds
 
 TRANSFERS_MB = (1, 10, 100)
 USUAL = ("rate_kbit", "delay_ms", "jitter_ms", "loss_percent", "queue_ms")
@@ -23,13 +24,6 @@ def transfer_s(direction: Direction, megabytes: float) -> float:
     come on top, so that no transfer is faster.
     """
     return line(direction).transfer_s(round(1e6 * megabytes))
-
-
-def human_seconds(seconds: float) -> str:
-    """ "3.2 s", "12 min", "4.1 h" """
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
 
 
 def row(profile: LinkProfile) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from testbed.machine import doctor
 from testbed.network import profiles
 from testbed.network.direction import Direction
 from testbed.report import profiles as report_profiles
-from testbed.report.profiles import human_seconds, transfer_s
+from testbed.report.profiles import transfer_s
+from testbed.units import human_seconds
 
 
 def output(*arguments: str) -> str:
