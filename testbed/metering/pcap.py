@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from testbed import files
-from testbed.links.userspace.bursts import GSO_TYPE, VNET_BYTES, Burst
+from testbed.links.userspace.bursts import GSO_TYPE, VNET_BYTES, Burst, with_checksum
 
 SNAP_BYTES = 65_535
 """Greatest packet that can be in a file."""
@@ -17,9 +17,6 @@ _MAGIC_NS, _VERSION = 0xA1B23C4D, (2, 4)
 _LINKTYPE_RAW = 101
 _FILE = struct.Struct("=IHHiIII")
 _RECORD = struct.Struct("=IIII")
-_VNET = struct.Struct("=BBHHHH")
-_NEEDS_CHECKSUM = 1
-_SHORT = struct.Struct("!H")
 
 
 class Writer:
@@ -52,21 +49,8 @@ def packets(data: bytes) -> Iterator[bytes]:
     headers and the checksum that it has on a wire.
     """
     if not data[GSO_TYPE]:
-        yield _complete(data)
+        yield bytes(with_checksum(data)[VNET_BYTES:])
         return
     burst = Burst(data)
     for number in range(burst.frames):
-        yield _complete(burst.single(number))
-
-
-def _complete(data: bytes) -> bytes:
-    """The packet alone, with its transport checksum (RFC 1071) where that was still to be made."""
-    flags, _, _, _, start, offset = _VNET.unpack_from(data)
-    if not flags & _NEEDS_CHECKSUM:
-        return data[VNET_BYTES:]
-    packet = bytearray(data[VNET_BYTES:])
-    covered = packet[start:]
-    # 65536 leaves 1 on division by 65535, so a number leaves the sum of its 16-bit digits.
-    total = int.from_bytes(covered + b"\0" * (len(covered) % 2), "big") % 0xFFFF
-    _SHORT.pack_into(packet, start + offset, 0xFFFF - total)
-    return bytes(packet)
+        yield bytes(with_checksum(burst.single(number))[VNET_BYTES:])

@@ -123,14 +123,20 @@ class Burst:
         return _sum(header), _sum(header[12:20]) + _TCP
 
 
-def with_flipped_bit(data: bytes, random: Random) -> bytes:
-    """A packet with one random bit of it flipped, its checksums complete and so wrong."""
+def with_checksum(data: bytes) -> bytearray:
+    """A packet whose TCP or UDP checksum is complete, and says so."""
     packet = bytearray(data)
     flags, _, _, _, start, offset = _VNET.unpack_from(packet)
     if flags & _NEEDS_CHECKSUM:
         start += VNET_BYTES
         _SHORT.pack_into(packet, start + offset, _checksum(packet[start:]))
     packet[0] = 0
+    return packet
+
+
+def with_flipped_bit(data: bytes, random: Random) -> bytes:
+    """A packet with one random bit of it flipped, its checksums complete and so wrong."""
+    packet = with_checksum(data)
     packet[random.randrange(VNET_BYTES, len(packet))] ^= 1 << random.randrange(8)
     return bytes(packet)
 
