@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 from experiments.plan import Bench, Row
+from testbed.metrics import accuracy
 
 Summary = dict[str, Any]
 Figures = dict[str, float | None]
@@ -34,7 +35,7 @@ def figures(summary: Summary, target_accuracy: float | None) -> Figures:
     where none did.
     """
     rounds = [entry for entry in summary["rounds"] if entry["finished"]]
-    accuracies = [_accuracy(entry["metrics"]) for entry in rounds]
+    accuracies = [accuracy(entry["metrics"]) for entry in rounds]
     parts = sum(entry["clients_ok"] for entry in rounds)
     flops = [each["round_flops"] for each in summary["per_client"] if each.get("round_flops")]
     clients = [each for each in summary["processes"] if each["node"] != "server"]
@@ -68,13 +69,9 @@ def figures(summary: Summary, target_accuracy: float | None) -> Figures:
     return found
 
 
-def _accuracy(metrics: dict[str, float]) -> float | None:
-    return metrics.get("accuracy", metrics.get("client_accuracy"))
-
-
 def _clients_at_best(rounds: list[dict[str, Any]]) -> float | None:
     """Of the clients' own models, after the round whose accuracy is the best."""
-    found = [(_accuracy(entry["metrics"]), entry["metrics"]) for entry in rounds]
+    found = [(accuracy(entry["metrics"]), entry["metrics"]) for entry in rounds]
     learnt = [(best, metrics) for best, metrics in found if best is not None]
     if not learnt:
         return None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from experiments.plan import Cell, Outcome
+from testbed.metrics import accuracy
 from testbed.report.terminal import styled
 from testbed.units import human_seconds
 
@@ -200,8 +201,7 @@ def _ended(outcome: Outcome) -> Text:
     if outcome.summary is None:
         return styled(outcome.reason or "no result", "red")
     found = [entry.get("metrics", {}) for entry in outcome.summary.get("rounds", [])]
-    accuracy = [m.get("accuracy", m.get("client_accuracy")) for m in found]
-    best = max((each for each in accuracy if each is not None), default=None)
+    best = max((a for a in map(accuracy, found) if a is not None), default=None)
     text = "there already" if outcome.earlier else "done"
     return styled(text + ("" if best is None else f", accuracy {best:.3f}"), "green")
 

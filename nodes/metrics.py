@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from testbed.units import LARGEST
+from testbed.metrics import LARGEST
 
 Metrics = dict[str, float]
 

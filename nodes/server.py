@@ -18,6 +18,7 @@ from nodes.fleet import METRICS, Fleet
 from nodes.metrics import Metrics, mean, numbers
 from testbed import clock
 from testbed.metering import meter
+from testbed.metrics import accuracy
 from testbed.processes import heap
 from testbed.processes.channel import Channel
 from testbed.record.drops import Condensed
@@ -200,9 +201,8 @@ async def _serve(
 
 def reaches(metrics: Metrics, target_accuracy: float | None) -> bool:
     """Whether a round's metrics end the run: the global model's, or else the clients' mean."""
-    if target_accuracy is None:
-        return False
-    return metrics.get("accuracy", metrics.get("client_accuracy", 0.0)) >= target_accuracy
+    reached = accuracy(metrics)
+    return target_accuracy is not None and reached is not None and reached >= target_accuracy
 
 
 def check_alike(metrics: Metrics, past: Resumed) -> None:

@@ -14,8 +14,8 @@ from typing import Annotated, Any, BinaryIO, Literal
 
 import msgspec
 
-from testbed import units
 from testbed.links.netem.qdisc import Installed
+from testbed.metrics import LARGEST
 from testbed.network.profiles import MAX_CLIENTS
 from testbed.network.topology import client_name
 from testbed.record.ideal_rounds import Access
@@ -35,7 +35,7 @@ Nanoseconds = Annotated[int, _Meta(ge=-(2**62), le=2**62)]
 Whole = Annotated[int, _Meta(ge=-(2**62), le=2**62)]
 Seconds = Annotated[float, _Meta(ge=0, le=1e12)]
 Figure = Annotated[float, _Meta(ge=-1e18, le=1e18)]
-Metric = Annotated[float, _Meta(ge=-units.LARGEST, le=units.LARGEST)]
+Metric = Annotated[float, _Meta(ge=-LARGEST, le=LARGEST)]
 Setting = Annotated[float, _Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
 Number = Annotated[int, _Meta(ge=0, le=MOST_ROUNDS)]
 """Of a round; 0 is before the first."""

@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from testbed.metrics import accuracy
+
 Summary = dict[str, Any]
 
 
@@ -20,11 +22,6 @@ class Point(NamedTuple):
     accuracy: float | None
     minutes: float
     wire_mb: float
-
-
-def accuracy(metrics: dict[str, float]) -> float | None:
-    """The server's model's, or the mean of the clients' where each has its own."""
-    return metrics.get("accuracy", metrics.get("client_accuracy"))
 
 
 def accuracy_name(summary: Summary) -> str:

@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from testbed import clock
+from testbed.metrics import metric
 from testbed.record.summary import SummaryBuilder
-from testbed.units import metric
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 

@@ -5,6 +5,7 @@ import itertools
 import pytest
 from made_run import S, events, lines, message, summary
 
+from testbed.metrics import accuracy
 from testbed.record.events import read
 from testbed.record.spans import Span
 from testbed.report import curves
@@ -30,8 +31,8 @@ def test_a_round_that_did_not_end_is_no_point() -> None:
 
 
 def test_accuracy_may_be_the_clients_own() -> None:
-    assert curves.accuracy({"client_accuracy": 0.7, "client_loss": 1.0}) == 0.7
-    assert curves.accuracy({"loss": 1.0}) is None
+    assert accuracy({"client_accuracy": 0.7, "client_loss": 1.0}) == 0.7
+    assert accuracy({"loss": 1.0}) is None
 
 
 def run(*found: tuple[float | None, float, float]) -> list[Point]:
