@@ -41,6 +41,7 @@ from methods.shared.local_training import load_trainable, trainable_state
 from nodes.client import participate
 from nodes.compute import Real
 from nodes.server import serve
+from testbed import clock
 from testbed.links.interface import Network
 from testbed.links.linux import namespaces
 from testbed.links.userspace import backend as userspace
@@ -130,7 +131,7 @@ def ours(setting: Setting, layout: Plan, place: Place, host: str, rounds: int) -
         place(node)
         channel = pairs[node.index][1]
         if node is layout.server:
-            serve(config, Server(model), None, names, False, Real(), channel)
+            clock.run(serve(config, Server(model), None, names, False, Real(), channel))
         else:
             participate(config, Client(model), None, node.name, {}, 1, None, Real(), channel)
 

@@ -231,17 +231,19 @@ class FineTuning:
             evaluating = hasattr(self._method.Client, "evaluate")
             checkpointer, told = self._kept(node, server, shard, channel)
             past = None if told is None else Resumed.of(told)
-            serve(
-                run,
-                server,
-                test,
-                names,
-                evaluating,
-                compute,
-                channel,
-                checkpointer,
-                past,
-                peer_to_peer=self._method.peer_to_peer,
+            clock.run(
+                serve(
+                    run,
+                    server,
+                    test,
+                    names,
+                    evaluating,
+                    compute,
+                    channel,
+                    checkpointer,
+                    past,
+                    peer_to_peer=self._method.peer_to_peer,
+                )
             )
             return
         client = self._method.Client(self._options, self._model, shard, seed)

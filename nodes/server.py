@@ -66,7 +66,7 @@ def count_parameters(model: nn.Module | None) -> dict[str, int]:
     }
 
 
-def serve(
+async def serve(
     config: RunConfig,
     method: MethodServer,
     test: tuple[Tensor, Tensor] | None,
@@ -85,34 +85,6 @@ def serve(
     ``past``: of the rounds before this process, where the run goes on from them.
     ``peer_to_peer``: clients speak to one another.
     """
-    clock.run(
-        _serve(
-            config,
-            method,
-            test,
-            clients,
-            clients_evaluate,
-            compute,
-            channel,
-            checkpointer,
-            past,
-            peer_to_peer,
-        )
-    )
-
-
-async def _serve(
-    config: RunConfig,
-    method: MethodServer,
-    test: tuple[Tensor, Tensor] | None,
-    clients: list[str],
-    clients_evaluate: bool,
-    compute: Compute,
-    channel: Channel,
-    checkpointer: Checkpointer | None = None,
-    past: Resumed | None = None,
-    peer_to_peer: bool = False,
-) -> None:
     address = channel.receive(timeout_s=30)
     report = Condensed(channel.send)
     transport = ServerTransport(
