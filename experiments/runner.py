@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import msgspec
@@ -19,6 +18,7 @@ from experiments.plan import INTERRUPTED, Bench, Cell, Outcome
 from experiments.progress import BenchProgress, Progress, last_line
 from testbed import files
 from testbed.config_error import ConfigError
+from testbed.processes import signals
 from testbed.processes.child import Child
 from testbed.report import summaries
 from testbed.run import client_links
@@ -31,10 +31,6 @@ LEAVE_LIMIT_S = 30.0
 POLL_S = 0.2
 LOG = "launch.log"
 """In a cell's folder: what its last run said."""
-
-
-class Interrupted(Exception):
-    """A signal asked the bench to end."""
 
 
 @contextlib.contextmanager
@@ -115,7 +111,7 @@ def conduct(
             progress.began(course)
             try:
                 reason = _run(cell, place, lambda: progress.ticked(course))
-            except Interrupted:
+            except signals.Interrupted:
                 stopped, reason = True, INTERRUPTED
             summary = finished(place)
             outcome = Outcome(cell, summary, None if summary else reason, stopped=stopped)
@@ -151,13 +147,13 @@ def _run(cell: Cell, place: Path, tick: Callable[[], None]) -> str:
         os.environ["NO_COLOR"] = "1"  # Its last words are shown elsewhere.
         os.execv(command[0], command)
 
-    with _signals_raised():
+    with signals.handled(signals.interrupt):
         child = Child("launch", launch)
         try:
             while child.poll():
                 tick()
                 time.sleep(POLL_S)
-        except Interrupted:
+        except signals.Interrupted:
             if child.poll():
                 os.kill(child.pid, signal.SIGTERM)
             child.wait(LEAVE_LIMIT_S)
@@ -165,19 +161,3 @@ def _run(cell: Cell, place: Path, tick: Callable[[], None]) -> str:
         finally:
             child.kill()
     return last_line(log) or "it said nothing"
-
-
-@contextlib.contextmanager
-def _signals_raised() -> Iterator[None]:
-    """Within, SIGINT, SIGTERM and SIGHUP raise Interrupted."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise Interrupted
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -12,12 +12,12 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from testbed.processes import signals
 from testbed.processes.channel import ChannelClosed
 
 PR_SET_PDEATHSIG = 1
 PARENT_CHECK_S = 1.0
 ABOUT_TO_END_S = 1.0
-_PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Loaded once: to load a library makes a class, which only the collector can remove.
 _libc = ctypes.PyDLL(None, use_errno=True)
 
@@ -64,7 +64,7 @@ class Child:
                 stream.flush()
         parent = os.getpid()
         # A handler that ran in the child before it is one would raise through the parent's code.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENTS_SIGNALS)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.ENDING)
         try:
             self.pid = os.fork()
             if self.pid == 0:
@@ -145,7 +145,7 @@ def run_as_child(body: Callable[[], None], parent: int) -> None:
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _PARENTS_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
         body()
         code = 0
     except SystemExit as stop:

@@ -6,10 +6,8 @@ Every end has a reason.
 import contextlib
 import math
 import selectors
-import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from types import FrameType
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import msgspec
@@ -22,6 +20,7 @@ from testbed.links.interface import Backend, LinkError, Network
 from testbed.metering import meter
 from testbed.metering.capture import Capture
 from testbed.network.topology import Node, Plan
+from testbed.processes import signals
 from testbed.processes.channel import Channel, ChannelClosed
 from testbed.record import ideal_rounds
 from testbed.record.recorder import Recorder
@@ -41,10 +40,6 @@ _BY_LIBRARIES = ("killed by SIGABRT", "killed by SIGSEGV")
 
 class RunFailed(RuntimeError):
     """The run cannot go on; the text is the summary's reason."""
-
-
-class Interrupted(BaseException):
-    """A signal asked the run to end."""
 
 
 class Progress(Protocol):
@@ -109,10 +104,11 @@ class _Run:
     ) -> dict[str, Any]:
         status, reason = "failed", "unknown"
         closing: dict[str, Any] = {}
-        with _Signals() as signals, clock.dilated(pace(self._config)):
+        asked = signals.Interruption()
+        with signals.handled(asked.take), clock.dilated(pace(self._config)):
             try:
                 # What was made is removed after ``raised``: no signal interrupts that.
-                with contextlib.ExitStack() as owned, signals.raised():
+                with contextlib.ExitStack() as owned, asked.raised():
                     if past is None:
                         origin = {"origin_ns": self._recorder.origin_ns}
                         self._record("supervisor", {"event": "run", **origin, **facts})
@@ -125,7 +121,7 @@ class _Run:
                 if nothing := self._tally.without_updates():
                     raise RunFailed(nothing)
                 status, reason = "ok", ""
-            except Interrupted as signal_name:
+            except signals.Interrupted as signal_name:
                 status, reason = "interrupted", f"stopped by {signal_name}"
             except (RunFailed, LinkError, NodeFailed) as error:
                 reason = str(error)
@@ -390,39 +386,3 @@ class _Run:
 
 def _last_line(text: str) -> str:
     return text.strip().splitlines()[-1]
-
-
-class _Signals:
-    """Takes SIGINT, SIGTERM and SIGHUP; within ``raised`` the first one raises Interrupted."""
-
-    _numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def __init__(self) -> None:
-        self._raising = False
-        self._came: str | None = None
-
-    def __enter__(self) -> "_Signals":
-        # Ignored before, as by nohup or a shell's "&", is ignored now.
-        heard = [n for n in self._numbers if signal.getsignal(n) is not signal.SIG_IGN]
-        self._before = [(number, signal.signal(number, self._take)) for number in heard]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before:
-            signal.signal(number, handler)
-
-    @contextlib.contextmanager
-    def raised(self) -> Iterator[None]:
-        try:
-            self._raising = True
-            if self._came:
-                raise Interrupted(self._came)
-            yield
-        finally:
-            self._raising = False
-
-    def _take(self, number: int, frame: FrameType | None) -> None:
-        self._came = self._came or signal.Signals(number).name
-        if self._raising:
-            self._raising = False
-            raise Interrupted(self._came)

@@ -25,7 +25,6 @@ LONGER = {
     "testbed/record/events.py": "the schema of every kind of event",
     "testbed/record/summary.py": "one builder, an event after the other",
     "testbed/run/config.py": "every field of a run, with what its option says",
-    "testbed/run/supervisor.py": "one run, whose every end is told here",
 }
 """Files of more lines, and why."""
 

@@ -1,0 +1,53 @@
+"""Signals that ask a program to end, as exceptions where it can take them."""
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(BaseException):
+    """A signal asked the program to end; the text is the signal's name."""
+
+
+@contextlib.contextmanager
+def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Within, ``handler`` takes the signals that ask for an end."""
+    # Ignored before, as by nohup or a shell's "&", is ignored now.
+    heard = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+    before = [(number, signal.signal(number, handler)) for number in heard]
+    try:
+        yield
+    finally:
+        for number, earlier in before:
+            signal.signal(number, earlier)
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    raise Interrupted(signal.Signals(number).name)
+
+
+class Interruption:
+    """The first signal that came: raised within ``raised``, at once or as soon as that begins."""
+
+    def __init__(self) -> None:
+        self._raising = False
+        self._came: str | None = None
+
+    def take(self, number: int, frame: FrameType | None) -> None:
+        self._came = self._came or signal.Signals(number).name
+        if self._raising:
+            self._raising = False
+            raise Interrupted(self._came)
+
+    @contextlib.contextmanager
+    def raised(self) -> Iterator[None]:
+        try:
+            self._raising = True
+            if self._came:
+                raise Interrupted(self._came)
+            yield
+        finally:
+            self._raising = False
