@@ -1,11 +1,9 @@
 """The program of a run's processes: prepared once in the zygote, then one node each."""
 
-import contextlib
 import random
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,15 +13,16 @@ from torch import Tensor
 import methods
 from methods import Shard
 from methods.shared.local_training import warm_up
-from nodes import memory
+from nodes import memory, requirements
 from nodes.allreduce.client import ReducingClient
 from nodes.allreduce.server import ReducingServer
 from nodes.checkpoint import Json, Snapshot
 from nodes.checkpoint.store import Checkpointer, Start
 from nodes.client import participate
 from nodes.compute import Compute, Modelled, noise
-from nodes.device_classes import flops_per_s, memory_mb, of_clients
+from nodes.device_classes import flops_per_s, memory_mb
 from nodes.peer import AMONG_CLIENTS
+from nodes.requirements import MIN_SAMPLES, refusing
 from nodes.server import Resumed, serve
 from nodes.throttled_compute import STEP_IMAGES, Stretched, host_flops_per_s
 from nodes.workload import data, models
@@ -34,20 +33,9 @@ from testbed.metering import meter
 from testbed.network.topology import PORT, Node, client_address, client_name
 from testbed.processes import heap
 from testbed.processes.channel import Channel
-from testbed.run.config import (
-    DEFAULT_DEVICE_CLASS,
-    DEFAULT_SERVER_CLASS,
-    RunConfig,
-    choose,
-    convert,
-)
+from testbed.run.config import RunConfig, choose, convert
 from testbed.run.feasible import Traffic
 from testbed.seeds import derive
-from testbed.transport import gloo
-
-MIN_SAMPLES = 8
-"""Every client gets at least as many."""
-GLYPHS_PER_CLIENT = 64
 
 
 class FineTuning:
@@ -64,7 +52,7 @@ class FineTuning:
         choose("method", config.method, methods.names())
         choose("dataset", config.dataset, data.names())
         models.check(config.model, weights=config.compute == "real")
-        self._devices = _devices(config, clients)
+        self._devices = requirements.devices(config, clients)
         self._modelled = config.compute == "modelled"
         self._device = "meta" if self._modelled else "cpu"
         if config.clients_per_round is not None and config.clients_per_round > clients:
@@ -80,22 +68,22 @@ class FineTuning:
             config.options, self._method.Config, f"options of method {config.method}"
         )
         if config.transport == "gloo":
-            _check_reducing(config, self._method, self._options, clients)
+            requirements.check_all_reduce(config, self._method, self._options, clients)
         self._public_samples = self._method.public_samples(self._options)
         held_out = self._method.public_source(self._options) == "held-out"
         self._held_out = self._public_samples if held_out else 0
-        self._samples = training_samples(config, clients, self._held_out)
+        self._samples = requirements.training_samples(config, clients, self._held_out)
         if config.partition == "pathological":
-            with _refusing("partition pathological"):
+            with refusing("partition pathological"):
                 data.check_classes(
                     config.classes_per_client, classes=data.classes(config.dataset), clients=clients
                 )
-        with _refusing(f"method {config.method} cannot train model {config.model}"):
+        with refusing(f"method {config.method} cannot train model {config.model}"):
             skeleton = models.skeleton(config.model, data.classes(config.dataset))
             self._method.check(self._options, skeleton)
-        with _refusing(f"dataset = {config.dataset!r} does not fit model {config.model}"):
+        with refusing(f"dataset = {config.dataset!r} does not fit model {config.model}"):
             models.check_images(config.model, data.facts(config.dataset).shape[0])
-        with _refusing(f"options of method {config.method}"):
+        with refusing(f"options of method {config.method}"):
             # Once the data are there they are asked again, for what each has.
             self._method.check_samples(self._options, [MIN_SAMPLES] * clients)
         self._folder = None if self._modelled else data.find(config.dataset, config.data_path)
@@ -148,16 +136,16 @@ class FineTuning:
         run = self._run
         load = data.outline if self._modelled else partial(data.load, folder=self._folder)
         self._data = load(run.dataset, seed=run.seed, train_samples=self._samples)
-        with _refusing(f"options of method {run.method}"):
+        with refusing(f"options of method {run.method}"):
             held_out, private = data.hold_out(
                 len(self._data.train_labels), self._held_out, seed=run.seed
             )
         self._public = self._images(held_out)
         if self._public_samples > self._held_out:
             drawn = data.public_glyphs(self._public_samples, seed=run.seed)
-            _check_alike(drawn, self._data)
+            requirements.check_alike(drawn, self._data)
             self._public = torch.from_numpy(drawn).to(self._device)
-        with _refusing(f"partition {run.partition}"):
+        with refusing(f"partition {run.partition}"):
             parts = data.partition(
                 self._data.train_labels[private],
                 self._clients,
@@ -168,7 +156,7 @@ class FineTuning:
                 minimum=MIN_SAMPLES,
             )
         self._shards = [private[part] for part in parts]
-        with _refusing(f"options of method {run.method}"):
+        with refusing(f"options of method {run.method}"):
             self._method.check_samples(self._options, [len(part) for part in parts])
         # Adapters draw their first values from the global generators.
         _seed_global_generators(run.seed, "model")
@@ -177,7 +165,7 @@ class FineTuning:
             self._noise = noise(run.seed)
         else:
             model = models.build(run.model, self._data.classes, seed=run.seed)
-        with _refusing(f"options of method {run.method}"):
+        with refusing(f"options of method {run.method}"):
             self._model = self._method.adapt(self._options, model)
         two = self._images(np.arange(2))
         small = models.VisionTransformer(models.ModelSpec(depth=1), classes=2).to(self._device)
@@ -327,108 +315,3 @@ def _seed_global_generators(seed: int, whose: str) -> None:
     torch.default_generator.manual_seed(derive(seed, "torch", whose))
     np.random.seed(derive(seed, "numpy", whose) % 2**32)
     random.seed(derive(seed, "python", whose))
-
-
-def _devices(config: RunConfig, clients: int) -> list[str | None]:
-    """Device of the server and of each client; None is a core of this machine.
-
-    Raises:
-        ConfigError: naming the field and what would be right.
-    """
-    server, ours = config.server_device_class, config.device_class
-    if config.compute == "modelled":
-        server, ours = server or DEFAULT_SERVER_CLASS, ours or DEFAULT_DEVICE_CLASS
-    if config.client_memory_mb is not None:
-        reason = memory.unsupported()
-        if config.compute == "modelled":
-            reason = "modelled tensors take no memory; take --compute=real"
-        elif config.client_memory_mb < memory.LEAST_MB:
-            reason = f"no client trains in less than {memory.LEAST_MB:g} MB"
-        if reason is not None:
-            raise ConfigError(f"client_memory_mb = {config.client_memory_mb:g}: {reason}")
-    if server is not None:
-        flops_per_s(server)
-    classes: list[str | None] = [None] * clients
-    return [server, *(of_clients(ours, clients) if ours is not None else classes)]
-
-
-def _check_reducing(config: RunConfig, method: methods.Method, options: Any, clients: int) -> None:
-    """Raises ConfigError where clients cannot take the run's mean by an all-reduce."""
-    gloo.check()
-    if method.all_reduce is None:
-        able = [name for name in methods.names() if methods.load(name).all_reduce]
-        raise ConfigError(
-            f"transport = 'gloo': a round of method {config.method} is no mean of weights, which "
-            f"is what an all-reduce takes; those of {', '.join(able)} are"
-        )
-    with _refusing("transport = 'gloo'"):
-        method.all_reduce(options)
-    if clients < 2:
-        raise ConfigError("transport = 'gloo': an all-reduce takes at least 2 clients, not 1")
-    if config.clients_per_round is not None:
-        raise ConfigError(
-            f"clients_per_round = {config.clients_per_round}: with transport=gloo the model is "
-            "where the last all-reduce was, so all clients take part in each; leave it out"
-        )
-    if config.deadline_s is not None:
-        raise ConfigError(
-            f"deadline_s = {config.deadline_s:g}: an all-reduce waits for all its members; leave "
-            "it out, or take transport=zmq"
-        )
-    if config.congestion is not None:
-        raise ConfigError(
-            f"congestion = {config.congestion!r}: gloo opens its connections itself, with the "
-            "host's default; leave it out, or take transport=zmq"
-        )
-
-
-@contextlib.contextmanager
-def _refusing(what: str) -> Iterator[None]:
-    """A ValueError from within becomes a ConfigError that begins with ``what``."""
-    try:
-        yield
-    except ValueError as error:
-        raise ConfigError(f"{what}: {error}") from error
-
-
-def _check_alike(public: np.ndarray, dataset: data.Dataset) -> None:
-    """Raises ConfigError where drawn images are no input of a model of the data set's."""
-    drawn, wanted = (" x ".join(map(str, one.shape[1:])) for one in (public, dataset.train_images))
-    if drawn != wanted:
-        raise ConfigError(
-            f"public_source = glyphs: they are images of {drawn}, those of {dataset.name} are of "
-            f"{wanted}; take held-out"
-        )
-
-
-def training_samples(config: RunConfig, clients: int, public: int) -> int | None:
-    """How many training images to draw; None is all there are.
-
-    Raises:
-        ConfigError: the data set cannot feed so many clients.
-    """
-    there = data.train_size(config.dataset)
-    if config.train_samples is not None:
-        least = clients * MIN_SAMPLES + public
-        if not least <= config.train_samples <= (there or config.train_samples):
-            most = "" if there is None else f" and at most the {there} of {config.dataset}"
-            raise ConfigError(
-                f"train_samples = {config.train_samples}: must be at least {least}, {MIN_SAMPLES} "
-                f"a client and {public} public ones{most}"
-            )
-        return config.train_samples
-    if there is None:
-        return max(2_000, GLYPHS_PER_CLIENT * clients) + public
-    if public and clients * MIN_SAMPLES + public > there:
-        raise ConfigError(
-            f"options of method {config.method} ask for {public} public images: {config.dataset} "
-            f"has {there} training images, and {clients} clients need {clients * MIN_SAMPLES} of "
-            "them; take fewer, or --dataset=glyphs, which draws as many images as wanted"
-        )
-    if clients * MIN_SAMPLES > there:
-        raise ConfigError(
-            f"clients = {clients}: {config.dataset} has {there} training images, enough for "
-            f"{there // MIN_SAMPLES} clients of {MIN_SAMPLES}; take fewer clients, or "
-            "--dataset=glyphs, which draws as many images as wanted"
-        )
-    return None

@@ -21,7 +21,6 @@ WINGS = (
 MOST_LINES = 400
 LONGER = {
     "nodes/fleet.py": "rounds for all clients and for whoever is free, on one set of inboxes",
-    "nodes/program.py": "one program from options to a node's loop",
     "testbed/record/events.py": "the schema of every kind of event",
     "testbed/record/summary.py": "one builder, an event after the other",
     "testbed/run/config.py": "every field of a run, with what its option says",

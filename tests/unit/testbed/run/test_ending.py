@@ -2,7 +2,7 @@
 
 import pytest
 
-from nodes.program import training_samples
+from nodes.requirements import training_samples
 from nodes.server import reaches
 from testbed.config_error import ConfigError
 from testbed.run.config import RunConfig

@@ -1,0 +1,124 @@
+"""Requirements of a run: devices, an all-reduce, images and samples, or the refusal of it."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+import methods
+from nodes import memory
+from nodes.device_classes import flops_per_s, of_clients
+from nodes.workload import data
+from testbed.config_error import ConfigError
+from testbed.run.config import DEFAULT_DEVICE_CLASS, DEFAULT_SERVER_CLASS, RunConfig
+from testbed.transport import gloo
+
+MIN_SAMPLES = 8
+"""Every client gets at least as many."""
+GLYPHS_PER_CLIENT = 64
+
+
+def devices(config: RunConfig, clients: int) -> list[str | None]:
+    """Device of the server and of each client; None is a core of this machine.
+
+    Raises:
+        ConfigError: naming the field and what would be right.
+    """
+    server, ours = config.server_device_class, config.device_class
+    if config.compute == "modelled":
+        server, ours = server or DEFAULT_SERVER_CLASS, ours or DEFAULT_DEVICE_CLASS
+    if config.client_memory_mb is not None:
+        reason = memory.unsupported()
+        if config.compute == "modelled":
+            reason = "modelled tensors take no memory; take --compute=real"
+        elif config.client_memory_mb < memory.LEAST_MB:
+            reason = f"no client trains in less than {memory.LEAST_MB:g} MB"
+        if reason is not None:
+            raise ConfigError(f"client_memory_mb = {config.client_memory_mb:g}: {reason}")
+    if server is not None:
+        flops_per_s(server)
+    classes: list[str | None] = [None] * clients
+    return [server, *(of_clients(ours, clients) if ours is not None else classes)]
+
+
+def check_all_reduce(config: RunConfig, method: methods.Method, options: Any, clients: int) -> None:
+    """Raises ConfigError where clients cannot take the run's mean by an all-reduce."""
+    gloo.check()
+    if method.all_reduce is None:
+        able = [name for name in methods.names() if methods.load(name).all_reduce]
+        raise ConfigError(
+            f"transport = 'gloo': a round of method {config.method} is no mean of weights, which "
+            f"is what an all-reduce takes; those of {', '.join(able)} are"
+        )
+    with refusing("transport = 'gloo'"):
+        method.all_reduce(options)
+    if clients < 2:
+        raise ConfigError("transport = 'gloo': an all-reduce takes at least 2 clients, not 1")
+    if config.clients_per_round is not None:
+        raise ConfigError(
+            f"clients_per_round = {config.clients_per_round}: with transport=gloo the model is "
+            "where the last all-reduce was, so all clients take part in each; leave it out"
+        )
+    if config.deadline_s is not None:
+        raise ConfigError(
+            f"deadline_s = {config.deadline_s:g}: an all-reduce waits for all its members; leave "
+            "it out, or take transport=zmq"
+        )
+    if config.congestion is not None:
+        raise ConfigError(
+            f"congestion = {config.congestion!r}: gloo opens its connections itself, with the "
+            "host's default; leave it out, or take transport=zmq"
+        )
+
+
+@contextlib.contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """A ValueError from within becomes a ConfigError that begins with ``what``."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(f"{what}: {error}") from error
+
+
+def check_alike(public: np.ndarray, dataset: data.Dataset) -> None:
+    """Raises ConfigError where drawn images are no input of a model of the data set's."""
+    drawn, wanted = (" x ".join(map(str, one.shape[1:])) for one in (public, dataset.train_images))
+    if drawn != wanted:
+        raise ConfigError(
+            f"public_source = glyphs: they are images of {drawn}, those of {dataset.name} are of "
+            f"{wanted}; take held-out"
+        )
+
+
+def training_samples(config: RunConfig, clients: int, public: int) -> int | None:
+    """How many training images to draw; None is all there are.
+
+    Raises:
+        ConfigError: the data set cannot feed so many clients.
+    """
+    there = data.train_size(config.dataset)
+    if config.train_samples is not None:
+        least = clients * MIN_SAMPLES + public
+        if not least <= config.train_samples <= (there or config.train_samples):
+            most = "" if there is None else f" and at most the {there} of {config.dataset}"
+            raise ConfigError(
+                f"train_samples = {config.train_samples}: must be at least {least}, {MIN_SAMPLES} "
+                f"a client and {public} public ones{most}"
+            )
+        return config.train_samples
+    if there is None:
+        return max(2_000, GLYPHS_PER_CLIENT * clients) + public
+    if public and clients * MIN_SAMPLES + public > there:
+        raise ConfigError(
+            f"options of method {config.method} ask for {public} public images: {config.dataset} "
+            f"has {there} training images, and {clients} clients need {clients * MIN_SAMPLES} of "
+            "them; take fewer, or --dataset=glyphs, which draws as many images as wanted"
+        )
+    if clients * MIN_SAMPLES > there:
+        raise ConfigError(
+            f"clients = {clients}: {config.dataset} has {there} training images, enough for "
+            f"{there // MIN_SAMPLES} clients of {MIN_SAMPLES}; take fewer clients, or "
+            "--dataset=glyphs, which draws as many images as wanted"
+        )
+    return None
