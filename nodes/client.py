@@ -7,7 +7,7 @@ from torch import Tensor
 from methods import Peer as MethodPeer
 from nodes.checkpoint.store import Checkpointer
 from nodes.compute import Compute
-from nodes.fleet import METRICS
+from nodes.kinds import METRICS
 from nodes.metrics import numbers
 from nodes.peer import Overtaken, Peer, Refused, Stopped
 from testbed.metering import meter

@@ -11,20 +11,12 @@ from torch import Tensor
 from methods import Missed
 from nodes.checks import difference
 from nodes.compute import Compute, Real
+from nodes.kinds import ABSENT, HELLO, REFUSED, STOP, WELCOME
+from nodes.membership import Membership
 from testbed import clock
 from testbed.seeds import derive
 from testbed.transport.sockets import Report, ServerTransport, Unreachable
 from testbed.transport.wire import MAX_DETAILS, MAX_TEXT, Detail, Message, encode_tensors
-
-HELLO = "hello"
-WELCOME = "welcome"
-STOP = "stop"
-METRICS = "metrics"
-ABSENT = "absent"
-"""To clients that speak to one another: who is not there and why, and, by an empty reason, who is
-there again."""
-REFUSED = "refused"
-"""The answer to what cannot be taken: for its sender, or its receiver, this round is over."""
 
 _Inbox = asyncio.Queue[Message | Missed]
 
@@ -67,16 +59,11 @@ class Fleet:
         self._deadline_s = deadline_s
         self._limit = _Limit(0.0, "")
         self._inboxes: dict[str, _Inbox] = {name: asyncio.Queue() for name in names}
-        self._gone: dict[str, str] = {}
-        self._away: dict[str, str] = {}
-        """Who will be back, and since when it is away."""
+        self.members = Membership(names)
         self._peer_to_peer = peer_to_peer
-        self._told: dict[str, dict[str, str]] = {name: {} for name in names}
-        """Each client's word of who is absent."""
         self._telling: set[asyncio.Task[None]] = set()
-        self._someone_there = asyncio.Event()
         self._present: tuple[str, ...] = ()
-        self._sampling_rate = 1.0
+        self.sampling_rate = 1.0
         self._missed: set[str] = set()
         self._heard: set[str] = set()
         """Whose answers were taken in this round."""
@@ -87,22 +74,20 @@ class Fleet:
         self._answers = 0
         self._answered: dict[str, int] = {}
         """Whose answers ``keep_busy`` has given in this round, by the round asked in."""
-        self._all_joined = asyncio.Event()
         self.round = 0
-        self.samples: dict[str, int] = {}
+
+    @property
+    def samples(self) -> dict[str, int]:
+        return self.members.samples
 
     @property
     def clients(self) -> tuple[str, ...]:
         """Those chosen of who was there when the round began; who joins later waits."""
-        return tuple(name for name in self._present if name not in self._gone)
+        return tuple(name for name in self._present if name not in self.members.gone)
 
     @property
     def joined(self) -> int:
-        return len(self._joined())
-
-    @property
-    def sampling_rate(self) -> float:
-        return self._sampling_rate
+        return len(self.members.joined)
 
     @property
     def failed(self) -> int:
@@ -113,7 +98,7 @@ class Fleet:
         if self._asked or self._at_work:
             return len(self._missed)
         # One that ended after its last answer has done its part.
-        left = self._gone.keys() - self._heard
+        left = self.members.gone.keys() - self._heard
         done = [name for name in self._present if name not in self._missed | left]
         return self._expected - len(done)
 
@@ -121,7 +106,8 @@ class Fleet:
     def took_part(self) -> dict[str, int]:
         """Who did its part of the present round and is still there, by the round asked in."""
         if self._asked or self._at_work:
-            return {name: asked for name, asked in self._answered.items() if name not in self._gone}
+            gone = self.members.gone
+            return {name: asked for name, asked in self._answered.items() if name not in gone}
         return {name: self.round for name in self.clients if name not in self._missed}
 
     @property
@@ -130,10 +116,6 @@ class Fleet:
         if self._asked or self._at_work:
             return self._answers
         return self._expected - self.failed
-
-    @property
-    def _there(self) -> tuple[str, ...]:
-        return tuple(name for name in self._joined() if name not in self._away)
 
     async def pump(self) -> None:
         """Sort what arrives into the clients' inboxes; runs until cancelled."""
@@ -154,9 +136,7 @@ class Fleet:
         except Unreachable as error:
             self._drop(message, str(error))
             return
-        # A client may say hello twice: its first may have been lost with a connection.
-        self.samples.setdefault(message.sender, samples)
-        self._check_joined()
+        self.members.join(message.sender, samples)
 
     async def join(self, timeout_s: float) -> None:
         """Wait until every client that still runs has said hello, or ``timeout_s`` is over.
@@ -165,34 +145,21 @@ class Fleet:
             Missed: none came at all.
         """
         try:
-            await asyncio.wait_for(self._all_joined.wait(), timeout_s)
+            await asyncio.wait_for(self.members.all_joined(), timeout_s)
         except TimeoutError:
-            for name in self._inboxes.keys() - self.samples.keys():
+            for name in self.members.unheard:
                 self._miss(name, f"did not connect within {timeout_s:g} s")
-        if not self._joined():
+        if not self.joined:
             raise Missed(f"no client connected within {timeout_s:g} s")
 
     def lose(self, client: str, reason: str) -> None:
         """``client`` is gone for good: whoever waits for it is told."""
-        self._gone.setdefault(client, reason)
         self._inboxes[client].put_nowait(Missed(reason))
-        self._check_joined()
+        self.members.lose(client, reason)
         if self._peer_to_peer:
             task = asyncio.create_task(self._tell_absent(*self.clients))
             self._telling.add(task)
             task.add_done_callback(self._telling.discard)
-
-    def leave(self, client: str, since: str) -> None:
-        """``client`` is away for a while; ``since``: from when on, in words.
-
-        No round chooses it. One that has is not told: a server hears of it by waiting in vain.
-        """
-        self._away[client] = since
-        self._check_joined()
-
-    def come_back(self, client: str) -> None:
-        self._away.pop(client, None)
-        self._check_joined()
 
     async def attended(self) -> None:
         """Wait until a round has somebody to choose.
@@ -201,7 +168,7 @@ class Fleet:
             Missed: everybody stayed away for as long as a round may take.
         """
         try:
-            await asyncio.wait_for(self._someone_there.wait(), self._round_timeout_s)
+            await asyncio.wait_for(self.members.someone_there(), self._round_timeout_s)
         except TimeoutError:
             limit = f"round_timeout_s = {self._round_timeout_s:g}"
             raise Missed(f"every client was away for longer than {limit}") from None
@@ -209,7 +176,9 @@ class Fleet:
     def begin(self, number: int) -> None:
         """Choose a round's clients and start its clock."""
         self.round = number
-        self._present = self._choose()
+        self.sampling_rate = min(1.0, self._expected / max(1, len(self.members.there)))
+        seed = derive(self._seed, "clients of a round", number)
+        self._present = self.members.drawn(self._expected, seed)
         self._missed = set()
         self._heard = set()
         self._asked = set()
@@ -220,9 +189,9 @@ class Fleet:
             reason = f"nothing by the deadline of {self._deadline_s:g} s"
             self._limit = _Limit(clock.monotonic() + self._deadline_s, reason)
         if self._expected == len(self._inboxes):
-            for client in self._joined():
-                if client in self._away:
-                    self._miss(client, f"away since {self._away[client]}")
+            for client in self.members.joined:
+                if client in self.members.away:
+                    self._miss(client, self.members.away[client])
 
     def conclude(self) -> None:
         """The round has what it takes; what is asked of its clients now has a limit of its own."""
@@ -232,21 +201,16 @@ class Fleet:
         """Bring up to date what clients know of one another, before all else that they are sent."""
         if not self._peer_to_peer:
             return
-        absent = {name: f"away since {since}" for name, since in self._away.items()}
-        absent |= {name: f"lost: {reason}" for name, reason in self._gone.items()}
         for client in clients:
-            told = self._told[client]
-            news = {name: why for name, why in absent.items() if told.get(name) != why}
-            news |= {name: "" for name in told if name not in absent}
+            news = list(self.members.news(client).items())
             for start in range(0, len(news), MAX_DETAILS):
-                some = dict(list(news.items())[start : start + MAX_DETAILS])
-                details = {name: why[:MAX_TEXT] for name, why in some.items()}
+                some = news[start : start + MAX_DETAILS]
+                details = {name: why[:MAX_TEXT] for name, why in some}
                 try:
                     await self._transport.send(client, ABSENT, self.round, ([], []), details)
                 except Unreachable:
                     break  # It is told with what it is sent next.
-                told |= some
-            self._told[client] = {name: why for name, why in told.items() if why}
+                self.members.tell(client, dict(some))
 
     async def send(
         self, client: str, kind: str, tensors: Mapping[str, Tensor], **details: Detail
@@ -375,7 +339,8 @@ class Fleet:
 
     def _free(self) -> list[str]:
         """In a drawn order, those who may be set to work: each once a round."""
-        free = [name for name in self._there if name not in self._at_work.keys() | self._asked]
+        busy = self._at_work.keys() | self._asked
+        free = [name for name in self.members.there if name not in busy]
         random.Random(derive(self._seed, "who is free", self.round, len(self._asked))).shuffle(free)
         return free[: max(0, self._expected - len(self._at_work))]
 
@@ -383,7 +348,7 @@ class Fleet:
         """Tell every client that the run is over."""
         for task in self._at_work.values():
             task.cancel()
-        for client in self._joined():
+        for client in self.members.joined:
             try:
                 await self._transport.send(client, STOP, self.round, ([], []), {})
             except Unreachable:
@@ -391,14 +356,14 @@ class Fleet:
 
     async def _next(self, client: str, limit: _Limit) -> Message:
         inbox = self._inboxes[client]
-        if client in self._gone and inbox.empty():
-            raise self._miss(client, self._gone[client])
+        if client in self.members.gone and inbox.empty():
+            raise self._miss(client, self.members.gone[client])
         try:
             remaining_s = limit.until_s - clock.monotonic()
             found = await asyncio.wait_for(inbox.get(), max(0.0, remaining_s))
         except TimeoutError:
-            since = f"; away since {self._away[client]}" if client in self._away else ""
-            raise self._miss(client, f"{limit.reason}{since}") from None
+            away = f"; {self.members.away[client]}" if client in self.members.away else ""
+            raise self._miss(client, f"{limit.reason}{away}") from None
         if isinstance(found, Missed):
             raise self._miss(client, str(found))
         return found
@@ -418,27 +383,6 @@ class Fleet:
                 "reason": reason,
             }
         )
-
-    def _choose(self) -> tuple[str, ...]:
-        """All who are there, or a draw of them that depends on the round and the seed alone."""
-        there = self._there
-        self._sampling_rate = min(1.0, self._expected / max(1, len(there)))
-        if len(there) <= self._expected:
-            return there
-        generator = random.Random(derive(self._seed, "clients of a round", self.round))
-        draw = generator.sample(sorted(there), self._expected)
-        return tuple(name for name in there if name in draw)
-
-    def _joined(self) -> tuple[str, ...]:
-        return tuple(name for name in self.samples if name not in self._gone)
-
-    def _check_joined(self) -> None:
-        if self._inboxes.keys() <= self.samples.keys() | self._gone.keys():
-            self._all_joined.set()
-        if self._there or not self._joined():
-            self._someone_there.set()
-        else:
-            self._someone_there.clear()
 
 
 def _within(round_timeout_s: float) -> _Limit:

@@ -9,7 +9,7 @@ from torch import Tensor
 from methods import Missed
 from nodes.checks import difference
 from nodes.compute import Compute, Real
-from nodes.fleet import ABSENT, HELLO, REFUSED, STOP, WELCOME
+from nodes.kinds import ABSENT, HELLO, REFUSED, STOP, WELCOME
 from testbed import clock
 from testbed.transport.sockets import SERVER, ClientTransport, Report, Timeout
 from testbed.transport.wire import MAX_TEXT, Detail, Message

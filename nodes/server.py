@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from methods import Fleet as MethodFleet
 from nodes.checkpoint.store import Checkpointer
 from nodes.compute import Compute
-from nodes.fleet import METRICS, Fleet
+from nodes.fleet import Fleet
+from nodes.kinds import METRICS
 from nodes.metrics import Metrics, mean, numbers
 from testbed import clock
 from testbed.metering import meter
@@ -207,9 +208,9 @@ def _listen(channel: Channel, fleet: Fleet) -> None:
             if "lost" in line:
                 fleet.lose(line["lost"], line["reason"])
             elif "away" in line:
-                fleet.leave(line["away"], line["since"])
+                fleet.members.leave(line["away"], line["since"])
             elif "back" in line:
-                fleet.come_back(line["back"])
+                fleet.members.come_back(line["back"])
         if channel.closed:
             os._exit(1)
 

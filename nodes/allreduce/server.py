@@ -17,7 +17,8 @@ from nodes.allreduce import (
     TRAINED,
     AveragingServer,
 )
-from nodes.fleet import METRICS, Fleet
+from nodes.fleet import Fleet
+from nodes.kinds import METRICS
 from nodes.metrics import Metrics, numbers
 from testbed.transport.wire import Detail, Message
 

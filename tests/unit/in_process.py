@@ -13,7 +13,8 @@ from torch import Tensor
 
 from methods import Shard
 from nodes.compute import Compute, Real
-from nodes.fleet import HELLO, STOP, WELCOME, Fleet
+from nodes.fleet import Fleet
+from nodes.kinds import HELLO, STOP, WELCOME
 from nodes.peer import Overtaken, Peer, Refused, Stopped
 from testbed.transport.sockets import Encoded, Timeout
 from testbed.transport.wire import Header, Message, decode, encode_header, encode_tensors

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from methods import Missed
 from nodes import peer as peer_module
-from nodes.fleet import ABSENT, HELLO, REFUSED, STOP, WELCOME, Fleet
+from nodes.fleet import Fleet
+from nodes.kinds import ABSENT, HELLO, REFUSED, STOP, WELCOME
 from nodes.peer import Overtaken, Peer, Refused, Stopped
 from testbed.transport.sockets import Encoded, Timeout, Unreachable
 from testbed.transport.wire import Header, Message, encode_tensors
@@ -177,7 +178,7 @@ def test_clients_that_speak_to_one_another_are_told_who_is_lost(peer_to_peer: bo
 def test_clients_are_told_who_is_away_and_back_before_a_rounds_messages() -> None:
     async def test(case: Case) -> None:
         await case.joined(*NAMES)
-        case.fleet.leave("b", "3 s")
+        case.fleet.members.leave("b", "3 s")
         case.transport.unreachable.add("c")
         case.fleet.begin(2)
         await case.fleet.broadcast("go", {})
@@ -187,7 +188,7 @@ def test_clients_are_told_who_is_away_and_back_before_a_rounds_messages() -> Non
         case.fleet.begin(3)
         await case.fleet.broadcast("go", {})
         assert case.told()[1:] == [("c", {"b": "away since 3 s"})]
-        case.fleet.come_back("b")
+        case.fleet.members.come_back("b")
         case.fleet.begin(4)
         await case.fleet.broadcast("go", {})
         assert case.told()[2:] == [("a", {"b": ""}), ("c", {"b": ""})]
@@ -538,10 +539,10 @@ def test_metrics_have_a_limit_of_their_own_after_the_deadline() -> None:
 def test_who_is_away_is_not_chosen_until_it_is_back() -> None:
     async def test(case: Case) -> None:
         await case.joined(*NAMES)
-        case.fleet.leave("b", "3 s")
+        case.fleet.members.leave("b", "3 s")
         case.fleet.begin(2)
         assert case.fleet.clients == ("a", "c") and case.fleet.failed == 1
-        case.fleet.come_back("b")
+        case.fleet.members.come_back("b")
         assert case.fleet.clients == ("a", "c")
         case.fleet.begin(3)
         assert case.fleet.clients == ("a", "b", "c") and case.fleet.failed == 0
@@ -552,7 +553,7 @@ def test_who_is_away_is_not_chosen_until_it_is_back() -> None:
 def test_a_round_that_draws_its_clients_draws_from_those_who_are_there() -> None:
     async def test(case: Case) -> None:
         await case.joined(*NAMES)
-        case.fleet.leave("b", "3 s")
+        case.fleet.members.leave("b", "3 s")
         for number in range(2, 12):
             case.fleet.begin(number)
             assert set(case.fleet.clients) == {"a", "c"} and case.fleet.failed == 0
@@ -564,8 +565,8 @@ def test_one_that_leaves_in_a_round_may_still_answer_when_it_is_back() -> None:
     async def test(case: Case) -> None:
         await case.joined("a")
         task = await waiting(case.gathered())
-        case.fleet.leave("a", "3 s")
-        case.fleet.come_back("a")
+        case.fleet.members.leave("a", "3 s")
+        case.fleet.members.come_back("a")
         case.transport.arrive(made("a", "update", 1))
         assert await task == ["a"]
 
@@ -575,7 +576,7 @@ def test_one_that_leaves_in_a_round_may_still_answer_when_it_is_back() -> None:
 def test_one_that_is_away_at_the_limit_is_missed_with_both_reasons() -> None:
     async def test(case: Case) -> None:
         await case.joined("a")
-        case.fleet.leave("a", "3 s")
+        case.fleet.members.leave("a", "3 s")
         assert await case.gathered() == []
 
     reason = f"nothing by the deadline of {SHORT_S} s; away since 3 s"
@@ -587,10 +588,10 @@ def test_a_round_waits_for_somebody_to_be_there() -> None:
         await case.joined("a", "b")
         await case.fleet.attended()
         for name in ("a", "b"):
-            case.fleet.leave(name, "3 s")
+            case.fleet.members.leave(name, "3 s")
         task = await waiting(case.fleet.attended())
         assert not task.done()
-        case.fleet.come_back("b")
+        case.fleet.members.come_back("b")
         await task
         case.fleet.begin(2)
         assert case.fleet.clients == ("b",)
@@ -601,7 +602,7 @@ def test_a_round_waits_for_somebody_to_be_there() -> None:
 def test_a_run_whose_clients_all_stay_away_ends() -> None:
     async def test(case: Case) -> None:
         await case.joined("a")
-        case.fleet.leave("a", "3 s")
+        case.fleet.members.leave("a", "3 s")
         with pytest.raises(Missed, match="every client was away for longer than round_timeout_s"):
             await case.fleet.attended()
 
