@@ -35,6 +35,7 @@ import torch
 import zmq
 from peers import FOLDER, NoPeer, environment
 
+from testbed.network.direction import WAYS
 from testbed.processes import heap
 from testbed.processes.channel import Channel
 from testbed.processes.child import Child
@@ -45,7 +46,6 @@ HOST = "127.0.0.1"
 WAIT_S = 120.0
 GRPC_LIMIT_S = 600.0
 GRPC = ("grpcio>=1.60", "protobuf>=5", "numpy>=2")
-WAYS = ("up", "down")
 GRPC_RATIO = 5.0
 """Asked for of large tensors."""
 

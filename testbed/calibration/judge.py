@@ -3,8 +3,9 @@
 from testbed.calibration import judge_delay, judge_line, judge_shares
 from testbed.calibration.gates import Row
 from testbed.calibration.observations import Seen
-from testbed.calibration.probes import WAYS, Schedule
+from testbed.calibration.probes import Schedule
 from testbed.calibration.side import BOTH, Side
+from testbed.network.direction import WAYS
 
 
 def judge(schedule: Schedule, seen: Seen) -> list[Row]:

@@ -14,7 +14,6 @@ from testbed.calibration.link_timing import LAST_S, idle_s
 from testbed.calibration.probes import (
     PURPOSES,
     STAGES,
-    WAYS,
     Probe,
     Schedule,
     Step,
@@ -33,7 +32,7 @@ from testbed.calibration.sizing import (
     transfer,
     why_not_filled,
 )
-from testbed.network.direction import Direction
+from testbed.network.direction import WAYS, Direction
 from testbed.network.profiles import LinkProfile
 from testbed.probing.probeable import is_too_fast, why_not_singly, why_not_tcp
 from testbed.units import human_seconds

@@ -6,7 +6,6 @@ import msgspec
 
 from testbed.network.profiles import LinkProfile
 
-WAYS = ("up", "down")
 STEP_S = 0.2
 """Starting and ending the processes of a step."""
 

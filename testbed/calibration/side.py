@@ -4,8 +4,8 @@ import msgspec
 
 from testbed.calibration.gates import Row
 from testbed.calibration.observations import Arrived, Seen
-from testbed.calibration.probes import WAYS, Schedule, Stream
-from testbed.network.direction import Direction
+from testbed.calibration.probes import Schedule, Stream
+from testbed.network.direction import WAYS, Direction
 from testbed.probing.probeable import explained, lost_words
 
 BOTH = "both"

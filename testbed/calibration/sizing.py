@@ -4,8 +4,8 @@ import math
 
 from testbed.calibration.confidence import bursts
 from testbed.calibration.link_timing import LAST_S, frame_ms, full_s, idle_s, peak_kbit, queue_ms
-from testbed.calibration.probes import WAYS, Pings, Stream, Transfer
-from testbed.network.direction import FRAME_BYTES, MTU_BYTES, Direction
+from testbed.calibration.probes import Pings, Stream, Transfer
+from testbed.network.direction import FRAME_BYTES, MTU_BYTES, WAYS, Direction
 from testbed.network.profiles import LinkProfile
 from testbed.probing.probeable import entering, why_not_full, why_not_tcp
 

@@ -13,7 +13,7 @@ import msgspec
 
 from testbed.links import dilation as slower
 from testbed.network import trace_windows
-from testbed.network.direction import FRAME_BYTES, Direction
+from testbed.network.direction import FRAME_BYTES, WAYS, Direction
 from testbed.network.tcp_cap import mathis_kbit
 from testbed.network.topology import Node, Plan
 from testbed.probing import probeable
@@ -166,7 +166,7 @@ def client_paths(plan: Plan, streams: bool, dilation: float = 1.0) -> list[Path]
     for node in plan.clients:
         assert node.profile is not None
         up, down = node.profile.up, node.profile.down
-        path = _path(node.name, node, up, down, ("up", "down"), streams)
+        path = _path(node.name, node, up, down, WAYS, streams)
         found.append(path._replace(dilation=dilation))
     packets = sum(count for path in found for count in path.bursts().values())
     shorter_s = BURST_S * min(1.0, ALL_BURSTS_PACKETS / max(1, packets))

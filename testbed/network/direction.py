@@ -9,6 +9,8 @@ import msgspec
 from testbed.config_error import ConfigError
 from testbed.network import traces
 
+WAYS = ("up", "down")
+"""Directions of a link, in the order in which both are told."""
 MTU_BYTES = 1500
 """Greatest IP packet."""
 FRAME_OVERHEAD_BYTES = 14

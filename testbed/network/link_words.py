@@ -20,7 +20,7 @@ import msgspec
 
 from testbed.config_error import ConfigError, closest
 from testbed.network import direction_table
-from testbed.network.direction import Direction, GilbertElliott
+from testbed.network.direction import WAYS, Direction, GilbertElliott
 
 _PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 _BINARY = {"ki": 2.0**10, "mi": 2.0**20, "gi": 2.0**30, "ti": 2.0**40}
@@ -34,7 +34,6 @@ _MS_PER = {
 }
 _SHOWN = (("gbit", 1e6), ("mbit", 1e3), ("kbit", 1.0))
 _NUMBER = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?)(.*)", re.DOTALL)
-_WAYS = ("up", "down")
 _GEMODEL = ("good_to_bad", "bad_to_good", "bad_loss", "good_loss")
 EXAMPLE = "down 20mbit up 5mbit delay 20ms loss 0.1%"
 
@@ -105,13 +104,13 @@ def is_words(text: str) -> bool:
     words = _tokens(text)
     if len(words) < 2 or text.rstrip().endswith(".toml"):
         return False
-    return words[0] in _WORDS or words[0] in _WAYS
+    return words[0] in _WORDS or words[0] in WAYS
 
 
 def goes_on(text: str) -> bool:
     """Whether it can stand after a comma within a link's words."""
     words = _tokens(text)
-    return bool(words) and (words[0] in _WORDS or words[0] in _WAYS)
+    return bool(words) and (words[0] in _WORDS or words[0] in WAYS)
 
 
 def read(text: str) -> tuple[Direction, Direction]:
@@ -120,20 +119,20 @@ def read(text: str) -> tuple[Direction, Direction]:
     Raises:
         ConfigError: naming the word, its value and what would be right.
     """
-    fields: dict[str, dict[str, Any]] = {way: {} for way in _WAYS}
+    fields: dict[str, dict[str, Any]] = {way: {} for way in WAYS}
     words = _tokens(text)
     refused = f"link {text!r}: "
     while words:
-        ways: tuple[str, ...] = _WAYS
+        ways: tuple[str, ...] = WAYS
         word = words.pop(0)
-        if word in _WAYS:
+        if word in WAYS:
             ways = (word,)
             if words and words[0] in _WORDS:
                 word = words.pop(0)
-        if word not in _WORDS and word not in _WAYS:
+        if word not in _WORDS and word not in WAYS:
             raise ConfigError(
-                f"{refused}{word!r} is no word of a link{closest(word, [*_WAYS, *_WORDS])}; "
-                f"say it as {EXAMPLE!r}, with {', '.join((*_WAYS, 'rate', 'bw', *_SAID))}"
+                f"{refused}{word!r} is no word of a link{closest(word, [*WAYS, *_WORDS])}; "
+                f"say it as {EXAMPLE!r}, with {', '.join((*WAYS, 'rate', 'bw', *_SAID))}"
             )
         for field, value in _values(refused, word, words):
             for way in ways:
@@ -144,7 +143,7 @@ def read(text: str) -> tuple[Direction, Direction]:
                     )
                 fields[way][field] = value
     found = []
-    for way in _WAYS:
+    for way in WAYS:
         if "max_packets" in fields[way] and "queue_ms" in fields[way]:
             raise ConfigError(f"{refused}limit stands instead of queue; leave one out")
         try:
@@ -166,7 +165,7 @@ def _values(refused: str, word: str, words: list[str]) -> Iterator[tuple[str, An
         del words[0]
         yield "gilbert_elliott", _gilbert_elliott(refused, words)
         return
-    field, kind = _WORDS["rate" if word in _WAYS else word]
+    field, kind = _WORDS["rate" if word in WAYS else word]
     yield field, _value(refused, word, kind, words)
     if word == "delay" and words and _number(words[0]):
         yield "jitter_ms", _value(refused, "delay's jitter", _TIME, words)
@@ -187,7 +186,7 @@ def _value(refused: str, word: str, kind: _Kind, words: list[str]) -> float:
     if found is None:
         raise ConfigError(f"{refused}{word} {said!r}: must be {kind.right}")
     number, unit = found.groups()
-    if not unit and words and words[0] not in _WORDS and words[0] not in _WAYS:
+    if not unit and words and words[0] not in _WORDS and words[0] not in WAYS:
         together = kind.read(number, words[0])
         if together is not None:  # "20 ms"
             del words[0]

@@ -36,7 +36,7 @@ from testbed import outside
 from testbed.config_error import ConfigError, closest, refuse_unknown
 from testbed.naming import mark
 from testbed.network import direction_table, link_words, mix, schedule, traces
-from testbed.network.direction import Direction
+from testbed.network.direction import WAYS, Direction
 from testbed.network.schedule import State
 
 PROFILE_DIR = Path(__file__).resolve().parents[2] / "netem_profiles"
@@ -73,7 +73,6 @@ class LinkProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 MARK_DIGITS = 6
 PROVENANCE = ("sourced", "derived", "assumed")
-_DIRECTIONS = ("up", "down")
 _DEFAULT = Direction()
 _KEYS = tuple(key for key in LinkProfile.__struct_fields__ if key != "name")
 
@@ -204,7 +203,7 @@ def _profile(path: Path, document: dict[str, Any], *, shipped: bool) -> LinkProf
     composite = document.get("composite", False)
     if not isinstance(composite, bool):
         raise ConfigError(f"composite = {composite!r}: must be true or false")
-    up, down = (_direction(path.parent, key, document.get(key)) for key in _DIRECTIONS)
+    up, down = (_direction(path.parent, key, document.get(key)) for key in WAYS)
     states: tuple[State, ...] = ()
     if "schedule" in document:
         states = schedule.states(schedule.read(document["schedule"], path.parent), up, down)
@@ -236,7 +235,7 @@ def _provenance(document: dict[str, Any], *, shipped: bool) -> dict[str, str]:
     for key, value in table.items():
         nested = isinstance(value, dict)
         flat |= {f"{key}.{field}": why for field, why in value.items()} if nested else {key: value}
-    keys = [f"{way}.{key}" for way in _DIRECTIONS for key in direction_table.KEYS]
+    keys = [f"{way}.{key}" for way in WAYS for key in direction_table.KEYS]
     refuse_unknown("provenance.", flat, [*keys, "schedule"])
     kinds = ", ".join(f'"{kind}: why"' for kind in PROVENANCE)
     found: dict[str, str] = {}
@@ -244,7 +243,7 @@ def _provenance(document: dict[str, Any], *, shipped: bool) -> dict[str, str]:
         if not isinstance(why, str) or not re.match(rf"({'|'.join(PROVENANCE)}): *\S", why):
             raise ConfigError(f"provenance.{key} = {why!r}: must be one of {kinds}")
         found[_canonical(key)] = why
-    numbers = {f"{way}.{key}": value for way in _DIRECTIONS for key, value in document[way].items()}
+    numbers = {f"{way}.{key}": value for way in WAYS for key, value in document[way].items()}
     if "schedule" in document:
         numbers["schedule"] = document["schedule"]
     for key, value in numbers.items():

@@ -26,7 +26,7 @@ import msgspec
 from testbed import outside
 from testbed.config_error import ConfigError, refuse_unknown
 from testbed.network import direction_table
-from testbed.network.direction import Direction, is_number
+from testbed.network.direction import WAYS, Direction, is_number
 
 MAX_S = 1e6
 """As long as a run may last."""
@@ -102,7 +102,7 @@ def read(rows: Any, folder: Path, clients: int | None = None) -> list[Entry]:
                 f"{where}at_s = {at_s:g}: is before {entries[-1].at_s:g} of entry {number - 1}; "
                 "entries stand in the order of their times"
             )
-        for key in ("up", "down"):
+        for key in WAYS:
             if not isinstance(row.get(key, {}), dict):
                 raise ConfigError(
                     f"{where}{key} = {row[key]!r}: must be a table {{ rate_kbit = 1000 }}, say"

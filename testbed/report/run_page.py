@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from testbed.network.direction import WAYS
 from testbed.record.events import EVENTS
 from testbed.report import curves, html, svg
 from testbed.report.html import Markup, facts, section, table, tag
@@ -198,13 +199,13 @@ def _bytes_section(summary: dict[str, Any]) -> Markup:
     kinds.sort(key=lambda each: -sum(each[1].values()))
     if len(kinds) > MOST_KINDS:
         rest = kinds[MOST_KINDS - 1 :]
-        other = {way: sum(ways[way] for _, ways in rest) for way in ("up", "down")}
+        other = {way: sum(ways[way] for _, ways in rest) for way in WAYS}
         kinds = [*kinds[: MOST_KINDS - 1], (f"{len(rest)} others", other)]
     levels = [
         (
             f"{level} (estimate)" if level == "wire" and _estimated(summary) else level,
             what,
-            *(f"{amounts[level][way] / 1e6:.3f}" for way in ("up", "down")),
+            *(f"{amounts[level][way] / 1e6:.3f}" for way in WAYS),
             f"{sum(amounts[level].values()) / 1e6:.3f}",
         )
         for level, what in (

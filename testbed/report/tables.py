@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from testbed import files
+from testbed.network.direction import WAYS
 
 Row = dict[str, Any]
 LEVELS = ("payload", "message", "wire")
-WAYS = ("up", "down")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _PACKETS = ("queue_drops", "losses")
 

@@ -13,7 +13,7 @@ from testbed.config_error import ConfigError
 from testbed.links import dilation
 from testbed.links.interface import LinkError
 from testbed.links.netem import qdisc, tc
-from testbed.network.direction import Direction
+from testbed.network.direction import WAYS, Direction
 from testbed.record.events import EVENTS, Damaged, WayIn
 from testbed.report.read import Story, read, refusing
 
@@ -62,7 +62,7 @@ def _changes(
     before = list(installed)
     for event in story.shaped.get(name, []):
         yield f"# at {event['at_s']:g} s"
-        for way, word in tc.WAYS.items():
+        for way, word in enumerate(WAYS):
             direction = msgspec.convert(event[word], Direction)
             slower = dilation.direction(direction, story.summary["dilation"])
             try:

@@ -3,11 +3,17 @@
 import math
 
 from testbed.calibration.observations import Arrived, Moved, Pinged, Seen
-from testbed.calibration.probes import WAYS, Pings, Schedule, Stream, Transfer, Trips
+from testbed.calibration.probes import Pings, Schedule, Stream, Transfer, Trips
 from testbed.calibration.sizing import PROBE_BYTES
 from testbed.links.interface import Counters, LinkCounters
 from testbed.network import traces
-from testbed.network.direction import FRAME_BYTES, FRAME_OVERHEAD_BYTES, SEGMENT_BYTES, Direction
+from testbed.network.direction import (
+    FRAME_BYTES,
+    FRAME_OVERHEAD_BYTES,
+    SEGMENT_BYTES,
+    WAYS,
+    Direction,
+)
 from testbed.network.profiles import LinkProfile
 
 NOTE_MS = 10

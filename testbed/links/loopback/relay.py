@@ -19,7 +19,7 @@ from testbed.links.loopback.listeners import HOST, Listeners
 from testbed.links.loopback.stream import Streams
 from testbed.links.process import CounterTable
 from testbed.links.queueing.lateness import Lateness
-from testbed.network.direction import Direction
+from testbed.network.direction import WAYS, Direction
 from testbed.network.profiles import LinkProfile
 from testbed.network.tcp_cap import caps_kbit
 from testbed.network.topology import Plan
@@ -95,7 +95,7 @@ class _Relay:
                 return True
             if "shape" in order:
                 node = order["shape"]
-                up, down = (msgspec.convert(order[way], Direction) for way in ("up", "down"))
+                up, down = (msgspec.convert(order[way], Direction) for way in WAYS)
                 self._profiles[node] = LinkProfile(name="", up=up, down=down)
                 self._shape(node)
                 for client in self._clients_behind(node):

@@ -23,7 +23,7 @@ from testbed.links.netem import qdisc
 from testbed.links.netem.devices import Wiring
 from testbed.links.process import DOWN, UP, CounterTable, LinkProcess, objection
 from testbed.links.userspace import forwarder
-from testbed.network.direction import Direction, GilbertElliott
+from testbed.network.direction import WAYS, Direction, GilbertElliott
 from testbed.network.schedule import State
 from testbed.network.topology import Node, Plan, plan
 from testbed.processes.channel import Channel
@@ -172,7 +172,7 @@ def _run(plan: Plan, channel: Channel, counters: CounterTable) -> None:
     wiring = Wiring(counters)
     networks = [wiring.connect(node) for node in plan.nodes]
     for node in plan.nodes:
-        for way, key in ((UP, "up"), (DOWN, "down")):
+        for way, key in enumerate(WAYS):
             wiring.shape(node, way, getattr(node.profile, key, None))
     facts = {
         "rootless": user is not None,
@@ -200,7 +200,7 @@ def _handle(plan: Plan, wiring: Wiring, channel: Channel) -> None:
         for order in channel.drain():
             if "shape" in order:
                 node = plan.nodes[order["shape"]]
-                for way, key in ((UP, "up"), (DOWN, "down")):
+                for way, key in enumerate(WAYS):
                     wiring.shape(node, way, msgspec.convert(order[key], Direction))
             stop = stop or "stop" in order
         if stop:

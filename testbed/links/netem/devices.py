@@ -19,9 +19,8 @@ from typing import Any
 from testbed.links.interface import LinkError
 from testbed.links.linux import namespaces, netlink, offload
 from testbed.links.netem import qdisc, trace_pacer
-from testbed.links.netem.tc import WAYS
 from testbed.links.process import DOWN, LOSSES, UP, CounterTable
-from testbed.network.direction import MTU_BYTES, Direction
+from testbed.network.direction import MTU_BYTES, WAYS, Direction
 from testbed.network.topology import SUBNET, Node
 
 FIRST_INDEX = 1000

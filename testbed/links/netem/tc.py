@@ -4,15 +4,15 @@ from collections.abc import Iterator
 
 from testbed.links.netem.qdisc import CERTAIN, Installed, Netem
 from testbed.links.process import DOWN, UP
+from testbed.network.direction import WAYS
 
-WAYS = {UP: "up", DOWN: "down"}
 _HOOKS = {UP: "ingress", DOWN: "egress"}
 
 
 def link(node: int, both: tuple[Installed, Installed]) -> Iterator[str]:
     """Every command for a node's link, in the link namespace, where its devices are."""
     yield f"tc qdisc add dev link{node} clsact"
-    for way, installed in zip(WAYS, both, strict=True):
+    for way, installed in enumerate(both):
         device = f"{WAYS[way]}{node}"
         yield (
             f"tc filter add dev link{node} {_HOOKS[way]} protocol all prio 1 u32 match u32 0 0 "

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from testbed.links.linux.namespaces import set_sysctl
 from testbed.links.userspace.batching import MOST_FRAMES_PER_S
-from testbed.network.direction import FRAME_BYTES, Direction
+from testbed.network.direction import FRAME_BYTES, WAYS, Direction
 from testbed.network.topology import Plan
 
 SYSCTL = "net/core/rps_default_mask"
@@ -23,7 +23,7 @@ SYSCTL = "net/core/rps_default_mask"
 
 def is_wanted(plan: Plan) -> bool:
     """Whether the clients' links can carry more frames a second, in one direction, than a core."""
-    for way in ("up", "down"):
+    for way in WAYS:
         lines: list[Direction] = [
             getattr(node.profile, way) if node.profile else Direction() for node in plan.clients
         ]
