@@ -15,6 +15,7 @@ from testbed.calibration.observations import Arrived
 from testbed.calibration.probes import Stream
 from testbed.calibration.side import NO_PACKETS, Side
 from testbed.calibration.sizing import CLIENTS, PROBE_BYTES
+from testbed.fidelity.checks import RATE_TOLERANCE
 from testbed.network.direction import FRAME_BYTES, MTU_BYTES, SEGMENT_BYTES
 from testbed.network.profiles import LinkProfile
 from testbed.network.tcp_cap import caps_kbit
@@ -29,7 +30,6 @@ from testbed.probing.probeable import (
     why_not_tcp,
 )
 
-RATE_TOLERANCE = 0.02
 TOGETHER_TOLERANCE = 0.03
 QUEUE_TOLERANCE = 0.1
 GAP_TOLERANCE_PERCENT = 10.0

@@ -8,6 +8,7 @@ from testbed.calibration.probes import Pings, Stream, Transfer
 from testbed.network.direction import FRAME_BYTES, MTU_BYTES, WAYS, Direction
 from testbed.network.profiles import LinkProfile
 from testbed.probing.probeable import entering, why_not_full, why_not_tcp
+from testbed.probing.saturation import LEAD_TRIPS, QUEUE_USED
 
 PROBE_BYTES = 54
 """IP packet of a ping and of a packet that is only counted."""
@@ -45,8 +46,6 @@ MOST_FILL = 8000
 WATCHED_FRAMES = 4
 """How long a full line is watched at least."""
 
-LEAD_TRIPS = 12
-"""Idle round trips that slow start takes, from ten packets to ten thousand and over."""
 LEAST_LEAD_S = 1.0
 WINDOW_TRIPS = 2
 """Round trips over the full queue."""
@@ -54,8 +53,6 @@ LEAST_WINDOW_S = 2.5
 MOST_ABOVE, LEAST_ABOVE = 0.05, 0.03
 """How far above the line TCP is paced: so much that a line that is too fast shows; the lesser where
 the queue may overflow, since it is long enough for Reno to go on filling the line."""
-QUEUE_USED = 0.8
-"""Of the queue, what fills up while TCP is measured."""
 
 
 def pings(profile: LinkProfile, count: int) -> Pings:
