@@ -10,6 +10,7 @@ from rich.table import Table
 
 from experiments.plan import Bench, Row
 from testbed.metrics import accuracy
+from testbed.network.topology import SERVER
 
 Summary = dict[str, Any]
 Figures = dict[str, float | None]
@@ -38,7 +39,7 @@ def figures(summary: Summary, target_accuracy: float | None) -> Figures:
     accuracies = [accuracy(entry["metrics"]) for entry in rounds]
     parts = sum(entry["clients_ok"] for entry in rounds)
     flops = [each["round_flops"] for each in summary["per_client"] if each.get("round_flops")]
-    clients = [each for each in summary["processes"] if each["node"] != "server"]
+    clients = [each for each in summary["processes"] if each["node"] != SERVER]
     peaks = [each.get("peak_private_mb") for each in clients]
     payload = sum(_payload(entry) for entry in rounds)
     found: Figures = {

@@ -11,11 +11,12 @@ from nodes.kinds import METRICS
 from nodes.metrics import numbers
 from nodes.peer import Overtaken, Peer, Refused, Stopped
 from testbed.metering import meter
+from testbed.network.topology import SERVER
 from testbed.processes import heap
 from testbed.processes.channel import Channel
 from testbed.record.drops import Condensed
 from testbed.run.config import RunConfig
-from testbed.transport.sockets import SERVER, ClientTransport, Neighbours, Timeout
+from testbed.transport.sockets import ClientTransport, Neighbours, Timeout
 
 
 class MethodClient(Protocol):

@@ -11,7 +11,8 @@ from nodes.checks import difference
 from nodes.compute import Compute, Real
 from nodes.kinds import ABSENT, HELLO, REFUSED, STOP, WELCOME
 from testbed import clock
-from testbed.transport.sockets import SERVER, ClientTransport, Report, Timeout
+from testbed.network.topology import SERVER
+from testbed.transport.sockets import ClientTransport, Report, Timeout
 from testbed.transport.wire import MAX_TEXT, Detail, Message
 
 FIRST_ANSWER_S = 2.0

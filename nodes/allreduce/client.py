@@ -21,8 +21,9 @@ from nodes.compute import Compute
 from nodes.peer import Peer
 from testbed import clock
 from testbed.metering import retransmissions
+from testbed.network.topology import SERVER
 from testbed.transport.gloo import Group, ReduceFailed
-from testbed.transport.sockets import SERVER, Report
+from testbed.transport.sockets import Report
 from testbed.transport.wire import Message
 
 

@@ -25,8 +25,9 @@ from safetensors import SafetensorError, safe_open
 from nodes.checkpoint import Json, Snapshot, Unkept
 from testbed import clock, files
 from testbed.config_error import ConfigError
+from testbed.network.topology import SERVER
 from testbed.record.recorder import FREE_BYTES_NEEDED
-from testbed.transport.sockets import SERVER, Report
+from testbed.transport.sockets import Report
 from testbed.transport.wire import DTYPES, encode_tensors
 
 FOLDER = "state"

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from testbed.fidelity.paths import RTT_TOLERANCE_MS
+from testbed.network.topology import SERVER
 
 LATE_SHARE = 0.05
 """Of the time of all rounds, by which a node may be late in them."""
@@ -75,7 +76,7 @@ def judge(summary: dict[str, Any], links: dict[str, Any], busy_cores: float | No
 def _late(summary: dict[str, Any], row: Row, share: float) -> str:
     """ "client-7 waited 41 % of the rounds' time for a core (20 clients on 2 cores)" """
     compute = summary["compute"]
-    server = row["node"] == "server"
+    server = row["node"] == SERVER
     device = compute["server_device_class" if server else "device_class"]
     does = f"waited {100 * share:.0f} % of the rounds' time for a core"
     if compute["mode"] == "modelled" or device:

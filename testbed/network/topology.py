@@ -12,6 +12,8 @@ from testbed.network.profiles import LinkProfile
 from testbed.network.schedule import interrupted
 
 PORT = 5555
+SERVER = "server"
+"""The server's name; ``client_name`` has the others'."""
 SUBNET = ipaddress.IPv4Network("10.0.0.0/8")
 FIRST_CLIENT = ipaddress.IPv4Address("10.1.0.1")
 
@@ -63,7 +65,7 @@ def plan(
 
     ``away``: for each of them when it is; None: never.
     """
-    server = Node(0, "server", str(SUBNET[1]), server_profile)
+    server = Node(0, SERVER, str(SUBNET[1]), server_profile)
     clients = []
     times = away or [()] * len(profiles)
     for number, (profile, own) in enumerate(zip(profiles, times, strict=True), start=1):

@@ -14,6 +14,7 @@ from typing import Any
 
 from testbed import files
 from testbed.network.direction import WAYS
+from testbed.network.topology import SERVER
 
 Row = dict[str, Any]
 LEVELS = ("payload", "message", "wire")
@@ -76,7 +77,7 @@ def spans(summary: dict[str, Any]) -> list[Row]:
     found = []
     for entry in summary["rounds"]:
         server = entry.get("server_spans")
-        rows = [{"client": "server", **server}] if server else []
+        rows = [{"client": SERVER, **server}] if server else []
         for own in [*rows, *entry.get("spans", [])]:
             rest = {name: value for name, value in own.items() if name != "client"}
             found.append({"round": entry["round"], "node": own["client"], **rest})

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+from testbed.network.topology import SERVER
 from testbed.report import svg, way_in
 from testbed.report.html import Markup, facts, section, table, tag
 from testbed.report.read import Story
@@ -94,7 +95,7 @@ def _left_table(summary: dict[str, Any], left: list[Check]) -> Markup:
 def _whose(summary: dict[str, Any]) -> dict[str, str]:
     """By node, whose link it is."""
     profile_of = {row["name"]: row["profile"] for row in summary["per_client"]}
-    profile_of["server"] = f"server's {summary['server_profile']}"
+    profile_of[SERVER] = f"server's {summary['server_profile']}"
     return profile_of
 
 

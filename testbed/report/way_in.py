@@ -14,6 +14,7 @@ from testbed.links import dilation
 from testbed.links.interface import LinkError
 from testbed.links.netem import qdisc, tc
 from testbed.network.direction import WAYS, Direction
+from testbed.network.topology import SERVER
 from testbed.record.events import EVENTS, Damaged, WayIn
 from testbed.report.read import Story, read, refusing
 
@@ -74,7 +75,7 @@ def _changes(
 
 
 def _nodes(story: Story) -> list[str]:
-    return ["server", *(row["name"] for row in story.summary["per_client"])]
+    return [SERVER, *(row["name"] for row in story.summary["per_client"])]
 
 
 def _enter(story: Story) -> dict[str, str]:

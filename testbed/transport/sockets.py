@@ -14,6 +14,7 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message, recv_monitor_message
 
 from testbed import clock
+from testbed.network.topology import SERVER
 from testbed.transport import congestion
 from testbed.transport.wire import (
     MAX_FRAME_BYTES,
@@ -36,8 +37,6 @@ Encoded = tuple[list[TensorHeader], list[memoryview]]
 Neighbours = Mapping[str, tuple[str, int]]
 """Host and port of other clients, by name."""
 
-SERVER = "server"
-"""The server's name among those that send and receive."""
 ASK_AFTER_S, ASK_EVERY_S = 15.0, 3.0
 """A caller asks the other's TCP (keepalive) after so long a silence, and so often until that
 answers: the other may have given up a connection over which this one only listens. An empty
