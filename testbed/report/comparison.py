@@ -20,6 +20,7 @@ from testbed.report import curves, summaries
 from testbed.report.curves import Point
 from testbed.report.summaries import Summary
 from testbed.report.svg import number
+from testbed.report.text import few
 
 TEXTS = ("run", "where")
 """Columns that are no figures."""
@@ -149,8 +150,7 @@ def notes(found: Sequence[Run]) -> list[str]:
     told = zip(names(found), found, strict=True)
     wrong = [name for name, run in told if run.summary["fidelity"]["verdict"] == "fail"]
     if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        said.append(f"Links were not as their profiles say in {', '.join(wrong[:5])}{more}.")
+        said.append(f"Links were not as their profiles say in {few(wrong)}.")
     return said
 
 

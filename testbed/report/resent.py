@@ -6,6 +6,7 @@ from typing import Any
 
 from testbed.report.html import Markup, table, tag
 from testbed.report.svg import number
+from testbed.report.text import few
 
 WAYS = {"up": "up: by clients", "down": "down: by the server"}
 
@@ -52,13 +53,8 @@ def captured(captures: dict[str, Any]) -> str:
     if captures["dropped_packets"]:
         text += (
             f" {captures['dropped_packets']:,} more came faster than they could be written, of "
-            f"{_few(captures['incomplete'])}."
+            f"{few(captures['incomplete'])}."
         )
     if captures["failure"]:
         text += f" The captures end early: {captures['failure']}."
     return text
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more

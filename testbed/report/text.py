@@ -1,6 +1,9 @@
-"""Text that comes from outside, made visible."""
+"""Text for people: what comes from outside made visible, long lists cut."""
 
 import re
+from collections.abc import Sequence
+
+FEW = 5
 
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -11,3 +14,9 @@ _UNSEEN = re.compile(
 def visible(text: str) -> str:
     r"""With such characters as a string literal has them: "\x1b", "\u202e"."""
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def few(names: Sequence[str]) -> str:
+    """ "a, b, c, d, e and 2 more" """
+    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
+    return ", ".join(names[:FEW]) + more
