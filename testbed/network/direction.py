@@ -243,3 +243,12 @@ def _problem(field: str, value: Any) -> str | None:
     if field.endswith("_ms") and not 0 <= value <= MAX_MS:
         return f"must be at least 0 ms, to {MAX_MS:.0f} ms"
     return None
+
+
+def changes(before: Direction, after: Direction) -> dict[str, Any]:
+    """What is other in ``after``, as a record has it; None is a field that no longer counts."""
+    return {
+        field: msgspec.to_builtins(value)
+        for field in Direction.__struct_fields__
+        if (value := getattr(after, field)) != getattr(before, field)
+    }

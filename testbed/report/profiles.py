@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import msgspec
 from rich.table import Table
 
 from testbed.network.capacity import line
-from testbed.network.direction import Direction
+from testbed.network.direction import Direction, changes
 from testbed.network.direction_table import INSTEAD
 from testbed.network.profiles import LinkProfile
 from testbed.units import human_seconds
@@ -76,26 +75,13 @@ def details(profile: LinkProfile) -> dict[str, Any]:
 
 def extras(direction: Direction) -> dict[str, Any]:
     """The fields beyond the usual ones that are set, and what follows from a trace or a model."""
-    found: dict[str, Any] = {
-        field: msgspec.to_builtins(value)
-        for field in Direction.__struct_fields__
-        if field not in USUAL and (value := getattr(direction, field)) != getattr(_DEFAULT, field)
-    }
+    found = {name: each for name, each in changes(_DEFAULT, direction).items() if name not in USUAL}
     if direction.chances is not None:
         found["trace_mean_kbit"] = round(direction.chances.mean_kbit, 3)
         found["trace_period_s"] = direction.chances.period_ms / 1000
     if direction.gilbert_elliott is not None:
         found["mean_loss_percent"] = direction.mean_loss_percent
     return found
-
-
-def changes(before: Direction, after: Direction) -> dict[str, Any]:
-    """What is other in ``after``; None is a field that no longer counts."""
-    return {
-        field: msgspec.to_builtins(value)
-        for field in Direction.__struct_fields__
-        if (value := getattr(after, field)) != getattr(before, field)
-    }
 
 
 def listing(profiles: list[LinkProfile]) -> Table:

@@ -9,7 +9,7 @@ import msgspec
 
 from testbed import clock
 from testbed.links.interface import Network
-from testbed.network.direction import Direction
+from testbed.network.direction import Direction, changes
 from testbed.network.schedule import State
 from testbed.network.topology import Node, Plan
 from testbed.record import ideal_rounds
@@ -112,11 +112,5 @@ def _from(changes: Sequence[Change], at_s: float) -> list[Change]:
 
 
 def _changed_fields(direction: Direction) -> dict[str, Any]:
-    """The fields that are not at their default."""
-    default = Direction()
-    told = {
-        field: msgspec.to_builtins(value)
-        for field in Direction.__struct_fields__
-        if (value := getattr(direction, field)) != getattr(default, field)
-    }
-    return told
+    """Those that are not at their default."""
+    return changes(Direction(), direction)
