@@ -75,13 +75,12 @@ def conclude(summary: dict[str, Any]) -> Found:
     needed = max(host_load.enough(summary, links), _for_links(summary))
     (entry,) = summary["rounds"]
     how = f"a trial round of {entry['seconds']:.2f} s"
-    rows = [row for row in summary["compute"]["nodes"] if row.get("late_s") is not None]
+    rows = host_load.rows_with_lateness(summary)
     if rows:
         latest = max(rows, key=lambda row: row["late_s"])
-        device_s = latest["modelled_s"] if "modelled_s" in latest else latest["device_s"]
         how += (
             f", in which {latest['node']} was late by {latest['late_s']:.2f} s with what takes "
-            f"its device {device_s:.2f} s"
+            f"its device {host_load.device_s(latest):.2f} s"
         )
     return Found(min(needed, MAX_DILATION), how)
 

@@ -49,7 +49,7 @@ def judge(summary: dict[str, Any], links: dict[str, Any], busy_cores: float | No
     rounds_s = _rounds_s(summary)
     if not rounds_s:
         return Host("skipped", "no round was finished")
-    rows = [row for row in summary["compute"]["nodes"] if row.get("late_s") is not None]
+    rows = rows_with_lateness(summary)
     if not rows:
         return Host("skipped", "this system does not say how long a process waits for a core")
     latest = max(rows, key=lambda row: row["late_s"])
@@ -97,14 +97,14 @@ def enough(summary: dict[str, Any], links: dict[str, Any]) -> float:
     this machine's, no more than is allowed. A tenth or a whole number, rounded up.
     """
     dilation = summary["dilation"]
-    rows = [row for row in summary["compute"]["nodes"] if row.get("late_s") is not None]
+    rows = rows_with_lateness(summary)
     worst_s = max((row["late_s"] for row in rows), default=0.0)
-    rounds_s = max([_rounds_s(summary) - worst_s, *map(_device_s, rows)])
+    rounds_s = max([_rounds_s(summary) - worst_s, *map(device_s, rows)])
     found = 1.0
     for row in rows:
         if row["late_s"] > 0:
-            busy_s = dilation * (_device_s(row) + row["late_s"])
-            found = max(found, busy_s / (_device_s(row) + AIMED_SHARE * rounds_s) / SPARE)
+            busy_s = dilation * (device_s(row) + row["late_s"])
+            found = max(found, busy_s / (device_s(row) + AIMED_SHARE * rounds_s) / SPARE)
         if row.get("cpu_s", 0.0) > row.get("device_s", 0.0):
             # A device that is faster than a core can be shown by nothing else.
             found = max(found, row["cpu_s"] / row["device_s"] / SPARE)
@@ -123,7 +123,13 @@ def _rounds_s(summary: dict[str, Any]) -> float:
     return float(sum(entry["seconds"] or 0.0 for entry in summary["rounds"]))
 
 
-def _device_s(row: Row) -> float:
+def rows_with_lateness(summary: dict[str, Any]) -> list[Row]:
+    """Of the nodes of which it is known."""
+    return [row for row in summary["compute"]["nodes"] if row.get("late_s") is not None]
+
+
+def device_s(row: Row) -> float:
+    """What a node's computing takes its device."""
     return float(row["modelled_s"] if "modelled_s" in row else row["device_s"])
 
 

@@ -7,10 +7,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+from testbed.fidelity import host_load
 from testbed.network.topology import SERVER
 from testbed.report import svg, way_in
 from testbed.report.html import Markup, facts, section, table, tag
 from testbed.report.read import Story
+from testbed.report.text import few
 
 MOST_ROWS = 20
 """Of any table here."""
@@ -239,9 +241,8 @@ def _failures(story: Story) -> Iterable[tuple[str, str, int, str]]:
         found["captures ended early", captures["failure"]] = ["all clients"]
     for (what, reason), all_ in found.items():
         names = list(dict.fromkeys(all_))
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         times = drops[reason] if what == "message dropped" else len(all_)
-        yield what, reason, times, ", ".join(names[:5]) + more
+        yield what, reason, times, few(names)
 
 
 def host_section(story: Story) -> Markup:
@@ -273,7 +274,7 @@ def host_section(story: Story) -> Markup:
             f"{svg.number(changes['lateness_max_ms'])} ms at most."
         )
         parts.append(tag("p", text))
-    computed = [row for row in summary["compute"]["nodes"] if row["late_s"] is not None]
+    computed = host_load.rows_with_lateness(summary)
     if computed:
         worst = max(computed, key=lambda row: row["late_s"])
         how = "Computing took"
