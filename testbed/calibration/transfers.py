@@ -32,7 +32,7 @@ _SO_MAX_PACING_RATE = 47
 _ZEROS = bytes(CHUNK_BYTES)
 
 
-class Arrivals:
+class ReceivedBytes:
     """How many bytes had arrived by when: [[time on the monotonic clock in ns, bytes], ...]."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ def listener(endpoint: Endpoint) -> Body:
 
     def body(channel: Channel) -> dict[str, Any]:
         enter(endpoint)
-        uploads: dict[int, Arrivals] = {}
+        uploads: dict[int, ReceivedBytes] = {}
         with (
             listen(endpoint) as door,
             selectors.DefaultSelector() as selector,
@@ -100,7 +100,7 @@ def _accept(door: socket.socket, selector: selectors.BaseSelector) -> None:
 def _serve(
     key: selectors.SelectorKey,
     selector: selectors.BaseSelector,
-    uploads: dict[int, Arrivals],
+    uploads: dict[int, ReceivedBytes],
 ) -> bool:
     """Do what a connection's caller wants; False where the connection has ended."""
     connection, state = key.fileobj, key.data
@@ -113,7 +113,7 @@ def _serve(
             connection.send(_ZEROS)
             return True
         if wanted == UP:
-            return uploads.setdefault(tag, Arrivals()).take(connection)
+            return uploads.setdefault(tag, ReceivedBytes()).take(connection)
         data = connection.recv(READ_BYTES)
         connection.send(data)
         return bool(data)
@@ -145,7 +145,7 @@ def caller(endpoint: Endpoint, tag: int, transfer: Transfer) -> Body:
         enter(endpoint)
         channel.send(READY)
         channel.receive()
-        arrivals = Arrivals()
+        received = ReceivedBytes()
         wanted = UP if transfer.way == "up" else DOWN
         pace = UNPACED if transfer.pace_kbit is None else round(125 * transfer.pace_kbit)
         lasts_s = transfer.lead_s + transfer.window_s
@@ -160,19 +160,19 @@ def caller(endpoint: Endpoint, tag: int, transfer: Transfer) -> Body:
             connection.setblocking(False)
             selector.register(connection, EVENT_WRITE if transfer.way == "up" else EVENT_READ)
             while (left_s := ends_s - time.monotonic()) > 0:
-                if selector.select(left_s) and not _move(connection, transfer.way, arrivals):
+                if selector.select(left_s) and not _move(connection, transfer.way, received):
                     break
         ended_ns = time.monotonic_ns()
         _abort(connection)
-        return {"ended_ns": ended_ns, "notes": arrivals.notes, "congestion": used}
+        return {"ended_ns": ended_ns, "notes": received.notes, "congestion": used}
 
     return body
 
 
-def _move(connection: socket.socket, way: str, arrivals: Arrivals) -> bool:
+def _move(connection: socket.socket, way: str, received: ReceivedBytes) -> bool:
     """Send or take what there is room for; False at the stream's end."""
     if way == "down":
-        return arrivals.take(connection)
+        return received.take(connection)
     with contextlib.suppress(BlockingIOError):
         connection.send(_ZEROS)
     return True

@@ -27,7 +27,7 @@ from testbed.transport.wire import (
     encode_header,
     encode_tensors,
 )
-from testbed.transport.zmq_receive import Arrivals, read
+from testbed.transport.zmq_receive import MessageReceiver, read
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -166,7 +166,7 @@ class ServerTransport:
         if listener is not None:
             self._socket.setsockopt(zmq.USE_FD, listener)
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED)
-        self._arrivals, self._events = Arrivals(self._socket), Arrivals(self._monitor)
+        self._arrivals, self._events = MessageReceiver(self._socket), MessageReceiver(self._monitor)
         try:
             self._socket.bind(f"tcp://{host}:{port}")
         except zmq.ZMQError:

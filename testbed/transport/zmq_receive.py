@@ -24,7 +24,7 @@ def read(sock: zmq.Socket[Any], flags: int = 0) -> list[zmq.Frame]:
     return frames
 
 
-class Arrivals:
+class MessageReceiver:
     """The messages of one socket, for one task at a time."""
 
     def __init__(self, sock: zmq.Socket[Any]) -> None:

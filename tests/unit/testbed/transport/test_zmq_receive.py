@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import zmq
 
-from testbed.transport.zmq_receive import Arrivals, read
+from testbed.transport.zmq_receive import MessageReceiver, read
 
 Pair = tuple[zmq.Socket[Any], zmq.Socket[Any]]
 
@@ -29,7 +29,7 @@ def data(frames: list[zmq.Frame]) -> list[bytes]:
     return [frame.bytes for frame in frames]
 
 
-async def waiting(arrivals: Arrivals) -> asyncio.Task[list[zmq.Frame]]:
+async def waiting(arrivals: MessageReceiver) -> asyncio.Task[list[zmq.Frame]]:
     """A task that has found nothing, and waits."""
     task = asyncio.create_task(arrivals.receive())
     await asyncio.sleep(0)
@@ -50,7 +50,7 @@ def test_all_frames_of_a_message_come_together(pair: Pair) -> None:
 def test_one_that_waits_hears_what_comes(pair: Pair) -> None:
     async def main() -> None:
         ours, theirs = pair
-        arrivals = Arrivals(ours)
+        arrivals = MessageReceiver(ours)
         for word in (b"one", b"two"):
             task = await waiting(arrivals)
             theirs.send(word)
@@ -62,7 +62,7 @@ def test_one_that_waits_hears_what_comes(pair: Pair) -> None:
 def test_a_sending_that_takes_the_sign_away_leaves_nobody_waiting(pair: Pair) -> None:
     async def main() -> None:
         ours, theirs = pair
-        arrivals = Arrivals(ours)
+        arrivals = MessageReceiver(ours)
         task = await waiting(arrivals)
         theirs.send(b"question")
         # The socket hears of the question here, and its descriptor says no more of it.
@@ -76,7 +76,7 @@ def test_a_sending_that_takes_the_sign_away_leaves_nobody_waiting(pair: Pair) ->
 def test_one_that_is_cancelled_watches_no_more(pair: Pair) -> None:
     async def main() -> None:
         ours, _ = pair
-        task = await waiting(Arrivals(ours))
+        task = await waiting(MessageReceiver(ours))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
