@@ -11,8 +11,8 @@ from testbed.calibration.observations import Arrived, Moved, Pinged, Seen
 from testbed.calibration.probes import STAGES, Pings, Probe, Schedule, Stream, Transfer, Trips
 from testbed.links.interface import Counters, LinkCounters, LinkError, Network
 from testbed.network.topology import Node, Plan
-from testbed.processes.channel import Channel, ChannelClosed
-from testbed.processes.child import Child
+from testbed.processes.channel import Line
+from testbed.processes.worker import NoAnswer, Worker
 
 READY_LIMIT_S = 20.0
 PATIENCE_S = 10.0
@@ -28,63 +28,13 @@ class Job(NamedTuple):
     clients: tuple[Node, ...]
 
 
-class _Worker:
-    """A process that runs a body and sends what that returns; owns it."""
-
-    def __init__(self, name: str, body: Body) -> None:
-        self._channel, theirs = Channel.pair()
-
-        def run() -> None:
-            self._channel.close()
-            theirs.send({"result": body(theirs)})
-
-        self._child = Child(name, run)
-        theirs.close()
-
-    def fileno(self) -> int:
-        return self._channel.fileno()
-
-    def wait_ready(self) -> None:
-        try:
-            self._channel.receive(READY_LIMIT_S)
-        except (ChannelClosed, TimeoutError):
-            raise self._broken() from None
-
-    def _broken(self) -> LinkError:
-        """Nothing can be said of links that nobody measures."""
-        return LinkError(
-            f"a process that measures (the {self._child.name}) {self._child.condition()}"
-        )
-
-    def say(self, word: str) -> None:
-        with contextlib.suppress(ChannelClosed):
-            self._channel.send({word: True})
-
-    def result(self) -> dict[str, Any]:
-        """What the body returned.
-
-        Raises:
-            LinkError: it ended otherwise, or takes too long.
-        """
-        try:
-            found = self._channel.receive(PATIENCE_S)["result"]
-        except (ChannelClosed, TimeoutError):
-            raise self._broken() from None
-        assert isinstance(found, dict)
-        return found
-
-    def close(self) -> None:
-        self._child.kill()
-        self._channel.close()
-
-
 class _Part(NamedTuple):
     """A probe on its way: which process begins it, and the tag of the one that takes it."""
 
     seen: Seen
     probe: Probe
     tag: int
-    begins: _Worker
+    begins: Worker
 
     @property
     def taker(self) -> int:
@@ -132,8 +82,8 @@ def _carry_out(layout: Plan, network: Network, probes: list[tuple[Job, Seen, Pro
     """Run all the probes at once, and note in each one's Seen what came of it."""
     with contextlib.ExitStack() as owned:
 
-        def start(name: str, body: Body) -> _Worker:
-            worker = _Worker(name, body)
+        def start(name: str, body: Body) -> Worker:
+            worker = Worker(name, body)
             owned.callback(worker.close)
             return worker
 
@@ -142,12 +92,12 @@ def _carry_out(layout: Plan, network: Network, probes: list[tuple[Job, Seen, Pro
             _bodies(layout, network, job, probe, tag)
             for tag, (job, _, probe) in enumerate(probes, start=1)
         ]
-        takers: dict[int, _Worker] = {}
+        takers: dict[int, Worker] = {}
         for tag, ((_, _, probe), (_, takes)) in enumerate(zip(probes, bodies, strict=True), 1):
             if _taker(probe, tag) not in takers:
                 takers[_taker(probe, tag)] = start("taker", takes)
         for worker in takers.values():
-            worker.wait_ready()
+            _receive(worker, READY_LIMIT_S)
         parts = [
             _Part(seen, probe, tag, start("beginner", begins))
             for tag, ((_, seen, probe), (begins, _)) in enumerate(
@@ -155,17 +105,34 @@ def _carry_out(layout: Plan, network: Network, probes: list[tuple[Job, Seen, Pro
             )
         ]
         for part in parts:
-            part.begins.wait_ready()
+            _receive(part.begins, READY_LIMIT_S)
         # 2. All at once, until each has ended and its line is empty again.
         for part in parts:
-            part.begins.say("go")
+            part.begins.tell({"go": True})
         gave = _until_ended(parts)
         # 3. What came.
         for worker in takers.values():
-            worker.say("stop")
-        took = {taker: worker.result() for taker, worker in takers.items()}
+            worker.tell({"stop": True})
+        took = {taker: _result(worker) for taker, worker in takers.items()}
         for part, found in zip(parts, gave, strict=True):
             _note(part, found, took[part.taker])
+
+
+def _receive(worker: Worker, limit_s: float) -> Line:
+    """The next line of a process; raises LinkError where it has ended, or takes too long.
+
+    Nothing can be said of links that nobody measures.
+    """
+    try:
+        return worker.receive(limit_s)
+    except NoAnswer:
+        child = worker.child
+        reason = f"a process that measures (the {child.name}) {child.condition()}"
+        raise LinkError(reason) from None
+
+
+def _result(worker: Worker) -> Any:
+    return _receive(worker, PATIENCE_S)["result"]
 
 
 def _taker(probe: Probe, tag: int) -> int:
@@ -201,17 +168,17 @@ def _until_ended(parts: list[_Part]) -> list[dict[str, Any]]:
     began_s = empty_s = time.monotonic()
     with selectors.DefaultSelector() as selector:
         for index, part in enumerate(parts):
-            selector.register(part.begins, selectors.EVENT_READ, index)
+            selector.register(part.begins.channel, selectors.EVENT_READ, index)
         limit_s = began_s + max(part.probe.seconds for part in parts) + 2 * PATIENCE_S
         while selector.get_map() and (left_s := limit_s - time.monotonic()) > 0:
             for key, _ in selector.select(left_s):
                 selector.unregister(key.fileobj)
                 part = parts[key.data]
-                found[key.data] = part.begins.result()
+                found[key.data] = _result(part.begins)
                 if isinstance(part.probe, Stream | Transfer):
                     empty_s = max(empty_s, time.monotonic() + part.probe.settle_s)
         for key in selector.get_map().values():
-            found[key.data] = parts[key.data].begins.result()
+            found[key.data] = _result(parts[key.data].begins)
     time.sleep(max(0.0, empty_s - time.monotonic()))
     return found
 

@@ -4,8 +4,6 @@ Each access link is probed by itself: the clients' at once with the server's own
 then the server's behind the first client, whose limits are lifted for that.
 """
 
-import contextlib
-
 import msgspec
 
 from testbed.fidelity import checks as fidelity
@@ -16,8 +14,8 @@ from testbed.fidelity.paths import Arrivals, Path
 from testbed.links.interface import LinkError, Network
 from testbed.network.direction import Direction
 from testbed.network.topology import Node, Plan
-from testbed.processes.channel import Channel, ChannelClosed
-from testbed.processes.child import Child
+from testbed.processes.channel import Channel
+from testbed.processes.worker import NoAnswer, Worker
 
 PATIENCE_S = 10.0
 """How long the prober is waited for beyond what the profiles say it should take."""
@@ -40,21 +38,16 @@ class Prober:
         self._server = probe_paths.server_path(plan, streams, dilation)
         self.broken: str | None = None
         """What became of the process, where it gave no answer."""
-        self._channel, theirs = Channel.pair()
         if self._server is not None:
             network.shape(plan.server, _UNLIMITED, _UNLIMITED)
 
-        def run() -> None:
-            self._channel.close()
-            # A killed run has nobody left to tell.
-            with contextlib.suppress(ChannelClosed):
-                _probe(plan, network, streams, self._clients, theirs)
-                if self._server is not None:
-                    theirs.receive()
-                    _probe(plan, network, streams, [self._server], theirs)
+        def run(channel: Channel) -> None:
+            _probe(plan, network, streams, self._clients, channel)
+            if self._server is not None:
+                channel.receive()
+                _probe(plan, network, streams, [self._server], channel)
 
-        self._child = Child("prober", run)
-        theirs.close()
+        self._worker = Worker("prober", run)
 
     def certificate(self) -> Certificate:
         """Wait for the prober to finish and judge what it saw; bounded.
@@ -67,8 +60,7 @@ class Prober:
             server, first = self._plan.server, self._plan.clients[0]
             self._restore(server)
             self._network.shape(first, _UNLIMITED, _UNLIMITED)
-            with contextlib.suppress(ChannelClosed):
-                self._channel.send({"go": True})
+            self._worker.tell({"go": True})
             more = self._judge([self._server])
             self._restore(first)
             checks, not_probed = checks + more[0], not_probed + more[1]
@@ -77,10 +69,10 @@ class Prober:
     def _judge(self, paths: list[Path]) -> tuple[list[Check], list[NotProbed]]:
         limit_s = probe_s(paths) + PATIENCE_S
         try:
-            line = self._channel.receive(limit_s)
-        except (ChannelClosed, TimeoutError):
+            line = self._worker.receive(limit_s)
+        except NoAnswer:
             self._refuse_broken_links()
-            self.broken = f"not probed: the prober {self._child.condition()}"
+            self.broken = f"not probed: the prober {self._worker.child.condition()}"
             return [], []
         seen = msgspec.convert(line["seen"], list[Arrivals])
         checks: list[Check] = []
@@ -103,8 +95,7 @@ class Prober:
         self._network.shape(node, node.profile.up, node.profile.down)
 
     def close(self) -> None:
-        self._child.kill()
-        self._channel.close()
+        self._worker.close()
 
 
 def probe_s(paths: list[Path]) -> float:

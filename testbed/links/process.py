@@ -4,22 +4,27 @@ The supervisor reads the counters at any moment without asking: both sides see o
 mapping, and the process that carries the packets is its only writer.
 """
 
+import contextlib
 import mmap
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from testbed.links.interface import Counters, LinkCounters, LinkError
 from testbed.network.direction import Direction
-from testbed.processes.channel import Channel, ChannelClosed
-from testbed.processes.child import Child, describe_exit
+from testbed.processes.channel import MAX_FDS_PER_LINE, Channel
+from testbed.processes.worker import NoAnswer, Refused, Worker
 
+Facts = dict[str, Any]
+"""What a backend says of its network."""
 UP, DOWN = 0, 1
 FRAMES, BYTES, QUEUE_DROPS, LOSSES = range(4)
 _PER_DIRECTION = 4
 _PER_NODE = 2 * _PER_DIRECTION
 _WORD_BYTES = 8
+HAND_OVER_LIMIT_S = 10.0
 
 
 def objection(what: str, attempt: Callable[[], None], limit_s: float) -> str | None:
@@ -27,25 +32,16 @@ def objection(what: str, attempt: Callable[[], None], limit_s: float) -> str | N
 
     ``what``: in the reason, where it does not come to an end.
     """
-    ours, theirs = Channel.pair()
-
-    def run() -> None:
-        try:
-            attempt()
-        except (LinkError, OSError) as error:
-            theirs.send({"reason": str(error)})
-        else:
-            theirs.send({"reason": None})
-
-    child = Child("probe", run)
-    theirs.close()
+    worker = Worker("probe", lambda channel: attempt(), LinkError, OSError)
     try:
-        reason: str | None = ours.receive(limit_s)["reason"]
-    except (ConnectionError, TimeoutError) as error:
-        reason = f"{what}: {error}"
-    child.kill()
-    ours.close()
-    return reason
+        worker.receive(limit_s)
+    except Refused as refused:
+        return str(refused)
+    except NoAnswer as error:
+        return f"{what}: {error}"
+    finally:
+        worker.close()
+    return None
 
 
 class CounterTable:
@@ -70,48 +66,65 @@ class CounterTable:
         ]
 
 
+def say_up(channel: Channel, facts: Facts, descriptors: Sequence[int] = ()) -> None:
+    """Tell the owner that packets are carried now; give it descriptors and close them here."""
+    channel.send({**facts, "descriptors": len(descriptors)})
+    for start in range(0, len(descriptors), MAX_FDS_PER_LINE):
+        channel.send({}, tuple(descriptors[start : start + MAX_FDS_PER_LINE]))
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
 class LinkProcess:
     """A child process that runs ``body(channel, counters)`` until its channel says stop.
 
-    ``body`` first sends a line with "up": true and whatever the backend wants to know, or
-    ``{"failed": reason}``; then it carries packets, obeys ``{"shape": node, "up": …, "down": …}``
-    and ends at ``{"stop": true}`` or at the channel's end with a closing line ``{"closing": …}``.
+    ``body`` first calls ``say_up``; then it carries packets, obeys ``{"shape": node, "up": …,
+    "down": …}`` and ends at ``{"stop": true}`` or at the channel's end. It returns its closing
+    facts; a LinkError that it raises becomes ours.
     """
 
-    def __init__(self, nodes: int, body: Callable[[Channel, CounterTable], None]) -> None:
+    def __init__(
+        self, nodes: int, body: Callable[[Channel, CounterTable], Facts], limit_s: float
+    ) -> None:
+        """Start the process and wait until it is up.
+
+        Raises:
+            LinkError: it failed, with its own reason, or is not up within ``limit_s``.
+        """
         self.counters = CounterTable(nodes)
-        self.channel, theirs = Channel.pair()
-
-        def run() -> None:
-            self.channel.close()
-            try:
-                body(theirs, self.counters)
-            except LinkError as error:
-                theirs.send({"failed": str(error)})
-
-        self._child = Child("links", run)
-        theirs.close()
+        self._worker = Worker("links", lambda channel: body(channel, self.counters), LinkError)
+        self.channel = self._worker.channel
         self._failure: str | None = None
-        self._closing: dict[str, Any] = {}
+        self._closing: Facts = {}
+        try:
+            self.facts = self._wait_up(limit_s)
+            self.descriptors = self._take(self.facts.pop("descriptors"))
+        except BaseException:
+            # A signal too: nobody else knows of the process yet.
+            self.down()
+            raise
 
     @property
     def pid(self) -> int:
-        return self._child.pid
+        return self._worker.child.pid
 
-    def wait_up(self, timeout_s: float) -> dict[str, Any]:
-        """The first line of the process.
-
-        Raises:
-            LinkError: it failed, with its own reason.
-        """
+    def _wait_up(self, limit_s: float) -> Facts:
         try:
-            line = self.channel.receive(timeout_s)
-        except (TimeoutError, ChannelClosed) as error:
-            self._child.wait(1)
+            return self._worker.receive(limit_s)
+        except Refused as refused:
+            raise LinkError(str(refused)) from None
+        except NoAnswer as error:
+            self._worker.child.wait(1)
             raise LinkError(f"start the link process: {self.failure() or error}") from error
-        if "failed" in line:
-            raise LinkError(line["failed"])
-        return line
+
+    def _take(self, count: int) -> list[int]:
+        received = self.channel.descriptors
+        try:
+            while len(received) < count:
+                self._worker.receive(HAND_OVER_LIMIT_S)
+        except NoAnswer as error:
+            raise LinkError(f"receive the nodes' namespaces: {error}") from error
+        return [received.popleft() for _ in range(count)]
 
     def shape(self, node: int, up: Direction, down: Direction) -> None:
         """Have a node's link take new parameters."""
@@ -121,30 +134,20 @@ class LinkProcess:
 
     def failure(self) -> str | None:
         """Why the process no longer carries packets, or None while it does."""
-        for line in self.channel.drain() if not self.channel.closed else ():
+        for line in self.channel.drain():
             if "failed" in line:
                 self._failure = line["failed"]
-        if self._failure is None and not self._child.poll() and self._child.exit_status is not None:
-            self._failure = f"the link process {describe_exit(self._child.exit_status)}"
+        if self._failure is None and (how := self._worker.child.ended()):
+            self._failure = f"the link process {how}"
         return self._failure
 
     def halted(self) -> str | None:
         """That the process is stopped at this moment; None where it runs."""
-        return f"the link process {self._child.condition()}" if self._child.is_stopped() else None
+        child = self._worker.child
+        return f"the link process {child.condition()}" if child.is_stopped() else None
 
-    def down(self, timeout_s: float = 5.0) -> dict[str, Any]:
+    def down(self, timeout_s: float = 5.0) -> Facts:
         """Stop the process and return its closing facts. Idempotent."""
-        if self._child.poll():
-            try:
-                self.channel.send({"stop": True})
-                line: dict[str, Any] = {}
-                while "closing" not in line:
-                    line = self.channel.receive(timeout_s)
-                self._closing = line["closing"]
-            except (ChannelClosed, TimeoutError):
-                pass
-            if not self._child.wait(timeout_s):
-                self._child.kill()
-        if self.channel.fileno() >= 0:
-            self.channel.close()
+        with contextlib.suppress(NoAnswer):
+            self._closing = self._worker.stop(timeout_s)
         return self._closing

@@ -11,6 +11,7 @@ import socket
 import struct
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -18,8 +19,8 @@ from testbed.links.interface import LinkError, Network
 from testbed.metering.pcap import SNAP_BYTES, Writer, packets
 from testbed.network.topology import Plan
 from testbed.probing.timestamps import TIMESTAMP_SPACE, enter, stamp_arrivals, timestamp_ns
-from testbed.processes.channel import Channel, ChannelClosed
-from testbed.processes.child import Child
+from testbed.processes.channel import Channel
+from testbed.processes.worker import NoAnswer, Worker
 
 FOLDER = "captures"
 """Of a run's folder; a resumed run's has another beside it each time."""
@@ -54,17 +55,7 @@ class Capture:
 
     def __init__(self, plan: Plan, network: Network, folder: Path) -> None:
         """``folder`` is the run's. Forks, so the caller may not have threads yet."""
-        self._clients = [node.name for node in plan.clients]
-        self._channel, theirs = Channel.pair()
-
-        def run() -> None:
-            self._channel.close()
-            # A killed run has nobody left to tell.
-            with contextlib.suppress(ChannelClosed):
-                _serve(plan, network, _unused(folder), theirs)
-
-        self._child = Child("capture", run)
-        theirs.close()
+        self._worker = Worker("capture", lambda c: _serve(plan, network, folder, c), LinkError)
 
     def start(self) -> None:
         """Capture from now on.
@@ -73,28 +64,20 @@ class Capture:
             LinkError: no packet socket can be had, or no file be written.
         """
         try:
-            self._channel.send({"start": True})
-            reason = self._channel.receive(START_LIMIT_S)["failure"]
-        except (ChannelClosed, TimeoutError) as error:
-            reason = str(error)
-        if reason is not None:
-            raise LinkError(f"capture packets: {reason}")
+            self._worker.ask({"start": True}, START_LIMIT_S)
+        except NoAnswer as error:
+            raise LinkError(f"capture packets: {error}") from None
 
     def stop(self) -> Captured:
         """Write what has been seen, end the process and say what there is. Bounded."""
         try:
-            self._channel.send({"stop": True})
-            return msgspec.convert(self._channel.receive(STOP_LIMIT_S), Captured)
-        except (ChannelClosed, TimeoutError) as error:
+            return msgspec.convert(self._worker.stop(STOP_LIMIT_S), Captured)
+        except NoAnswer as error:
             return Captured(failure=f"the capturing process did not end well: {error}")
-        finally:
-            self.close()
 
     def close(self) -> None:
         """Idempotent."""
-        self._child.kill()
-        if self._channel.fileno() >= 0:
-            self._channel.close()
+        self._worker.close()
 
 
 class _Tap:
@@ -156,8 +139,9 @@ def _without_ethernet(data: bytes) -> bytes:
     return header + data[_VNET_BYTES + _ETHERNET_BYTES :]
 
 
-def _serve(plan: Plan, network: Network, folder: Path, channel: Channel) -> None:
+def _serve(plan: Plan, network: Network, folder: Path, channel: Channel) -> dict[str, Any]:
     """The capturing process, from its start to its end."""
+    folder = _unused(folder)
     channel.receive()
     taps: list[_Tap] = []
     try:
@@ -165,9 +149,8 @@ def _serve(plan: Plan, network: Network, folder: Path, channel: Channel) -> None
         for index in range(len(plan.clients)):
             taps.append(_Tap(network, plan, index, folder))
     except (OSError, LinkError) as error:
-        channel.send({"failure": f"{plan.clients[len(taps)].name}: {error}"})
-        return
-    channel.send({"failure": None})
+        raise LinkError(f"{plan.clients[len(taps)].name}: {error}") from error
+    channel.send({"started": True})
     failure = None
     try:
         _capture(taps, channel)
@@ -183,7 +166,7 @@ def _serve(plan: Plan, network: Network, folder: Path, channel: Channel) -> None
         for tap in taps:
             tap.socket.close()
         channel.receive()
-    channel.send({**counts, "failure": failure})
+    return {**counts, "failure": failure}
 
 
 def _capture(taps: list[_Tap], channel: Channel) -> None:

@@ -34,7 +34,7 @@ class Channel:
         self.descriptors: deque[int] = deque()
         """Descriptors received and not yet taken, in the order they were sent."""
         self.closed = False
-        """The other end is gone, and every line it sent has been read."""
+        """Every line has been read and the other end is gone, or this one is closed."""
 
     @staticmethod
     def pair() -> tuple["Channel", "Channel"]:
@@ -103,6 +103,7 @@ class Channel:
     def close(self) -> None:
         """Close this end and every descriptor received and not taken."""
         self._socket.close()
+        self.closed = True
         while self.descriptors:
             with contextlib.suppress(OSError):
                 os.close(self.descriptors.popleft())

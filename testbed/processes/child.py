@@ -89,6 +89,12 @@ class Child:
             time.sleep(0.005)
         return True
 
+    def ended(self, timeout_s: float = 0.0) -> str | None:
+        """How it ended, in words, where it does within ``timeout_s``."""
+        if not self.wait(timeout_s) or self.exit_status is None:
+            return None
+        return describe_exit(self.exit_status)
+
     def is_stopped(self) -> bool:
         """Whether a signal or a debugger holds it; False where the system does not tell."""
         try:
@@ -103,11 +109,8 @@ class Child:
         if self.is_stopped():
             return f"is stopped (process {self.pid}; kill -CONT lets it go on)"
         # One whose channel is closed is about to end.
-        if not self.wait(ABOUT_TO_END_S):
-            return "did not answer in time"
-        assert self.exit_status is not None
-        killed = os.WIFSIGNALED(self.exit_status)
-        return f"{'was ' if killed else ''}{describe_exit(self.exit_status)}"
+        how = self.ended(ABOUT_TO_END_S) or "did not answer in time"
+        return f"was {how}" if how.startswith("killed") else how
 
     def kill(self) -> None:
         """End it now. Safe by id: a child that was not waited for keeps its id."""

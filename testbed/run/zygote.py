@@ -21,17 +21,18 @@ from testbed.network.topology import Node, Plan
 from testbed.processes import heap
 from testbed.processes.channel import Channel, ChannelClosed
 from testbed.processes.child import (
-    Child,
     describe_exit,
     die_with_parent,
     fork_alone,
     run_as_child,
     watch_parent,
 )
+from testbed.processes.worker import NoAnswer, Refused, Worker
 from testbed.run.feasible import Traffic
 
 _REQUEST = struct.Struct("!I")
 _MAX_NAMESPACES = 4
+_UNPREPARED = "the zygote could not prepare:\n"
 MANY_NODES = 100
 """The forks of so many are worth a second's preparation."""
 
@@ -66,18 +67,16 @@ class Zygote:
 
     def __init__(self, plan: Plan, program: Program, log: int) -> None:
         """Fork the zygote, which begins to prepare. ``log``: where the nodes' stderr goes."""
-        self.channel, theirs = Channel.pair()
         self._requests, requests = socket.socketpair()
 
-        def run() -> None:
-            self.channel.close()
+        def run(channel: Channel) -> None:
             self._requests.close()
             os.dup2(log, 1)
             os.dup2(log, 2)
-            _serve(plan, program, theirs, requests)
+            _serve(plan, program, channel, requests)
 
-        self._child = Child("zygote", run)
-        theirs.close()
+        self._worker = Worker("zygote", run, ConfigError, NodeFailed)
+        self.channel = self._worker.channel
         requests.close()
 
     def wait_ready(self, timeout_s: float) -> Traffic | None:
@@ -87,17 +86,13 @@ class Zygote:
             NodeFailed: it raised, died or took longer than ``timeout_s``.
         """
         try:
-            line = self.channel.receive(timeout_s)
-        except (TimeoutError, ChannelClosed) as error:
-            self._child.wait(1)
-            status = self._child.exit_status
-            reason = error if status is None else describe_exit(status)
+            traffic = self._worker.receive(timeout_s)["traffic"]
+        except Refused as refused:
+            raise NodeFailed(str(refused)) from None
+        except NoAnswer as error:
+            reason = self._worker.child.ended(1) or error
             raise NodeFailed(f"the zygote did not become ready: {reason}") from error
-        if "failed" in line:
-            raise NodeFailed(f"the zygote could not prepare:\n{line['failed']}")
-        if "refused" in line:
-            raise NodeFailed(line["refused"])
-        return Traffic(*line["traffic"]) if line["traffic"] else None
+        return Traffic(*traffic) if traffic else None
 
     def spawn(self, node: Node, endpoint: Endpoint) -> Channel:
         """Fork ``node`` into its namespaces and tell it its address; returns its channel."""
@@ -114,9 +109,8 @@ class Zygote:
 
     def failure(self) -> str | None:
         """Why the zygote no longer runs, or None while it does."""
-        if self._child.poll() or self._child.exit_status is None:
-            return None
-        return f"the zygote {describe_exit(self._child.exit_status)}"
+        how = self._worker.child.ended()
+        return f"the zygote {how}" if how else None
 
     def kill(self, node: Node) -> None:
         """End one node now."""
@@ -124,9 +118,8 @@ class Zygote:
 
     def down(self) -> None:
         """End the zygote and every node still running. Idempotent."""
-        self._child.kill()
+        self._worker.close()
         self._requests.close()
-        self.channel.close()
 
 
 def _serve(plan: Plan, program: Program, channel: Channel, requests: socket.socket) -> None:
@@ -134,24 +127,21 @@ def _serve(plan: Plan, program: Program, channel: Channel, requests: socket.sock
     gc.disable()
     try:
         traffic = program.prepare()
-    except ConfigError as error:
-        channel.send({"refused": str(error)})
-        return
+    except ConfigError:
+        raise
     except Exception:
-        channel.send({"failed": traceback.format_exc()})
-        return
+        raise NodeFailed(f"{_UNPREPARED}{traceback.format_exc()}") from None
     threads = psutil.Process().num_threads()
     if threads > 1:
         reason = f"{threads} threads after preparing; a fork would lose all but one"
-        channel.send({"failed": reason})
-        return
+        raise NodeFailed(f"{_UNPREPARED}{reason}")
     gc.collect()
     heap.settle()
     heap.fill()
     gc.freeze()
     if len(plan.nodes) > MANY_NODES:
         heap.collapse()
-    channel.send({"ready": os.getpid(), "traffic": traffic})
+    channel.send({"traffic": traffic})
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)

@@ -210,11 +210,11 @@ def test_what_was_seen_before_the_end_is_written_or_counted(
     server, client = layout.nodes
     one = capturing(layout, network)
     there = stand(network, server, collect(server.address)).ready()
-    os.kill(one._child.pid, signal.SIGSTOP)
+    os.kill(one._worker.child.pid, signal.SIGSTOP)
     stand(network, client, blast(server.address, 300, 1000)).result()
     until(lambda: network.counters()[1].up.frames == 300, "all are sent", LIMIT_S)
-    one._channel.send({"stop": True})
-    os.kill(one._child.pid, signal.SIGCONT)
+    one._worker.channel.send({"stop": True})
+    os.kill(one._worker.child.pid, signal.SIGCONT)
     there.stop()
     ended = one.stop()
     assert (ended.packets[0] == 300) is fits
@@ -236,16 +236,16 @@ def test_a_full_disk_ends_a_capture_and_not_the_run(build, capturing, stand, unt
 
 def test_a_capturing_process_that_dies_is_no_silent_loss(build, capturing):
     one = capturing(*build(CLEAR))
-    os.kill(one._child.pid, signal.SIGKILL)
+    os.kill(one._worker.child.pid, signal.SIGKILL)
     assert "did not end well" in one.stop().failure
     one.close()
 
 
 def test_a_capturing_process_whose_run_is_gone_ends_without_complaint(build, capturing):
     one = capturing(*build(LOSSY))
-    one._channel.close()
-    assert one._child.wait(LIMIT_S)
-    assert one._child.exit_status == 0
+    one._worker.channel.close()
+    assert one._worker.child.wait(LIMIT_S)
+    assert one._worker.child.exit_status == 0
 
 
 def test_a_capture_that_cannot_begin_says_why(build, tmp_path):

@@ -175,7 +175,7 @@ def test_a_prober_that_is_killed_or_stopped_is_named_and_no_link_is_judged(build
         (signal.SIGSTOP, "is stopped"),
     ):
         owner = Prober(layout, network)
-        os.kill(owner._child.pid, number)
+        os.kill(owner._worker.child.pid, number)
         found = owner.certificate()
         owner.close()
         assert (found.verdict, found.checks) == ("skipped", [])

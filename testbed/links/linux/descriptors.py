@@ -2,30 +2,13 @@
 
 import os
 
-from testbed.links.interface import LinkError
-from testbed.processes.channel import MAX_FDS_PER_LINE, Channel
 
+def paths(handed: list[int], nodes: int) -> list[tuple[int, ...]]:
+    """Each node's namespaces, in the order to enter them: the user's, if there is one, comes first.
 
-def give(channel: Channel, descriptors: list[int]) -> None:
-    """Send descriptors and close them here."""
-    for start in range(0, len(descriptors), MAX_FDS_PER_LINE):
-        channel.send({}, tuple(descriptors[start : start + MAX_FDS_PER_LINE]))
-    for descriptor in descriptors:
-        os.close(descriptor)
-
-
-def take(channel: Channel, count: int) -> list[int]:
-    """Receive what ``give`` sent.
-
-    Raises:
-        LinkError: fewer than ``count`` came.
+    ``handed``: that one, and then one of each node.
     """
-    while len(channel.descriptors) < count:
-        try:
-            channel.receive(10)
-        except (ConnectionError, TimeoutError) as error:
-            raise LinkError(f"receive the nodes' namespaces: {error}") from error
-    return [channel.descriptors.popleft() for _ in range(count)]
+    return [(*handed[:-nodes], network) for network in handed[-nodes:]]
 
 
 def way_in(nodes: list[tuple[int, ...]], link: int | None = None) -> dict[str, object]:

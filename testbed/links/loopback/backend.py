@@ -15,7 +15,7 @@ import socket
 from testbed.links.interface import Endpoint, LinkCounters, LinkError
 from testbed.links.loopback.listeners import HOST
 from testbed.links.loopback.relay import relay
-from testbed.links.process import CounterTable, LinkProcess
+from testbed.links.process import CounterTable, Facts, LinkProcess
 from testbed.network.direction import Direction
 from testbed.network.schedule import State
 from testbed.network.topology import Node, Plan
@@ -86,19 +86,17 @@ class LoopbackNetwork:
         listener.setblocking(False)
         server = listener.getsockname()[:2]
 
-        def run(channel: Channel, counters: CounterTable) -> None:
+        def run(channel: Channel, counters: CounterTable) -> Facts:
             listener.close()
-            relay(plan, channel, counters, server)
+            return relay(plan, channel, counters, server)
 
         self._listener = listener
-        self._process = LinkProcess(len(plan.nodes), run)
         try:
-            line = self._process.wait_up(timeout_s=30 + 0.01 * len(plan.nodes))
+            self._process = LinkProcess(len(plan.nodes), run, 30 + 0.01 * len(plan.nodes))
         except BaseException:
-            # A signal too: nobody else knows of the process yet.
-            self.down()
+            listener.close()
             raise
-        self._ports: list[int] = [server[1], *line["ports"]]
+        self._ports: list[int] = [server[1], *self._process.facts["ports"]]
         self.facts: dict[str, object] = {
             "backend": name,
             "wire_bytes": "estimated from the relayed stream",

@@ -1,6 +1,5 @@
 """The loopback backend's process: passes each connection's stream on, shaped chunk by chunk."""
 
-import contextlib
 import gc
 import math
 import select
@@ -17,7 +16,7 @@ from testbed.links.loopback.connection import End, Flow
 from testbed.links.loopback.hop import Lines
 from testbed.links.loopback.listeners import HOST, Listeners
 from testbed.links.loopback.stream import Streams
-from testbed.links.process import CounterTable
+from testbed.links.process import CounterTable, Facts, say_up
 from testbed.links.queueing.lateness import Lateness
 from testbed.network.direction import WAYS, Direction
 from testbed.network.profiles import LinkProfile
@@ -29,7 +28,7 @@ SELECT_LIMIT = 1024
 """Select takes descriptors below this (FD_SETSIZE)."""
 
 
-def relay(plan: Plan, channel: Channel, counters: CounterTable, server: tuple[str, int]) -> None:
+def relay(plan: Plan, channel: Channel, counters: CounterTable, server: tuple[str, int]) -> Facts:
     """Carry the plan's streams to where the server listens until ``channel`` says stop or closes.
 
     Raises:
@@ -40,7 +39,7 @@ def relay(plan: Plan, channel: Channel, counters: CounterTable, server: tuple[st
     except OSError as error:
         raise LinkError(f"open {len(plan.nodes)} ports on {HOST}: {error.strerror}") from error
     gc.freeze()
-    relay.run(channel)
+    return relay.run(channel)
 
 
 class _Relay:
@@ -60,9 +59,9 @@ class _Relay:
             self._precise.append(self._selector.fileno())
         self._lateness = Lateness()
 
-    def run(self, channel: Channel) -> None:
+    def run(self, channel: Channel) -> Facts:
         self._selector.register(channel, EVENT_READ, channel)
-        channel.send({"up": True, "ports": self._listeners.ports})
+        say_up(channel, {"ports": self._listeners.ports})
         while True:
             for key, mask in self._ready():
                 if isinstance(key.data, End):
@@ -70,7 +69,7 @@ class _Relay:
                 elif isinstance(key.data, int):
                     self._listeners.accept(key.data)
                 elif self._handle(channel):
-                    return
+                    return {"connections": self._listeners.opened, **self._lateness.facts()}
             now = time.monotonic()
             for release, chunk in self._lines.release(now):
                 self._lateness.add(now - release)
@@ -89,9 +88,6 @@ class _Relay:
         """Do what the supervisor says; True where it says stop or is gone."""
         for order in channel.drain():
             if "stop" in order:
-                with contextlib.suppress(ConnectionError):
-                    closing = {"connections": self._listeners.opened, **self._lateness.facts()}
-                    channel.send({"closing": closing})
                 return True
             if "shape" in order:
                 node = order["shape"]

@@ -4,7 +4,6 @@ Needs Linux with sch_netem, and root or a kernel that lets users make user names
 process builds the network, takes new shapes and steps traces; packets never come near it.
 """
 
-import contextlib
 import math
 import os
 import platform
@@ -12,7 +11,6 @@ import select
 import socket
 import struct
 import sys
-from typing import Any
 
 import msgspec
 
@@ -21,7 +19,7 @@ from testbed.links.linux import descriptors, namespaces, netlink
 from testbed.links.netem import counters as tally
 from testbed.links.netem import qdisc
 from testbed.links.netem.devices import Wiring
-from testbed.links.process import DOWN, UP, CounterTable, LinkProcess, objection
+from testbed.links.process import DOWN, UP, CounterTable, Facts, LinkProcess, objection, say_up
 from testbed.links.userspace import forwarder
 from testbed.network.direction import WAYS, Direction, GilbertElliott
 from testbed.network.schedule import State
@@ -114,27 +112,17 @@ class NetemNetwork:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._process = LinkProcess(len(plan.nodes), lambda c, table: _run(plan, c, table))
-        try:
-            line = self._process.wait_up(timeout_s=30 + 0.1 * len(plan.nodes))
-            qdiscs = line.pop("qdiscs")
-            self._take(line["rootless"])
-        except BaseException:
-            # A signal too: nobody else knows of the process yet.
-            self._process.down()
-            raise
-        self.facts: dict[str, object] = {"backend": name, **line}
+        count = len(plan.nodes)
+        self._process = LinkProcess(count, lambda c, table: _run(plan, c, table), 30 + 0.1 * count)
+        reader, self._link, *handed = self._process.descriptors
+        self._reader: socket.socket | None = netlink.adopt(reader)
+        self._namespaces = descriptors.paths(handed, count)
+        qdiscs = self._process.facts.pop("qdiscs")
+        self.facts: dict[str, object] = {"backend": name, **self._process.facts}
         self.record: dict[str, object] = {
             "qdiscs": qdiscs,
             "namespaces": descriptors.way_in(self._namespaces, self._link),
         }
-
-    def _take(self, rootless: bool) -> None:
-        received = descriptors.take(self._process.channel, 2 + rootless + len(self._plan.nodes))
-        self._reader: socket.socket | None = netlink.adopt(received[0])
-        self._link = received[1]
-        user, networks = received[2 : 2 + rootless], received[2 + rootless :]
-        self._namespaces: list[tuple[int, ...]] = [(*user, network) for network in networks]
 
     def endpoint(self, node: Node) -> Endpoint:
         return Endpoint(self._namespaces[node.index], self._plan.server.address, self._plan.port)
@@ -166,7 +154,7 @@ class NetemNetwork:
         return self._process.down()
 
 
-def _run(plan: Plan, channel: Channel, counters: CounterTable) -> None:
+def _run(plan: Plan, channel: Channel, counters: CounterTable) -> Facts:
     """The link process."""
     user = namespaces.enter_user_namespace_if_needed()
     wiring = Wiring(counters)
@@ -183,10 +171,14 @@ def _run(plan: Plan, channel: Channel, counters: CounterTable) -> None:
         "queue_drops": "as mirred's overlimits; losses are netem's drops less these",
     }
     qdiscs = [msgspec.to_builtins(wiring.installed(node)) for node in plan.nodes]
-    channel.send({**facts, "qdiscs": qdiscs})
     handles = [wiring.reader.detach(), wiring.network, *([] if user is None else [user]), *networks]
-    descriptors.give(channel, handles)
+    say_up(channel, {**facts, "qdiscs": qdiscs}, handles)
     _handle(plan, wiring, channel)
+    return {
+        "trace_steps": wiring.pacer.steps,
+        "late_trace_steps": wiring.pacer.late_steps,
+        "lateness_max_ms": 1000 * wiring.pacer.late_max_s,
+    }
 
 
 def _handle(plan: Plan, wiring: Wiring, channel: Channel) -> None:
@@ -203,20 +195,9 @@ def _handle(plan: Plan, wiring: Wiring, channel: Channel) -> None:
                 for way, key in enumerate(WAYS):
                     wiring.shape(node, way, msgspec.convert(order[key], Direction))
             stop = stop or "stop" in order
-        if stop:
-            with contextlib.suppress(ConnectionError):
-                channel.send({"closing": _closing_facts(wiring)})
         if stop or channel.closed:
             return
         try:
             pacer.step()
         except OSError as error:
             raise LinkError(f"step a trace: {error.strerror}") from error
-
-
-def _closing_facts(wiring: Wiring) -> dict[str, Any]:
-    return {
-        "trace_steps": wiring.pacer.steps,
-        "late_trace_steps": wiring.pacer.late_steps,
-        "lateness_max_ms": 1000 * wiring.pacer.late_max_s,
-    }

@@ -8,7 +8,7 @@ import sys
 
 from testbed.links.interface import Endpoint, LinkCounters
 from testbed.links.linux import descriptors, namespaces
-from testbed.links.process import CounterTable, LinkProcess, objection
+from testbed.links.process import CounterTable, Facts, LinkProcess, objection, say_up
 from testbed.links.userspace import forwarder, receive_steering
 from testbed.links.userspace.batching import BATCH_S, MOST_FRAMES_PER_S
 from testbed.network.direction import MTU_BYTES, Direction
@@ -54,14 +54,10 @@ class UserspaceNetwork:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._process = LinkProcess(len(plan.nodes), lambda c, table: _run(plan, c, table))
-        try:
-            line = self._process.wait_up(timeout_s=30 + 0.05 * len(plan.nodes))
-            self._namespaces: list[tuple[int, ...]] = self._take_namespaces(line["rootless"])
-        except BaseException:
-            # A signal too: nobody else knows of the process yet.
-            self._process.down()
-            raise
+        count = len(plan.nodes)
+        self._process = LinkProcess(count, lambda c, table: _run(plan, c, table), 30 + 0.05 * count)
+        self._namespaces = descriptors.paths(self._process.descriptors, count)
+        line = self._process.facts
         self.facts: dict[str, object] = {
             "backend": name,
             "rootless": line["rootless"],
@@ -72,11 +68,6 @@ class UserspaceNetwork:
             "turns": f"of {1000 * BATCH_S:g} ms beyond {MOST_FRAMES_PER_S} frames a second",
         }
         self.record: dict[str, object] = {"namespaces": descriptors.way_in(self._namespaces)}
-
-    def _take_namespaces(self, rootless: bool) -> list[tuple[int, ...]]:
-        received = descriptors.take(self._process.channel, len(self._plan.nodes) + rootless)
-        user = received[:1] if rootless else []
-        return [(*user, network) for network in received[rootless:]]
 
     def endpoint(self, node: Node) -> Endpoint:
         return Endpoint(self._namespaces[node.index], self._plan.server.address, self._plan.port)
@@ -103,7 +94,7 @@ class UserspaceNetwork:
         return self._process.down()
 
 
-def _run(plan: Plan, channel: Channel, counters: CounterTable) -> None:
+def _run(plan: Plan, channel: Channel, counters: CounterTable) -> Facts:
     """The link process: make the namespaces, hand them out, carry packets until told to stop."""
     user = namespaces.enter_user_namespace_if_needed()
     cores = receive_steering.choose_cores(plan)
@@ -117,16 +108,14 @@ def _run(plan: Plan, channel: Channel, counters: CounterTable) -> None:
     handles = [network for network, _, _ in made]
     if user is not None:
         handles.insert(0, user)
-    channel.send(
-        {
-            "rootless": user is not None,
-            "tcp": namespaces.tcp_facts(),
-            "realtime": realtime,
-            "receiving": f"on cores {sorted(others)}" if spreads else "in the link process",
-        }
-    )
-    descriptors.give(channel, handles)
-    forwarder.carry(plan, [device for _, device, _ in made], channel, counters)
+    facts = {
+        "rootless": user is not None,
+        "tcp": namespaces.tcp_facts(),
+        "realtime": realtime,
+        "receiving": f"on cores {sorted(others)}" if spreads else "in the link process",
+    }
+    say_up(channel, facts, handles)
+    return forwarder.carry(plan, [device for _, device, _ in made], channel, counters)
 
 
 def _make_namespace(address: str, queue_packets: int, cores: set[int]) -> tuple[int, int, bool]:

@@ -9,7 +9,6 @@ A device hands over a TCP connection's consecutive segments as one burst, and ta
 line each has its own release; those that are due when the loop gets there leave in one write.
 """
 
-import contextlib
 import ctypes
 import gc
 import heapq
@@ -21,7 +20,7 @@ from random import Random
 
 import msgspec
 
-from testbed.links.process import BYTES, DOWN, FRAMES, LOSSES, QUEUE_DROPS, UP, CounterTable
+from testbed.links.process import BYTES, DOWN, FRAMES, LOSSES, QUEUE_DROPS, UP, CounterTable, Facts
 from testbed.links.queueing.lateness import Lateness
 from testbed.links.queueing.queue import FOREVER, Entry, LinkQueue
 from testbed.links.userspace.batching import Batching, polled_s
@@ -56,11 +55,11 @@ def prefer_this_process() -> bool:
     return True
 
 
-def carry(plan: Plan, devices: list[int], channel: Channel, counters: CounterTable) -> None:
+def carry(plan: Plan, devices: list[int], channel: Channel, counters: CounterTable) -> Facts:
     """Carry packets between ``devices`` (one a node) until ``channel`` says stop or closes."""
     gc.freeze()
     gc.disable()
-    _Carrier(plan, devices, counters).run(channel)
+    return _Carrier(plan, devices, counters).run(channel)
 
 
 def _corrupted(packet: Packet, number: int, random: Random) -> Packet:
@@ -107,7 +106,7 @@ class _Carrier:
         self._write_errors = 0
         self._backlog_drops = backlog_drops()
 
-    def run(self, channel: Channel) -> None:
+    def run(self, channel: Channel) -> Facts:
         line_of = {line.device: line for line in self._up}
         for descriptor in (*line_of, channel.fileno()):
             self._epoll.register(descriptor, select.EPOLLIN)
@@ -127,7 +126,7 @@ class _Carrier:
                     if line is not None:
                         self._read(line, now)
                     elif self._handle(channel):
-                        return
+                        return self._closing_facts()
             self._release()
 
     def _read(self, line: _Line, now: float) -> None:
@@ -230,12 +229,9 @@ class _Carrier:
                     line.queue.shape(direction, now)
                     line.polled_s = polled_s(direction)
             stop = stop or "stop" in order
-        if stop:
-            with contextlib.suppress(ConnectionError):
-                channel.send({"closing": self._closing_facts()})
         return stop or channel.closed
 
-    def _closing_facts(self) -> dict[str, float | int | None]:
+    def _closing_facts(self) -> Facts:
         before, now = self._backlog_drops, backlog_drops()
         return {
             **self._lateness.facts(),

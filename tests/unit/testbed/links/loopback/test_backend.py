@@ -350,7 +350,7 @@ def test_a_killed_relay_is_a_failure(bench):
     client, _ = b.connect()
     assert b.network.failure() is None
     assert not select.select([b.network], [], [], 0)[0]
-    b.network._process._child.kill()
+    b.network._process._worker.child.kill()
     assert select.select([b.network], [], [], LIMIT_S)[0]
     assert b.network.failure() == "the link process killed by SIGKILL"
     with contextlib.suppress(ConnectionResetError):
@@ -361,8 +361,8 @@ def test_a_killed_relay_is_a_failure(bench):
 def test_the_relay_ends_when_its_supervisor_is_gone(bench):
     b = bench(link())
     b.network._process.channel.close()
-    assert b.network._process._child.wait(LIMIT_S)
-    assert b.network._process._child.exit_status == 0
+    assert b.network._process._worker.child.wait(LIMIT_S)
+    assert b.network._process._worker.child.exit_status == 0
 
 
 def test_a_relay_that_cannot_open_its_ports_says_so(monkeypatch):
