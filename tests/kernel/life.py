@@ -1,7 +1,7 @@
 """From up to down: how a network comes to be, what it says when it cannot, what it leaves."""
 
+import contextlib
 import os
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ from testbed.network.direction import Direction
 from testbed.network.profiles import LinkProfile
 from testbed.network.topology import plan
 from testbed.processes.channel import Channel
-from testbed.processes.child import Child
+from testbed.processes.worker import Worker
 
 LIMIT_S = 30.0
 NOBODY = 65534
@@ -29,14 +29,8 @@ LINK = LinkProfile(
 
 def apart(body: Callable[[], Any]) -> Any:
     """What ``body`` returns, run in a process of its own."""
-    ours, theirs = Channel.pair()
-    child = Child("apart", lambda: theirs.send({"result": body()}))
-    theirs.close()
-    try:
-        return ours.receive(LIMIT_S)["result"]
-    finally:
-        child.kill()
-        ours.close()
+    with contextlib.closing(Worker("apart", lambda channel: body())) as worker:
+        return worker.receive(LIMIT_S)["result"]
 
 
 def rootless(backend: Backend) -> Any:
@@ -78,23 +72,19 @@ def rootless(backend: Backend) -> Any:
 def after_sigkill(backend: Backend) -> Any:
     """Uses of sch_netem before a run, in it, and once the run has been killed."""
     before = _uses()
-    ours, theirs = Channel.pair()
 
-    def body() -> None:
+    def body(channel: Channel) -> None:
         network = backend.up(plan([LINK] * 2))
-        theirs.send({"pid": network._process.pid})
+        channel.send({"pid": network._process.pid})
         time.sleep(LIMIT_S)
 
-    child = Child("run", body)
-    theirs.close()
-    link_process = ours.receive(LIMIT_S)["pid"]
+    worker = Worker("run", body)
+    link_process = worker.receive(LIMIT_S)["pid"]
     during = _uses()
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait(LIMIT_S)
+    worker.close()
     deadline = time.monotonic() + 10
     while _uses() != before and time.monotonic() < deadline:
         time.sleep(0.1)
-    ours.close()
     return {
         "before": before,
         "during": during,

@@ -14,7 +14,7 @@ from testbed.links.interface import Network
 from testbed.links.linux import namespaces
 from testbed.network.topology import Node
 from testbed.processes.channel import Channel
-from testbed.processes.child import Child
+from testbed.processes.worker import Worker
 
 PORT = 7000
 LIMIT_S = 60.0
@@ -26,30 +26,23 @@ class Station:
     """Runs ``body(channel)`` in a node's namespaces; what it returns comes back as ``result``."""
 
     def __init__(self, network: Network, node: Node, body: Callable[[Channel], Any]) -> None:
-        self._channel, theirs = Channel.pair()
-
-        def run() -> None:
-            self._channel.close()
+        def run(channel: Channel) -> Any:
             namespaces.enter(network.endpoint(node).namespaces)
-            theirs.send({"result": body(theirs)})
+            return body(channel)
 
-        self._child = Child(node.name, run)
-        theirs.close()
+        self.worker = Worker(node.name, run)
+        self.close = self.worker.close
 
     def ready(self) -> "Station":
         """Wait until the body has said READY."""
-        assert self._channel.receive(LIMIT_S) == READY
+        assert self.worker.receive(LIMIT_S) == READY
         return self
 
     def stop(self) -> None:
-        self._channel.send({"stop": True})
+        self.worker.tell({"stop": True})
 
     def result(self) -> Any:
-        return self._channel.receive(LIMIT_S)["result"]
-
-    def close(self) -> None:
-        self._child.kill()
-        self._channel.close()
+        return self.worker.receive(LIMIT_S)["result"]
 
 
 def take_stream(address: str, answer: bytes = b"", port: int = PORT) -> Callable[[Channel], Any]:

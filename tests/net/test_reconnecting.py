@@ -90,11 +90,11 @@ def test_a_client_cut_off_for_longer_than_the_kernels_patience_is_heard_again(bu
     node = layout.clients[0]
     server = stand(network, layout.server, serving(layout.server.address))
     client = stand(network, node, listening(layout.server.address))
-    assert client._channel.receive(LIMIT_S) == {"listens": True}
+    assert client.worker.receive(LIMIT_S) == {"listens": True}
     network.shape(node, CUT, CUT)
-    server._channel.send({"go": True})
+    server.worker.tell({"go": True})
     # The server's kernel has given the connection up; the client has had nothing to send.
-    reason = server._channel.receive(LIMIT_S)["lost"]
+    reason = server.worker.receive(LIMIT_S)["lost"]
     assert reason == "client-1: no connection with it (Host unreachable)"
     ended_s = time.monotonic()
     network.shape(node, CLEAR.up, CLEAR.down)
@@ -128,10 +128,10 @@ def test_a_question_without_an_answer_ends_no_connection(build, stand):
 
     server = stand(network, layout.server, serve)
     client = stand(network, node, listening(layout.server.address))
-    assert client._channel.receive(LIMIT_S) == {"listens": True}
+    assert client.worker.receive(LIMIT_S) == {"listens": True}
     network.shape(node, CUT, CUT)
     time.sleep(CUT_S)
     network.shape(node, CLEAR.up, CLEAR.down)
-    server._channel.send({"go": True})
+    server.worker.tell({"go": True})
     assert client.result()[0] == "late"
     assert server.result() == 1

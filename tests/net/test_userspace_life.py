@@ -1,5 +1,6 @@
 """Userspace links from up to down: what they leave behind, and how they say that they cannot."""
 
+import contextlib
 import fcntl
 import os
 import resource
@@ -10,6 +11,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
@@ -23,7 +25,7 @@ from testbed.network.direction import Direction
 from testbed.network.profiles import LinkProfile
 from testbed.network.topology import Plan, plan
 from testbed.processes.channel import Channel
-from testbed.processes.child import Child
+from testbed.processes.worker import Worker
 
 UNLIMITED = LinkProfile(name="unlimited")
 SILENCE_S = 2.5
@@ -57,19 +59,13 @@ def children() -> set[psutil.Process]:
 
 def probed(restrict) -> str | None:
     """``userspace.probe()`` of a process after ``restrict()``."""
-    ours, theirs = Channel.pair()
 
-    def body() -> None:
+    def body(channel) -> str | None:
         restrict()
-        theirs.send({"reason": userspace.probe()})
+        return userspace.probe()
 
-    child = Child("probing", body)
-    theirs.close()
-    try:
-        return ours.receive(30)["reason"]
-    finally:
-        child.kill()
-        ours.close()
+    with contextlib.closing(Worker("probing", body)) as worker:
+        return worker.receive(30)["result"]
 
 
 def test_up_and_down_leave_nothing(userspace_links):
@@ -186,27 +182,25 @@ def test_probe_without_the_right_to_the_device_names_it(root, userspace_links):
 
 def test_a_plain_user_with_the_device_gets_a_network(root, userspace_links, without_capabilities):
     """All in a process that is no longer root, since that way there is none back."""
-    ours, theirs = Channel.pair()
 
-    def body() -> None:
+    def body(channel) -> dict[str, Any]:
         own_devices(0o666)
         become_nobody()
         layout = plan([LinkProfile(name="x", up=Direction(delay_ms=5))])
         network = userspace.up(layout)
         server = Station(network, layout.server, echo(layout.server.address)).ready()
         client = Station(network, layout.clients[0], ping(layout.server.address, 5))
-        theirs.send({"facts": network.facts, "trips": client.result()})
+        trips = client.result()
         client.close()
         server.close()
         network.down()
+        return {"facts": network.facts, "trips": trips}
 
-    child = Child("user", body)
-    theirs.close()
-    line = ours.receive(30)
-    assert line["facts"]["rootless"] is True
-    assert min(line["trips"]) >= 5
-    assert child.wait(30) and child.exit_status == 0
-    ours.close()
+    with contextlib.closing(Worker("user", body)) as worker:
+        found = worker.receive(30)["result"]
+        assert found["facts"]["rootless"] is True
+        assert min(found["trips"]) >= 5
+        assert worker.child.ended(30) == "exited with 0"
 
 
 def run_probe(prefix: list[str]) -> str:

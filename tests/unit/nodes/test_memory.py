@@ -1,5 +1,6 @@
 """A client's memory: what is allowed, and what it says where it wants more."""
 
+import contextlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +12,8 @@ import zmq
 
 from nodes import memory
 from testbed.metering import meter
-from testbed.processes.channel import Channel, ChannelClosed
-from testbed.processes.child import Child
+from testbed.processes.channel import Channel
+from testbed.processes.worker import NoAnswer, Worker
 
 MB = 1_000_000
 
@@ -21,30 +22,23 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is 
 
 def of_a_limited_child(limit_mb: float | None, body: Callable[[], Any]) -> tuple[list[Any], int]:
     """The lines that a process with that limit sends, and its wait status."""
-    ours, theirs = Channel.pair()
 
-    def run() -> None:
-        with memory.limited(limit_mb, "phone's", theirs):
+    def run(channel: Channel) -> str:
+        with memory.limited(limit_mb, "phone's", channel):
             body()
-        theirs.send({"done": True})
+        return "done"
 
-    child = Child("limited", run)
-    theirs.close()
-    if limit_mb is not None:
-        told = {"event": "limited", "memory_mb": limit_mb, "whose": "phone's"}
-        assert ours.receive(30) == told
-    lines = []
-    try:
-        while True:
-            lines.append(ours.receive(30))
-    except ChannelClosed:
-        pass
-    finally:
-        child.wait(10)
-        child.kill()
-        ours.close()
-    assert child.exit_status is not None
-    return lines, child.exit_status
+    with contextlib.closing(Worker("limited", run)) as worker:
+        if limit_mb is not None:
+            told = {"event": "limited", "memory_mb": limit_mb, "whose": "phone's"}
+            assert worker.receive(30) == told
+        lines = []
+        with contextlib.suppress(NoAnswer):
+            while True:
+                lines.append(worker.receive(30))
+        worker.child.wait(10)
+    assert worker.child.exit_status is not None
+    return lines, worker.child.exit_status
 
 
 WANTS: dict[str, Callable[[], Any]] = {
@@ -75,7 +69,7 @@ def test_how_much_was_asked_for_is_told() -> None:
 @pytest.mark.parametrize("limit_mb", [None, 110.0])
 def test_what_fits_is_given(limit_mb: float | None) -> None:
     lines, status = of_a_limited_child(limit_mb, WANTS["torch"])
-    assert lines == [{"done": True}] and status == 0
+    assert lines == [{"result": "done"}] and status == 0
 
 
 def test_stacks_of_the_sockets_threads_do_not_count() -> None:
@@ -91,7 +85,7 @@ def test_stacks_of_the_sockets_threads_do_not_count() -> None:
         np.ones(25 * MB // 8)
 
     lines, status = of_a_limited_child(30.0, body)
-    assert lines == [{"done": True}] and status == 0
+    assert lines == [{"result": "done"}] and status == 0
 
 
 def test_the_limit_ends_with_the_block() -> None:
@@ -102,7 +96,7 @@ def test_the_limit_ends_with_the_block() -> None:
         torch.empty(100 * MB // 4)
 
     lines, status = of_a_limited_child(None, twice)
-    assert lines == [{"done": True}] and status == 0
+    assert lines == [{"result": "done"}] and status == 0
 
 
 def test_other_errors_are_none_of_memory() -> None:
@@ -116,29 +110,22 @@ def test_other_errors_are_none_of_memory() -> None:
 def test_the_limit_counts_what_is_taken_after_the_fork() -> None:
     inherited = np.ones(60 * MB // 8)
     lines, _ = of_a_limited_child(30.0, lambda: np.ones(20 * MB // 8))
-    assert lines == [{"done": True}]
+    assert lines == [{"result": "done"}]
     assert inherited.nbytes == 60 * MB
 
 
 def test_the_peak_is_what_was_given_back_and_what_was_not() -> None:
-    ours, theirs = Channel.pair()
-
-    def body() -> None:
+    def body(channel: Channel) -> dict[str, Any]:
         meter.usage()
         kept = np.ones(10 * MB // 8)
         gone = np.ones(40 * MB // 8)
         del gone
         first, second = meter.usage(), meter.usage()
-        theirs.send({"first": first, "second": second, "kept": kept.nbytes})
+        return {"first": first, "second": second, "kept": kept.nbytes}
 
-    child = Child("peak", body)
-    theirs.close()
-    try:
-        line = ours.receive(30)
-    finally:
-        child.kill()
-        ours.close()
-    first, second = line["first"], line["second"]
+    with contextlib.closing(Worker("peak", body)) as worker:
+        found = worker.receive(30)["result"]
+    first, second = found["first"], found["second"]
     assert first["peak_private_mb"] - first["private_mb"] == pytest.approx(40, abs=2)
     # The next one begins anew.
     assert second["peak_private_mb"] - second["private_mb"] == pytest.approx(0, abs=2)

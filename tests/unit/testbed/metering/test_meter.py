@@ -1,5 +1,6 @@
 """What a process says of its own memory and time, against what it is known to have used."""
 
+import contextlib
 import mmap
 import sys
 import time
@@ -9,22 +10,15 @@ import psutil
 import pytest
 
 from testbed.metering import meter
-from testbed.processes.channel import Channel
-from testbed.processes.child import Child
+from testbed.processes.worker import Worker
 
 MB = 1_000_000
 
 
 def of_a_child(body: Any) -> Any:
     """What ``body`` returns in a forked process."""
-    ours, theirs = Channel.pair()
-    child = Child("measured", lambda: theirs.send({"result": body()}))
-    theirs.close()
-    try:
-        return ours.receive(30)["result"]
-    finally:
-        child.kill()
-        ours.close()
+    with contextlib.closing(Worker("measured", lambda channel: body())) as worker:
+        return worker.receive(30)["result"]
 
 
 def test_private_memory_is_what_was_written_and_not_what_is_shared() -> None:
