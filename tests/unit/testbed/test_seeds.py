@@ -38,7 +38,10 @@ def drawn_by_nodes(monkeypatch: pytest.MonkeyPatch, seed: int) -> list[tuple[flo
         numbers = [torch.rand((), generator=own), torch.rand(()), np.random.random()]
         found.append(tuple(float(each) for each in (*numbers, random.random())))
 
-    monkeypatch.setattr(program, "serve", probe)
+    async def serve(*others: Any, **more: Any) -> None:
+        probe(*others, **more)
+
+    monkeypatch.setattr(program, "serve", serve)
     monkeypatch.setattr(program, "participate", probe)
     task = FineTuning(RunConfig(seed=seed, train_samples=CLIENTS * 8), CLIENTS)
     task.prepare()
