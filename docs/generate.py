@@ -4,10 +4,19 @@ Each stands between two comments that name it; the rest of its page is written b
 """
 
 import ast
-from collections.abc import Iterator
+import sys
+import types
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import msgspec
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from testbed.record import events  # noqa: E402
+
 ROOMS = ("testbed", "nodes", "methods", "experiments")
 WIDTH = 30
 """Of a name with its indent."""
@@ -22,6 +31,7 @@ def main() -> None:
 def parts() -> Iterator[tuple[str, str, str]]:
     """Of each part its page, its name and what belongs there."""
     yield "CONTRIBUTING.md", "map", f"```\n{house()}```\n"
+    yield "docs/events.md", "kinds", kinds()
 
 
 def between(page: str, name: str) -> tuple[str, str, str]:
@@ -72,6 +82,70 @@ def first_line(path: Path) -> str:
     if not text:
         raise ValueError(f"{path}: has no docstring")
     return text.partition("\n")[0].removesuffix(".").replace("``", "`")
+
+
+def kinds() -> str:
+    """Every kind of event and its fields, as tables."""
+    return "\n".join(_kind(kind) for kind in events.KINDS)
+
+
+def _kind(kind: type[events.Event]) -> str:
+    own = {name: hint for name, hint in _hints(kind).items() if name not in ("t", "node")}
+    rows = [row for name, hint in own.items() for row in _rows(name, hint)]
+    table = ["| field | type | what |", "|---|---|---|", *rows] if rows else []
+    says = " ".join((kind.__doc__ or "").split())
+    if not rows:
+        says += " It has no further fields."
+    lines = [f"## {kind.__struct_config__.tag}", "", says, "", *table]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
+
+
+def _rows(path: str, hint: Any) -> Iterator[str]:
+    """A line of a field, or one of each of a structure's within it."""
+    says, plain = "", hint
+    while extra := getattr(plain, "__metadata__", None):
+        says = next((each for each in extra if isinstance(each, str)), says)
+        plain = get_args(plain)[0]
+    parts = [part for part in _alternatives(plain) if part is not msgspec.UnsetType]
+    inner = next((part for part in parts if _is_struct(part)), None)
+    if inner is None and get_origin(parts[0]) is list and _is_struct(get_args(parts[0])[0]):
+        inner, path = get_args(parts[0])[0], f"{path}[]"
+    if inner is None:
+        found = list(dict.fromkeys(_name(part) for part in parts))
+        yield f"| `{path}` | {' or '.join(found)} | {says} |"
+        return
+    for name, own in _hints(inner).items():
+        yield from _rows(f"{path}.{name}", own)
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _alternatives(hint: Any) -> list[Any]:
+    if get_origin(hint) in (Union, types.UnionType):
+        return [inner for part in get_args(hint) for inner in _alternatives(part)]
+    return [hint]
+
+
+def _name(hint: Any) -> str:
+    """A type as JSON has it."""
+    if getattr(hint, "__metadata__", None):
+        return _name(get_args(hint)[0])
+    origin = get_origin(hint) or hint
+    if origin is Literal:
+        return "string"
+    if origin is list:
+        return f"list of {_name(get_args(hint)[0])}s"
+    if issubclass(origin, Mapping):
+        return "map"
+    if issubclass(origin, tuple):
+        return "list"
+    return {bool: "boolean", int: "number", float: "number", str: "string"}.get(origin, "null")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import msgspec
 
 from nodes.checkpoint import store
 from testbed.config_error import ConfigError
+from testbed.record.events import Event, as_dict, known
 from testbed.record.recovery import Killed
 from testbed.run import client_links
 from testbed.run.config import RunConfig
@@ -40,7 +41,7 @@ class Resumption:
 
     def check_data(self, facts: Facts) -> None:
         """ConfigError where the run trained on other data; ``facts``: what "run" would say now."""
-        before, now = self._killed.facts.get("data"), facts.get("data")
+        before, now = known(self._killed.facts.data), facts.get("data")
         if before is not None and before != now:
             raise ConfigError(
                 f"--resume {self.folder}: the files of dataset {facts.get('dataset')} are not "
@@ -50,20 +51,20 @@ class Resumption:
 
     def check_files(self, facts: Facts) -> None:
         """ConfigError where profiles, traces or schedules say other things than at the start."""
-        before, now = self._killed.facts.get("files"), facts["files"]
-        if isinstance(before, dict) and (wrong := client_links.differing(before, now)):
+        before, now = known(self._killed.facts.files), facts["files"]
+        if before is not None and (wrong := client_links.differing(before, now)):
             raise ConfigError(
                 f"--resume {self.folder}: {wrong}, when the run began: put that back, or start "
                 "another run with --config on its config.toml"
             )
 
-    def past(self) -> Iterator[Facts]:
+    def past(self) -> Iterator[Event]:
         """The events that count."""
         return self._killed.events(self.start.round)
 
     def differences(self, facts: Facts) -> list[str]:
         """What may give another result than the killed run's; ``facts``: what "run" would say."""
-        before, now = (_software(each) for each in (self._killed.facts, facts))
+        before, now = _software(as_dict(self._killed.facts)), _software(facts)
         return [
             f"{name} was {before.get(name)} and is {value} now: the result may be another"
             for name, value in now.items()
@@ -79,7 +80,7 @@ def _software(facts: Facts) -> dict[str, Any]:
 
 
 def _check_config(killed: Killed, config: RunConfig) -> None:
-    before, now = killed.facts["config"], msgspec.to_builtins(config)
+    before, now = killed.facts.config, msgspec.to_builtins(config)
     for name in before.keys() & now.keys():
         if before[name] != now[name]:
             raise ConfigError(

@@ -13,6 +13,7 @@ from nodes.program import FineTuning
 from testbed.fidelity import host_load
 from testbed.links.interface import Backend
 from testbed.network.topology import Plan
+from testbed.record.events import Event
 from testbed.record.recorder import Recorder
 from testbed.record.summary import SummaryBuilder
 from testbed.run.config import MAX_DILATION, RunConfig
@@ -35,7 +36,7 @@ class TrialFailed(RuntimeError):
 
 
 class _Silent:
-    def take(self, event: dict[str, Any], tally: SummaryBuilder) -> None:
+    def take(self, event: Event, tally: SummaryBuilder) -> None:
         pass
 
 

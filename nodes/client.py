@@ -14,6 +14,7 @@ from testbed.metering import meter
 from testbed.network.topology import SERVER
 from testbed.processes import heap
 from testbed.processes.channel import Channel
+from testbed.record import events
 from testbed.record.drops import Condensed
 from testbed.run.config import RunConfig
 from testbed.transport.sockets import ClientTransport, Neighbours, Timeout
@@ -52,7 +53,7 @@ def participate(
     limit_s = config.time_limit_s if config.transport == "gloo" else config.round_timeout_s
     round_s = min(limit_s, config.deadline_s or limit_s)
     peer = Peer(transport, report, limit_s, config.time_limit_s, compute, round_s)
-    report({"event": "ready", "samples": samples, "round_flops": flops})
+    report(events.Ready(samples=samples, round_flops=flops))
     try:
         peer.join(samples, config.join_timeout_s)
         while True:
@@ -67,16 +68,16 @@ def participate(
                     peer.send(METRICS, {}, to=SERVER, **metrics)
             except (Overtaken, Timeout) as reason:
                 # Cut off from the server, it waits for whichever round reaches it.
-                report({"event": "overtaken", "reason": str(reason)})
+                report(events.Overtaken(reason=str(reason)))
             except Refused:
                 pass  # On record as dropped here, and as missed by the server.
             if checkpointer is not None:
                 checkpointer.save(peer.round)
             heap.release()
             if facts := compute.facts():
-                report({"event": "computed", "round": peer.round, **facts})
-            report({"event": "usage", **meter.usage()})
+                report(events.Computed(round=peer.round, **facts))
+            report(events.Usage(**meter.usage()))
     except Stopped:
         # The last one came before the last upload had ended.
-        report({"event": "usage", **meter.usage()})
+        report(events.Usage(**meter.usage()))
         transport.close()

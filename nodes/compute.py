@@ -51,7 +51,7 @@ class Compute(Protocol):
     def rest(self) -> None:
         """What was done since last time, such as an evaluation, was not the device's work."""
 
-    def facts(self) -> dict[str, float | int | None]:
+    def facts(self) -> dict[str, Any]:
         """For the node's "computed" event, since the last time; empty: nothing was measured."""
 
 
@@ -76,7 +76,7 @@ class Real:
     def rest(self) -> None:
         pass
 
-    def facts(self) -> dict[str, float | int | None]:
+    def facts(self) -> dict[str, Any]:
         return {}
 
 
@@ -122,8 +122,8 @@ class Modelled:
     def rest(self) -> None:
         pass
 
-    def facts(self) -> dict[str, float | int | None]:
-        found: dict[str, float | int | None] = {
+    def facts(self) -> dict[str, Any]:
+        found = {
             "flops": self._flops,
             "modelled_s": round(self._flops / self._rate, 6),
             "late_s": round(self._late_s, 6),

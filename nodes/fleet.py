@@ -14,8 +14,10 @@ from nodes.compute import Compute, Real
 from nodes.kinds import ABSENT, HELLO, REFUSED, STOP, WELCOME
 from nodes.membership import Membership
 from testbed import clock
+from testbed.record import events
+from testbed.record.events import Report
 from testbed.seeds import derive
-from testbed.transport.sockets import Report, ServerTransport, Unreachable
+from testbed.transport.sockets import ServerTransport, Unreachable
 from testbed.transport.wire import MAX_DETAILS, MAX_TEXT, Detail, Message, encode_tensors
 
 _Inbox = asyncio.Queue[Message | Missed]
@@ -371,18 +373,12 @@ class Fleet:
     def _miss(self, client: str, reason: str) -> Missed:
         if client not in self._missed:
             self._missed.add(client)
-            self._report({"event": "missed", "peer": client, "round": self.round, "reason": reason})
+            self._report(events.Missed(peer=client, round=self.round, reason=reason))
         return Missed(reason)
 
     def _drop(self, message: Message, reason: str) -> None:
-        self._report(
-            {
-                "event": "dropped",
-                "peer": message.sender,
-                "bytes": message.message_bytes,
-                "reason": reason,
-            }
-        )
+        size = message.message_bytes
+        self._report(events.Dropped(peer=message.sender, bytes=size, reason=reason))
 
 
 def _within(round_timeout_s: float) -> _Limit:

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 
 from testbed.metering import meter
 from testbed.processes.channel import Channel
+from testbed.record.events import Failed, Limited
 
 LEAST_MB = 3.0
 """With this no client of any method trains the smallest model."""
@@ -54,7 +55,7 @@ def limited(limit_mb: float | None, whose: str, channel: Channel) -> Iterator[No
     before = meter.status_bytes("VmData")
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     stacks = _LIBRARY_THREADS * _with_small_stacks()
-    channel.send({"event": "limited", "memory_mb": limit_mb, "whose": whose})
+    channel.send(Limited(memory_mb=limit_mb, whose=whose))
     resource.setrlimit(resource.RLIMIT_DATA, (before + stacks + round(1e6 * limit_mb), hard))
     try:
         yield
@@ -69,7 +70,7 @@ def limited(limit_mb: float | None, whose: str, channel: Channel) -> Iterator[No
             f"when it asked for {_asked(error)}"
         )
         text = traceback.format_exc()
-        channel.send({"event": "failed", "reason": reason, "traceback": text})
+        channel.send(Failed(reason=reason, traceback=text))
         raise SystemExit(1) from None
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))

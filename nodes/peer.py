@@ -12,7 +12,9 @@ from nodes.compute import Compute, Real
 from nodes.kinds import ABSENT, HELLO, REFUSED, STOP, WELCOME
 from testbed import clock
 from testbed.network.topology import SERVER
-from testbed.transport.sockets import ClientTransport, Report, Timeout
+from testbed.record.events import Dropped, Report
+from testbed.record.events import Missed as Missing
+from testbed.transport.sockets import ClientTransport, Timeout
 from testbed.transport.wire import MAX_TEXT, Detail, Message
 
 FIRST_ANSWER_S = 2.0
@@ -214,10 +216,9 @@ class Peer:
         return Refused(reason)
 
     def _miss(self, neighbour: str, reason: str) -> Missed:
-        event = {"event": "missed", "peer": neighbour, "round": self.round, "reason": reason}
-        self._report(event)
+        self._report(Missing(peer=neighbour, round=self.round, reason=reason))
         return Missed(f"{neighbour}: {reason}")
 
     def _drop(self, message: Message, reason: str) -> None:
         size = message.message_bytes
-        self._report({"event": "dropped", "peer": message.sender, "bytes": size, "reason": reason})
+        self._report(Dropped(peer=message.sender, bytes=size, reason=reason))

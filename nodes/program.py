@@ -33,6 +33,7 @@ from testbed.metering import meter
 from testbed.network.topology import PORT, Node, client_address, client_name
 from testbed.processes import heap
 from testbed.processes.channel import Channel
+from testbed.record.events import HostRate
 from testbed.run.config import RunConfig, choose, convert
 from testbed.run.feasible import Traffic
 from testbed.seeds import derive
@@ -212,7 +213,7 @@ class FineTuning:
             names = [name for name, _ in self._addresses()]
             if self._host_rate is not None:
                 gflops = round(self._host_rate / 1e9, 3)
-                channel.send({"event": "host_rate", "gflops": gflops})
+                channel.send(HostRate(gflops=gflops))
             server = self._method.Server(self._options, self._model, shard, seed)
             if run.transport == "gloo":
                 server = ReducingServer(server, names)

@@ -22,6 +22,7 @@ from testbed.metering import meter
 from testbed.metrics import accuracy
 from testbed.processes import heap
 from testbed.processes.channel import Channel
+from testbed.record import events
 from testbed.record.drops import Condensed
 from testbed.run.config import RunConfig
 from testbed.transport.sockets import ServerTransport
@@ -57,7 +58,7 @@ class MethodServer(Protocol):
     def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]: ...
 
 
-def count_parameters(model: nn.Module | None) -> dict[str, int]:
+def count_parameters(model: nn.Module | None) -> dict[str, Any]:
     """Trainable and all parameters of a model, as the "ready" event gives them; none of None."""
     if model is None:
         return {}
@@ -112,21 +113,21 @@ async def serve(
         asyncio.create_task(fleet.pump()),
         asyncio.create_task(transport.watch_connections()),
     ]
-    report({"event": "ready", **count_parameters(method.model)})
+    report(events.Ready(**count_parameters(method.model)))
     metrics = numbers(method.evaluate(*test)) if test else {}
     if past is None:
         past = Resumed(0, {}, {}, over=False)
-        report({"event": "evaluated", "metrics": metrics})
+        report(events.Evaluated(metrics=metrics))
     else:
         check_alike(metrics, past)
     # 1. Wait for the clients.
     await _unless_broken(fleet.join(config.join_timeout_s), background)
-    report({"event": "joined", "clients": fleet.joined})
+    report(events.Joined(clients=fleet.joined))
     for number in range(past.round + 1, 1 if past.over else config.rounds + 1):
         # 2. A round of the method.
         await _unless_broken(fleet.attended(), background)
         began_s = clock.monotonic()
-        report({"event": "round_started", "round": number})
+        report(events.RoundStarted(round=number))
         fleet.begin(number)
         compute.rest()
         await _unless_broken(method.round(fleet), background)
@@ -149,23 +150,22 @@ async def serve(
         if checkpointer is not None:
             checkpointer.save(number, **past._asdict())
         report(
-            {
-                "event": "round",
-                "round": number,
-                "seconds": seconds,
-                "metrics": metrics,
-                "clients_ok": fleet.succeeded,
-                "clients_failed": fleet.failed,
-            }
+            events.Round(
+                round=number,
+                seconds=seconds,
+                metrics=metrics,
+                clients_ok=fleet.succeeded,
+                clients_failed=fleet.failed,
+            )
         )
         if facts := compute.facts():
-            report({"event": "computed", "round": number, **facts})
+            report(events.Computed(round=number, **facts))
         heap.release()
-        report({"event": "usage", **meter.usage()})
+        report(events.Usage(**meter.usage()))
         if over:
             break
     # 4. Everybody goes home; from here on a client that ends is not lost.
-    report({"event": "done"})
+    report(events.Done())
     await fleet.stop()
     for task in background:
         task.cancel()

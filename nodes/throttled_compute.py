@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +83,7 @@ class Stretched:
         self._free_at = max(self._free_at, self._since)
         self._marks = self._cpu(), self._waited() or 0.0
 
-    def facts(self) -> dict[str, float | int | None]:
+    def facts(self) -> dict[str, Any]:
         found = {
             "cpu_s": round(self._cpu_s, 6),
             "device_s": round(self._device_s, 6),

@@ -12,6 +12,7 @@ _TYPES = {
     "string": (str,),
     "boolean": (bool,),
     "map": (dict,),
+    "list": (list,),
     "null": (type(None),),
     "list of lists": (list,),
     "list of strings": (list,),

@@ -22,8 +22,8 @@ from nodes.peer import Peer
 from testbed import clock
 from testbed.metering import retransmissions
 from testbed.network.topology import SERVER
+from testbed.record.events import Reduced, Report
 from testbed.transport.gloo import Group, ReduceFailed
-from testbed.transport.sockets import Report
 from testbed.transport.wire import Message
 
 
@@ -111,16 +111,15 @@ class ReducingClient:
         if reason:
             self._leave()
         self._report(
-            {
-                "event": "reduced",
-                "round": peer.round,
-                "members": order.details["size"],
-                "began_ns": began_ns,
-                "connected_ns": connected_ns,
-                "ended_ns": ended_ns,
-                "received": {name: count - before.get(name, 0) for name, count in after.items()},
-                "reason": reason or None,
-            }
+            Reduced(
+                round=peer.round,
+                members=int(order.details["size"]),
+                began_ns=began_ns,
+                connected_ns=connected_ns,
+                ended_ns=ended_ns,
+                received={name: count - before.get(name, 0) for name, count in after.items()},
+                reason=reason or None,
+            )
         )
         peer.send(REDUCED, {}, ok=int(not reason), reason=reason)
 

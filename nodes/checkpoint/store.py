@@ -26,8 +26,8 @@ from nodes.checkpoint import Json, Snapshot, Unkept
 from testbed import clock, files
 from testbed.config_error import ConfigError
 from testbed.network.topology import SERVER
+from testbed.record.events import Report, Saved, Unsaved
 from testbed.record.recorder import FREE_BYTES_NEEDED
-from testbed.transport.sockets import Report
 from testbed.transport.wire import DTYPES, encode_tensors
 
 FOLDER = "state"
@@ -102,11 +102,11 @@ class Checkpointer:
             with contextlib.suppress(OSError):
                 unfinished.unlink(missing_ok=True)
             reason = f"{path.name}: {error.strerror or error}"
-            self._report({"event": "unsaved", "round": number, "reason": reason})
+            self._report(Unsaved(round=number, reason=reason))
             return
         seconds = round(clock.monotonic() - began_s, 6)
         size = 8 + len(header) + end
-        self._report({"event": "saved", "round": number, "bytes": size, "seconds": seconds})
+        self._report(Saved(round=number, bytes=size, seconds=seconds))
 
     def load(self, number: int) -> Json:
         """Put the state after round ``number`` into the object; returns what ``save`` was told.

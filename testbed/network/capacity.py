@@ -41,6 +41,13 @@ class Line(NamedTuple):
         return slower._replace(delay_ms=self.delay_ms + other.delay_ms)
 
 
+class Access(NamedTuple):
+    """A node's link: ``up`` is what it sends."""
+
+    up: Line
+    down: Line
+
+
 UNLIMITED = Line(None, 0.0)
 
 

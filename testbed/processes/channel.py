@@ -27,24 +27,27 @@ class ChannelClosed(ConnectionError):
 class Channel:
     """One end. Sends block; receives have a limit."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, reads: Any = Line) -> None:
+        """``reads``: what lines are decoded as."""
         self._socket = sock
+        self._decoder = msgspec.json.Decoder(reads)
         self._partial = b""
-        self._lines: deque[Line] = deque()
+        self._lines: deque[Any] = deque()
         self.descriptors: deque[int] = deque()
         """Descriptors received and not yet taken, in the order they were sent."""
         self.closed = False
         """Every line has been read and the other end is gone, or this one is closed."""
 
     @staticmethod
-    def pair() -> tuple["Channel", "Channel"]:
+    def pair(reads: Any = Line) -> tuple["Channel", "Channel"]:
+        """``reads``: what the first one decodes lines as."""
         ours, theirs = socket.socketpair()
-        return Channel(ours), Channel(theirs)
+        return Channel(ours, reads), Channel(theirs)
 
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def send(self, line: Line, descriptors: tuple[int, ...] = ()) -> None:
+    def send(self, line: Line | msgspec.Struct, descriptors: tuple[int, ...] = ()) -> None:
         """Write one line.
 
         Raises:
@@ -59,7 +62,7 @@ class Channel:
         except OSError as error:
             raise ChannelClosed(str(error)) from error
 
-    def receive(self, timeout_s: float | None = None) -> Line:
+    def receive(self, timeout_s: float | None = None) -> Any:
         """The next line.
 
         Raises:
@@ -74,7 +77,7 @@ class Channel:
             self._read()
         return self._lines.popleft()
 
-    def drain(self) -> list[Line]:
+    def drain(self) -> list[Any]:
         """Every line that is here now, without waiting; sets ``closed`` at the end."""
         while not self.closed and self._readable(0):
             self._read()
@@ -98,7 +101,7 @@ class Channel:
             self.closed = True
             return
         *lines, self._partial = (self._partial + data).split(b"\n")
-        self._lines.extend(msgspec.json.decode(line, type=Line) for line in lines)
+        self._lines.extend(map(self._decoder.decode, lines))
 
     def close(self) -> None:
         """Close this end and every descriptor received and not taken."""

@@ -51,7 +51,7 @@ class Worker:
             NoAnswer: none came within ``limit_s``, or the process has ended.
         """
         try:
-            line = self.channel.receive(limit_s)
+            line: Line = self.channel.receive(limit_s)
         except (ChannelClosed, TimeoutError) as error:
             raise NoAnswer(str(error)) from error
         if "failed" in line:

@@ -13,17 +13,28 @@ import msgspec
 
 from testbed import files
 from testbed.record import recovery
-from testbed.record.events import EVENTS
+from testbed.record.events import (
+    Event,
+    Lost,
+    Message,
+    Missed,
+    Reduced,
+    Resumed,
+    Run,
+    Shaped,
+    as_dict,
+)
+from testbed.record.reading import EVENTS
 from testbed.record.spans import SERVER, Timeline
 
 NAME = "trace.json"
 MOST_EVENTS = 200_000
 """A viewer in a browser takes about as many."""
-_INSTANTS = {
-    "shaped": "link changes",
-    "lost": "lost",
-    "missed": "update missed",
-    "resumed": "resumed",
+_INSTANTS: dict[type[Event], str] = {
+    Shaped: "link changes",
+    Lost: "lost",
+    Missed: "update missed",
+    Resumed: "resumed",
 }
 _ROUNDS_TRACK = 1
 
@@ -37,11 +48,11 @@ def write(folder: Path) -> None:
         OSError: it cannot be written.
     """
     with files.opened(folder / EVENTS) as lines:
-        found = trace(recovery.events(lines))
+        found = trace(recovery.counted(lines))
     files.write(folder / NAME, msgspec.json.encode(found) + b"\n")
 
 
-def trace(events: Iterator[Json], most: int = MOST_EVENTS) -> Json:
+def trace(record: Iterator[Event], most: int = MOST_EVENTS) -> Json:
     """The whole document, its events as JSON already.
 
     Of more than ``most`` events only the first ones in time, and ``otherData`` says so.
@@ -58,19 +69,19 @@ def trace(events: Iterator[Json], most: int = MOST_EVENTS) -> Json:
             moments.append((*order, msgspec.Raw(msgspec.json.encode(one))))
 
     whole = True
-    for event in events:
+    for event in record:
         # Spans come from what was read.
         if len(moments) >= most:
             whole = False
             break
         timeline.take(event)
-        if event["event"] == "run":
+        if isinstance(event, Run):
             places |= {name: place for place, name in enumerate(timeline.clients, start=1)}
-        elif event["event"] == "message":
+        elif isinstance(event, Message):
             keep(_message(event, places, timeline.origin_ns or 0, len(moments)))
-        elif event["event"] == "reduced":
+        elif isinstance(event, Reduced):
             keep(_reduction(event, places, timeline.origin_ns or 0, len(moments)))
-        elif event["event"] in _INSTANTS:
+        elif type(event) in _INSTANTS:
             keep([_instant(event, places)])
     keep(_spans(timeline, places))
     moments.sort()
@@ -89,39 +100,42 @@ def _names(places: dict[str, int]) -> Iterator[Json]:
         yield {"name": "thread_name", **own, "args": {"name": "rounds"}}
 
 
-def _message(event: Json, places: dict[str, int], origin_ns: int, number: int) -> list[Json]:
-    up = event["node"] == SERVER
+def _message(event: Message, places: dict[str, int], origin_ns: int, number: int) -> list[Json]:
+    up = event.node == SERVER
     own = {
-        "name": event["kind"],
+        "name": event.kind,
         "cat": "message",
         "id": number,
-        "pid": places[event["peer"] if up else event["node"]],
+        "pid": places[event.peer if up else event.node],
         "tid": _ROUNDS_TRACK,
     }
-    args = {key: event[key] for key in ("round", "payload_bytes", "message_bytes")}
-    args |= {"from": event["peer"], "to": event["node"]}
-    begins, ends = (_microseconds(event[key] - origin_ns) for key in ("sent_ns", "received_ns"))
+    args = {key: getattr(event, key) for key in ("round", "payload_bytes", "message_bytes")}
+    args |= {"from": event.peer, "to": event.node}
+    begins, ends = (
+        _microseconds(at_ns - origin_ns) for at_ns in (event.sent_ns, event.received_ns)
+    )
     return [{**own, "ph": "b", "ts": begins, "args": args}, {**own, "ph": "e", "ts": ends}]
 
 
-def _reduction(event: Json, places: dict[str, int], origin_ns: int, number: int) -> list[Json]:
-    own = {"name": "allreduce", "cat": "message", "id": number, "pid": places[event["node"]]}
+def _reduction(event: Reduced, places: dict[str, int], origin_ns: int, number: int) -> list[Json]:
+    own = {"name": "allreduce", "cat": "message", "id": number, "pid": places[event.node]}
     own["tid"] = _ROUNDS_TRACK
-    args = {key: event[key] for key in ("round", "members", "received", "reason")}
-    begins, ends = (_microseconds(event[key] - origin_ns) for key in ("began_ns", "ended_ns"))
+    args = {key: getattr(event, key) for key in ("round", "members", "received", "reason")}
+    begins, ends = _interval(event.began_ns, event.ended_ns, origin_ns)
     return [{**own, "ph": "b", "ts": begins, "args": args}, {**own, "ph": "e", "ts": ends}]
 
 
-def _instant(event: Json, places: dict[str, int]) -> Json:
+def _instant(event: Event, places: dict[str, int]) -> Json:
+    told = {key: value for key, value in as_dict(event).items() if key not in ("t", "event")}
     return {
-        "name": _INSTANTS[event["event"]],
+        "name": _INSTANTS[type(event)],
         "ph": "i",
         "s": "p",
-        "ts": _microseconds(round(1e9 * event["t"])),
+        "ts": _microseconds(round(1e9 * event.t)),
         # What concerns the whole run stands with the server.
-        "pid": places.get(event["peer" if "peer" in event else "node"], 0),
+        "pid": places.get(getattr(event, "peer", event.node), 0),
         "tid": _ROUNDS_TRACK,
-        "args": {key: value for key, value in event.items() if key not in ("t", "event")},
+        "args": told,
     }
 
 
@@ -140,6 +154,10 @@ def _spans(timeline: Timeline, places: dict[str, int]) -> Iterator[Json]:
                     "ts": _microseconds(begins - origin_ns),
                     "dur": _microseconds(ends - begins),
                 }
+
+
+def _interval(begins_ns: int, ends_ns: int, origin_ns: int) -> tuple[float, float]:
+    return _microseconds(begins_ns - origin_ns), _microseconds(ends_ns - origin_ns)
 
 
 def _microseconds(time_ns: int) -> float:

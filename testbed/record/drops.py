@@ -3,10 +3,8 @@
 Whoever can reach a node can send it more than a record has room for.
 """
 
-from typing import Any
-
 from testbed import clock
-from testbed.transport.sockets import Report
+from testbed.record.events import Dropped, Event, Report, Usage
 
 IN_FULL = 3
 """Of one sender and reason."""
@@ -30,17 +28,17 @@ class Condensed:
         """Number and bytes."""
         self._told_s = clock.monotonic()
 
-    def __call__(self, event: dict[str, Any]) -> None:
-        if event["event"] == "dropped":
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Dropped):
             self._take(event)
             return
-        if event["event"] == "usage":
+        if isinstance(event, Usage):
             self._tell()
             self._seen.clear()
         self._report(event)
 
-    def _take(self, event: dict[str, Any]) -> None:
-        kind = event["peer"], event["reason"]
+    def _take(self, event: Dropped) -> None:
+        kind = event.peer, event.reason
         if kind not in self._seen and len(self._seen) >= MOST_KINDS:
             kind = _OTHERS
         number = self._seen[kind] = self._seen.get(kind, 0) + 1
@@ -48,13 +46,12 @@ class Condensed:
             self._report(event)
             return
         count, size = self._untold.get(kind, (0, 0))
-        self._untold[kind] = count + 1, size + event["bytes"]
+        self._untold[kind] = count + 1, size + event.bytes
         if clock.monotonic() >= self._told_s + TELL_EVERY_S:
             self._tell()
 
     def _tell(self) -> None:
         for (peer, reason), (count, size) in self._untold.items():
-            event = {"event": "dropped", "peer": peer, "bytes": size, "reason": reason}
-            self._report({**event, "count": count})
+            self._report(Dropped(peer=peer, bytes=size, reason=reason, count=count))
         self._untold.clear()
         self._told_s = clock.monotonic()

@@ -1,33 +1,28 @@
-"""Events of a run as they are read: typed, bounded, and in an order that a run can have.
+"""Events of a run, one type a kind: what nodes and the supervisor report and readers match on.
 
-A run's folder may be damaged, or somebody else's. Whoever reads it takes its events from here, so
-that no kind, type, name or number is met later that this version does not write, and nothing takes
-its size from a figure in the file. docs/events.md says what each field is; of others nothing is
-required, and they are passed on.
+One event is one line ``{"event": kind, "t": seconds since the command, "node": name, ...}`` of
+events.jsonl. All times are emulated ones (``clock``), but for cpu_s and run_delay_s, which are the
+machine's. docs/events.md is printed from here: a class says when its events come, and the text of a
+field what it holds. What is UNSET is not written.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, BinaryIO, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from testbed.links.netem.qdisc import Installed
 from testbed.metrics import LARGEST
+from testbed.network.capacity import Access
 from testbed.network.profiles import MAX_CLIENTS
-from testbed.network.topology import client_name
-from testbed.record.ideal_rounds import Access
-from testbed.record.spans import SERVER
 
-Event = dict[str, Any]
+Value = TypeVar("Value")
 
-EVENTS = "events.jsonl"
-MOST_LINE_BYTES = 32_000_000
-"""The certificate of MAX_CLIENTS links has 6 MB."""
 MOST_ROUNDS = 1_000_000
-SUPERVISOR = "supervisor"
 
 _Meta = msgspec.Meta
 Count = Annotated[int, _Meta(ge=0, le=2**60)]
@@ -35,12 +30,13 @@ Nanoseconds = Annotated[int, _Meta(ge=-(2**62), le=2**62)]
 Whole = Annotated[int, _Meta(ge=-(2**62), le=2**62)]
 Seconds = Annotated[float, _Meta(ge=0, le=1e12)]
 Figure = Annotated[float, _Meta(ge=-1e18, le=1e18)]
+Flops = Annotated[float, _Meta(ge=0, le=1e30)]
 Metric = Annotated[float, _Meta(ge=-LARGEST, le=LARGEST)]
 Setting = Annotated[float, _Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
 Number = Annotated[int, _Meta(ge=0, le=MOST_ROUNDS)]
 """Of a round; 0 is before the first."""
-Metrics = dict[str, Metric | None]
-"""None: it was no finite number."""
+Begun = Annotated[int, _Meta(ge=1, le=MOST_ROUNDS)]
+Metrics = Mapping[str, Metric | None]
 Scalar = bool | Whole | Metric | str | None
 Option = bool | Whole | Setting | str | None
 Facts = dict[str, Scalar | list[Any] | dict[str, Any]]
@@ -50,42 +46,38 @@ Counters = list[tuple[Way, Way]]
 Resent = dict[str, tuple[Count, Count]]
 
 
-class Damaged(ValueError):
-    """What stands there is no event of a run; the text says which and why."""
-
-
 class Environment(msgspec.Struct):
     python: str | None = None
     torch: str | None = None
     kernel: str | None = None
     machine: str | None = None
-    cores: Count | None = None
-    memory_mb: Count = 0
-    git: str | None = None
-    packages: dict[str, str | None] = {}
+    cores: Annotated[Count | None, "that this process may use"] = None
+    memory_mb: Annotated[Count, "MB of 10^6 bytes"] = 0
+    git: Annotated[str | None, "commit of the source; null: no checkout of it"] = None
+    packages: Annotated[dict[str, str | None], "and their versions"] = {}
 
 
 class Check(msgspec.Struct):
-    name: str
-    link: str
-    direction: str
-    expected: Figure
-    measured: Figure | None
+    name: Annotated[str, "`round trip`, `rate`, `rate by TCP`, …"]
+    link: Annotated[str, "the node whose link it is"]
+    direction: Annotated[str, "`up`, `down` or `both`"]
+    expected: Annotated[Figure, "as the profile asks, in `unit`"]
+    measured: Annotated[Figure | None, "null: nothing came through"]
     unit: str
-    tolerance: Annotated[float, _Meta(ge=0, le=1e18)]
+    tolerance: Annotated[Annotated[float, _Meta(ge=0, le=1e18)], "in `unit`, either way"]
     ok: bool
 
 
 class NotProbed(msgspec.Struct):
-    name: str
-    link: str
-    direction: str
-    reason: str
+    name: Annotated[str, "a gate that no probe could have judged, as in `checks`"]
+    link: Annotated[str, "the node whose link it is"]
+    direction: Annotated[str, "`up`, `down` or `both`"]
+    reason: Annotated[str, "why, as a clause"]
 
 
 class Fidelity(msgspec.Struct):
-    verdict: Verdict
-    reason: str
+    verdict: Annotated[Verdict, "`pass`, `fail` or `skipped`"]
+    reason: Annotated[str, "in words"]
     checks: list[Check]
     not_probed: list[NotProbed] = []
 
@@ -95,347 +87,427 @@ class UpDown(msgspec.Struct):
     down: Count
 
 
-class Lost(msgspec.Struct):
-    payload: UpDown
-    message: UpDown
-    seconds: Figure
-
-
-class _Any(msgspec.Struct, kw_only=True):
-    t: Seconds
-    node: str
-    round: Number | None = None
-
-
-class _Run(_Any):
-    client_names: Annotated[list[str], _Meta(max_length=MAX_CLIENTS)]
-    client_profiles: list[str]
-    config: dict[str, Option | list[Option] | dict[str, Option]]
-    origin_ns: Nanoseconds | None = None
-    run_id: str | None = None
-    command: str | None = None
-    method: str | None = None
-    model: str | None = None
-    dataset: str | None = None
-    profile: str | None = None
-    server_profile: str | None = None
-    seed: Count | None = None
-    compute: str | None = None
-    device_class: str | None = None
-    server_device_class: str | None = None
-    transport: str | None = None
-    client_memory_mb: Figure | None = None
-    dilation: Annotated[float, _Meta(ge=1, le=1e6)] = 1.0
-    dilation_found: str | None = None
-    asynchronous: bool = False
-    weights: str | None = None
-    environment: Environment | None = None
+class Redone(msgspec.Struct):
+    payload: Annotated[UpDown, "bytes that arrived since that round"]
+    message: Annotated[UpDown, "the same, of all frames"]
+    seconds: Annotated[Figure, "since that round"]
 
 
 class WayIn(msgspec.Struct):
     """Who holds a run's namespaces while it goes on, and by which descriptors."""
 
-    pid: Count
-    nodes: list[Count]
-    user: Count | None = None
-    link: Count | None = None
+    pid: Annotated[Count, "of the process that holds the namespaces while the run goes on"]
+    nodes: Annotated[list[Count], "its descriptors of the nodes', the server's first"]
+    user: Annotated[
+        Count | None, "that of the user namespace that they belong to without root, or null"
+    ] = None
+    link: Annotated[Count | None, "that of the one that routes between them, or null"] = None
 
 
-class _Links(_Any):
-    facts: Facts
-    lines: list[Access] = []
-    qdiscs: list[tuple[Installed, Installed]] = []
-    namespaces: WayIn | None = None
+class Event(msgspec.Struct, kw_only=True, tag_field="event"):
+    """What all have; the recorder sets both."""
+
+    t: Seconds = 0.0
+    node: str = ""
+
+    @property
+    def event(self) -> str:
+        """Its kind, as it is written."""
+        return str(self.__struct_config__.tag)
 
 
-class _Certified(_Any):
-    seconds: Seconds
+Report = Callable[[Event], None]
+"""Takes what a node has to tell."""
+
+
+class Run(Event, tag="run", kw_only=True):
+    """By the supervisor, first of all: what is run."""
+
+    client_names: Annotated[
+        Annotated[list[str], _Meta(max_length=MAX_CLIENTS)], "in the order of counters"
+    ]
+    client_profiles: Annotated[list[str], "one of each client"]
+    config: Annotated[
+        dict[str, Option | list[Option] | dict[str, Option]], "every field of `config.toml`"
+    ]
+    origin_ns: Annotated[Nanoseconds | None, "the nodes' clock at `t` = 0"] = None
+    run_id: Annotated[str | None, "name of the run's folder"] = None
+    command: Annotated[str | None, "as it was typed"] = None
+    method: str | None = None
+    model: str | None = None
+    dataset: str | None = None
+    profile: Annotated[str | None, "the clients' access links, a mix as `4g:12,wifi:5`"] = None
+    server_profile: Annotated[str | None, "the server's; null: without limits"] = None
+    seed: Count | None = None
+    compute: Annotated[str | None, "`real` or `modelled`"] = None
+    device_class: Annotated[str | None, "null: a core of this machine"] = None
+    server_device_class: Annotated[str | None, "the server's, likewise"] = None
+    transport: Annotated[str | None, "`zmq` or `gloo`"] = None
+    client_memory_mb: Annotated[
+        Figure | None, "what each client may take; null: what its device class has"
+    ] = None
+    dilation: Annotated[
+        Annotated[float, _Meta(ge=1, le=1e6)],
+        "seconds of this machine that one of the run's clock takes",
+    ] = 1.0
+    dilation_found: Annotated[
+        str | UnsetType | None, "with `--dilation=auto`: how it was found"
+    ] = UNSET
+    asynchronous: Annotated[bool, "whether updates may answer an earlier round"] = False
+    weights: Annotated[str | None, "SHA-256 of the model's file; null where it has none"] = None
+    data: Annotated[
+        str | UnsetType | None, "SHA-256 of the data set's files; null where none are read"
+    ] = UNSET
+    files: Annotated[
+        dict[str, str] | UnsetType,
+        "SHA-256 of each file that the links were read from: profiles, traces, schedule, "
+        "positions, availability",
+    ] = UNSET
+    environment: Environment | None = None
+
+
+class Links(Event, tag="links", kw_only=True):
+    """By the supervisor, once the network is there."""
+
+    facts: Annotated[Facts, "`backend`, and how it does what it does"]
+    lines: Annotated[
+        list[Access],
+        "of each node, the server first, up and down: [kbit/s, ms], the most that TCP carries "
+        "there and the delay; where a packet limit bounds that, also the window in bytes and the "
+        "kbit/s at which one goes out, else null; null without limit",
+    ] = []
+    qdiscs: Annotated[
+        list[tuple[Installed, Installed]] | UnsetType,
+        "with netem, of each node, the server first, up and down: `netem`, its parameters as read "
+        "back from the kernel and in its units (times in ns, chances as shares of 2^32 - 1, "
+        "bytes/s), and `trace`, the file that a class above it follows, or null",
+    ] = UNSET
+    namespaces: Annotated[WayIn | UnsetType, "with netem and userspace"] = UNSET
+
+
+class Certified(Event, tag="certified", kw_only=True):
+    """By the supervisor, before training: whether the links are what was asked."""
+
+    seconds: Annotated[Seconds, "how long probing took"]
     fidelity: Fidelity
-    counters: Counters
+    counters: Annotated[Counters, "as those of `wire`: what probing added"]
 
 
-class _Ended(_Any):
-    how: str
+class Started(Event, tag="started", kw_only=True):
+    """By a node's first moment, as the supervisor sees it."""
+
+    pid: Annotated[Count, "of the process"]
 
 
-class _Ready(_Any):
-    samples: Count = 0
-    round_flops: Figure | None = None
-    trainable_parameters: Count | None = None
-    total_parameters: Count | None = None
+class Ended(Event, tag="ended", kw_only=True):
+    """By a node's last moment, as the supervisor sees it."""
+
+    pid: Annotated[Count, "of the process"] = 0
+    how: Annotated[str, "`exited with 0`, `killed by SIGKILL`, …"]
 
 
-class _Connection(_Any):
-    congestion: str | None
+class Ready(Event, tag="ready", kw_only=True):
+    """By a node that has loaded."""
+
+    samples: Annotated[Count | UnsetType, "of a client: its training samples"] = UNSET
+    round_flops: Annotated[
+        Flops | UnsetType | None,
+        "of a client: floating-point operations of its part in a round",
+    ] = UNSET
+    trainable_parameters: Annotated[Count | UnsetType, "of the server, where a model is global"] = (
+        UNSET
+    )
+    total_parameters: Annotated[Count | UnsetType, "of the server, likewise"] = UNSET
 
 
-class _Message(_Any):
-    peer: str
-    kind: str
+class Connection(Event, tag="connection", kw_only=True):
+    """By either end of a connection that was made."""
+
+    congestion: Annotated[str | None, "its TCP congestion control"]
+
+
+class Joined(Event, tag="joined", kw_only=True):
+    """By the server, once: all clients that will come are there, and training begins."""
+
+    clients: Annotated[Count, "how many are in the run"] = 0
+
+
+class Moment(Event, kw_only=True):
+    at_s: Annotated[Figure, "when it was to be, in seconds since training began"]
+    actual_s: Annotated[Figure, "when it was"]
+
+
+class Away(Moment, tag="away", kw_only=True):
+    """By the supervisor, in the name of the client that leaves ([stragglers.md](stragglers.md))."""
+
+
+class Back(Moment, tag="back", kw_only=True):
+    """By the supervisor, in the name of the client that returns."""
+
+
+class Message(Event, tag="message", kw_only=True):
+    """By the receiver of a message, when all of it has come."""
+
+    peer: Annotated[str, "the sender"]
+    kind: Annotated[
+        str,
+        "`model`, `adapter`, `logits`, …; `hello`, `welcome`, `stop`, `refused` and `metrics` are "
+        "the testbed's",
+    ]
+    round: Annotated[Number, "that its header names; 0 before the first"]
+    payload_bytes: Annotated[Count, "of its tensors"]
+    message_bytes: Annotated[Count, "of all its frames"]
+    sent_ns: Annotated[Nanoseconds, "when it was handed to the sender's socket"]
+    received_ns: Annotated[Nanoseconds, "when it was there whole"]
+
+
+class Reduced(Event, tag="reduced", kw_only=True):
+    """By a client, after an all-reduce of clients among themselves
+    ([transports.md](transports.md))."""
+
     round: Number
-    payload_bytes: Count
-    message_bytes: Count
-    sent_ns: Nanoseconds
-    received_ns: Nanoseconds
+    members: Annotated[Count, "clients that were to take part in it"]
+    began_ns: Annotated[Nanoseconds, "when it was told"]
+    connected_ns: Annotated[Nanoseconds, "when all were connected"] = 0
+    ended_ns: Annotated[Nanoseconds, "when it had the sum or gave up"]
+    received: Annotated[dict[str, Count], "bytes of TCP's stream by sender"]
+    reason: Annotated[str | None, "why it did not come about"]
 
 
-class _Reduced(_Any):
-    round: Number
-    members: Count
-    began_ns: Nanoseconds
-    ended_ns: Nanoseconds
-    received: dict[str, Count]
-    reason: str | None
+class Dropped(Event, tag="dropped", kw_only=True):
+    """By the receiver of messages that were not taken: the first three of a sender and reason in a
+    round one by one, the rest summed up, every ten seconds at most and at the round's end. Beyond
+    50 senders and reasons a round the sum is of `others`."""
 
-
-class _Dropped(_Any):
-    peer: str
-    bytes: Count
+    peer: Annotated[str, "who it says it is from"]
+    bytes: Annotated[Count, "of all its frames"]
     reason: str
-    count: Count = 1
+    count: Annotated[Count | UnsetType, "how many they are; absent: one"] = UNSET
 
 
-class _Peer(_Any):
-    peer: str
+class Lost(Event, tag="lost", kw_only=True):
+    """By the supervisor: a client has left the run for good."""
+
+    peer: Annotated[str, "the client"]
+    reason: Annotated[str, "how it ended, and its last words"]
+
+
+class Missed(Event, tag="missed", kw_only=True):
+    """By the server, or a client of its neighbour: an update that did not come."""
+
+    peer: Annotated[str, "whose"]
+    round: Number
     reason: str
 
 
-class _Missed(_Peer):
-    round: Number
+class Overtaken(Event, tag="overtaken", kw_only=True):
+    """By a client that was busy with an earlier round when this one began, or heard nothing more of
+    its own within `round_timeout_s`."""
 
-
-class _Reason(_Any):
     reason: str
 
 
-class _Rate(_Any):
-    gflops: Figure
+class HostRate(Event, tag="host_rate", kw_only=True):
+    """By the server, where real compute is slowed down to devices."""
+
+    gflops: Annotated[
+        Figure,
+        "what a core of this machine trains the run's model at, in 10^9 operations a second",
+    ]
 
 
-class _Computed(_Any):
+class Computed(Event, tag="computed", kw_only=True):
+    """By a node, of its computing in a round."""
+
     round: Number
-    late_s: Figure | None
-    flops: Figure | None = None
-    modelled_s: Figure | None = None
-    cpu_s: Figure | None = None
-    device_s: Figure | None = None
+    flops: Annotated[Flops | UnsetType, "modelled: floating-point operations that it counted"] = (
+        UNSET
+    )
+    modelled_s: Annotated[Figure | UnsetType, "modelled: seconds that they take its device"] = UNSET
+    cpu_s: Annotated[Figure | UnsetType, "real: seconds on a core of this machine"] = UNSET
+    device_s: Annotated[
+        Figure | UnsetType, "real: seconds that this takes its device, or a core of its own"
+    ] = UNSET
+    late_s: Annotated[
+        Figure | None,
+        "seconds more than that, that this machine took; null where the system does not tell",
+    ]
 
 
-class _RoundStarted(_Any):
-    round: Annotated[int, _Meta(ge=1, le=MOST_ROUNDS)]
+class RoundStarted(Event, tag="round_started", kw_only=True):
+    """By the server, with the first message of a round to come."""
+
+    round: Annotated[Begun, "from 1"]
 
 
-class _Round(_RoundStarted):
-    seconds: Seconds
-    metrics: Metrics
+class Round(Event, tag="round", kw_only=True):
+    """By the server, after a round's evaluation."""
+
+    round: Begun
+    seconds: Annotated[Seconds, "from its begin to the new global model, without the evaluation"]
+    metrics: Annotated[
+        Metrics,
+        "`accuracy`, `loss`, `client_accuracy`, …: numbers without unit, null where one is not "
+        "finite or no number",
+    ]
     clients_ok: Count
     clients_failed: Count
 
 
-class _Wire(_Any):
-    round: Number | None
-    counters: Counters
+class Wire(Event, tag="wire", kw_only=True):
+    """By the supervisor after a round, and once at the end."""
+
+    round: Annotated[Number | None, "null: at the end"]
+    counters: Annotated[
+        Counters,
+        "of each node, the server first, up and down: [frames, bytes, frames that a full queue "
+        "dropped, frames that were lost as asked] since the links are there",
+    ]
 
 
-class _Evaluated(_Any):
-    metrics: Metrics
+class Evaluated(Event, tag="evaluated", kw_only=True):
+    """By the server, before the first round."""
+
+    metrics: Annotated[Metrics, "as of `round`; empty where no model is global"]
 
 
-class _Moment(_Any):
-    at_s: Figure
-    actual_s: Figure
+class Shaped(Moment, tag="shaped", kw_only=True):
+    """By the supervisor, in the name of the node whose link has changed."""
+
+    up: Annotated[
+        dict[str, Any],
+        "what the direction is from then on: fields of a profile that are not at their default",
+    ] = {}
+    down: Annotated[dict[str, Any], "likewise"] = {}
+    line: Annotated[Access | UnsetType, "the same as an entry of `lines` of `links`"] = UNSET
 
 
-class _Shaped(_Moment):
-    line: Access | msgspec.UnsetType = msgspec.UNSET
+class Usage(Event, tag="usage", kw_only=True):
+    """By a node, after each of its rounds and as it leaves."""
 
-
-class _Usage(_Any):
     pid: Count
-    private_mb: Figure
-    cpu_s: Figure
-    run_delay_s: Figure | None
-    peak_private_mb: Figure | None = None
-    retransmitted: Resent | None = None
+    private_mb: Annotated[Figure, "memory that is its alone, MB of 10^6 bytes"]
+    peak_private_mb: Annotated[Figure | None, "the most of that since the last time"] = None
+    cpu_s: Annotated[Figure, "seconds on a core, since it began"]
+    run_delay_s: Annotated[Figure | None, "seconds that it was ready and had no core"]
+    retransmitted: Annotated[
+        Resent | None,
+        "by the peer's address, [segments, payload bytes] that its connections have sent again "
+        "since it began",
+    ] = None
 
 
-class _Captured(_Any):
-    packets: list[Count]
-    dropped: list[Count]
-    failure: str | None
+class Captured(Event, tag="captured", kw_only=True):
+    """By the supervisor at the end of a run with `--pcap`."""
+
+    packets: Annotated[list[Count], "a figure a client: written"]
+    dropped: Annotated[list[Count], "likewise: too fast to be written"]
+    failure: Annotated[str | None, "why capturing ended early"]
 
 
-class _Saved(_Any):
-    bytes: Count
+class Saved(Event, tag="saved", kw_only=True):
+    """By a node that has kept its state after its part in a round, for a killed run to go on
+    from."""
+
+    round: Number = 0
+    bytes: Annotated[Count, "of its file"]
+    seconds: Annotated[Seconds, "how long that took"] = 0.0
 
 
-class _Resumed(_Any):
-    round: Number
-    at_s: Seconds
-    lost: Lost
+class Unsaved(Event, tag="unsaved", kw_only=True):
+    """By a node that could not do so; the run goes on without."""
+
+    round: Number = 0
+    reason: str
+
+
+class Resumed(Event, tag="resumed", kw_only=True):
+    """By the supervisor, where a killed run goes on ([resuming.md](resuming.md)). `t` and nodes'
+    own times go on as if no time had passed since the last event before."""
+
+    round: Annotated[
+        Number,
+        "the last one that counts of what stands above; what came after it is done again",
+    ]
+    at_s: Annotated[Seconds, "`t` of the last event before"]
+    lost: Redone
+    command: Annotated[str | None, "as it was typed"] = None
     environment: Environment | None = None
 
 
-class _Failed(_Any):
+class Failed(Event, tag="failed", kw_only=True):
+    """By a node that ends with an error."""
+
     traceback: str
+    reason: Annotated[str | UnsetType, "in words, where it had no more memory"] = UNSET
 
 
-class _Host(_Any):
-    verdict: Verdict
-    reason: str
-    latest: str | None
-    late_share: Figure | None
-    links_late_ms: Figure | None
-    dilation_needed: Figure | None
-    busy_cores: Figure | None
+class Limited(Event, tag="limited", kw_only=True):
+    """By a client as it begins, where its memory is held to what its device has."""
+
+    memory_mb: Annotated[
+        Figure, "what it may take beyond what it was forked with, MB of 10^6 bytes"
+    ]
+    whose: Annotated[str, "`phone's`, by the device class, or `client's`, by `--client-memory-mb`"]
 
 
-class _Closed(_Any):
-    status: Literal["ok", "failed", "interrupted"]
-    reason: str | None
-    links: Facts = {}
+class Host(Event, tag="host", kw_only=True):
+    """By the supervisor, once every process has ended and the rounds are done: whether this machine
+    kept up."""
+
+    verdict: Annotated[Verdict, "`pass`, `fail` or `skipped`"]
+    reason: Annotated[str, "in words"]
+    latest: Annotated[
+        str | None, "the node that was late for the greatest part of the rounds' time"
+    ]
+    late_share: Annotated[Figure | None, "that part"]
+    links_late_ms: Annotated[
+        Figure | None, "what one packet of a hundred left its link late by, at least"
+    ]
+    dilation_needed: Annotated[Figure | None, "with which the run would pass"]
+    busy_cores: Annotated[Figure | None, "that worked in the mean, for whatever program"]
 
 
-_KINDS: dict[str, type[_Any]] = {
-    "run": _Run,
-    "links": _Links,
-    "certified": _Certified,
-    "ended": _Ended,
-    "ready": _Ready,
-    "connection": _Connection,
-    "message": _Message,
-    "reduced": _Reduced,
-    "dropped": _Dropped,
-    "lost": _Peer,
-    "missed": _Missed,
-    "overtaken": _Reason,
-    "host_rate": _Rate,
-    "computed": _Computed,
-    "round_started": _RoundStarted,
-    "round": _Round,
-    "wire": _Wire,
-    "evaluated": _Evaluated,
-    "shaped": _Shaped,
-    "away": _Moment,
-    "back": _Moment,
-    "usage": _Usage,
-    "captured": _Captured,
-    "saved": _Saved,
-    "unsaved": _Reason,
-    "resumed": _Resumed,
-    "failed": _Failed,
-    "host": _Host,
-    "closed": _Closed,
-}
-_BETWEEN_NODES = ("message", "lost", "missed")
-"""What has a node as its peer."""
-_OF_NODES = ("message", "reduced", "shaped", "usage", "computed")
-_decoder = msgspec.json.Decoder()
+class Done(Event, tag="done", kw_only=True):
+    """By the server: the last round is over."""
 
 
-def lines(file: BinaryIO) -> Iterator[bytes]:
-    """The lines of a file, the last one maybe torn.
+class Closed(Event, tag="closed", kw_only=True):
+    """By the supervisor, last of all; a run that was killed lacks it."""
 
-    Raises:
-        Damaged: one is longer than any event.
-    """
-    while line := file.readline(MOST_LINE_BYTES):
-        if len(line) == MOST_LINE_BYTES:
-            raise Damaged(f"a line has {MOST_LINE_BYTES:,} bytes or more")
-        yield line
-
-
-def decoded(line: bytes) -> Any:
-    """What a line holds, unchecked; None where it is torn."""
-    try:
-        return _decoder.decode(line)
-    except (ValueError, RecursionError):
-        return None
+    status: Annotated[
+        Literal["ok", "failed", "interrupted"],
+        "`ok`, `failed` (also where no round took any update) or `interrupted`",
+    ]
+    reason: Annotated[str | None, "why it is not ok"]
+    links: Annotated[
+        Facts, "closing facts: how late packets were let go, what could not be delivered"
+    ] = {}
 
 
-def read(found: Iterable[bytes]) -> Iterator[Event | None]:
-    """The event of each line, in turn; None of one that is torn.
-
-    Raises:
-        Damaged: one is not as this version writes it.
-    """
-    order = _Order()
-    for number, line in enumerate(found, start=1):
-        event = decoded(line)
-        if event is not None:
-            try:
-                order.check(event)
-            except (ValueError, OverflowError) as error:
-                raise Damaged(f"line {number}: {error}") from error
-        yield event
-
-
-class _Order:
-    """What later events must agree with."""
-
-    def __init__(self) -> None:
-        self._nodes = {SUPERVISOR, SERVER}
-        self._clients: list[str] | None = None
-        self._begun = 0
-        """The latest round that has begun."""
-
-    def check(self, event: Any) -> None:
-        if not isinstance(event, dict) or not isinstance(event.get("event"), str):
-            raise Damaged("is no event")
-        kind = event["event"]
-        found: Any = msgspec.convert(event, _KINDS.get(kind, _Any))
-        if kind == "run":
-            self._begin(found)
-        if found.node not in self._nodes:
-            raise Damaged(f"{kind}: {found.node!r} is no node of this run")
-        clients = self._clients or []
-        if kind in _BETWEEN_NODES and found.peer not in {SERVER, *clients}:
-            raise Damaged(f"{kind}: {found.peer!r} is no node of this run")
-        if (kind == "lost" and found.peer == SERVER) or (
-            found.node not in clients
-            and (kind == "reduced" or (kind == "ready" and "samples" in event))
-        ):
-            raise Damaged(f"{kind}: is of a client")
-        if kind in _OF_NODES and found.node == SUPERVISOR:
-            raise Damaged(f"{kind}: is of a node")
-        for name in ("counters", "lines", "qdiscs"):
-            there = getattr(found, name, None)
-            # Which lines there are, an older run does not say; qdiscs are netem's.
-            if there is None or (not there and name != "counters"):
-                continue
-            if len(there) != 1 + len(clients):
-                raise Damaged(f"{kind}: {name} are not those of {len(clients)} clients")
-        if kind in ("links", "closed"):
-            _check_facts(found.facts if kind == "links" else found.links)
-        if kind == "links" and not isinstance(found.facts.get("backend"), str):
-            raise Damaged("links: backend is no name")
-        self._follow(kind, found)
-
-    def _begin(self, run: _Run) -> None:
-        if self._clients is not None:
-            raise Damaged("a second run begins")
-        names = run.client_names
-        if names != [client_name(number) for number in range(1, len(names) + 1)]:
-            raise Damaged("run: client_names are not client-1 and so on")
-        if not isinstance(run.config.get("options", {}), dict):
-            raise Damaged("run: options are no table")
-        if len(run.client_profiles) != len(names):
-            raise Damaged("run: client_profiles are not one of each client")
-        self._clients = names
-        self._nodes.update(names)
-
-    def _follow(self, kind: str, found: Any) -> None:
-        """No round is skipped, so that how many there are is no figure of the file's."""
-        number: int = getattr(found, "round", None) or 0
-        if kind == "round_started":
-            if number > self._begun + 1:
-                raise Damaged(f"round {number} begins after round {self._begun}")
-            self._begun = max(self._begun, number)
-        elif kind in ("round", "wire", "resumed") and number > self._begun:
-            raise Damaged(f"{kind}: round {number} has not begun")
+KINDS: tuple[type[Event], ...] = (
+    *(Run, Links, Certified, Started, Ended, Ready, Connection, Joined, Away, Back, Message),
+    *(Reduced, Dropped, Lost, Missed, Overtaken, HostRate, Computed, RoundStarted, Round, Wire),
+    *(Evaluated, Shaped, Usage, Captured, Saved, Unsaved, Resumed, Failed, Limited, Host, Done),
+    Closed,
+)
+"""In the order in which a run has them."""
+Known = (
+    Run | Links | Certified | Started | Ended | Ready | Connection | Joined | Away | Back | Message
+    | Reduced | Dropped | Lost | Missed | Overtaken | HostRate | Computed | RoundStarted | Round
+    | Wire | Evaluated | Shaped | Usage | Captured | Saved | Unsaved | Resumed | Failed | Limited
+    | Host | Done | Closed
+)  # fmt: skip
+"""Any of them: what a line is decoded as."""
 
 
-def _check_facts(facts: dict[str, Any]) -> None:
-    for name, value in facts.items():
-        if name.startswith("lateness") and type(value) not in (int, float):
-            raise Damaged(f"{name} is no number")
+def as_dict(event: Event) -> dict[str, Any]:
+    """What its line holds, as plain data."""
+    found = msgspec.to_builtins(event)
+    assert isinstance(found, dict)
+    return found
+
+
+def known(value: Value | UnsetType) -> Value | None:
+    """None of what an event does not say."""
+    return None if isinstance(value, UnsetType) else value

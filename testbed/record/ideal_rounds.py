@@ -1,18 +1,9 @@
 """Ideal rounds: how long one would take on lines used to the full, with the computing it had."""
 
-from typing import NamedTuple
-
-from testbed.network.capacity import UNLIMITED, Line, line
+from testbed.network.capacity import UNLIMITED, Access, Line, line
 from testbed.network.direction import Direction
 from testbed.network.topology import Node
 from testbed.record.spans import Message
-
-
-class Access(NamedTuple):
-    """A node's link: ``up`` is what it sends."""
-
-    up: Line
-    down: Line
 
 
 def access(up: Direction, down: Direction) -> Access:

@@ -1,69 +1,5 @@
 """The recorder of a run: events.jsonl as things happen, and summary.json, whole at any time.
 
-One event is one line ``{"t": seconds since the command, "node": name, "event": kind, ...}``. All
-times are emulated ones (``clock``), but for cpu_s and run_delay_s, which are the machine's:
-
-==============  ==========  ====================================================================
-event           node        further fields
-==============  ==========  ====================================================================
-run             supervisor  run_id, command, config; origin_ns: what the nodes' clock said at t = 0;
-                            asynchronous: whether updates may answer an earlier round; dilation,
-                            and dilation_found: how, where a trial round said; client_memory_mb
-links           supervisor  facts of the network; lines: a list a node of [goodput_kbit, delay_ms]
-                            up and down, the most that TCP carries there, null without limit;
-                            qdiscs: netem's own, as read back; namespaces: who holds them
-certified       supervisor  fidelity, seconds, counters: what probing added to the links' counters
-started, ended  the node    pid; how (of ended)
-ready           the node    samples, round_flops: floating-point operations of its part in a
-                            round, or null (clients); trainable_parameters, total_parameters
-                            (server)
-connection      the node    congestion: the connection's congestion control
-message         receiver    peer (sender), kind, round, payload_bytes, message_bytes, sent_ns,
-                            received_ns (one monotonic clock for all nodes)
-reduced         client      round, members, began_ns, connected_ns, ended_ns: an all-reduce of so
-                            many clients (one clock, as above); received: bytes of TCP's stream
-                            by sender; reason: why it did not come about, or null
-dropped         receiver    peer, bytes, reason: a message that was not taken; count: so many of
-                            them, the first few having been told
-lost            supervisor  peer, reason: a client that left the run
-missed          server      peer, round, reason: an update that did not come
-overtaken       client      reason: it was still busy with an earlier round
-host_rate       server      gflops: what a core of this machine trains at, where devices are asked
-                            for with real compute
-computed        the node    round; late_s: how much longer this machine took than the node's
-                            device, null where not known; where compute is modelled, flops:
-                            operations counted, modelled_s: what they take the device; where it
-                            is real, cpu_s: on a core here, device_s: what that takes the device
-joined          server      clients: how many are in the run; training begins
-round_started   server      round
-round           server      round, seconds, metrics, clients_ok, clients_failed
-wire            supervisor  round, counters: a list a node of [[frames, bytes, queue_drops,
-                            losses] up, [...] down] since the start
-evaluated       server      metrics before the first round
-shaped          the node    at_s: when its link was to change, in seconds since training began;
-                            actual_s: when it was told to; up, down: what each direction is from
-                            then on, all that is not at its default; line: as of "links"
-away, back      the node    at_s: when the client was to leave or to be back, in seconds since
-                            training began; actual_s: when it did
-usage           the node    pid, private_mb, peak_private_mb: the most since the last one;
-                            cpu_s, run_delay_s; retransmitted: by peer's address, [segments,
-                            payload bytes] that its connections have sent again, or null where
-                            that is not known
-captured        supervisor  packets, dropped: a figure a client, of its capture; failure
-saved           the node    round, bytes, seconds: it has kept its state after that round
-unsaved         the node    round, reason: it could not
-resumed         supervisor  round: the last one that counts of what was there before; at_s: the
-                            last event's t; command, environment; lost: seconds, payload and
-                            message bytes of what came after that round
-host            supervisor  the host's part of the certificate, once all has ended: verdict, reason,
-                            latest, late_share, links_late_ms, dilation_needed, busy_cores, as
-                            ``host.Host`` has them
-limited         client      memory_mb, whose: what holds its memory to so much
-failed          the node    traceback; reason: in words, where memory was short
-done            server
-closed          supervisor  status, reason, and closing facts of the links
-==============  ==========  ====================================================================
-
 A killed run that goes on appends to its file. ``t``, sent_ns and received_ns are then as if no time
 had passed between its last event and the command that resumed it, and
 ``recovery.ReplayFilter`` tells which events count.
@@ -83,7 +19,8 @@ import msgspec
 
 from testbed import clock, files
 from testbed.config_error import ConfigError
-from testbed.record.events import EVENTS
+from testbed.record.events import Event, Message
+from testbed.record.reading import EVENTS
 from testbed.record.recovery import Killed
 
 SUMMARY_SHARE = 0.05
@@ -117,7 +54,7 @@ class Recorder:
             self._file = files.appended(folder / EVENTS)
             self._file.truncate(killed.size)
             self._past_s = killed.last_t
-            self._past_origin_ns = killed.facts.get("origin_ns", 0)
+            self._past_origin_ns = killed.facts.origin_ns or 0
 
     @property
     def origin_ns(self) -> int:
@@ -131,15 +68,14 @@ class Recorder:
         """When ``t`` was 0, on the run's clock."""
         return self._started_s / clock.dilation() - self._past_s
 
-    def write(self, node: str, event: dict[str, Any]) -> dict[str, Any]:
-        """Append one event and return it as written."""
-        line = {"t": round(self.elapsed_s(), 6), "node": node, **event}
-        if self._past_origin_ns is not None and "sent_ns" in line:
+    def write(self, node: str, event: Event) -> None:
+        """Append one event, with its time and node in it."""
+        event.t, event.node = round(self.elapsed_s(), 6), node
+        if self._past_origin_ns is not None and isinstance(event, Message):
             shift_ns = self._past_origin_ns - self.origin_ns
-            line["sent_ns"] += shift_ns
-            line["received_ns"] += shift_ns
-        self._append(msgspec.json.encode(line) + b"\n")
-        return line
+            event.sent_ns += shift_ns
+            event.received_ns += shift_ns
+        self._append(msgspec.json.encode(event) + b"\n")
 
     def _append(self, text: bytes) -> None:
         """Whole or not at all: a full disk takes a part, and says so at the next one."""

@@ -7,6 +7,7 @@ reads the run from it.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import itertools
 import math
@@ -14,12 +15,24 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from testbed import files
 from testbed.config_error import ConfigError
-from testbed.record import events as record
-from testbed.record.events import EVENTS, Damaged, Event
+from testbed.record import reading
+from testbed.record.events import (
+    Captured,
+    Closed,
+    Event,
+    Message,
+    Redone,
+    Resumed,
+    RoundStarted,
+    Run,
+    UpDown,
+    Wire,
+)
+from testbed.record.reading import EVENTS, Damaged
 
 LOCK_LIMIT_S = 2.0
 """How long a killed run's last processes may take to end."""
@@ -38,23 +51,22 @@ class ReplayFilter:
 
     def keeps(self, event: Event) -> bool:
         """Whether it counts; to be asked of every event in turn."""
-        kind = event["event"]
-        if kind == "run":
-            self._asynchronous = event.get("asynchronous", False)
+        if isinstance(event, Run):
+            self._asynchronous = event.asynchronous
             return True
-        if kind == "resumed":
+        if isinstance(event, Resumed):
             self._later.popleft()
             self._until = min(self._later, default=math.inf)
             self._is_beyond = False
             return True
-        number = event.get("round")
+        number: int | None = getattr(event, "round", None)
         if number:
-            if kind == "round_started":
+            if isinstance(event, RoundStarted):
                 self._is_beyond = number > self._until
             # An answer to an earlier round counts in the one in which it came.
             late = self._asynchronous and self._is_beyond
             return bool(number <= self._until) and not late
-        if kind in ("closed", "captured", "wire"):
+        if isinstance(event, Closed | Captured | Wire):
             # Of the whole run's end, which was none.
             return not self._later
         # Of no round, as what a node says of itself and the hellos of round 0 are.
@@ -63,13 +75,17 @@ class ReplayFilter:
 
 def resumed_from(lines: Iterable[bytes]) -> list[int]:
     """The rounds that "resumed" events name."""
-    found = (record.decoded(line) for line in lines if b'"resumed"' in line)
-    events = (event for event in found if isinstance(event, dict))
-    rounds = (event.get("round") for event in events if event.get("event") == "resumed")
-    return [number for number in rounds if isinstance(number, int)]
+    found = []
+    for line in lines:
+        if b'"resumed"' in line:
+            # What is wrong with one is for its reader to say.
+            with contextlib.suppress(Damaged):
+                event = reading.decoded(line)
+                found += [event.round] if isinstance(event, Resumed) else []
+    return found
 
 
-def events(file: BinaryIO) -> Iterator[Event]:
+def counted(file: BinaryIO) -> Iterator[Event]:
     """The events of a whole record that count.
 
     Raises:
@@ -87,9 +103,9 @@ def sifted(file: BinaryIO) -> Iterator[Event | None]:
     Raises:
         Damaged: it is not as this version writes it.
     """
-    sift = ReplayFilter(resumed_from(record.lines(file)))
+    sift = ReplayFilter(resumed_from(reading.lines(file)))
     file.seek(0)
-    for event in record.read(record.lines(file)):
+    for event in reading.read(reading.lines(file)):
         if event is None or sift.keeps(event):
             yield event
 
@@ -145,26 +161,26 @@ class Killed:
         """Of the last event."""
         self.rounds = 0
         """How many are over and count."""
-        status, first = None, None
-        resumed_from = []
+        status: str | None = None
+        first: Event | None = None
+        resumed_from: list[int] = []
         try:
             for line, event in self._events():
                 self.size += len(line)
-                self.last_t = event["t"]
+                self.last_t = event.t
                 first = first or event
-                if first["event"] != "run":
+                if not isinstance(first, Run):
                     break
-                kind = event["event"]
-                if kind == "closed":
-                    status = event["status"]
-                elif kind == "resumed":
-                    resumed_from.append(event["round"])
-                    self.rounds, status = event["round"], None
-                elif kind == "wire" and event["round"]:
-                    self.rounds = event["round"]
+                if isinstance(event, Closed):
+                    status = event.status
+                elif isinstance(event, Resumed):
+                    resumed_from.append(event.round)
+                    self.rounds, status = event.round, None
+                elif isinstance(event, Wire) and event.round:
+                    self.rounds = event.round
         except (OSError, Damaged) as error:
             raise self._refusal(f"{EVENTS} is not as this version writes it ({error})") from error
-        if first is None or first["event"] != "run":
+        if not isinstance(first, Run):
             raise self._refusal("it had not begun; start it again")
         if status == "ok":
             raise self._refusal("the run is over; `launch --config` on its config.toml repeats it")
@@ -177,21 +193,23 @@ class Killed:
         """What counts where the run goes on after round ``after``."""
         return (event for event, counts in self._sifted(after) if counts)
 
-    def lost(self, after: int) -> dict[str, Any]:
+    def lost(self, after: int) -> Redone:
         """What is done again: its seconds, and payload and message bytes that arrived."""
-        lost: dict[str, Any] = {level: {"up": 0, "down": 0} for level in ("payload", "message")}
-        clients = set(self.facts["client_names"])
-        counted_t = self.facts["t"]
+        lost = {level: {"up": 0, "down": 0} for level in ("payload", "message")}
+        clients = set(self.facts.client_names)
+        counted_t = self.facts.t
         for event, counts in self._sifted(after):
             if counts:
-                if event["event"] in ("wire", "resumed"):
-                    counted_t = event["t"]
-            elif event["event"] == "message":
-                for way, end in (("up", event["peer"]), ("down", event["node"])):
+                if isinstance(event, Wire | Resumed):
+                    counted_t = event.t
+            elif isinstance(event, Message):
+                for way, end in (("up", event.peer), ("down", event.node)):
                     if end in clients:
-                        for level, sums in lost.items():
-                            sums[way] += event[f"{level}_bytes"]
-        return {**lost, "seconds": round(self.last_t - counted_t, 6)}
+                        lost["payload"][way] += event.payload_bytes
+                        lost["message"][way] += event.message_bytes
+        seconds = round(self.last_t - counted_t, 6)
+        payload, message = (UpDown(**lost[level]) for level in ("payload", "message"))
+        return Redone(payload=payload, message=message, seconds=seconds)
 
     def _sifted(self, after: int) -> Iterator[tuple[Event, bool]]:
         """What counted so far, and whether it still does."""
@@ -204,10 +222,10 @@ class Killed:
     def _events(self) -> Iterator[tuple[bytes, Event]]:
         """Every whole line and its event."""
         self.file.seek(0)
-        whole, events = itertools.tee(
-            itertools.takewhile(lambda line: line.endswith(b"\n"), record.lines(self.file))
+        whole, again = itertools.tee(
+            itertools.takewhile(lambda line: line.endswith(b"\n"), reading.lines(self.file))
         )
-        for line, event in zip(whole, record.read(events), strict=True):
+        for line, event in zip(whole, reading.read(again), strict=True):
             if event is None:
                 raise Damaged("a line is torn, and others follow")
             yield line, event

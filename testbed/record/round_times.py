@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from testbed.network.capacity import Access
 from testbed.record import ideal_rounds, spans
-from testbed.record.ideal_rounds import Access
 from testbed.record.spans import SERVER
 
 

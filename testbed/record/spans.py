@@ -10,12 +10,17 @@ in SPANS: a node's four sum up to the round.
 from collections import defaultdict
 from typing import Any, NamedTuple
 
-Event = dict[str, Any]
+from testbed.record import events
+from testbed.record.events import Event
 
 SERVER = "server"
 SPANS = ("compute", "receive", "send", "wait")
 _WAIT = len(SPANS) - 1
 _IN_ORDER = ("receive", "compute", "send", "wait")
+_OF_A_ROUND = (
+    *(events.Message, events.Reduced, events.Missed, events.Round),
+    events.RoundStarted,
+)
 MOST_BEHIND = 1000
 """Rounds before that in which it comes, of which an answer of an asynchronous client is shown."""
 MOST_ROWS = 200
@@ -127,27 +132,26 @@ class Timeline:
         self._begun = 0
 
     def take(self, event: Event) -> None:
-        kind = event["event"]
-        if kind == "run":
-            self.clients = tuple(event["client_names"])
-            self.origin_ns = event.get("origin_ns")
-            self.asynchronous = event.get("asynchronous", False)
-        elif kind in ("message", "reduced", "round_started", "missed", "round"):
-            entry = self.rounds[event["round"]]
+        if isinstance(event, events.Run):
+            self.clients = tuple(event.client_names)
+            self.origin_ns = event.origin_ns
+            self.asynchronous = event.asynchronous
+        elif isinstance(event, _OF_A_ROUND):
+            entry = self.rounds[event.round]
             entry.taken += 1
-            if kind == "message":
+            if isinstance(event, events.Message):
                 _add(entry, event)
-                if self.asynchronous and event["node"] == SERVER:
-                    self._add_to_later(event["round"], event["peer"])
-            elif kind == "reduced":
+                if self.asynchronous and event.node == SERVER:
+                    self._add_to_later(event.round, event.peer)
+            elif isinstance(event, events.Reduced):
                 _reduce(entry, event)
-            elif kind == "missed":
+            elif isinstance(event, events.Missed):
                 entry.complete = False
-            elif kind == "round":
-                entry.seconds = event["seconds"]
+            elif isinstance(event, events.Round):
+                entry.seconds = event.seconds
             elif self.origin_ns is not None:
-                self._begun = event["round"]
-                entry.told_ns = self.origin_ns + round(1e9 * event["t"])
+                self._begun = event.round
+                entry.told_ns = self.origin_ns + round(1e9 * event.t)
 
     def _add_to_later(self, number: int, client: str) -> None:
         """The client was busy with that round's model in all that have begun since."""
@@ -160,21 +164,21 @@ class Timeline:
             self.rounds[later].earlier[client] += new
 
 
-def _add(entry: Round, event: Event) -> None:
-    with_server = SERVER in (event["peer"], event["node"])
-    for client, down in ((event["peer"], False), (event["node"], True)):
+def _add(entry: Round, event: events.Message) -> None:
+    with_server = SERVER in (event.peer, event.node)
+    for client, down in ((event.peer, False), (event.node, True)):
         if client != SERVER:
-            times = (event["received_ns"], event["sent_ns"])
-            message = Message(*times, down, event["message_bytes"], with_server)
+            times = (event.received_ns, event.sent_ns)
+            message = Message(*times, down, event.message_bytes, with_server)
             entry.messages[client].append(message)
 
 
-def _reduce(entry: Round, event: Event) -> None:
+def _reduce(entry: Round, event: events.Reduced) -> None:
     """An all-reduce: the client has sent as it begins, and has received as it ends."""
     entry.reduced = True
-    began_ns, ended_ns = event["began_ns"], event["ended_ns"]
-    size = sum(event["received"].values())
-    entry.messages[event["node"]] += [
+    began_ns, ended_ns = event.began_ns, event.ended_ns
+    size = sum(event.received.values())
+    entry.messages[event.node] += [
         Message(began_ns, began_ns, False, 0, False),
         Message(ended_ns, began_ns, True, size, False),
     ]

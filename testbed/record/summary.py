@@ -7,18 +7,19 @@ bytes belong to the round in their header. Wire bytes belong to the round that w
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from testbed.fidelity import host_load
+from testbed.network.capacity import Access
 from testbed.network.topology import client_address
-from testbed.record import round_times
-from testbed.record.ideal_rounds import Access
+from testbed.record import events, round_times
+from testbed.record.events import Event, known
 from testbed.record.spans import SERVER, Timeline
 
-Event = dict[str, Any]
 LEVELS = ("payload", "message")
 DIRECTIONS = ("up", "down")
 
@@ -70,10 +71,10 @@ class _Bytes:
         self.levels = {level: _both_ways() for level in LEVELS}
         self.by_kind: dict[str, dict[str, int]] = defaultdict(_both_ways)
 
-    def add(self, direction: str, event: Event) -> None:
-        for level in LEVELS:
-            self.levels[level][direction] += event[f"{level}_bytes"]
-        self.by_kind[event["kind"]][direction] += event["payload_bytes"]
+    def add(self, direction: str, kind: str, payload_bytes: int, message_bytes: int) -> None:
+        self.levels["payload"][direction] += payload_bytes
+        self.levels["message"][direction] += message_bytes
+        self.by_kind[kind][direction] += payload_bytes
 
     def as_dict(self, wire: dict[str, int]) -> dict[str, Any]:
         return {**self.levels, "wire": wire, "by_kind": dict(self.by_kind)}
@@ -84,7 +85,7 @@ class _Round:
 
     def __init__(self) -> None:
         self.bytes = _Bytes()
-        self.report: Event | None = None
+        self.report: events.Round | None = None
         self.wire = _both_ways()
         self.missed: list[dict[str, str]] = []
         self.links: list[Access] = []
@@ -142,98 +143,121 @@ class SummaryBuilder:
         self._resumed: list[dict[str, Any]] = []
         self._kept: dict[str, Any] = {"bytes": 0, "failure": None}
         self._startup_s = 0.0
-        self._closed: Event = {
-            "status": "interrupted",
-            "reason": "the run was not closed: its supervisor ended before it could",
-        }
+        self._closed = events.Closed(
+            status="interrupted",
+            reason="the run was not closed: its supervisor ended before it could",
+        )
         self._last_t = 0.0
+        self._handlers: dict[type[Event], Callable[[Any], None]] = {
+            events.Run: self._on_run,
+            events.Links: self._on_links,
+            events.Certified: self._on_certified,
+            events.Host: self._on_host,
+            events.Ready: self._on_ready,
+            events.Connection: self._on_connection,
+            events.Message: self._on_message,
+            events.Reduced: self._on_reduced,
+            events.Dropped: self._on_dropped,
+            events.Lost: self._on_lost,
+            events.Missed: self._on_missed,
+            events.Evaluated: self._on_evaluated,
+            events.Joined: self._on_joined,
+            events.RoundStarted: self._on_round_started,
+            events.Resumed: self._on_resumed,
+            events.Saved: self._on_saved,
+            events.Unsaved: self._on_unsaved,
+            events.Round: self._on_round,
+            events.Wire: self._on_wire,
+            events.Shaped: self._on_shaped,
+            events.Usage: self._on_usage,
+            events.Computed: self._on_computed,
+            events.HostRate: self._on_host_rate,
+            events.Captured: self._on_captured,
+            events.Closed: self._on_closed,
+        }
 
     def take(self, event: Event) -> None:
         """Account for one event as the recorder wrote it; unknown kinds change nothing."""
-        self._last_t = event["t"]
+        self._last_t = event.t
         self._timeline.take(event)
-        handler = getattr(self, f"_on_{event['event']}", None)
+        handler = self._handlers.get(type(event))
         if handler is not None:
             handler(event)
 
-    def _on_run(self, event: Event) -> None:
-        self._facts = {
-            key: value
-            for key, value in event.items()
-            if key not in ("t", "node", "event", "origin_ns")
-        }
-        for name, profile in zip(event["client_names"], event["client_profiles"], strict=True):
+    def _on_run(self, event: events.Run) -> None:
+        self._facts = events.as_dict(event)
+        for name, profile in zip(event.client_names, event.client_profiles, strict=True):
             self._clients[name] = {"name": name, "profile": profile, "lost": None}
 
-    def _on_links(self, event: Event) -> None:
-        self._facts["links"] = event["facts"]["backend"]
-        self._facts["link_facts"] = event["facts"]
-        self._links = msgspec.convert(event.get("lines", []), list[Access])
+    def _on_links(self, event: events.Links) -> None:
+        self._facts["links"] = event.facts["backend"]
+        self._facts["link_facts"] = event.facts
+        self._links = event.lines
 
-    def _on_certified(self, event: Event) -> None:
-        self._fidelity = event["fidelity"]
-        self._calibration_s = event["seconds"]
-        self._before = event["counters"]
+    def _on_certified(self, event: events.Certified) -> None:
+        self._fidelity = msgspec.to_builtins(event.fidelity)
+        self._calibration_s = event.seconds
+        self._before = event.counters
 
-    def _on_host(self, event: Event) -> None:
-        self._host = {field: event[field] for field in host_load.Host.__struct_fields__}
+    def _on_host(self, event: events.Host) -> None:
+        self._host = {field: getattr(event, field) for field in host_load.Host.__struct_fields__}
 
-    def _on_ready(self, event: Event) -> None:
-        for key in ("trainable_parameters", "total_parameters"):
-            if key in event:
-                self._facts[key] = event[key]
-        if "samples" in event:
-            self._clients[event["node"]]["samples"] = event["samples"]
-            self._clients[event["node"]]["round_flops"] = event.get("round_flops")
+    def _on_ready(self, event: events.Ready) -> None:
+        if event.trainable_parameters is not UNSET:
+            self._facts["trainable_parameters"] = event.trainable_parameters
+            self._facts["total_parameters"] = known(event.total_parameters)
+        if event.samples is not UNSET:
+            self._clients[event.node]["samples"] = event.samples
+            self._clients[event.node]["round_flops"] = known(event.round_flops)
 
-    def _on_connection(self, event: Event) -> None:
-        self._connections[str(event["congestion"])] += 1
+    def _on_connection(self, event: events.Connection) -> None:
+        self._connections[str(event.congestion)] += 1
 
-    def _on_message(self, event: Event) -> None:
-        sides = []
-        if event["peer"] in self._clients:
-            sides.append(("up", event["peer"]))
-        if event["node"] in self._clients:
-            sides.append(("down", event["node"]))
-        for direction, client in sides:
-            number = event["round"]
-            self._bytes.add(direction, event)
-            self._rounds[number].bytes.add(direction, event)
-            self._client_bytes[client].add(direction, event)
+    def _on_message(self, event: events.Message) -> None:
+        amounts = event.kind, event.payload_bytes, event.message_bytes
+        self._add(event.round, event.peer, event.node, *amounts)
 
-    def _on_reduced(self, event: Event) -> None:
+    def _add(
+        self, number: int, sender: str, receiver: str, kind: str, payload: int, message: int
+    ) -> None:
+        """Bytes that went from one node to another."""
+        for direction, client in (("up", sender), ("down", receiver)):
+            if client in self._clients:
+                for sums in (self._bytes, self._rounds[number].bytes, self._client_bytes[client]):
+                    sums.add(direction, kind, payload, message)
+
+    def _on_reduced(self, event: events.Reduced) -> None:
         # TCP's stream is all that is known of what gloo carries: it counts at both levels.
-        for peer, size in event["received"].items():
-            amounts = {"kind": "allreduce", "payload_bytes": size, "message_bytes": size}
-            self._on_message({**event, **amounts, "peer": peer})
+        for peer, size in event.received.items():
+            self._add(event.round, peer, event.node, "allreduce", size, size)
 
-    def _on_dropped(self, event: Event) -> None:
-        key = (event["node"], event["peer"], event["reason"])
+    def _on_dropped(self, event: events.Dropped) -> None:
+        key = (event.node, event.peer, event.reason)
         if key not in self._dropped and len(self._dropped) >= MOST_DROPS:
-            key = (event["node"], "others", "various")
+            key = (event.node, "others", "various")
         row = self._dropped.setdefault(
             key, dict(zip(("node", "peer", "reason"), key, strict=True)) | {"count": 0, "bytes": 0}
         )
-        row["count"] += event.get("count", 1)
-        row["bytes"] += event["bytes"]
+        row["count"] += known(event.count) or 1
+        row["bytes"] += event.bytes
 
-    def _on_lost(self, event: Event) -> None:
-        self._clients[event["peer"]]["lost"] = event["reason"]
+    def _on_lost(self, event: events.Lost) -> None:
+        self._clients[event.peer]["lost"] = event.reason
 
-    def _on_missed(self, event: Event) -> None:
-        miss = {"client": event["peer"], "reason": event["reason"]}
-        self._rounds[event["round"]].missed.append(miss)
+    def _on_missed(self, event: events.Missed) -> None:
+        miss = {"client": event.peer, "reason": event.reason}
+        self._rounds[event.round].missed.append(miss)
 
-    def _on_evaluated(self, event: Event) -> None:
-        self._metrics["initial"] = event["metrics"]
+    def _on_evaluated(self, event: events.Evaluated) -> None:
+        self._metrics["initial"] = event.metrics
 
-    def _on_joined(self, event: Event) -> None:
-        self._begin_training(event["t"])
+    def _on_joined(self, event: events.Joined) -> None:
+        self._begin_training(event.t)
 
-    def _on_round_started(self, event: Event) -> None:
-        self._last_begun = event["round"]
-        self._rounds[event["round"]].links = self._links
-        self._begin_training(event["t"])
+    def _on_round_started(self, event: events.RoundStarted) -> None:
+        self._last_begun = event.round
+        self._rounds[event.round].links = self._links
+        self._begin_training(event.t)
 
     def _begin_training(self, t: float) -> None:
         """Training begins or goes on; of each start only the first call counts."""
@@ -246,11 +270,11 @@ class SummaryBuilder:
             self._training_began_s = t
             self._startup_s = t - (again["at_s"] if again else 0.0)
 
-    def _on_resumed(self, event: Event) -> None:
-        at_s = event["at_s"]
-        again = {"from_round": event["round"], "at_s": at_s, "startup_s": None}
+    def _on_resumed(self, event: events.Resumed) -> None:
+        at_s = event.at_s
+        again = {"from_round": event.round, "at_s": at_s, "startup_s": None}
         before = {"verdict_before": self._fidelity["verdict"]}
-        self._resumed.append({**again, "lost": event["lost"], **before})
+        self._resumed.append({**again, "lost": msgspec.to_builtins(event.lost), **before})
         self._untold_since_s = None
         if self._trained_s is None:
             # It begins with the first round that counts.
@@ -262,22 +286,22 @@ class SummaryBuilder:
             # All are started again.
             client["lost"] = None
 
-    def _on_saved(self, event: Event) -> None:
-        self._kept["bytes"] += event["bytes"]
+    def _on_saved(self, event: events.Saved) -> None:
+        self._kept["bytes"] += event.bytes
 
-    def _on_unsaved(self, event: Event) -> None:
-        self._kept["failure"] = self._kept["failure"] or event["reason"]
+    def _on_unsaved(self, event: events.Unsaved) -> None:
+        self._kept["failure"] = self._kept["failure"] or event.reason
 
-    def _on_round(self, event: Event) -> None:
-        self._last_begun = max(self._last_begun, event["round"])
-        self._rounds[event["round"]].report = event
-        self._metrics["final"] = event["metrics"]
+    def _on_round(self, event: events.Round) -> None:
+        self._last_begun = max(self._last_begun, event.round)
+        self._rounds[event.round].report = event
+        self._metrics["final"] = event.metrics
         if self._untold_since_s is not None:
-            self._trained_s = self.trained_s + event["t"] - self._untold_since_s
-            self._untold_since_s = event["t"]
+            self._trained_s = self.trained_s + event.t - self._untold_since_s
+            self._untold_since_s = event.t
 
-    def _on_wire(self, event: Event) -> None:
-        counters = event["counters"]
+    def _on_wire(self, event: events.Wire) -> None:
+        counters: list[Any] = event.counters
         if self._before is not None:
             # What probing sent is not the run's.
             counters = _less(counters, self._before)
@@ -285,27 +309,27 @@ class SummaryBuilder:
             counters = _more(counters, self._earlier)
         before, now = self._wire(), self._wire(counters)
         self._counters = counters
-        if event["round"] is not None:
-            target = self._rounds[event["round"]].wire
+        if event.round is not None:
+            target = self._rounds[event.round].wire
             for direction in DIRECTIONS:
                 target[direction] += now[direction] - before[direction]
 
-    def _on_shaped(self, event: Event) -> None:
-        late_s = event["actual_s"] - event["at_s"]
+    def _on_shaped(self, event: events.Shaped) -> None:
+        late_s = event.actual_s - event.at_s
         self._latest_s = max(late_s, self._latest_s) if self._changes else late_s
         self._late_s += late_s
         self._changes += 1
-        if self._links and "line" in event:
-            place = [SERVER, *self._clients].index(event["node"])
+        if self._links and event.line is not UNSET:
+            place = [SERVER, *self._clients].index(event.node)
             # A new list: rounds hold the one before.
             self._links = [*self._links]
-            self._links[place] = msgspec.convert(event["line"], Access)
+            self._links[place] = event.line
 
-    def _on_usage(self, event: Event) -> None:
-        node = event["node"]
+    def _on_usage(self, event: events.Usage) -> None:
+        node = event.node
         fields = ("pid", "private_mb", "cpu_s", "run_delay_s")
-        row = {"node": node, **{key: event[key] for key in fields}}
-        row["peak_private_mb"] = event.get("peak_private_mb")
+        row = {"node": node, **{key: getattr(event, key) for key in fields}}
+        row["peak_private_mb"] = event.peak_private_mb
         before = self._processes.get(node)
         if before is not None:
             row["peak_private_mb"] = _most(row["peak_private_mb"], before["peak_private_mb"])
@@ -314,9 +338,9 @@ class SummaryBuilder:
                 for key in ("cpu_s", "run_delay_s"):
                     row[key] = _most(row[key], before[key])
         self._processes[node] = row
-        if event.get("retransmitted") is not None:
+        if event.retransmitted is not None:
             resent = self._resent.setdefault(node, {})
-            for address, figures in event["retransmitted"].items():
+            for address, figures in event.retransmitted.items():
                 told = resent.get(address, [0, 0])
                 resent[address] = [max(pair) for pair in zip(told, figures, strict=True)]
 
@@ -330,30 +354,30 @@ class SummaryBuilder:
             found[address] = [one + more for one, more in zip(before, figures, strict=True)]
         return found
 
-    def _on_computed(self, event: Event) -> None:
-        node = event["node"]
+    def _on_computed(self, event: events.Computed) -> None:
+        node = event.node
         row = self._computed.setdefault(node, {"node": node})
         for field in _COMPUTED:
-            if field in event:
-                before, more = row.get(field, 0), event[field]
+            if (more := getattr(event, field)) is not UNSET:
+                before = row.get(field, 0)
                 unknown = before is None or more is None
                 row[field] = None if unknown else round(before + more, 6)
-        if node in self._clients and "flops" in event:
-            self._clients[node]["round_flops"] = event["flops"]
+        if node in self._clients and event.flops is not UNSET:
+            self._clients[node]["round_flops"] = event.flops
 
-    def _on_host_rate(self, event: Event) -> None:
-        self._facts["host_gflops"] = event["gflops"]
+    def _on_host_rate(self, event: events.HostRate) -> None:
+        self._facts["host_gflops"] = event.gflops
 
-    def _on_captured(self, event: Event) -> None:
-        names = zip(self._clients, event["dropped"], strict=False)
+    def _on_captured(self, event: events.Captured) -> None:
+        names = zip(self._clients, event.dropped, strict=False)
         self._captures = {
-            "packets": sum(event["packets"]),
-            "dropped_packets": sum(event["dropped"]),
+            "packets": sum(event.packets),
+            "dropped_packets": sum(event.dropped),
             "incomplete": [name for name, dropped in names if dropped],
-            "failure": event["failure"],
+            "failure": event.failure,
         }
 
-    def _on_closed(self, event: Event) -> None:
+    def _on_closed(self, event: events.Closed) -> None:
         self._closed = event
 
     def _wire(self, counters: list[Any] | None = None) -> dict[str, int]:
@@ -370,7 +394,7 @@ class SummaryBuilder:
     def without_updates(self) -> str | None:
         """Why the rounds that are over came to nothing: no client did its part in any of them."""
         done = [entry for entry in self._rounds.values() if entry.report is not None]
-        if not done or any(entry.report and entry.report["clients_ok"] for entry in done):
+        if not done or any(entry.report and entry.report.clients_ok for entry in done):
             return None
         misses = [miss for entry in done for miss in entry.missed]
         first = f"; the first: {misses[0]['client']}: {misses[0]['reason']}" if misses else ""
@@ -403,8 +427,8 @@ class SummaryBuilder:
             "clients": len(self._clients),
             "rounds_done": self.rounds_done(),
             "seed": facts.get("seed"),
-            "status": self._closed["status"],
-            "reason": self._closed["reason"],
+            "status": self._closed.status,
+            "reason": self._closed.reason,
             "seconds": {
                 "startup": startup_s,
                 "calibration": self._calibration_s,
@@ -434,7 +458,7 @@ class SummaryBuilder:
             "resumed": self._resumed,
             "checkpoints": self._kept,
             "dropped_messages": list(self._dropped.values()),
-            "link_facts": {**facts.get("link_facts", {}), **self._closed.get("links", {})},
+            "link_facts": {**facts.get("link_facts", {}), **self._closed.links},
             "dynamics": self._dynamics(),
             "fidelity": host_load.combined(self._fidelity, self._host),
             "environment": facts.get("environment"),
@@ -456,7 +480,7 @@ class SummaryBuilder:
     def round_summary(self, number: int) -> dict[str, Any]:
         """One entry of the summary's "rounds"."""
         entry = self._rounds[number]
-        report = entry.report or {}
+        report = entry.report
         timeline = self._timeline.rounds[number]
         if entry.times[0] != timeline.taken:
             times = round_times.of_round(
@@ -469,12 +493,12 @@ class SummaryBuilder:
         return {
             "round": number,
             "finished": entry.report is not None,
-            "seconds": report.get("seconds"),
+            "seconds": report.seconds if report else None,
             **entry.times[1],
             "bytes": entry.bytes.as_dict(entry.wire),
-            "metrics": report.get("metrics", {}),
-            "clients_ok": report.get("clients_ok"),
-            "clients_failed": report.get("clients_failed"),
+            "metrics": report.metrics if report else {},
+            "clients_ok": report.clients_ok if report else None,
+            "clients_failed": report.clients_failed if report else None,
             "missed": entry.missed,
         }
 

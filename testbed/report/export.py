@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from testbed.config_error import ConfigError
-from testbed.record.events import EVENTS
+from testbed.record.reading import EVENTS
 from testbed.report import tables, tensorboard
 from testbed.report.read import Story, read, refusing
 

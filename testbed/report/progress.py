@@ -1,5 +1,6 @@
 """Progress of a run as a person sees it: a line a round, and a table at the end."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -7,6 +8,8 @@ from rich.table import Table
 
 from testbed import clock
 from testbed.metrics import metric
+from testbed.record import events
+from testbed.record.events import Event
 from testbed.record.summary import SummaryBuilder
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -32,9 +35,23 @@ class RoundLines:
         self._arrived = 0
         self._unsaved = False
         self._status = console.status("links are up; loading") if console.is_terminal else None
+        self._handlers: dict[type[Event], Callable[[Any, SummaryBuilder], None]] = {
+            events.Links: self._on_links,
+            events.Ready: self._on_ready,
+            events.Evaluated: self._on_evaluated,
+            events.RoundStarted: self._on_round_started,
+            events.Message: self._on_message,
+            events.Resumed: self._on_resumed,
+            events.Unsaved: self._on_unsaved,
+            events.Certified: self._on_certified,
+            events.Host: self._on_host,
+            events.Lost: self._on_lost,
+            events.Missed: self._on_missed,
+            events.Wire: self._on_wire,
+        }
 
-    def take(self, event: dict[str, Any], tally: SummaryBuilder) -> None:
-        handler = getattr(self, f"_on_{event['event']}", None)
+    def take(self, event: Event, tally: SummaryBuilder) -> None:
+        handler = self._handlers.get(type(event))
         if handler is not None:
             handler(event, tally)
 
@@ -52,74 +69,74 @@ class RoundLines:
         if self._status:
             self._status.update(text)
 
-    def _on_links(self, event: dict[str, Any], tally: SummaryBuilder) -> None:
+    def _on_links(self, event: events.Links, tally: SummaryBuilder) -> None:
         # Not before: it starts a thread, and by now the supervisor has forked all it will fork.
         if self._status:
             self._status.start()
 
-    def _on_ready(self, event: dict[str, Any], tally: SummaryBuilder) -> None:
+    def _on_ready(self, event: events.Ready, tally: SummaryBuilder) -> None:
         self._ready += 1
         self._say(f"{self._ready} of {self._clients + 1} nodes are ready")
 
-    def _on_evaluated(self, event: dict[str, Any], tally: SummaryBuilder) -> None:
+    def _on_evaluated(self, event: events.Evaluated, tally: SummaryBuilder) -> None:
         # There are none where all models are the clients' own.
-        if event["metrics"]:
-            shown = _metrics(event["metrics"])
+        if event.metrics:
+            shown = _metrics(event.metrics)
             self._console.print(f"before training: {shown}", highlight=False)
 
-    def _on_round_started(self, event: dict[str, Any], tally: SummaryBuilder) -> None:
+    def _on_round_started(self, event: events.RoundStarted, tally: SummaryBuilder) -> None:
         self._arrived = 0
-        if event["round"] == 1:
-            loading_s = clock.host_s(event["t"])
+        if event.round == 1:
+            loading_s = clock.host_s(event.t)
             self._console.print(f"training began after {loading_s:.1f} s", highlight=False)
-        self._say(f"round {event['round']} of {self._rounds}")
+        self._say(f"round {event.round} of {self._rounds}")
 
-    def _on_message(self, event: dict[str, Any], tally: SummaryBuilder) -> None:
-        if event["node"] == "server" and event["round"]:
+    def _on_message(self, event: events.Message, tally: SummaryBuilder) -> None:
+        if event.node == "server" and event.round:
             self._arrived += 1
-            self._say(f"round {event['round']} of {self._rounds}: {self._arrived} updates arrived")
+            self._say(f"round {event.round} of {self._rounds}: {self._arrived} updates arrived")
 
-    def _on_resumed(self, event: dict[str, Any], tally: SummaryBuilder) -> None:
+    def _on_resumed(self, event: events.Resumed, tally: SummaryBuilder) -> None:
         self._console.print(
-            f"goes on after round {event['round']}; {event['lost']['seconds']:.1f} s of what "
+            f"goes on after round {event.round}; {event.lost.seconds:.1f} s of what "
             "followed it are lost",
             highlight=False,
         )
 
-    def _on_unsaved(self, event: dict[str, Any], tally: SummaryBuilder) -> None:
+    def _on_unsaved(self, event: events.Unsaved, tally: SummaryBuilder) -> None:
         # The others' reasons are the same, and so are later ones.
         if not self._unsaved:
-            self._warn(f"a state is not kept: {event['reason']}")
+            self._warn(f"a state is not kept: {event.reason}")
         self._unsaved = True
 
-    def _on_certified(self, event: dict[str, Any], tally: SummaryBuilder) -> None:
-        verdict, reason = event["fidelity"]["verdict"], event["fidelity"]["reason"]
+    def _on_certified(self, event: events.Certified, tally: SummaryBuilder) -> None:
+        verdict, reason = event.fidelity.verdict, event.fidelity.reason
         self._judge(f"links checked: {verdict}: {reason}", verdict)
 
-    def _on_host(self, event: dict[str, Any], tally: SummaryBuilder) -> None:
-        self._judge(f"host: {event['verdict']}: {event['reason']}", event["verdict"])
+    def _on_host(self, event: events.Host, tally: SummaryBuilder) -> None:
+        self._judge(f"host: {event.verdict}: {event.reason}", event.verdict)
 
-    def _on_lost(self, event: dict[str, Any], tally: SummaryBuilder) -> None:
-        self._warn(f"lost {event['peer']}: {event['reason']}")
+    def _on_lost(self, event: events.Lost, tally: SummaryBuilder) -> None:
+        self._warn(f"lost {event.peer}: {event.reason}")
 
-    def _on_missed(self, event: dict[str, Any], tally: SummaryBuilder) -> None:
-        self._warn(f"round {event['round']}: no update from {event['peer']}: {event['reason']}")
+    def _on_missed(self, event: events.Missed, tally: SummaryBuilder) -> None:
+        self._warn(f"round {event.round}: no update from {event.peer}: {event.reason}")
 
-    def _on_wire(self, event: dict[str, Any], tally: SummaryBuilder) -> None:
-        if event["round"] is None:
+    def _on_wire(self, event: events.Wire, tally: SummaryBuilder) -> None:
+        if event.round is None:
             return
-        row = tally.round_summary(event["round"])
+        row = tally.round_summary(event.round)
         wire = row["bytes"]["wire"]
         failed = f"  {row['clients_failed']} clients failed" if row["clients_failed"] else ""
         self._console.print(
-            f"round {event['round']}/{self._rounds}  {_metrics(row['metrics'])}  "
+            f"round {event.round}/{self._rounds}  {_metrics(row['metrics'])}  "
             f"up {human_bytes(wire['up'])}  down {human_bytes(wire['down'])}  "
             f"{row['seconds']:.2f} s{failed}",
             highlight=False,
         )
 
 
-def _metrics(metrics: dict[str, float | None]) -> str:
+def _metrics(metrics: Mapping[str, float | None]) -> str:
     return "  ".join(f"{name} {metric(value)}" for name, value in metrics.items())
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from testbed import files
 from testbed.config_error import ConfigError
-from testbed.record import recovery, spans
-from testbed.record.events import EVENTS, Damaged, Event
+from testbed.record import events, recovery, spans
+from testbed.record.events import Event
+from testbed.record.reading import EVENTS, Damaged
 from testbed.record.spans import Span
 from testbed.record.summary import SummaryBuilder
 
@@ -46,9 +47,9 @@ class Story(NamedTuple):
     """(node, traceback), the first of them."""
     exits: Counter[tuple[str, str]]
     """(node, how it ended) of those that did not end as they should."""
-    links: dict[str, Any]
-    """The last "links" event; empty before it."""
-    shaped: dict[str, list[Event]]
+    links: events.Links | None
+    """The last ones; None before there were any."""
+    shaped: dict[str, list[events.Shaped]]
     """By node, how its link of netem has changed since."""
     torn_lines: int
     """Lines of events.jsonl that are no event: the last one of a killed run."""
@@ -87,11 +88,11 @@ def refusing(what: str) -> Iterator[None]:
         raise ConfigError(f"{what} is not as this version writes it ({kind}{error})") from error
 
 
-def gather(events: Iterable[Event | None]) -> Story:
+def gather(record: Iterable[Event | None]) -> Story:
     """The story of these events; None is a torn line."""
     teller = _Teller()
     torn = 0
-    for event in events:
+    for event in record:
         if event is None:
             torn += 1
         else:
@@ -110,43 +111,53 @@ class _Teller:
         self._overtaken: dict[str, list[str]] = defaultdict(list)
         self._tracebacks: list[tuple[str, str]] = []
         self._exits: Counter[tuple[str, str]] = Counter()
-        self._links: dict[str, Any] = {}
-        self._shaped: dict[str, list[Event]] = defaultdict(list)
+        self._links: events.Links | None = None
+        self._shaped: dict[str, list[events.Shaped]] = defaultdict(list)
+        self._handlers: dict[type[Event], Callable[[Any], None]] = {
+            events.Run: self._on_run,
+            events.Links: self._on_links,
+            events.Shaped: self._on_shaped,
+            events.Message: self._on_message,
+            events.RoundStarted: self._on_round_started,
+            events.Overtaken: self._on_overtaken,
+            events.Failed: self._on_failed,
+            events.Ended: self._on_ended,
+        }
 
     def take(self, event: Event) -> None:
         self._tally.take(event)
         self._timeline.take(event)
-        handler = getattr(self, f"_on_{event['event']}", None)
+        handler = self._handlers.get(type(event))
         if handler is not None:
             handler(event)
 
-    def _on_run(self, event: Event) -> None:
-        self._config = event["config"]
+    def _on_run(self, event: events.Run) -> None:
+        self._config = event.config
 
-    def _on_links(self, event: Event) -> None:
+    def _on_links(self, event: events.Links) -> None:
         self._links = event
         self._shaped.clear()
 
-    def _on_shaped(self, event: Event) -> None:
-        if self._links.get("qdiscs"):
-            self._shaped[event["node"]].append(event)
+    def _on_shaped(self, event: events.Shaped) -> None:
+        if self._links and self._links.qdiscs:
+            self._shaped[event.node].append(event)
 
-    def _on_message(self, event: Event) -> None:
-        self._last_ns = max(self._last_ns, event["received_ns"])
+    def _on_message(self, event: events.Message) -> None:
+        self._last_ns = max(self._last_ns, event.received_ns)
 
-    def _on_round_started(self, event: Event) -> None:
-        self._begun.add(event["round"])
+    def _on_round_started(self, event: events.RoundStarted) -> None:
+        self._begun.add(event.round)
 
-    def _on_overtaken(self, event: Event) -> None:
-        self._overtaken[event["node"]].append(event["reason"])
+    def _on_overtaken(self, event: events.Overtaken) -> None:
+        self._overtaken[event.node].append(event.reason)
 
-    def _on_failed(self, event: Event) -> None:
+    def _on_failed(self, event: events.Failed) -> None:
         if len(self._tracebacks) < MOST_TRACEBACKS:
-            self._tracebacks.append((event["node"], event["traceback"]))
+            self._tracebacks.append((event.node, event.traceback))
 
-    def _on_ended(self, event: Event) -> None:
-        if event["how"] != AS_IT_SHOULD:
-            self._exits[event["node"], event["how"]] += 1
+    def _on_ended(self, event: events.Ended) -> None:
+        if event.how != AS_IT_SHOULD:
+            self._exits[event.node, event.how] += 1
 
     def story(self, torn_lines: int) -> Story:
         return Story(

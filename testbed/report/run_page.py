@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.network.direction import WAYS
-from testbed.record.events import EVENTS
+from testbed.record.reading import EVENTS
 from testbed.report import curves, html, svg
 from testbed.report.html import Markup, facts, section, table, tag
 from testbed.report.read import Story, read, refusing

@@ -15,7 +15,8 @@ from testbed.links.interface import LinkError
 from testbed.links.netem import qdisc, tc
 from testbed.network.direction import WAYS, Direction
 from testbed.network.topology import SERVER
-from testbed.record.events import EVENTS, Damaged, WayIn
+from testbed.record.events import known
+from testbed.record.reading import EVENTS, Damaged
 from testbed.report.read import Story, read, refusing
 
 
@@ -41,15 +42,13 @@ def of(folder: Path) -> Links:
         if backend is None:
             raise ConfigError(f"RUN {folder}: it ended before it had links")
         found = commands(story)
-        enter = _enter(story) if story.links.get("namespaces") else {}
+        enter = _enter(story)
     return Links(backend, found, enter)
 
 
 def commands(story: Story) -> dict[str, list[str]]:
     """By node, where the links were netem's; else empty."""
-    both = msgspec.convert(
-        story.links.get("qdiscs", []), list[tuple[qdisc.Installed, qdisc.Installed]]
-    )
+    both = known(story.links.qdiscs) or [] if story.links else []
     found = {}
     for node, (name, installed) in enumerate(zip(_nodes(story), both, strict=False)):
         found[name] = [*tc.link(node, installed), *_changes(story, name, node, installed)]
@@ -62,9 +61,9 @@ def _changes(
     """What the kernel was asked on the way, and has been compared with since."""
     before = list(installed)
     for event in story.shaped.get(name, []):
-        yield f"# at {event['at_s']:g} s"
+        yield f"# at {event.at_s:g} s"
         for way, word in enumerate(WAYS):
-            direction = msgspec.convert(event[word], Direction)
+            direction = msgspec.convert(getattr(event, word), Direction)
             slower = dilation.direction(direction, story.summary["dilation"])
             try:
                 after = qdisc.Installed(qdisc.netem(slower), direction.trace)
@@ -80,7 +79,9 @@ def _nodes(story: Story) -> list[str]:
 
 def _enter(story: Story) -> dict[str, str]:
     """None where the process that holds the namespaces is gone, or is another one by now."""
-    held = msgspec.convert(story.links["namespaces"], WayIn)
+    held = known(story.links.namespaces) if story.links else None
+    if held is None:
+        return {}
     descriptors = dict(zip(_nodes(story), held.nodes, strict=False))
     if held.link is not None:
         descriptors = {"links": held.link, **descriptors}

@@ -13,6 +13,7 @@ from testbed.network.direction import Direction, changes
 from testbed.network.schedule import State
 from testbed.network.topology import Node, Plan
 from testbed.record import ideal_rounds
+from testbed.record.events import Away, Back, Moment, Shaped
 
 Change = TypeVar("Change", State, "_Presence")
 
@@ -49,28 +50,27 @@ class Dynamics:
             return math.inf
         return max(0.0, self._began_s + self._changes[0][0] - self._clock())
 
-    def apply(self, network: Network) -> list[tuple[str, dict[str, Any]]]:
+    def apply(self, network: Network) -> list[tuple[str, Moment]]:
         """Make the changes that are due; returns an event for each, by node.
 
-        "shaped": its link took a state; "away" and "back": the node is not, or again, to be had.
+        Shaped: its link took a state; Away and Back: the node is not, or again, to be had.
         """
-        events = []
+        events: list[tuple[str, Moment]] = []
         while self.wait_s == 0 and self._began_s is not None:
             at_s, node, change = self._changes.popleft()
-            event: dict[str, Any]
             if isinstance(change, State):
                 network.shape(node, change.up, change.down)
-                line = ideal_rounds.access(change.up, change.down)
-                event = {
-                    "event": "shaped",
-                    "up": _changed_fields(change.up),
-                    "down": _changed_fields(change.down),
-                }
-                event["line"] = line
-            else:
-                event = {"event": "back" if change.there else "away"}
             actual_s = round(self._clock() - self._began_s, 6)
-            events.append((node.name, {**event, "at_s": at_s, "actual_s": actual_s}))
+            event: Moment
+            if isinstance(change, State):
+                up, down = _changed_fields(change.up), _changed_fields(change.down)
+                line = ideal_rounds.access(change.up, change.down)
+                event = Shaped(at_s=at_s, actual_s=actual_s, up=up, down=down, line=line)
+            elif change.there:
+                event = Back(at_s=at_s, actual_s=actual_s)
+            else:
+                event = Away(at_s=at_s, actual_s=actual_s)
+            events.append((node.name, event))
         return events
 
 

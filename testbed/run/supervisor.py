@@ -8,7 +8,7 @@ import math
 import selectors
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -22,13 +22,17 @@ from testbed.metering.capture import Capture
 from testbed.network.topology import Node, Plan
 from testbed.processes import signals
 from testbed.processes.channel import Channel, ChannelClosed
-from testbed.record import ideal_rounds
+from testbed.record import events, ideal_rounds
+from testbed.record.events import Event
+from testbed.record.reading import SUPERVISOR
 from testbed.record.recorder import Recorder
 from testbed.record.summary import SummaryBuilder
 from testbed.run.config import RunConfig, pace, write
 from testbed.run.dynamics import Dynamics, away_since
 from testbed.run.feasible import Traffic, refusal
 from testbed.run.zygote import NodeFailed, Program, Zygote
+
+Status = Literal["ok", "failed", "interrupted"]
 
 PREPARE_LIMIT_S = 300.0
 """Imports from a cold disk can take minutes; nothing else waits this long."""
@@ -45,7 +49,7 @@ class RunFailed(RuntimeError):
 class Progress(Protocol):
     """Shows a run as it goes."""
 
-    def take(self, event: dict[str, Any], tally: SummaryBuilder) -> None: ...
+    def take(self, event: Event, tally: SummaryBuilder) -> None: ...
 
 
 def run(
@@ -56,7 +60,7 @@ def run(
     recorder: Recorder,
     facts: dict[str, Any],
     progress: Progress,
-    past: Iterable[dict[str, Any]] | None = None,
+    past: Iterable[Event] | None = None,
 ) -> dict[str, Any]:
     """Carry out a run and return its summary, which is then also on disk.
 
@@ -99,10 +103,9 @@ class _Run:
         self._busy_s = 0.0
         """Of all cores, between the two."""
 
-    def execute(
-        self, facts: dict[str, Any], past: Iterable[dict[str, Any]] | None
-    ) -> dict[str, Any]:
-        status, reason = "failed", "unknown"
+    def execute(self, facts: dict[str, Any], past: Iterable[Event] | None) -> dict[str, Any]:
+        status: Status = "failed"
+        reason = "unknown"
         closing: dict[str, Any] = {}
         asked = signals.Interruption()
         with signals.handled(asked.take), clock.dilated(pace(self._config)):
@@ -111,7 +114,7 @@ class _Run:
                 with contextlib.ExitStack() as owned, asked.raised():
                     if past is None:
                         origin = {"origin_ns": self._recorder.origin_ns}
-                        self._record("supervisor", {"event": "run", **origin, **facts})
+                        self._record(SUPERVISOR, msgspec.convert({**origin, **facts}, events.Run))
                         write(self._config, self._recorder.folder / files.CONFIG)
                     else:
                         self._go_on(past, facts)
@@ -130,34 +133,35 @@ class _Run:
             self._close(status, reason, closing)
         return self._tally.summary()
 
-    def _close(self, status: str, reason: str, links: dict[str, Any]) -> None:
+    def _close(self, status: Status, reason: str, links: dict[str, Any]) -> None:
         """Write how the run ended; where that cannot be written, it has not ended well."""
-        event = {"event": "closed", "status": status, "reason": reason or None, "links": links}
+        event = events.Closed(status=status, reason=reason or None, links=links)
         try:
             self._record("supervisor", event)
             self._recorder.write_summary(self._tally.summary())
         except OSError as error:
             unwritten = f"write the results: {error}"
             if status == "ok":
-                event |= {"status": "failed", "reason": unwritten}
+                event.status, event.reason = "failed", unwritten
             elif unwritten not in reason:
-                event["reason"] = f"{reason}; {unwritten}"
-            self._tally.take({"t": self._recorder.elapsed_s(), "node": "supervisor", **event})
+                event.reason = f"{reason}; {unwritten}"
+            event.t, event.node = self._recorder.elapsed_s(), SUPERVISOR
+            self._tally.take(event)
             # What is there still says so, if it can.
             with contextlib.suppress(OSError):
-                self._recorder.write("supervisor", event)
+                self._recorder.write(SUPERVISOR, event)
 
-    def _go_on(self, past: Iterable[dict[str, Any]], facts: dict[str, Any]) -> None:
+    def _go_on(self, past: Iterable[Event], facts: dict[str, Any]) -> None:
         for event in past:
             self._tally.take(event)
         self._dynamics = Dynamics(self._plan, trained_s=self._tally.trained_s)
-        self._record("supervisor", {"event": "resumed", **facts})
+        self._record(SUPERVISOR, msgspec.convert(facts, events.Resumed))
 
     def _judge_host(self, closing: dict[str, Any]) -> None:
         seconds = clock.host_s(self._rounds_ended_s - self._rounds_began_s)
         busy_cores = round(self._busy_s / seconds, 2) if seconds > 0 else None
         found = host_load.judge(self._tally.summary(), closing, busy_cores)
-        self._record("supervisor", {"event": "host", **msgspec.to_builtins(found)})
+        self._record(SUPERVISOR, msgspec.convert(found, events.Host, from_attributes=True))
         if self._config.strict and found.verdict == "fail":
             raise RunFailed(f"--strict: {found.reason}")
 
@@ -172,8 +176,8 @@ class _Run:
         start_capture = self._prepare_capture(owned, network)
         finish_probing = self._probe_links(owned, network)
         lines = [ideal_rounds.of_node(node) for node in self._plan.nodes]
-        event = {"event": "links", "facts": network.facts, "lines": lines, **network.record}
-        self._record("supervisor", event)
+        links = {"facts": network.facts, "lines": lines, **network.record}
+        self._record(SUPERVISOR, msgspec.convert(msgspec.to_builtins(links), events.Links))
         self._refuse_what_cannot_end(self._prepared(zygote, deadline))
         finish_probing()
         start_capture()
@@ -187,7 +191,7 @@ class _Run:
             # Before the first round chooses, which is what begins the clock of all changes.
             since_s = away_since(node, self._tally.trained_s)
             if since_s is not None:
-                self._tell_presence(node.name, {"event": "away", "at_s": since_s})
+                self._tell_presence(node.name, since_s, there=False)
         # 3. The rounds run in the nodes; here they are watched and recorded, and links change.
         self._watch(zygote, network, deadline, lambda: False)
         # 4. The nodes leave.
@@ -228,8 +232,8 @@ class _Run:
         owned.callback(capture.close)
 
         def finish() -> None:
-            captured = msgspec.to_builtins(capture.stop())
-            self._record("supervisor", {"event": "captured", **captured})
+            captured = msgspec.convert(capture.stop(), events.Captured, from_attributes=True)
+            self._record(SUPERVISOR, captured)
 
         def start() -> None:
             capture.start()
@@ -251,9 +255,12 @@ class _Run:
             if prober is not None:
                 certificate, seconds = prober.certificate(), clock.monotonic() - began_s
                 prober.close()
-            event = {"seconds": round(seconds, 3), "fidelity": msgspec.to_builtins(certificate)}
-            counters = msgspec.to_builtins(network.counters())
-            self._record("supervisor", {"event": "certified", **event, "counters": counters})
+            event = events.Certified(
+                seconds=round(seconds, 3),
+                fidelity=msgspec.convert(certificate, events.Fidelity, from_attributes=True),
+                counters=msgspec.to_builtins(network.counters()),
+            )
+            self._record(SUPERVISOR, event)
             broken = prober is not None and prober.broken
             if self._config.strict and (broken or certificate.verdict == "fail"):
                 raise RunFailed(f"--strict: {certificate.reason}")
@@ -291,21 +298,21 @@ class _Run:
 
     def _hear_node(self, index: int, network: Network) -> None:
         node = self._plan.nodes[index]
-        for line in self._channels[index].drain():
-            self._record(node.name, line)
-            if line["event"] == "failed":
-                self._failures[index] = line.get("reason") or _last_line(line["traceback"])
-                if "reason" in line:
-                    self._reasons[index] = line["reason"]
-            elif line["event"] == "limited":
-                self._limited[index] = f"the {line['whose']} {line['memory_mb']:g} MB"
-            elif line["event"] == "joined":
+        for event in self._channels[index].drain():
+            self._record(node.name, event)
+            if isinstance(event, events.Failed):
+                self._failures[index] = events.known(event.reason) or _last_line(event.traceback)
+                if reason := events.known(event.reason):
+                    self._reasons[index] = reason
+            elif isinstance(event, events.Limited):
+                self._limited[index] = f"the {event.whose} {event.memory_mb:g} MB"
+            elif isinstance(event, events.Joined):
                 self._dynamics.begin()
                 self._rounds_began_s, self._busy_s = clock.monotonic(), -meter.busy_cores_s()
-            elif line["event"] == "round":
-                self._record_wire(network, line["round"])
+            elif isinstance(event, events.Round):
+                self._record_wire(network, event.round)
                 self._recorder.keep_summary(self._tally.summary)
-            elif line["event"] == "done":
+            elif isinstance(event, events.Done):
                 self._server_done = True
                 self._rounds_ended_s = clock.monotonic()
                 self._busy_s += meter.busy_cores_s()
@@ -315,11 +322,11 @@ class _Run:
         with contextlib.suppress(ChannelClosed):
             for name, event in self._dynamics.apply(network):
                 self._record(name, event)
-                if event["event"] != "shaped":
-                    self._tell_presence(name, event)
+                if not isinstance(event, events.Shaped):
+                    self._tell_presence(name, event.at_s, there=isinstance(event, events.Back))
 
-    def _tell_presence(self, name: str, event: dict[str, Any]) -> None:
-        line = {event["event"]: name, "since": f"{event['at_s']:g} s"}
+    def _tell_presence(self, name: str, at_s: float, *, there: bool) -> None:
+        line = {"back" if there else "away": name, "since": f"{at_s:g} s"}
         with contextlib.suppress(ChannelClosed):
             self._channels[self._plan.server.index].send(line)
 
@@ -332,20 +339,20 @@ class _Run:
         for line in lines:
             if "started" in line:
                 node = self._plan.nodes[line["started"]]
-                self._record(node.name, {"event": "started", "pid": line["pid"]})
+                self._record(node.name, events.Started(pid=line["pid"]))
             elif "ended" in line:
                 self._on_end(self._plan.nodes[line["ended"]], line["pid"], line["how"])
 
     def _on_end(self, node: Node, pid: int, how: str) -> None:
         self._ended[node.index] = how
-        self._record(node.name, {"event": "ended", "pid": pid, "how": how})
+        self._record(node.name, events.Ended(pid=pid, how=how))
         if self._server_done or node is self._plan.server:
             return
         failure = self._failures.get(node.index)
         reason = self._reasons.get(node.index) or (f"{how}: {failure}" if failure else how)
         if how in _BY_LIBRARIES and node.index in self._limited:
             reason += f", as by a library that gets no more memory than {self._limited[node.index]}"
-        self._record("supervisor", {"event": "lost", "peer": node.name, "reason": reason})
+        self._record(SUPERVISOR, events.Lost(peer=node.name, reason=reason))
         with contextlib.suppress(ChannelClosed):
             self._channels[self._plan.server.index].send({"lost": node.name, "reason": reason})
 
@@ -365,12 +372,12 @@ class _Run:
             failures = [f"{self._plan.nodes[i].name}: {why}" for i, why in self._failures.items()]
             raise RunFailed("; ".join([reason, *failures[:3]]))
 
-    def _record(self, node: str, event: dict[str, Any]) -> None:
-        written = self._recorder.write(node, event)
-        self._tally.take(written)
+    def _record(self, node: str, event: Event) -> None:
+        self._recorder.write(node, event)
+        self._tally.take(event)
         if self._shown:
             try:
-                self._progress.take(written, self._tally)
+                self._progress.take(event, self._tally)
             except SystemExit:  # How rich ends when its reader is gone.
                 self._shown = False
             except Exception as error:
@@ -381,7 +388,7 @@ class _Run:
 
     def _record_wire(self, network: Network, number: int | None) -> None:
         counters = msgspec.to_builtins(network.counters())
-        self._record("supervisor", {"event": "wire", "round": number, "counters": counters})
+        self._record(SUPERVISOR, events.Wire(round=number, counters=counters))
 
 
 def _last_line(text: str) -> str:

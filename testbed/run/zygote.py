@@ -11,7 +11,7 @@ import signal
 import socket
 import struct
 import traceback
-from typing import Any, Protocol
+from typing import Protocol
 
 import psutil
 
@@ -28,6 +28,7 @@ from testbed.processes.child import (
     watch_parent,
 )
 from testbed.processes.worker import NoAnswer, Refused, Worker
+from testbed.record.events import Failed, Known
 from testbed.run.feasible import Traffic
 
 _REQUEST = struct.Struct("!I")
@@ -96,7 +97,7 @@ class Zygote:
 
     def spawn(self, node: Node, endpoint: Endpoint) -> Channel:
         """Fork ``node`` into its namespaces and tell it its address; returns its channel."""
-        ours, theirs = Channel.pair()
+        ours, theirs = Channel.pair(Known)
         handles = [theirs.fileno(), *endpoint.namespaces]
         try:
             socket.send_fds(self._requests, [_REQUEST.pack(node.index)], handles)
@@ -215,6 +216,5 @@ def _be_node(node: Node, handles: list[int], program: Program, parent: int) -> N
     except ChannelClosed:
         raise SystemExit(1) from None
     except Exception:
-        report: dict[str, Any] = {"event": "failed", "traceback": traceback.format_exc()}
-        channel.send(report)
+        channel.send(Failed(traceback=traceback.format_exc()))
         raise SystemExit(1) from None

@@ -6,7 +6,7 @@ dropped and reported with its reason.
 """
 
 import math
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from zmq.utils.monitor import parse_monitor_message, recv_monitor_message
 
 from testbed import clock
 from testbed.network.topology import SERVER
+from testbed.record import events
+from testbed.record.events import Report
 from testbed.transport import congestion
 from testbed.transport.wire import (
     MAX_FRAME_BYTES,
@@ -28,8 +30,6 @@ from testbed.transport.wire import (
     encode_tensors,
 )
 from testbed.transport.zmq_receive import MessageReceiver, read
-
-Report = Callable[[dict[str, Any]], None]
 
 Encoded = tuple[list[TensorHeader], list[memoryview]]
 """Tensors ready for the wire, so that a broadcast encodes once."""
@@ -73,20 +73,19 @@ def _receive(sender: str, frames: list[zmq.Frame], report: Report) -> Message | 
     try:
         header, tensors = decode([frame.buffer for frame in frames])
     except WireError as error:
-        report({"event": "dropped", "peer": sender, "bytes": size, "reason": str(error)})
+        report(events.Dropped(peer=sender, bytes=size, reason=str(error)))
         return None
     message = Message(sender, header, tensors, received_ns, size)
     report(
-        {
-            "event": "message",
-            "peer": sender,
-            "kind": message.kind,
-            "round": message.round,
-            "payload_bytes": message.payload_bytes,
-            "message_bytes": size,
-            "sent_ns": header.sent_ns,
-            "received_ns": received_ns,
-        }
+        events.Message(
+            peer=sender,
+            kind=message.kind,
+            round=message.round,
+            payload_bytes=message.payload_bytes,
+            message_bytes=size,
+            sent_ns=header.sent_ns,
+            received_ns=received_ns,
+        )
     )
     return message
 
@@ -98,7 +97,7 @@ def _from_known(
     sender = identity.bytes.decode(errors="replace")
     if sender not in known:
         size = sum(len(frame) for frame in frames)
-        report({"event": "dropped", "peer": sender[:100], "bytes": size, "reason": "stranger"})
+        report(events.Dropped(peer=sender[:100], bytes=size, reason="stranger"))
         return None
     return _receive(sender, frames, report)
 
@@ -128,7 +127,7 @@ def _on_connection(event: Mapping[str, Any], wanted: str | None, report: Report)
             congestion.set_on(event["value"], wanted)
         if event["event"] in (zmq.EVENT_CONNECTED, zmq.EVENT_ACCEPTED):
             used = congestion.used_by(event["value"])
-            report({"event": "connection", "congestion": used})
+            report(events.Connection(congestion=used))
     except OSError:
         return  # Closed again before it was looked at.
 

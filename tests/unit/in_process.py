@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+from made_events import Reported
 from torch import Tensor
 
 from methods import Shard
@@ -45,7 +46,7 @@ class Network:
     waits_for: Mapping[str, str] = field(default_factory=dict)
     """A client whose first "smashed" leaves only when another's has arrived."""
     log: list[Sent] = field(default_factory=list)
-    events: list[dict[str, Any]] = field(default_factory=list)
+    events: Reported = field(default_factory=Reported)
 
     def of(self, way: str, kind: str | None = None) -> list[Message]:
         return [
@@ -166,7 +167,7 @@ def play(
     async def main(own: Compute) -> None:
         loop = asyncio.get_running_loop()
         end = ServerEnd(network, list(clients))
-        report = network.events.append
+        report = network.events
         fleet = Fleet(end, list(clients), report, LIMIT_S, compute=own)  # type: ignore[arg-type]
         pump = asyncio.create_task(fleet.pump())
 

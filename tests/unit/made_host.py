@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from made_events import RUN, at, finished
+from made_events import RUN, at, finished, typed
 
 from testbed.record.summary import SummaryBuilder
 
@@ -20,12 +20,12 @@ def made(
     """The summary of a run whose nodes computed so."""
     tally = SummaryBuilder()
     facts = {"compute": mode, "device_class": device, "dilation": dilation}
-    tally.take({"t": 0.0, "node": "supervisor", **RUN, **facts})
+    tally.take(typed({"t": 0.0, "node": "supervisor", **RUN, **facts}))
     for number in range(1, rounds + 1):
-        tally.take(at(number, "server", "round_started", round=number))
-        tally.take(finished(number, number, ROUND_S))
+        tally.take(typed(at(number, "server", "round_started", round=number)))
+        tally.take(typed(finished(number, number, ROUND_S)))
     for row in rows:
-        tally.take({"t": 9, "event": "computed", "round": 1, **row})
+        tally.take(typed({"t": 9, "event": "computed", "round": 1, **row}))
     return tally.summary()
 
 

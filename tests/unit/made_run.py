@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from made_events import typed
+
 from testbed.record.summary import SummaryBuilder
 
 S = 1_000_000_000
@@ -113,7 +115,7 @@ def lines(found: Iterable[Event]) -> list[bytes]:
 def summary(found: Iterable[Event]) -> dict[str, Any]:
     tally = SummaryBuilder()
     for event in found:
-        tally.take(event)
+        tally.take(typed(event))
     return tally.summary()
 
 

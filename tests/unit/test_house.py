@@ -12,10 +12,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 ROOMS = ("testbed", "nodes", "methods", "experiments")
 WINGS = (
-    *("testbed", "testbed.network", "testbed.processes", "testbed.transport", "testbed.links"),
-    *("testbed.probing", "testbed.metering", "testbed.fidelity", "testbed.record", "testbed.run"),
-    *("testbed.report", "testbed.calibration", "testbed.machine"),
-    *("methods", "nodes", "experiments", "cli"),
+    *("testbed", "testbed.network", "testbed.processes", "testbed.links"),
+    *("testbed.probing", "testbed.metering", "testbed.fidelity", "testbed.record"),
+    *("testbed.transport", "testbed.run", "testbed.report", "testbed.calibration"),
+    *("testbed.machine", "methods", "nodes", "experiments", "cli"),
 )
 """Each imports of those before it alone; ``testbed`` are the files at its top."""
 MOST_LINES = 400

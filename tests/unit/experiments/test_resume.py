@@ -35,7 +35,7 @@ def test_the_same_goes_on_without_a_word(tmp_path: Path) -> None:
     assert again.differences({"environment": SOFTWARE, "weights": "12ab"}) == []
     facts = again.facts({"command": "cli.py launch --resume=x", "environment": SOFTWARE})
     assert (facts["round"], facts["at_s"]) == (0, run.last_t)
-    assert next(event["event"] for event in again.past()) == "run"
+    assert next(event.event for event in again.past()) == "run"
     run.close()
 
 

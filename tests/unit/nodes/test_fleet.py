@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from made_events import Reported
 from torch import Tensor
 
 from methods import Missed
@@ -73,11 +74,11 @@ class Case:
         peer_to_peer: bool = False,
     ) -> None:
         self.transport = FakeServerTransport()
-        self.events: list[dict[str, Any]] = []
+        self.events = Reported()
         self.fleet = Fleet(
             self.transport,  # type: ignore[arg-type]
             NAMES,
-            self.events.append,
+            self.events,
             round_timeout_s,
             per_round,
             deadline_s=deadline_s,
@@ -947,10 +948,10 @@ def from_server(kind: str, number: int, tensors: Mapping[str, Tensor] = LIKE) ->
 class PeerCase:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *arrivals: Message | None) -> None:
         self.transport = FakeClientTransport(*arrivals)
-        self.events: list[dict[str, Any]] = []
+        self.events = Reported()
         self.peer = Peer(
             self.transport,  # type: ignore[arg-type]
-            self.events.append,
+            self.events,
             timeout_s=30,
             between_rounds_s=5000,
         )

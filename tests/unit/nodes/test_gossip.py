@@ -4,10 +4,10 @@ import asyncio
 import socket
 import threading
 import time
-from typing import Any
 
 import pytest
 import torch
+from made_events import Reported
 
 from methods import Fleet as MethodFleet
 from methods import Missed
@@ -79,11 +79,11 @@ class Ring:
         self.port, *ports = free_ports(4)
         self.addresses = {name: (HOST, port) for name, port in zip(NAMES, ports, strict=True)}
         self.clients = [GossipClient(number) for number in range(3)]
-        self.events: dict[str, list[dict[str, Any]]] = {name: [] for name in NAMES}
+        self.events = {name: Reported() for name in NAMES}
         self.round_timeout_s = round_timeout_s
 
     def take_part(self, client: GossipClient) -> None:
-        report = self.events[client.name].append
+        report = self.events[client.name]
         transport = ClientTransport(client.name, HOST, self.port, report)
         transport.listen(*self.addresses[client.name], self.addresses)
         peer = Peer(transport, report, self.round_timeout_s, between_rounds_s=LIMIT_S)
@@ -188,8 +188,8 @@ def test_a_dead_neighbour_is_not_waited_for() -> None:
 
 def test_a_stranger_at_a_clients_door_is_dropped() -> None:
     port, own = free_ports(2)
-    heard: list[dict[str, Any]] = []
-    client = ClientTransport("client-1", HOST, port, heard.append)
+    heard = Reported()
+    client = ClientTransport("client-1", HOST, port, heard)
     client.listen(HOST, own, {"client-2": (HOST, 1)})
     stranger = ClientTransport("client-9", HOST, own, lambda event: None)
     friend = ClientTransport("client-2", HOST, own, lambda event: None)

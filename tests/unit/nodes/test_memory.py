@@ -31,7 +31,7 @@ def of_a_limited_child(limit_mb: float | None, body: Callable[[], Any]) -> tuple
     with contextlib.closing(Worker("limited", run)) as worker:
         if limit_mb is not None:
             told = {"event": "limited", "memory_mb": limit_mb, "whose": "phone's"}
-            assert worker.receive(30) == told
+            assert worker.receive(30).items() >= told.items()
         lines = []
         with contextlib.suppress(NoAnswer):
             while True:

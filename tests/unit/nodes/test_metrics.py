@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from made_events import typed
 from rich.console import Console
 
 import cli
@@ -93,8 +94,8 @@ def test_who_watches_the_run_sees_that_there_is_no_number(events: list[dict[str,
     console, tally = Console(width=200, record=True), SummaryBuilder()
     lines = RoundLines(console, 2, 2)
     for event in events:
-        tally.take(event)
-        lines.take(event, tally)
+        tally.take(typed(event))
+        lines.take(typed(event), tally)
     console.print(closing_table(tally.summary()))
     said = " ".join(console.export_text().split())
     assert "before training: accuracy 0.100 loss no number" in said

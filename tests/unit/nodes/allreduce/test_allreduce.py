@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from in_process import LIMIT_S, Network, play, shards
+from made_events import Reported
 from torch import Tensor
 
 from methods import fedavg
@@ -41,7 +42,7 @@ class Rounds:
         torch.manual_seed(0)
         self.first = VisionTransformer(SPEC, CLASSES)
         self.parts = shards(SAMPLES, (1, 4, 4), CLASSES)
-        self.events: list[dict[str, Any]] = []
+        self.events = Reported()
         self.methods = {
             name: fedavg.Client(CONFIG, copy.deepcopy(self.first), shard, number)
             for number, (name, shard) in enumerate(self.parts.items())
@@ -53,7 +54,7 @@ class Rounds:
         return fedavg.Server(CONFIG, copy.deepcopy(self.first), self.parts["client-1"], 0)
 
     def client(self, name: str) -> ReducingClient:
-        report = self.events.append
+        report = self.events
         own = SAMPLES[name]
         return ReducingClient(self.methods[name], own, HOST, {}, LIMIT_S, Real(), report)
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from in_process import Network, play, shards
+from made_events import Reported
 from torch import Tensor, nn
 
 import methods
@@ -80,9 +81,9 @@ class Nodes:
             name: Snapshot(own, self.config, shard) for name, (own, shard) in everyone.items()
         }
 
-    def keepers(self, folder: Path, events: list[dict[str, Any]]) -> dict[str, Checkpointer]:
+    def keepers(self, folder: Path, events: Reported) -> dict[str, Checkpointer]:
         return {
-            name: Checkpointer(folder, name, len(self.snapshots), snapshot, events.append)
+            name: Checkpointer(folder, name, len(self.snapshots), snapshot, events)
             for name, snapshot in self.snapshots.items()
         }
 
@@ -118,7 +119,7 @@ def test_a_method_goes_on_from_its_files_as_if_nothing_had_happened(
     undisturbed.play(1, 2)
     after = undisturbed.play(3, 4)
     killed.play(1, 2)
-    events: list[dict[str, Any]] = []
+    events = Reported()
     for checkpointer in killed.keepers(tmp_path, events).values():
         checkpointer.save(2)
     assert [event["event"] for event in events] == ["saved"] * 4
@@ -133,7 +134,7 @@ def test_a_method_goes_on_from_its_files_as_if_nothing_had_happened(
 def test_an_asynchronous_method_has_what_it_had(name: str, tmp_path: Path) -> None:
     killed, resumed = (Nodes(name, {}) for _ in range(2))
     killed.play(1, 2)
-    events: list[dict[str, Any]] = []
+    events = Reported()
     for checkpointer in killed.keepers(tmp_path, events).values():
         checkpointer.save(2)
     # Which answer comes first is no question of the state.

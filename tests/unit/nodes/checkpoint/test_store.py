@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from made_events import Reported
 from safetensors.torch import load_file, save_file
 
 from methods import Shard
@@ -34,11 +35,11 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.events: list[dict[str, Any]] = []
+        self.events = Reported()
         self.parts: dict[str, int] = {}
         self.nodes = {name: Node() for name in ("server", *CLIENTS)}
         self.keepers = {
-            name: Checkpointer(folder, name, 4, Snapshot(node, None, NOTHING), self.events.append)
+            name: Checkpointer(folder, name, 4, Snapshot(node, None, NOTHING), self.events)
             for name, node in self.nodes.items()
         }
 

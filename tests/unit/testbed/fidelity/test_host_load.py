@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from made_events import RUN, at
+from made_events import RUN, at, typed
 from made_host import CALM, ROUND_S, made, real
 
 from testbed.fidelity import host_load
@@ -146,11 +146,11 @@ def test_a_run_that_did_not_end_has_no_verdict_on_its_host() -> None:
 
 def test_what_was_judged_stands_in_the_summary() -> None:
     tally = SummaryBuilder()
-    tally.take({"t": 0.0, "node": "supervisor", **RUN})
-    tally.take(at(1, "supervisor", "certified", seconds=1, fidelity=LINKS, counters=[]))
+    tally.take(typed({"t": 0.0, "node": "supervisor", **RUN}))
+    tally.take(typed(at(1, "supervisor", "certified", seconds=1, fidelity=LINKS, counters=[])))
     figures = dict.fromkeys(host_load.Host.__struct_fields__)
     told = figures | {"verdict": "fail", "reason": "client-1 waited", "late_share": 0.5}
-    tally.take(at(2, "supervisor", "host", **told))
+    tally.take(typed(at(2, "supervisor", "host", **told)))
     fidelity = tally.summary()["fidelity"]
     assert (fidelity["verdict"], fidelity["reason"]) == ("fail", "client-1 waited")
     assert fidelity["host"] == told

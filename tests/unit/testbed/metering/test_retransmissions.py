@@ -4,6 +4,7 @@ import struct
 from typing import Any
 
 import pytest
+from made_events import NOTHING, typed
 
 from experiments.launch import capture_warnings
 from testbed.metering import retransmissions
@@ -15,7 +16,7 @@ def summary_of(*events: dict[str, Any]) -> dict[str, Any]:
     names = [f"client-{number}" for number in range(1, 4)]
     run = {"event": "run", "client_names": names, "client_profiles": 3 * ["4g"]}
     for event in (run, *events):
-        tally.take({"t": 0.0, "node": "supervisor", **event})
+        tally.take(typed({"t": 0.0, "node": "supervisor", **event}))
     return tally.summary()
 
 
@@ -65,7 +66,7 @@ def test_a_later_empty_word_takes_nothing_away() -> None:
 
 
 def test_what_processes_before_a_resumption_sent_again_counts_once() -> None:
-    again = {"event": "resumed", "round": 0, "at_s": 0.0, "lost": {}}
+    again = {"event": "resumed", "round": 0, "at_s": 0.0, "lost": NOTHING}
     told = [
         usage("client-1", {"10.0.0.1": [1, 10]}),
         usage("client-1", {}),

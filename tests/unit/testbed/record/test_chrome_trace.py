@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from made_events import typed
 
 from testbed.record import chrome_trace
 from testbed.record.spans import Timeline, seconds
@@ -54,7 +55,7 @@ def rounds(count: int) -> list[dict[str, Any]]:
 
 
 def document_of(events: list[dict[str, Any]], **options: int) -> dict[str, Any]:
-    text = msgspec.json.encode(chrome_trace.trace(iter(events), **options))
+    text = msgspec.json.encode(chrome_trace.trace(map(typed, events), **options))
     found = json.loads(text)
     assert isinstance(found, dict)
     return found
@@ -115,7 +116,7 @@ def test_spans_nest_in_their_rounds_and_do_not_overlap() -> None:
 def test_durations_are_those_of_the_spans() -> None:
     timeline = Timeline()
     for event in rounds(2):
-        timeline.take(event)
+        timeline.take(typed(event))
     found: Any = defaultdict(float)
     for event in traced(rounds(2)):
         if event["ph"] == "X":

@@ -12,12 +12,15 @@ from typing import Any
 
 import made_run
 import pytest
+from made_events import typed
 
 from testbed.config_error import ConfigError
 from testbed.record import chrome_trace
 from testbed.record import recovery as module
+from testbed.record.events import Event as Typed
+from testbed.record.events import Message, UpDown, as_dict
 from testbed.record.recorder import Recorder
-from testbed.record.recovery import Killed, ReplayFilter, events, resumed_from
+from testbed.record.recovery import Killed, ReplayFilter, resumed_from
 from testbed.record.spans import Timeline
 from testbed.report import read
 
@@ -64,7 +67,8 @@ def go_on(record: list[Event], after: int, rounds: int = 4, **fields: Any) -> li
 
 
 def counted(record: list[Event]) -> list[Event]:
-    return list(events(io.BytesIO(b"".join(made_run.lines(record)))))
+    found = module.counted(io.BytesIO(b"".join(made_run.lines(record))))
+    return [as_dict(event) for event in found]
 
 
 UNDISTURBED = made_run.events(rounds=4)
@@ -141,6 +145,15 @@ def test_trace_and_report_have_each_round_once(tmp_path: Path) -> None:
     assert names.count("adapter") == 2 * 2 * 2 * 4  # Begins and ends, ways, clients, rounds.
 
 
+WHOLE: dict[str, Event] = {event["event"]: event for event in go_on(UNDISTURBED, 2)} | {
+    "shaped": {"event": "shaped", "at_s": 1, "actual_s": 1}
+}
+
+
+def of_kind(kind: str, fields: Event) -> Typed:
+    return typed({**WHOLE[kind], **fields})
+
+
 def test_events_that_a_run_did_again_are_told_apart() -> None:
     asked = ReplayFilter([2, 1])
     told = [
@@ -167,15 +180,15 @@ def test_events_that_a_run_did_again_are_told_apart() -> None:
         ("closed", {}, True),
     ]
     for event, fields, kept in told:
-        assert asked.keeps({"event": event, **fields}) is kept, (event, fields)
+        assert asked.keeps(of_kind(event, fields)) is kept, (event, fields)
 
 
 def test_late_answers_of_an_asynchronous_run_belong_to_the_round_they_come_in() -> None:
-    late = {"event": "message", "round": 1}
-    told = [{"event": "round_started", "round": 3}, late]
+    late = of_kind("message", {"round": 1})
+    told = [of_kind("round_started", {"round": 3}), late]
     for asynchronous in (False, True):
         asked = ReplayFilter([2])
-        run = {"event": "run", "asynchronous": asynchronous}
+        run = of_kind("run", {"asynchronous": asynchronous})
         assert [asked.keeps(event) for event in (run, late, *told)] == [
             *(True, True, False, not asynchronous)
         ]
@@ -183,8 +196,8 @@ def test_late_answers_of_an_asynchronous_run_belong_to_the_round_they_come_in() 
 
 def test_text_that_looks_like_it_is_no_resumption() -> None:
     lines = [
-        b'{"event":"failed","traceback":"\\"resumed\\""}\n',
-        b'{"event":"resumed","round":4}\n',
+        b'{"event":"failed","t":1,"node":"server","traceback":"\\"resumed\\""}\n',
+        *made_run.lines(go_on([UNDISTURBED[0]], 4)[1:2]),
     ]
     assert resumed_from([*lines, b'torn "resumed"']) == [4]
 
@@ -202,16 +215,16 @@ def test_what_a_killed_run_has_left(tmp_path: Path) -> None:
     record = cut(UNDISTURBED, 2, 4)
     killed = Killed(folder(tmp_path, record, b'{"t":99,"nod'))
     assert (killed.rounds, killed.last_t, killed.resumed_from) == (2, record[-1]["t"], [])
-    assert killed.facts["method"] == "fedpeft"
-    assert list(killed.events(2)) == cut(UNDISTURBED, 2, 0)
+    assert killed.facts.method == "fedpeft"
+    assert list(killed.events(2)) == [typed(event) for event in cut(UNDISTURBED, 2, 0)]
     # Of round 3: its start, one message down and one up; a client's usage came between.
     lost = killed.lost(2)
-    assert lost["payload"] == {"up": made_run.PAYLOAD, "down": made_run.PAYLOAD}
+    assert lost.payload == UpDown(made_run.PAYLOAD, made_run.PAYLOAD)
     over = next(e for e in record if e["event"] == "wire" and e["round"] == 2)
-    assert lost["seconds"] == record[-1]["t"] - over["t"]
+    assert lost.seconds == record[-1]["t"] - over["t"]
     # Of a round less, round 2 is lost as well.
-    assert killed.lost(1)["payload"]["up"] == 3 * made_run.PAYLOAD
-    assert max(e.get("round") or 0 for e in killed.events(1)) == 1
+    assert killed.lost(1).payload.up == 3 * made_run.PAYLOAD
+    assert max(getattr(e, "round", 0) or 0 for e in killed.events(1)) == 1
     killed.close()
 
 
@@ -220,7 +233,7 @@ def test_what_was_lost_once_is_not_told_again(tmp_path: Path) -> None:
     at = next(n for n, e in enumerate(record) if e["event"] == "resumed")
     killed = Killed(folder(tmp_path, record[: at + 3]))
     assert killed.rounds == 2
-    assert killed.lost(2)["payload"] == {"up": 0, "down": 0}
+    assert killed.lost(2).payload == UpDown(0, 0)
     killed.close()
 
 
@@ -256,7 +269,7 @@ def test_a_run_is_locked_while_it_is_recorded(
 ) -> None:
     monkeypatch.setattr(module, "LOCK_LIMIT_S", 0.0)
     recorder = Recorder(tmp_path, 0.0)
-    recorder.write("supervisor", UNDISTURBED[0])
+    recorder.write("supervisor", typed(UNDISTURBED[0]))
     with pytest.raises(ConfigError, match="still goes on in another process"):
         Killed(tmp_path)
     # A process that it has forked holds the lock as well.
@@ -281,7 +294,7 @@ def test_a_file_system_without_locks_still_records(
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     recorder = Recorder(tmp_path, 0.0)
-    recorder.write("supervisor", UNDISTURBED[0])
+    recorder.write("supervisor", typed(UNDISTURBED[0]))
     recorder.close()
     with pytest.raises(ConfigError, match="cannot lock"):
         Killed(tmp_path)
@@ -293,15 +306,16 @@ def test_a_record_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest.Mon
     record = [{**UNDISTURBED[0], "origin_ns": 5 * made_run.S}, *cut(UNDISTURBED, 2)[1:]]
     killed = Killed(folder(tmp_path, record, b'{"t":99,"nod'))
     recorder = Recorder(tmp_path, 990.0, killed)
-    told = {"event": "message", "sent_ns": 998 * made_run.S, "received_ns": 999 * made_run.S}
-    written = recorder.write("server", {**told, "peer": "client-1", "round": 3})
+    written = typed(made_run.message("client-1", "server", 3, 998, 999))
+    assert isinstance(written, Message)
+    recorder.write("server", written)
     recorder.close()
     lines = (tmp_path / "events.jsonl").read_bytes().splitlines()
-    assert len(lines) == len(record) + 1 and json.loads(lines[-1]) == written
+    assert len(lines) == len(record) + 1 and json.loads(lines[-1]) == as_dict(written)
     # Ten seconds after the command, which came right after the last event.
-    assert written["t"] == record[-1]["t"] + 10
+    assert written.t == record[-1]["t"] + 10
     timeline = Timeline()
-    timeline.take({**record[0], "t": 0})
+    timeline.take(typed({**record[0], "t": 0}))
     assert timeline.origin_ns is not None
-    sent_t = (written["sent_ns"] - timeline.origin_ns) / made_run.S
+    sent_t = (written.sent_ns - timeline.origin_ns) / made_run.S
     assert sent_t == pytest.approx(record[-1]["t"] + 8)

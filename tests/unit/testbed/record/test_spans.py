@@ -4,9 +4,11 @@ import itertools
 from typing import Any
 
 import pytest
+from made_events import finished, typed
 
+from testbed.network.capacity import Access, Line
 from testbed.network.direction import FRAME_BYTES, SEGMENT_BYTES, Direction
-from testbed.record.ideal_rounds import Access, Line, access
+from testbed.record.ideal_rounds import access
 from testbed.record.spans import MOST_ROWS, Timeline, over_clients
 from testbed.record.summary import SummaryBuilder
 
@@ -57,14 +59,16 @@ def round_of(
     names = [f"client-{number}" for number in range(1, clients + 1)]
     facts = {"client_names": names, "client_profiles": clients * ["4g"], "run_id": "x"}
     tally = SummaryBuilder()
-    tally.take(at(0.5, "supervisor", "run", origin_ns=round(ORIGIN_S * S), **facts))
+    tally.take(typed(at(0.5, "supervisor", "run", origin_ns=round(ORIGIN_S * S), **facts)))
     if lines is not None:
-        tally.take(at(0.5, "supervisor", "links", facts={"backend": "userspace"}, lines=lines))
-    tally.take(at(began_s, "server", "round_started", round=1))
+        tally.take(
+            typed(at(0.5, "supervisor", "links", facts={"backend": "userspace"}, lines=lines))
+        )
+    tally.take(typed(at(began_s, "server", "round_started", round=1)))
     for event in events:
-        tally.take(event)
+        tally.take(typed(event))
     ending = {"metrics": {}, "clients_ok": clients, "clients_failed": 0}
-    tally.take(at(99, "server", "round", round=1, seconds=seconds, **ending))
+    tally.take(typed(at(99, "server", "round", round=1, seconds=seconds, **ending)))
     found = tally.round_summary(1)
     assert found == tally.summary()["rounds"][0]
     return found
@@ -186,8 +190,8 @@ def test_spans_are_without_a_gap_and_sum_up_to_the_round() -> None:
     for row in (*found["spans"], found["server_spans"]):
         assert sum(row[field] for field in FIELDS) == pytest.approx(10.123457, abs=3e-6)
     timeline = Timeline()
-    for event in (*FEDERATED, at(12, "server", "round", round=1, seconds=12.0)):
-        timeline.take(event)
+    for event in (*FEDERATED, finished(1, 12, 12.0)):
+        timeline.take(typed(event))
     for spans in timeline.rounds[1].spans().values():
         assert spans[0].began_ns == timeline.rounds[1].began_ns
         assert spans[-1].ended_ns - spans[0].began_ns == 12 * S
@@ -201,7 +205,7 @@ def test_a_client_that_a_round_did_not_take_has_no_row() -> None:
 
 def test_a_round_that_has_not_ended_has_no_spans() -> None:
     timeline = Timeline()
-    timeline.take(down(1, 0, 1))
+    timeline.take(typed(down(1, 0, 1)))
     assert timeline.rounds[1].spans() == {}
 
 
@@ -270,13 +274,13 @@ def test_a_link_counts_as_it_was_when_the_round_began() -> None:
     shaped = at(2, "client-1", "shaped", up={"rate_kbit": 400.0}, line=line, **told)
     assert ideal(*EXCHANGE, shaped, lines=LINES)[0] == 9.03
     tally = SummaryBuilder()
-    tally.take(at(0, "supervisor", "run", client_names=["client-1"], client_profiles=["4g"]))
-    tally.take(at(0, "supervisor", "links", facts={"backend": "x"}, lines=LINES[:2]))
-    tally.take(shaped)
-    tally.take(at(3, "server", "round_started", round=1))
-    tally.take(up(1, 3, 4, size=1_000_000))
+    tally.take(typed(at(0, "supervisor", "run", client_names=["client-1"], client_profiles=["4g"])))
+    tally.take(typed(at(0, "supervisor", "links", facts={"backend": "x"}, lines=LINES[:2])))
+    tally.take(typed(shaped))
+    tally.take(typed(at(3, "server", "round_started", round=1)))
+    tally.take(typed(up(1, 3, 4, size=1_000_000)))
     ending = {"metrics": {}, "clients_ok": 1, "clients_failed": 0}
-    tally.take(at(9, "server", "round", round=1, seconds=40.0, **ending))
+    tally.take(typed(at(9, "server", "round", round=1, seconds=40.0, **ending)))
     assert tally.round_summary(1)["ideal_s"] == pytest.approx(
         8000 / 400 * FRAME_BYTES / SEGMENT_BYTES + 0.005, abs=1e-6
     )
@@ -300,7 +304,7 @@ def steps(*events: dict[str, Any], seconds: float) -> list[dict[str, Any]]:
     tally = SummaryBuilder()
     facts = {"client_names": ["client-1", "client-2"], "client_profiles": 2 * ["4g"]}
     origin_ns = round(ORIGIN_S * S)
-    tally.take(at(0, "supervisor", "run", origin_ns=origin_ns, asynchronous=True, **facts))
+    tally.take(typed(at(0, "supervisor", "run", origin_ns=origin_ns, asynchronous=True, **facts)))
     count = 3
     begins = [at(n * seconds, "server", "round_started", round=n + 1) for n in range(count)]
     ending = {"metrics": {}, "clients_ok": 1, "clients_failed": 0}
@@ -309,7 +313,7 @@ def steps(*events: dict[str, Any], seconds: float) -> list[dict[str, Any]]:
         for n in range(count)
     ]
     for event in sorted([*events, *begins, *ends], key=lambda event: event["t"]):
-        tally.take(event)
+        tally.take(typed(event))
     return [tally.round_summary(n + 1) for n in range(count)]
 
 

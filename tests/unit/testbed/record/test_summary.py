@@ -11,10 +11,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from made_events import RUN, at, finished
+from made_events import NOTHING, RUN, at, finished, typed
 
 from testbed.config_error import ConfigError
 from testbed.record import recorder as record
+from testbed.record.events import Done, Failed, RoundStarted, as_dict
 from testbed.record.recorder import SUMMARY_SHARE, Recorder, create_folder
 from testbed.record.summary import MOST_DROPS, SummaryBuilder
 
@@ -74,9 +75,9 @@ def wire(number: int | None, *clients: tuple[int, int], drops: int = 0) -> dict[
 
 def tally_of(*events: dict[str, Any]) -> SummaryBuilder:
     tally = SummaryBuilder()
-    tally.take({"t": 0.0, "node": "supervisor", **RUN})
+    tally.take(typed({"t": 0.0, "node": "supervisor", **RUN}))
     for event in events:
-        tally.take(event)
+        tally.take(typed(event))
     return tally
 
 
@@ -248,7 +249,7 @@ def test_seconds_run_from_the_first_round_to_the_end_of_the_last() -> None:
 
 
 def resumed(t: float, number: int) -> dict[str, Any]:
-    return at(t, "supervisor", "resumed", round=number, at_s=t, lost={})
+    return at(t, "supervisor", "resumed", round=number, at_s=t, lost=NOTHING)
 
 
 def test_a_resumed_run_that_ends_in_its_first_round_has_trained_what_it_had() -> None:
@@ -259,23 +260,25 @@ def test_a_resumed_run_that_ends_in_its_first_round_has_trained_what_it_had() ->
     assert (tally.trained_s, tally.summary()["seconds"]["training"]) == (2, 2)
     # And goes on from there, once more and to a round's end.
     for event in (resumed(12, 1), *again, finished(2, 11, 1.5), finished(3, 13, 2)):
-        tally.take(event)
+        tally.take(typed(event))
     assert (tally.trained_s, tally.summary()["seconds"]["training"]) == (6, 6)
 
 
 def test_a_resumed_run_without_a_round_has_trained_since_it_began_again() -> None:
     tally = tally_of(at(2, "server", "joined", clients=2), resumed(6, 0))
     assert tally.summary()["seconds"]["training"] == 0
-    tally.take(at(9, "server", "joined", clients=2))
-    tally.take(at(12, "supervisor", "closed", status="interrupted", reason="SIGTERM", links={}))
+    tally.take(typed(at(9, "server", "joined", clients=2)))
+    tally.take(
+        typed(at(12, "supervisor", "closed", status="interrupted", reason="SIGTERM", links={}))
+    )
     assert (tally.trained_s, tally.summary()["seconds"]["training"]) == (0, 3)
 
 
 def test_of_a_dilated_run_the_machines_seconds_stand_beside_the_emulated() -> None:
     tally = SummaryBuilder()
-    tally.take({"t": 0.0, "node": "supervisor", **RUN, "dilation": 4.0})
-    tally.take(at(2.5, "server", "round_started", round=1))
-    tally.take(finished(1, 4, 1.5))
+    tally.take(typed({"t": 0.0, "node": "supervisor", **RUN, "dilation": 4.0}))
+    tally.take(typed(at(2.5, "server", "round_started", round=1)))
+    tally.take(typed(finished(1, 4, 1.5)))
     found = tally.summary()
     assert found["dilation"] == 4
     assert found["seconds"] == {
@@ -323,7 +326,7 @@ def test_the_run_names_itself() -> None:
     assert found["per_client"][1]["samples"] == 71
     assert found["per_client"][1]["round_flops"] == 9_000
     assert found["link_facts"] == {"backend": "userspace", "congestion": "cubic", "late": 3}
-    assert found["environment"] == {"cores": 2}
+    assert found["environment"]["cores"] == 2
     assert (found["status"], found["reason"]) == ("ok", None)
 
 
@@ -355,7 +358,7 @@ def test_a_missed_update_stands_in_its_round() -> None:
 def _without_updates(*events: dict[str, Any]) -> str | None:
     tally = SummaryBuilder()
     for event in (at(0, "supervisor", **RUN), *events):  # type: ignore[arg-type]
-        tally.take(event)
+        tally.take(typed(event))
     return tally.without_updates()
 
 
@@ -513,20 +516,25 @@ def lines_of(recorder: Recorder) -> list[dict[str, Any]]:
 
 def test_every_event_can_be_read_as_soon_as_it_is_written(recorder: Recorder) -> None:
     for number in range(3):
-        written = recorder.write("server", {"event": "round_started", "round": number})
+        event = RoundStarted(round=number)
+        recorder.write("server", event)
         # Nothing is closed or flushed first: a killed run leaves all that it wrote.
-        assert lines_of(recorder)[number] == written
-    assert written == {"t": written["t"], "node": "server", "event": "round_started", "round": 2}
+        assert lines_of(recorder)[number] == as_dict(event)
+    expected = {"t": event.t, "node": "server", "event": "round_started", "round": 2}
+    assert as_dict(event) == expected
 
 
 def test_an_event_is_one_line_whatever_is_in_it(recorder: Recorder) -> None:
-    recorder.write("client-1", {"event": "failed", "traceback": "a\nb\r\n\u2028 \0 é"})
+    recorder.write("client-1", Failed(traceback="a\nb\r\n\u2028 \0 é"))
     assert (recorder.folder / "events.jsonl").read_bytes().count(b"\n") == 1
 
 
 def test_times_count_from_the_start_of_the_command(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path, time.monotonic() - 100)
-    times = [recorder.write("server", {"event": "done"})["t"] for _ in range(3)]
+    events = [Done() for _ in range(3)]
+    for event in events:
+        recorder.write("server", event)
+    times = [event.t for event in events]
     recorder.close()
     assert times == sorted(times) and 100 <= times[0] <= times[-1] < 200
 
@@ -680,7 +688,7 @@ def test_a_full_disk_is_refused_and_nothing_is_left(
 
 
 def test_a_message_of_a_round_that_never_began_makes_none() -> None:
-    found = summary_of(*begun(1), up(1, 1, payload=5), up(1, 10**9, payload=7))
+    found = summary_of(*begun(1), up(1, 1, payload=5), up(1, 10**6, payload=7))
     assert [entry["round"] for entry in found["rounds"]] == [1]
     assert found["bytes"]["payload"]["up"] == 12
 

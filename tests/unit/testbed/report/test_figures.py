@@ -6,7 +6,7 @@ import pytest
 from made_run import S, events, lines, message, summary
 
 from testbed.metrics import accuracy
-from testbed.record.events import read
+from testbed.record.reading import read
 from testbed.record.spans import Span
 from testbed.report import curves
 from testbed.report.curves import Point

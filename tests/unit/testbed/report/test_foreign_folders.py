@@ -21,8 +21,8 @@ from nodes.checkpoint import store
 from testbed import files
 from testbed.config_error import ConfigError
 from testbed.record import chrome_trace, recovery
-from testbed.record import events as module
-from testbed.record.events import Damaged
+from testbed.record import reading as module
+from testbed.record.reading import Damaged
 from testbed.record.recorder import Recorder
 from testbed.record.recovery import Killed
 from testbed.report import comparison, export, listing, run_page, summaries

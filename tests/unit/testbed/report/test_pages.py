@@ -14,7 +14,7 @@ from made_run import HOSTILE, events, folder, lines
 import cli
 from testbed.config_error import ConfigError
 from testbed.network.topology import client_address
-from testbed.record.events import read
+from testbed.record.reading import read
 from testbed.report import comparison, comparison_page, html, listing, run_page
 from testbed.report.read import gather
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import made_run
 import pytest
+from made_events import typed
 from rich.console import Group
 from rich.table import Table
 
@@ -209,8 +210,8 @@ def test_rounds_of_hostile_names_are_shown(capsys: pytest.CaptureFixture[str]) -
     late = {"t": 99, "node": "server", "event": "missed", "peer": "client-1", "round": 1}
     tally, lines = SummaryBuilder(), RoundLines(terminal.console(sys.stdout), 1, 1)
     for event in [*events, late | {"reason": HOSTILE}]:
-        tally.take(event)
-        lines.take(event, tally)
+        tally.take(typed(event))
+        lines.take(typed(event), tally)
     lines.close()
     Output().show(closing_table(tally.summary()), None)
     assert capsys.readouterr().out.count(SPELT) == 3

@@ -27,7 +27,9 @@ def run(folder: Path, backend: str = "netem", **links: Any) -> Path:
     ways = {"up": {"rate_kbit": 768.0, "delay_ms": 150.0, "outage": True}, "down": {}}
     place = found.index(next(e for e in found if e["event"] == "round_started")) + 1
     found.insert(place, {"node": "client-1", "event": "shaped", **times, **ways})
-    return made_run.folder(folder / f"run-{len(list(folder.iterdir()))}", found)
+    made = made_run.folder(folder / f"run-{len(list(folder.iterdir()))}", made_run.events(1))
+    (made / "events.jsonl").write_bytes(b"".join(made_run.lines(found)))
+    return made
 
 
 def installed(direction: Direction | None) -> Any:

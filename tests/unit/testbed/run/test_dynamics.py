@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from made_events import told
 
 from testbed.links.interface import Network
 from testbed.network.direction import Direction, GilbertElliott
@@ -52,7 +53,7 @@ def applied(layout: Plan, *moments_s: float) -> list[list[tuple[str, float]]]:
     found = []
     for moment_s in moments_s:
         clock.now_s = 1000 + moment_s
-        found.append([(name, event["at_s"]) for name, event in dynamics.apply(network)])
+        found.append([(name, event.at_s) for name, event in dynamics.apply(network)])
     return found
 
 
@@ -125,13 +126,13 @@ def test_an_event_says_when_and_what() -> None:
     clock.now_s += 2.25
     ((name, event),) = dynamics.apply(Notes(clock, seconds=0.5))  # type: ignore[arg-type]
     assert name == "client-1"
-    assert event == {
+    assert told(event) == {
         "event": "shaped",
         "at_s": 2,
         "actual_s": 2.75,
         "up": {"rate_kbit": 100, "delay_ms": 5, "outage": True},
         "down": {"gilbert_elliott": msgspec.to_builtins(bursts)},
-        "line": ideal_rounds.access(cut, Direction(gilbert_elliott=bursts)),
+        "line": msgspec.to_builtins(ideal_rounds.access(cut, Direction(gilbert_elliott=bursts))),
     }
 
 
@@ -157,7 +158,7 @@ def test_a_node_leaves_and_comes_back_beside_what_its_link_becomes() -> None:
     dynamics.begin()
     clock.now_s = 1000 + 20
     events = [
-        (name, event["event"], event["at_s"], event["actual_s"])
+        (name, event.event, event.at_s, event.actual_s)
         for name, event in dynamics.apply(network)  # type: ignore[arg-type]
     ]
     assert sorted(events, key=lambda event: event[2]) == events
@@ -189,15 +190,15 @@ def test_training_that_goes_on_begins_in_the_state_that_holds(
     layout = plan([profile((1, *FIRST), (3, *SECOND))])
     dynamics, network = Dynamics(layout, clock, trained_s), Notes(clock)
     dynamics.begin()
-    first = [event["at_s"] for _, event in dynamics.apply(network)]  # type: ignore[arg-type]
+    first = [event.at_s for _, event in dynamics.apply(network)]  # type: ignore[arg-type]
     assert first == ([] if at_once is None else [trained_s])
     assert [(up, down) for _, up, down in network.shaped] == ([at_once] if at_once else [])
     found = []
     while dynamics.wait_s < math.inf:
         clock.now_s += dynamics.wait_s
         found += [event for _, event in dynamics.apply(network)]  # type: ignore[arg-type]
-    assert [event["at_s"] for event in found] == later
-    assert [event["actual_s"] for event in found] == later
+    assert [event.at_s for event in found] == later
+    assert [event.actual_s for event in found] == later
     assert clock.now_s == 1000 + max(0, *later, trained_s) - trained_s
 
 
@@ -220,7 +221,7 @@ def test_a_node_that_was_away_where_training_goes_on_is_away(
     dynamics.begin()
     clock.now_s += 100
     events = [event for _, event in dynamics.apply(network)]  # type: ignore[arg-type]
-    told = [(event["event"], event["at_s"]) for event in events if event["event"] != "shaped"]
+    told = [(event.event, event.at_s) for event in events if event.event != "shaped"]
     assert told == expected
     since = {0.0: None, 1.0: None, 3.0: 2, 5.0: None, 20.0: 9}
     assert away_since(layout.clients[0], trained_s) == since[trained_s]

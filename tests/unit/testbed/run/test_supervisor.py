@@ -8,10 +8,12 @@ from unittest.mock import Mock
 
 import made_run
 import pytest
+from made_events import typed
 
 from experiments import launch
 from testbed.network.profiles import load
 from testbed.network.topology import plan
+from testbed.record.events import Done, Event, Limited, Lost
 from testbed.record.recorder import Recorder
 from testbed.report.terminal import Output
 from testbed.run import supervisor
@@ -19,24 +21,24 @@ from testbed.run.config import RunConfig
 from testbed.run.zygote import NodeFailed
 
 
-def reason_of(lines: list[dict[str, Any]], how: str) -> str:
+def reason_of(lines: list[Event], how: str) -> str:
     """Of the loss of a client that sent ``lines`` and ended ``how``."""
     layout = plan([load("4g")])
     client = layout.clients[0]
-    written: list[dict[str, Any]] = []
-    recorder = Mock(write=lambda node, event: written.append(event) or event)
+    written: list[Event] = []
+    recorder = Mock(write=lambda node, event: written.append(event))
     run = supervisor._Run(RunConfig(), layout, Mock(), Mock(), recorder, Mock())
     run._tally = Mock()
     run._channels = {0: Mock(), client.index: SimpleNamespace(drain=lambda: lines)}
     run._hear_node(client.index, Mock())
     run._on_end(client, 1, how)
-    return next(event["reason"] for event in written if event["event"] == "lost")
+    return next(event.reason for event in written if isinstance(event, Lost))
 
 
 @pytest.mark.parametrize("signal", ["SIGABRT", "SIGSEGV"])
 def test_a_library_that_found_no_memory_is_told_from_other_deaths(signal: str) -> None:
     how = f"killed by {signal}"
-    limited = {"event": "limited", "memory_mb": 28.0, "whose": "phone's"}
+    limited = Limited(memory_mb=28.0, whose="phone's")
     expected = f"{how}, as by a library that gets no more memory than the phone's 28 MB"
     assert reason_of([limited], how) == expected
     assert reason_of([], how) == how
@@ -47,7 +49,7 @@ def run_in(folder: Path, progress: Any = None) -> tuple[supervisor._Run, Recorde
     recorder = Recorder(folder, 0.0)
     layout = plan([load("4g")])
     run = supervisor._Run(RunConfig(), layout, Mock(), Mock(), recorder, progress or Mock())
-    run._record("supervisor", {k: v for k, v in made_run.events(1)[0].items() if k != "t"})
+    run._record("supervisor", typed(made_run.events(1)[0]))
     return run, recorder
 
 
@@ -89,7 +91,7 @@ def test_what_shows_a_run_does_not_end_it(
 
 def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path, 0.0)
-    recorder.write("server", {"event": "done"})
+    recorder.write("server", Done())
     before = (tmp_path / "events.jsonl").read_bytes()
     whole = recorder._file
 
@@ -109,7 +111,7 @@ def test_a_full_disk_leaves_whole_lines(tmp_path: Path) -> None:
 
     recorder._file = Full()  # type: ignore[assignment]
     with pytest.raises(OSError, match="No space"):
-        recorder.write("server", {"event": "done"})
+        recorder.write("server", Done())
     recorder.close()
     assert (tmp_path / "events.jsonl").read_bytes() == before
 

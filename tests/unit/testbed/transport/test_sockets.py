@@ -14,8 +14,10 @@ from typing import Any, TypeVar
 import pytest
 import torch
 import zmq
+from made_events import told
 
 from testbed.config_error import ConfigError
+from testbed.record.events import Event
 from testbed.transport import congestion
 from testbed.transport.sockets import ClientTransport, ServerTransport, Timeout, Unreachable
 from testbed.transport.wire import Header, TensorHeader, encode_header, encode_tensors
@@ -74,8 +76,8 @@ class Reports:
         self.events: list[dict[str, Any]] = []
         self._news = asyncio.Event()
 
-    def __call__(self, event: dict[str, Any]) -> None:
-        self.events.append(event)
+    def __call__(self, event: Event) -> None:
+        self.events.append(told(event))
         self._news.set()
 
     def all(self, kind: str) -> list[dict[str, Any]]:
