@@ -6,6 +6,7 @@ client to server, down is to a client; a message counts where it arrives. Payloa
 bytes belong to the round in their header. Wire bytes belong to the round that was running.
 """
 
+import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,13 +16,13 @@ from msgspec import UNSET
 
 from testbed.fidelity import host_load
 from testbed.network.capacity import Access
-from testbed.network.topology import client_address
+from testbed.network.direction import WAYS
+from testbed.network.topology import SERVER, client_address
 from testbed.record import events, round_times
 from testbed.record.events import Event, known
-from testbed.record.spans import SERVER, Timeline
+from testbed.record.spans import Timeline
 
 LEVELS = ("payload", "message")
-DIRECTIONS = ("up", "down")
 
 _COMPUTED = ("flops", "modelled_s", "cpu_s", "device_s", "late_s")
 """What adds up of "computed" events."""
@@ -48,19 +49,11 @@ def _most(*figures: float | None) -> float | None:
     return max((figure for figure in figures if figure is not None), default=None)
 
 
-def _less(counters: list[Any], before: list[Any]) -> list[Any]:
-    """Counters since ``before``, number by number."""
+def _each(number: Callable[[int, int], int], counters: list[Any], others: list[Any]) -> list[Any]:
+    """``number`` of both lists' counters, one by one."""
     return [
-        [[n - b for n, b in zip(*way, strict=True)] for way in zip(link, was, strict=True)]
-        for link, was in zip(counters, before, strict=True)
-    ]
-
-
-def _more(counters: list[Any], before: list[Any]) -> list[Any]:
-    """Counters added to those of ``before``, number by number."""
-    return [
-        [[n + b for n, b in zip(*way, strict=True)] for way in zip(link, was, strict=True)]
-        for link, was in zip(counters, before, strict=True)
+        [[number(*pair) for pair in zip(*ways, strict=True)] for ways in zip(*links, strict=True)]
+        for links in zip(counters, others, strict=True)
     ]
 
 
@@ -304,14 +297,14 @@ class SummaryBuilder:
         counters: list[Any] = event.counters
         if self._before is not None:
             # What probing sent is not the run's.
-            counters = _less(counters, self._before)
+            counters = _each(operator.sub, counters, self._before)
         if self._earlier is not None:
-            counters = _more(counters, self._earlier)
+            counters = _each(operator.add, counters, self._earlier)
         before, now = self._wire(), self._wire(counters)
         self._counters = counters
         if event.round is not None:
             target = self._rounds[event.round].wire
-            for direction in DIRECTIONS:
+            for direction in WAYS:
                 target[direction] += now[direction] - before[direction]
 
     def _on_shaped(self, event: events.Shaped) -> None:
@@ -385,7 +378,7 @@ class SummaryBuilder:
         clients = (self._counters if counters is None else counters)[1:]
         return {
             direction: sum(link[way][_BYTES] for link in clients)
-            for way, direction in enumerate(DIRECTIONS)
+            for way, direction in enumerate(WAYS)
         }
 
     def rounds_done(self) -> int:
@@ -520,7 +513,7 @@ class SummaryBuilder:
     def _client(self, number: int, client: dict[str, Any]) -> dict[str, Any]:
         wire, drops = _both_ways(), {"queue_drops": _both_ways(), "losses": _both_ways()}
         if self._counters:
-            for way, direction in enumerate(DIRECTIONS):
+            for way, direction in enumerate(WAYS):
                 counters = self._counters[number][way]
                 wire[direction] = counters[_BYTES]
                 drops["queue_drops"][direction] = counters[_QUEUE_DROPS]
