@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from testbed import files
+from testbed.network.topology import SERVER
 from testbed.record import recovery
 from testbed.record.events import (
     Event,
@@ -25,7 +26,7 @@ from testbed.record.events import (
     as_dict,
 )
 from testbed.record.reading import EVENTS
-from testbed.record.spans import SERVER, Timeline
+from testbed.record.spans import Timeline
 
 NAME = "trace.json"
 MOST_EVENTS = 200_000

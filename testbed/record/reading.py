@@ -12,10 +12,9 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from testbed.network.topology import client_name
+from testbed.network.topology import SERVER, client_name
 from testbed.record import events
 from testbed.record.events import Event
-from testbed.record.spans import SERVER
 
 EVENTS = "events.jsonl"
 MOST_LINE_BYTES = 32_000_000

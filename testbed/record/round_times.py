@@ -3,8 +3,8 @@
 from typing import Any
 
 from testbed.network.capacity import Access
+from testbed.network.topology import SERVER
 from testbed.record import ideal_rounds, spans
-from testbed.record.spans import SERVER
 
 
 def of_round(

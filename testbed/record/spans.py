@@ -10,10 +10,10 @@ in SPANS: a node's four sum up to the round.
 from collections import defaultdict
 from typing import Any, NamedTuple
 
+from testbed.network.topology import SERVER
 from testbed.record import events
 from testbed.record.events import Event
 
-SERVER = "server"
 SPANS = ("compute", "receive", "send", "wait")
 _WAIT = len(SPANS) - 1
 _IN_ORDER = ("receive", "compute", "send", "wait")

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from testbed import clock
 from testbed.metrics import metric
+from testbed.network.topology import SERVER
 from testbed.record import events
 from testbed.record.events import Event
 from testbed.record.summary import SummaryBuilder
@@ -92,7 +93,7 @@ class RoundLines:
         self._say(f"round {event.round} of {self._rounds}")
 
     def _on_message(self, event: events.Message, tally: SummaryBuilder) -> None:
-        if event.node == "server" and event.round:
+        if event.node == SERVER and event.round:
             self._arrived += 1
             self._say(f"round {event.round} of {self._rounds}: {self._arrived} updates arrived")
 
@@ -173,7 +174,7 @@ def closing_table(summary: dict[str, Any]) -> Table:
     links = summary["fidelity"]["links"]["verdict"] + (f", {left} not probed" if left else "")
     table.add_row("links checked", links)
     table.add_row("host had time for all", summary["fidelity"]["host"]["verdict"])
-    clients = [row for row in summary["processes"] if row["node"] != "server"]
+    clients = [row for row in summary["processes"] if row["node"] != SERVER]
     if clients:
         most = max(row["private_mb"] for row in clients)
         table.add_row("most private memory of a client, MB", f"{most:.1f}")
@@ -181,7 +182,7 @@ def closing_table(summary: dict[str, Any]) -> Table:
         if peaks:
             table.add_row("at its peak within a round, MB", f"{max(peaks):.1f}")
     compute = summary["compute"]
-    computed = [row for row in compute["nodes"] if row["node"] != "server"]
+    computed = [row for row in compute["nodes"] if row["node"] != SERVER]
     modelled = compute["mode"] == "modelled"
     if computed and (modelled or compute["device_class"]):
         field = "modelled_s" if modelled else "device_s"

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from testbed.network.topology import SERVER
 from testbed.record import spans
-from testbed.record.spans import SERVER
 from testbed.report import svg, timeline
 from testbed.report.html import Markup, scroll, section, table, tag
 from testbed.report.read import Round, Story

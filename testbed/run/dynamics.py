@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -63,7 +63,7 @@ class Dynamics:
             actual_s = round(self._clock() - self._began_s, 6)
             event: Moment
             if isinstance(change, State):
-                up, down = _changed_fields(change.up), _changed_fields(change.down)
+                up, down = (changes(Direction(), each) for each in (change.up, change.down))
                 line = ideal_rounds.access(change.up, change.down)
                 event = Shaped(at_s=at_s, actual_s=actual_s, up=up, down=down, line=line)
             elif change.there:
@@ -109,8 +109,3 @@ def _from(changes: Sequence[Change], at_s: float) -> list[Change]:
     found = [msgspec.structs.replace(over[-1], at_s=at_s)]
     found.extend(changes[len(over) :])
     return found
-
-
-def _changed_fields(direction: Direction) -> dict[str, Any]:
-    """Those that are not at their default."""
-    return changes(Direction(), direction)
