@@ -44,6 +44,7 @@ class Run:
         self._read = 0
         self._events: list[dict[str, Any]] = []
         self._seen: set[psutil.Process] = set()
+        self._namespaces: dict[str, int] = {}
         self._deadline = time.monotonic() + limit_s
         with self._logs[0].open("wb") as stdout, self._logs[1].open("wb") as stderr:
             self.process = subprocess.Popen(
@@ -127,6 +128,19 @@ class Run:
         self._seen |= found
         return found
 
+    def hold_namespaces(self) -> None:
+        """Hold the tree's network namespaces open: the kernel gives their numbers to no other."""
+        for process in self.tree():
+            for name, path in network_namespaces(process.pid).items():
+                if name not in self._namespaces:
+                    with contextlib.suppress(OSError):
+                        self._namespaces[name] = os.open(path, os.O_RDONLY)
+
+    def held_namespaces(self) -> set[str]:
+        """Which of those are some other process's too."""
+        others = set(psutil.pids()) - {os.getpid()}
+        return {name for pid in others for name in network_namespaces(pid)} & set(self._namespaces)
+
     def describe(self) -> str:
         texts = [f"exit status {self.process.returncode}", self.stdout, self.stderr]
         for folder in self.folders:
@@ -145,6 +159,8 @@ class Run:
         for process in self._seen:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+        while self._namespaces:
+            os.close(self._namespaces.popitem()[1])
 
 
 def alive(processes: set[psutil.Process]) -> list[psutil.Process]:
@@ -165,14 +181,13 @@ def all_gone(processes: set[psutil.Process], limit_s: float = GONE_S) -> list[ps
     return left
 
 
-def network_namespaces(processes: set[psutil.Process] | None = None) -> set[str]:
-    """Network namespaces in which one of them (or any process) stands, or that it holds open."""
+def network_namespaces(pid: int) -> dict[str, str]:
+    """Network namespaces in which a process stands, or that it holds open, with a path to each."""
     own = os.readlink("/proc/self/ns/net")
-    found = set()
-    for pid in psutil.pids() if processes is None else [process.pid for process in processes]:
-        with contextlib.suppress(OSError):
-            found.add(os.readlink(f"/proc/{pid}/ns/net"))
-            for entry in os.scandir(f"/proc/{pid}/fd"):
-                with contextlib.suppress(OSError):
-                    found.add(os.readlink(entry.path))
-    return {name for name in found if name.startswith("net:")} - {own}
+    found = {}
+    with contextlib.suppress(OSError):
+        entries = [entry.path for entry in os.scandir(f"/proc/{pid}/fd")]
+        for path in (f"/proc/{pid}/ns/net", *entries):
+            with contextlib.suppress(OSError):
+                found[os.readlink(path)] = path
+    return {name: path for name, path in found.items() if name.startswith("net:") and name != own}

@@ -5,7 +5,7 @@ import signal
 
 import psutil
 import pytest
-from running import FAST, all_gone, network_namespaces
+from running import FAST, all_gone
 
 PAIR = ("--profile=ethernet", "--clients=2", *FAST)
 FOREVER = ("--rounds=1000", "--time-limit=150", *PAIR)
@@ -27,10 +27,10 @@ def nodes_and_helpers(run) -> tuple[psutil.Process, psutil.Process]:
 def failed(run) -> str:
     """Wait for a run that must fail and leave nothing; returns the reason."""
     processes = run.tree()
-    namespaces = network_namespaces(processes)
+    run.hold_namespaces()
     assert run.finish() == 1, run.describe()
     assert not all_gone(processes)
-    assert not namespaces & network_namespaces()
+    assert not run.held_namespaces()
     summary = run.summary
     assert summary["status"] == "failed"
     assert summary["reason"] == run.events("closed")[0]["reason"]

@@ -4,7 +4,7 @@ import os
 import signal
 
 import pytest
-from running import FAST, LIMIT_S, all_gone, network_namespaces
+from running import FAST, LIMIT_S, all_gone
 
 pytestmark = pytest.mark.usefixtures("userspace_links")
 
@@ -93,11 +93,11 @@ def test_a_client_killed_in_the_all_reduce_is_lost_and_the_others_go_on(launch, 
     run = launch(*SLOW, "--rounds=3")
     in_the_all_reduce(run, until)
     processes = run.tree()
-    namespaces = network_namespaces(processes)
+    run.hold_namespaces()
     os.kill(run.pid_of("client-2"), signal.SIGKILL)
     assert run.finish() == 0, run.describe()
     assert not all_gone(processes)
-    assert not namespaces & network_namespaces()
+    assert not run.held_namespaces()
     summary = run.summary
     assert (summary["status"], summary["rounds_done"]) == ("ok", 3)
     lost = [client["lost"] for client in summary["per_client"]]
@@ -117,9 +117,9 @@ def test_a_signal_in_an_all_reduce_ends_everything(launch, until):
     run = launch(*SLOW, "--rounds=50")
     in_the_all_reduce(run, until)
     processes = run.tree()
-    namespaces = network_namespaces(processes)
+    run.hold_namespaces()
     os.killpg(run.pid, signal.SIGINT)
     assert run.finish() == 130, run.describe()
     assert not all_gone(processes)
-    assert not namespaces & network_namespaces()
+    assert not run.held_namespaces()
     assert run.summary["status"] == "interrupted"

@@ -5,11 +5,10 @@ import os
 import signal
 import socket
 import sys
-import time
 
 import psutil
 import pytest
-from running import FAST, GONE_S, POLL_S, Run, all_gone, network_namespaces
+from running import FAST, Run, all_gone
 
 FOREVER = ("--rounds=1000", "--time-limit=150", "--profile=ethernet", "--clients=2", *FAST)
 """Beyond a test's own limit, so that a killed pytest leaves nothing for long."""
@@ -24,22 +23,19 @@ IN_A_TERMINAL = (
 )
 
 
-def nothing_left(run: Run, processes: set[psutil.Process], namespaces: set[str]) -> None:
+def nothing_left(run: Run, processes: set[psutil.Process]) -> None:
     assert not all_gone(processes)
-    # The kernel gives a number out again, to a run beside this one too; that one will end.
-    deadline = time.monotonic() + GONE_S
-    while left := namespaces & network_namespaces():
-        assert time.monotonic() < deadline, left
-        time.sleep(POLL_S)
+    assert not run.held_namespaces()
     assert not [name for _, name in socket.if_nameindex() if name.startswith("wire")]
 
 
-def in_a_round(run: Run) -> tuple[set[psutil.Process], set[str]]:
+def in_a_round(run: Run) -> set[psutil.Process]:
     """Wait for the second round; returns what must be gone at the end."""
     run.wait_for("round_started", round=2)
     processes = run.tree()
     assert len(processes) == 6  # Supervisor, links, zygote, server, two clients.
-    return processes, network_namespaces(processes)
+    run.hold_namespaces()
+    return processes
 
 
 def check_interrupted(run: Run, reason: str) -> None:
@@ -57,7 +53,7 @@ def test_a_signal_in_a_round_ends_everything(launch, best_links, number):
     # As a terminal does: to every process of the group.
     os.killpg(run.pid, number)
     assert run.finish() == INTERRUPTED, run.describe()
-    nothing_left(run, *left)
+    nothing_left(run, left)
     check_interrupted(run, f"stopped by {number.name}")
     assert run.events("closed")[0]["status"] == "interrupted"
     assert run.stderr == f"interrupted: stopped by {number.name}\n"
@@ -74,7 +70,7 @@ def test_more_interrupts_change_nothing(launch, best_links):
             os.killpg(run.pid, signal.SIGINT)
     assert run.finish() == INTERRUPTED, run.describe()
     assert "Traceback" not in run.stderr and "Exception" not in run.stderr
-    nothing_left(run, *left)
+    nothing_left(run, left)
     check_interrupted(run, "stopped by SIGINT")
 
 
@@ -95,7 +91,7 @@ def test_a_killed_supervisor_takes_everything_with_it(launch, best_links):
     left = in_a_round(run)
     os.kill(run.pid, signal.SIGKILL)
     assert run.finish() == -signal.SIGKILL
-    nothing_left(run, *left)
+    nothing_left(run, left)
     check_interrupted(run, "the run was not closed: its supervisor ended before it could")
     assert run.events()[-1]["event"] != "closed"
 
@@ -104,10 +100,10 @@ def test_a_supervisor_killed_while_it_starts_leaves_a_summary_too(launch, best_l
     run = launch(best_links, *FOREVER)
     run.wait_for("links")
     processes = run.tree()
-    namespaces = network_namespaces(processes)
+    run.hold_namespaces()
     os.kill(run.pid, signal.SIGKILL)
     assert run.finish() == -signal.SIGKILL
-    nothing_left(run, processes, namespaces)
+    nothing_left(run, processes)
     assert (run.summary["status"], run.summary["rounds_done"]) == ("interrupted", 0)
 
 
@@ -119,10 +115,10 @@ def test_a_signal_while_it_starts_ends_everything(launch, best_links, moment):
     else:
         run.wait_for(moment)
     processes = run.tree()
-    namespaces = network_namespaces(processes)
+    run.hold_namespaces()
     os.kill(run.pid, signal.SIGTERM)
     status = run.finish()
-    nothing_left(run, processes, namespaces)
+    nothing_left(run, processes)
     if moment == "folder" and status == -signal.SIGTERM:
         return  # It had not begun.
     assert status == INTERRUPTED, run.describe()
@@ -154,7 +150,7 @@ def test_ctrl_c_in_a_terminal_ends_everything(launch, best_links, until):
     os.write(ours, b"\x03")
     until(reading(lambda: run.process.poll() is not None), "the end", 20)
     assert run.finish() == INTERRUPTED, shown.decode()
-    nothing_left(run, *left)
+    nothing_left(run, left)
     check_interrupted(run, "stopped by SIGINT")
     assert b"\x1b[" in shown
     assert b"interrupted: stopped by SIGINT" in shown
