@@ -61,8 +61,9 @@ def test_who_is_away_is_not_asked_and_comes_back(launch, tmp_path):
 
 def test_a_round_begins_when_somebody_is_there(launch, tmp_path):
     file = tmp_path / "away.csv"
-    file.write_text("client,leaves_s,returns_s\n1,0,0.5\n2,0,1\n3,0,\n")
-    run = launch(*COMMON, "--device-class=1000", "--rounds=1", f"--availability={file}")
+    file.write_text("client,leaves_s,returns_s\n1,0,0.5\n2,0,1\n3,0,1\n")
+    # The round lasts until the others are back, whose end would else be waited for.
+    run = launch(*COMMON, "--device-class=2", "--rounds=1", f"--availability={file}")
     assert run.finish() == 0, run.describe()
     (began,), (back, *_) = run.events("round_started"), run.events("back")
     assert back["node"] == "client-1" and began["t"] >= back["t"]

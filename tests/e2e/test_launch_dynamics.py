@@ -46,7 +46,7 @@ path = [[0, 10, 0, 0], [0.1, 50, 0, 0], [0.2, 10, 0, 0]]
 [[station]]
 position = [20, 0, 0]
 """
-TRAINING = ("--rounds=1", "--set=local_epochs=1", "--no-calibrate")
+TRAINING = ("--rounds=1", "--set=local_epochs=1", "--no-calibrate", "--train-samples=300")
 
 
 @pytest.fixture(scope="module")
