@@ -1,13 +1,16 @@
-# Two commands: `make launch` runs the default experiment, `make test` the tests.
-# Each makes its environment the first time and starts at once after that.
+# Three commands: `make launch` runs the default experiment, `make test` all tests, `make check` the
+# quick ones. Each makes its environment the first time and starts at once after that.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?= --profile=4g --clients=20
 INPUTS := pyproject.toml constraints.txt hatch_build.py
+PYTEST := $(BIN)/python -m pytest
+# Of a path that PYTEST_ARGS names, one of two parts may hold no test: pytest's exit status 5.
+MAYBE_NONE := || test $$? = 5
 
-.PHONY: env launch test lint bench clean
+.PHONY: env launch test check lint bench clean
 
 $(BIN)/.installed: $(INPUTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -25,10 +28,12 @@ env: $(BIN)/.installed
 launch: $(BIN)/.installed
 	$(BIN)/python cli.py launch $(ARGS)
 
-test: $(BIN)/.installed-dev
-	$(BIN)/python -m ruff check .
-	$(BIN)/python -m mypy
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: lint
+	$(PYTEST) -n auto -m "not quiet and not patient" $(PYTEST_ARGS) $(MAYBE_NONE)
+	$(PYTEST) -m "quiet and not patient" $(PYTEST_ARGS) $(MAYBE_NONE)
+
+check: lint
+	$(PYTEST) -n auto $(PYTEST_ARGS) tests/unit
 
 lint: $(BIN)/.installed-dev
 	$(BIN)/python -m ruff check .

@@ -1,4 +1,4 @@
-"""What tests of namespaces and of whole runs share: when they skip, and how they wait."""
+"""What all tests share: how they are dealt out to workers, when they skip, and how they wait."""
 
 import os
 import sys
@@ -12,6 +12,9 @@ from testbed.links.linux import namespaces
 from testbed.links.userspace import backend as userspace
 
 POLL_S = 0.01
+LONGEST = ("tests/kernel/", "tests/e2e/", "tests/net/", "tests/unit/")
+"""Folders in the order of their files' time: what is short fills the workers' last minute."""
+MOST_WORKERS = 8
 
 _DROP = """
 import ctypes, os, sys
@@ -36,6 +39,30 @@ for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map",
 with open("/proc/sys/user/max_user_namespaces", "w") as file:
     file.write("0")
 """
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: [not item.nodeid.startswith(folder) for folder in LONGEST])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than cores, since many tests wait for clocks and not for a processor."""
+    cores = os.cpu_count() or 1
+    return min(MOST_WORKERS, cores + 1) if cores > 1 else 1
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A worker takes a whole file, whose tests share runs; one takes all of the kernel's boots."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return LONGEST[0] if nodeid.startswith(LONGEST[0]) else super()._split_scope(nodeid)
+
+    config.option.loadscopereorder = False  # Not by the number of tests.
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

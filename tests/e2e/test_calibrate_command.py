@@ -13,6 +13,8 @@ import psutil
 import pytest
 from running import CLI, LIMIT_S, ROOT
 
+pytestmark = pytest.mark.quiet
+
 PROFILE = """
 title = "Made for a test"
 summary = "No link that anybody has."

@@ -6,6 +6,8 @@ import re
 import pytest
 from running import FAST, all_gone
 
+SMALL = ("--set=variant=head", "--set=local_epochs=1", "--set=batch_size=128")
+"""A few kilobytes an update."""
 IMPOSSIBLE = """
 title = "Faster than any link here"
 summary = "One frame in 0.12 microseconds: no process carries that."
@@ -30,7 +32,7 @@ def impossible(tmp_path) -> str:
 
 
 def test_a_run_certifies_its_links_and_its_bytes_are_without_the_probes(launch, userspace_links):
-    run = launch("--links=userspace", "--profile=cable", "--clients=2", "--rounds=1", *FAST)
+    run = launch("--links=userspace", "--profile=cable", "--clients=2", "--rounds=1", *SMALL)
     assert run.finish() == 0, run.describe()
     fidelity = run.summary["fidelity"]
     assert len(fidelity["checks"]) == 2 * 3
@@ -57,6 +59,7 @@ def test_a_link_that_cannot_be_what_was_asked_fails_the_check_and_not_the_run(
     assert "links checked: fail" in run.stdout
 
 
+@pytest.mark.quiet
 def test_strict_ends_such_a_run_before_training(launch, userspace_links, impossible):
     run = launch("--links=userspace", impossible, "--clients=1", "--rounds=1", "--strict", *FAST)
     processes = run.tree()
@@ -77,7 +80,7 @@ def test_without_calibration_the_certificate_says_so(launch, best_links):
 
 def test_links_of_streams_are_certified_too_with_the_servers(launch):
     flags = ("--profile=cable", "--server-profile=wifi", "--clients=2", "--rounds=1")
-    run = launch("--links=loopback", *flags, *FAST)
+    run = launch("--links=loopback", *flags, *SMALL)
     assert run.finish() == 0, run.describe()
     fidelity = run.summary["fidelity"]
     links = [check["link"] for check in fidelity["checks"][::3]]
@@ -112,6 +115,7 @@ def crowded(launch_for_module):
     return run
 
 
+@pytest.mark.quiet
 def test_a_host_without_time_for_all_fails_its_own_part_and_with_strict_the_run(crowded):
     summary = crowded.summary
     found, links = summary["fidelity"]["host"], summary["fidelity"]["links"]
@@ -125,12 +129,14 @@ def test_a_host_without_time_for_all_fails_its_own_part_and_with_strict_the_run(
     assert summary["rounds_done"] == 1
 
 
+@pytest.mark.quiet
 def test_the_table_shows_both_parts(crowded):
     assert re.search(r"^links checked +pass$", crowded.stdout, re.MULTILINE)
     assert re.search(r"^host had time for all +fail$", crowded.stdout, re.MULTILINE)
     assert "host: fail: " in crowded.stdout
 
 
+@pytest.mark.quiet
 def test_a_host_with_time_for_all_passes_its_part(launch):
     """Nothing but waiting: ten times slower, so that a busy machine has time for it as well."""
     run = launch("--links=loopback", "--profile=wifi", "--strict", "--dilation=10", *MODELLED)

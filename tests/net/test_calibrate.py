@@ -25,6 +25,8 @@ from testbed.network.direction import Direction
 from testbed.network.profiles import LinkProfile
 from testbed.network.topology import plan
 
+pytestmark = pytest.mark.quiet
+
 SECONDS = 13.0
 UP = Direction(rate_kbit=4000, delay_ms=30, loss_percent=5)
 DOWN = Direction(rate_kbit=6000, delay_ms=15, jitter_ms=4)

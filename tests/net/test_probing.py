@@ -15,6 +15,8 @@ from testbed.network.direction import Direction
 from testbed.network.profiles import LinkProfile
 from testbed.network.topology import Plan, plan
 
+pytestmark = pytest.mark.quiet
+
 LINK = LinkProfile(
     name="asked",
     up=Direction(rate_kbit=4000, delay_ms=20),
