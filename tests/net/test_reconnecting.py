@@ -10,6 +10,7 @@ import pytest
 from testbed.network.direction import Direction
 from testbed.network.profiles import LinkProfile
 from testbed.processes.channel import Channel
+from testbed.record.events import Connection
 from testbed.transport import sockets
 from testbed.transport.sockets import ClientTransport, ServerTransport, Timeout, Unreachable
 
@@ -124,7 +125,7 @@ def test_a_question_without_an_answer_ends_no_connection(build, stand):
 
         events: list[Any] = []
         asyncio.run(wait())
-        return len([event for event in events if event["event"] == "connection"])
+        return len([event for event in events if isinstance(event, Connection)])
 
     server = stand(network, layout.server, serve)
     client = stand(network, node, listening(layout.server.address))
