@@ -205,12 +205,13 @@ def _listen(channel: Channel, fleet: Fleet) -> None:
 
     def hear() -> None:
         for line in channel.drain():
-            if "lost" in line:
-                fleet.lose(line["lost"], line["reason"])
-            elif "away" in line:
-                fleet.members.leave(line["away"], line["since"])
-            elif "back" in line:
-                fleet.members.come_back(line["back"])
+            event = msgspec.convert(line, events.Lost | events.Away | events.Back)
+            if isinstance(event, events.Lost):
+                fleet.lose(event.peer, event.reason)
+            elif isinstance(event, events.Away):
+                fleet.members.leave(event.node, f"{event.at_s:g} s")
+            else:
+                fleet.members.come_back(event.node)
         if channel.closed:
             os._exit(1)
 

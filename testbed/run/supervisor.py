@@ -191,7 +191,7 @@ class _Run:
             # Before the first round chooses, which is what begins the clock of all changes.
             since_s = away_since(node, self._tally.trained_s)
             if since_s is not None:
-                self._tell_presence(node.name, since_s, there=False)
+                self._tell_server(events.Away(node=node.name, at_s=since_s, actual_s=since_s))
         # 3. The rounds run in the nodes; here they are watched and recorded, and links change.
         self._watch(zygote, network, deadline, lambda: False)
         # 4. The nodes leave.
@@ -323,12 +323,11 @@ class _Run:
             for name, event in self._dynamics.apply(network):
                 self._record(name, event)
                 if not isinstance(event, events.Shaped):
-                    self._tell_presence(name, event.at_s, there=isinstance(event, events.Back))
+                    self._tell_server(event)
 
-    def _tell_presence(self, name: str, at_s: float, *, there: bool) -> None:
-        line = {"back" if there else "away": name, "since": f"{at_s:g} s"}
+    def _tell_server(self, event: Event) -> None:
         with contextlib.suppress(ChannelClosed):
-            self._channels[self._plan.server.index].send(line)
+            self._channels[self._plan.server.index].send(event)
 
     def _hear_zygote(self, zygote: Zygote, network: Network) -> None:
         lines = zygote.channel.drain()
@@ -352,9 +351,9 @@ class _Run:
         reason = self._reasons.get(node.index) or (f"{how}: {failure}" if failure else how)
         if how in _BY_LIBRARIES and node.index in self._limited:
             reason += f", as by a library that gets no more memory than {self._limited[node.index]}"
-        self._record(SUPERVISOR, events.Lost(peer=node.name, reason=reason))
-        with contextlib.suppress(ChannelClosed):
-            self._channels[self._plan.server.index].send({"lost": node.name, "reason": reason})
+        lost = events.Lost(peer=node.name, reason=reason)
+        self._record(SUPERVISOR, lost)
+        self._tell_server(lost)
 
     def _check(self, zygote: Zygote, network: Network) -> None:
         """Raise where the run cannot go on."""
