@@ -84,7 +84,7 @@ def run() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Once: what an interrupt leads to, another one does not end."""
+    """A first interrupt alone: what it leads to, another one does not end."""
     signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 

@@ -109,7 +109,7 @@ def _asked(
 
 
 def _check(config: RunConfig) -> dict[str, str]:
-    """What `launch` would refuse, as far as it can be known without building a network.
+    """Refusals of `launch`, as far as they can be known without building a network.
 
     Returns digests of the files that the run's links are read from.
     """

@@ -71,7 +71,7 @@ def figures(summary: Summary, target_accuracy: float | None) -> Figures:
 
 
 def _clients_at_best(rounds: list[dict[str, Any]]) -> float | None:
-    """Of the clients' own models, after the round whose accuracy is the best."""
+    """Accuracy of the clients' own models, after the round whose accuracy is the best."""
     found = [(accuracy(entry["metrics"]), entry["metrics"]) for entry in rounds]
     learnt = [(best, metrics) for best, metrics in found if best is not None]
     if not learnt:
@@ -115,7 +115,7 @@ def medians(runs: Iterable[Figures]) -> tuple[Figures, Spread]:
 
 
 def shares(own: Figures, baseline: Figures | None) -> Figures:
-    """Of the baseline's payload, operations and time, a client and round."""
+    """Shares of the baseline's payload, operations and time, a client and round."""
     found: Figures = {}
     names = {
         "payload_share": "client_round_mb",

@@ -203,7 +203,7 @@ def _write_about(folder: Path, tensorboard: bool, output: Output) -> bool:
 
 
 def capture_warnings(captures: dict[str, Any] | None) -> list[str]:
-    """What a reader of a run's captures must know; ``captures`` is the summary's."""
+    """Warnings to a reader of a run's captures; ``captures`` is the summary's."""
     found = []
     if captures and captures["failure"]:
         found.append(f"the captures end early: {captures['failure']}")
@@ -226,7 +226,7 @@ def mix_label(profiles: list[LinkProfile]) -> str:
 def run_facts(
     config: RunConfig, layout: Plan, profile: str, command: list[str], *, asynchronous: bool
 ) -> dict[str, Any]:
-    """What the "run" event says of a run before it begins."""
+    """Facts of a run before it begins, for its "run" event."""
     from nodes.workload import models
 
     return {

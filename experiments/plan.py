@@ -22,7 +22,7 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f]{1,120}$")]
 
 
 class Paper(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a paper says of a row, to be shown beside what was measured."""
+    """Figures of a paper for a row, to be shown beside what was measured."""
 
     up_gib: float | None = None
     """Payload of all clients, up, a round; 2^30 bytes, as papers often count."""
@@ -72,7 +72,7 @@ class Cell(msgspec.Struct, frozen=True):
 
 
 class Outcome(NamedTuple):
-    """What became of a cell."""
+    """The outcome of a cell."""
 
     cell: Cell
     summary: dict[str, Any] | None

@@ -58,7 +58,7 @@ class BenchProgress:
 
     @property
     def elapsed_s(self) -> float:
-        """Of the present run."""
+        """Time of the present run."""
         return self._clock() - self._run_began_s
 
     @property
@@ -69,7 +69,7 @@ class BenchProgress:
         return self._budget_s - (self._clock() - self._began_s)
 
     def left_s(self) -> float | None:
-        """As long as runs of the same row took in the mean, or else all; None before any ended."""
+        """Time left, by the mean of runs of the same row, or else of all; None before any ended."""
         if not self.took_s:
             return None
         rows: dict[str, list[float]] = {}
@@ -172,7 +172,7 @@ class LiveTable:
 
 
 def table(course: BenchProgress, rows: int) -> Table:
-    """At most ``rows`` runs: those that ended last, the present one, and those to come."""
+    """A table of at most ``rows`` runs: those that ended last, the present one, those to come."""
     from rich.table import Table
 
     ended = len(course.outcomes)
@@ -207,7 +207,7 @@ def _ended(outcome: Outcome) -> Text:
 
 
 def last_line(log: Path) -> str:
-    """What a run said last, or nothing yet."""
+    """The last line that a run said, or nothing yet."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))

@@ -18,7 +18,7 @@ Facts = dict[str, Any]
 
 
 class Resumption:
-    """What ``launch`` needs to carry a killed run on."""
+    """All that ``launch`` needs to carry a killed run on."""
 
     def __init__(self, killed: Killed, config: RunConfig, clients: list[str]) -> None:
         """Raises ConfigError: its configuration was changed, or no round can be gone on from."""
@@ -29,7 +29,7 @@ class Resumption:
         self.start = store.choose(self.states, clients, killed.rounds)
 
     def facts(self, facts: Facts) -> Facts:
-        """For the "resumed" event; ``facts``: what "run" would say now."""
+        """Facts for the "resumed" event; ``facts``: those that "run" would have now."""
         number = self.start.round
         now = {name: facts[name] for name in ("command", "environment")}
         return {
@@ -63,7 +63,7 @@ class Resumption:
         return self._killed.events(self.start.round)
 
     def differences(self, facts: Facts) -> list[str]:
-        """What may give another result than the killed run's; ``facts``: what "run" would say."""
+        """Differences that may give another result; ``facts``: those that "run" would have now."""
         before, now = _software(as_dict(self._killed.facts)), _software(facts)
         return [
             f"{name} was {before.get(name)} and is {value} now: the result may be another"

@@ -71,7 +71,7 @@ def claimed(folder: Path, bench: Bench, read: dict[str, str]) -> Iterator[None]:
 
 
 def _others(before: bytes, whole: dict[str, Any]) -> str:
-    """Whose runs a folder holds: not those of ``whole``."""
+    """The other bench whose runs a folder holds: not those of ``whole``."""
     with contextlib.suppress(msgspec.DecodeError, AttributeError):
         found = msgspec.json.decode(before)
         read = found.pop("files", {})

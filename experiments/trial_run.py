@@ -21,7 +21,7 @@ from testbed.run.supervisor import run
 
 
 class Found(NamedTuple):
-    """What a trial round says."""
+    """The dilation that a trial round asks for."""
 
     dilation: float
     how: str
@@ -71,7 +71,7 @@ def find(
 
 
 def conclude(summary: dict[str, Any]) -> Found:
-    """Of the summary of a trial round."""
+    """The conclusion from the summary of a trial round."""
     links = summary["link_facts"]
     needed = max(host_load.enough(summary, links), _for_links(summary))
     (entry,) = summary["rounds"]

@@ -84,7 +84,7 @@ _NOT_METHODS = {"__init__"}
 
 
 class Shard(NamedTuple):
-    """What a node holds: its own data, none at the server, and what all have in common."""
+    """Data of a node: its own, none at the server, and what all have in common."""
 
     images: Tensor
     """float32 (n, channels, height, width), values in 0..1."""
@@ -117,7 +117,7 @@ class Fleet(Protocol):
 
     @property
     def sampling_rate(self) -> float:
-        """Of those who could take part when the round began, the share that it drew; above 0."""
+        """The share drawn of those who could take part when the round began; above 0."""
 
     @property
     def samples(self) -> Mapping[str, int]:
@@ -141,7 +141,7 @@ class Fleet(Protocol):
         """
 
     def refuse(self, client: str, reason: str) -> Missed:
-        """For the caller to raise: what this client sent cannot be taken; recorded with why."""
+        """An error to raise: what this client sent cannot be taken; recorded with why."""
 
     def gather(self, kind: str, like: Mapping[str, Tensor] | None = None) -> AsyncIterator[Message]:
         """One message of this kind from every client, as they arrive; missed ones are left out."""
@@ -192,7 +192,7 @@ def names() -> list[str]:
 
 @dataclass(frozen=True)
 class Method:
-    """What a method's file holds, and what stands in for what it leaves out."""
+    """The parts of a method's file, and what stands in for those that it leaves out."""
 
     Config: Any
     Server: Any

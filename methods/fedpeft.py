@@ -55,7 +55,7 @@ def check(config: Config, model: nn.Module) -> None:
 
 
 def adapt(config: Config, model: nn.Module) -> nn.Module:
-    """What the variant adds is in the model, and all that is not sent is frozen."""
+    """The model with what the variant adds; all that is not sent is frozen."""
     return privacy.prepare(config, peft.load(config.variant).adapt(config, model))
 
 

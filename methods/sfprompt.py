@@ -134,7 +134,7 @@ class Parts:
 
     @property
     def trained(self) -> dict[str, Part]:
-        """What goes both ways each round, by kind: the head's only trainable part is the prompt."""
+        """Tensors that go both ways each round, by kind: of the head, the prompt alone."""
         return {"prompt": self.head, "tail": self.tail}
 
     def frozen_head(self) -> dict[str, Tensor]:

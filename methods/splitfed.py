@@ -120,7 +120,7 @@ class Server:
 
 
 class Client(split.Client):
-    """As in plain split learning."""
+    """The client of plain split learning."""
 
 
 def copy_of(part: Part) -> Part:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def difference(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> str | None:
-    """What keeps ``tensors`` from standing in for ``like``, or None."""
+    """The difference that keeps ``tensors`` from standing in for ``like``, or None."""
     if tensors.keys() != like.keys():
         odd = sorted(tensors.keys() ^ like.keys())
         return f"tensors differ in {odd[0]!r} and {len(odd) - 1} more names"

@@ -37,10 +37,10 @@ class Compute(Protocol):
         """Within it the node does all that it does."""
 
     def outgoing(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """What is sent in place of these."""
+        """Tensors that are sent in place of these."""
 
     def incoming(self, message: Message) -> Message:
-        """What the method sees of a message."""
+        """The message as the method sees it."""
 
     def settle(self) -> None:
         """Return when the device would be done with what was computed since last time."""
@@ -49,10 +49,10 @@ class Compute(Protocol):
         """The same, while others go on."""
 
     def rest(self) -> None:
-        """What was done since last time, such as an evaluation, was not the device's work."""
+        """Discount what was done since last time, such as an evaluation."""
 
     def facts(self) -> dict[str, Any]:
-        """For the node's "computed" event, since the last time; empty: nothing was measured."""
+        """Facts for the node's "computed" event, since the last time; empty: none was measured."""
 
 
 class Real:
@@ -200,7 +200,7 @@ class _Shapes(flops.Counter):
         return super().__torch_dispatch__(func, types, args, kwargs)
 
     def _remembered(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What a call gives, by what the last one with such arguments gave.
+        """The result of a call, by that of the last one with such arguments.
 
         Most kernels of the meta device are Python, and take a hundred times as long.
         """
@@ -235,7 +235,7 @@ def _is_update(func: Any, args: tuple[Any, ...]) -> bool:
 
 
 def _described(argument: Any) -> Any:
-    """What of an argument decides on a result's shape. TypeError where that cannot be told."""
+    """The facts of an argument that decide on a result's shape. TypeError where none are told."""
     if isinstance(argument, Tensor):
         if not argument.is_meta and argument.dim():
             raise TypeError
@@ -247,6 +247,6 @@ def _described(argument: Any) -> Any:
 
 
 def noise(seed: int) -> Tensor:
-    """What all modelled nodes of a run send: float32 (NOISE_VALUES,), uniform from -1 to 1."""
+    """Values that all modelled nodes of a run send: float32 (NOISE_VALUES,), uniform in -1 to 1."""
     generator = torch.Generator().manual_seed(derive(seed, "modelled tensors"))
     return torch.empty(NOISE_VALUES).uniform_(-1, 1, generator=generator)

@@ -28,7 +28,7 @@ class DeviceClass(msgspec.Struct, frozen=True):
 
     @property
     def flops_per_s(self) -> float:
-        """What training on it is taken to reach."""
+        """The rate that training on it is taken to reach."""
         return self.peak_gflops * ASSUMED_SHARE * 1e9
 
 
@@ -105,7 +105,7 @@ def flops_per_s(name: str) -> float:
 
 
 def memory_mb(name: str) -> float | None:
-    """What a training process can have on a class; None of a rate of one's own."""
+    """Memory that a training process can have on a class; None for a rate of one's own."""
     return CLASSES[name].memory_mb if name in CLASSES else None
 
 

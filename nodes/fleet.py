@@ -24,7 +24,7 @@ _Inbox = asyncio.Queue[Message | Missed]
 
 
 class _Limit(NamedTuple):
-    """Of a wait."""
+    """The limit of a wait."""
 
     until_s: float
     """On the run's clock."""
@@ -106,7 +106,7 @@ class Fleet:
 
     @property
     def took_part(self) -> dict[str, int]:
-        """Who did its part of the present round and is still there, by the round asked in."""
+        """Clients that did their part of the present round and are there, by the round asked in."""
         if self._asked or self._at_work:
             gone = self.members.gone
             return {name: asked for name, asked in self._answered.items() if name not in gone}
@@ -340,7 +340,7 @@ class Fleet:
                 yield message
 
     def _free(self) -> list[str]:
-        """In a drawn order, those who may be set to work: each once a round."""
+        """Clients that may be set to work, in a drawn order: each once a round."""
         busy = self._at_work.keys() | self._asked
         free = [name for name in self.members.there if name not in busy]
         random.Random(derive(self._seed, "who is free", self.round, len(self._asked))).shuffle(free)

@@ -30,7 +30,7 @@ class Membership:
 
     @property
     def unheard(self) -> set[str]:
-        """Who has never joined."""
+        """Clients that have never joined."""
         return set(self._names) - self.samples.keys()
 
     def drawn(self, most: int, seed: int) -> tuple[str, ...]:
@@ -68,7 +68,7 @@ class Membership:
         self._changed()
 
     def news(self, client: str) -> dict[str, str]:
-        """Who is absent and why, as far as ``client`` has not been told; "": who no longer is."""
+        """Absences and reasons that ``client`` has not been told; "": no longer absent."""
         absent = self.away | {name: f"lost: {reason}" for name, reason in self.gone.items()}
         told = self._told[client]
         news = {name: why for name, why in absent.items() if told.get(name) != why}

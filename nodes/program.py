@@ -260,7 +260,7 @@ class FineTuning:
     def _kept(
         self, node: Node, method: object, shard: Shard, channel: Channel
     ) -> tuple[Checkpointer | None, Json]:
-        """What keeps a node's states, and what was told with the one that it goes on from.
+        """A node's Checkpointer, and the facts told with the state that it goes on from.
 
         Both may be None: nothing is to be kept, or the node begins anew.
         """
@@ -311,7 +311,7 @@ class FineTuning:
 
 
 def _seed_global_generators(seed: int, whose: str) -> None:
-    """What torch, numpy and Python draw from where a method names no generator of its own."""
+    """Seed the generators that a method draws from where it names none of its own."""
     # Not torch.manual_seed, which also looks for accelerators.
     torch.default_generator.manual_seed(derive(seed, "torch", whose))
     np.random.seed(derive(seed, "numpy", whose) % 2**32)

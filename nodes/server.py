@@ -33,7 +33,7 @@ ALIKE = 0.01
 
 
 class Resumed(NamedTuple):
-    """What the server keeps of the rounds that are over, beside the method's own state."""
+    """The server's knowledge of the rounds that are over, beside the method's own state."""
 
     round: int
     """The last of them."""
@@ -46,7 +46,7 @@ class Resumed(NamedTuple):
 
     @classmethod
     def of(cls, told: Any) -> "Resumed":
-        """As ``_asdict`` gave it. Raises ValidationError where it is none."""
+        """The same out of what ``_asdict`` gave. Raises ValidationError where it is none."""
         return msgspec.convert([told.get(name) for name in cls._fields], cls)
 
 

@@ -119,7 +119,7 @@ class Stretched:
 
 
 def host_flops_per_s(model: nn.Module, images: Tensor) -> float:
-    """What one core of this machine reaches in training ``model``: the median of some steps.
+    """The rate of one core of this machine in training ``model``: the median of some steps.
 
     ``images``: float32 (n, channels, height, width) of which a batch is made, n at least 1. The
     model, its gradients and torch's generator are left as they were.

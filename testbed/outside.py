@@ -97,7 +97,7 @@ def data(path: str | os.PathLike[str], what: str) -> bytes:
 
 
 def digest(path: str | os.PathLike[str], what: str) -> str:
-    """What tells a file's contents from others': SHA-256, hexadecimal."""
+    """The digest of a file's contents: SHA-256, hexadecimal."""
     return hashlib.sha256(data(path, what)).hexdigest()
 
 
@@ -146,7 +146,7 @@ def toml(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
 
 
 def _problems(document: dict[str, Any]) -> Iterator[str]:
-    """What no file here may say; without recursion, for depth is one of these."""
+    """Values that no file here may have; without recursion, for depth is one of these."""
     waiting: list[tuple[str, Any, int]] = [("", document, 0)]
     while waiting:
         key, value, depth = waiting.pop()

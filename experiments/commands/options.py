@@ -30,7 +30,7 @@ class File(click.Path):
 
 
 def offers(kind: str) -> Callable[[click.Context, click.Parameter, str], list[Any]]:
-    """What completes a value of this kind in a shell."""
+    """Shell completion of a value of this kind."""
 
     def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[Any]:
         from experiments.commands import completion

@@ -65,7 +65,7 @@ def classes(model: nn.Module) -> int:
 
 
 class Labels(NamedTuple):
-    """What the server knows."""
+    """Labels that the server has."""
 
     round: int
     """They are of this round's subset."""

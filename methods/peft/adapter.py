@@ -31,7 +31,7 @@ LEARNING_RATE = {"sgd": 5e-3, "adamw": 1e-2}
 
 
 class Adapter(nn.Module):
-    """What is added to tokens (..., width)."""
+    """The bottleneck, whose output is added to tokens (..., width)."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()

@@ -32,7 +32,7 @@ PRECISION = 1e-3
 
 
 class Budget:
-    """What one client, or the run, has spent."""
+    """The privacy that one client, or the run, has spent."""
 
     def __init__(self, options: Options, rate: float, steps: int = 1) -> None:
         """``steps``: in a round, each at this rate; dp_noise absent is calibrated to them."""
@@ -57,7 +57,7 @@ class Budget:
 
 
 def epsilon(noise: float, delta: float, steps: Counter[float]) -> float:
-    """Of all steps together; ``steps``: how many, by their rate."""
+    """Epsilon of all steps together; ``steps``: how many, by their rate."""
     total = sum(count * _divergence(noise, rate) for rate, count in steps.items())
     with warnings.catch_warnings():
         # Where the best order is the first or last, a further one would give a tighter bound.

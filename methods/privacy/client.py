@@ -56,7 +56,7 @@ class ClientSide(none.ClientSide):
 
 
 class NoisyMean:
-    """Of updates that count alike, each clipped; memory does not grow with the clients."""
+    """The mean of updates that count alike, each clipped; memory does not grow with the clients."""
 
     def __init__(
         self,

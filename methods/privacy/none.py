@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Mean(Protocol):
-    """Of a round's updates, as they come."""
+    """The mean of a round's updates, as they come."""
 
     def add(self, tensors: Mapping[str, Tensor], weight: float) -> None: ...
 

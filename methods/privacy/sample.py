@@ -110,7 +110,7 @@ def descend(
 
 
 def clipped_sum(model: nn.Module, images: Tensor, labels: Tensor, clip: float) -> dict[str, Tensor]:
-    """By name, the sum over samples of gradients that have at most the L2 norm ``clip``."""
+    """Sums by name over samples of gradients that have at most the L2 norm ``clip``."""
     sums = {name: torch.zeros_like(each) for name, each in _trained(model).items()}
     if not len(images):
         return sums
@@ -124,7 +124,7 @@ def clipped_sum(model: nn.Module, images: Tensor, labels: Tensor, clip: float) -
 
 
 def gradients(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """By name, the gradient of each sample's cross-entropy: (batch, shape of the parameter)."""
+    """Gradients by name of each sample's cross-entropy: (batch, shape of the parameter)."""
 
     def loss(values: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
         # Weights are tied where blocks share a layer, which is given its values once: torch would

@@ -57,7 +57,7 @@ class WeightedMean:
 
 
 def rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """In this dtype; of integers the nearest, where ``to`` alone would cut the fraction off."""
+    """The tensor in this dtype; integers the nearest, where ``to`` would cut the fraction off."""
     if tensor.is_floating_point() and not (dtype.is_floating_point or dtype.is_complex):
         tensor = tensor.round()
     return tensor.to(dtype)

@@ -16,7 +16,7 @@ class Spec(Protocol):
 
     @property
     def channels(self) -> int:
-        """Of an image."""
+        """Channels of an image."""
 
     @property
     def patch(self) -> int:
@@ -28,7 +28,7 @@ class Spec(Protocol):
 
     @property
     def tokens(self) -> int:
-        """Of an image."""
+        """Tokens of an image."""
 
 
 class Head(nn.Module):

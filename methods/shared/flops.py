@@ -16,7 +16,7 @@ from torch.utils.flop_counter import flop_registry
 
 
 class Counter(TorchDispatchMode):
-    """What FlopCounterMode adds up, without the compiler that its first use imports: 100 MB."""
+    """A FlopCounterMode without the compiler that its first use imports: 100 MB."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -63,7 +63,7 @@ def each_size(batches: Sequence[Tensor]) -> Iterator[Tensor]:
 
 
 def forward(run: Callable[[Tensor], Tensor], example: Tensor) -> int:
-    """Of ``run(example)``; of one sample, where the example is a batch of one."""
+    """Operations of ``run(example)``; of one sample, where the example is a batch of one."""
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), (counter := Counter()):
         run(example)
     return counter.flops
@@ -75,7 +75,7 @@ def step(
     *trained: nn.Module,
     input_gradient: bool = False,
 ) -> int:
-    """Of ``run(example)`` and the gradients of the trainable parameters of ``trained``.
+    """Operations of ``run(example)`` and of the gradients of ``trained``'s trainable parameters.
 
     ``input_gradient``: that of the example too, which split training passes on. No parameter's
     ``grad`` is touched, and what an optimizer does is element by element.

@@ -14,7 +14,7 @@ EVALUATION_BATCH = 256
 
 
 def learnt(model: nn.Module) -> dict[str, Tensor]:
-    """What training changes of a model, itself, by name: what a message of weights is to be like.
+    """Tensors of a model that training changes, by name: what a message of weights is to be like.
 
     The trainable parameters, and the buffers of signed numbers that a state dict has, such as the
     means and variances of batch normalisation, which a frozen layer learns too.

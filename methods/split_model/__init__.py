@@ -42,7 +42,7 @@ class Cut(NamedTuple):
 
     @property
     def client_side(self) -> dict[str, Part]:
-        """What a client has, by the kind of message that carries it."""
+        """The client's parts, by the kind of message that carries each."""
         return {"head": self.head} | ({} if self.tail is None else {"tail": self.tail})
 
 
@@ -93,7 +93,7 @@ def _check(depth: int, head_blocks: int, tail_blocks: int, private: bool) -> Non
 
 
 def tokens_of(model: nn.Module, more: int = 0) -> Tensor:
-    """What an image is between two blocks: (1, tokens + more, width), on the meta device."""
+    """Tokens of an image between two blocks: (1, tokens + more, width), on the meta device."""
     parameter = next(model.parameters())
     spec = staged(model).spec
     shape = (1, spec.tokens + more, spec.width)

@@ -32,7 +32,7 @@ FIRST_MODEL = "0"
 
 
 class AveragingServer(Protocol):
-    """What an averaging method's Server has, for an all-reduce to stand in for its mean."""
+    """An averaging method's Server, as far as an all-reduce stands in for its mean."""
 
     model: nn.Module
 

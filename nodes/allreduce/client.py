@@ -74,7 +74,7 @@ class ReducingClient:
         self._evaluates = order.details["evaluate"] == 1
 
     def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        """Of the model that counts; empty where another client does it."""
+        """Metrics of the model that counts; empty where another client evaluates it."""
         return accuracy_and_loss(self._method.model, images, labels) if self._evaluates else {}
 
     def _adopt(self, counts: object) -> None:
@@ -85,7 +85,7 @@ class ReducingClient:
         self._candidate = None
 
     def _update(self, peer: Peer, start: dict[str, Tensor], trains: bool) -> Tensor:
-        """What this client gives, said to the server."""
+        """The part that this client gives, said to the server."""
         state, details = self._method.update(start) if trains else (start, {})
         bucket = flat(self._compute.outgoing(state), self._samples)
         finite = bool(torch.isfinite(bucket).all())

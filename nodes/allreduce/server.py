@@ -40,11 +40,11 @@ class ReducingServer:
         self._evaluator: str | None = None
 
     def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        """Of the model that all begin with."""
+        """Metrics of the model that all begin with."""
         return self._method.evaluate(images, labels)
 
     async def ask_metrics(self, fleet: Fleet) -> Metrics:
-        """Of the model that counts, as the client says that evaluates; empty where that is lost."""
+        """Metrics of the model that counts, by who evaluates it; empty where that is lost."""
         if self._evaluator is None:
             return {}
         fleet.conclude()

@@ -42,11 +42,11 @@ _HEAP_TYPE = 1 << 9
 
 
 class Unkept(TypeError):
-    """What cannot be kept, or put back; the text names it."""
+    """An error: something cannot be kept, or put back; the text names it."""
 
 
 def address(tensor: Tensor) -> int | None:
-    """Where its memory begins; None where it has none."""
+    """The address where its memory begins; None where it has none."""
     return None if tensor.is_meta else tensor.untyped_storage().data_ptr() or None
 
 
@@ -83,7 +83,7 @@ def state_of(generator: Any) -> Any:
 
 
 def global_states() -> dict[str, Json]:
-    """Of numpy's and Python's own generators, which are where they were when a node began anew."""
+    """States of numpy's and Python's generators, which are as they were when a node began anew."""
     kind, words, *rest = cast(tuple[Any, ...], np.random.get_state(legacy=True))
     return {"numpy": [kind, words.tolist(), *rest], "python": random.getstate()}
 

@@ -65,7 +65,7 @@ class Restore:
             random.setstate((version, tuple(words), *rest))
 
     def value(self, told: Json, now: Any, path: str) -> Any:
-        """What stands at ``path``; ``now``: what the new object has there, or ABSENT."""
+        """The value at ``path``; ``now``: what the new object has there, or ABSENT."""
         if type(told) in SCALARS:
             return told
         if isinstance(told, list):

@@ -39,7 +39,7 @@ _FORMAT_NAMES = {name: name.upper() for name in DTYPES}
 
 
 class Start(msgspec.Struct, frozen=True):
-    """Where a run begins, or goes on."""
+    """The round and files from which a run begins, or goes on."""
 
     round: int = 0
     """The last round that is over."""
@@ -48,7 +48,7 @@ class Start(msgspec.Struct, frozen=True):
 
 
 class _Told(msgspec.Struct):
-    """With the server's."""
+    """Facts told with the server's state."""
 
     parts: dict[str, Annotated[int, msgspec.Meta(ge=0)]]
 
@@ -206,7 +206,7 @@ def _start(folder: Path, clients: list[str], number: int) -> Start | str:
 
 
 def _read(path: Path) -> Any:
-    """What was told with a state; None where the file is missing or torn."""
+    """Facts told with a state; None where the file is missing or torn."""
     try:
         with _opened(path) as file:
             return json.loads(file.metadata()["state"])["told"]
@@ -225,7 +225,7 @@ def _path(folder: Path, node: str, number: int) -> Path:
 
 
 def _rounds(folder: Path, node: str) -> list[int]:
-    """Of which there is a file of the node's."""
+    """Rounds of which there is a file of the node's."""
     return [_number(path) for path in folder.glob(f"{node}.*{SUFFIX}")]
 
 

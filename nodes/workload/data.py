@@ -32,7 +32,7 @@ GLYPHS_TRAIN = 20_000
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a data set without loading it."""
+    """Facts of a data set that are known without loading it."""
 
     classes: int
     train_size: int | None
@@ -70,7 +70,7 @@ def names() -> list[str]:
 
 
 def facts(name: str) -> Facts:
-    """What is known of a data set without loading it. ValueError for an unknown name."""
+    """Facts of a data set that are known without loading it. ValueError for an unknown name."""
     if name not in FACTS:
         raise ValueError(f"unknown data set {name!r}; known: {', '.join(names())}")
     return FACTS[name]
@@ -87,7 +87,7 @@ def train_size(name: str) -> int | None:
 
 
 def find(name: str, folder: str | None) -> Path | None:
-    """Where `load` reads a data set of photographs: `folder`, or the hub's, downloaded first.
+    """The folder that `load` reads photographs from: `folder`, or the hub's, downloaded first.
 
     None for a data set that needs none. ConfigError for a folder that is wrong or not wanted, and
     where the hub cannot be reached.

@@ -152,7 +152,7 @@ def _distort(
 def _coordinates(
     side: int, zoom: Floats, distortion: Distortion, rng: np.random.Generator
 ) -> Tensor:
-    """Where in the glyph each pixel looks, (n, side, side, 2) as x and y: affine, then bent."""
+    """Places in the glyph that pixels look at, (n, side, side, 2), x and y: affine, then bent."""
     import torch
 
     count = len(zoom)

@@ -51,7 +51,7 @@ def expanded(text: str) -> Path:
 
 
 def unfit(path: Path) -> str | None:
-    """What keeps a file from holding anything at all, or None."""
+    """The reason why a file holds nothing at all, or None."""
     try:
         with path.open("rb") as file:
             first = file.read(len(LFS))
@@ -141,7 +141,7 @@ def _download() -> str:
 
 
 def advice(kind: str) -> str:
-    """What to do where the hub does not help."""
+    """Advice for where the hub does not help."""
     flag = {"model": "--model=FOLDER", "dataset": "--data-path=FOLDER"}[kind]
     return f"take {flag}, prepared as docs/data.md says"
 

@@ -32,7 +32,7 @@ BATCH = 1_000
 
 
 class Source(NamedTuple):
-    """Where a data set is on the hub, and what its columns are called."""
+    """A data set's place on the hub, and the names of its columns."""
 
     repository: str
     config: str
@@ -107,7 +107,7 @@ def _check_whole(path: Path) -> None:
 
 
 def _torn(file: Path) -> str | None:
-    """What keeps a file from being a whole parquet file, or None."""
+    """The reason why a file is no whole parquet file, or None."""
     with file.open("rb") as opened:
         first = opened.read(len(PARQUET))
         opened.seek(-min(len(PARQUET), opened.seek(0, os.SEEK_END)), os.SEEK_END)
@@ -140,7 +140,7 @@ def read(name: str, classes: int, folder: Path) -> Splits:
 
 
 def _files(folder: Path, split: str) -> list[Path]:
-    """Of a split, in the order in which they are read; none where it is not there.
+    """Files of a split, in the order in which they are read; none where it is not there.
 
     ConfigError, to be told of which folder, where what save_to_disk wrote cannot be read.
     """

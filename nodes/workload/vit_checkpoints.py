@@ -50,7 +50,7 @@ BLOCK = {
 
 
 def local(name: str) -> Path:
-    """Where a checkpoint would be if it is a folder here."""
+    """The path of a checkpoint, if it is a folder here."""
     return hub.expanded(name)
 
 

@@ -6,7 +6,7 @@ import msgspec
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """As a certificate's Check, with what the figure rests on, and a reason where there is none."""
+    """A certificate's Check with what the figure rests on, or a reason where there is none."""
 
     name: str
     link: str

@@ -181,7 +181,7 @@ def _within(
 
 
 def _bytes(side: Side) -> Row:
-    """What the link has counted against what the probes put in (up) or got out (down)."""
+    """Bytes that the link has counted, against those that probes put in (up) or got out (down)."""
     seen = side.seen
     expected = frames = 0
     for (purpose, client, way), arrived in seen.streams.items():

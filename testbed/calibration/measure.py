@@ -28,7 +28,7 @@ ALL = "all"
 
 
 class Calibration(msgspec.Struct):
-    """What `calibrate` found."""
+    """The findings of `calibrate`."""
 
     links: str
     """The backend, and why."""
@@ -104,7 +104,7 @@ def grouped(schedules: list[Schedule]) -> list[list[Schedule]]:
 
 
 def _kbit(one: Schedule) -> float:
-    """What its lines carry when all are full; a line without a rate is a group of its own."""
+    """The rate of its lines when all are full; a line without a rate is a group of its own."""
     ways = (one.profile.up.line_kbit, one.profile.down.line_kbit)
     return CLIENTS * sum(TOGETHER_KBIT if kbit is None else kbit for kbit in ways)
 

@@ -8,7 +8,7 @@ from testbed.links.interface import LinkCounters
 
 
 class Arrived(NamedTuple):
-    """What a stream put in, and what came out, in the order of its arrival."""
+    """Packets that a stream put in, and those that came out, in the order of arrival."""
 
     sent: int
     numbers: list[int]

@@ -101,7 +101,7 @@ STAGES = tuple(f"{purpose}{way}" for purpose in PURPOSES for way in ("", " up", 
 
 
 class Schedule(msgspec.Struct, frozen=True):
-    """What will be done for one profile, and what will not."""
+    """The probes of one profile, and those that are left out."""
 
     profile: LinkProfile
     streams: bool

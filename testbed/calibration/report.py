@@ -94,7 +94,7 @@ def closing(found: Calibration) -> str:
 
 
 def data(found: Calibration) -> dict[str, Any]:
-    """For scripts."""
+    """The result as data, for scripts."""
     return {
         "links": found.links,
         "passed": found.passed,

@@ -142,7 +142,7 @@ def _taker(probe: Probe, tag: int) -> int:
 
 
 def _bodies(layout: Plan, network: Network, job: Job, probe: Probe, tag: int) -> tuple[Body, Body]:
-    """What begins a probe, and what takes or answers it."""
+    """The bodies that begin a probe, and that take or answer it."""
     server, client = layout.server, job.clients[probe.client]
     port = FIRST_PORT + client.index
     if isinstance(probe, Pings):

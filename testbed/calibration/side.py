@@ -21,7 +21,7 @@ class Side(msgspec.Struct, frozen=True):
 
     @property
     def direction(self) -> Direction:
-        """Of ``way``, which is up or down."""
+        """The direction of ``way``, which is up or down."""
         return self.schedule.profile.up if self.way == "up" else self.schedule.profile.down
 
     @property

@@ -96,7 +96,7 @@ def _skipped(direction: Direction, seen: Arrived) -> set[int]:
 
 
 def full_delay_ms(seen: Arrived, idle_ms: float) -> float | None:
-    """What a packet takes through the full line, in ms, itself included.
+    """The time of a packet through the full line, in ms, itself included.
 
     Counted from when the line is busy for good, ``idle_ms`` after the first packet was sent: until
     then it takes in more packets than it does under a steady load, since the packet limit is for

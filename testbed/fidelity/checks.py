@@ -73,7 +73,7 @@ def judge(path: Path, seen: Arrivals) -> list[Check]:
 
 
 def unprobed(path: Path, seen: Arrivals) -> list[NotProbed]:
-    """What cannot be held against it, and why."""
+    """Gates that cannot be held against it, and why."""
     return [gate for gate in _gates(path, seen) if isinstance(gate, NotProbed)]
 
 

@@ -115,7 +115,7 @@ def enough(summary: dict[str, Any], links: dict[str, Any]) -> float:
 
 
 def rounded_up(dilation: float) -> float:
-    """To a tenth below 10, to a whole number beyond."""
+    """The factor rounded up to a tenth below 10, to a whole number beyond."""
     return math.ceil(10 * dilation) / 10 if dilation < 10 else float(math.ceil(dilation))
 
 
@@ -124,12 +124,12 @@ def _rounds_s(summary: dict[str, Any]) -> float:
 
 
 def rows_with_lateness(summary: dict[str, Any]) -> list[Row]:
-    """Of the nodes of which it is known."""
+    """Rows of the nodes whose lateness is known."""
     return [row for row in summary["compute"]["nodes"] if row.get("late_s") is not None]
 
 
 def device_s(row: Row) -> float:
-    """What a node's computing takes its device."""
+    """Seconds that a node's computing takes its device."""
     return float(row["modelled_s"] if "modelled_s" in row else row["device_s"])
 
 

@@ -82,7 +82,7 @@ class Path(NamedTuple):
 
     @property
     def least_span_ms(self) -> float:
-        """Of a burst, on this machine."""
+        """The least span of a burst, on this machine."""
         return LEAST_STREAM_SPAN_MS if self.streams else LEAST_SPAN_MS
 
     def back(self, way: str) -> Direction:
@@ -129,7 +129,7 @@ class Path(NamedTuple):
 
 
 class Arrivals(NamedTuple):
-    """What one path let through."""
+    """Packets that one path let through."""
 
     round_trips_ms: list[float]
     bursts_ns: dict[str, list[int]]
@@ -144,7 +144,7 @@ class Arrivals(NamedTuple):
         return any((self.round_trips_ms, *self.bursts_ns.values(), *filled))
 
     def emulated(self, dilation: float) -> "Arrivals":
-        """In the time of links that are as much faster."""
+        """The same in the time of links that are as much faster."""
         if dilation == 1:
             return self
         return Arrivals(
@@ -200,7 +200,7 @@ def _cap_kbit(direction: Direction, back: Direction) -> float:
 
 
 def _as_stream(direction: Direction, cap_kbit: float) -> Direction:
-    """What a relayed stream meets: no loss, but the rate that loss would leave to TCP."""
+    """The path as a relayed stream meets it: no loss, but the rate that it would leave to TCP."""
     if direction.trace is None and cap_kbit < math.inf:
         rate_kbit = min(direction.rate_kbit or math.inf, cap_kbit)
         direction = msgspec.structs.replace(direction, rate_kbit=rate_kbit)
@@ -300,7 +300,7 @@ def _ping_bytes(path: Path) -> int:
 
 
 def ping_gap_s(path: Path) -> float:
-    """From one ping to the next, so that none finds another on the line."""
+    """The time from one ping to the next, so that none finds another on the line."""
     lines = [line for _, line in path.here.ways]
     frames_s = [8 * _ping_bytes(path) / (1000 * line.line_kbit) for line in lines if line.line_kbit]
     return max([PING_GAP_S, *(2 * frame_s for frame_s in frames_s)])

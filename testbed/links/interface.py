@@ -16,7 +16,7 @@ class LinkError(RuntimeError):
 
 
 class Endpoint(NamedTuple):
-    """Where a node stands: the namespaces it enters, and the address it serves or calls."""
+    """A node's place: the namespaces it enters, and the address it serves or calls."""
 
     namespaces: tuple[int, ...]
     """Descriptors of the namespaces to enter, in this order; empty: none."""
@@ -27,7 +27,7 @@ class Endpoint(NamedTuple):
 
 
 class Counters(NamedTuple):
-    """What has crossed one direction of a node's access link since it was made."""
+    """Counters of one direction of a node's access link since it was made."""
 
     frames: int
     """Frames at the node's own interface: sent (up) or delivered to it (down)."""
@@ -54,7 +54,7 @@ class Network(Protocol):
     """What else the "links" event says: of netem its qdiscs, and the way into the namespaces."""
 
     def endpoint(self, node: Node) -> Endpoint:
-        """Where ``node`` stands; what a client's endpoint names is the server as it sees it."""
+        """The place of ``node``; a client's names the server as it sees it."""
 
     def shape(self, node: Node, up: Direction, down: Direction) -> None:
         """Give ``node``'s access link new parameters from now on.

@@ -52,7 +52,7 @@ class CounterTable:
         self.words = memoryview(mmap.mmap(-1, nodes * _PER_NODE * _WORD_BYTES)).cast("Q")
 
     def offset(self, node: int, direction: int) -> int:
-        """Where the four words of one direction begin; add FRAMES, BYTES, ..."""
+        """The first of the four words of one direction; add FRAMES, BYTES, ..."""
         return node * _PER_NODE + direction * _PER_DIRECTION
 
     def read(self) -> list[LinkCounters]:

@@ -50,7 +50,7 @@ def descriptors(nodes: int, *, streams: bool) -> int:
 
 
 def most_clients(hard: int, *, streams: bool) -> int:
-    """For how many clients a limit of open files is enough."""
+    """The number of clients for which a limit of open files is enough."""
     most = (hard - SPARE_DESCRIPTORS) // DESCRIPTORS_PER_NODE - 1
     if streams:
         most = min(most, listeners.most_clients(hard))
@@ -136,7 +136,7 @@ def _tasks(proc: Path) -> int:
 
 
 def _number(file: Path) -> int | None:
-    """What a file of the kernel says; None where there is none, or no limit ("max")."""
+    """The number in a file of the kernel; None where there is none, or no limit ("max")."""
     try:
         return int(file.read_text())
     except (OSError, ValueError):

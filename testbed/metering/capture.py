@@ -40,7 +40,7 @@ _READ_BYTES = _VNET_BYTES + _ETHERNET_BYTES + SNAP_BYTES
 
 
 class Captured(msgspec.Struct):
-    """What a capture came to."""
+    """The result of a capture."""
 
     packets: list[int] = []
     """Written, one figure a client."""

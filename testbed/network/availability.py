@@ -43,7 +43,7 @@ _COLUMNS = ["client", "leaves_s", "returns_s"]
 
 
 def load(text: str, clients: int, seed: int, until_s: float) -> list[tuple[Away, ...]]:
-    """For each client when it is away, in order and without overlaps.
+    """Times when each client is away, in order and without overlaps.
 
     ``until_s``: how long the run can last; nothing is drawn beyond.
 

@@ -19,7 +19,7 @@ class Line(NamedTuple):
     """Of payload, at which one such window goes out; None is at once."""
 
     def sending_s(self, payload_bytes: int) -> float:
-        """From the first byte's arrival to the last one's."""
+        """The time from the first byte's arrival to the last one's."""
         if not self.goodput_kbit:
             return 0.0
         if self.window_bytes is None:
@@ -31,7 +31,7 @@ class Line(NamedTuple):
         return 8 * whole * self.window_bytes / (1000 * self.goodput_kbit) + rest_s
 
     def transfer_s(self, payload_bytes: int) -> float:
-        """From sending to arrival: no transfer is quicker."""
+        """The time from sending to arrival: no transfer is quicker."""
         return self.delay_ms / 1000 + self.sending_s(payload_bytes)
 
     def then(self, other: "Line") -> "Line":

@@ -213,7 +213,7 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def _problem(field: str, value: Any) -> str | None:
-    """What is wrong with a Direction's field, or None; kbit/s times ms is bits."""
+    """The fault of a Direction's field, or None; kbit/s times ms is bits."""
     if field == "outage":
         return None if isinstance(value, bool) else "must be true or false"
     if field == "gilbert_elliott":
@@ -246,7 +246,7 @@ def _problem(field: str, value: Any) -> str | None:
 
 
 def changes(before: Direction, after: Direction) -> dict[str, Any]:
-    """What is other in ``after``, as a record has it; None is a field that no longer counts."""
+    """Differences of ``after``, as a record has them; None is a field that no longer counts."""
     return {
         field: msgspec.to_builtins(value)
         for field in Direction.__struct_fields__

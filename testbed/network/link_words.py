@@ -39,7 +39,7 @@ EXAMPLE = "down 20mbit up 5mbit delay 20ms loss 0.1%"
 
 
 class _Kind(NamedTuple):
-    """What stands after a word."""
+    """The kind of value that stands after a word."""
 
     right: str
     read: Callable[[str, str], float | None]

@@ -48,7 +48,7 @@ Point = tuple[float, float, float]
 
 
 class AccessPoint(msgspec.Struct, frozen=True):
-    """Where it stands, and how its stations' links follow from their distance."""
+    """An access point: where it stands, and how links follow from the distance to it."""
 
     position: Point
     mode: str

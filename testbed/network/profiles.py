@@ -155,7 +155,7 @@ def absolute(name: str) -> str:
 
 
 def files(text: str) -> dict[str, str]:
-    """Of each profile of a mix that is a file, what it is called and its path."""
+    """The name and path of each profile of a mix that is a file."""
     found = {}
     for name in dict.fromkeys(piece.name for piece in mix.parse(text)):
         if mix.is_path(name):

@@ -35,7 +35,7 @@ _KEYS = ("at_s", "up", "down", "outage_s")
 
 
 class State(msgspec.Struct, frozen=True):
-    """What a link is from a moment on, until the next state."""
+    """A link's state from a moment on, until the next one."""
 
     at_s: float
     """Seconds since training began."""
@@ -125,7 +125,7 @@ def read(rows: Any, folder: Path, clients: int | None = None) -> list[Entry]:
 
 
 def states(entries: Sequence[Entry], up: Direction, down: Direction) -> tuple[State, ...]:
-    """What a link that is ``up`` and ``down`` by itself becomes, and when.
+    """States of a link that is ``up`` and ``down`` by itself, by their times.
 
     Only changes are given. Outages may overlap, and steps may come within one: they show at its
     end.

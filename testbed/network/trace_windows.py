@@ -25,7 +25,7 @@ def chances(trace: Trace, span_ms: float) -> tuple[int, int]:
 
 
 def chances_used(trace: Trace, span_ms: float, per_ms: float) -> tuple[float, float]:
-    """As ``chances``, of what comes to the trace at ``per_ms`` from some moment on.
+    """Chances used in a window, of what comes to the trace at ``per_ms`` from some moment on.
 
     What leaves two servers in a row is at least the convolution of what each serves at least, and
     at most what comes in the window besides the longest queue (Le Boudec, Thiran: "Network

@@ -42,7 +42,7 @@ class Trace(msgspec.Struct, frozen=True):
 
     @property
     def mark(self) -> str:
-        """What tells it from other traces, wherever they are."""
+        """The mark that tells it from other traces, wherever they are."""
         return mark(self.opportunities_ms, MARK_DIGITS)
 
     def steps(self, step_ms: int = STEP_MS) -> list[tuple[float, float]]:

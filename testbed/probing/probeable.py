@@ -70,7 +70,7 @@ OUTAGE = "an outage lets nothing through"
 
 
 def lost_share(direction: Direction, checked: bool = False) -> float:
-    """Of packets: those lost, and, where they are ``checked``, those with a flipped bit."""
+    """The share of packets lost, and, where they are ``checked``, of those with a flipped bit."""
     kept = 1 - direction.mean_loss_percent / 100
     return 1 - kept * (1 - direction.corrupt_percent / 100) if checked else 1 - kept
 
@@ -137,7 +137,7 @@ def explained(
 def _chain(
     direction: Direction, checked: bool, served: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """In the good and the bad state: how often it is there, what comes through, how it goes on."""
+    """The good and the bad state: how often it is there, what comes through, how it goes on."""
     kept = 1 - direction.corrupt_percent / 100 if checked else 1.0
     kept *= 1 - direction.reorder_percent / 100 if served else 1.0
     loss = direction.gilbert_elliott
@@ -180,7 +180,7 @@ def why_not_delay(ways: Sequence[Direction], packets: int) -> str | None:
 
 
 def why_not_exact_delay(ways: Sequence[Direction], packets: int) -> str | None:
-    """As ``why_not_delay``, where no more than a host's lateness is allowed."""
+    """Why a delay cannot be told where no more than a host's lateness is allowed, or None."""
     if any(direction.trace is not None for direction in ways):
         return "a packet waits for the trace's next chance"
     return why_not_delay(ways, packets)
@@ -223,7 +223,7 @@ def why_not_singly(direction: Direction, lines: int = 1) -> str | None:
 
 
 def why_not_tcp(direction: Direction, back: Direction) -> str | None:
-    """What keeps a TCP connection from filling a line; ``back``: its acknowledgements' way."""
+    """Why a TCP connection cannot fill a line, or None; ``back``: its acknowledgements' way."""
     if direction.outage or back.outage:
         return OUTAGE
     if direction.mean_loss_percent:
@@ -249,7 +249,7 @@ def why_not_tcp(direction: Direction, back: Direction) -> str | None:
 
 
 def why_not_stream(direction: Direction) -> str | None:
-    """What keeps a relayed stream from filling a line."""
+    """Why a relayed stream cannot fill a line, or None."""
     if direction.carried_kbit != direction.line_kbit:
         return "bounded by the packet limit"
     if direction.line_kbit and queue_frames(direction) < frames_per_s(direction) * STREAM_PIECE_S:
@@ -258,7 +258,7 @@ def why_not_stream(direction: Direction) -> str | None:
 
 
 def flying_frames(direction: Direction, back: Direction) -> float:
-    """In both delays, while the line is full."""
+    """Frames in both delays, while the line is full."""
     flying_ms = direction.delay_ms + direction.jitter_ms + back.delay_ms
     return frames_per_s(direction) * flying_ms / 1000
 
@@ -351,5 +351,5 @@ def why_not_overtaken(direction: Direction, per_s: float) -> str | None:
 
 
 def payload_share(packet_bytes: int, more_bytes: int = FRAME_OVERHEAD_BYTES) -> float:
-    """Of the bits of a packet, and of ``more_bytes`` of headers, those behind IP's and UDP's."""
+    """The share of a packet's bits behind IP's and UDP's headers and ``more_bytes``."""
     return (packet_bytes - _UDP_IP_BYTES) / (packet_bytes + more_bytes)

@@ -40,7 +40,7 @@ class Fill(NamedTuple):
 
 
 def fill(direction: Direction, back: Direction, lines: int = 1) -> Fill:
-    """For a line of which ``why_not_tcp`` says nothing, one of so many to be filled in turn."""
+    """The transfer that fills a line of which ``why_not_tcp`` says nothing, one of so many."""
     frames = flying_frames(direction, back) + QUEUE_USED * queue_frames(direction)
     trip_s = (direction.delay_ms + direction.jitter_ms + back.delay_ms + back.jitter_ms) / 1000
     return Fill(

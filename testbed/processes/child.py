@@ -37,7 +37,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def watch_parent(parent: int) -> None:
-    """Where the kernel does not do it, end this process within a second of ``parent``'s end.
+    """End this process within a second of ``parent``'s end, where the kernel does not do it.
 
     By a thread, so only for a process that forks no more.
     """

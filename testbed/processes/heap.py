@@ -134,7 +134,7 @@ def _fill_python() -> None:
 
 
 def _maker(size: int) -> Callable[[], object]:
-    """What makes an object of ``size`` bytes, a multiple of 16, that the collector ignores."""
+    """A maker of objects of ``size`` bytes, a multiple of 16, that the collector ignores."""
     if size == object.__basicsize__:
         return object
     if size == complex.__basicsize__:
@@ -143,7 +143,7 @@ def _maker(size: int) -> Callable[[], object]:
 
 
 def _mappings() -> Iterator[tuple[int, int, str, str]]:
-    """Of this process's memory: begin, end, rights and name of each part; none but on Linux."""
+    """Parts of this process's memory: begin, end, rights and name; none but on Linux."""
     maps = Path("/proc/self/maps")
     for line in maps.read_text().splitlines() if maps.exists() else ():
         where, rights, _, _, _, *name = line.split(maxsplit=5)
@@ -152,7 +152,7 @@ def _mappings() -> Iterator[tuple[int, int, str, str]]:
 
 
 def _sizes() -> Iterator[int]:
-    """Of holes, the large ones first."""
+    """Sizes of holes, the large ones first."""
     size = _MAP_BYTES
     while size > _LEAST_BYTES:
         yield size

@@ -9,7 +9,7 @@ from testbed.processes.child import Child
 
 
 class NoAnswer(Exception):
-    """What was waited for did not come; the text says why."""
+    """An answer that was waited for did not come; the text says why."""
 
 
 class Refused(NoAnswer):

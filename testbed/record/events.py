@@ -94,7 +94,7 @@ class Redone(msgspec.Struct):
 
 
 class WayIn(msgspec.Struct):
-    """Who holds a run's namespaces while it goes on, and by which descriptors."""
+    """The process that holds a run's namespaces while it goes on, and its descriptors."""
 
     pid: Annotated[Count, "of the process that holds the namespaces while the run goes on"]
     nodes: Annotated[list[Count], "its descriptors of the nodes', the server's first"]
@@ -105,7 +105,7 @@ class WayIn(msgspec.Struct):
 
 
 class Event(msgspec.Struct, kw_only=True, tag_field="event"):
-    """What all have; the recorder sets both."""
+    """An event; the recorder sets what all of them have."""
 
     t: Seconds = 0.0
     node: str = ""
@@ -502,7 +502,7 @@ Known = (
 
 
 def as_dict(event: Event) -> dict[str, Any]:
-    """What its line holds, as plain data."""
+    """An event's line as plain data."""
     found = msgspec.to_builtins(event)
     assert isinstance(found, dict)
     return found

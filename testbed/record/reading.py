@@ -23,7 +23,7 @@ SUPERVISOR = "supervisor"
 
 
 class Damaged(ValueError):
-    """What stands there is no event of a run; the text says which and why."""
+    """A line is no event of a run; the text says which and why."""
 
 
 class _Any(msgspec.Struct):
@@ -101,7 +101,7 @@ def read(found: Iterable[bytes]) -> Iterator[Event | None]:
 
 
 class _Order:
-    """What later events must agree with."""
+    """The order of events: later ones must agree with earlier ones."""
 
     def __init__(self) -> None:
         self._nodes = {SUPERVISOR, SERVER}

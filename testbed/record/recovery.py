@@ -190,11 +190,11 @@ class Killed:
         """Of each time that it was resumed, the last round that counted."""
 
     def events(self, after: int) -> Iterator[Event]:
-        """What counts where the run goes on after round ``after``."""
+        """Events that count where the run goes on after round ``after``."""
         return (event for event, counts in self._sifted(after) if counts)
 
     def lost(self, after: int) -> Redone:
-        """What is done again: its seconds, and payload and message bytes that arrived."""
+        """The part that is done again: its seconds, and payload and message bytes that arrived."""
         lost = {level: {"up": 0, "down": 0} for level in ("payload", "message")}
         clients = set(self.facts.client_names)
         counted_t = self.facts.t
@@ -212,7 +212,7 @@ class Killed:
         return Redone(payload=payload, message=message, seconds=seconds)
 
     def _sifted(self, after: int) -> Iterator[tuple[Event, bool]]:
-        """What counted so far, and whether it still does."""
+        """Events that counted so far, and whether each still does."""
         before, now = ReplayFilter(self.resumed_from), ReplayFilter([*self.resumed_from, after])
         for _, event in self._events():
             counted, counts = before.keeps(event), now.keeps(event)

@@ -52,7 +52,7 @@ def _of_slowest(entry: spans.Round) -> dict[str, float]:
 
 
 def _of_all(entry: spans.Round, clients: list[str], links: list[Access]) -> dict[str, Any]:
-    """What every node did in a round, and how long the round had taken on full lines."""
+    """Spans of every node in a round, and how long it would have taken on full lines."""
     sums = {node: spans.seconds(found) for node, found in entry.spans().items()}
     server = sums.pop(SERVER, None)
     there = [client for client in clients if client in sums]

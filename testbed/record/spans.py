@@ -91,7 +91,7 @@ class Round:
         }
 
     def spans(self) -> dict[str, list[Span]]:
-        """By node, the server first, each from the round's beginning to its end without a gap.
+        """Spans by node, the server first, from the round's beginning to its end without a gap.
 
         Of the clients that took part; empty before the round has ended.
         """
@@ -204,7 +204,7 @@ def over_clients(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def _between(arrivals: list[int], departures: list[int]) -> list[tuple[int, int]]:
-    """From the last arrival before a departure to it; a second departure adds nothing."""
+    """Intervals from the last arrival before a departure to it; a second departure adds none."""
     found = []
     since: int | None = None
     moments = [(at, False) for at in arrivals] + [(at, True) for at in departures]

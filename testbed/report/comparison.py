@@ -36,7 +36,7 @@ class Run(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What a run came to; None where it never reached the target, or learnt nothing."""
+    """The result of a run; None where it never reached the target, or learnt nothing."""
 
     folder: str
     name: str
@@ -109,7 +109,7 @@ def _load(folder: Path) -> Run:
 
 
 def places(found: Sequence[Run]) -> list[str]:
-    """Of each run, what must be the same for it to be held against another."""
+    """The setting of each run, which must be the same for it to be held against another."""
     backends = {run.summary["links"] for run in found if run.summary["links"]}
     modes = {run.summary["compute"]["mode"] for run in found}
     return [_place(run.summary, len(backends) > 1, len(modes) > 1) for run in found]
@@ -127,7 +127,7 @@ def _place(summary: Summary, tell_backend: bool, tell_mode: bool) -> str:
 
 
 def notes(found: Sequence[Run]) -> list[str]:
-    """What keeps these runs from being comparable, in sentences."""
+    """Reasons why these runs are not comparable, in sentences."""
     said = []
     backends = sorted({run.summary["links"] for run in found if run.summary["links"]})
     if len(backends) > 1:
@@ -226,7 +226,7 @@ def compare(found: Sequence[Run], target: float | None) -> tuple[list[Row], floa
 
 
 def sentence(row: Row, target: float | None) -> str:
-    """What the run came to, in plain words."""
+    """The run's result in plain words."""
     rounds = row.points[-1].round
     spent = f"{number(row.minutes)} min with {number(row.wire_mb)} MB"
     if not rounds:
@@ -293,7 +293,7 @@ def table(rows: Sequence[Row], target: float | None) -> Table:
 
 
 def data(rows: Sequence[Row], target: float | None, notes: Sequence[str] = ()) -> dict[str, Any]:
-    """For scripts."""
+    """The comparison as data, for scripts."""
     return {
         "target_accuracy": target,
         "notes": list(notes),

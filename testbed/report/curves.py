@@ -16,7 +16,7 @@ Summary = dict[str, Any]
 
 
 class Point(NamedTuple):
-    """Where a run stood at the end of a round, or before the first."""
+    """A run's standing at the end of a round, or before the first."""
 
     round: int
     accuracy: float | None
@@ -61,7 +61,7 @@ def common_target(runs: Iterable[Sequence[Point]]) -> float | None:
 
 
 def front(runs: Sequence[Sequence[Point]]) -> list[list[bool]]:
-    """For each run's points, whether no other is as good in all three and better in one.
+    """The front: of each run's points, whether no other is as good in all three and better in one.
 
     More accuracy, fewer minutes and fewer MB are better. The start before a run is no result.
     """

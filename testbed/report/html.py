@@ -24,7 +24,7 @@ class Markup(str):
 
 
 def escaped(text: object) -> Markup:
-    """As text or an attribute's value; what nobody could see is spelt out."""
+    """The text for an element or an attribute; what nobody could see is spelt out."""
     if isinstance(text, Markup):
         return text
     return Markup(html.escape(_NO_XML.sub("\ufffd", visible(str(text)))))

@@ -26,7 +26,7 @@ def transfer_s(direction: Direction, megabytes: float) -> float:
 
 
 def row(profile: LinkProfile) -> dict[str, Any]:
-    """What `profiles --json` lists of one profile."""
+    """One profile's row of `profiles --json`."""
     return {
         "name": profile.name,
         "title": profile.title,
@@ -43,7 +43,7 @@ def row(profile: LinkProfile) -> dict[str, Any]:
 
 
 def details(profile: LinkProfile) -> dict[str, Any]:
-    """What `profiles show --json` gives: both directions, sources, and what they can carry."""
+    """The document of `profiles show --json`: both directions, sources, and what they can carry."""
     found: dict[str, Any] = {
         "name": profile.name,
         "title": profile.title,

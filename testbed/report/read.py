@@ -35,7 +35,7 @@ class Round(NamedTuple):
 
 
 class Story(NamedTuple):
-    """What a report tells."""
+    """The story that a report tells."""
 
     summary: dict[str, Any]
     """As summary.json, and of the same moment as the rest."""

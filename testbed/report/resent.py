@@ -45,7 +45,7 @@ def sent_again(summary: dict[str, Any]) -> Markup:
 
 
 def captured(captures: dict[str, Any]) -> str:
-    """What there is of a run's packets; ``captures`` is the summary's."""
+    """The captures of a run's packets; ``captures`` is the summary's."""
     text = (
         f"The {captures['packets']:,} packets at the clients' interfaces are in captures/, a file "
         "a client, for Wireshark."

@@ -55,7 +55,7 @@ def timeline_section(story: Story) -> Markup:
 
 
 def _means(rounds: Sequence[Round]) -> dict[str, dict[str, float]]:
-    """By node, the server first, mean seconds of each kind of span in the rounds that ended."""
+    """Mean seconds by node, the server first, of each kind of span in the rounds that ended."""
     found: dict[str, list[dict[str, float]]] = {}
     for each in rounds:
         for node, own in each.spans.items() if each.finished else ():

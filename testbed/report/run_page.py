@@ -65,7 +65,7 @@ def page(story: Story, folder: Path) -> str:
 
 
 def result(story: Story) -> str:
-    """What came of it, in a sentence or two."""
+    """The result in a sentence or two."""
     summary = story.summary
     done, asked = summary["rounds_done"], story.config.get("rounds")
     wire = summary["bytes"]["wire"]

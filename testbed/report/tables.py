@@ -134,7 +134,7 @@ def _cell(value: Any) -> Any:
 
 
 def scalars(summary: dict[str, Any]) -> Iterable[tuple[str, float, int, float]]:
-    """For TensorBoard, (tag, value, round, seconds of rounds so far); round 0 is the start."""
+    """Scalars for TensorBoard: (tag, value, round, seconds so far); round 0 is the start."""
     for name, value in summary["metrics"]["initial"].items():
         if value is not None:
             yield f"metrics/{name}", float(value), 0, 0.0

@@ -31,7 +31,7 @@ UNBOUNDED_COLUMNS = 10_000
 
 
 class Output:
-    """Where one command's words go, and in which form."""
+    """The output of one command: where its words go, and in which form."""
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False, plain: bool = False) -> None:
         """``as_json``: standard output has one document, and words go to standard error.
@@ -46,7 +46,7 @@ class Output:
         self.console.print(text, style=style, soft_wrap=True)
 
     def error(self, text: str) -> None:
-        """What went wrong, on standard error."""
+        """Say what went wrong, on standard error."""
         self._errors.print(text, style="red", soft_wrap=True)
 
     def result(self, name: str, value: object) -> None:
@@ -107,7 +107,7 @@ def styled(text: str, style: str) -> Text:
 
 
 def console(stream: TextIO, *, plain: bool = False, quiet: bool = False) -> Console:
-    """What prints to ``stream`` as these flags and the environment ask.
+    """A console that prints to ``stream`` as these flags and the environment ask.
 
     No text is markup, and none has codes of its own: much of it comes from outside.
     """

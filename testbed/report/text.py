@@ -12,7 +12,7 @@ _UNSEEN = re.compile(
 
 
 def visible(text: str) -> str:
-    r"""With such characters as a string literal has them: "\x1b", "\u202e"."""
+    r"""The text with such characters as a string literal has them: "\x1b", "\u202e"."""
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 

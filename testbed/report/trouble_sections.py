@@ -95,7 +95,7 @@ def _left_table(summary: dict[str, Any], left: list[Check]) -> Markup:
 
 
 def _whose(summary: dict[str, Any]) -> dict[str, str]:
-    """By node, whose link it is."""
+    """Names by node, whose link it is."""
     profile_of = {row["name"]: row["profile"] for row in summary["per_client"]}
     profile_of[SERVER] = f"server's {summary['server_profile']}"
     return profile_of
@@ -184,7 +184,7 @@ def _failed_table(failed: list[Check]) -> Markup:
 
 
 def how_it_ended(summary: dict[str, Any]) -> str:
-    """Of a run that did not end well."""
+    """The section on the end of a run that did not end well."""
     how = {"failed": "The run failed", "interrupted": "The run was interrupted"}
     return f"{how[summary['status']]}: {summary['reason']}."
 

@@ -21,7 +21,7 @@ from testbed.report.read import Story, read, refusing
 
 
 class Links(NamedTuple):
-    """What there is to say of a run's links."""
+    """A run's links: their qdiscs as commands, and the ways in."""
 
     backend: str
     commands: dict[str, list[str]]
@@ -47,7 +47,7 @@ def of(folder: Path) -> Links:
 
 
 def commands(story: Story) -> dict[str, list[str]]:
-    """By node, where the links were netem's; else empty."""
+    """Commands by node, where the links were netem's; else empty."""
     both = known(story.links.qdiscs) or [] if story.links else []
     found = {}
     for node, (name, installed) in enumerate(zip(_nodes(story), both, strict=False)):
@@ -58,7 +58,7 @@ def commands(story: Story) -> dict[str, list[str]]:
 def _changes(
     story: Story, name: str, node: int, installed: tuple[qdisc.Installed, qdisc.Installed]
 ) -> Iterator[str]:
-    """What the kernel was asked on the way, and has been compared with since."""
+    """Changes that the kernel was asked for on the way."""
     before = list(installed)
     for event in story.shaped.get(name, []):
         yield f"# at {event.at_s:g} s"
@@ -104,7 +104,7 @@ def _is_namespace(pid: int, descriptor: int) -> bool:
 
 
 def lines(links: Links) -> Iterator[str]:
-    """As text that a shell takes: everything but commands is a comment."""
+    """Lines that a shell takes: everything but commands is a comment."""
     yield f"# links: {links.backend}"
     if not links.commands:
         yield "# no qdiscs: a process of the run shapes these links, and tc has nothing to show"

@@ -42,7 +42,7 @@ def client_links(config: RunConfig) -> list[LinkProfile]:
 
 
 def times_away(config: RunConfig, clients: int) -> list[tuple[Away, ...]]:
-    """For each client when it is away.
+    """Times when each client is away.
 
     Raises:
         ConfigError: naming the file, the place, the value and what would be right.
@@ -79,7 +79,7 @@ def repeatable(config: RunConfig) -> RunConfig:
 
 
 def files(config: RunConfig, links: list[LinkProfile]) -> dict[str, str]:
-    """What the links of a run are read from: digests of contents, by what each file is called.
+    """Digests of the files that a run's links are read from, by what each is called.
 
     ``links``: the clients' and the server's, whose traces are among them.
 

@@ -361,7 +361,7 @@ def _unwritable(text: str) -> str | None:
 
 
 def option_value(text: str) -> OptionValue | None:
-    """What is meant by the text after ``rank=``: a number, a truth value, None, or a text.
+    """The value meant by the text after ``rank=``: a number, a truth value, None, or a text.
 
     As TOML writes them, as Python does, and as people do: ``.01``, ``1E-3``, ``+1``, ``True``.
     """

@@ -19,7 +19,7 @@ Change = TypeVar("Change", State, "_Presence")
 
 
 class Dynamics:
-    """What a plan's nodes have yet to become, counted from where training begins."""
+    """Changes that a plan's nodes have ahead, counted from where training begins."""
 
     def __init__(
         self, plan: Plan, now: Callable[[], float] = clock.monotonic, trained_s: float = 0.0
@@ -75,7 +75,7 @@ class Dynamics:
 
 
 def states(node: Node) -> tuple[State, ...]:
-    """What a node's link becomes; one with a trace is shaped at 0 s, so that the trace begins."""
+    """States of a node's link; one with a trace is shaped at 0 s, so that the trace begins."""
     profile = node.profile
     if profile is None:
         return ()

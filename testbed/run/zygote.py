@@ -39,7 +39,7 @@ MANY_NODES = 100
 
 
 class Program(Protocol):
-    """What the nodes of a run execute."""
+    """The program that the nodes of a run execute."""
 
     def prepare(self) -> Traffic | None:
         """Import and load what all nodes share; runs once, in the zygote.

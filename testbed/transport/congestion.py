@@ -45,7 +45,7 @@ def set_on(descriptor: int, name: str) -> None:
 
 
 def used_by(descriptor: int) -> str | None:
-    """What a TCP socket uses; None where the system does not tell.
+    """The congestion control of a TCP socket; None where the system does not tell.
 
     Raises:
         OSError: the socket is closed.

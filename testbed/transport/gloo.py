@@ -91,7 +91,7 @@ class Group:
 
 
 class _Addresses(dist.Store):  # type: ignore[misc, name-defined]
-    """Where gloo leaves its own address and, at once afterwards, looks for those of all."""
+    """The store where gloo leaves its address and, at once afterwards, looks for those of all."""
 
     def __init__(self, exchange: Callable[[bytes], Sequence[bytes]]) -> None:
         super().__init__()

@@ -93,7 +93,7 @@ def _receive(sender: str, frames: list[zmq.Frame], report: Report) -> Message | 
 def _from_known(
     identity: zmq.Frame, frames: list[zmq.Frame], known: Container[str], report: Report
 ) -> Message | None:
-    """What came over a socket that anyone may call, if the sender belongs to the run."""
+    """A message over a socket that anyone may call, if its sender belongs to the run."""
     sender = identity.bytes.decode(errors="replace")
     if sender not in known:
         size = sum(len(frame) for frame in frames)

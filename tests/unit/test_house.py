@@ -133,3 +133,22 @@ def test_no_import_of_a_module_by_a_name_that_is_none() -> None:
         for node in ast.walk(ast.parse(inside)):
             if isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 assert node.module.partition(".")[0] not in hatch.MODULES, name
+
+
+INVERTED = {
+    *("As", "At", "Between", "By", "For", "From", "In", "Into", "Of", "On", "Once", "Out", "To"),
+    *("What", "Where", "Who", "Whose", "With"),
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_docstring_begins_with_its_subject(name: str) -> None:
+    """Of events, whose docs say first by whom they come, the kinds are left out."""
+    found = []
+    for node in ast.walk(ast.parse((ROOT / name).read_text())):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            says = ast.get_docstring(node) or "-"
+            is_kind = name == "testbed/record/events.py" and says.startswith("By ")
+            if says.split()[0] in INVERTED and not is_kind:
+                found.append(f"{node.name}: {says.splitlines()[0]}")
+    assert found == []

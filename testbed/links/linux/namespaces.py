@@ -112,7 +112,7 @@ def enter_new_user_namespace() -> None:
 
 
 def enter_user_namespace_if_needed() -> int | None:
-    """As ``enter_new_user_namespace``, where this process lacks the rights; its descriptor."""
+    """Enter a new user namespace where this process lacks the rights; its descriptor."""
     if is_privileged():
         return None
     enter_new_user_namespace()
@@ -163,7 +163,7 @@ def set_sysctl(name: str, value: str) -> None:
 
 
 def tcp_facts() -> dict[str, object]:
-    """What TCP connections of the present network namespace use and keep."""
+    """Settings and metrics of TCP connections in the present network namespace."""
     with contextlib.suppress(LinkError):
         if _read(f"/proc/sys/{_NO_METRICS}").strip() == "1":
             return {"congestion_default": congestion_control()}
@@ -172,7 +172,7 @@ def tcp_facts() -> dict[str, object]:
 
 
 def congestion_control() -> str:
-    """What new TCP connections of the present network namespace use."""
+    """Congestion control of new TCP connections in the present network namespace."""
     with socket.socket() as asked:
         name = asked.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
     return name.rstrip(b"\0").decode()

@@ -21,7 +21,7 @@ _HARMLESS = ("tx-gso-robust",)
 
 
 def feature_names(control: socket.socket, device: str) -> list[str]:
-    """What each feature bit means; the same for every device of a kernel.
+    """Names of the feature bits; the same for every device of a kernel.
 
     ``control`` is an IPv4 socket of the device's network namespace, here and below.
 

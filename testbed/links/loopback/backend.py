@@ -48,7 +48,7 @@ def probe() -> str | None:
 
 
 def unsupported(plan: Plan) -> str | None:
-    """What a link of the plan has that no stream can have, or None."""
+    """The property of a link of the plan that no stream can have, or None."""
     for node in plan.nodes:
         if node.profile is None:
             continue

@@ -138,7 +138,7 @@ class Hop(Generic[FlowT]):
 
 
 def _line(asked: Direction, rate_kbit: float | None = None, trace: str | None = None) -> Direction:
-    """What the queue does of a direction: neither drop, nor lose, nor touch a packet."""
+    """The direction as the queue takes it: it neither drops, nor loses, nor touches a packet."""
     return Direction(
         rate_kbit=rate_kbit,
         trace=trace,

@@ -43,7 +43,7 @@ class Listeners:
 
     @property
     def ports(self) -> list[int]:
-        """What each client calls."""
+        """The ports that clients call."""
         return [sock.getsockname()[1] for sock in self._listeners.values()]
 
     def listen(self, node: int) -> None:

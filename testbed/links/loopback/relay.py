@@ -110,5 +110,5 @@ class _Relay:
             self._lines.shape(now, hop, asked)
 
     def _clients_behind(self, node: int) -> Sequence[int]:
-        """Whose connections cross a node's link: the server's delay and loss are everybody's."""
+        """Clients whose connections cross a node's link; all cross the server's."""
         return [node] if node else range(1, len(self._profiles))

@@ -65,7 +65,7 @@ def _attempt() -> None:
 
 
 def _check_netem() -> None:
-    """By one message, since what is missing is mostly this, and pyroute2 takes 0.2 s to import."""
+    """Probe by one message: mostly this is missing, and pyroute2 takes 0.2 s to import."""
     namespaces.enter_new_network_namespace()
     asked = struct.pack("=BxxxiIII", 0, _LOOPBACK_INDEX, _ROOT_HANDLE, _AT_ROOT, 0)
     kind = netlink.attribute(1, b"netem\0")
@@ -80,7 +80,7 @@ def _check_netem() -> None:
 
 
 def unsupported(plan: Plan) -> str | None:
-    """What the plan has that this machine or netem cannot hold, or None."""
+    """The property of the plan that this machine or netem cannot hold, or None."""
     if reason := namespaces.too_few(plan):
         return reason
     for node in plan.nodes:

@@ -29,7 +29,7 @@ _QUEUE = struct.Struct("=IIIII")
 
 
 class _Traffic(NamedTuple):
-    """Of one device, as the kernel counts: with the Ethernet header."""
+    """Traffic of one device, as the kernel counts: with the Ethernet header."""
 
     received_frames: int
     sent_frames: int
@@ -82,7 +82,7 @@ def _traffic(route: socket.socket) -> dict[int, _Traffic]:
 
 
 def _drops(route: socket.socket) -> dict[int, int]:
-    """What each netem has lost or refused, by device."""
+    """Packets that each netem has lost or refused, by device."""
     found: dict[int, int] = defaultdict(int)
     for message in netlink.dump(route, _GETQDISC, bytes(_TCM_BYTES)):
         attributes = netlink.attributes(message[_TCM_BYTES:])
@@ -93,7 +93,7 @@ def _drops(route: socket.socket) -> dict[int, int]:
 
 
 def _refused(route: socket.socket) -> dict[int, int]:
-    """What a full queue has refused, by the device that packets are redirected to."""
+    """Packets that a full queue has refused, by the device that they are redirected to."""
     table = netlink.nest(_ACTION_TABLE, netlink.nest(1, netlink.attribute(_KIND, b"mirred\0")))
     flags = netlink.attribute(_ACTION_FLAGS, struct.pack("=II", _LARGE_DUMP, _LARGE_DUMP))
     found: dict[int, int] = defaultdict(int)

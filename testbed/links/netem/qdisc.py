@@ -52,7 +52,7 @@ class Netem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Installed(msgspec.Struct, frozen=True):
-    """What stands on one direction's device."""
+    """The qdisc on one direction's device, and the trace that its line follows."""
 
     netem: Netem
     """As the kernel said it, of which a trace has no rate."""
@@ -153,7 +153,7 @@ def options(asked: Netem) -> dict[str, Any]:
 
 
 def found(answer: Mapping[str, Any]) -> Netem:
-    """What the kernel says it has, from a decoded TCA_OPTIONS."""
+    """The qdisc that the kernel says it has, from a decoded TCA_OPTIONS."""
     attributes = {name: value for name, value in answer["attrs"]}
     loss = attributes.get("TCA_NETEM_LOSS")
     chain = dict(loss["attrs"]).get("NETEM_LOSS_GE") if loss else None

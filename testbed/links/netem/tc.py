@@ -35,7 +35,7 @@ def add(device: str, installed: Installed) -> Iterator[str]:
 
 
 def change(device: str, before: Installed, after: Installed) -> Iterator[str]:
-    """From one to the other while packets are in the line."""
+    """Commands from one to the other while packets are in the line."""
     if (before.trace is None) != (after.trace is None):
         yield f"tc qdisc del dev {device} root"
         yield from add(device, after)
@@ -45,7 +45,7 @@ def change(device: str, before: Installed, after: Installed) -> Iterator[str]:
 
 
 def parameters(netem: Netem) -> str:
-    """As ``tc`` reads them back to the same numbers of the kernel's."""
+    """Parameters that ``tc`` reads back to the same numbers of the kernel's."""
     words = [f"limit {netem.limit}", f"delay {_time(netem.latency_ns)}"]
     if netem.jitter_ns:
         words[1] += f" {_time(netem.jitter_ns)}"

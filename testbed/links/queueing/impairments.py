@@ -21,7 +21,7 @@ Corrupted = Callable[[T, int, Random], T]
 
 
 class Line(Protocol[Packet]):
-    """What packets enter: a LinkQueue, whose methods these are."""
+    """The line that packets enter: a LinkQueue, whose methods these are."""
 
     losses: int
     queue_drops: int
@@ -42,7 +42,7 @@ class Line(Protocol[Packet]):
 def impaired(
     direction: Direction, line: Line[T], random: Random, corrupted: Corrupted[T] | None
 ) -> Callable[..., int] | None:
-    """What is to be called in place of ``line.put``; None where nothing impairs a packet."""
+    """The function to call in place of ``line.put``; None where nothing impairs a packet."""
     lost = lost_by(direction, random)
     if lost and direction.outage:
         return _Losses(line, lost).offer
@@ -65,7 +65,7 @@ class _Losses(Generic[T]):
     def offer(
         self, now: float, size: int, packet: T, first: int = 0, count: int = 1, spacing: float = 0.0
     ) -> int:
-        """As LinkQueue.put."""
+        """LinkQueue.put, but for what is lost."""
         line, lost = self._line, self._lost
         entered = start = 0
         for number in range(count):
@@ -105,7 +105,7 @@ class _Impairments(Generic[T]):
     def offer(
         self, now: float, size: int, packet: T, first: int = 0, count: int = 1, spacing: float = 0.0
     ) -> int:
-        """As LinkQueue.put, where duplicates count."""
+        """LinkQueue.put with every impairment; duplicates count."""
         return sum(
             self._enter(now + number * spacing, size, packet, first + number, self._duplicate)
             for number in range(count)

@@ -44,7 +44,7 @@ class Lateness:
             self._counts[_step(min(microseconds, _LONGEST_US))] += count
 
     def facts(self) -> dict[str, float | int]:
-        """For the closing facts of a run."""
+        """Percentiles for the closing facts of a run."""
         releases = sum(self._counts)
         return {
             "releases": releases,
@@ -75,6 +75,6 @@ _TABLE = [_step(microseconds) for microseconds in range(_TABLE_US)]
 
 
 def _bound_us(step: int) -> int:
-    """Where a step ends and the next begins."""
+    """The bound where a step ends and the next begins."""
     octave = max(0, step // _STEPS_PER_OCTAVE - 1)
     return step - octave * _STEPS_PER_OCTAVE + 1 << octave

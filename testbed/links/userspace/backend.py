@@ -36,7 +36,7 @@ def _attempt() -> None:
 
 
 def unsupported(plan: Plan) -> str | None:
-    """What the plan has that this machine cannot hold, or None."""
+    """The property of the plan that this machine cannot hold, or None."""
     return namespaces.too_few(plan)
 
 

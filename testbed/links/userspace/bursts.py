@@ -74,7 +74,7 @@ class Burst:
         return b"".join(self.buffers(number, 1))
 
     def _headers(self, first: int, count: int, payload_bytes: int) -> bytearray:
-        """What the kernel's own segmentation (tcp_gso_segment, inet_gso_segment) gives them.
+        """Headers as the kernel's segmentation (tcp_gso_segment, inet_gso_segment) makes them.
 
         The TCP checksum is left at the sum of the pseudo-header: the receiving kernel knows by the
         virtio-net header that it is not complete.
@@ -117,7 +117,7 @@ class Burst:
         return headers
 
     def _constant_sums(self) -> tuple[int, int]:
-        """Of what all segments share: IP header, TCP pseudo-header."""
+        """Sums over what all segments share: IP header, TCP pseudo-header."""
         header = bytearray(self.data[VNET_BYTES : self._tcp_at])
         header[2:6], header[10:12] = bytes(4), bytes(2)
         return _sum(header), _sum(header[12:20]) + _TCP

@@ -55,7 +55,7 @@ def receive_on(cores: set[int]) -> bool:
 
 
 def mask(cores: set[int]) -> str:
-    """As the kernel reads it: hexadecimal, in words of 32 bits, the highest first."""
+    """The mask as the kernel reads it: hexadecimal, in words of 32 bits, the highest first."""
     bits = sum(1 << core for core in cores)
     words = [bits >> shift & 0xFFFFFFFF for shift in range(0, bits.bit_length(), 32)]
     return ",".join(f"{word:08x}" for word in reversed(words))
