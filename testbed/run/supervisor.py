@@ -173,6 +173,7 @@ class _Run:
         owned.callback(zygote.down)
         network = self._build()
         owned.callback(lambda: closing.update(network.down()))
+        owned.callback(self._record_last_wire, network)
         start_capture = self._prepare_capture(owned, network)
         finish_probing = self._probe_links(owned, network)
         lines = [ideal_rounds.of_node(node) for node in self._plan.nodes]
@@ -197,7 +198,6 @@ class _Run:
         # 4. The nodes leave.
         leave_by = clock.monotonic() + LEAVE_LIMIT_S
         self._watch(zygote, network, leave_by, lambda: len(self._ended) == len(self._plan.nodes))
-        self._record_wire(network, None)
 
     def _prepared(self, zygote: Zygote, deadline: float) -> Traffic | None:
         remaining_s = max(0.0, clock.host_s(deadline - clock.monotonic()))
@@ -388,6 +388,12 @@ class _Run:
     def _record_wire(self, network: Network, number: int | None) -> None:
         counters = msgspec.to_builtins(network.counters())
         self._record(SUPERVISOR, events.Wire(round=number, counters=counters))
+
+    def _record_last_wire(self, network: Network) -> None:
+        """Bytes since the last whole round, however the run ends; before rounds, only probes'."""
+        with contextlib.suppress(OSError, LinkError):  # What has gone has been named already.
+            if self._rounds_began_s:
+                self._record_wire(network, None)
 
 
 def _last_line(text: str) -> str:

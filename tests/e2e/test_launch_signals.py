@@ -50,11 +50,15 @@ def check_interrupted(run: Run, reason: str) -> None:
 def test_a_signal_in_a_round_ends_everything(launch, best_links, number):
     run = launch(best_links, *FOREVER)
     left = in_a_round(run)
+    run.wait_for("message", node="server", round=2)
     # As a terminal does: to every process of the group.
     os.killpg(run.pid, number)
     assert run.finish() == INTERRUPTED, run.describe()
     nothing_left(run, left)
     check_interrupted(run, f"stopped by {number.name}")
+    # What came of the round that was not finished has crossed the wire too.
+    found = run.summary["bytes"]
+    assert all(found["wire"][way] > found["payload"][way] for way in ("up", "down"))
     assert run.events("closed")[0]["status"] == "interrupted"
     assert run.stderr == f"interrupted: stopped by {number.name}\n"
 
