@@ -92,7 +92,8 @@ def test_a_limit_is_of_emulated_seconds(launch, best_links):
     assert run.finish() == 1, run.describe()
     (missed,) = run.events("missed")
     (begun,) = run.events("round_started")
-    assert 1.5 <= missed["t"] - begun["t"] < 2.8
+    # By the machine's own clock it would be 0.75; the limit runs from just before the event.
+    assert 1.4 <= missed["t"] - begun["t"] < 2.8
     assert "round_timeout_s = 1.5" in missed["reason"]
 
 

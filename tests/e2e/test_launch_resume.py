@@ -85,7 +85,9 @@ def test_a_killed_run_ends_as_an_undisturbed_one(launch, case):
     summary = outcome(resumed)
     check_alike(summary, outcome(undisturbed))
     (again,) = summary["resumed"]
-    assert again["from_round"] in (moment["round"] - 1, moment["round"])
+    # A client of fedmd still digests a round as the server begins the next: then its last
+    # state is of the one before.
+    assert again["from_round"] in range(moment["round"] - 2, moment["round"] + 1)
     events = resumed.events()
     at = next(n for n, event in enumerate(events) if event["event"] == "resumed")
     began = [event["round"] for event in events[at:] if event["event"] == "round_started"]
