@@ -79,11 +79,13 @@ def _launch(
     from nodes.checkpoint import store
     from nodes.program import FineTuning
 
-    program = FineTuning(config, len(profiles))
     limits.require_proc()
     # What a dilated run's links really are: a rate that is divided may be none any more.
     slower = layout if config.dilation == "auto" else dilated(layout, pace(config))
     backend, why = choice.choose(config.links, slower)
+    pinned, asked, told = _congestion(config, flags, backend.name, killed)
+    config = msgspec.structs.replace(config, congestion=pinned)
+    program = FineTuning(config, len(profiles))
     limits.allow(len(layout.nodes), streams=backend.name == "loopback")
     if program.peer_to_peer and backend.name == "loopback":
         asks = "transport" if config.transport == "gloo" else "method"
@@ -96,8 +98,6 @@ def _launch(
             "pcap = true: loopback links have no packets of a client's own, for all clients share "
             "127.0.0.1; take links with namespaces (--links=netem or userspace), or leave it out"
         )
-    if config.congestion is not None:
-        congestion.check(config.congestion, backend.name)
     # 2. The configuration as it will be written: nothing left to a default.
     config = msgspec.structs.replace(
         client_links.repeatable(config),
@@ -111,6 +111,7 @@ def _launch(
     profile = mix_label(profiles)
     label = f"{config.method}-{profile.replace(':', 'x').replace(',', '+')}"
     facts = run_facts(config, layout, profile, command, asynchronous=program.asynchronous)
+    facts["congestion"] = asked
     facts["data"] = program.data_fingerprint()
     facts["files"] = client_links.files(config, [*profiles, *([server] if server else [])])
     again = None
@@ -140,6 +141,8 @@ def _launch(
         facts["config"] = msgspec.to_builtins(config)
     output.result("results", folder)
     output.say(why)
+    if told is not None:
+        output.say(told, style="yellow")
     if config.checkpoints:
         start = again.start if again else store.Start()
         program.keep(store.ready(folder, start), start)
@@ -171,6 +174,24 @@ def _launch(
         # Last, as a bench tells of it.
         output.error(f"{summary['status']}: {summary['reason']}")
     return EXIT_CODES[summary["status"]] or (0 if whole else UNWRITTEN_EXIT)
+
+
+def _congestion(
+    config: RunConfig, flags: dict[str, Any], links: str, killed: Killed | None
+) -> tuple[str | None, str | None, str | None]:
+    """The congestion control of a run's connections, the one asked for, and what is to be said."""
+    if links == "loopback" and flags.get("congestion") is None:
+        given = config.congestion
+        told = f"congestion = {given!r} is left out: a relay stands in for TCP" if given else None
+        return None, None, told
+    if config.congestion is not None:
+        congestion.check(config.congestion, links)
+        return config.congestion, config.congestion, None
+    if killed is not None:
+        # It began with the host's own.
+        return None, None, None
+    pinned, told = congestion.default()
+    return pinned, congestion.DEFAULT, told
 
 
 def _remove_if_empty(folder: Path) -> None:

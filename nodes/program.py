@@ -245,7 +245,14 @@ class FineTuning:
             others = {address: name for name, address in self._addresses()}
             limit_s = AMONG_CLIENTS * run.round_timeout_s
             client = ReducingClient(
-                client, samples, node.address, others, limit_s, compute, channel.send
+                client,
+                samples,
+                node.address,
+                others,
+                limit_s,
+                compute,
+                channel.send,
+                run.congestion,
             )
         flops = None if self._flops is None else round(self._flops * samples + self._fixed_flops)
         participate(

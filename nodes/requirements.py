@@ -65,11 +65,6 @@ def check_all_reduce(config: RunConfig, method: methods.Method, options: Any, cl
             f"deadline_s = {config.deadline_s:g}: an all-reduce waits for all its members; leave "
             "it out, or take transport=zmq"
         )
-    if config.congestion is not None:
-        raise ConfigError(
-            f"congestion = {config.congestion!r}: gloo opens its connections itself, with the "
-            "host's default; leave it out, or take transport=zmq"
-        )
 
 
 @contextlib.contextmanager

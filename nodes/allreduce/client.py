@@ -22,7 +22,7 @@ from nodes.peer import Peer
 from testbed import clock
 from testbed.metering import retransmissions
 from testbed.network.topology import SERVER
-from testbed.record.events import Reduced, Report
+from testbed.record.events import Connection, Reduced, Report
 from testbed.transport.gloo import Group, ReduceFailed
 from testbed.transport.wire import Message
 
@@ -37,10 +37,12 @@ class ReducingClient:
         limit_s: float,
         compute: Compute,
         report: Report,
+        congestion: str | None = None,
     ) -> None:
         """``host``: where it listens. ``names``: every client's, by its address.
 
-        ``limit_s``: of an all-reduce.
+        ``limit_s``: of an all-reduce. ``congestion``: of the connections among clients; None leaves
+        the host's default.
         """
         self._method = method
         self._samples = samples
@@ -49,6 +51,7 @@ class ReducingClient:
         self._limit_s = limit_s
         self._compute = compute
         self._report = report
+        self._congestion = congestion
         self._has = FIRST_MODEL
         """Which model the method's is."""
         self._candidate: tuple[str, Tensor] | None = None
@@ -139,7 +142,9 @@ class ReducingClient:
 
         if order.details["new"]:
             rank, size = int(order.details["rank"]), int(order.details["size"])
-            self._group = Group(self._host, rank, size, self._limit_s, exchange)
+            self._group = Group(self._host, rank, size, self._limit_s, exchange, self._congestion)
+            for used in self._group.congestion:
+                self._report(Connection(congestion=used))
         if self._group is None:
             raise ReduceFailed("this member has left its group")
         return self._group

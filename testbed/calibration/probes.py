@@ -60,7 +60,7 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True):
     client: int
     way: str
     pace_kbit: float | None
-    """Of payload, by Reno; None: as fast as TCP likes, by the host's own congestion control."""
+    """Of payload, by Reno; None: as fast as TCP likes, by the congestion control of runs."""
     lead_s: float
     """For slow start, before the window."""
     window_s: float

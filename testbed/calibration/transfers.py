@@ -214,10 +214,13 @@ def _call(
 def _pace(connection: socket.socket, bytes_per_s: int) -> None:
     """Have the kernel pace what is sent; by Reno, whose slow start ends at a loss and at nothing
     else. CUBIC's ends where it takes jitter for a queue, and BBR leaves the line for 200 ms in ten
-    seconds."""
-    if bytes_per_s != UNPACED:
-        connection.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, bytes_per_s)
-        congestion.set_on(connection.fileno(), "reno")
+    seconds. What is not paced has the congestion control of runs, where the host lets it."""
+    if bytes_per_s == UNPACED:
+        with contextlib.suppress(OSError):
+            congestion.set_on(connection.fileno(), congestion.DEFAULT)
+        return
+    connection.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, bytes_per_s)
+    congestion.set_on(connection.fileno(), "reno")
 
 
 def _at_once(connection: socket.socket) -> None:

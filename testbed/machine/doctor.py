@@ -14,6 +14,7 @@ from testbed.links.linux import namespaces
 from testbed.machine import kernel_modules
 from testbed.machine.limits import most_clients, require_proc
 from testbed.report.terminal import styled
+from testbed.transport import congestion
 
 RUN_MB = 400
 CLIENT_MB = 18
@@ -117,10 +118,14 @@ def _namespaces(kind: str) -> Finding:
 
 
 def _congestion() -> Finding:
-    default = _read("/proc/sys/net/ipv4/tcp_congestion_control")
-    allowed = _read("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
-    text = f"default {default}; allowed in a namespace: {allowed}" if default else "not told here"
-    return Finding("TCP congestion control", True, text)
+    known = congestion.available()
+    if not known:
+        return Finding("TCP congestion control", True, "not told here")
+    own, _ = congestion.default()
+    there = congestion.DEFAULT in known
+    text = f"{', '.join(known)}; runs take {own}"
+    cure = "" if there else f"modprobe tcp_{congestion.DEFAULT}, which runs take on other hosts"
+    return Finding("TCP congestion control", there, text, cure)
 
 
 def _cores() -> Finding:

@@ -143,6 +143,9 @@ class Run(Event, tag="run", kw_only=True):
     device_class: Annotated[str | None, "null: a core of this machine"] = None
     server_device_class: Annotated[str | None, "the server's, likewise"] = None
     transport: Annotated[str | None, "`zmq` or `gloo`"] = None
+    congestion: Annotated[
+        str | None, "TCP congestion control that was asked for; null over loopback links"
+    ] = None
     client_memory_mb: Annotated[
         Figure | None, "what each client may take; null: what its device class has"
     ] = None

@@ -417,6 +417,8 @@ class SummaryBuilder:
             "profile": facts.get("profile"),
             "server_profile": facts.get("server_profile"),
             "links": facts.get("links"),
+            "congestion": self._congestion(),
+            "congestion_asked": facts.get("congestion"),
             "clients": len(self._clients),
             "rounds_done": self.rounds_done(),
             "seed": facts.get("seed"),
@@ -456,6 +458,12 @@ class SummaryBuilder:
             "fidelity": host_load.combined(self._fidelity, self._host),
             "environment": facts.get("environment"),
         }
+
+    def _congestion(self) -> str | None:
+        """Congestion control really used; None over loopback links, and where nobody tells."""
+        if self._facts.get("links") == "loopback":
+            return None
+        return ", ".join(sorted(self._connections.keys() - {"None"})) or None
 
     @property
     def trained_s(self) -> float:

@@ -170,6 +170,8 @@ def closing_table(summary: dict[str, Any]) -> Table:
         if level == "wire" and summary["links"] == "loopback":
             label += " (estimate)"
         table.add_row(label, f"{human_bytes(amounts['up'])} / {human_bytes(amounts['down'])}")
+    if (used := summary["congestion"]) and used != (asked := summary["congestion_asked"]):
+        table.add_row("congestion control", f"{used} (asked: {asked})" if asked else used)
     left = len(summary["fidelity"]["not_probed"])
     links = summary["fidelity"]["links"]["verdict"] + (f", {left} not probed" if left else "")
     table.add_row("links checked", links)

@@ -140,7 +140,7 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         Flag(
             "TCP congestion control of every connection.",
             takes="cubic|bbr|reno|...",
-            default="the host's",
+            default="cubic, or the host's own where it has none",
             offers="congestion",
         ),
     ] = None

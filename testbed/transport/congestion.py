@@ -1,19 +1,35 @@
-"""Congestion control of TCP connections: which there are, which one a connection uses.
+"""Congestion control of TCP connections: which a run's have, and which one a connection uses.
 
-It is set on each connection and not in a namespace, where the kernel takes only those that the
-host's administrator allows to everybody: whoever may administer a connection's namespace, and a
-run made them all, may give it any that the kernel has.
+A run pins it, for hosts differ in their default and methods would be ranked by it. It is set on
+each connection and not in a namespace, where the kernel takes only those that the host's
+administrator allows to everybody: whoever may administer a connection's namespace, and a run made
+them all, may give it any that the kernel has.
 """
 
+import contextlib
 import os
 import socket
+import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from testbed.config_error import ConfigError
 
-_AVAILABLE = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
+DEFAULT = "cubic"
+"""What most hosts have."""
+
+_KERNEL = Path("/proc/sys/net/ipv4")
+_OPEN = Path("/proc/self/fd")
 _NAME_BYTES = 16
+
+
+def available() -> list[str]:
+    """All that this kernel has at present; none where it does not tell."""
+    try:
+        return (_KERNEL / "tcp_available_congestion_control").read_text().split()
+    except OSError:
+        return []
 
 
 def check(name: str, links: str) -> None:
@@ -26,12 +42,24 @@ def check(name: str, links: str) -> None:
         raise ConfigError(
             f"congestion = {name!r}: over loopback links a relay stands in for TCP; take others"
         )
-    known = _AVAILABLE.read_text().split()
+    known = available()
     if name not in known:
         raise ConfigError(
-            f"congestion = {name!r}: this kernel has {', '.join(known)}; "
+            f"congestion = {name!r}: this kernel has {', '.join(known) or 'none to choose from'}; "
             f"others are modules, as root: modprobe tcp_{name}"
         )
+
+
+def default() -> tuple[str | None, str | None]:
+    """Congestion control where none is asked for, and, where that is not DEFAULT, why."""
+    if DEFAULT in available():
+        return DEFAULT, None
+    try:
+        own = (_KERNEL / "tcp_congestion_control").read_text().strip()
+    except OSError:
+        return None, f"congestion control: this system's own, for it has no choice of {DEFAULT}"
+    why = f"this kernel has no {DEFAULT} (as root: modprobe tcp_{DEFAULT})"
+    return own, f"congestion control: {own}, the host's own: {why}"
 
 
 def set_on(descriptor: int, name: str) -> None:
@@ -55,3 +83,22 @@ def used_by(descriptor: int) -> str | None:
     with socket.socket(fileno=os.dup(descriptor)) as connection:
         name = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _NAME_BYTES)
     return name.split(b"\0")[0].decode()
+
+
+def connections() -> Iterator[int]:
+    """Descriptors of this process's TCP connections, whichever library has made them."""
+    for descriptor in map(int, os.listdir(_OPEN)):
+        # One may close meanwhile.
+        with contextlib.suppress(OSError):
+            if _is_connection(descriptor):
+                yield descriptor
+
+
+def _is_connection(descriptor: int) -> bool:
+    if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+        return False
+    with socket.socket(fileno=os.dup(descriptor)) as found:
+        if (found.family, found.type) != (socket.AF_INET, socket.SOCK_STREAM):
+            return False
+        found.getpeername()
+        return True

@@ -10,6 +10,7 @@ It connects at once and not when first used (its ``lazy_init``), where a member 
 others spinning in a destructor.
 """
 
+import contextlib
 import re
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from testbed import clock
 from testbed.config_error import ConfigError
+from testbed.transport import congestion as tcp
 
 CONNECT_LIMIT_S = 30.0
 """How long the connection to each other member may take."""
@@ -47,8 +49,11 @@ class Group:
         size: int,
         limit_s: float,
         exchange: Callable[[bytes], Sequence[bytes]],
+        congestion: str | None = None,
     ) -> None:
         """Listen at ``host`` and connect to all others.
+
+        ``congestion``: of every connection; None leaves the host's default.
 
         ``exchange``: gives away this member's address and returns those of all, by rank; what it
         raises is raised here. ``limit_s``: of each all-reduce.
@@ -63,6 +68,7 @@ class Group:
         options._threads = 1
         options._devices = [dist.ProcessGroupGloo.create_device(hostname=host)]
         self._addresses = _Addresses(exchange)
+        before = set(tcp.connections())
         try:
             self._group = dist.ProcessGroupGloo(self._addresses, rank, size, options)
         except Exception as error:
@@ -70,6 +76,14 @@ class Group:
                 # On its way through gloo it lost its type.
                 raise self._addresses.raised from None
             raise ReduceFailed(_reason(error)) from error
+        self.congestion: list[str | None] = []
+        """The congestion control that each connection really uses."""
+        for descriptor in set(tcp.connections()) - before:
+            # One that has closed again is for the all-reduce to tell of.
+            with contextlib.suppress(OSError):
+                if congestion is not None:
+                    tcp.set_on(descriptor, congestion)
+                self.congestion.append(tcp.used_by(descriptor))
 
     def reduce(self, bucket: Tensor) -> None:
         """Replace a float32 tensor by the sum of all members' such.

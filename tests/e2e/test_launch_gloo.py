@@ -48,6 +48,14 @@ def test_each_client_sends_and_receives_a_rings_share(runs):
             assert carried < client["bytes"]["message"][way] < wire < 1.2 * share
 
 
+def test_its_connections_too_have_the_congestion_control_that_is_pinned(runs):
+    for run in runs.values():
+        pinned = run.events("run")[0]["config"]["congestion"]
+        assert set(run.summary["connections"]) == {pinned}
+    among_clients = CLIENTS * (CLIENTS - 1)
+    assert sum(runs["gloo"].summary["connections"].values()) == 2 * CLIENTS + among_clients
+
+
 def test_no_weights_go_to_the_server(runs):
     summary = runs["gloo"].summary
     kinds = summary["bytes"]["by_kind"].keys() - {"allreduce", "address", "addresses"}

@@ -32,6 +32,7 @@ CASES = {
         ["--transport=gloo", "--method=split"],
         ["method split", "fedavg, fedpeft"],
     ),
+    "congestion control": (["--congestion=newest"], ["congestion = 'newest'"]),
     "partition": (["--partition=idd"], ["partition = 'idd'", "iid"]),
     "classes of a client": (
         ["--partition=pathological", "--classes-per-client=11"],

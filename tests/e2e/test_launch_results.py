@@ -170,11 +170,16 @@ def test_processes_are_accounted_for(summary, run, kind):
         assert row["private_mb"] > 0 and row["cpu_s"] > 0
 
 
-def test_the_congestion_control_of_each_connection_is_recorded(summary, kind):
+def test_each_connection_has_the_congestion_control_that_is_pinned(summary, run, kind):
     # Each connection has two ends.
     assert sum(summary["connections"].values()) == 2 * CLIENTS[kind]
-    if kind == "userspace":
-        assert set(summary["connections"]) == {summary["link_facts"]["congestion_default"]}
+    if kind == "loopback":
+        assert (summary["congestion"], summary["congestion_asked"]) == (None, None)
+        return
+    # Whatever the host's own is.
+    pinned = run.events("run")[0]["config"]["congestion"]
+    assert set(summary["connections"]) == {pinned} and summary["congestion"] == pinned
+    assert summary["congestion_asked"] == "cubic"
 
 
 def test_the_links_kept_their_own_time(summary, kind):

@@ -391,6 +391,7 @@ def test_dropped_messages_and_connections_are_listed() -> None:
         {"node": "server", "peer": "client-1", "reason": "header: no", "count": 1, "bytes": 7}
     ]
     assert found["connections"] == {"cubic": 2, "None": 1}
+    assert (found["congestion"], found["congestion_asked"]) == ("cubic", None)
     assert found["bytes"]["message"] == both(0, 0)
 
 

@@ -217,6 +217,30 @@ def test_rounds_of_hostile_names_are_shown(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().out.count(SPELT) == 3
 
 
+@pytest.mark.parametrize(
+    ("used", "links", "row"),
+    [
+        ("cubic", "userspace", None),
+        ("bbr", "userspace", "congestion control bbr (asked: cubic)"),
+        ("bbr", "loopback", None),
+    ],
+)
+def test_a_congestion_control_that_was_not_asked_for_is_named_at_the_end(
+    used: str, links: str, row: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tally = SummaryBuilder()
+    for event in made_run.events(clients=1, rounds=1):
+        event |= {"congestion": "cubic"} if event["event"] == "run" else {}
+        event |= {"facts": {"backend": links}} if event["event"] == "links" else {}
+        tally.take(typed(event))
+    for node in ("server", "client-1"):
+        tally.take(typed({"t": 9, "node": node, "event": "connection", "congestion": used}))
+    Output().show(closing_table(tally.summary()), None)
+    said = " ".join(capsys.readouterr().out.split())
+    assert row in said if row else "congestion" not in said
+    assert tally.summary()["congestion"] == (None if links == "loopback" else used)
+
+
 PRINTING = """
 import sys
 from testbed.report import terminal
