@@ -51,6 +51,7 @@ from testbed.network.topology import Node, Plan, plan
 from testbed.processes.channel import Channel
 from testbed.processes.child import Child
 from testbed.run.config import RunConfig
+from testbed.run.zygote import Address, Told
 
 FLOWER = "flwr>=1.41"
 PORT, RUNTIME_PORT = 8000, 9100
@@ -125,7 +126,7 @@ def ours(setting: Setting, layout: Plan, place: Place, host: str, rounds: int) -
     config = RunConfig(rounds=rounds + 1, time_limit_s=STEP_LIMIT_S * (rounds + 2))
     model = Model(setting.bytes)
     names = [node.name for node in layout.clients]
-    pairs = [Channel.pair() for _ in layout.nodes]
+    pairs = [Channel.pair(others=Told) for _ in layout.nodes]
 
     def be(node: Node) -> None:
         place(node)
@@ -138,7 +139,7 @@ def ours(setting: Setting, layout: Plan, place: Place, host: str, rounds: int) -
     children = [Child(node.name, lambda node=node: be(node)) for node in layout.nodes]  # type: ignore
     for here, there in pairs:
         there.close()
-        here.send({"host": host, "port": layout.port})
+        here.send(Address(host, layout.port))
     seconds: list[float] = []
     used: dict[int, float] = {}
     ends = time.monotonic() + config.time_limit_s

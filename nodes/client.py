@@ -17,6 +17,7 @@ from testbed.processes.channel import Channel
 from testbed.record import events
 from testbed.record.drops import Condensed
 from testbed.run.config import RunConfig
+from testbed.run.zygote import Address
 from testbed.transport.sockets import ClientTransport, Neighbours, Timeout
 
 
@@ -43,9 +44,9 @@ def participate(
     ``flops``: floating-point operations of its part in a round, where known.
     ``checkpointer``: of the client's state after each round.
     """
-    address = channel.receive(timeout_s=30)
+    address: Address = channel.receive(timeout_s=30)
     report = Condensed(channel.send)
-    transport = ClientTransport(name, address["host"], address["port"], report, config.congestion)
+    transport = ClientTransport(name, address.host, address.port, report, config.congestion)
     if neighbours:
         transport.listen(*neighbours[name], neighbours)
     # A client that no round chooses hears nothing for as long as the run lasts.

@@ -25,6 +25,7 @@ from testbed.processes.channel import Channel
 from testbed.record import events
 from testbed.record.drops import Condensed
 from testbed.run.config import RunConfig
+from testbed.run.zygote import Address
 from testbed.transport.sockets import ServerTransport
 
 Result = TypeVar("Result")
@@ -87,11 +88,11 @@ async def serve(
     ``past``: of the rounds before this process, where the run goes on from them.
     ``peer_to_peer``: clients speak to one another.
     """
-    address = channel.receive(timeout_s=30)
+    address: Address = channel.receive(timeout_s=30)
     report = Condensed(channel.send)
     transport = ServerTransport(
-        address["host"],
-        address["port"],
+        address.host,
+        address.port,
         set(clients),
         report,
         config.congestion,
@@ -204,8 +205,7 @@ def _listen(channel: Channel, fleet: Fleet) -> None:
     """Take the supervisor's word for which clients are gone; without a supervisor, end."""
 
     def hear() -> None:
-        for line in channel.drain():
-            event = msgspec.convert(line, events.Lost | events.Away | events.Back)
+        for event in channel.drain():
             if isinstance(event, events.Lost):
                 fleet.lose(event.peer, event.reason)
             elif isinstance(event, events.Away):

@@ -20,8 +20,8 @@ from testbed.links.interface import Network
 from testbed.network.topology import Node
 from testbed.probing.timestamps import leave_unchecked, open_datagrams, timestamp_ns
 from testbed.processes.channel import Channel
+from testbed.processes.worker import Ready
 
-READY = {"ready": True}
 Body = Callable[[Channel], dict[str, Any]]
 
 UDP_IP_BYTES = 28
@@ -50,7 +50,7 @@ def sender(network: Network, node: Node, to: tuple[str, int], tag: int, stream: 
         padding = bytes(stream.packet_bytes - PROBE_BYTES)
         at_once = _segments(sock, stream)
         _sleep_precisely()
-        channel.send(READY)
+        channel.send(Ready())
         channel.receive()
         number = 0
         for batch in _batches(stream):
@@ -101,7 +101,7 @@ def receiver(network: Network, node: Node, port: int, tag: int) -> Body:
 
     def body(channel: Channel) -> dict[str, Any]:
         sock = _open(network, node, port)
-        channel.send(READY)
+        channel.send(Ready())
         numbers, delays, times = [], [], []
         corrupt = overflowed = 0
         for data, ancillary, _ in _arriving(channel, sock):
@@ -131,7 +131,7 @@ def echo(network: Network, node: Node, port: int, tag: int) -> Body:
     def body(channel: Channel) -> dict[str, Any]:
         sock = _open(network, node, port)
         _sleep_precisely()
-        channel.send(READY)
+        channel.send(Ready())
         for data, ancillary, asker in _arriving(channel, sock):
             found = _read(data)
             if found is not None and found[0] == tag:
@@ -152,7 +152,7 @@ def pinger(network: Network, node: Node, to: tuple[str, int], tag: int, pings: P
     def body(channel: Channel) -> dict[str, Any]:
         sock = _open(network, node, ANY_PORT)
         _sleep_precisely()
-        channel.send(READY)
+        channel.send(Ready())
         channel.receive()
         trips: dict[int, tuple[int, int]] = {}
         came = 0

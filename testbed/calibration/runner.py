@@ -11,8 +11,7 @@ from testbed.calibration.observations import Arrived, Moved, Pinged, Seen
 from testbed.calibration.probes import STAGES, Pings, Probe, Schedule, Stream, Transfer, Trips
 from testbed.links.interface import Counters, LinkCounters, LinkError, Network
 from testbed.network.topology import Node, Plan
-from testbed.processes.channel import Line
-from testbed.processes.worker import NoAnswer, Worker
+from testbed.processes.worker import Go, Kind, NoAnswer, Ready, Result, Stop, Worker
 
 READY_LIMIT_S = 20.0
 PATIENCE_S = 10.0
@@ -97,7 +96,7 @@ def _carry_out(layout: Plan, network: Network, probes: list[tuple[Job, Seen, Pro
             if _taker(probe, tag) not in takers:
                 takers[_taker(probe, tag)] = start("taker", takes)
         for worker in takers.values():
-            _receive(worker, READY_LIMIT_S)
+            _receive(worker, Ready, READY_LIMIT_S)
         parts = [
             _Part(seen, probe, tag, start("beginner", begins))
             for tag, ((_, seen, probe), (begins, _)) in enumerate(
@@ -105,26 +104,26 @@ def _carry_out(layout: Plan, network: Network, probes: list[tuple[Job, Seen, Pro
             )
         ]
         for part in parts:
-            _receive(part.begins, READY_LIMIT_S)
+            _receive(part.begins, Ready, READY_LIMIT_S)
         # 2. All at once, until each has ended and its line is empty again.
         for part in parts:
-            part.begins.tell({"go": True})
+            part.begins.tell(Go())
         gave = _until_ended(parts)
         # 3. What came.
         for worker in takers.values():
-            worker.tell({"stop": True})
+            worker.tell(Stop())
         took = {taker: _result(worker) for taker, worker in takers.items()}
         for part, found in zip(parts, gave, strict=True):
             _note(part, found, took[part.taker])
 
 
-def _receive(worker: Worker, limit_s: float) -> Line:
+def _receive(worker: Worker, kind: type[Kind], limit_s: float) -> Kind:
     """The next line of a process; raises LinkError where it has ended, or takes too long.
 
     Nothing can be said of links that nobody measures.
     """
     try:
-        return worker.receive(limit_s)
+        return worker.receive(kind, limit_s)
     except NoAnswer:
         child = worker.child
         reason = f"a process that measures (the {child.name}) {child.condition()}"
@@ -132,7 +131,7 @@ def _receive(worker: Worker, limit_s: float) -> Line:
 
 
 def _result(worker: Worker) -> Any:
-    return _receive(worker, PATIENCE_S)["result"]
+    return _receive(worker, Result, PATIENCE_S).value
 
 
 def _taker(probe: Probe, tag: int) -> int:

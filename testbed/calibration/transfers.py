@@ -12,11 +12,12 @@ import time
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
 
-from testbed.calibration.datagrams import READY, Body
+from testbed.calibration.datagrams import Body
 from testbed.calibration.probes import Transfer, Trips
 from testbed.links.interface import Endpoint
 from testbed.probing.timestamps import enter, listen
 from testbed.processes.channel import Channel
+from testbed.processes.worker import Ready
 from testbed.transport import congestion
 
 UP, DOWN, ECHO = b"u", b"d", b"e"
@@ -70,7 +71,7 @@ def listener(endpoint: Endpoint) -> Body:
             door.setblocking(False)
             selector.register(door, EVENT_READ)
             selector.register(channel, EVENT_READ)
-            channel.send(READY)
+            channel.send(Ready())
             stopping = False
             while not stopping:
                 for key, _ in selector.select():
@@ -143,7 +144,7 @@ def caller(endpoint: Endpoint, tag: int, transfer: Transfer) -> Body:
 
     def body(channel: Channel) -> dict[str, Any]:
         enter(endpoint)
-        channel.send(READY)
+        channel.send(Ready())
         channel.receive()
         received = ReceivedBytes()
         wanted = UP if transfer.way == "up" else DOWN
@@ -183,7 +184,7 @@ def tripper(endpoint: Endpoint, tag: int, trips: Trips) -> Body:
 
     def body(channel: Channel) -> dict[str, Any]:
         enter(endpoint)
-        channel.send(READY)
+        channel.send(Ready())
         channel.receive()
         found: list[int] = []
         ends_s = time.monotonic() + trips.seconds

@@ -15,7 +15,7 @@ from testbed.links.interface import LinkError, Network
 from testbed.network.direction import Direction
 from testbed.network.topology import Node, Plan
 from testbed.processes.channel import Channel
-from testbed.processes.worker import NoAnswer, Worker
+from testbed.processes.worker import Go, NoAnswer, Refusal, Result, Stop, Worker
 
 PATIENCE_S = 10.0
 """How long the prober is waited for beyond what the profiles say it should take."""
@@ -23,6 +23,12 @@ TRIES = 3
 """A busy host may hold up what is sent: a link is probed again where that says it is not as asked,
 and counts as it was at the try that found the least to object. A wrong link is wrong each time."""
 _UNLIMITED = Direction()
+
+
+class Seen(msgspec.Struct, tag="seen"):
+    """The prober's account of some paths, one after the other."""
+
+    arrivals: list[Arrivals]
 
 
 class Prober:
@@ -47,7 +53,7 @@ class Prober:
                 channel.receive()
                 _probe(plan, network, streams, [self._server], channel)
 
-        self._worker = Worker("prober", run)
+        self._worker = Worker("prober", run, orders=Go | Stop, answers=Seen | Result | Refusal)
 
     def certificate(self) -> Certificate:
         """Wait for the prober to finish and judge what it saw; bounded.
@@ -60,7 +66,7 @@ class Prober:
             server, first = self._plan.server, self._plan.clients[0]
             self._restore(server)
             self._network.shape(first, _UNLIMITED, _UNLIMITED)
-            self._worker.tell({"go": True})
+            self._worker.tell(Go())
             more = self._judge([self._server])
             self._restore(first)
             checks, not_probed = checks + more[0], not_probed + more[1]
@@ -69,15 +75,14 @@ class Prober:
     def _judge(self, paths: list[Path]) -> tuple[list[Check], list[NotProbed]]:
         limit_s = probe_s(paths) + PATIENCE_S
         try:
-            line = self._worker.receive(limit_s)
+            seen = self._worker.receive(Seen, limit_s)
         except NoAnswer:
             self._refuse_broken_links()
             self.broken = f"not probed: the prober {self._worker.child.condition()}"
             return [], []
-        seen = msgspec.convert(line["seen"], list[Arrivals])
         checks: list[Check] = []
         not_probed: list[NotProbed] = []
-        for path, arrivals in zip(paths, seen, strict=True):
+        for path, arrivals in zip(paths, seen.arrivals, strict=True):
             checks += fidelity.judge(path, arrivals)
             not_probed += fidelity.unprobed(path, arrivals)
         if any(check.measured is None for check in checks):
@@ -133,7 +138,7 @@ def _probe(
         places = [p for p in places if best[p].came and _objections(paths[p], best[p])]
         if not places:
             break
-    channel.send({"seen": best})
+    channel.send(Seen(best))
 
 
 def _objections(path: Path, seen: Arrivals) -> int:

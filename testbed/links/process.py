@@ -14,8 +14,8 @@ import msgspec
 
 from testbed.links.interface import Counters, LinkCounters, LinkError
 from testbed.network.direction import Direction
-from testbed.processes.channel import MAX_FDS_PER_LINE, Channel
-from testbed.processes.worker import NoAnswer, Refused, Worker
+from testbed.processes.channel import MAX_FDS_PER_LINE, Channel, Garbled
+from testbed.processes.worker import NoAnswer, Refusal, Refused, Result, Stop, Worker
 
 Facts = dict[str, Any]
 """What a backend says of its network."""
@@ -27,6 +27,30 @@ _WORD_BYTES = 8
 HAND_OVER_LIMIT_S = 10.0
 
 
+class Up(msgspec.Struct, tag="up"):
+    """The link process's word that packets are carried now."""
+
+    facts: Facts
+    descriptors: int
+    """How many come with the lines that follow."""
+
+
+class Handed(msgspec.Struct, tag="handed"):
+    """A line with which some of the link process's descriptors come."""
+
+
+class Shape(msgspec.Struct, tag="shape"):
+    """An order that gives a node's link new parameters."""
+
+    node: int
+    up: Direction
+    down: Direction
+
+
+Order = Shape | Stop
+Answer = Up | Handed | Result | Refusal
+
+
 def objection(what: str, attempt: Callable[[], None], limit_s: float) -> str | None:
     """Why ``attempt``, made in a child process, fails; None where it does not.
 
@@ -34,7 +58,7 @@ def objection(what: str, attempt: Callable[[], None], limit_s: float) -> str | N
     """
     worker = Worker("probe", lambda channel: attempt(), LinkError, OSError)
     try:
-        worker.receive(limit_s)
+        worker.receive(Result, limit_s)
     except Refused as refused:
         return str(refused)
     except NoAnswer as error:
@@ -68,9 +92,9 @@ class CounterTable:
 
 def say_up(channel: Channel, facts: Facts, descriptors: Sequence[int] = ()) -> None:
     """Tell the owner that packets are carried now; give it descriptors and close them here."""
-    channel.send({**facts, "descriptors": len(descriptors)})
+    channel.send(Up(facts, len(descriptors)))
     for start in range(0, len(descriptors), MAX_FDS_PER_LINE):
-        channel.send({}, tuple(descriptors[start : start + MAX_FDS_PER_LINE]))
+        channel.send(Handed(), tuple(descriptors[start : start + MAX_FDS_PER_LINE]))
     for descriptor in descriptors:
         os.close(descriptor)
 
@@ -78,9 +102,8 @@ def say_up(channel: Channel, facts: Facts, descriptors: Sequence[int] = ()) -> N
 class LinkProcess:
     """A child process that runs ``body(channel, counters)`` until its channel says stop.
 
-    ``body`` first calls ``say_up``; then it carries packets, obeys ``{"shape": node, "up": …,
-    "down": …}`` and ends at ``{"stop": true}`` or at the channel's end. It returns its closing
-    facts; a LinkError that it raises becomes ours.
+    ``body`` first calls ``say_up``; then it carries packets, obeys Shape, and ends at Stop or at
+    the channel's end. It returns its closing facts; a LinkError that it raises becomes ours.
     """
 
     def __init__(
@@ -92,13 +115,19 @@ class LinkProcess:
             LinkError: it failed, with its own reason, or is not up within ``limit_s``.
         """
         self.counters = CounterTable(nodes)
-        self._worker = Worker("links", lambda channel: body(channel, self.counters), LinkError)
+        self._worker = Worker(
+            "link process",
+            lambda channel: body(channel, self.counters),
+            LinkError,
+            orders=Order,
+            answers=Answer,
+        )
         self.channel = self._worker.channel
         self._failure: str | None = None
         self._closing: Facts = {}
         try:
-            self.facts = self._wait_up(limit_s)
-            self.descriptors = self._take(self.facts.pop("descriptors"))
+            up = self._wait_up(limit_s)
+            self.facts, self.descriptors = up.facts, self._take(up.descriptors)
         except BaseException:
             # A signal too: nobody else knows of the process yet.
             self.down()
@@ -108,9 +137,9 @@ class LinkProcess:
     def pid(self) -> int:
         return self._worker.child.pid
 
-    def _wait_up(self, limit_s: float) -> Facts:
+    def _wait_up(self, limit_s: float) -> Up:
         try:
-            return self._worker.receive(limit_s)
+            return self._worker.receive(Up, limit_s)
         except Refused as refused:
             raise LinkError(str(refused)) from None
         except NoAnswer as error:
@@ -121,22 +150,23 @@ class LinkProcess:
         received = self.channel.descriptors
         try:
             while len(received) < count:
-                self._worker.receive(HAND_OVER_LIMIT_S)
+                self._worker.receive(Handed, HAND_OVER_LIMIT_S)
         except NoAnswer as error:
             raise LinkError(f"receive the nodes' namespaces: {error}") from error
         return [received.popleft() for _ in range(count)]
 
     def shape(self, node: int, up: Direction, down: Direction) -> None:
         """Have a node's link take new parameters."""
-        self.channel.send(
-            {"shape": node, "up": msgspec.to_builtins(up), "down": msgspec.to_builtins(down)}
-        )
+        self.channel.send(Shape(node, up, down))
 
     def failure(self) -> str | None:
         """Why the process no longer carries packets, or None while it does."""
-        for line in self.channel.drain():
-            if "failed" in line:
-                self._failure = line["failed"]
+        try:
+            for line in self.channel.drain():
+                if isinstance(line, Refusal):
+                    self._failure = line.reason
+        except Garbled as error:
+            self._failure = str(error)
         if self._failure is None and (how := self._worker.child.ended()):
             self._failure = f"the link process {how}"
         return self._failure

@@ -20,7 +20,7 @@ from testbed.metering.pcap import SNAP_BYTES, Writer, packets
 from testbed.network.topology import Plan
 from testbed.probing.timestamps import TIMESTAMP_SPACE, enter, stamp_arrivals, timestamp_ns
 from testbed.processes.channel import Channel
-from testbed.processes.worker import NoAnswer, Worker
+from testbed.processes.worker import Go, NoAnswer, Ready, Worker
 
 FOLDER = "captures"
 """Of a run's folder; a resumed run's has another beside it each time."""
@@ -64,7 +64,7 @@ class Capture:
             LinkError: no packet socket can be had, or no file be written.
         """
         try:
-            self._worker.ask({"start": True}, START_LIMIT_S)
+            self._worker.ask(Go(), Ready, START_LIMIT_S)
         except NoAnswer as error:
             raise LinkError(f"capture packets: {error}") from None
 
@@ -150,7 +150,7 @@ def _serve(plan: Plan, network: Network, folder: Path, channel: Channel) -> dict
             taps.append(_Tap(network, plan, index, folder))
     except (OSError, LinkError) as error:
         raise LinkError(f"{plan.clients[len(taps)].name}: {error}") from error
-    channel.send({"started": True})
+    channel.send(Ready())
     failure = None
     try:
         _capture(taps, channel)

@@ -17,37 +17,42 @@ import msgspec
 MAX_FDS_PER_LINE = 200
 """The kernel passes at most 253 descriptors with one message (SCM_MAX_FD)."""
 
-Line = dict[str, Any]
-
 
 class ChannelClosed(ConnectionError):
     """The process at the other end is gone."""
 
 
+class Garbled(ValueError):
+    """A line is none that the channel has; the text says what is wrong with it."""
+
+
 class Channel:
     """One end. Sends block; receives have a limit."""
 
-    def __init__(self, sock: socket.socket, reads: Any = Line) -> None:
-        """``reads``: what lines are decoded as."""
+    def __init__(self, sock: socket.socket, reads: Any = Any, other: str = "the other end") -> None:
+        """``reads``: what lines are decoded as, a union of tagged structs; ``other`` sends them."""
         self._socket = sock
+        self._other = other
         self._decoder = msgspec.json.Decoder(reads)
         self._partial = b""
         self._lines: deque[Any] = deque()
         self.descriptors: deque[int] = deque()
         """Descriptors received and not yet taken, in the order they were sent."""
         self.closed = False
-        """Every line has been read and the other end is gone, or this one is closed."""
+        """Every line has been read and the other end is gone or garbled, or this one is closed."""
 
     @staticmethod
-    def pair(reads: Any = Line) -> tuple["Channel", "Channel"]:
-        """``reads``: what the first one decodes lines as."""
+    def pair(
+        reads: Any = Any, others: Any = Any, name: str = "the other end"
+    ) -> tuple["Channel", "Channel"]:
+        """The owner's end, which decodes lines as ``reads``, and that of the process ``name``."""
         ours, theirs = socket.socketpair()
-        return Channel(ours, reads), Channel(theirs)
+        return Channel(ours, reads, name), Channel(theirs, others, "the owner")
 
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def send(self, line: Line | msgspec.Struct, descriptors: tuple[int, ...] = ()) -> None:
+    def send(self, line: msgspec.Struct, descriptors: tuple[int, ...] = ()) -> None:
         """Write one line.
 
         Raises:
@@ -68,6 +73,7 @@ class Channel:
         Raises:
             TimeoutError: none came within ``timeout_s``.
             ChannelClosed: the other end is gone.
+            Garbled: it is none of this channel's. Those before it are had by the next call.
         """
         while not self._lines:
             if self.closed:
@@ -78,7 +84,11 @@ class Channel:
         return self._lines.popleft()
 
     def drain(self) -> list[Any]:
-        """Every line that is here now, without waiting; sets ``closed`` at the end."""
+        """Every line that is here now, without waiting; sets ``closed`` at the end.
+
+        Raises:
+            Garbled: one is none of this channel's. Those before it are had by the next call.
+        """
         while not self.closed and self._readable(0):
             self._read()
         lines = list(self._lines)
@@ -101,7 +111,13 @@ class Channel:
             self.closed = True
             return
         *lines, self._partial = (self._partial + data).split(b"\n")
-        self._lines.extend(map(self._decoder.decode, lines))
+        for line in lines:
+            try:
+                self._lines.append(self._decoder.decode(line))
+            except msgspec.DecodeError as error:
+                # What follows cannot be trusted either.
+                self.closed = True
+                raise Garbled(f"{self._other} sent what cannot be read: {error}") from error
 
     def close(self) -> None:
         """Close this end and every descriptor received and not taken."""

@@ -21,7 +21,7 @@ from testbed.metering import meter
 from testbed.metering.capture import Capture
 from testbed.network.topology import Node, Plan
 from testbed.processes import signals
-from testbed.processes.channel import Channel, ChannelClosed
+from testbed.processes.channel import Channel, ChannelClosed, Garbled
 from testbed.record import events, ideal_rounds
 from testbed.record.events import Event
 from testbed.record.reading import SUPERVISOR
@@ -30,7 +30,7 @@ from testbed.record.summary import SummaryBuilder
 from testbed.run.config import RunConfig, pace, write
 from testbed.run.dynamics import Dynamics, away_since
 from testbed.run.feasible import Traffic, refusal
-from testbed.run.zygote import NodeFailed, Program, Zygote
+from testbed.run.zygote import Forked, NodeFailed, Program, Reaped, Zygote
 
 Status = Literal["ok", "failed", "interrupted"]
 
@@ -126,7 +126,7 @@ class _Run:
                 status, reason = "ok", ""
             except signals.Interrupted as signal_name:
                 status, reason = "interrupted", f"stopped by {signal_name}"
-            except (RunFailed, LinkError, NodeFailed) as error:
+            except (RunFailed, LinkError, NodeFailed, Garbled) as error:
                 reason = str(error)
             except OSError as error:
                 reason = f"write the results: {error}"
@@ -331,16 +331,16 @@ class _Run:
 
     def _hear_zygote(self, zygote: Zygote, network: Network) -> None:
         lines = zygote.channel.drain()
-        for index in [line["ended"] for line in lines if "ended" in line]:
-            # A node's own last words, and the server's "done", came before its end.
-            self._hear_node(index, network)
-            self._hear_node(self._plan.server.index, network)
         for line in lines:
-            if "started" in line:
-                node = self._plan.nodes[line["started"]]
-                self._record(node.name, events.Started(pid=line["pid"]))
-            elif "ended" in line:
-                self._on_end(self._plan.nodes[line["ended"]], line["pid"], line["how"])
+            if isinstance(line, Reaped):
+                # A node's own last words, and the server's "done", came before its end.
+                self._hear_node(line.node, network)
+                self._hear_node(self._plan.server.index, network)
+        for line in lines:
+            if isinstance(line, Forked):
+                self._record(self._plan.nodes[line.node].name, events.Started(pid=line.pid))
+            elif isinstance(line, Reaped):
+                self._on_end(self._plan.nodes[line.node], line.pid, line.how)
 
     def _on_end(self, node: Node, pid: int, how: str) -> None:
         self._ended[node.index] = how

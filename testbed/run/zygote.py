@@ -13,6 +13,7 @@ import struct
 import traceback
 from typing import Protocol
 
+import msgspec
 import psutil
 
 from testbed.config_error import ConfigError
@@ -27,8 +28,8 @@ from testbed.processes.child import (
     run_as_child,
     watch_parent,
 )
-from testbed.processes.worker import NoAnswer, Refused, Worker
-from testbed.record.events import Failed, Known
+from testbed.processes.worker import NoAnswer, Refusal, Refused, Result, Stop, Worker
+from testbed.record.events import Away, Back, Failed, Known, Lost
 from testbed.run.feasible import Traffic
 
 _REQUEST = struct.Struct("!I")
@@ -36,6 +37,41 @@ _MAX_NAMESPACES = 4
 _UNPREPARED = "the zygote could not prepare:\n"
 MANY_NODES = 100
 """The forks of so many are worth a second's preparation."""
+
+
+class Prepared(msgspec.Struct, tag="prepared"):
+    """The zygote's word that ``prepare`` has run."""
+
+    traffic: Traffic | None
+
+
+class Forked(msgspec.Struct, tag="forked"):
+    """A node's begin, as the zygote tells it."""
+
+    node: int
+    pid: int
+
+
+class Reaped(msgspec.Struct, tag="reaped"):
+    """A node's end, likewise."""
+
+    node: int
+    pid: int
+    how: str
+
+
+class Address(msgspec.Struct, tag="address", tag_field="event"):
+    """The server's place, as a node is told it before any event.
+
+    To the server itself the descriptor of its socket comes along, where that listens already.
+    """
+
+    host: str
+    port: int
+
+
+Told = Address | Away | Back | Lost
+"""What a node hears; it says ``events.Known``."""
 
 
 class Program(Protocol):
@@ -51,8 +87,7 @@ class Program(Protocol):
     def run_node(self, node: Node, channel: Channel) -> None:
         """Be one node, to its end; runs in the node's own process and namespace.
 
-        The first line on ``channel`` says {"host", "port"}, and where the server's socket listens
-        already, its descriptor comes along; every line written to it is an event.
+        The first line on ``channel`` is the Address; every line written to it is an event.
         """
 
 
@@ -76,7 +111,8 @@ class Zygote:
             os.dup2(log, 2)
             _serve(plan, program, channel, requests)
 
-        self._worker = Worker("zygote", run, ConfigError, NodeFailed)
+        said = Prepared | Forked | Reaped | Result | Refusal
+        self._worker = Worker("zygote", run, ConfigError, NodeFailed, orders=Stop, answers=said)
         self.channel = self._worker.channel
         requests.close()
 
@@ -87,23 +123,22 @@ class Zygote:
             NodeFailed: it raised, died or took longer than ``timeout_s``.
         """
         try:
-            traffic = self._worker.receive(timeout_s)["traffic"]
+            return self._worker.receive(Prepared, timeout_s).traffic
         except Refused as refused:
             raise NodeFailed(str(refused)) from None
         except NoAnswer as error:
             reason = self._worker.child.ended(1) or error
             raise NodeFailed(f"the zygote did not become ready: {reason}") from error
-        return Traffic(*traffic) if traffic else None
 
     def spawn(self, node: Node, endpoint: Endpoint) -> Channel:
         """Fork ``node`` into its namespaces and tell it its address; returns its channel."""
-        ours, theirs = Channel.pair(Known)
+        ours, theirs = Channel.pair(Known, Told, node.name)
         handles = [theirs.fileno(), *endpoint.namespaces]
         try:
             socket.send_fds(self._requests, [_REQUEST.pack(node.index)], handles)
             theirs.close()
             listener = () if endpoint.listener is None else (endpoint.listener,)
-            ours.send({"host": endpoint.host, "port": endpoint.port}, listener)
+            ours.send(Address(endpoint.host, endpoint.port), listener)
         except OSError as error:
             raise NodeFailed(f"start {node.name}: the zygote is gone ({error})") from error
         return ours
@@ -142,7 +177,7 @@ def _serve(plan: Plan, program: Program, channel: Channel, requests: socket.sock
     gc.freeze()
     if len(plan.nodes) > MANY_NODES:
         heap.collapse()
-    channel.send({"traffic": traffic})
+    channel.send(Prepared(traffic))
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -186,7 +221,7 @@ def _handle(
     running[pid] = node
     for handle in handles:
         os.close(handle)
-    channel.send({"started": node.index, "pid": pid})
+    channel.send(Forked(node.index, pid))
 
 
 def _reap(running: dict[int, Node], channel: Channel) -> None:
@@ -195,14 +230,14 @@ def _reap(running: dict[int, Node], channel: Channel) -> None:
         if pid == 0:
             return
         node = running.pop(pid)
-        channel.send({"ended": node.index, "pid": pid, "how": describe_exit(status)})
+        channel.send(Reaped(node.index, pid, describe_exit(status)))
 
 
 def _be_node(node: Node, handles: list[int], program: Program, parent: int) -> None:
     """Enter the node's namespaces and run the program; an error becomes an event."""
     gc.enable()
     control, *entered = handles
-    channel = Channel(socket.socket(fileno=control))
+    channel = Channel(socket.socket(fileno=control), Told)
     watch_parent(parent)
     try:
         if entered:

@@ -17,7 +17,7 @@ from testbed.network.direction import Direction
 from testbed.network.profiles import LinkProfile
 from testbed.network.topology import plan
 from testbed.processes.channel import Channel
-from testbed.processes.worker import Worker
+from testbed.processes.worker import Result, Worker
 
 LIMIT_S = 30.0
 NOBODY = 65534
@@ -30,7 +30,7 @@ LINK = LinkProfile(
 def apart(body: Callable[[], Any]) -> Any:
     """What ``body`` returns, run in a process of its own."""
     with contextlib.closing(Worker("apart", lambda channel: body())) as worker:
-        return worker.receive(LIMIT_S)["result"]
+        return worker.receive(Result, LIMIT_S).value
 
 
 def rootless(backend: Backend) -> Any:
@@ -75,11 +75,11 @@ def after_sigkill(backend: Backend) -> Any:
 
     def body(channel: Channel) -> None:
         network = backend.up(plan([LINK] * 2))
-        channel.send({"pid": network._process.pid})
+        channel.send(Result(network._process.pid))
         time.sleep(LIMIT_S)
 
     worker = Worker("run", body)
-    link_process = worker.receive(LIMIT_S)["pid"]
+    link_process = worker.receive(Result, LIMIT_S).value
     during = _uses()
     worker.close()
     deadline = time.monotonic() + 10

@@ -14,11 +14,11 @@ from testbed.links.interface import Network
 from testbed.links.linux import namespaces
 from testbed.network.topology import Node
 from testbed.processes.channel import Channel
-from testbed.processes.worker import Worker
+from testbed.processes.worker import Ready, Result, Stop, Worker
 
 PORT = 7000
 LIMIT_S = 60.0
-READY = {"ready": True}
+READY = Ready()
 _STAMP = struct.Struct("!Id")
 
 
@@ -35,14 +35,14 @@ class Station:
 
     def ready(self) -> "Station":
         """Wait until the body has said READY."""
-        assert self.worker.receive(LIMIT_S) == READY
+        self.worker.receive(Ready, LIMIT_S)
         return self
 
     def stop(self) -> None:
-        self.worker.tell({"stop": True})
+        self.worker.tell(Stop())
 
     def result(self) -> Any:
-        return self.worker.receive(LIMIT_S)["result"]
+        return self.worker.receive(Result, LIMIT_S).value
 
 
 def take_stream(address: str, answer: bytes = b"", port: int = PORT) -> Callable[[Channel], Any]:

@@ -21,6 +21,7 @@ from testbed.network.profiles import LinkProfile
 from testbed.network.topology import SUBNET, plan
 from testbed.processes.channel import Channel, ChannelClosed
 from testbed.processes.child import Child
+from testbed.processes.worker import Stop
 
 CLEAR = LinkProfile(name="clear")
 LOSSY = LinkProfile(
@@ -213,7 +214,7 @@ def test_what_was_seen_before_the_end_is_written_or_counted(
     os.kill(one._worker.child.pid, signal.SIGSTOP)
     stand(network, client, blast(server.address, 300, 1000)).result()
     until(lambda: network.counters()[1].up.frames == 300, "all are sent", LIMIT_S)
-    one._worker.channel.send({"stop": True})
+    one._worker.channel.send(Stop())
     os.kill(one._worker.child.pid, signal.SIGCONT)
     there.stop()
     ended = one.stop()

@@ -10,6 +10,7 @@ import pytest
 from testbed.network.direction import Direction
 from testbed.network.profiles import LinkProfile
 from testbed.processes.channel import Channel
+from testbed.processes.worker import Go, Ready, Refusal, Refused
 from testbed.record.events import Connection
 from testbed.transport import sockets
 from testbed.transport.sockets import ClientTransport, ServerTransport, Timeout, Unreachable
@@ -56,7 +57,7 @@ def serving(address: str):
                 except Unreachable as error:
                     if lost_s is None:
                         lost_s = time.monotonic()
-                        channel.send({"lost": str(error)})
+                        channel.send(Refusal(str(error)))
                 await asyncio.sleep(POLL_S)
             server.close()
             return lost_s
@@ -75,7 +76,7 @@ def listening(address: str):
         assert client.receive(LIMIT_S).kind == "welcome"
         # Until both have acknowledged all that there was: neither has anything to send again.
         time.sleep(ACKNOWLEDGED_S)
-        channel.send({"listens": True})
+        channel.send(Ready())
         try:
             kind = client.receive(LIMIT_S).kind
         except Timeout:
@@ -91,12 +92,12 @@ def test_a_client_cut_off_for_longer_than_the_kernels_patience_is_heard_again(bu
     node = layout.clients[0]
     server = stand(network, layout.server, serving(layout.server.address))
     client = stand(network, node, listening(layout.server.address))
-    assert client.worker.receive(LIMIT_S) == {"listens": True}
+    client.ready()
     network.shape(node, CUT, CUT)
-    server.worker.tell({"go": True})
+    server.worker.tell(Go())
     # The server's kernel has given the connection up; the client has had nothing to send.
-    reason = server.worker.receive(LIMIT_S)["lost"]
-    assert reason == "client-1: no connection with it (Host unreachable)"
+    with pytest.raises(Refused, match=r"^client-1: no connection with it \(Host unreachable\)$"):
+        server.worker.receive(Ready, LIMIT_S)
     ended_s = time.monotonic()
     network.shape(node, CLEAR.up, CLEAR.down)
     kind, heard_s = client.result()
@@ -129,10 +130,10 @@ def test_a_question_without_an_answer_ends_no_connection(build, stand):
 
     server = stand(network, layout.server, serve)
     client = stand(network, node, listening(layout.server.address))
-    assert client.worker.receive(LIMIT_S) == {"listens": True}
+    client.ready()
     network.shape(node, CUT, CUT)
     time.sleep(CUT_S)
     network.shape(node, CLEAR.up, CLEAR.down)
-    server.worker.tell({"go": True})
+    server.worker.tell(Go())
     assert client.result()[0] == "late"
     assert server.result() == 1

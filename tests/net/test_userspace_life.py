@@ -25,7 +25,7 @@ from testbed.network.direction import Direction
 from testbed.network.profiles import LinkProfile
 from testbed.network.topology import Plan, plan
 from testbed.processes.channel import Channel
-from testbed.processes.worker import Worker
+from testbed.processes.worker import Result, Worker
 
 UNLIMITED = LinkProfile(name="unlimited")
 SILENCE_S = 2.5
@@ -65,7 +65,7 @@ def probed(restrict) -> str | None:
         return userspace.probe()
 
     with contextlib.closing(Worker("probing", body)) as worker:
-        return worker.receive(30)["result"]
+        return worker.receive(Result, 30).value
 
 
 def test_up_and_down_leave_nothing(userspace_links):
@@ -197,7 +197,7 @@ def test_a_plain_user_with_the_device_gets_a_network(root, userspace_links, with
         return {"facts": network.facts, "trips": trips}
 
     with contextlib.closing(Worker("user", body)) as worker:
-        found = worker.receive(30)["result"]
+        found = worker.receive(Result, 30).value
         assert found["facts"]["rootless"] is True
         assert min(found["trips"]) >= 5
         assert worker.child.ended(30) == "exited with 0"

@@ -9,20 +9,18 @@ import time
 from collections.abc import Sequence
 from selectors import EVENT_READ
 
-import msgspec
-
 from testbed.links.interface import LinkError
 from testbed.links.loopback.connection import End, Flow
 from testbed.links.loopback.hop import Lines
 from testbed.links.loopback.listeners import HOST, Listeners
 from testbed.links.loopback.stream import Streams
-from testbed.links.process import CounterTable, Facts, say_up
+from testbed.links.process import CounterTable, Facts, Shape, say_up
 from testbed.links.queueing.lateness import Lateness
-from testbed.network.direction import WAYS, Direction
 from testbed.network.profiles import LinkProfile
 from testbed.network.tcp_cap import caps_kbit
 from testbed.network.topology import Plan
 from testbed.processes.channel import Channel
+from testbed.processes.worker import Stop
 
 SELECT_LIMIT = 1024
 """Select takes descriptors below this (FD_SETSIZE)."""
@@ -87,14 +85,12 @@ class _Relay:
     def _handle(self, channel: Channel) -> bool:
         """Do what the supervisor says; True where it says stop or is gone."""
         for order in channel.drain():
-            if "stop" in order:
+            if isinstance(order, Stop):
                 return True
-            if "shape" in order:
-                node = order["shape"]
-                up, down = (msgspec.convert(order[way], Direction) for way in WAYS)
-                self._profiles[node] = LinkProfile(name="", up=up, down=down)
-                self._shape(node)
-                for client in self._clients_behind(node):
+            if isinstance(order, Shape):
+                self._profiles[order.node] = LinkProfile(name="", up=order.up, down=order.down)
+                self._shape(order.node)
+                for client in self._clients_behind(order.node):
                     self._listeners.listen(client)
         return channel.closed
 

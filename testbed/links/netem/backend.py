@@ -19,12 +19,22 @@ from testbed.links.linux import descriptors, namespaces, netlink
 from testbed.links.netem import counters as tally
 from testbed.links.netem import qdisc
 from testbed.links.netem.devices import Wiring
-from testbed.links.process import DOWN, UP, CounterTable, Facts, LinkProcess, objection, say_up
+from testbed.links.process import (
+    DOWN,
+    UP,
+    CounterTable,
+    Facts,
+    LinkProcess,
+    Shape,
+    objection,
+    say_up,
+)
 from testbed.links.userspace import forwarder
 from testbed.network.direction import WAYS, Direction, GilbertElliott
 from testbed.network.schedule import State
 from testbed.network.topology import Node, Plan, plan
 from testbed.processes.channel import Channel
+from testbed.processes.worker import Stop
 
 name = "netem"
 
@@ -190,11 +200,10 @@ def _handle(plan: Plan, wiring: Wiring, channel: Channel) -> None:
         waiter.poll(None if wait_s is None else math.ceil(1000 * wait_s))
         stop = False
         for order in channel.drain():
-            if "shape" in order:
-                node = plan.nodes[order["shape"]]
-                for way, key in enumerate(WAYS):
-                    wiring.shape(node, way, msgspec.convert(order[key], Direction))
-            stop = stop or "stop" in order
+            if isinstance(order, Shape):
+                for way, direction in ((UP, order.up), (DOWN, order.down)):
+                    wiring.shape(plan.nodes[order.node], way, direction)
+            stop = stop or isinstance(order, Stop)
         if stop or channel.closed:
             return
         try:

@@ -18,9 +18,17 @@ import socket
 import time
 from random import Random
 
-import msgspec
-
-from testbed.links.process import BYTES, DOWN, FRAMES, LOSSES, QUEUE_DROPS, UP, CounterTable, Facts
+from testbed.links.process import (
+    BYTES,
+    DOWN,
+    FRAMES,
+    LOSSES,
+    QUEUE_DROPS,
+    UP,
+    CounterTable,
+    Facts,
+    Shape,
+)
 from testbed.links.queueing.lateness import Lateness
 from testbed.links.queueing.queue import FOREVER, Entry, LinkQueue
 from testbed.links.userspace.batching import Batching, polled_s
@@ -36,6 +44,7 @@ from testbed.links.userspace.receive_steering import backlog_drops
 from testbed.network.direction import Direction
 from testbed.network.topology import Plan
 from testbed.processes.channel import Channel
+from testbed.processes.worker import Stop
 
 MOST_ROUNDS = MOST_RELEASES = 64
 """In one turn: how often each device is read that has something, and what is then moved on."""
@@ -221,14 +230,13 @@ class _Carrier:
         """Do what the supervisor says; True where it says stop or is gone."""
         stop = False
         for order in channel.drain():
-            if "shape" in order:
+            if isinstance(order, Shape):
                 now = time.monotonic()
-                for lines, key in ((self._up, "up"), (self._down, "down")):
-                    direction = msgspec.convert(order[key], Direction)
-                    line = lines[order["shape"]]
+                for lines, direction in ((self._up, order.up), (self._down, order.down)):
+                    line = lines[order.node]
                     line.queue.shape(direction, now)
                     line.polled_s = polled_s(direction)
-            stop = stop or "stop" in order
+            stop = stop or isinstance(order, Stop)
         return stop or channel.closed
 
     def _closing_facts(self) -> Facts:

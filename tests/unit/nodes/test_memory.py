@@ -14,32 +14,37 @@ import zmq
 from nodes import memory
 from testbed.metering import meter
 from testbed.processes.channel import Channel
-from testbed.processes.worker import NoAnswer, Worker
+from testbed.processes.worker import NoAnswer, Result, Worker
+from testbed.record.events import Failed, Known
 
 MB = 1_000_000
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is Linux's")
 
 
-def of_a_limited_child(limit_mb: float | None, body: Callable[[], Any]) -> tuple[list[Any], int]:
-    """The lines that a process with that limit sends, and its wait status."""
+def of_a_limited_child(
+    limit_mb: float | None, body: Callable[[], Any]
+) -> tuple[list[Any], str | None, int]:
+    """Events of a process with that limit after the limit's own, its result and wait status."""
+    heard, told = Channel.pair(Known)
 
     def run(channel: Channel) -> str:
-        with memory.limited(limit_mb, "phone's", channel):
+        with memory.limited(limit_mb, "phone's", told):
             body()
         return "done"
 
-    with contextlib.closing(Worker("limited", run)) as worker:
-        if limit_mb is not None:
-            told = {"event": "limited", "memory_mb": limit_mb, "whose": "phone's"}
-            assert worker.receive(30).items() >= told.items()
-        lines = []
+    done = None
+    with contextlib.closing(heard), contextlib.closing(Worker("limited", run)) as worker:
         with contextlib.suppress(NoAnswer):
-            while True:
-                lines.append(worker.receive(30))
+            done = worker.receive(Result, 30).value
         worker.child.wait(10)
+        lines = heard.drain()
+    told.close()
+    if limit_mb is not None:
+        limited = lines.pop(0)
+        assert (limited.memory_mb, limited.whose) == (limit_mb, "phone's")
     assert worker.child.exit_status is not None
-    return lines, worker.child.exit_status
+    return lines, done, worker.child.exit_status
 
 
 WANTS: dict[str, Callable[[], Any]] = {
@@ -53,24 +58,23 @@ WANTS: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("what", WANTS)
 def test_who_wants_more_ends_and_says_so(what: str) -> None:
-    lines, status = of_a_limited_child(30.0, WANTS[what])
-    (line,) = lines
-    assert line["event"] == "failed"
-    assert ("RuntimeError" if what == "torch" else "MemoryError") in line["traceback"]
-    assert line["reason"].startswith("out of memory: ")
-    assert " of the phone's 30 MB were taken when it asked for " in line["reason"]
-    assert status == 1 << 8
+    (line,), done, status = of_a_limited_child(30.0, WANTS[what])
+    assert isinstance(line, Failed)
+    assert ("RuntimeError" if what == "torch" else "MemoryError") in line.traceback
+    assert str(line.reason).startswith("out of memory: ")
+    assert " of the phone's 30 MB were taken when it asked for " in str(line.reason)
+    assert (done, status) == (None, 1 << 8)
 
 
 def test_how_much_was_asked_for_is_told() -> None:
-    lines, _ = of_a_limited_child(30.0, WANTS["torch"])
-    assert lines[0]["reason"].endswith("asked for 100000000 bytes")
+    (line,), _, _ = of_a_limited_child(30.0, WANTS["torch"])
+    assert line.reason.endswith("asked for 100000000 bytes")
 
 
 @pytest.mark.parametrize("limit_mb", [None, 110.0])
 def test_what_fits_is_given(limit_mb: float | None) -> None:
-    lines, status = of_a_limited_child(limit_mb, WANTS["torch"])
-    assert lines == [{"result": "done"}] and status == 0
+    lines, done, status = of_a_limited_child(limit_mb, WANTS["torch"])
+    assert (lines, done, status) == ([], "done", 0)
 
 
 def test_stacks_of_the_sockets_threads_do_not_count() -> None:
@@ -85,8 +89,8 @@ def test_stacks_of_the_sockets_threads_do_not_count() -> None:
         other.recv()
         np.ones(25 * MB // 8)
 
-    lines, status = of_a_limited_child(30.0, body)
-    assert lines == [{"result": "done"}] and status == 0
+    lines, done, status = of_a_limited_child(30.0, body)
+    assert (lines, done, status) == ([], "done", 0)
 
 
 def test_the_limit_ends_with_the_block() -> None:
@@ -96,22 +100,22 @@ def test_the_limit_ends_with_the_block() -> None:
             pass
         torch.empty(100 * MB // 4)
 
-    lines, status = of_a_limited_child(None, twice)
-    assert lines == [{"result": "done"}] and status == 0
+    lines, done, status = of_a_limited_child(None, twice)
+    assert (lines, done, status) == ([], "done", 0)
 
 
 def test_other_errors_are_none_of_memory() -> None:
     def fail() -> None:
         raise RuntimeError("the shapes differ")
 
-    lines, status = of_a_limited_child(30.0, fail)
-    assert lines == [] and status == 1 << 8
+    lines, done, status = of_a_limited_child(30.0, fail)
+    assert (lines, done, status) == ([], None, 1 << 8)
 
 
 def test_the_limit_counts_what_is_taken_after_the_fork() -> None:
     inherited = np.ones(60 * MB // 8)
-    lines, _ = of_a_limited_child(30.0, lambda: np.ones(20 * MB // 8))
-    assert lines == [{"result": "done"}]
+    lines, done, _ = of_a_limited_child(30.0, lambda: np.ones(20 * MB // 8))
+    assert (lines, done) == ([], "done")
     assert inherited.nbytes == 60 * MB
 
 
@@ -126,7 +130,7 @@ def test_the_peak_is_what_was_given_back_and_what_was_not() -> None:
         return {"first": first, "second": second, "kept": kept.nbytes}
 
     with contextlib.closing(Worker("peak", body)) as worker:
-        found = worker.receive(30)["result"]
+        found = worker.receive(Result, 30).value
     first, second = found["first"], found["second"]
     assert first["peak_private_mb"] - first["private_mb"] == pytest.approx(40, abs=2)
     # The next one begins anew.

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from testbed.metering import meter
-from testbed.processes.worker import Worker
+from testbed.processes.worker import Result, Worker
 
 MB = 1_000_000
 
@@ -18,7 +18,7 @@ MB = 1_000_000
 def of_a_child(body: Any) -> Any:
     """What ``body`` returns in a forked process."""
     with contextlib.closing(Worker("measured", lambda channel: body())) as worker:
-        return worker.receive(30)["result"]
+        return worker.receive(Result, 30).value
 
 
 def test_private_memory_is_what_was_written_and_not_what_is_shared() -> None:

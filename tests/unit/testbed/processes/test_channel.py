@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from testbed.processes.channel import MAX_FDS_PER_LINE, Channel, ChannelClosed
+from testbed.processes.channel import MAX_FDS_PER_LINE, Channel, ChannelClosed, Garbled
 
 
 @pytest.fixture
@@ -38,6 +38,18 @@ def test_a_line_in_pieces_and_two_in_one_piece():
         assert channel.drain() == [{"b": 2}]
         raw.sendall(b":3}\n")
         assert channel.receive(1) == {"c": 3}
+
+
+def test_a_line_that_cannot_be_read_ends_what_is_heard_and_those_before_it_are_had():
+    raw, theirs = socket.socketpair()
+    with raw, contextlib.closing(Channel(theirs, dict[str, int], "the peer")) as channel:
+        raw.sendall(b'{"a":1}\n{"b":"x"}\n{"c":3}\n')
+        with pytest.raises(Garbled, match=r"^the peer sent what cannot be read: Expected `int`"):
+            channel.drain()
+        assert channel.closed
+        assert channel.drain() == [{"a": 1}]
+        with pytest.raises(ChannelClosed):
+            channel.receive(1)
 
 
 def test_a_line_longer_than_one_read(pair):

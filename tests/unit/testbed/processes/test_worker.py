@@ -4,12 +4,19 @@ import os
 import signal
 import time
 
+import msgspec
 import pytest
 
-from testbed.processes.worker import NoAnswer, Refused, Worker
+from testbed.processes.worker import Answer, Go, NoAnswer, Ready, Refused, Stop, Worker
 
 LIMIT_S = 30.0
 SOON_S = 0.2
+
+
+class Lines(msgspec.Struct, tag="lines"):
+    """How many lines a process has heard."""
+
+    count: int
 
 
 class CannotError(Exception):
@@ -21,7 +28,7 @@ def start():
     started = []
 
     def make(body, *refusals) -> Worker:
-        started.append(Worker("test", body, *refusals))
+        started.append(Worker("test", body, *refusals, answers=Answer | Lines))
         return started[-1]
 
     yield make
@@ -31,16 +38,16 @@ def start():
 
 def count(channel) -> int:
     """Answer each line with how many there were, until told to stop."""
-    channel.send({"ready": True})
+    channel.send(Ready())
     lines = 0
-    while "stop" not in channel.receive():
+    while not isinstance(channel.receive(), Stop):
         lines += 1
-        channel.send({"lines": lines})
+        channel.send(Lines(lines))
     return lines
 
 
 def ignore(channel) -> None:
-    channel.send({"ready": True})
+    channel.send(Ready())
     while True:
         signal.pause()
 
@@ -55,9 +62,9 @@ def refuse(channel) -> None:
 
 def test_it_is_ready_asked_and_stopped_and_its_result_comes_last(start):
     worker = start(count)
-    assert worker.receive(LIMIT_S) == {"ready": True}
-    assert [worker.ask({}, LIMIT_S)["lines"] for _ in range(3)] == [1, 2, 3]
-    worker.tell({})
+    worker.receive(Ready, LIMIT_S)
+    assert [worker.ask(Go(), Lines, LIMIT_S).count for _ in range(3)] == [1, 2, 3]
+    worker.tell(Go())
     # The answer to the former is still there, and passed over.
     assert worker.stop(LIMIT_S) == 4
     assert worker.child.ended() == "exited with 0"
@@ -66,7 +73,7 @@ def test_it_is_ready_asked_and_stopped_and_its_result_comes_last(start):
 def test_a_refusal_comes_with_its_reason(start):
     worker = start(refuse, CannotError)
     with pytest.raises(Refused, match=r"^no room for it$"):
-        worker.receive(LIMIT_S)
+        worker.receive(Ready, LIMIT_S)
     assert worker.child.ended(LIMIT_S) == "exited with 0"
 
 
@@ -82,7 +89,7 @@ def test_a_refusal_is_heard_in_place_of_a_result(start):
 def test_another_error_is_no_answer_and_says_so_where_errors_go(start, capfd):
     worker = start(refuse, OSError)
     with pytest.raises(NoAnswer, match="closed") as silent:
-        worker.receive(LIMIT_S)
+        worker.receive(Ready, LIMIT_S)
     assert not isinstance(silent.value, Refused)
     assert worker.child.ended(LIMIT_S) == "exited with 1"
     assert "no room for it" in capfd.readouterr().err
@@ -91,36 +98,36 @@ def test_another_error_is_no_answer_and_says_so_where_errors_go(start, capfd):
 def test_who_dies_before_it_is_ready_is_no_answer(start):
     worker = start(die)
     with pytest.raises(NoAnswer, match="closed"):
-        worker.receive(LIMIT_S)
+        worker.receive(Ready, LIMIT_S)
     assert worker.child.ended(LIMIT_S) == "killed by SIGKILL"
     assert worker.child.condition() == "was killed by SIGKILL"
     with pytest.raises(NoAnswer):
-        worker.ask({}, LIMIT_S)
-    worker.tell({})
+        worker.ask(Go(), Lines, LIMIT_S)
+    worker.tell(Go())
     with pytest.raises(NoAnswer):
         worker.stop(LIMIT_S)
 
 
 def test_no_answer_within_the_limit(start):
     worker = start(ignore)
-    worker.receive(LIMIT_S)
+    worker.receive(Ready, LIMIT_S)
     with pytest.raises(NoAnswer, match=rf"no answer within {SOON_S} s"):
-        worker.ask({}, SOON_S)
+        worker.ask(Go(), Lines, SOON_S)
     assert worker.child.ended() is None
 
 
 def test_who_is_held_by_a_signal_is_named(start):
     worker = start(ignore)
-    worker.receive(LIMIT_S)
+    worker.receive(Ready, LIMIT_S)
     os.kill(worker.child.pid, signal.SIGSTOP)
     with pytest.raises(NoAnswer):
-        worker.ask({}, SOON_S)
+        worker.ask(Go(), Lines, SOON_S)
     assert worker.child.condition().startswith(f"is stopped (process {worker.child.pid};")
 
 
 def test_to_stop_twice_or_to_stop_and_close(start):
     worker = start(count)
-    worker.receive(LIMIT_S)
+    worker.receive(Ready, LIMIT_S)
     assert worker.stop(LIMIT_S) == 0
     with pytest.raises(NoAnswer):
         worker.stop(LIMIT_S)
@@ -131,7 +138,7 @@ def test_to_stop_twice_or_to_stop_and_close(start):
 @pytest.mark.parametrize("held", [False, True])
 def test_who_ignores_that_it_shall_stop_is_killed(start, held):
     worker = start(ignore)
-    worker.receive(LIMIT_S)
+    worker.receive(Ready, LIMIT_S)
     if held:
         os.kill(worker.child.pid, signal.SIGSTOP)
     began_s = time.monotonic()
@@ -149,13 +156,51 @@ def test_who_answers_and_does_not_end_is_killed_and_has_answered(start, monkeypa
             signal.pause()
 
     worker = start(lambda channel: channel.receive())
-    assert worker.stop(SOON_S) == {"stop": True}
+    assert worker.stop(SOON_S) == {"type": "stop"}
     assert worker.child.ended() == "killed by SIGKILL"
 
 
 def test_it_ends_without_complaint_when_its_owner_is_gone(start, capfd):
     worker = start(count)
-    worker.receive(LIMIT_S)
+    worker.receive(Ready, LIMIT_S)
     worker.channel.close()
     assert worker.child.ended(LIMIT_S) == "exited with 0"
     assert capfd.readouterr().err == ""
+
+
+def test_a_line_of_another_kind_is_no_answer_and_is_named(start):
+    worker = start(count)
+    with pytest.raises(NoAnswer, match=r"^the test said 'ready' and not 'lines'$"):
+        worker.receive(Lines, LIMIT_S)
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (b"{", "truncated"),
+        (b"[]", "Expected `object`"),
+        (b"{}", "missing required field `type`"),
+        (b'{"type":"nonsense"}', "Invalid value 'nonsense'"),
+        (b'{"type":"lines"}', "missing required field `count`"),
+        (b'{"type":"lines","count":"2"}', "Expected `int`"),
+    ],
+)
+def test_a_process_that_says_what_it_cannot_is_no_answer_and_is_named(start, line, why):
+    def garble(channel):
+        os.write(channel.fileno(), line + b"\n")
+        ignore(channel)
+
+    worker = start(garble)
+    with pytest.raises(NoAnswer, match=rf"^the test sent what cannot be read: .*{why}"):
+        worker.receive(Ready, LIMIT_S)
+    # It is not heard again, whatever it says.
+    with pytest.raises(NoAnswer, match="closed"):
+        worker.receive(Ready, LIMIT_S)
+
+
+def test_a_process_that_is_told_what_it_cannot_be_refuses(start):
+    worker = start(count)
+    worker.receive(Ready, LIMIT_S)
+    with pytest.raises(Refused, match=r"^the owner sent what cannot be read: .* 'lines'"):
+        worker.ask(Lines(1), Lines, LIMIT_S)
+    assert worker.child.ended(LIMIT_S) == "exited with 0"

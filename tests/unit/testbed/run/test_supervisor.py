@@ -1,5 +1,6 @@
 """What the supervisor says of a node that ended."""
 
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,8 @@ from made_events import typed
 from experiments import launch
 from testbed.network.profiles import load
 from testbed.network.topology import plan
+from testbed.processes.channel import Channel
+from testbed.record import events
 from testbed.record.events import Done, Event, Limited, Lost
 from testbed.record.recorder import Recorder
 from testbed.report.terminal import Output
@@ -143,3 +146,28 @@ def test_the_time_limit_holds_while_nodes_are_prepared(tmp_path: Path) -> None:
         run._prepared(zygote, supervisor.clock.monotonic() + 1000)
     recorder.close()
     assert waited == [0.0, supervisor.PREPARE_LIMIT_S]
+
+
+@pytest.mark.parametrize("who", ["client-1", "zygote"])
+def test_a_process_that_says_what_it_cannot_ends_the_run_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    run, recorder = run_in(tmp_path)
+    run._tally = supervisor.SummaryBuilder()
+    ours, theirs = Channel.pair(events.Known, name=who)
+    os.write(theirs.fileno(), b'{"event":"nonsense"}\n')
+
+    def hear(owned: Any, closing: Any) -> None:
+        if who == "zygote":
+            run._hear_zygote(SimpleNamespace(channel=ours), Mock())  # type: ignore[arg-type]
+        run._channels[1] = ours
+        run._hear_node(1, Mock())
+
+    monkeypatch.setattr(run, "_carry_out", hear)
+    told = {key: value for key, value in made_run.events(1)[0].items() if key not in ("t", "node")}
+    summary = run.execute(told, None)
+    recorder.close()
+    ours.close()
+    theirs.close()
+    assert summary["status"] == "failed"
+    assert summary["reason"].startswith(f"{who} sent what cannot be read: Invalid value 'nonsense'")
