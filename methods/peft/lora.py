@@ -1,14 +1,17 @@
 """LoRA: low-rank adapters on query and value of every block, and the classifier.
 
-Hu et al., arXiv 2106.09685; the implementation is peft's. 2 * rank * width for each of the two,
-in every block. Their second factor starts at zero, so the model's function is at first unchanged.
+Hu et al., arXiv 2106.09685: a layer's output gets B(A x) * lora_alpha / rank. 2 * rank * width
+parameters for each of the two, in every block. A's first values are uniform within
+1 / sqrt(width), as in peft; B starts at zero, so the model's function is at first unchanged.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from methods import peft
 from methods.shared.backbone import staged
@@ -27,19 +30,30 @@ class Config(Protocol):
     def lora_alpha(self) -> float: ...
 
 
+class LowRank(nn.Module):
+    """A linear layer and what is added to its output, through ``rank`` features."""
+
+    def __init__(self, layer: nn.Linear, rank: int, scale: float) -> None:
+        super().__init__()
+        self.layer = layer
+        self.scale = scale
+        bound = 1 / math.sqrt(layer.in_features)
+        first = layer.weight.new_empty(rank, layer.in_features).uniform_(-bound, bound)
+        self.lora_A = nn.Parameter(first)
+        self.lora_B = nn.Parameter(layer.weight.new_zeros(layer.out_features, rank))
+
+    def forward(self, features: Tensor) -> Tensor:
+        result: Tensor = self.layer(features)
+        return result + F.linear(F.linear(features, self.lora_A), self.lora_B) * self.scale
+
+
 def check(model: nn.Module) -> None:
     peft.require(model, "lora", *TARGETS, "head.classifier")
+    peft.require_linear(model, "lora", TARGETS)
 
 
 def adapt(config: Config, model: nn.Module) -> nn.Module:
-    # Here and not above: it takes seconds, which only the process that forks the nodes spends.
-    from peft import LoraConfig, inject_adapter_in_model
-
-    lora = LoraConfig(
-        r=config.rank,
-        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # It divides it by r, no more.
-        target_modules=TARGETS,
-    )
-    adapted = inject_adapter_in_model(lora, model)
-    factors = [each for name, each in adapted.named_parameters() if "lora_" in name]
-    return peft.train_only(adapted, [*factors, *staged(adapted).head.classifier.parameters()])
+    scale = config.lora_alpha / config.rank
+    added = peft.wrap(model, TARGETS, lambda layer: LowRank(layer, config.rank, scale))
+    factors = [factor for each in added for factor in (each.lora_A, each.lora_B)]
+    return peft.train_only(model, [*factors, *staged(model).head.classifier.parameters()])

@@ -22,7 +22,7 @@ _THREAD = "/proc/thread-self/schedstat"
 _RESET_PEAK = "5"
 
 PROJECT = Path(__file__).parents[2]
-PACKAGES = ("wiretune", "torch", "peft", "transformers", "numpy", "pyzmq", "msgspec", "safetensors")
+PACKAGES = ("wiretune", "torch", "numpy", "pyzmq", "msgspec", "safetensors")
 
 
 def usage() -> dict[str, Any]:

@@ -41,7 +41,7 @@ def config(**options: Any) -> kdfft.Config:
 
 
 def model(options: kdfft.Config) -> nn.Module:
-    torch.manual_seed(0)
+    torch.manual_seed(2)
     return kdfft.adapt(options, VisionTransformer(SPEC, CLASSES))
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods import fedpeft, peft
+from methods.peft import lora
 from nodes.workload import models
 from nodes.workload.models import ModelSpec, VisionTransformer
 
@@ -115,10 +116,10 @@ def test_what_is_trained_is_what_the_variant_is_named_for(plain: VisionTransform
            for way in ("down", "up") for kind in ("weight", "bias")},
         "prompt": CLASSIFIER | {f"blocks.{number}.prompt" for number in range(3)},
         "lora": CLASSIFIER
-        | {f"blocks.{number}.attention.{target}.lora_{factor}.default.weight"
+        | {f"blocks.{number}.attention.{target}.lora_{factor}"
            for number in range(3) for target in ("query", "value") for factor in "AB"},
         "ia3": CLASSIFIER
-        | {f"blocks.{number}.{target}.ia3_l.default"
+        | {f"blocks.{number}.{target}.ia3"
            for number in range(3) for target in ("attention.key", "attention.value", "contract")},
     }  # fmt: skip
     assert {variant: set(trained(adapted(plain, variant))) for variant in VARIANTS} == expected
@@ -221,7 +222,7 @@ def test_lora_against_merged_weights(plain: VisionTransformer) -> None:
         for mine, block in zip(model.blocks, merged.blocks, strict=True):
             for name in ("query", "value"):
                 layer = getattr(mine.attention, name)
-                a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+                a, b = layer.lora_A, layer.lora_B
                 getattr(block.attention, name).weight.add_(b @ a * (6.0 / 3))
         assert torch.allclose(model(images()), merged(images()), atol=1e-5)
 
@@ -234,13 +235,22 @@ def test_ia3_against_scaled_weights(plain: VisionTransformer) -> None:
     with torch.no_grad():
         for mine, block in zip(model.blocks, scaled.blocks, strict=True):
             for name in ("key", "value"):
-                factor = getattr(mine.attention, name).ia3_l["default"]
+                factor = getattr(mine.attention, name).ia3
                 layer = getattr(block.attention, name)
-                layer.weight.mul_(factor)
-                layer.bias.mul_(factor.flatten())
+                layer.weight.mul_(factor[:, None])
+                layer.bias.mul_(factor)
             # The perceptron's hidden features, which contract reads.
-            block.contract.weight.mul_(mine.contract.ia3_l["default"])
+            block.contract.weight.mul_(mine.contract.ia3)
         assert torch.allclose(model(images()), scaled(images()), atol=1e-5)
+
+
+def test_lora_starts_apart_and_within_its_bound(plain: VisionTransformer) -> None:
+    model = adapted(plain, "lora", rank=8)
+    layers = [getattr(block.attention, name) for block in model.blocks for name in lora.TARGETS]
+    values = torch.cat([layer.lora_A for layer in layers]).detach()
+    assert 0.99 / math.sqrt(16) < values.abs().max() <= 1 / math.sqrt(16)
+    assert len(values.unique()) > 0.99 * values.numel()
+    assert not any(layer.lora_B.any() for layer in layers)
 
 
 # What a variant needs
@@ -267,6 +277,19 @@ def test_a_model_that_lacks_what_a_variant_needs(variant: str, missing: str) -> 
     expected = f"variant {variant} needs {missing}, which this model lacks"
     with pytest.raises(ValueError, match=expected):
         peft.load(variant).check(Bare())
+
+
+@pytest.mark.parametrize(("variant", "path"), [("lora", "value"), ("ia3", "contract")])
+def test_a_layer_that_is_not_linear_cannot_be_adapted(variant: str, path: str) -> None:
+    model = VisionTransformer(SPEC, CLASSES)
+    block = model.blocks[1]
+    if path == "value":
+        block.attention.value = nn.Identity()
+    else:
+        block.contract = nn.Identity()
+    expected = rf"variant {variant} needs blocks\.1\..*{path} to be an nn.Linear, and it is a Id"
+    with pytest.raises(ValueError, match=expected):
+        peft.load(variant).check(model)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
