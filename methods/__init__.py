@@ -21,6 +21,10 @@ kept of both after each round. What lasts in them from one round to the next mus
 it knows: modules and optimizers that ``__init__`` has made, generators, tensors, numbers, text,
 containers of these, and objects of classes in ``methods``. It says so where something is not.
 
+What a method's file imports is there before the nodes are forked from one process, and they share
+it. What torch imports only as it is used, such as its compiler, a file is to import itself, or each
+client spends its round on that.
+
 ``Client.received`` (optional)
     Names of attributes, with modules in them, whose trainable parameters are overwritten in every
     round before they are read. They are not kept.

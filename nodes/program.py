@@ -21,6 +21,7 @@ from nodes.checkpoint.store import Checkpointer, Start
 from nodes.client import participate
 from nodes.compute import Compute, Modelled, noise
 from nodes.device_classes import flops_per_s, memory_mb
+from nodes.optimizers import without_compiler
 from nodes.peer import AMONG_CLIENTS
 from nodes.requirements import MIN_SAMPLES, refusing
 from nodes.server import Resumed, serve
@@ -134,6 +135,7 @@ class FineTuning:
 
     def prepare(self) -> Traffic | None:
         torch.set_num_threads(1)
+        without_compiler()
         run = self._run
         load = data.outline if self._modelled else partial(data.load, folder=self._folder)
         self._data = load(run.dataset, seed=run.seed, train_samples=self._samples)

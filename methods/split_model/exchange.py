@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+
+# ``backward`` with a gradient that is given takes it: imported here, and not by every node.
+import torch.fx.experimental.symbolic_shapes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
