@@ -12,6 +12,7 @@ import msgspec
 import methods
 from nodes.workload import data
 from testbed.config_error import ConfigError
+from testbed.fidelity import trust
 from testbed.links import choice
 from testbed.links.dilation import plan as dilated
 from testbed.machine import limits
@@ -169,6 +170,8 @@ def _launch(
         output.say(text, style="yellow")
     if summary["rounds_done"] or output.as_json:
         output.show(closing_table(summary), {"folder": folder.as_posix(), **summary})
+        trusted = summary["fidelity"]["verdict"] == "pass"
+        output.say(trust.line(summary), style=None if trusted else "yellow")
     whole = _write_about(folder, tensorboard, output)
     if summary["status"] != "ok":
         # Last, as a bench tells of it.

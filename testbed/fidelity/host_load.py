@@ -36,7 +36,7 @@ class Host(msgspec.Struct, frozen=True):
     links_late_ms: float | None = None
     """What one packet of a hundred was late at least; None where the links do not say."""
     dilation_needed: float | None = None
-    """With which it would pass, as far as this run tells."""
+    """With which it would pass, as far as this run tells: ``cure`` says how to ask for it."""
     busy_cores: float | None = None
     """In the mean while rounds went on, whoever kept them busy."""
 
@@ -56,14 +56,13 @@ def judge(summary: dict[str, Any], links: dict[str, Any], busy_cores: float | No
     share = latest["late_s"] / rounds_s
     links_late_ms = links.get(_LINKS_LATENESS)
     needed = enough(summary, links)
-    cure = f"--dilation={needed:g} would give each the time it needs"
     failures = []
     if share > LATE_SHARE:
-        failures.append(f"{_late(summary, latest, share)}; {cure}")
+        failures.append(_late(summary, latest, share))
     if links_late_ms is not None and links_late_ms > RTT_TOLERANCE_MS:
         failures.append(
             f"one packet of a hundred left its link {links_late_ms:.1f} ms late or more, of which "
-            f"{RTT_TOLERANCE_MS:g} are allowed; {cure}"
+            f"{RTT_TOLERANCE_MS:g} are allowed"
         )
     figures = (latest["node"], round(share, 4), links_late_ms, needed, busy_cores)
     if failures:
@@ -71,6 +70,11 @@ def judge(summary: dict[str, Any], links: dict[str, Any], busy_cores: float | No
     packets = "" if links_late_ms is None else f", packets {links_late_ms:.1f} ms late"
     reason = f"{latest['node']} was late for {100 * share:.1f} % of the rounds' time{packets}"
     return Host("pass", reason, *figures)
+
+
+def cure(dilation_needed: float) -> str:
+    """The option that gives each node the time it needs."""
+    return f"--dilation={dilation_needed:g}"
 
 
 def _late(summary: dict[str, Any], row: Row, share: float) -> str:

@@ -45,7 +45,6 @@ class RoundLines:
             events.Resumed: self._on_resumed,
             events.Unsaved: self._on_unsaved,
             events.Certified: self._on_certified,
-            events.Host: self._on_host,
             events.Lost: self._on_lost,
             events.Missed: self._on_missed,
             events.Wire: self._on_wire,
@@ -62,9 +61,6 @@ class RoundLines:
 
     def _warn(self, text: str) -> None:
         self._console.print(text, style="yellow", highlight=False)
-
-    def _judge(self, text: str, verdict: str) -> None:
-        self._console.print(text, style="yellow" if verdict == "fail" else None, highlight=False)
 
     def _say(self, text: str) -> None:
         if self._status:
@@ -112,10 +108,9 @@ class RoundLines:
 
     def _on_certified(self, event: events.Certified, tally: SummaryBuilder) -> None:
         verdict, reason = event.fidelity.verdict, event.fidelity.reason
-        self._judge(f"links checked: {verdict}: {reason}", verdict)
-
-    def _on_host(self, event: events.Host, tally: SummaryBuilder) -> None:
-        self._judge(f"host: {event.verdict}: {event.reason}", event.verdict)
+        style = "yellow" if verdict == "fail" else None
+        text = f"links checked: {verdict}: {reason}"
+        self._console.print(text, style=style, highlight=False)
 
     def _on_lost(self, event: events.Lost, tally: SummaryBuilder) -> None:
         self._warn(f"lost {event.peer}: {event.reason}")
@@ -172,10 +167,6 @@ def closing_table(summary: dict[str, Any]) -> Table:
         table.add_row(label, f"{human_bytes(amounts['up'])} / {human_bytes(amounts['down'])}")
     if (used := summary["congestion"]) and used != (asked := summary["congestion_asked"]):
         table.add_row("congestion control", f"{used} (asked: {asked})" if asked else used)
-    left = len(summary["fidelity"]["not_probed"])
-    links = summary["fidelity"]["links"]["verdict"] + (f", {left} not probed" if left else "")
-    table.add_row("links checked", links)
-    table.add_row("host had time for all", summary["fidelity"]["host"]["verdict"])
     clients = [row for row in summary["processes"] if row["node"] != SERVER]
     if clients:
         most = max(row["private_mb"] for row in clients)

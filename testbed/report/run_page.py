@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from testbed.fidelity import trust
 from testbed.network.direction import WAYS
 from testbed.record.reading import EVENTS
 from testbed.report import curves, html, svg
@@ -51,6 +52,7 @@ def page(story: Story, folder: Path) -> str:
             "header",
             tag("h1", title, " ", badge),
             tag("p", result(story), class_="lead"),
+            tag("p", trust.line(summary)),
             _tiles(summary),
         ),
         _accuracy_section(summary),

@@ -6,6 +6,8 @@ import re
 import pytest
 from running import FAST, all_gone
 
+from testbed.fidelity import trust
+
 SMALL = ("--set=variant=head", "--set=local_epochs=1", "--set=batch_size=128")
 """A few kilobytes an update."""
 IMPOSSIBLE = """
@@ -130,10 +132,13 @@ def test_a_host_without_time_for_all_fails_its_own_part_and_with_strict_the_run(
 
 
 @pytest.mark.quiet
-def test_the_table_shows_both_parts(crowded):
-    assert re.search(r"^links checked +pass$", crowded.stdout, re.MULTILINE)
-    assert re.search(r"^host had time for all +fail$", crowded.stdout, re.MULTILINE)
-    assert "host: fail: " in crowded.stdout
+def test_the_end_says_what_can_be_trusted_and_what_to_type(crowded):
+    lines = re.findall(r"^trust: .*$", crowded.stdout, re.MULTILINE)
+    assert lines == [trust.line(crowded.summary)]
+    assert "bytes yes" in lines[0] and "minutes no: " in lines[0]
+    assert (
+        f"; type: --dilation={crowded.summary['fidelity']['host']['dilation_needed']:g}" in lines[0]
+    )
 
 
 @pytest.mark.quiet
@@ -145,4 +150,4 @@ def test_a_host_with_time_for_all_passes_its_part(launch):
     assert (found["verdict"], run.summary["fidelity"]["verdict"]) == ("pass", "pass")
     assert found["late_share"] < 0.05 and found["links_late_ms"] < 2
     assert found["busy_cores"] > 0
-    assert "host: pass: " in run.stdout
+    assert "trust: minutes and bytes are those of 2 devices on wifi; " in run.stdout

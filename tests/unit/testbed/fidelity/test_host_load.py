@@ -22,7 +22,7 @@ def test_a_client_that_waited_for_a_core_fails_it() -> None:
     found = host_load.judge(made(real("client-1", 0.1, 0.02), real("client-2", 0.1, 1.64)), CALM)
     assert found.verdict == "fail"
     assert found.reason.startswith(
-        "client-2 waited 41 % of the rounds' time for a core (2 clients on 2 cores); --dilation="
+        "client-2 waited 41 % of the rounds' time for a core (2 clients on 2 cores)"
     )
 
 
@@ -59,9 +59,10 @@ def test_links_that_let_packets_go_late_fail_it() -> None:
     found = host_load.judge(made(real("client-1", 1, 0.0)), {"lateness_p99_ms": 4.0})
     assert found.verdict == "fail"
     assert found.reason == (
-        "one packet of a hundred left its link 4.0 ms late or more, of which 2 are allowed; "
-        "--dilation=3.4 would give each the time it needs"
+        "one packet of a hundred left its link 4.0 ms late or more, of which 2 are allowed"
     )
+    assert found.dilation_needed is not None
+    assert host_load.cure(found.dilation_needed) == "--dilation=3.4"
 
 
 def test_links_that_the_kernel_shapes_say_nothing_of_lateness() -> None:

@@ -1,0 +1,72 @@
+"""The certificate in one line: whether minutes and bytes can be trusted, and else what to type."""
+
+from typing import Any, NamedTuple
+
+from testbed.fidelity import host_load
+from testbed.network import profiles
+
+Row = dict[str, Any]
+
+
+class _Doubt(NamedTuple):
+    """A reason not to trust a run's minutes."""
+
+    certain: bool
+    """They are wrong; else nothing shows that they are right."""
+    reason: str
+    cure: str | None
+    """What to type."""
+
+
+def line(summary: Row) -> str:
+    """The line, of a run that has ended; ``summary`` as summary.json has it.
+
+    Bytes are counted where they pass, whatever became of the links and of the host's time.
+    """
+    links, host = summary["fidelity"]["links"], summary["fidelity"]["host"]
+    doubts = [doubt for doubt in (_of_links(links, summary["profile"]), _of_host(host)) if doubt]
+    estimated = summary["links"] == "loopback"
+    if not doubts:
+        clients = summary["clients"]
+        where = f"{clients} {'device' if clients == 1 else 'devices'} on {summary['profile']}"
+        but = "; those on the wire are an estimate (loopback links)" if estimated else ""
+        return f"trust: minutes and bytes are those of {where}{but}{_left_out(summary)}"
+    count = "bytes yes, but on the wire an estimate (loopback links)" if estimated else "bytes yes"
+    minutes = "no" if any(doubt.certain for doubt in doubts) else "not known"
+    reasons = "; ".join(doubt.reason for doubt in doubts)
+    cures = " and ".join(doubt.cure for doubt in doubts if doubt.cure)
+    return f"trust: {count}; minutes {minutes}: {reasons}{cures and f'; type: {cures}'}"
+
+
+def _of_links(links: Row, profile: str | None) -> _Doubt | None:
+    if links["verdict"] == "fail":
+        reason = f"links are not as their profiles say ({links['reason']})"
+        return _Doubt(True, reason, _calibrate(profile or ""))
+    if links["verdict"] == "skipped":
+        cure = "--calibrate" if "--no-calibrate" in links["reason"] else None
+        return _Doubt(False, f"the links were not checked ({links['reason']})", cure)
+    return None
+
+
+def _calibrate(profile: str) -> str:
+    """The command that measures these links by themselves; ``profile`` may be a mix."""
+    names = [part.partition(":")[0] for part in profile.split(",")]
+    known = set(names) <= set(profiles.names())
+    return f"python cli.py calibrate --profile={','.join(names) if known else 'YOUR-OWN.toml'}"
+
+
+def _of_host(host: Row) -> _Doubt | None:
+    if host["verdict"] == "fail":
+        needed = host["dilation_needed"]
+        cure = None if needed is None else host_load.cure(needed)
+        return _Doubt(True, host["reason"], cure)
+    if host["verdict"] == "skipped":
+        return _Doubt(False, host["reason"], None)
+    return None
+
+
+def _left_out(summary: Row) -> str:
+    left = summary["fidelity"].get("not_probed", [])
+    if not left:
+        return ""
+    return f" ({len(left)} of the links' checks could not be made: see the report)"
