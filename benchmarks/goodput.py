@@ -127,7 +127,7 @@ def measure(
     }
 
     def be(node: Node) -> None:
-        host, port = stand(network, node)
+        host, port = stand(network, node)[1:3]
         torch.set_num_threads(1)
         if node is layout.server:
             asyncio.run(serve(host, port, down, control, theirs))

@@ -27,6 +27,8 @@ from testbed.network.topology import Node, Plan, plan
 from testbed.probing.timestamps import listen
 from testbed.processes.channel import Channel
 from testbed.processes.child import Child
+from testbed.record.events import Connection, Event
+from testbed.transport import congestion
 from testbed.transport.sockets import ClientTransport, ServerTransport
 from testbed.transport.wire import encode_tensors
 
@@ -35,7 +37,7 @@ PINGS = 200
 WAIT_S = 3600.0
 
 
-def quiet(event: dict[str, Any]) -> None:
+def quiet(event: Event) -> None:
     """A report that nobody reads."""
 
 
@@ -47,6 +49,11 @@ def stand(network: Network, node: Node) -> Endpoint:
 
         enter(endpoint.namespaces)
     return endpoint
+
+
+def control(endpoint: Endpoint) -> str | None:
+    """The congestion control of runs, in whose place a relay stands over loopback links."""
+    return congestion.default()[0] if endpoint.namespaces else None
 
 
 def echo(endpoint: Endpoint) -> None:
@@ -95,15 +102,20 @@ def connect(host: str, port: int) -> socket.socket:
 
 async def serve(endpoint: Endpoint, messages: int, results: Channel) -> None:
     echo(endpoint)
-    connections: list[dict[str, Any]] = []
+    connections: list[Event] = []
     listener = None if endpoint.listener is None else os.dup(endpoint.listener)
     transport = ServerTransport(
-        endpoint.host, endpoint.port, {"client-1"}, connections.append, listener=listener
+        endpoint.host,
+        endpoint.port,
+        {"client-1"},
+        connections.append,
+        control(endpoint),
+        listener=listener,
     )
     watching = asyncio.create_task(transport.watch_connections())
     uplink = [await transport.receive() for _ in range(messages)]
-    congestion = [e["congestion"] for e in connections if e["event"] == "connection"]
-    results.send({"direction": "up", "congestion": congestion, **timing(uplink)})
+    used = [each.congestion for each in connections if isinstance(each, Connection)]
+    results.send({"direction": "up", "congestion": used, **timing(uplink)})
     block = encode_tensors({"block": torch.zeros(MESSAGE_BYTES, dtype=torch.uint8)})
     for _ in range(messages):
         await transport.send("client-1", "down", 0, block, {})
@@ -115,7 +127,7 @@ async def serve(endpoint: Endpoint, messages: int, results: Channel) -> None:
 def call(endpoint: Endpoint, messages: int, results: Channel) -> None:
     host, port = endpoint.host, endpoint.port
     results.send(ping(host, port))
-    transport = ClientTransport("client-1", host, port, quiet)
+    transport = ClientTransport("client-1", host, port, quiet, control(endpoint))
     block = {"block": torch.zeros(MESSAGE_BYTES, dtype=torch.uint8)}
     for _ in range(messages):
         transport.send("up", 0, block, {})
