@@ -18,6 +18,7 @@ from testbed.naming import slug
 from testbed.network import mix
 from testbed.report.terminal import Output
 from testbed.run.config import RunConfig, choose, convert
+from testbed.transport import congestion
 
 
 def bench(
@@ -40,9 +41,7 @@ def bench(
     # 1. Everything is checked before the first run starts.
     asked = _asked(preset, methods, axes, repeat, run)
     cells = plan.cells(asked)
-    read: dict[str, str] = {}
-    for cell in cells:
-        read |= _check(cell.config)
+    read = _checked(cells)
     folder = outside.expanded(
         out or f"results/bench-{slug(Path(preset).stem) if preset else 'own'}"
     )
@@ -108,6 +107,18 @@ def _asked(
     return convert({**msgspec.to_builtins(asked), "run": shared, **changed}, Bench, "the flags")
 
 
+def _checked(cells: list[Cell]) -> dict[str, str]:
+    """Digests of the files that all runs' links are read from, and what else they are by default.
+
+    Raises:
+        ConfigError: of the first run that `launch` would refuse.
+    """
+    read: dict[str, str] = {}
+    for cell in cells:
+        read |= _check(cell.config)
+    return read | {"the congestion control": congestion.default()[0] or "the system's own"}
+
+
 def _check(config: RunConfig) -> dict[str, str]:
     """Refusals of `launch`, as far as they can be known without building a network.
 
@@ -121,6 +132,8 @@ def _check(config: RunConfig) -> dict[str, str]:
     import methods as known
 
     choose("method", config.method, known.names())
+    if config.congestion is not None:
+        congestion.check(config.congestion, config.links)
     FineTuning(config, len(profiles))
     server = [] if config.server_profile is None else [load(config.server_profile)]
     return client_links.files(config, [*profiles, *server])

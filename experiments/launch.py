@@ -262,6 +262,11 @@ def run_facts(
         "dataset": config.dataset,
         "profile": profile,
         "server_profile": layout.server.profile.name if layout.server.profile else None,
+        "profile_versions": {
+            node.profile.name: node.profile.version
+            for node in layout.nodes
+            if node.profile and node.profile.version
+        },
         "seed": config.seed,
         "compute": config.compute,
         "weights": models.fingerprint(config.model) if config.compute == "real" else None,

@@ -6,6 +6,7 @@ One file is one profile. What ships looks like this; in a user's own file [up] a
     summary = "what it stands for, and what it does not"
     sources = ["who, what, version or date"]
     composite = false            # true: a blend of several sources
+    version = 2                  # 1 where absent; raised whenever a number below changes
     [up]                         # client to server; [down] likewise
     rate_kbit = 6300             # absent: unlimited
     delay_ms = 27.5
@@ -56,6 +57,9 @@ class LinkProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """Citations with version or date; one at least of what ships."""
     composite: bool = False
     """A blend: its numbers do not all come from one source."""
+    version: str = ""
+    """The file's number, where it has one, and digits that tell its links from all others:
+    "2 (3f2a1c)". Empty of what comes from no profile."""
     up: Direction = msgspec.field(default_factory=Direction)
     """Client to server."""
     down: Direction = msgspec.field(default_factory=Direction)
@@ -100,7 +104,8 @@ def load(name_or_path: str | os.PathLike[str]) -> LinkProfile:
         return _read(PROFILE_DIR / f"{text}.toml", shipped=True)
     if re.search(r"[\s=]", text.strip()):
         up, down = link_words.read(text)
-        return LinkProfile(name=link_words.say(up, down), title="said in words", up=up, down=down)
+        said = LinkProfile(name=link_words.say(up, down), title="said in words", up=up, down=down)
+        return msgspec.structs.replace(said, version=_mark(said))
     raise ConfigError(
         f"profile {text!r}: there is none of that name{closest(text, names())}; it is one of "
         f"{', '.join(names())}, the path of your own .toml file, or a link in words, such as "
@@ -169,13 +174,24 @@ def _read(path: Path, *, shipped: bool = False) -> LinkProfile:
     document = outside.toml(path, "profile")
     try:
         found = _profile(path, document, shipped=shipped)
+        number = _version(document, shipped=shipped)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    return found if shipped else msgspec.structs.replace(found, name=_own_name(path, found))
+    own = _mark(found)
+    name = path.stem if shipped else f"{path.stem}@{own}"
+    version = own if number is None else f"{number} ({own})"
+    return msgspec.structs.replace(found, name=name, version=version)
 
 
-def _own_name(path: Path, profile: LinkProfile) -> str:
-    """ "site@3f2a1c": the file's, and six digits of what its links are, traces included."""
+def _version(document: dict[str, Any], *, shipped: bool) -> int | None:
+    number = document.get("version", 1 if shipped else None)
+    if number is not None and (type(number) is not int or number < 1):
+        raise ConfigError(f"version = {number!r}: must be a whole number from 1")
+    return number
+
+
+def _mark(profile: LinkProfile) -> str:
+    """Six digits of what its links are, traces included."""
     states = [State(0.0, profile.up, profile.down), *profile.schedule]
     links = [direction for state in states for direction in (state.up, state.down)]
     marks = {each.trace: traces.load(each.trace).mark for each in links if each.trace}
@@ -185,7 +201,7 @@ def _own_name(path: Path, profile: LinkProfile) -> str:
         said = {field: getattr(each, field) for field in each.__struct_fields__}
         said = {field: own for field, own in said.items() if own != getattr(_DEFAULT, field)}
         meant.append(said | ({"trace": marks[each.trace]} if each.trace else {}))
-    return f"{path.stem}@{mark([[state.at_s for state in states], meant], MARK_DIGITS)}"
+    return mark([[state.at_s for state in states], meant], MARK_DIGITS)
 
 
 def _profile(path: Path, document: dict[str, Any], *, shipped: bool) -> LinkProfile:

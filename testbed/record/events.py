@@ -138,6 +138,11 @@ class Run(Event, tag="run", kw_only=True):
     dataset: str | None = None
     profile: Annotated[str | None, "the clients' access links, a mix as `4g:12,wifi:5`"] = None
     server_profile: Annotated[str | None, "the server's; null: without limits"] = None
+    profile_versions: Annotated[
+        dict[str, str],
+        "of each profile, by its name: the number that its file has, and digits of what the link "
+        "is, as `2 (3f2a1c)`",
+    ] = {}
     seed: Count | None = None
     compute: Annotated[str | None, "`real` or `modelled`"] = None
     device_class: Annotated[str | None, "null: a core of this machine"] = None

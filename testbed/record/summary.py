@@ -416,6 +416,7 @@ class SummaryBuilder:
             "dataset": facts.get("dataset"),
             "profile": facts.get("profile"),
             "server_profile": facts.get("server_profile"),
+            "profile_versions": facts.get("profile_versions", {}),
             "links": facts.get("links"),
             "congestion": self._congestion(),
             "congestion_asked": facts.get("congestion"),

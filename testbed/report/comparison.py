@@ -16,7 +16,7 @@ from rich.table import Table
 
 from testbed import files
 from testbed.config_error import ConfigError
-from testbed.report import curves, summaries
+from testbed.report import curves, different_networks, summaries
 from testbed.report.curves import Point
 from testbed.report.summaries import Summary
 from testbed.report.svg import number
@@ -112,7 +112,11 @@ def places(found: Sequence[Run]) -> list[str]:
     """The setting of each run, which must be the same for it to be held against another."""
     backends = {run.summary["links"] for run in found if run.summary["links"]}
     modes = {run.summary["compute"]["mode"] for run in found}
-    return [_place(run.summary, len(backends) > 1, len(modes) > 1) for run in found]
+    networks = different_networks.told_apart([run.summary for run in found])
+    return [
+        _place(run.summary, len(backends) > 1, len(modes) > 1) + network
+        for run, network in zip(found, networks, strict=True)
+    ]
 
 
 def _place(summary: Summary, tell_backend: bool, tell_mode: bool) -> str:
@@ -147,6 +151,9 @@ def notes(found: Sequence[Run]) -> list[str]:
             f"The runs were made on {len(machines)} different machines "
             f"({'; '.join(sorted(machines))}), which shows in the minutes of real compute."
         )
+    # Methods' names are mostly the same in these.
+    folders = [run.folder.name for run in found]
+    said += different_networks.notes([run.summary for run in found], folders)
     told = zip(names(found), found, strict=True)
     wrong = [name for name, run in told if run.summary["fidelity"]["verdict"] == "fail"]
     if wrong:

@@ -50,6 +50,7 @@ def details(profile: LinkProfile) -> dict[str, Any]:
         "summary": profile.summary,
         "sources": list(profile.sources),
         "composite": profile.composite,
+        "version": profile.version,
         "rtt_ms": profile.rtt_ms,
         "provenance": profile.provenance,
     }
@@ -106,7 +107,8 @@ def listing(profiles: list[LinkProfile]) -> Table:
 
 def page(profile: LinkProfile) -> Table:
     """Both directions side by side, with where each number comes from."""
-    table = Table(title=f"{profile.name}: {profile.title}", title_justify="left")
+    title = f"{profile.name}: {profile.title}, version {profile.version}"
+    table = Table(title=title, title_justify="left")
     for name in ("", "down", "up", "down is", "up is"):
         table.add_column(name)
     directions = (profile.down, profile.up)

@@ -15,6 +15,7 @@ from testbed.report.read import Story, read, refusing
 from testbed.report.resent import captured, sent_again
 from testbed.report.rounds_section import timeline_section
 from testbed.report.svg import Curve, number
+from testbed.report.text import few
 from testbed.report.trouble_sections import (
     failures_section,
     host_section,
@@ -271,8 +272,9 @@ def _what_ran(story: Story) -> Markup:
         ("rounds asked for", config.get("rounds")),
         ("clients' links", summary["profile"]),
         ("server's link", summary["server_profile"] or "without limits"),
+        ("versions of links", _versions(summary["profile_versions"])),
         ("link backend", summary["links"]),
-        ("congestion control", ", ".join(summary["connections"]) or "-"),
+        ("congestion control", summary["congestion"] or "-"),
         ("computing", compute),
         ("seed", summary["seed"]),
         (
@@ -298,6 +300,10 @@ def _what_ran(story: Story) -> Markup:
         parts += [tag("h3", f"Options of {summary['method']}"), facts(own)]
     parts.append(tag("details", tag("summary", "Every other setting"), facts(whole)))
     return section("run", "What was run, and on what", *parts)
+
+
+def _versions(versions: dict[str, str]) -> str:
+    return few([f"{name}: {version}" for name, version in versions.items()]) or "-"
 
 
 def _repeat(story: Story, folder: Path) -> Markup:

@@ -78,6 +78,9 @@ class _Summary(msgspec.Struct):
     fidelity: _Fidelity
     environment: Environment | None
     server_profile: str | None = None
+    profile_versions: dict[str, str] = {}
+    congestion: str | None = None
+    connections: dict[str, Count] = {}
 
 
 def load(path: Path) -> Summary:

@@ -87,7 +87,8 @@ def files(config: RunConfig, links: list[LinkProfile]) -> dict[str, str]:
         ConfigError: one of them cannot be read.
     """
     found: dict[str, str] = {}
-    for text in (config.profile, config.server_profile):
+    clients = config.profile if config.positions else config.profile or DEFAULT_PROFILE
+    for text in (clients, config.server_profile):
         if text is not None:
             found |= profiles.files(text)
     others = [config.positions, config.schedule, config.availability]

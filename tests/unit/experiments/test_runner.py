@@ -12,10 +12,12 @@ import made_run
 import pytest
 
 from experiments import runner as module
+from experiments.bench import _checked
 from experiments.plan import Bench, Outcome, Row, cells
 from experiments.progress import Lines
 from experiments.runner import claimed, conduct
 from testbed.config_error import ConfigError
+from testbed.transport import congestion
 
 LAUNCH = """
 import json, pathlib, sys, tomllib
@@ -80,6 +82,26 @@ def test_the_folder_of_another_bench_is_refused(tmp_path: Path) -> None:
         claimed(tmp_path / "out", Bench(rows=[BAD]), {}),
     ):
         pass
+
+
+def test_the_same_bench_with_another_congestion_control_or_profile_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Bench(rows=[Row("a", {"clients": 1})])
+    read = _checked(cells(own))
+    # The default link is none that a flag names.
+    assert len(read["profile 4g"]) == 64
+    monkeypatch.setattr(congestion, "DEFAULT", "reno")
+    other = _checked(cells(own))
+    with claimed(tmp_path / "out", own, read):
+        pass
+    for now, why in (
+        (other, "the congestion control is not what it was"),
+        (read | {"profile 4g": "ab"}, "profile 4g is not what it was"),
+        ({}, "is not what it was"),
+    ):
+        with pytest.raises(ConfigError, match=why), claimed(tmp_path / "out", own, now):
+            pass
 
 
 def test_the_same_bench_over_edited_files_is_refused(tmp_path: Path) -> None:

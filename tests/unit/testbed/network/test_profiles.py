@@ -88,9 +88,17 @@ def test_default_4g_is_as_designed() -> None:
     profile = load("4g")
     assert (profile.down.rate_kbit, profile.up.rate_kbit, profile.rtt_ms) == (21300, 6300, 55)
     assert (profile.down.jitter_ms, profile.up.jitter_ms) == (5, 15)
-    assert profile.down.loss_percent == profile.up.loss_percent == 0.2
+    assert profile.down.mean_loss_percent == profile.up.mean_loss_percent == 0
     assert profile.composite
-    assert "5.8 Mbit/s" in profile.summary
+
+
+def test_4g_loses_packets_in_bursts_where_that_is_asked_for() -> None:
+    plain, lossy = load("4g"), load("4g-lossy")
+    for way in ("up", "down"):
+        direction = getattr(lossy, way)
+        assert direction.mean_loss_percent == pytest.approx(0.2, rel=1e-3)
+        calm = msgspec.structs.replace(direction, gilbert_elliott=None)
+        assert calm == getattr(plain, way)
 
 
 def test_delays_that_a_source_gives_apart_stay_apart() -> None:
