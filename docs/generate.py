@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from testbed.record import events  # noqa: E402
+from testbed.record.run_summary import Summary  # noqa: E402
 
 ROOMS = ("testbed", "nodes", "methods", "experiments")
 WIDTH = 30
@@ -32,6 +33,7 @@ def parts() -> Iterator[tuple[str, str, str]]:
     """Of each part its page, its name and what belongs there."""
     yield "CONTRIBUTING.md", "map", f"```\n{house()}```\n"
     yield "docs/events.md", "kinds", kinds()
+    yield "docs/summary.md", "fields", fields()
 
 
 def between(page: str, name: str) -> tuple[str, str, str]:
@@ -91,13 +93,30 @@ def kinds() -> str:
 
 def _kind(kind: type[events.Event]) -> str:
     own = {name: hint for name, hint in _hints(kind).items() if name not in ("t", "node")}
-    rows = [row for name, hint in own.items() for row in _rows(name, hint)]
-    table = ["| field | type | what |", "|---|---|---|", *rows] if rows else []
+    table = _table(own)
     says = " ".join((kind.__doc__ or "").split())
-    if not rows:
+    if not table:
         says += " It has no further fields."
     lines = [f"## {kind.__struct_config__.tag}", "", says, "", *table]
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def fields() -> str:
+    """Every field of summary.json, a table for each at its top that has fields of its own."""
+    plain: dict[str, Any] = {}
+    parts = []
+    for name, hint in _hints(Summary).items():
+        rows = list(_rows(name, hint))
+        if len(rows) == 1:
+            plain[name] = hint
+        else:
+            parts.append("\n".join(["", f"## {name}", "", *_table({name: hint}), ""]))
+    return "\n".join([*_table(plain), ""]) + "".join(parts)
+
+
+def _table(hints: Mapping[str, Any]) -> list[str]:
+    rows = [row for name, hint in hints.items() for row in _rows(name, hint)]
+    return ["| field | type | what |", "|---|---|---|", *rows] if rows else []
 
 
 def _hints(kind: type) -> dict[str, Any]:

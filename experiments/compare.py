@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.table import Table
 
 from experiments.plan import Bench, Row
 from testbed.metrics import accuracy
 from testbed.network.topology import SERVER
+from testbed.record.events import known
+from testbed.record.run_summary import RoundSummary, Summary
 
-Summary = dict[str, Any]
 Figures = dict[str, float | None]
 Spread = dict[str, tuple[float, float]]
 """The least and greatest of several runs' figures."""
@@ -35,24 +36,23 @@ def figures(summary: Summary, target_accuracy: float | None) -> Figures:
     With a target, time and bytes are those until the end of the round that reached it, and None
     where none did.
     """
-    rounds = [entry for entry in summary["rounds"] if entry["finished"]]
-    accuracies = [accuracy(entry["metrics"]) for entry in rounds]
-    parts = sum(entry["clients_ok"] for entry in rounds)
-    flops = [each["round_flops"] for each in summary["per_client"] if each.get("round_flops")]
-    clients = [each for each in summary["processes"] if each["node"] != SERVER]
-    peaks = [each.get("peak_private_mb") for each in clients]
-    payload = sum(_payload(entry) for entry in rounds)
+    rounds = [entry for entry in summary.rounds if entry.finished]
+    accuracies = [accuracy(entry.metrics) for entry in rounds]
+    parts = sum(entry.clients_ok or 0 for entry in rounds)
+    flops = [own for each in summary.per_client if (own := known(each.round_flops))]
+    clients = [each for each in summary.processes if each.node != SERVER]
+    peaks = [each.peak_private_mb for each in clients]
+    minutes = _minutes(rounds)
+    payload = sum(entry.bytes.payload.both for entry in rounds)
     found: Figures = {
         "accuracy": max((a for a in accuracies if a is not None), default=None),
         "client_accuracy": _clients_at_best(rounds),
-        "minutes": sum(entry["seconds"] for entry in rounds) / 60,
-        "minutes_a_round": _share(sum(entry["seconds"] for entry in rounds) / 60, len(rounds)),
-        "wire_mb": sum(_wire(entry) for entry in rounds) / 1e6,
+        "minutes": minutes,
+        "minutes_a_round": _share(minutes, len(rounds)),
+        "wire_mb": sum(entry.bytes.wire.both for entry in rounds) / 1e6,
         "payload_mb": payload / 1e6,
         "one_way_mb": _share(payload / 2e6, parts),
-        "up_gib": _share(
-            sum(entry["bytes"]["payload"]["up"] for entry in rounds) / 2**30, len(rounds)
-        ),
+        "up_gib": _share(sum(entry.bytes.payload.up for entry in rounds) / 2**30, len(rounds)),
         "client_round_mb": _share(payload / 1e6, parts),
         "client_round_gflop": statistics.fmean(flops) / 1e9 if flops else None,
         "client_memory_mb": max((mb for mb in peaks if mb is not None), default=None),
@@ -60,34 +60,27 @@ def figures(summary: Summary, target_accuracy: float | None) -> Figures:
     if target_accuracy is not None:
         reached = [n for n, a in enumerate(accuracies, 1) if a is not None and a >= target_accuracy]
         until = rounds[: reached[0]] if reached else []
-        sums = {
+        sums: Figures = {
             "rounds_to_target": len(until),
-            "minutes_to_target": sum(entry["seconds"] for entry in until) / 60,
-            "payload_mb_to_target": sum(map(_payload, until)) / 1e6,
-            "wire_mb_to_target": sum(map(_wire, until)) / 1e6,
+            "minutes_to_target": _minutes(until),
+            "payload_mb_to_target": sum(entry.bytes.payload.both for entry in until) / 1e6,
+            "wire_mb_to_target": sum(entry.bytes.wire.both for entry in until) / 1e6,
         }
         found |= sums if until else dict.fromkeys(sums)
     return found
 
 
-def _clients_at_best(rounds: list[dict[str, Any]]) -> float | None:
+def _clients_at_best(rounds: list[RoundSummary]) -> float | None:
     """Accuracy of the clients' own models, after the round whose accuracy is the best."""
-    found = [(accuracy(entry["metrics"]), entry["metrics"]) for entry in rounds]
+    found = [(accuracy(entry.metrics), entry.metrics) for entry in rounds]
     learnt = [(best, metrics) for best, metrics in found if best is not None]
     if not learnt:
         return None
-    own: float | None = max(learnt, key=lambda each: each[0])[1].get("client_accuracy")
-    return own
+    return max(learnt, key=lambda each: each[0])[1].get("client_accuracy")
 
 
-def _payload(entry: dict[str, Any]) -> int:
-    payload: dict[str, int] = entry["bytes"]["payload"]
-    return payload["up"] + payload["down"]
-
-
-def _wire(entry: dict[str, Any]) -> int:
-    wire: dict[str, int] = entry["bytes"]["wire"]
-    return wire["up"] + wire["down"]
+def _minutes(rounds: list[RoundSummary]) -> float:
+    return sum(entry.seconds or 0.0 for entry in rounds) / 60
 
 
 def _share(part: float, whole: float) -> float | None:

@@ -12,7 +12,6 @@ import msgspec
 import methods
 from nodes.workload import data
 from testbed.config_error import ConfigError
-from testbed.fidelity import trust
 from testbed.links import choice
 from testbed.links.dilation import plan as dilated
 from testbed.machine import limits
@@ -21,9 +20,10 @@ from testbed.naming import slug
 from testbed.network.profiles import LinkProfile
 from testbed.network.profiles import load as load_profile
 from testbed.network.topology import Plan, plan
-from testbed.record import chrome_trace
+from testbed.record import chrome_trace, trust
 from testbed.record.recorder import Recorder, create_folder
 from testbed.record.recovery import Killed
+from testbed.record.run_summary import Captures
 from testbed.report.progress import RoundLines, closing_table
 from testbed.report.terminal import Output
 from testbed.run import client_links
@@ -164,19 +164,21 @@ def _launch(
         progress.close()
         recorder.close()
     # 4. What came of it.
-    if summary["status"] == "ok":
+    if summary.status == "ok":
         store.remove(folder)
-    for text in capture_warnings(summary["captures"]):
+    for text in capture_warnings(summary.captures):
         output.say(text, style="yellow")
-    if summary["rounds_done"] or output.as_json:
-        output.show(closing_table(summary), {"folder": folder.as_posix(), **summary})
-        trusted = summary["fidelity"]["verdict"] == "pass"
+    if summary.rounds_done or output.as_json:
+        output.show(
+            closing_table(summary), {"folder": folder.as_posix(), **msgspec.to_builtins(summary)}
+        )
+        trusted = summary.fidelity.verdict == "pass"
         output.say(trust.line(summary), style=None if trusted else "yellow")
     whole = _write_about(folder, tensorboard, output)
-    if summary["status"] != "ok":
+    if summary.status != "ok":
         # Last, as a bench tells of it.
-        output.error(f"{summary['status']}: {summary['reason']}")
-    return EXIT_CODES[summary["status"]] or (0 if whole else UNWRITTEN_EXIT)
+        output.error(f"{summary.status}: {summary.reason}")
+    return EXIT_CODES[summary.status] or (0 if whole else UNWRITTEN_EXIT)
 
 
 def _congestion(
@@ -226,15 +228,15 @@ def _write_about(folder: Path, tensorboard: bool, output: Output) -> bool:
     return whole
 
 
-def capture_warnings(captures: dict[str, Any] | None) -> list[str]:
+def capture_warnings(captures: Captures | None) -> list[str]:
     """Warnings to a reader of a run's captures; ``captures`` is the summary's."""
     found = []
-    if captures and captures["failure"]:
-        found.append(f"the captures end early: {captures['failure']}")
-    if captures and captures["dropped_packets"]:
+    if captures and captures.failure:
+        found.append(f"the captures end early: {captures.failure}")
+    if captures and captures.dropped_packets:
         found.append(
-            f"the captures lack {captures['dropped_packets']} packets, which came faster than they "
-            f"could be written: those of {', '.join(captures['incomplete'])}"
+            f"the captures lack {captures.dropped_packets} packets, which came faster than they "
+            f"could be written: those of {', '.join(captures.incomplete)}"
         )
     return found
 

@@ -12,6 +12,7 @@ import msgspec
 
 from testbed import naming, outside
 from testbed.config_error import ConfigError, closest
+from testbed.record.run_summary import Summary
 from testbed.run.config import RunConfig, convert, option_value
 
 PRESETS = Path(__file__).parent / "presets"
@@ -75,7 +76,7 @@ class Outcome(NamedTuple):
     """The outcome of a cell."""
 
     cell: Cell
-    summary: dict[str, Any] | None
+    summary: Summary | None
     """None: it did not run, or left nothing to read."""
     reason: str | None
     """Why there are no figures of it; None where there are."""

@@ -200,7 +200,7 @@ def table(course: BenchProgress, rows: int) -> Table:
 def _ended(outcome: Outcome) -> Text:
     if outcome.summary is None:
         return styled(outcome.reason or "no result", "red")
-    found = [entry.get("metrics", {}) for entry in outcome.summary.get("rounds", [])]
+    found = [entry.metrics for entry in outcome.summary.rounds]
     best = max((a for a in map(accuracy, found) if a is not None), default=None)
     text = "there already" if outcome.earlier else "done"
     return styled(text + ("" if best is None else f", accuracy {best:.3f}"), "green")

@@ -20,6 +20,7 @@ from testbed import files
 from testbed.config_error import ConfigError
 from testbed.processes import signals
 from testbed.processes.child import Child
+from testbed.record.run_summary import Summary
 from testbed.report import summaries
 from testbed.run import client_links
 from testbed.run.config import write
@@ -96,7 +97,7 @@ def conduct(
     there = {cell.id: finished(folder / cell.id) for cell in cells}
     for id_, summary in there.items():
         if summary is not None:
-            course.took_s[id_] = summary["seconds"]["total"]
+            course.took_s[id_] = summary.seconds.total
     for cell in cells:
         place, earlier = folder / cell.id, there[cell.id]
         budget_left_s = course.budget_left_s
@@ -120,12 +121,12 @@ def conduct(
         yield outcome
 
 
-def finished(place: Path) -> dict[str, Any] | None:
+def finished(place: Path) -> Summary | None:
     """The summary of the cell's last run that ended well."""
     for path in sorted(place.glob("*/summary.json"), reverse=True):
         with contextlib.suppress(ConfigError):
             summary = summaries.load(path)
-            if summary["status"] == "ok":
+            if summary.status == "ok":
                 return summary
     return None
 

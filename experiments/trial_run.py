@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from nodes.program import FineTuning
-from testbed.fidelity import host_load
 from testbed.links.interface import Backend
 from testbed.network.topology import Plan
+from testbed.record import host_load
 from testbed.record.events import Event
 from testbed.record.recorder import Recorder
+from testbed.record.run_summary import Summary
 from testbed.record.summary import SummaryBuilder
 from testbed.run.config import MAX_DILATION, RunConfig
 from testbed.run.supervisor import run
@@ -65,32 +66,32 @@ def find(
             summary = run(trial, layout, backend, program, recorder, told, _Silent())
         finally:
             recorder.close()
-    if summary["rounds_done"] == 0 or summary["status"] != "ok":
-        raise TrialFailed(summary["status"], summary["reason"] or "it was not finished")
+    if summary.rounds_done == 0 or summary.status != "ok":
+        raise TrialFailed(summary.status, summary.reason or "it was not finished")
     return conclude(summary)
 
 
-def conclude(summary: dict[str, Any]) -> Found:
+def conclude(summary: Summary) -> Found:
     """The conclusion from the summary of a trial round."""
-    links = summary["link_facts"]
+    links = summary.link_facts
     needed = max(host_load.enough(summary, links), _for_links(summary))
-    (entry,) = summary["rounds"]
-    how = f"a trial round of {entry['seconds']:.2f} s"
+    (entry,) = summary.rounds
+    how = f"a trial round of {entry.seconds:.2f} s"
     rows = host_load.rows_with_lateness(summary)
     if rows:
-        latest = max(rows, key=lambda row: row["late_s"])
+        latest = max(rows, key=host_load.late_s)
         how += (
-            f", in which {latest['node']} was late by {latest['late_s']:.2f} s with what takes "
-            f"its device {host_load.device_s(latest):.2f} s"
+            f", in which {latest.node} was late by {host_load.late_s(latest):.2f} s with what "
+            f"takes its device {host_load.device_s(latest):.2f} s"
         )
     return Found(min(needed, MAX_DILATION), how)
 
 
-def _for_links(summary: dict[str, Any]) -> float:
+def _for_links(summary: Summary) -> float:
     """Lines that this machine could not fill are to be as much slower."""
     short = [
-        check["expected"] / check["measured"] / host_load.SPARE
-        for check in summary["fidelity"]["checks"]
-        if check["unit"] == "kbit/s" and not check["ok"] and check["measured"]
+        check.expected / check.measured / host_load.SPARE
+        for check in summary.fidelity.checks
+        if check.unit == "kbit/s" and not check.ok and check.measured
     ]
     return host_load.rounded_up(max([1.0, *short]))

@@ -29,11 +29,11 @@ from nodes.throttled_compute import STEP_IMAGES, Stretched, host_flops_per_s
 from nodes.workload import data, models
 from testbed import clock
 from testbed.config_error import ConfigError
-from testbed.fidelity import host_load
 from testbed.metering import meter
 from testbed.network.topology import PORT, Node, client_address, client_name
 from testbed.processes import heap
 from testbed.processes.channel import Channel
+from testbed.record import host_load
 from testbed.record.events import HostRate
 from testbed.run.config import RunConfig, choose, convert
 from testbed.run.feasible import Traffic

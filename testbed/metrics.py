@@ -6,7 +6,7 @@ LARGEST = 1e300
 """A number that a page can still draw: the difference of two such is a float too."""
 
 
-def accuracy(metrics: Mapping[str, float]) -> float | None:
+def accuracy(metrics: Mapping[str, float | None]) -> float | None:
     """The server's model's, or the mean of the clients' where each has its own."""
     return metrics.get("accuracy", metrics.get("client_accuracy"))
 

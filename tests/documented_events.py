@@ -44,7 +44,7 @@ def undocumented(events: Iterable[dict[str, Any]]) -> list[str]:
         if kind not in kinds:
             wrong.add(kind)
             continue
-        for path, value in _paths(event, kinds[kind]):
+        for path, value in paths_of(event, kinds[kind]):
             told = kinds[kind].get(path)
             if path in OF_ALL:
                 continue
@@ -57,13 +57,13 @@ def undocumented(events: Iterable[dict[str, Any]]) -> list[str]:
     return sorted(wrong)
 
 
-def _paths(value: dict[str, Any], known: dict[str, str], before: str = "") -> Iterable[Any]:
+def paths_of(value: dict[str, Any], known: dict[str, str], before: str = "") -> Iterable[Any]:
     for name, own in value.items():
         path = f"{before}{name}"
         if isinstance(own, dict) and path not in known:
-            yield from _paths(own, known, f"{path}.")
+            yield from paths_of(own, known, f"{path}.")
         elif isinstance(own, list) and path not in known and own and isinstance(own[0], dict):
             for each in own:
-                yield from _paths(each, known, f"{path}[].")
+                yield from paths_of(each, known, f"{path}[].")
         elif not (isinstance(own, list) and any(each.startswith(f"{path}[]") for each in known)):
             yield path, own

@@ -36,6 +36,7 @@ class Channel:
         self._decoder = msgspec.json.Decoder(reads)
         self._partial = b""
         self._lines: deque[Any] = deque()
+        self._garbled: msgspec.DecodeError | None = None
         self.descriptors: deque[int] = deque()
         """Descriptors received and not yet taken, in the order they were sent."""
         self.closed = False
@@ -73,9 +74,10 @@ class Channel:
         Raises:
             TimeoutError: none came within ``timeout_s``.
             ChannelClosed: the other end is gone.
-            Garbled: it is none of this channel's. Those before it are had by the next call.
+            Garbled: it is none of this channel's.
         """
         while not self._lines:
+            self._raise_garbled()
             if self.closed:
                 raise ChannelClosed("the other end has closed")
             if not self._readable(timeout_s):
@@ -91,6 +93,7 @@ class Channel:
         """
         while not self.closed and self._readable(0):
             self._read()
+        self._raise_garbled()
         lines = list(self._lines)
         self._lines.clear()
         return lines
@@ -116,8 +119,14 @@ class Channel:
                 self._lines.append(self._decoder.decode(line))
             except msgspec.DecodeError as error:
                 # What follows cannot be trusted either.
-                self.closed = True
-                raise Garbled(f"{self._other} sent what cannot be read: {error}") from error
+                self._garbled, self.closed = error, True
+                return
+
+    def _raise_garbled(self) -> None:
+        """Once, of what was read last."""
+        error, self._garbled = self._garbled, None
+        if error is not None:
+            raise Garbled(f"{self._other} sent what cannot be read: {error}") from error
 
     def close(self) -> None:
         """Close this end and every descriptor received and not taken."""

@@ -86,6 +86,14 @@ class UpDown(msgspec.Struct):
     up: Count
     down: Count
 
+    @property
+    def both(self) -> int:
+        return self.up + self.down
+
+    def add(self, way: str, amount: int) -> None:
+        """``way``: up or down."""
+        setattr(self, way, getattr(self, way) + amount)
+
 
 class Redone(msgspec.Struct):
     payload: Annotated[UpDown, "bytes that arrived since that round"]

@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import msgspec
 
@@ -22,6 +22,7 @@ from testbed.config_error import ConfigError
 from testbed.record.events import Event, Message
 from testbed.record.reading import EVENTS
 from testbed.record.recovery import Killed
+from testbed.record.run_summary import Summary
 
 SUMMARY_SHARE = 0.05
 """Of a run's time, at most, for writing what its summary is so far."""
@@ -41,7 +42,7 @@ class Recorder:
         """Emulated seconds of the run before it was killed."""
         self._past_origin_ns: int | None = None
         self._lock: BinaryIO | None = None
-        self._make: Callable[[], dict[str, Any]] | None = None
+        self._make: Callable[[], Summary] | None = None
         """Of a summary that waits to be written."""
         self._due_s = 0.0
         """When the next one may be."""
@@ -88,12 +89,12 @@ class Recorder:
                 self._file.truncate(os.fstat(self._file.fileno()).st_size - written)
             raise
 
-    def write_summary(self, summary: dict[str, Any]) -> None:
+    def write_summary(self, summary: Summary) -> None:
         """Replace summary.json in one step, so that a reader never sees half of it."""
         text = msgspec.json.format(msgspec.json.encode(summary), indent=2)
         files.write(self.folder / "summary.json", text + b"\n")
 
-    def keep_summary(self, make: Callable[[], dict[str, Any]] | None = None) -> None:
+    def keep_summary(self, make: Callable[[], Summary] | None = None) -> None:
         """Have summary.json be what ``make`` returns, now or before long.
 
         A summary grows with its run. It is written where that takes a small share of the time

@@ -195,7 +195,7 @@ class Killed:
 
     def lost(self, after: int) -> Redone:
         """The part that is done again: its seconds, and payload and message bytes that arrived."""
-        lost = {level: {"up": 0, "down": 0} for level in ("payload", "message")}
+        lost = Redone(payload=UpDown(0, 0), message=UpDown(0, 0), seconds=0.0)
         clients = set(self.facts.client_names)
         counted_t = self.facts.t
         for event, counts in self._sifted(after):
@@ -205,11 +205,10 @@ class Killed:
             elif isinstance(event, Message):
                 for way, end in (("up", event.peer), ("down", event.node)):
                     if end in clients:
-                        lost["payload"][way] += event.payload_bytes
-                        lost["message"][way] += event.message_bytes
-        seconds = round(self.last_t - counted_t, 6)
-        payload, message = (UpDown(**lost[level]) for level in ("payload", "message"))
-        return Redone(payload=payload, message=message, seconds=seconds)
+                        lost.payload.add(way, event.payload_bytes)
+                        lost.message.add(way, event.message_bytes)
+        lost.seconds = round(self.last_t - counted_t, 6)
+        return lost
 
     def _sifted(self, after: int) -> Iterator[tuple[Event, bool]]:
         """Events that counted so far, and whether each still does."""

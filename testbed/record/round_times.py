@@ -1,26 +1,32 @@
 """Round times as summary.json has them: each node's spans, the slowest, the ideal."""
 
-from typing import Any
+from msgspec import structs
 
 from testbed.network.capacity import Access
 from testbed.network.topology import SERVER
 from testbed.record import ideal_rounds, spans
+from testbed.record.run_summary import RoundSummary
 
 
-def of_round(
-    entry: spans.Round, clients: list[str], links: list[Access], *, asynchronous: bool = False
-) -> dict[str, Any]:
-    """``links``: of every node, the server first, as the round began; empty where not known.
+def fill(
+    row: RoundSummary,
+    entry: spans.Round,
+    clients: list[str],
+    links: list[Access],
+    *,
+    asynchronous: bool = False,
+) -> None:
+    """Give ``row`` its times.
 
-    An asynchronous method's round waits for none of its clients: it has no slowest and no ideal.
+    ``links``: of every node, the server first, as the round began; empty where not known. An
+    asynchronous method's round waits for none of its clients: it has no slowest and no ideal.
     """
-    if asynchronous:
-        slowest = dict.fromkeys(("compute_s", "transfer_s", "wait_s"))
-        return slowest | _of_all(entry, clients, [])
-    return _of_slowest(entry) | _of_all(entry, clients, links)
+    if not asynchronous:
+        _fill_slowest(row, entry)
+    _fill_all(row, entry, clients, [] if asynchronous else links)
 
 
-def _of_slowest(entry: spans.Round) -> dict[str, float]:
+def _fill_slowest(row: RoundSummary, entry: spans.Round) -> None:
     """Seconds of the slowest client's round: computing, on the way, and the rest.
 
     The slowest is the one whose last message reached the server last. It computes from a
@@ -44,32 +50,29 @@ def _of_slowest(entry: spans.Round) -> dict[str, float]:
                 last_down = None
     seconds = entry.seconds or 0.0
     compute_s, transfer_s = compute_ns / 1e9, transfer_ns / 1e9
-    return {
-        "compute_s": round(compute_s, 6),
-        "transfer_s": round(transfer_s, 6),
-        "wait_s": round(max(0.0, seconds - compute_s - transfer_s), 6),
-    }
+    row.compute_s = round(compute_s, 6)
+    row.transfer_s = round(transfer_s, 6)
+    row.wait_s = round(max(0.0, seconds - compute_s - transfer_s), 6)
 
 
-def _of_all(entry: spans.Round, clients: list[str], links: list[Access]) -> dict[str, Any]:
+def _fill_all(
+    row: RoundSummary, entry: spans.Round, clients: list[str], links: list[Access]
+) -> None:
     """Spans of every node in a round, and how long it would have taken on full lines."""
     sums = {node: spans.seconds(found) for node, found in entry.spans().items()}
     server = sums.pop(SERVER, None)
     there = [client for client in clients if client in sums]
-    rows = [{"client": client, **sums[client]} for client in there]
-    ideal_s = None
+    few = len(there) <= spans.MOST_ROWS
+    rows = [structs.replace(sums[client], client=client) for client in there]
+    row.spans = rows if few else []
+    row.spans_over_clients = None if few else spans.over_clients(rows)
+    row.server_spans = server
+    row.ideal_s = row.measured_to_ideal = None
     # How fast a ring of unlike lines could be, step after step, nobody has worked out here.
     if there and links and entry.seconds and not entry.reduced:
         messages = entry.within()
-        compute_s = {client: sums[client]["compute_s"] for client in there}
+        compute_s = {client: sums[client].compute_s for client in there}
         own = dict(zip(clients, links[1:], strict=True))
-        ideal_s = round(ideal_rounds.round_s(messages, compute_s, own, links[0]), 6)
-    ratio = round(entry.seconds / ideal_s, 4) if ideal_s and entry.seconds else None
-    few = len(rows) <= spans.MOST_ROWS
-    return {
-        "spans": rows if few else [],
-        "spans_over_clients": None if few else spans.over_clients(rows),
-        "server_spans": server,
-        "ideal_s": ideal_s,
-        "measured_to_ideal": ratio,
-    }
+        row.ideal_s = round(ideal_rounds.round_s(messages, compute_s, own, links[0]), 6)
+        if row.ideal_s:
+            row.measured_to_ideal = round(entry.seconds / row.ideal_s, 4)

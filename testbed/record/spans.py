@@ -8,11 +8,13 @@ in SPANS: a node's four sum up to the round.
 """
 
 from collections import defaultdict
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from testbed.network.topology import SERVER
 from testbed.record import events
 from testbed.record.events import Event
+from testbed.record.run_summary import Spans, SpansOverClients
 
 SPANS = ("compute", "receive", "send", "wait")
 _WAIT = len(SPANS) - 1
@@ -184,23 +186,35 @@ def _reduce(entry: Round, event: events.Reduced) -> None:
     ]
 
 
-def seconds(spans: list[Span]) -> dict[str, float]:
-    """How long in all: receive_s, compute_s, send_s, wait_s."""
+def seconds(spans: list[Span]) -> Spans:
+    """How long in all."""
     sums = dict.fromkeys(_IN_ORDER, 0)
     for span in spans:
         sums[span.kind] += span.ended_ns - span.began_ns
-    return {f"{kind}_s": round(total_ns / 1e9, 6) for kind, total_ns in sums.items()}
+    return _figures(lambda kind: round(sums[kind] / 1e9, 6))
 
 
-def over_clients(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+def over_clients(rows: list[Spans]) -> SpansOverClients:
     """The least, the median and the most of each of ``seconds``' figures over clients."""
-    found: dict[str, dict[str, float]] = {"min": {}, "median": {}, "max": {}}
-    for field in (f"{kind}_s" for kind in _IN_ORDER):
-        values = sorted(row[field] for row in rows)
-        middle = (values[len(values) // 2] + values[(len(values) - 1) // 2]) / 2
-        found["min"][field], found["max"][field] = values[0], values[-1]
-        found["median"][field] = round(middle, 6)
-    return found
+    values: dict[str, list[float]] = {
+        kind: sorted(getattr(row, f"{kind}_s") for row in rows) for kind in _IN_ORDER
+    }
+
+    def middle(kind: str) -> float:
+        own = values[kind]
+        return round((own[len(own) // 2] + own[(len(own) - 1) // 2]) / 2, 6)
+
+    return SpansOverClients(
+        min=_figures(lambda kind: values[kind][0]),
+        median=_figures(middle),
+        max=_figures(lambda kind: values[kind][-1]),
+    )
+
+
+def _figures(of: Callable[[str], float]) -> Spans:
+    return Spans(
+        receive_s=of("receive"), compute_s=of("compute"), send_s=of("send"), wait_s=of("wait")
+    )
 
 
 def _between(arrivals: list[int], departures: list[int]) -> list[tuple[int, int]]:

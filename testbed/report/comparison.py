@@ -16,9 +16,9 @@ from rich.table import Table
 
 from testbed import files
 from testbed.config_error import ConfigError
+from testbed.record.run_summary import Summary
 from testbed.report import curves, different_networks, summaries
 from testbed.report.curves import Point
-from testbed.report.summaries import Summary
 from testbed.report.svg import number
 from testbed.report.text import few
 
@@ -92,7 +92,7 @@ def runs(paths: Sequence[Path]) -> list[Run]:
 def _last(cell: Path) -> Run:
     """The cell's last run that ended well, as bench takes it; the last of all if none did."""
     tries = [_load(each.parent) for each in sorted(cell.glob("*/summary.json"))]
-    return max(tries, key=lambda run: (run.summary["status"] == "ok", run.folder.name))
+    return max(tries, key=lambda run: (run.summary.status == "ok", run.folder.name))
 
 
 def _load(folder: Path) -> Run:
@@ -110,8 +110,8 @@ def _load(folder: Path) -> Run:
 
 def places(found: Sequence[Run]) -> list[str]:
     """The setting of each run, which must be the same for it to be held against another."""
-    backends = {run.summary["links"] for run in found if run.summary["links"]}
-    modes = {run.summary["compute"]["mode"] for run in found}
+    backends = {run.summary.links for run in found if run.summary.links}
+    modes = {run.summary.compute.mode for run in found}
     networks = different_networks.told_apart([run.summary for run in found])
     return [
         _place(run.summary, len(backends) > 1, len(modes) > 1) + network
@@ -120,26 +120,26 @@ def places(found: Sequence[Run]) -> list[str]:
 
 
 def _place(summary: Summary, tell_backend: bool, tell_mode: bool) -> str:
-    server = f", server on {summary['server_profile']}" if summary.get("server_profile") else ""
-    clients = f"{summary['clients']} client{'' if summary['clients'] == 1 else 's'}"
-    compute = summary["compute"]
-    device = f", modelled {compute['device_class']}" if compute["mode"] == "modelled" else ""
-    if tell_mode and compute["mode"] == "real":
+    server = f", server on {summary.server_profile}" if summary.server_profile else ""
+    clients = f"{summary.clients} client{'' if summary.clients == 1 else 's'}"
+    compute = summary.compute
+    device = f", modelled {compute.device_class}" if compute.mode == "modelled" else ""
+    if tell_mode and compute.mode == "real":
         device = ", real compute"
-    backend = f", over {summary['links'] or 'no'} links" if tell_backend else ""
-    return f"{summary['profile']} with {clients}{server}, {summary['dataset']}{device}{backend}"
+    backend = f", over {summary.links or 'no'} links" if tell_backend else ""
+    return f"{summary.profile} with {clients}{server}, {summary.dataset}{device}{backend}"
 
 
 def notes(found: Sequence[Run]) -> list[str]:
     """Reasons why these runs are not comparable, in sentences."""
     said = []
-    backends = sorted({run.summary["links"] for run in found if run.summary["links"]})
+    backends = sorted({run.summary.links for run in found if run.summary.links})
     if len(backends) > 1:
         text = f"Runs over {' and '.join(backends)} links are not comparable with one another"
         if "loopback" in backends:
             text += ": over loopback links bytes on the wire are an estimate"
         said.append(f"{text}.")
-    modes = {run.summary["compute"]["mode"] for run in found}
+    modes = {run.summary.compute.mode for run in found}
     if len(modes) > 1:
         said.append(
             "Runs of real and of modelled compute are not comparable with one another: minutes are "
@@ -155,15 +155,17 @@ def notes(found: Sequence[Run]) -> list[str]:
     folders = [run.folder.name for run in found]
     said += different_networks.notes([run.summary for run in found], folders)
     told = zip(names(found), found, strict=True)
-    wrong = [name for name, run in told if run.summary["fidelity"]["verdict"] == "fail"]
+    wrong = [name for name, run in told if run.summary.fidelity.verdict == "fail"]
     if wrong:
         said.append(f"Links were not as their profiles say in {few(wrong)}.")
     return said
 
 
 def _machine(summary: Summary) -> str:
-    own = summary["environment"] or {}
-    return f"{own.get('cores')} cores, {own.get('memory_mb')} MB, {own.get('kernel')}"
+    own = summary.environment
+    if own is None:
+        return "None cores, None MB, None"
+    return f"{own.cores} cores, {own.memory_mb} MB, {own.kernel}"
 
 
 def names(found: Sequence[Run]) -> list[str]:
@@ -172,10 +174,10 @@ def names(found: Sequence[Run]) -> list[str]:
     where = places(found)
     in_place = list(zip(told, where, strict=True))
     again = Counter(in_place)
-    seeds = {run.summary["seed"] for run in found}
+    seeds = {run.summary.seed for run in found}
     if len(seeds) > 1:
         told = [
-            f"{name} seed={run.summary['seed']}" if again[place] > 1 else name
+            f"{name} seed={run.summary.seed}" if again[place] > 1 else name
             for name, place, run in zip(told, in_place, found, strict=True)
         ]
     count: Counter[tuple[str, str]] = Counter()
@@ -189,16 +191,16 @@ def names(found: Sequence[Run]) -> list[str]:
 
 
 def _own_name(run: Run, found: Sequence[Run]) -> str:
-    peers = [each for each in found if each.summary["method"] == run.summary["method"]]
+    peers = [each for each in found if each.summary.method == run.summary.method]
     differ = [
         f"{name}={value}"
         for name, value in run.options.items()
         if len({str(each.options.get(name)) for each in peers}) > 1
     ]
-    models = {each.summary["model"] for each in found}
+    models = {each.summary.model for each in found}
     if len(models) > 1:
-        differ.append(f"model={run.summary['model']}")
-    return " ".join([str(run.summary["method"]), *differ])
+        differ.append(f"model={run.summary.model}")
+    return " ".join([str(run.summary.method), *differ])
 
 
 def compare(found: Sequence[Run], target: float | None) -> tuple[list[Row], float | None]:
@@ -220,7 +222,7 @@ def compare(found: Sequence[Run], target: float | None) -> tuple[list[Row], floa
                 run.folder.as_posix(),
                 name,
                 where[n],
-                run.summary["status"],
+                run.summary.status,
                 points[n],
                 fronts[n],
                 curves.best(points[n]),

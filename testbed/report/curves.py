@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from testbed.metrics import accuracy
-
-Summary = dict[str, Any]
+from testbed.record.run_summary import Summary
 
 
 class Point(NamedTuple):
@@ -25,20 +24,20 @@ class Point(NamedTuple):
 
 
 def accuracy_name(summary: Summary) -> str:
-    ours = "accuracy" in summary["metrics"]["final"] or "accuracy" in summary["metrics"]["initial"]
-    clients = "client_accuracy" in summary["metrics"]["final"]
+    ours = "accuracy" in summary.metrics.final or "accuracy" in summary.metrics.initial
+    clients = "client_accuracy" in summary.metrics.final
     return "accuracy (mean of clients)" if clients and not ours else "accuracy"
 
 
 def points(summary: Summary) -> list[Point]:
     """Every finished round's end, with the start before them."""
-    found = [Point(0, accuracy(summary["metrics"]["initial"]), 0.0, 0.0)]
+    found = [Point(0, accuracy(summary.metrics.initial), 0.0, 0.0)]
     minutes = wire = 0.0
-    for entry in summary["rounds"]:
-        if entry["finished"]:
-            minutes += entry["seconds"] / 60
-            wire += (entry["bytes"]["wire"]["up"] + entry["bytes"]["wire"]["down"]) / 1e6
-            found.append(Point(entry["round"], accuracy(entry["metrics"]), minutes, wire))
+    for entry in summary.rounds:
+        if entry.finished and entry.seconds is not None:
+            minutes += entry.seconds / 60
+            wire += entry.bytes.wire.both / 1e6
+            found.append(Point(entry.round, accuracy(entry.metrics), minutes, wire))
     return found
 
 

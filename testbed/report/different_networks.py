@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
-from testbed.report.summaries import Summary
+from testbed.record.run_summary import Summary
 from testbed.report.text import few
 
 UNTOLD = "untold"
@@ -48,7 +48,7 @@ def _by_value(values: dict[int, str], names: Sequence[str], before: str = "") ->
 
 def _versions(runs: Sequence[Summary]) -> dict[str, dict[int, str]]:
     """Versions of each profile that has several, by the run's number."""
-    told = [run.get("profile_versions") or {} for run in runs]
+    told = [run.profile_versions for run in runs]
     found: dict[str, dict[int, str]] = {}
     for name in dict.fromkeys(name for versions in told for name in versions):
         own = {n: versions[name] for n, versions in enumerate(told) if name in versions}
@@ -62,7 +62,7 @@ def _versions(runs: Sequence[Summary]) -> dict[str, dict[int, str]]:
 
 def _profiles(run: Summary) -> set[str]:
     """Names of a run's profiles out of its mix, as "4g:12,wifi:5"."""
-    mix = [run["profile"], run.get("server_profile")]
+    mix = [run.profile, run.server_profile]
     return {name for text in mix if text for name in (text, *re.split("[:,]", text))}
 
 
@@ -71,8 +71,8 @@ def _controls(runs: Sequence[Summary]) -> dict[int, str]:
     found = {}
     for n, run in enumerate(runs):
         # Runs of earlier versions only counted it.
-        counted = ", ".join(sorted(run.get("connections") or {}))
-        used = run.get("congestion") or counted
-        if used and run["links"] != "loopback":
+        counted = ", ".join(sorted(run.connections))
+        used = run.congestion or counted
+        if used and run.links != "loopback":
             found[n] = used
     return found if len(set(found.values())) > 1 else {}

@@ -38,11 +38,10 @@ def _row(path: Path) -> dict[str, Any]:
     except ConfigError as error:
         return {**row, "status": "unreadable", "reason": str(error)}
     points = curves.points(summary)
-    row |= {name: summary[name] for name in ("status", "reason", "method", "profile")}
-    row |= {"clients": summary["clients"], "rounds": summary["rounds_done"]}
+    row |= {name: getattr(summary, name) for name in ("status", "reason", "method", "profile")}
+    row |= {"clients": summary.clients, "rounds": summary.rounds_done}
     row |= {"accuracy": curves.best(points), "minutes": points[-1].minutes}
-    wire = summary["bytes"]["wire"]
-    return {**row, "wire_mb": (wire["up"] + wire["down"]) / 1e6}
+    return {**row, "wire_mb": summary.bytes.wire.both / 1e6}
 
 
 def table(found: Iterable[dict[str, Any]]) -> Table:

@@ -9,8 +9,9 @@ from rich.table import Table
 from testbed import clock
 from testbed.metrics import metric
 from testbed.network.topology import SERVER
-from testbed.record import events
-from testbed.record.events import Event
+from testbed.record import events, host_load
+from testbed.record.events import Event, UpDown
+from testbed.record.run_summary import Summary
 from testbed.record.summary import SummaryBuilder
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -122,12 +123,12 @@ class RoundLines:
         if event.round is None:
             return
         row = tally.round_summary(event.round)
-        wire = row["bytes"]["wire"]
-        failed = f"  {row['clients_failed']} clients failed" if row["clients_failed"] else ""
+        wire = row.bytes.wire
+        failed = f"  {row.clients_failed} clients failed" if row.clients_failed else ""
         self._console.print(
-            f"round {event.round}/{self._rounds}  {_metrics(row['metrics'])}  "
-            f"up {human_bytes(wire['up'])}  down {human_bytes(wire['down'])}  "
-            f"{row['seconds']:.2f} s{failed}",
+            f"round {event.round}/{self._rounds}  {_metrics(row.metrics)}  "
+            f"up {human_bytes(wire.up)}  down {human_bytes(wire.down)}  "
+            f"{row.seconds:.2f} s{failed}",
             highlight=False,
         )
 
@@ -136,56 +137,55 @@ def _metrics(metrics: Mapping[str, float | None]) -> str:
     return "  ".join(f"{name} {metric(value)}" for name, value in metrics.items())
 
 
-def closing_table(summary: dict[str, Any]) -> Table:
+def closing_table(summary: Summary) -> Table:
     """The run in one table: result, time, and bytes at their three levels."""
-    table = Table(title=f"{summary['method']} on {summary['profile']}", title_justify="left")
+    table = Table(title=f"{summary.method} on {summary.profile}", title_justify="left")
     table.add_column("what")
     table.add_column("value", justify="right")
-    for name, value in summary["metrics"]["final"].items():
-        initial = summary["metrics"]["initial"]
+    for name, value in summary.metrics.final.items():
+        initial = summary.metrics.initial
         was = f"{metric(initial[name])} -> " if name in initial else ""
         table.add_row(name, f"{was}{metric(value)}")
-    table.add_row("rounds", str(summary["rounds_done"]))
-    vain = sum(entry["clients_ok"] == 0 for entry in summary["rounds"] if entry["finished"])
+    table.add_row("rounds", str(summary.rounds_done))
+    vain = sum(entry.clients_ok == 0 for entry in summary.rounds if entry.finished)
     if vain:
         table.add_row("of these without any update", str(vain))
-    if summary["resumed"]:
-        rounds = ", ".join(str(each["from_round"]) for each in summary["resumed"])
+    if summary.resumed:
+        rounds = ", ".join(str(each.from_round) for each in summary.resumed)
         table.add_row("resumed after round", rounds)
-    seconds, slower = summary["seconds"], summary["dilation"] != 1
+    seconds, slower = summary.seconds, summary.dilation != 1
     here = " of this machine" if slower else ""
-    table.add_row(f"startup, s{here}", f"{seconds['host_startup']:.2f}")
-    table.add_row("training, s", f"{seconds['training']:.2f}")
-    table.add_row(f"total, s{here}", f"{seconds['host_total']:.2f}")
+    table.add_row(f"startup, s{here}", f"{seconds.host_startup:.2f}")
+    table.add_row("training, s", f"{seconds.training:.2f}")
+    table.add_row(f"total, s{here}", f"{seconds.host_total:.2f}")
     if slower:
-        table.add_row("dilation", f"{summary['dilation']:g}")
+        table.add_row("dilation", f"{summary.dilation:g}")
     for level in ("payload", "message", "wire"):
-        amounts = summary["bytes"][level]
+        amounts: UpDown = getattr(summary.bytes, level)
         label = f"{level} bytes, up / down"
-        if level == "wire" and summary["links"] == "loopback":
+        if level == "wire" and summary.links == "loopback":
             label += " (estimate)"
-        table.add_row(label, f"{human_bytes(amounts['up'])} / {human_bytes(amounts['down'])}")
-    if (used := summary["congestion"]) and used != (asked := summary["congestion_asked"]):
+        table.add_row(label, f"{human_bytes(amounts.up)} / {human_bytes(amounts.down)}")
+    if (used := summary.congestion) and used != (asked := summary.congestion_asked):
         table.add_row("congestion control", f"{used} (asked: {asked})" if asked else used)
-    clients = [row for row in summary["processes"] if row["node"] != SERVER]
+    clients = [row for row in summary.processes if row.node != SERVER]
     if clients:
-        most = max(row["private_mb"] for row in clients)
+        most = max(row.private_mb for row in clients)
         table.add_row("most private memory of a client, MB", f"{most:.1f}")
-        peaks = [row["peak_private_mb"] for row in clients if row["peak_private_mb"] is not None]
+        peaks = [row.peak_private_mb for row in clients if row.peak_private_mb is not None]
         if peaks:
             table.add_row("at its peak within a round, MB", f"{max(peaks):.1f}")
-    compute = summary["compute"]
-    computed = [row for row in compute["nodes"] if row["node"] != SERVER]
-    modelled = compute["mode"] == "modelled"
-    if computed and (modelled or compute["device_class"]):
-        field = "modelled_s" if modelled else "device_s"
-        most = max(row[field] for row in computed)
+    compute = summary.compute
+    computed = [row for row in compute.nodes if row.node != SERVER]
+    modelled = compute.mode == "modelled"
+    if computed and (modelled or compute.device_class):
+        most = max(map(host_load.device_s, computed))
         how = "modelled" if modelled else "as its device"
         table.add_row(f"most computing of a client, s ({how})", f"{most:.2f}")
-        late = [row["late_s"] for row in compute["nodes"] if row["late_s"] is not None]
+        late = [row.late_s for row in compute.nodes if row.late_s is not None]
         if late:
             table.add_row("this machine behind a device, s", f"{max(late):.2f}")
-    lost = [row for row in summary["per_client"] if row["lost"]]
+    lost = [row for row in summary.per_client if row.lost]
     if lost:
         table.add_row("clients lost", str(len(lost)))
     return table

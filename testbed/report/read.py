@@ -13,6 +13,7 @@ from testbed.config_error import ConfigError
 from testbed.record import events, recovery, spans
 from testbed.record.events import Event
 from testbed.record.reading import EVENTS, Damaged
+from testbed.record.run_summary import Summary
 from testbed.record.spans import Span
 from testbed.record.summary import SummaryBuilder
 
@@ -37,7 +38,7 @@ class Round(NamedTuple):
 class Story(NamedTuple):
     """The story that a report tells."""
 
-    summary: dict[str, Any]
+    summary: Summary
     """As summary.json, and of the same moment as the rest."""
     config: dict[str, Any]
     rounds: list[Round]

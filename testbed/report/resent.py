@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from testbed.record.run_summary import Captures, Summary
 from testbed.report.html import Markup, table, tag
 from testbed.report.svg import number
 from testbed.report.text import few
@@ -11,21 +10,21 @@ from testbed.report.text import few
 WAYS = {"up": "up: by clients", "down": "down: by the server"}
 
 
-def sent_again(summary: dict[str, Any]) -> Markup:
+def sent_again(summary: Summary) -> Markup:
     """Retransmissions by direction; in words where there were none, or nobody could tell."""
     rows, silent = [], []
     for way, name in WAYS.items():
         told = [
-            (own[way], client["name"])
-            for client in summary["per_client"]
-            if (own := client.get("retransmitted")) and own[way] is not None
+            (own, client.name)
+            for client in summary.per_client
+            if (own := getattr(client.retransmitted, way)) is not None
         ]
         if not told:
             silent.append(way)
             continue
-        segments, size = (sum(own[key] for own, _ in told) for key in ("segments", "bytes"))
-        wire = summary["bytes"]["wire"][way]
-        most, client = max(((own["bytes"], client) for own, client in told), key=lambda o: o[0])
+        segments, size = sum(own.segments for own, _ in told), sum(own.bytes for own, _ in told)
+        wire = getattr(summary.bytes.wire, way)
+        most, client = max(((own.bytes, client) for own, client in told), key=lambda o: o[0])
         rows.append(
             (
                 name,
@@ -44,17 +43,17 @@ def sent_again(summary: dict[str, Any]) -> Markup:
     return table(caption, heads, rows)
 
 
-def captured(captures: dict[str, Any]) -> str:
+def captured(captures: Captures) -> str:
     """The captures of a run's packets; ``captures`` is the summary's."""
     text = (
-        f"The {captures['packets']:,} packets at the clients' interfaces are in captures/, a file "
+        f"The {captures.packets:,} packets at the clients' interfaces are in captures/, a file "
         "a client, for Wireshark."
     )
-    if captures["dropped_packets"]:
+    if captures.dropped_packets:
         text += (
-            f" {captures['dropped_packets']:,} more came faster than they could be written, of "
-            f"{few(captures['incomplete'])}."
+            f" {captures.dropped_packets:,} more came faster than they could be written, of "
+            f"{few(captures.incomplete)}."
         )
-    if captures["failure"]:
-        text += f" The captures end early: {captures['failure']}."
+    if captures.failure:
+        text += f" The captures end early: {captures.failure}."
     return text

@@ -10,6 +10,7 @@ from typing import Any
 
 from testbed.network.topology import SERVER
 from testbed.record import spans
+from testbed.record.run_summary import RoundSummary, Spans
 from testbed.report import svg, timeline
 from testbed.report.html import Markup, scroll, section, table, tag
 from testbed.report.read import Round, Story
@@ -37,7 +38,7 @@ def timeline_section(story: Story) -> Markup:
         return section("timeline", TITLE, tag("p", text))
     means = _means(story.rounds)
     clients = {name: each for name, each in means.items() if name != SERVER}
-    shown = [SERVER, *chosen([row["name"] for row in story.summary["per_client"]], clients)]
+    shown = [SERVER, *chosen([row.name for row in story.summary.per_client], clients)]
     plots = [_plot(story, shown, story.rounds, "all rounds")]
     finished = [each for each in story.rounds if each.finished]
     if len(story.rounds) > 1 and finished:
@@ -56,13 +57,16 @@ def timeline_section(story: Story) -> Markup:
 
 def _means(rounds: Sequence[Round]) -> dict[str, dict[str, float]]:
     """Mean seconds by node, the server first, of each kind of span in the rounds that ended."""
-    found: dict[str, list[dict[str, float]]] = {}
+    found: dict[str, list[Spans]] = {}
     for each in rounds:
         for node, own in each.spans.items() if each.finished else ():
             found.setdefault(node, []).append(spans.seconds(own))
     order = sorted(found, key=lambda node: (node != SERVER, len(node), node))
     return {
-        node: {kind: statistics.fmean(each[f"{kind}_s"] for each in found[node]) for kind in KINDS}
+        node: {
+            kind: statistics.fmean(getattr(each, f"{kind}_s") for each in found[node])
+            for kind in KINDS
+        }
         for node in order
     }
 
@@ -88,7 +92,7 @@ def _plot(
         rows.append(svg.Strip(node, timeline.columns(own, began, ended, COLUMNS)))
     zero = story.rounds[0].began_ns
     first, last = (began - zero) / 1e9, (ended - zero) / 1e9
-    count = len(story.summary["per_client"])
+    count = len(story.summary.per_client)
     bounds = [(each.began_ns - zero) / 1e9 for each in rounds] if len(rounds) < 40 else []
     description = (
         f"The server and {len(rows) - 1} of {count} clients, a row each, from second "
@@ -124,12 +128,12 @@ def _sentences(story: Story, means: dict[str, dict[str, float]]) -> list[Markup]
             f"{shares['receive']} receiving and {shares['wait']} waiting, in the mean."
         )
     lasts = Counter(filter(None, (each.last for each in story.rounds if each.finished)))
-    if lasts and len(story.summary["per_client"]) > 1:
+    if lasts and len(story.summary.per_client) > 1:
         count = sum(lasts.values())
         named = ", ".join(f"{name} ({times} of {count})" for name, times in lasts.most_common(3))
         more = " and others" if len(lasts) > 3 else ""
         found.append(f"The last to answer, by rounds: {named}{more}.")
-    ratios = [entry.get("measured_to_ideal") for entry in story.summary["rounds"]]
+    ratios = [entry.measured_to_ideal for entry in story.summary.rounds]
     if known := [ratio for ratio in ratios if ratio]:
         found.append(
             f"The median round took {svg.number(statistics.median(known))} times as long as it "
@@ -153,26 +157,26 @@ def _means_table(means: dict[str, dict[str, float]], clients: int) -> Markup:
 
 
 def _rounds_table(story: Story) -> Markup:
-    rounds = story.summary["rounds"]
+    rounds = story.summary.rounds
     entries = [rounds[n] for n in svg.thinned(len(rounds), MOST_ROUNDS)]
-    metrics = list(dict.fromkeys(name for entry in entries for name in entry["metrics"]))
-    columns: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
-        ("round", lambda entry: f"{entry['round']}{'' if entry['finished'] else ', not finished'}"),
-        *((name, lambda entry, name=name: entry["metrics"].get(name)) for name in metrics),
-        ("seconds", lambda entry: entry["seconds"]),
-        ("computing, s", lambda entry: entry["compute_s"]),
-        ("transfers, s", lambda entry: entry["transfer_s"]),
-        ("the rest, s", lambda entry: entry["wait_s"]),
+    metrics = list(dict.fromkeys(name for entry in entries for name in entry.metrics))
+    columns: list[tuple[str, Callable[[RoundSummary], Any]]] = [
+        ("round", lambda entry: f"{entry.round}{'' if entry.finished else ', not finished'}"),
+        *((name, lambda entry, name=name: entry.metrics.get(name)) for name in metrics),
+        ("seconds", lambda entry: entry.seconds),
+        ("computing, s", lambda entry: entry.compute_s),
+        ("transfers, s", lambda entry: entry.transfer_s),
+        ("the rest, s", lambda entry: entry.wait_s),
     ]
     caption = "Each round; computing, transfers and the rest are those of its slowest client"
-    if any(entry.get("ideal_s") for entry in entries):
-        columns.append(("on full lines, s", lambda entry: entry.get("ideal_s")))
+    if any(entry.ideal_s for entry in entries):
+        columns.append(("on full lines, s", lambda entry: entry.ideal_s))
         caption += "; on full lines is what it would take if TCP filled them"
     columns += [
-        ("wire up, MB", lambda entry: entry["bytes"]["wire"]["up"] / 1e6),
-        ("wire down, MB", lambda entry: entry["bytes"]["wire"]["down"] / 1e6),
-        ("clients", lambda entry: entry["clients_ok"]),
-        ("failed", lambda entry: entry["clients_failed"]),
+        ("wire up, MB", lambda entry: entry.bytes.wire.up / 1e6),
+        ("wire down, MB", lambda entry: entry.bytes.wire.down / 1e6),
+        ("clients", lambda entry: entry.clients_ok),
+        ("failed", lambda entry: entry.clients_failed),
     ]
     if len(entries) < len(rounds):
         caption += f" ({len(entries)} of {len(rounds)} rounds, evenly)"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
 
-from testbed.fidelity import trust
-from testbed.network.direction import WAYS
+from testbed.record import trust
+from testbed.record.events import Environment, UpDown
 from testbed.record.reading import EVENTS
+from testbed.record.run_summary import Summary
 from testbed.report import curves, html, svg
 from testbed.report.html import Markup, facts, section, table, tag
 from testbed.report.read import Story, read, refusing
@@ -44,11 +44,11 @@ def write(folder: Path) -> Path:
 
 def page(story: Story, folder: Path) -> str:
     summary = story.summary
-    title = f"{summary['method']} on {summary['profile']}, {_count(summary['clients'], 'client')}"
-    good = summary["status"] == "ok"
-    badge = tag("span", summary["status"], class_=f"badge {'good' if good else 'bad'}")
+    title = f"{summary.method} on {summary.profile}, {_count(summary.clients, 'client')}"
+    good = summary.status == "ok"
+    badge = tag("span", summary.status, class_=f"badge {'good' if good else 'bad'}")
     return html.page(
-        f"{title}: {summary['status']}",
+        f"{title}: {summary.status}",
         tag(
             "header",
             tag("h1", title, " ", badge),
@@ -70,54 +70,54 @@ def page(story: Story, folder: Path) -> str:
 def result(story: Story) -> str:
     """The result in a sentence or two."""
     summary = story.summary
-    done, asked = summary["rounds_done"], story.config.get("rounds")
-    wire = summary["bytes"]["wire"]
-    clients = _count(summary["clients"], "client")
+    done, asked = summary.rounds_done, story.config.get("rounds")
+    wire = summary.bytes.wire
+    clients = _count(summary.clients, "client")
     found = curves.points(summary)
-    where = f"with {clients} on {summary['profile']}"
+    where = f"with {clients} on {summary.profile}"
     if not done:
-        text = f"{summary['method']} {where} finished no round."
+        text = f"{summary.method} {where} finished no round."
     else:
         rounds = _count(done, "round") if done == asked else f"{done} of {asked} rounds"
         cost = (
-            f"{_minutes(found[-1].minutes)}, with {number(sum(wire.values()) / 1e6)} MB on the "
-            f"wire ({number(wire['up'] / 1e6)} up, {number(wire['down'] / 1e6)} down)"
+            f"{_minutes(found[-1].minutes)}, with {number(wire.both / 1e6)} MB on the "
+            f"wire ({number(wire.up / 1e6)} up, {number(wire.down / 1e6)} down)"
         )
         before, after = found[0].accuracy, found[-1].accuracy
         if after is None:
-            text = f"{rounds} of {summary['method']} {where} took {cost}."
-            if summary["compute"]["mode"] == "modelled":
+            text = f"{rounds} of {summary.method} {where} took {cost}."
+            if summary.compute.mode == "modelled":
                 text += " Computing was modelled, so nothing was learnt."
-            elif summary["metrics"]["final"].keys() & {"accuracy", "client_accuracy"}:
+            elif summary.metrics.final.keys() & {"accuracy", "client_accuracy"}:
                 text += " Its accuracy was no finite number then."
         else:
             name = curves.accuracy_name(summary)
             rise = f"reached {name} {after:.3f}"
             if before is not None:
                 rise = f"went from {name} {before:.3f} to {after:.3f}"
-            text = f"{summary['method']} {where} {rise} in {rounds} and {cost}."
-    if summary["resumed"]:
+            text = f"{summary.method} {where} {rise} in {rounds} and {cost}."
+    if summary.resumed:
         text += f" It was killed and went on after {_after(summary)}."
-    if summary["status"] != "ok":
+    if summary.status != "ok":
         text += f" {how_it_ended(summary)}"
     return text
 
 
-def _after(summary: dict[str, Any]) -> str:
+def _after(summary: Summary) -> str:
     """ "round 2, and after round 5", with what that cost."""
-    rounds = ", and after ".join(f"round {each['from_round']}" for each in summary["resumed"])
-    lost = [each["lost"] for each in summary["resumed"]]
-    seconds = sum(each["seconds"] for each in lost)
-    megabytes = sum(sum(each["message"].values()) for each in lost) / 1e6
+    rounds = ", and after ".join(f"round {each.from_round}" for each in summary.resumed)
+    lost = [each.lost for each in summary.resumed]
+    seconds = sum(each.seconds for each in lost)
+    megabytes = sum(each.message.both for each in lost) / 1e6
     return f"{rounds}; {number(seconds)} s and {number(megabytes)} MB of messages are not counted"
 
 
-def _dilation(summary: dict[str, Any]) -> str:
-    found = f" (by {summary['dilation_found']})" if summary["dilation_found"] else ""
-    if summary["dilation"] == 1:
+def _dilation(summary: Summary) -> str:
+    found = f" (by {summary.dilation_found})" if summary.dilation_found else ""
+    if summary.dilation == 1:
         return f"none{found}: times are those of this machine"
     return (
-        f"{summary['dilation']:g}{found}: training's times are emulated, and took this machine as "
+        f"{summary.dilation:g}{found}: training's times are emulated, and took this machine as "
         "much longer; those to start and in all are its own"
     )
 
@@ -132,10 +132,10 @@ def _count(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def _tiles(summary: dict[str, Any]) -> Markup:
+def _tiles(summary: Summary) -> Markup:
     found = curves.points(summary)
     top = curves.best(found)
-    verdicts = [summary["fidelity"][part]["verdict"] for part in ("links", "host")]
+    verdicts = [summary.fidelity.links.verdict, summary.fidelity.host.verdict]
     checked = [
         tag("span", verdict, class_={"pass": "good", "fail": "bad"}.get(verdict))
         for verdict in verdicts
@@ -143,8 +143,8 @@ def _tiles(summary: dict[str, Any]) -> Markup:
     tiles: list[tuple[str, object]] = [
         ("best accuracy", "-" if top is None else f"{top:.3f}"),
         ("minutes of rounds", number(found[-1].minutes)),
-        ("MB on the wire", number(sum(summary["bytes"]["wire"].values()) / 1e6)),
-        ("rounds", summary["rounds_done"]),
+        ("MB on the wire", number(summary.bytes.wire.both / 1e6)),
+        ("rounds", summary.rounds_done),
         ("links checked", checked[0]),
         ("host kept up", checked[1]),
     ]
@@ -153,14 +153,14 @@ def _tiles(summary: dict[str, Any]) -> Markup:
     )
 
 
-def _accuracy_section(summary: dict[str, Any]) -> Markup:
+def _accuracy_section(summary: Summary) -> Markup:
     title = "Accuracy against minutes and bytes"
     found = [point for point in curves.points(summary) if point.accuracy is not None]
     if len(found) < 2:
         why = (
             "Computing was modelled: times and bytes are those of the real method, and nothing "
             "was learnt."
-            if summary["compute"]["mode"] == "modelled"
+            if summary.compute.mode == "modelled"
             else "No finished round has an accuracy."
         )
         return section("accuracy", title, tag("p", why))
@@ -171,7 +171,7 @@ def _accuracy_section(summary: dict[str, Any]) -> Markup:
         ("minutes", [point.minutes for point in found]),
         ("MB on the wire", [point.wire_mb for point in found]),
     ):
-        curve = Curve(summary["method"], list(zip(along, heights, strict=True)), 0)
+        curve = Curve(str(summary.method), list(zip(along, heights, strict=True)), 0)
         description = (
             f"From {heights[0]:.3f} at {number(along[0])} to {heights[-1]:.3f} at "
             f"{number(along[-1])} {label}, a mark a round."
@@ -186,35 +186,35 @@ def _accuracy_section(summary: dict[str, Any]) -> Markup:
     return section("accuracy", title, tag("div", *plots, class_="plots"), _note(note))
 
 
-def _estimated(summary: dict[str, Any]) -> bool:
-    return bool(summary["links"] == "loopback")
+def _estimated(summary: Summary) -> bool:
+    return summary.links == "loopback"
 
 
 def _note(text: str) -> Markup:
     return tag("p", text, class_="note")
 
 
-def _bytes_section(summary: dict[str, Any]) -> Markup:
-    amounts = summary["bytes"]
-    kinds = [
-        (kind, ways) for kind, ways in amounts["by_kind"].items() if ways["up"] or ways["down"]
-    ]
-    kinds.sort(key=lambda each: -sum(each[1].values()))
+def _bytes_section(summary: Summary) -> Markup:
+    amounts = summary.bytes
+    kinds = [(kind, ways) for kind, ways in amounts.by_kind.items() if ways.up or ways.down]
+    kinds.sort(key=lambda each: -each[1].both)
     if len(kinds) > MOST_KINDS:
         rest = kinds[MOST_KINDS - 1 :]
-        other = {way: sum(ways[way] for _, ways in rest) for way in WAYS}
+        other = UpDown(sum(ways.up for _, ways in rest), sum(ways.down for _, ways in rest))
         kinds = [*kinds[: MOST_KINDS - 1], (f"{len(rest)} others", other)]
     levels = [
         (
             f"{level} (estimate)" if level == "wire" and _estimated(summary) else level,
             what,
-            *(f"{amounts[level][way] / 1e6:.3f}" for way in WAYS),
-            f"{sum(amounts[level].values()) / 1e6:.3f}",
+            *(f"{size / 1e6:.3f}" for size in (ways.up, ways.down, ways.both)),
         )
-        for level, what in (
-            ("payload", "tensors"),
-            ("message", "ZeroMQ frames, headers included"),
-            ("wire", "Ethernet frames: TCP/IP headers, acknowledgements, retransmissions"),
+        for level, ways, what in (
+            ("payload", amounts.payload, "tensors"),
+            ("message", amounts.message, "ZeroMQ frames, headers included"),
+            (
+                *("wire", amounts.wire),
+                "Ethernet frames: TCP/IP headers, acknowledgements, retransmissions",
+            ),
         )
     ]
     heads = ("level", "what it counts", "up, MB", "down, MB", "both, MB")
@@ -223,12 +223,12 @@ def _bytes_section(summary: dict[str, Any]) -> Markup:
         rows = [
             (
                 kind,
-                [(ways["up"] / 1e6, "var(--c1)"), (ways["down"] / 1e6, "var(--c2)")],
-                f"{number(ways['up'] / 1e6)} + {number(ways['down'] / 1e6)}",
+                [(ways.up / 1e6, "var(--c1)"), (ways.down / 1e6, "var(--c2)")],
+                f"{number(ways.up / 1e6)} + {number(ways.down / 1e6)}",
             )
             for kind, ways in kinds
         ]
-        most = max(sum(ways.values()) for _, ways in kinds) / 1e6
+        most = max(ways.both for _, ways in kinds) / 1e6
         drawn = svg.bars(
             "Payload by kind of message and direction",
             "; ".join(f"{kind}: {after}" for kind, _, after in rows),
@@ -237,7 +237,7 @@ def _bytes_section(summary: dict[str, Any]) -> Markup:
         )
         names = [("up: to the server", "var(--c1)"), ("down: to clients", "var(--c2)")]
         parts.append(svg.figure("Payload by kind of message", svg.swatches(names), drawn))
-    wire = sorted(sum(row["bytes"]["wire"].values()) for row in summary["per_client"])
+    wire = sorted(row.bytes.wire.both for row in summary.per_client)
     if wire:
         text = (
             f"A client's own bytes on the wire: {number(wire[0] / 1e6)} MB at least, "
@@ -246,47 +246,47 @@ def _bytes_section(summary: dict[str, Any]) -> Markup:
         )
         parts.append(tag("p", text))
     parts.append(sent_again(summary))
-    if summary["captures"]:
-        parts.append(tag("p", captured(summary["captures"])))
+    if summary.captures:
+        parts.append(tag("p", captured(summary.captures)))
     return section("bytes", "Bytes by kind and direction", *parts)
 
 
 def _what_ran(story: Story) -> Markup:
     summary, config = story.summary, story.config
-    machine = summary["environment"] or {}
-    trainable, total = summary["trainable_parameters"], summary["total_parameters"]
-    model = str(summary["model"])
+    machine = summary.environment or Environment()
+    trainable, total = summary.trainable_parameters, summary.total_parameters
+    model = str(summary.model)
     if trainable is not None and total:
         model += f", {trainable:,} of {total:,} parameters trained"
-    seconds = summary["seconds"]
-    compute = str(summary["compute"]["mode"])
-    if summary["compute"]["device_class"]:
-        compute += f", {summary['compute']['device_class']}"
+    seconds = summary.seconds
+    compute = str(summary.compute.mode)
+    if summary.compute.device_class:
+        compute += f", {summary.compute.device_class}"
     taken = config.get("clients_per_round")
     pairs: list[tuple[str, object]] = [
-        ("run", summary["run_id"]),
-        ("method", summary["method"]),
+        ("run", summary.run_id),
+        ("method", summary.method),
         ("model", model),
-        ("data", f"{summary['dataset']}, {config.get('partition')} partition"),
-        ("clients", f"{summary['clients']:,}{f', {taken} a round' if taken else ''}"),
+        ("data", f"{summary.dataset}, {config.get('partition')} partition"),
+        ("clients", f"{summary.clients:,}{f', {taken} a round' if taken else ''}"),
         ("rounds asked for", config.get("rounds")),
-        ("clients' links", summary["profile"]),
-        ("server's link", summary["server_profile"] or "without limits"),
-        ("versions of links", _versions(summary["profile_versions"])),
-        ("link backend", summary["links"]),
-        ("congestion control", summary["congestion"] or "-"),
+        ("clients' links", summary.profile),
+        ("server's link", summary.server_profile or "without limits"),
+        ("versions of links", _versions(summary.profile_versions)),
+        ("link backend", summary.links),
+        ("congestion control", summary.congestion or "-"),
         ("computing", compute),
-        ("seed", summary["seed"]),
+        ("seed", summary.seed),
         (
             "seconds",
-            f"{seconds['host_startup']:.1f} to start, {seconds['training']:.1f} training, "
-            f"{seconds['host_total']:.1f} in all",
+            f"{seconds.host_startup:.1f} to start, {seconds.training:.1f} training, "
+            f"{seconds.host_total:.1f} in all",
         ),
         ("dilation", _dilation(summary)),
-        ("machine", f"{machine.get('cores')} cores, {machine.get('memory_mb', 0):,} MB"),
-        ("system", machine.get("kernel")),
-        ("software", f"Python {machine.get('python')}, torch {machine.get('torch')}"),
-        ("source", machine.get("git") or "-"),
+        ("machine", f"{machine.cores} cores, {machine.memory_mb:,} MB"),
+        ("system", machine.kernel),
+        ("software", f"Python {machine.python}, torch {machine.torch}"),
+        ("source", machine.git or "-"),
     ]
     options = config.get("options") or {}
     own = [(name, str(value)) for name, value in options.items()]
@@ -297,7 +297,7 @@ def _what_ran(story: Story) -> Markup:
     ]
     parts = [facts(pairs)]
     if own:
-        parts += [tag("h3", f"Options of {summary['method']}"), facts(own)]
+        parts += [tag("h3", f"Options of {summary.method}"), facts(own)]
     parts.append(tag("details", tag("summary", "Every other setting"), facts(whole)))
     return section("run", "What was run, and on what", *parts)
 
@@ -309,7 +309,7 @@ def _versions(versions: dict[str, str]) -> str:
 def _repeat(story: Story, folder: Path) -> Markup:
     config = shlex.quote((folder / "config.toml").as_posix())
     again = f"python cli.py launch --config={config}"
-    typed = f"python {story.summary['command']}"
+    typed = f"python {story.summary.command}"
     return section(
         "repeat",
         "Run it again",

@@ -12,9 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from testbed import files
 from testbed.network.direction import WAYS
 from testbed.network.topology import SERVER
+from testbed.record.run_summary import Summary
 
 Row = dict[str, Any]
 LEVELS = ("payload", "message", "wire")
@@ -22,11 +25,11 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _PACKETS = ("queue_drops", "losses")
 
 
-def rounds(summary: dict[str, Any]) -> list[Row]:
+def rounds(summary: Summary) -> list[Row]:
     """A row a round. ``elapsed_s`` adds up the rounds that finished, as a report's minutes do."""
     found = []
     elapsed_s = 0.0
-    for entry in summary["rounds"]:
+    for entry in _plain(summary.rounds):
         elapsed_s += (entry["seconds"] or 0.0) if entry["finished"] else 0.0
         row = {"round": entry["round"], "finished": entry["finished"]}
         row |= {"seconds": entry["seconds"], "elapsed_s": round(elapsed_s, 6)}
@@ -44,12 +47,12 @@ def rounds(summary: dict[str, Any]) -> list[Row]:
     return found
 
 
-def clients(summary: dict[str, Any]) -> list[Row]:
+def clients(summary: Summary) -> list[Row]:
     """A row a client, of the whole run, with what its process took."""
-    processes = {row["node"]: row for row in summary["processes"]}
-    computed = {row["node"]: row for row in summary["compute"]["nodes"]}
+    processes = {row["node"]: row for row in _plain(summary.processes)}
+    computed = {row["node"]: row for row in _plain(summary.compute.nodes)}
     found = []
-    for client in summary["per_client"]:
+    for client in _plain(summary.per_client):
         own_names = ("name", "bytes", "retransmitted")
         rest = {name: value for name, value in client.items() if name not in own_names}
         row = {"client": client["name"], **_bytes(client["bytes"]), **_flat(rest)}
@@ -62,23 +65,23 @@ def clients(summary: dict[str, Any]) -> list[Row]:
     return found
 
 
-def kinds(summary: dict[str, Any]) -> list[Row]:
+def kinds(summary: Summary) -> list[Row]:
     """A row a round and kind of message."""
     return [
         {"round": entry["round"], "kind": kind}
         | {f"payload_{way}_bytes": ways[way] for way in WAYS}
-        for entry in summary["rounds"]
+        for entry in _plain(summary.rounds)
         for kind, ways in entry["bytes"]["by_kind"].items()
     ]
 
 
-def spans(summary: dict[str, Any]) -> list[Row]:
+def spans(summary: Summary) -> list[Row]:
     """A row a round and node; clients' up to 200 of them, as summary.json has them."""
     found = []
-    for entry in summary["rounds"]:
-        server = entry.get("server_spans")
+    for entry in _plain(summary.rounds):
+        server = entry["server_spans"]
         rows = [{"client": SERVER, **server}] if server else []
-        for own in [*rows, *entry.get("spans", [])]:
+        for own in [*rows, *entry["spans"]]:
             rest = {name: value for name, value in own.items() if name != "client"}
             found.append({"round": entry["round"], "node": own["client"], **rest})
     return found
@@ -87,7 +90,7 @@ def spans(summary: dict[str, Any]) -> list[Row]:
 TABLES = {"rounds": rounds, "clients": clients, "kinds": kinds, "spans": spans}
 
 
-def write(summary: dict[str, Any], folder: Path) -> list[Path]:
+def write(summary: Summary, folder: Path) -> list[Path]:
     """Write every table as NAME.csv into ``folder``, and return where.
 
     Raises:
@@ -104,6 +107,12 @@ def write(summary: dict[str, Any], folder: Path) -> list[Path]:
         path = folder / f"{name}.csv"
         files.write(path, text.getvalue().encode())
         found.append(path)
+    return found
+
+
+def _plain(rows: Sequence[msgspec.Struct]) -> list[Row]:
+    """Rows as summary.json has them."""
+    found: list[Row] = msgspec.to_builtins(rows)
     return found
 
 
@@ -133,23 +142,28 @@ def _cell(value: Any) -> Any:
     return str(value).lower() if isinstance(value, bool) else value
 
 
-def scalars(summary: dict[str, Any]) -> Iterable[tuple[str, float, int, float]]:
+def scalars(summary: Summary) -> Iterable[tuple[str, float, int, float]]:
     """Scalars for TensorBoard: (tag, value, round, seconds so far); round 0 is the start."""
-    for name, value in summary["metrics"]["initial"].items():
+    for name, value in summary.metrics.initial.items():
         if value is not None:
             yield f"metrics/{name}", float(value), 0, 0.0
-    for entry, row in zip(summary["rounds"], rounds(summary), strict=True):
-        if not entry["finished"]:
+    for entry, row in zip(summary.rounds, rounds(summary), strict=True):
+        if not entry.finished:
             continue
         for name, value in row.items():
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
             if name not in ("round", "elapsed_s"):
-                yield f"{_group(name, entry)}/{name}", float(value), row["round"], row["elapsed_s"]
+                yield (
+                    f"{_group(name, entry.metrics)}/{name}",
+                    float(value),
+                    row["round"],
+                    row["elapsed_s"],
+                )
 
 
-def _group(name: str, entry: dict[str, Any]) -> str:
-    if name in entry["metrics"] or name.startswith("metrics_"):
+def _group(name: str, metrics: Mapping[str, Any]) -> str:
+    if name in metrics or name.startswith("metrics_"):
         return "metrics"
     if name.endswith("_bytes"):
         return "bytes"

@@ -10,6 +10,7 @@ from typing import Any
 
 from testbed import files
 from testbed.config_error import ConfigError
+from testbed.record.run_summary import Summary
 from testbed.report import tables
 
 FOLDER = "tensorboard"
@@ -25,7 +26,7 @@ def check() -> None:
         )
 
 
-def write(summary: dict[str, Any], config: dict[str, Any], folder: Path) -> Path:
+def write(summary: Summary, config: dict[str, Any], folder: Path) -> Path:
     """Write what ``tables.scalars`` gives into ``folder``/tensorboard, in place of what is there.
 
     A step is a round, and relative time is that of rounds alone, as a report's minutes are.
@@ -40,7 +41,7 @@ def write(summary: dict[str, Any], config: dict[str, Any], folder: Path) -> Path
     place = files.folder(folder / FOLDER)
     for old in place.glob(_FILES):
         old.unlink()
-    began_s = _began_s(summary["run_id"])
+    began_s = _began_s(summary.run_id)
     writer: Any = SummaryWriter(str(place))
     try:
         writer.add_text("config", f"```\n{json.dumps(config, indent=2)}\n```", 0, began_s)

@@ -38,7 +38,7 @@ def of(folder: Path) -> Links:
     """
     story = read(folder)
     with refusing(f"RUN {folder}: {EVENTS}"):
-        backend = story.summary["links"]
+        backend = story.summary.links
         if backend is None:
             raise ConfigError(f"RUN {folder}: it ended before it had links")
         found = commands(story)
@@ -64,7 +64,7 @@ def _changes(
         yield f"# at {event.at_s:g} s"
         for way, word in enumerate(WAYS):
             direction = msgspec.convert(getattr(event, word), Direction)
-            slower = dilation.direction(direction, story.summary["dilation"])
+            slower = dilation.direction(direction, story.summary.dilation)
             try:
                 after = qdisc.Installed(qdisc.netem(slower), direction.trace)
             except LinkError as error:
@@ -74,7 +74,7 @@ def _changes(
 
 
 def _nodes(story: Story) -> list[str]:
-    return [SERVER, *(row["name"] for row in story.summary["per_client"])]
+    return [SERVER, *(row.name for row in story.summary.per_client)]
 
 
 def _enter(story: Story) -> dict[str, str]:

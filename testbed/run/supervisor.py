@@ -8,12 +8,12 @@ import math
 import selectors
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from testbed import clock, files
-from testbed.fidelity import checks, host_load
+from testbed.fidelity import checks
 from testbed.fidelity.prober import Prober
 from testbed.links.dilation import Dilated
 from testbed.links.interface import Backend, LinkError, Network
@@ -22,17 +22,16 @@ from testbed.metering.capture import Capture
 from testbed.network.topology import Node, Plan
 from testbed.processes import signals
 from testbed.processes.channel import Channel, ChannelClosed, Garbled
-from testbed.record import events, ideal_rounds
+from testbed.record import events, host_load, ideal_rounds
 from testbed.record.events import Event
 from testbed.record.reading import SUPERVISOR
 from testbed.record.recorder import Recorder
+from testbed.record.run_summary import Status, Summary
 from testbed.record.summary import SummaryBuilder
 from testbed.run.config import RunConfig, pace, write
 from testbed.run.dynamics import Dynamics, away_since
 from testbed.run.feasible import Traffic, refusal
 from testbed.run.zygote import Forked, NodeFailed, Program, Reaped, Zygote
-
-Status = Literal["ok", "failed", "interrupted"]
 
 PREPARE_LIMIT_S = 300.0
 """Imports from a cold disk can take minutes; nothing else waits this long."""
@@ -61,7 +60,7 @@ def run(
     facts: dict[str, Any],
     progress: Progress,
     past: Iterable[Event] | None = None,
-) -> dict[str, Any]:
+) -> Summary:
     """Carry out a run and return its summary, which is then also on disk.
 
     ``facts`` goes into the "run" event as it is. ``past``: the events that count of a killed run
@@ -103,7 +102,7 @@ class _Run:
         self._busy_s = 0.0
         """Of all cores, between the two."""
 
-    def execute(self, facts: dict[str, Any], past: Iterable[Event] | None) -> dict[str, Any]:
+    def execute(self, facts: dict[str, Any], past: Iterable[Event] | None) -> Summary:
         status: Status = "failed"
         reason = "unknown"
         closing: dict[str, Any] = {}

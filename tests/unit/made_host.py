@@ -4,6 +4,7 @@ from typing import Any
 
 from made_events import RUN, at, finished, typed
 
+from testbed.record.run_summary import Summary
 from testbed.record.summary import SummaryBuilder
 
 ROUND_S = 2.0
@@ -16,7 +17,7 @@ def made(
     device: str | None = None,
     dilation: float = 1.0,
     rounds: int = 2,
-) -> dict[str, Any]:
+) -> Summary:
     """The summary of a run whose nodes computed so."""
     tally = SummaryBuilder()
     facts = {"compute": mode, "device_class": device, "dilation": dilation}

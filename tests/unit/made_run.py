@@ -5,8 +5,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from made_events import typed
 
+from testbed.record.run_summary import Summary
 from testbed.record.summary import SummaryBuilder
 
 S = 1_000_000_000
@@ -112,7 +114,7 @@ def lines(found: Iterable[Event]) -> list[bytes]:
     return [json.dumps(event).encode() + b"\n" for event in found]
 
 
-def summary(found: Iterable[Event]) -> dict[str, Any]:
+def summary(found: Iterable[Event]) -> Summary:
     tally = SummaryBuilder()
     for event in found:
         tally.take(typed(event))
@@ -123,7 +125,7 @@ def folder(place: Path, found: list[Event]) -> Path:
     """Write a run's folder as the recorder leaves it."""
     place.mkdir(parents=True)
     (place / "events.jsonl").write_bytes(b"".join(lines(found)))
-    (place / "summary.json").write_text(json.dumps(summary(found)))
+    (place / "summary.json").write_bytes(msgspec.json.encode(summary(found)))
     options = found[0]["config"]["options"]
     table = "".join(f"{name} = {json.dumps(value)}\n" for name, value in options.items())
     (place / "config.toml").write_text(f'method = "{found[0]["method"]}"\n[options]\n{table}')

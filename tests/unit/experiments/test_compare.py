@@ -1,39 +1,33 @@
 """What is said of runs that were compared, against arithmetic on made summaries."""
 
 from io import StringIO
-from typing import Any
 
+import made_run
 import pytest
 from rich.console import Console
 
 from experiments.compare import Group, figures, medians, shares, table
 from experiments.plan import Bench, Paper, Row
+from testbed.record.events import UpDown
+from testbed.record.run_summary import Process, Summary
 
 
-def summary(accuracies: list[float | None], seconds: float = 60.0, **extra: Any) -> dict[str, Any]:
+def summary(accuracies: list[float | None], seconds: float = 60.0) -> Summary:
     """Two clients, each sending 1 MB and receiving 2 MB of payload a round."""
-    return {
-        "rounds": [
-            {
-                "finished": True,
-                "seconds": seconds,
-                "clients_ok": 2,
-                "metrics": {} if accuracy is None else {"accuracy": accuracy},
-                "bytes": {
-                    "payload": {"up": 2_000_000, "down": 4_000_000},
-                    "wire": {"up": 2_200_000, "down": 4_400_000},
-                },
-            }
-            for accuracy in accuracies
-        ],
-        "per_client": [{"round_flops": 2e9}, {"round_flops": 4e9}],
-        "processes": [
-            {"node": "server", "private_mb": 800.0, "peak_private_mb": 900.0},
-            {"node": "client-1", "private_mb": 20.0, "peak_private_mb": 31.0},
-            {"node": "client-2", "private_mb": 21.0, "peak_private_mb": 30.0},
-        ],
-        **extra,
-    }
+    found = made_run.summary(made_run.events(clients=2, rounds=len(accuracies)))
+    for entry, accuracy in zip(found.rounds, accuracies, strict=True):
+        entry.seconds = seconds
+        entry.metrics = {} if accuracy is None else {"accuracy": accuracy}
+        entry.bytes.payload = UpDown(2_000_000, 4_000_000)
+        entry.bytes.wire = UpDown(2_200_000, 4_400_000)
+    for client, flops in zip(found.per_client, (2e9, 4e9), strict=True):
+        client.round_flops = flops
+    found.processes = [
+        Process(node="server", private_mb=800.0, peak_private_mb=900.0),
+        Process(node="client-1", private_mb=20.0, peak_private_mb=31.0),
+        Process(node="client-2", private_mb=21.0, peak_private_mb=30.0),
+    ]
+    return found
 
 
 def test_a_round_and_client() -> None:
@@ -66,14 +60,14 @@ def test_a_target_that_is_never_reached_has_no_figures() -> None:
 
 def test_clients_own_accuracy_where_no_model_is_global() -> None:
     run = summary([None])
-    run["rounds"][0]["metrics"] = {"client_accuracy": 0.7}
+    run.rounds[0].metrics = {"client_accuracy": 0.7}
     assert figures(run, 0.7)["rounds_to_target"] == 1
 
 
 def test_clients_own_models_stand_beside_the_servers_of_the_same_round() -> None:
     run = summary([0.9, 0.95, 0.93])
-    for entry, own in zip(run["rounds"], (0.5, 0.6, 0.8), strict=True):
-        entry["metrics"]["client_accuracy"] = own
+    for entry, own in zip(run.rounds, (0.5, 0.6, 0.8), strict=True):
+        entry.metrics = {**entry.metrics, "client_accuracy": own}
     found = figures(run, 0.9)
     assert (found["accuracy"], found["client_accuracy"]) == (0.95, 0.6)
     assert figures(summary([0.9]), 0.9)["client_accuracy"] is None
@@ -86,7 +80,7 @@ def test_clients_own_models_stand_beside_the_servers_of_the_same_round() -> None
 
 def test_a_round_that_did_not_finish_does_not_count() -> None:
     run = summary([0.5, 0.95])
-    run["rounds"][1]["finished"] = False
+    run.rounds[1].finished = False
     assert figures(run, 0.9)["rounds_to_target"] is None
 
 
@@ -103,7 +97,7 @@ def test_shares_of_the_baseline() -> None:
     assert set(shares(own, None).values()) == {None}
 
 
-def shown(bench: Bench, runs: list[list[dict[str, Any]]]) -> str:
+def shown(bench: Bench, runs: list[list[Summary]]) -> str:
     """The table of each row's runs."""
     target = bench.run.get("target_accuracy")
     found = [medians(figures(run, target) for run in own) for own in runs]

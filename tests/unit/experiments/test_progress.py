@@ -5,6 +5,7 @@ import re
 import threading
 from pathlib import Path
 
+from made_run import events, summary
 from rich.console import Console
 
 from experiments.plan import Bench, Outcome, Row, cells
@@ -31,7 +32,7 @@ def make(found: BenchProgress, clock: Clock, seconds: float, log: Path = Path("n
     cell = found.cells[len(found.outcomes)]
     found.begin(log)
     clock.now_s += seconds
-    found.end(Outcome(cell, {"rounds": [{"metrics": {"accuracy": 0.5}}]}, None))
+    found.end(Outcome(cell, summary(events(rounds=1, accuracies=[0.5])), None))
 
 
 def text(found: BenchProgress, rows: int = 40) -> str:
@@ -83,7 +84,7 @@ def test_lines_say_each_begin_and_end() -> None:
     clock.now_s += 4
     found.end(Outcome(found.cells[0], None, "no route"))
     lines.ended(found)
-    found.end(Outcome(found.cells[1], {"x": 1}, None, earlier=True))
+    found.end(Outcome(found.cells[1], summary([]), None, earlier=True))
     lines.ended(found)
     assert said == [
         "[1/3] a-seed0",
@@ -137,7 +138,7 @@ def test_the_live_table_is_drawn_without_a_thread() -> None:
         clock.now_s += 7
         live.ticked(found)
         assert threading.active_count() == before
-        found.end(Outcome(found.cells[0], {}, None))
+        found.end(Outcome(found.cells[0], summary([]), None))
         live.ended(found)
     assert "a-seed0" in screen.getvalue() and "7 s" in screen.getvalue()
     # And is gone afterwards, but for the cursor, which is back.

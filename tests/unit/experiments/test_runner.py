@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import made_run
+import msgspec
 import pytest
 
 from experiments import runner as module
@@ -32,7 +33,8 @@ folder.mkdir()
 status = "ok" if config["rounds"] == 1 else "failed"
 (folder / "summary.json").write_text(json.dumps({**SUMMARY, "status": status}))
 """
-SUMMARY = json.loads(json.dumps(made_run.summary(made_run.events())))
+MADE = made_run.summary(made_run.events())
+SUMMARY = msgspec.to_builtins(MADE)
 GOOD, BAD, FAILED = Row("good", {"rounds": 1}), Row("bad", {"rounds": 2}), Row("f", {"rounds": 3})
 
 
@@ -59,7 +61,7 @@ def test_each_runs_once_and_what_failed_is_told(launch: None, tmp_path: Path) ->
     assert "[1/3] good-seed0: done" in said[1]
     # A second time only what has no result runs.
     found, said = run(folder, GOOD, BAD)
-    assert found[0].summary == SUMMARY
+    assert found[0].summary == MADE
     assert said[0] == "[1/2] good-seed0: there already"
     assert (folder / "good-seed0" / "count").read_text() == "x"
     assert (folder / "bad-seed0" / "count").read_text() == "xx"
@@ -67,7 +69,7 @@ def test_each_runs_once_and_what_failed_is_told(launch: None, tmp_path: Path) ->
 
 def test_nothing_begins_after_the_budget(launch: None, tmp_path: Path) -> None:
     found, _ = run(tmp_path / "out", GOOD, BAD, budget_s=-1.0)
-    assert {outcome.summary for outcome in found} == {None}
+    assert [outcome.summary for outcome in found] == [None, None]
     assert "budget" in str(found[0].reason)
     assert not (tmp_path / "out" / "good-seed0").exists()
 

@@ -5,21 +5,24 @@ from typing import Any
 
 import pytest
 from made_host import CALM, made, real
+from msgspec.structs import replace
 
 from experiments import trial_run
 from testbed.links.loopback.backend import name as loopback
 from testbed.network.profiles import LinkProfile
 from testbed.network.topology import plan
+from testbed.record.events import Check
+from testbed.record.run_summary import Summary
 from testbed.run.config import MAX_DILATION, RunConfig
 
 
-def told(summary: dict[str, Any], *checks: dict[str, Any], late_ms: float = 0.3) -> dict[str, Any]:
-    fidelity = {**summary["fidelity"], "checks": list(checks)}
-    return {**summary, "fidelity": fidelity, "link_facts": {**CALM, "lateness_p99_ms": late_ms}}
+def told(summary: Summary, *checks: Check, late_ms: float = 0.3) -> Summary:
+    fidelity = replace(summary.fidelity, checks=list(checks))
+    return replace(summary, fidelity=fidelity, link_facts={**CALM, "lateness_p99_ms": late_ms})
 
 
-def rate(measured: float | None, ok: bool = False) -> dict[str, Any]:
-    return {"unit": "kbit/s", "expected": 8000.0, "measured": measured, "ok": ok}
+def rate(measured: float | None, ok: bool = False) -> Check:
+    return Check("rate", "client-1", "up", 8000.0, measured, "kbit/s", 160.0, ok)
 
 
 def test_a_round_in_which_nothing_was_late_needs_none() -> None:
@@ -56,10 +59,10 @@ def test_a_round_that_fails_is_told_with_its_reason(
     asked: list[RunConfig] = []
     folders: list[Path] = []
 
-    def failing(config: RunConfig, *others: Any) -> dict[str, Any]:
+    def failing(config: RunConfig, *others: Any) -> Summary:
         asked.append(config)
         folders.append(others[3].folder)
-        return {"rounds_done": 0, "status": "interrupted", "reason": "stopped by SIGINT"}
+        return replace(made(rounds=0), reason="stopped by SIGINT")
 
     monkeypatch.setattr(trial_run, "run", failing)
     config = RunConfig(dilation="auto", rounds=7, strict=True, deadline_s=3.0, links=loopback)

@@ -34,10 +34,12 @@ def test_a_shape_reaches_it_whole() -> None:
 def test_links_whose_process_says_what_it_cannot_have_failed() -> None:
     def garble(channel, counters):
         say_up(channel, {})
+        channel.receive()
         os.write(channel.fileno(), b'{"type":"shaped"}\n')
         channel.receive()
 
     process = LinkProcess(1, garble, LIMIT_S)
+    process.shape(0, Direction(), Direction())
     assert select.select([process.channel], [], [], LIMIT_S)[0]
     for _ in range(2):
         assert process.failure() == (

@@ -3,11 +3,13 @@
 import struct
 from typing import Any
 
+import msgspec
 import pytest
 from made_events import NOTHING, typed
 
 from experiments.launch import capture_warnings
 from testbed.metering import retransmissions
+from testbed.record.run_summary import Captures
 from testbed.record.summary import SummaryBuilder
 
 
@@ -17,7 +19,8 @@ def summary_of(*events: dict[str, Any]) -> dict[str, Any]:
     run = {"event": "run", "client_names": names, "client_profiles": 3 * ["4g"]}
     for event in (run, *events):
         tally.take(typed({"t": 0.0, "node": "supervisor", **event}))
-    return tally.summary()
+    found: dict[str, Any] = msgspec.to_builtins(tally.summary())
+    return found
 
 
 def usage(node: str, resent: dict[str, list[int]] | None) -> dict[str, Any]:
@@ -123,7 +126,7 @@ def test_captures_are_summed_up_with_what_they_lack(
     event = {"event": "captured", "packets": [10, 20, 30], "dropped": dropped, "failure": failure}
     found = summary_of(event)["captures"]
     assert (found["packets"], found["dropped_packets"]) == (60, sum(dropped))
-    said = capture_warnings(found)
+    said = capture_warnings(msgspec.convert(found, Captures))
     assert bool(said) == bool(words)
     assert all(word in said[0] for word in words)
 

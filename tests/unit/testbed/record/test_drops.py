@@ -74,8 +74,8 @@ def test_all_of_them_are_in_the_summary(case: Case) -> None:
     for event in case.events:
         if event["event"] == "dropped":
             tally.take(typed({"t": 0.0, "node": "server", **event}))
-    (row,) = tally.summary()["dropped_messages"]
-    assert (row["count"], row["bytes"]) == (50, 100)
+    (row,) = tally.summary().dropped_messages
+    assert (row.count, row.bytes) == (50, 100)
 
 
 def test_other_events_pass_as_they_are(case: Case) -> None:

@@ -21,6 +21,7 @@ from testbed.record.events import Event as Typed
 from testbed.record.events import Message, UpDown, as_dict
 from testbed.record.recorder import Recorder
 from testbed.record.recovery import Killed, ReplayFilter, resumed_from
+from testbed.record.run_summary import Resent
 from testbed.record.spans import Timeline
 from testbed.report import read
 
@@ -80,13 +81,13 @@ def test_the_summary_is_that_of_one_run(more: int) -> None:
     record = go_on(cut(UNDISTURBED, 2, more), 2)
     summary, other = made_run.summary(counted(record)), made_run.summary(UNDISTURBED)
     for field in SAME:
-        assert summary[field] == other[field], field
-    assert summary["rounds"] == other["rounds"]
-    assert summary["seconds"]["startup"] == STARTUP_S
-    assert summary["seconds"]["training"] == pytest.approx(other["seconds"]["training"])
-    (again,) = summary["resumed"]
-    assert again["from_round"] == 2 and again["startup_s"] == pytest.approx(STARTUP_S)
-    assert again["lost"]["seconds"] == 2.5 and again["verdict_before"] == "fail"
+        assert getattr(summary, field) == getattr(other, field), field
+    assert summary.rounds == other.rounds
+    assert summary.seconds.startup == STARTUP_S
+    assert summary.seconds.training == pytest.approx(other.seconds.training)
+    (again,) = summary.resumed
+    assert again.from_round == 2 and again.startup_s == pytest.approx(STARTUP_S)
+    assert again.lost.seconds == 2.5 and again.verdict_before == "fail"
 
 
 def test_it_may_go_on_before_its_last_round_and_again() -> None:
@@ -96,17 +97,17 @@ def test_it_may_go_on_before_its_last_round_and_again() -> None:
     record = go_on(record[: over[0] + 2], 3)
     summary, other = made_run.summary(counted(record)), made_run.summary(UNDISTURBED)
     for field in (*SAME, "rounds"):
-        assert summary[field] == other[field], field
-    assert [again["from_round"] for again in summary["resumed"]] == [1, 3]
-    assert summary["seconds"]["training"] == pytest.approx(other["seconds"]["training"])
+        assert getattr(summary, field) == getattr(other, field), field
+    assert [again.from_round for again in summary.resumed] == [1, 3]
+    assert summary.seconds.training == pytest.approx(other.seconds.training)
 
 
 def test_without_a_finished_round_only_the_new_start_counts() -> None:
     at = next(n for n, e in enumerate(UNDISTURBED) if e["event"] == "wire")
     record = go_on(UNDISTURBED[: at - 1], 0)
     summary, other = made_run.summary(counted(record)), made_run.summary(UNDISTURBED)
-    assert summary["rounds"] == other["rounds"]
-    assert summary["seconds"]["startup"] == pytest.approx(STARTUP_S)
+    assert summary.rounds == other.rounds
+    assert summary.seconds.startup == pytest.approx(STARTUP_S)
 
 
 def test_a_client_lost_before_is_there_again() -> None:
@@ -114,8 +115,8 @@ def test_a_client_lost_before_is_there_again() -> None:
     lost = {"t": 20.0, "node": "supervisor", "event": "lost", "peer": "client-1", "reason": "x"}
     at = next(n for n, e in enumerate(record) if e["event"] == "round_started" and e["round"] == 2)
     record.insert(at, lost)
-    assert made_run.summary(record)["per_client"][0]["lost"] == "x"
-    assert made_run.summary(counted(go_on(record, 2)))["per_client"][0]["lost"] is None
+    assert made_run.summary(record).per_client[0].lost == "x"
+    assert made_run.summary(counted(go_on(record, 2))).per_client[0].lost is None
 
 
 def test_what_was_sent_again_adds_up() -> None:
@@ -127,8 +128,8 @@ def test_what_was_sent_again_adds_up() -> None:
     record = cut(UNDISTURBED, 2, 0)
     record = go_on([*record, usage(record[-1]["t"], [2, 2800])], 2)
     record.insert(-1, usage(record[-2]["t"], [1, 1400]))
-    found = made_run.summary(counted(record))["per_client"][0]["retransmitted"]["up"]
-    assert found == {"segments": 3, "bytes": 4200}
+    found = made_run.summary(counted(record)).per_client[0].retransmitted.up
+    assert found == Resent(segments=3, bytes=4200)
 
 
 def test_trace_and_report_have_each_round_once(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 import itertools
 from typing import Any
 
+import msgspec
 import pytest
 from made_events import finished, typed
 
 from testbed.network.capacity import Access, Line
 from testbed.network.direction import FRAME_BYTES, SEGMENT_BYTES, Direction
 from testbed.record.ideal_rounds import access
+from testbed.record.run_summary import Spans
 from testbed.record.spans import MOST_ROWS, Timeline, over_clients
 from testbed.record.summary import SummaryBuilder
 
@@ -69,8 +71,8 @@ def round_of(
         tally.take(typed(event))
     ending = {"metrics": {}, "clients_ok": clients, "clients_failed": 0}
     tally.take(typed(at(99, "server", "round", round=1, seconds=seconds, **ending)))
-    found = tally.round_summary(1)
-    assert found == tally.summary()["rounds"][0]
+    assert tally.round_summary(1) == tally.summary().rounds[0]
+    found: dict[str, Any] = msgspec.to_builtins(tally.round_summary(1))
     return found
 
 
@@ -218,7 +220,9 @@ def test_of_many_clients_there_are_extremes_and_the_median() -> None:
     assert [over[name]["receive_s"] for name in ("min", "median", "max")] == [0.01, 1.01, 2.01]
     few = round_of(*events[:-1], clients=many)
     assert len(few["spans"]) == MOST_ROWS and few["spans_over_clients"] is None
-    assert over_clients(few["spans"])["median"]["receive_s"] == pytest.approx(1.005)
+    assert over_clients(
+        msgspec.convert(few["spans"], list[Spans])
+    ).median.receive_s == pytest.approx(1.005)
 
 
 # How long the round would have taken
@@ -281,7 +285,7 @@ def test_a_link_counts_as_it_was_when_the_round_began() -> None:
     tally.take(typed(up(1, 3, 4, size=1_000_000)))
     ending = {"metrics": {}, "clients_ok": 1, "clients_failed": 0}
     tally.take(typed(at(9, "server", "round", round=1, seconds=40.0, **ending)))
-    assert tally.round_summary(1)["ideal_s"] == pytest.approx(
+    assert tally.round_summary(1).ideal_s == pytest.approx(
         8000 / 400 * FRAME_BYTES / SEGMENT_BYTES + 0.005, abs=1e-6
     )
 
@@ -314,7 +318,7 @@ def steps(*events: dict[str, Any], seconds: float) -> list[dict[str, Any]]:
     ]
     for event in sorted([*events, *begins, *ends], key=lambda event: event["t"]):
         tally.take(typed(event))
-    return [tally.round_summary(n + 1) for n in range(count)]
+    return [msgspec.to_builtins(tally.round_summary(n + 1)) for n in range(count)]
 
 
 def test_a_client_that_answers_a_later_round_was_at_work_in_all_between() -> None:

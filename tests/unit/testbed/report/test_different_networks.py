@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_run import events, folder
+from made_run import events, folder, summary
+from msgspec.structs import replace
 
 from testbed.report import comparison
 from testbed.report.comparison import Run
@@ -71,8 +72,9 @@ def test_other_congestion_control_is_warned_of(tmp_path: Path) -> None:
 def test_connections_of_earlier_versions_tell_it_too() -> None:
     from testbed.report import different_networks
 
-    old = {"profile": "4g", "links": "netem", "connections": {"bbr": 4}}
-    new = {"profile": "4g", "links": "netem", "connections": {"cubic": 4}, "congestion": "cubic"}
+    run = replace(summary([]), profile="4g", links="netem")
+    old = replace(run, connections={"bbr": 4})
+    new = replace(run, connections={"cubic": 4}, congestion="cubic")
     assert different_networks.told_apart([old, new]) == [", bbr", ", cubic"]
 
 

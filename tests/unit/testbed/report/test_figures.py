@@ -105,7 +105,7 @@ def test_a_killed_runs_last_round_goes_as_far_as_is_known() -> None:
     last = story.rounds[-1]
     assert (last.number, last.finished) == (2, False)
     assert last.spans["client-1"][-1].ended_ns == last.ended_ns
-    assert story.summary["status"] == "interrupted"
+    assert story.summary.status == "interrupted"
 
 
 def test_columns_are_what_was_done_longest() -> None:

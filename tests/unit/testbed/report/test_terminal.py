@@ -238,7 +238,7 @@ def test_a_congestion_control_that_was_not_asked_for_is_named_at_the_end(
     Output().show(closing_table(tally.summary()), None)
     said = " ".join(capsys.readouterr().out.split())
     assert row in said if row else "congestion" not in said
-    assert tally.summary()["congestion"] == (None if links == "loopback" else used)
+    assert tally.summary().congestion == (None if links == "loopback" else used)
 
 
 PRINTING = """

@@ -64,8 +64,8 @@ def test_a_run_whose_end_cannot_be_written_has_failed(tmp_path: Path) -> None:
     run._close("ok", "", {})
     summary = run._tally.summary()
     recorder.close()
-    assert summary["status"] == "failed"
-    assert summary["reason"].startswith("write the results: [Errno 2] No such file")
+    assert summary.status == "failed"
+    assert str(summary.reason).startswith("write the results: [Errno 2] No such file")
 
 
 def test_a_record_that_cannot_be_closed_is_told(
@@ -76,8 +76,8 @@ def test_a_record_that_cannot_be_closed_is_told(
     run._close("interrupted", "stopped by SIGTERM", {})
     recorder.close()
     summary = run._tally.summary()
-    assert summary["status"] == "interrupted"
-    assert summary["reason"] == "stopped by SIGTERM; write the results: [Errno 28] No space"
+    assert summary.status == "interrupted"
+    assert summary.reason == "stopped by SIGTERM; write the results: [Errno 28] No space"
 
 
 def test_what_shows_a_run_does_not_end_it(
@@ -87,7 +87,7 @@ def test_what_shows_a_run_does_not_end_it(
     run, recorder = run_in(tmp_path, progress)
     run._close("ok", "", {})
     recorder.close()
-    assert run._tally.summary()["status"] == "ok"
+    assert run._tally.summary().status == "ok"
     assert progress.take.call_count == 1
     assert capsys.readouterr().err == "nothing more is shown: ValueError: no such tag\n"
 
@@ -169,5 +169,7 @@ def test_a_process_that_says_what_it_cannot_ends_the_run_and_is_named(
     recorder.close()
     ours.close()
     theirs.close()
-    assert summary["status"] == "failed"
-    assert summary["reason"].startswith(f"{who} sent what cannot be read: Invalid value 'nonsense'")
+    assert summary.status == "failed"
+    assert str(summary.reason).startswith(
+        f"{who} sent what cannot be read: Invalid value 'nonsense'"
+    )

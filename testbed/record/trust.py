@@ -1,11 +1,11 @@
 """The certificate in one line: whether minutes and bytes can be trusted, and else what to type."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from testbed.fidelity import host_load
 from testbed.network import profiles
-
-Row = dict[str, Any]
+from testbed.record import host_load
+from testbed.record.events import known
+from testbed.record.run_summary import Host, Judged, Summary
 
 
 class _Doubt(NamedTuple):
@@ -18,17 +18,17 @@ class _Doubt(NamedTuple):
     """What to type."""
 
 
-def line(summary: Row) -> str:
-    """The line, of a run that has ended; ``summary`` as summary.json has it.
+def line(summary: Summary) -> str:
+    """The line, of a run that has ended.
 
     Bytes are counted where they pass, whatever became of the links and of the host's time.
     """
-    links, host = summary["fidelity"]["links"], summary["fidelity"]["host"]
-    doubts = [doubt for doubt in (_of_links(links, summary["profile"]), _of_host(host)) if doubt]
-    estimated = summary["links"] == "loopback"
+    links, host = summary.fidelity.links, summary.fidelity.host
+    doubts = [doubt for doubt in (_of_links(links, summary.profile), _of_host(host)) if doubt]
+    estimated = summary.links == "loopback"
     if not doubts:
-        clients = summary["clients"]
-        where = f"{clients} {'device' if clients == 1 else 'devices'} on {summary['profile']}"
+        clients = summary.clients
+        where = f"{clients} {'device' if clients == 1 else 'devices'} on {summary.profile}"
         but = "; those on the wire are an estimate (loopback links)" if estimated else ""
         return f"trust: minutes and bytes are those of {where}{but}{_left_out(summary)}"
     count = "bytes yes, but on the wire an estimate (loopback links)" if estimated else "bytes yes"
@@ -38,13 +38,13 @@ def line(summary: Row) -> str:
     return f"trust: {count}; minutes {minutes}: {reasons}{cures and f'; type: {cures}'}"
 
 
-def _of_links(links: Row, profile: str | None) -> _Doubt | None:
-    if links["verdict"] == "fail":
-        reason = f"links are not as their profiles say ({links['reason']})"
+def _of_links(links: Judged, profile: str | None) -> _Doubt | None:
+    if links.verdict == "fail":
+        reason = f"links are not as their profiles say ({links.reason})"
         return _Doubt(True, reason, _calibrate(profile or ""))
-    if links["verdict"] == "skipped":
-        cure = "--calibrate" if "--no-calibrate" in links["reason"] else None
-        return _Doubt(False, f"the links were not checked ({links['reason']})", cure)
+    if links.verdict == "skipped":
+        cure = "--calibrate" if "--no-calibrate" in links.reason else None
+        return _Doubt(False, f"the links were not checked ({links.reason})", cure)
     return None
 
 
@@ -55,18 +55,18 @@ def _calibrate(profile: str) -> str:
     return f"python cli.py calibrate --profile={','.join(names) if known else 'YOUR-OWN.toml'}"
 
 
-def _of_host(host: Row) -> _Doubt | None:
-    if host["verdict"] == "fail":
-        needed = host["dilation_needed"]
+def _of_host(host: Host) -> _Doubt | None:
+    if host.verdict == "fail":
+        needed = known(host.dilation_needed)
         cure = None if needed is None else host_load.cure(needed)
-        return _Doubt(True, host["reason"], cure)
-    if host["verdict"] == "skipped":
-        return _Doubt(False, host["reason"], None)
+        return _Doubt(True, host.reason, cure)
+    if host.verdict == "skipped":
+        return _Doubt(False, host.reason, None)
     return None
 
 
-def _left_out(summary: Row) -> str:
-    left = summary["fidelity"].get("not_probed", [])
+def _left_out(summary: Summary) -> str:
+    left = summary.fidelity.not_probed
     if not left:
         return ""
     return f" ({len(left)} of the links' checks could not be made: see the report)"

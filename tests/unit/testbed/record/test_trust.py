@@ -4,8 +4,12 @@ import re
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from testbed.fidelity import host_load, trust
+from testbed.record import host_load, trust
+from testbed.record.events import NotProbed, Verdict
+from testbed.record.run_summary import Certificate, Host, Judged, Summary
+from testbed.record.summary import SummaryBuilder
 
 LINKS = {
     "pass": "all 60 checks hold",
@@ -26,20 +30,20 @@ LINKS_CURE = {"fail": "python cli.py calibrate --profile=4g", "skipped": "--cali
 HOST_CURE = {"fail": "--dilation=16"}
 
 
-def summary(links: str = "pass", host: str = "pass", **more: Any) -> dict[str, Any]:
-    fidelity = {
-        "verdict": "fail",
-        "links": {"verdict": links, "reason": LINKS[links]},
-        "host": {"verdict": host, "reason": HOST[host], "dilation_needed": 16.0},
-        "checks": [],
-        "not_probed": more.pop("not_probed", []),
-    }
-    return {"fidelity": fidelity, "clients": 20, "profile": "4g", "links": "netem", **more}
+def summary(links: Verdict = "pass", host: Verdict = "pass", left: int = 0, **more: Any) -> Summary:
+    certificate = Certificate(
+        verdict="fail",
+        not_probed=[NotProbed("rate", "client-1", "up", "odd")] * left,
+        links=Judged(links, LINKS[links]),
+        host=Host(host, HOST[host], dilation_needed=16.0),
+    )
+    facts = {"clients": 20, "profile": "4g", "links": "netem", **more}
+    return replace(SummaryBuilder().summary(), fidelity=certificate, **facts)
 
 
 @pytest.mark.parametrize("host", HOST)
 @pytest.mark.parametrize("links", LINKS)
-def test_every_pair_of_verdicts(links: str, host: str) -> None:
+def test_every_pair_of_verdicts(links: Verdict, host: Verdict) -> None:
     found = trust.line(summary(links, host))
     if (links, host) == ("pass", "pass"):
         assert found == "trust: minutes and bytes are those of 20 devices on 4g"
@@ -54,23 +58,23 @@ def test_every_pair_of_verdicts(links: str, host: str) -> None:
 
 def test_links_that_could_not_be_checked_have_no_cure() -> None:
     given = summary("skipped")
-    given["fidelity"]["links"]["reason"] = "not probed: the prober was killed by SIGKILL"
+    given.fidelity.links.reason = "not probed: the prober was killed by SIGKILL"
     assert trust.line(given).endswith("(not probed: the prober was killed by SIGKILL)")
 
 
 def test_bytes_of_loopback_links_are_an_estimate_on_the_wire() -> None:
-    assert trust.line(summary(links="pass") | {"links": "loopback"}) == (
+    assert trust.line(replace(summary(), links="loopback")) == (
         "trust: minutes and bytes are those of 20 devices on 4g; those on the wire are an estimate "
         "(loopback links)"
     )
-    doubted = trust.line(summary(host="fail") | {"links": "loopback"})
+    doubted = trust.line(replace(summary(host="fail"), links="loopback"))
     assert doubted.startswith(
         "trust: bytes yes, but on the wire an estimate (loopback links); minutes no: client-2 "
     )
 
 
 def test_what_could_not_be_probed_is_counted_where_all_else_holds() -> None:
-    left = trust.line(summary(not_probed=[{}, {}]))
+    left = trust.line(summary(left=2))
     assert left.endswith("on 4g (2 of the links' checks could not be made: see the report)")
 
 
@@ -95,5 +99,5 @@ def test_what_to_type_for_the_host_is_said_in_one_place(monkeypatch: pytest.Monk
 
 def test_a_host_that_does_not_say_what_it_needs_has_no_cure() -> None:
     given = summary(host="fail")
-    given["fidelity"]["host"]["dilation_needed"] = None
+    given.fidelity.host.dilation_needed = None
     assert "type" not in trust.line(given)

@@ -1,12 +1,13 @@
 """The host's part of the certificate: made runs of which is known who waited for what."""
 
-from typing import Any
-
+import msgspec
 import pytest
 from made_events import RUN, at, typed
 from made_host import CALM, ROUND_S, made, real
 
-from testbed.fidelity import host_load
+from testbed.record import host_load
+from testbed.record.events import Fidelity
+from testbed.record.run_summary import Host, Summary
 from testbed.record.summary import SummaryBuilder
 
 
@@ -44,7 +45,7 @@ def test_five_percent_of_the_rounds_are_allowed(late_s: float, verdict: str) -> 
     ids=["stretched", "modelled"],
 )
 def test_a_device_that_the_machine_was_behind_fails_it_in_its_own_words(
-    summary: dict[str, Any],
+    summary: Summary,
 ) -> None:
     reason = host_load.judge(summary, CALM).reason
     assert reason.startswith("client-1 was behind its device for 25 % of the rounds' time")
@@ -85,7 +86,8 @@ def test_twenty_clients_on_two_cores_need_ten_and_a_little() -> None:
     """Each computes for 0.1 s in a round and waits for a core 0.9 s; the network takes 0.2 s."""
     rows = [real(f"client-{n}", 0.2, 1.8) for n in (1, 2)]
     summary = made(*rows)
-    summary["rounds"] = [entry | {"seconds": 1.2} for entry in summary["rounds"]]
+    for entry in summary.rounds:
+        entry.seconds = 1.2
     assert 12 <= host_load.enough(summary, CALM) <= 18
 
 
@@ -133,26 +135,26 @@ LINKS = {"verdict": "pass", "reason": "all 6 checks hold", "checks": []}
     ],
 )
 def test_the_whole_is_the_worse_part(links: str, own: str, whole: str) -> None:
-    parts = ({**LINKS, "verdict": links}, {"verdict": own, "reason": "the host"})
-    found = host_load.combined(*parts)
-    assert found["verdict"] == whole
-    assert found["links"] == {"verdict": links, "reason": LINKS["reason"]}
-    assert found["host"]["verdict"] == own
-    assert found["reason"] in (LINKS["reason"], "the host")
+    told = msgspec.convert({**LINKS, "verdict": links}, Fidelity)
+    found = host_load.combined(told, msgspec.convert({"verdict": own, "reason": "the host"}, Host))
+    assert found.verdict == whole
+    assert (found.links.verdict, found.links.reason) == (links, LINKS["reason"])
+    assert found.host.verdict == own
+    assert found.reason in (LINKS["reason"], "the host")
 
 
 def test_a_run_that_did_not_end_has_no_verdict_on_its_host() -> None:
-    assert made()["fidelity"]["host"]["verdict"] == "skipped"
+    assert made().fidelity.host.verdict == "skipped"
 
 
 def test_what_was_judged_stands_in_the_summary() -> None:
     tally = SummaryBuilder()
     tally.take(typed({"t": 0.0, "node": "supervisor", **RUN}))
     tally.take(typed(at(1, "supervisor", "certified", seconds=1, fidelity=LINKS, counters=[])))
-    figures = dict.fromkeys(host_load.Host.__struct_fields__)
+    figures = dict.fromkeys(Host.__struct_fields__)
     told = figures | {"verdict": "fail", "reason": "client-1 waited", "late_share": 0.5}
     tally.take(typed(at(2, "supervisor", "host", **told)))
-    fidelity = tally.summary()["fidelity"]
-    assert (fidelity["verdict"], fidelity["reason"]) == ("fail", "client-1 waited")
-    assert fidelity["host"] == told
-    assert fidelity["links"]["verdict"] == "pass"
+    fidelity = tally.summary().fidelity
+    assert (fidelity.verdict, fidelity.reason) == ("fail", "client-1 waited")
+    assert msgspec.to_builtins(fidelity.host) == told
+    assert fidelity.links.verdict == "pass"

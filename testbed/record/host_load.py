@@ -1,0 +1,144 @@
+"""The host's part of the certificate: whether this machine had time for what it stood for.
+
+A node that waited for a core while its device would have been done, or packets that left their link
+late, lengthen rounds as the network and the devices would not. Pure: figures in, words out.
+"""
+
+import math
+
+from msgspec import UNSET
+
+from testbed.fidelity.paths import RTT_TOLERANCE_MS
+from testbed.network.topology import SERVER
+from testbed.record.events import Facts, Fidelity, Verdict, known
+from testbed.record.run_summary import Certificate, Computed, Host, Judged, Summary
+
+LATE_SHARE = 0.05
+"""Of the time of all rounds, by which a node may be late in them."""
+AIMED_SHARE = 0.02
+"""What a dilation is chosen for."""
+SPARE = 0.6
+"""Share of this machine's time that is planned with."""
+_LINKS_LATENESS = "lateness_p99_ms"
+
+
+def judge(summary: Summary, links: Facts, busy_cores: float | None = None) -> Host:
+    """Hold a run that has ended against what it was to be; ``links``: their closing facts."""
+    rounds_s = _rounds_s(summary)
+    if not rounds_s:
+        return _skipped("no round was finished")
+    rows = rows_with_lateness(summary)
+    if not rows:
+        return _skipped("this system does not say how long a process waits for a core")
+    latest = max(rows, key=late_s)
+    share = late_s(latest) / rounds_s
+    links_late_ms = _lateness_ms(links)
+    needed = enough(summary, links)
+    failures = []
+    if share > LATE_SHARE:
+        failures.append(_late(summary, latest, share))
+    if links_late_ms is not None and links_late_ms > RTT_TOLERANCE_MS:
+        failures.append(
+            f"one packet of a hundred left its link {links_late_ms:.1f} ms late or more, of which "
+            f"{RTT_TOLERANCE_MS:g} are allowed"
+        )
+    figures = (latest.node, round(share, 4), links_late_ms, needed, busy_cores)
+    if failures:
+        return Host("fail", "; ".join(failures), *figures)
+    packets = "" if links_late_ms is None else f", packets {links_late_ms:.1f} ms late"
+    reason = f"{latest.node} was late for {100 * share:.1f} % of the rounds' time{packets}"
+    return Host("pass", reason, *figures)
+
+
+def cure(dilation_needed: float) -> str:
+    """The option that gives each node the time it needs."""
+    return f"--dilation={dilation_needed:g}"
+
+
+def _skipped(reason: str) -> Host:
+    return Host("skipped", reason, None, None, None, None, None)
+
+
+def _late(summary: Summary, row: Computed, share: float) -> str:
+    """ "client-7 waited 41 % of the rounds' time for a core (20 clients on 2 cores)" """
+    compute = summary.compute
+    device = compute.server_device_class if row.node == SERVER else compute.device_class
+    does = f"waited {100 * share:.0f} % of the rounds' time for a core"
+    if compute.mode == "modelled" or device:
+        does = f"was behind its device for {100 * share:.0f} % of the rounds' time"
+    cores = (summary.environment and summary.environment.cores) or 0
+    return f"{row.node} {does} ({_count(summary.clients, 'client')} on {_count(cores, 'core')})"
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def enough(summary: Summary, links: Facts) -> float:
+    """A dilation with which such a run's nodes and links would be on time.
+
+    What a node was busy for on this machine, waiting for a core included, is to be no more than its
+    device needs and a little of the rounds as they should have been; the links' lateness, which is
+    this machine's, no more than is allowed. A tenth or a whole number, rounded up.
+    """
+    dilation = summary.dilation
+    rows = rows_with_lateness(summary)
+    worst_s = max(map(late_s, rows), default=0.0)
+    rounds_s = max([_rounds_s(summary) - worst_s, *map(device_s, rows)])
+    found = 1.0
+    for row in rows:
+        if late_s(row) > 0:
+            busy_s = dilation * (device_s(row) + late_s(row))
+            found = max(found, busy_s / (device_s(row) + AIMED_SHARE * rounds_s) / SPARE)
+        cpu_s, device = known(row.cpu_s) or 0.0, known(row.device_s) or 0.0
+        if cpu_s > device:
+            # A device that is faster than a core can be shown by nothing else.
+            found = max(found, cpu_s / device / SPARE)
+    late_ms = (_lateness_ms(links) or 0.0) * dilation
+    if late_ms > RTT_TOLERANCE_MS:
+        found = max(found, late_ms / RTT_TOLERANCE_MS / SPARE)
+    return rounded_up(found)
+
+
+def rounded_up(dilation: float) -> float:
+    """The factor rounded up to a tenth below 10, to a whole number beyond."""
+    return math.ceil(10 * dilation) / 10 if dilation < 10 else float(math.ceil(dilation))
+
+
+def _rounds_s(summary: Summary) -> float:
+    return float(sum(entry.seconds or 0.0 for entry in summary.rounds))
+
+
+def _lateness_ms(links: Facts) -> float | None:
+    found = links.get(_LINKS_LATENESS)
+    return found if isinstance(found, int | float) else None
+
+
+def rows_with_lateness(summary: Summary) -> list[Computed]:
+    """Rows of the nodes whose lateness is known."""
+    return [row for row in summary.compute.nodes if row.late_s is not None]
+
+
+def late_s(row: Computed) -> float:
+    """Seconds that this machine took longer than a node's device; 0 where it is not known."""
+    return row.late_s or 0.0
+
+
+def device_s(row: Computed) -> float:
+    """Seconds that a node's computing takes its device."""
+    return float(known(row.device_s if row.modelled_s is UNSET else row.modelled_s) or 0.0)
+
+
+def combined(links: Fidelity, host: Host) -> Certificate:
+    """Both parts of the certificate: the worse verdict with its reason, and the links' checks."""
+    parts = [Judged(part.verdict, part.reason) for part in (links, host)]
+    order: tuple[Verdict, ...] = ("fail", "skipped", "pass")
+    worst = min(parts, key=lambda part: order.index(part.verdict))
+    return Certificate(
+        verdict=worst.verdict,
+        reason=worst.reason,
+        checks=links.checks,
+        not_probed=links.not_probed,
+        links=parts[0],
+        host=host,
+    )
