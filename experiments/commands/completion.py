@@ -67,10 +67,9 @@ def _presets() -> Iterable[str]:
 
 
 def _congestion() -> Iterable[str]:
-    try:
-        return Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
-    except OSError:
-        return []
+    from testbed.transport import congestion
+
+    return congestion.available()
 
 
 def _one_of(field: str) -> Callable[[], Iterable[str]]:

@@ -3,6 +3,7 @@
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,6 +66,14 @@ def test_a_run_pins_what_its_connections_have(
     *found, told = launch._congestion(RunConfig(congestion=asked), flags, links, None)
     assert tuple(found) == expected[:2]
     assert (told or "").startswith(expected[2] or "") and bool(told) == bool(expected[2])
+
+
+def test_a_run_that_is_resumed_keeps_what_it_had(kernel: Path) -> None:
+    killed: Any = object()
+    began = RunConfig(congestion="reno")
+    assert launch._congestion(began, {}, "userspace", killed) == ("reno", "reno", None)
+    # Before it was pinned it was the host's own.
+    assert launch._congestion(RunConfig(), {}, "userspace", killed) == (None, None, None)
 
 
 def test_what_is_asked_for_by_name_is_not_replaced(kernel: Path) -> None:
