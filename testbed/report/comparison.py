@@ -154,10 +154,13 @@ def notes(found: Sequence[Run]) -> list[str]:
     # Methods' names are mostly the same in these.
     folders = [run.folder.name for run in found]
     said += different_networks.notes([run.summary for run in found], folders)
-    told = zip(names(found), found, strict=True)
-    wrong = [name for name, run in told if run.summary.fidelity.verdict == "fail"]
+    told = list(zip(names(found), found, strict=True))
+    wrong = [name for name, run in told if run.summary.fidelity.links.verdict == "fail"]
     if wrong:
         said.append(f"Links were not as their profiles say in {few(wrong)}.")
+    late = [name for name, run in told if run.summary.fidelity.host.verdict == "fail"]
+    if late:
+        said.append(f"The machine had no time for all nodes in {few(late)}.")
     return said
 
 

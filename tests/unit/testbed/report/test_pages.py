@@ -290,6 +290,18 @@ def test_what_is_not_comparable_is_told_apart_and_said(tmp_path: Path) -> None:
     assert all(note in words_of(root) for note in notes)
 
 
+def test_a_machine_without_time_for_all_is_not_blamed_on_the_links(tmp_path: Path) -> None:
+    found = events()
+    for event in found:
+        if event["event"] == "certified":
+            event["fidelity"] = {"verdict": "pass", "reason": "all hold", "checks": []}
+    late = {"latest": "client-1", "late_share": 0.7, "links_late_ms": 0.1, "dilation_needed": 16.0}
+    judged = {"t": 98, "node": "supervisor", "event": "host", "verdict": "fail", "reason": "late"}
+    found.insert(-1, judged | late | {"busy_cores": 2.0})
+    notes = comparison.notes(comparison.runs([folder(tmp_path / "a", found)]))
+    assert notes == ["The machine had no time for all nodes in fedpeft."]
+
+
 def test_runs_on_the_same_terms_have_no_notes(runs: list[Path], tmp_path: Path) -> None:
     good = on_other_terms(tmp_path / "more")[0]
     assert comparison.notes(comparison.runs([good])) == []
