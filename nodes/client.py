@@ -58,15 +58,18 @@ def participate(
     try:
         peer.join(samples, config.join_timeout_s)
         while True:
-            peer.await_round()
+            begins = peer.await_round()
             compute.rest()
             try:
-                method.round(peer)
-                compute.settle()
-                evaluate = getattr(method, "evaluate", None)
-                if evaluate and test and (metrics := numbers(evaluate(*test))):
+                if not begins:
+                    # All others are done with the round: nobody trains beside this.
+                    evaluate = getattr(method, "evaluate", None)
+                    metrics = numbers(evaluate(*test)) if evaluate and test else {}
                     compute.rest()
                     peer.send(METRICS, {}, to=SERVER, **metrics)
+                    continue
+                method.round(peer)
+                compute.settle()
             except (Overtaken, Timeout) as reason:
                 # Cut off from the server, it waits for whichever round reaches it.
                 report(events.Overtaken(reason=str(reason)))

@@ -3,6 +3,8 @@
 HELLO = "hello"
 WELCOME = "welcome"
 STOP = "stop"
+EVALUATE = "evaluate"
+"""To a client: the round is over, and the metrics of its own model are wanted."""
 METRICS = "metrics"
 ABSENT = "absent"
 """To clients that speak to one another: who is not there and why, and, by an empty reason, who is

@@ -9,7 +9,7 @@ from torch import Tensor
 from methods import Missed
 from nodes.checks import difference
 from nodes.compute import Compute, Real
-from nodes.kinds import ABSENT, HELLO, REFUSED, STOP, WELCOME
+from nodes.kinds import ABSENT, EVALUATE, HELLO, REFUSED, STOP, WELCOME
 from testbed import clock
 from testbed.network.topology import SERVER
 from testbed.record.events import Dropped, Report
@@ -88,8 +88,10 @@ class Peer:
             self._sort(answer)
             return
 
-    def await_round(self) -> None:
+    def await_round(self) -> bool:
         """Wait for the first message of a new round and enter it; of several, the newest.
+
+        False: before one begins, the server wants metrics of the model after the present one.
 
         Raises:
             Stopped: the run is over.
@@ -104,10 +106,12 @@ class Peer:
             if any(later.kind == STOP for later in queued):
                 raise Stopped
             newest = max((later.round for later in queued), default=0)
+            if message.kind == EVALUATE and message.round == self.round >= newest:
+                return False
             if message.round > self.round and message.round >= newest:
                 self.round, self._began_s = message.round, message.header.sent_ns / 1e9
                 queued.appendleft(message)
-                return
+                return True
             self._drop(message, f"belongs to round {message.round}, which is over")
 
     def send(

@@ -12,8 +12,9 @@ from torch import Tensor
 
 import methods
 from methods import Shard
+from methods.shared import flops
 from methods.shared.local_training import warm_up
-from nodes import memory, requirements
+from nodes import evaluation, memory, requirements
 from nodes.allreduce.client import ReducingClient
 from nodes.allreduce.server import ReducingServer
 from nodes.checkpoint import Json, Snapshot
@@ -75,6 +76,7 @@ class FineTuning:
         held_out = self._method.public_source(self._options) == "held-out"
         self._held_out = self._public_samples if held_out else 0
         self._samples = requirements.training_samples(config, clients, self._held_out)
+        evaluation.check(config.eval_samples, config.dataset)
         if config.partition == "pathological":
             with refusing("partition pathological"):
                 data.check_classes(
@@ -99,6 +101,8 @@ class FineTuning:
         self._host_rate: float | None = None
         """Operations a second that a core of this machine reaches; None: nobody asks."""
         self._data: data.Dataset
+        self._test: tuple[Tensor, Tensor] | None = None
+        """What models are evaluated on; None: nothing is learnt."""
         self._model: torch.nn.Module
         self._noise: Tensor
 
@@ -171,6 +175,7 @@ class FineTuning:
         with refusing(f"options of method {run.method}"):
             self._model = self._method.adapt(self._options, model)
         two = self._images(np.arange(2))
+        self._test = None if self._modelled else self._evaluated(two[:1])
         small = models.VisionTransformer(models.ModelSpec(depth=1), classes=2).to(self._device)
         with self._compute(0).active():
             warm_up(small, two)
@@ -205,10 +210,7 @@ class FineTuning:
         _seed_global_generators(run.seed, node.name)
         # Of a method's own draws in this node.
         seed = derive(run.seed, "method", node.name)
-        test = None
-        if not self._modelled:
-            images, labels = self._data.test_images, self._data.test_labels
-            test = (torch.from_numpy(images), torch.from_numpy(labels))
+        test = self._test
         shard = self._shard(node.index)
         if node.index == 0:
             heap.keep_large()
@@ -219,7 +221,7 @@ class FineTuning:
             server = self._method.Server(self._options, self._model, shard, seed)
             if run.transport == "gloo":
                 server = ReducingServer(server, names)
-            evaluating = hasattr(self._method.Client, "evaluate")
+            evaluating = self._clients_evaluate
             checkpointer, told = self._kept(node, server, shard, channel)
             past = None if told is None else Resumed.of(told)
             clock.run(
@@ -234,6 +236,7 @@ class FineTuning:
                     checkpointer,
                     past,
                     peer_to_peer=self._method.peer_to_peer,
+                    test_size=len(self._data.test_labels),
                 )
             )
             return
@@ -286,6 +289,24 @@ class FineTuning:
         chosen = self._shards[number - 1] if number else np.arange(0)
         labels = torch.from_numpy(self._data.train_labels[chosen])
         return Shard(self._images(chosen), labels, self._public, number)
+
+    @property
+    def _clients_evaluate(self) -> bool:
+        """Whether clients have models of their own, which each evaluates."""
+        return hasattr(self._method.Client, "evaluate")
+
+    def _evaluated(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Images and labels that models are evaluated on; ``image``: a batch of one."""
+        there = len(self._data.test_labels)
+        count = evaluation.count(
+            self._run.eval_samples,
+            there,
+            lambda: flops.forward(self._model, image),
+            1 + self._clients * self._clients_evaluate,
+        )
+        some = slice(None) if count == there else evaluation.chosen(count, there)
+        images = torch.from_numpy(self._data.test_images[some])
+        return images, torch.from_numpy(self._data.test_labels[some])
 
     def _images(self, chosen: np.ndarray) -> Tensor:
         """These of the training images; without values where compute is modelled."""

@@ -12,10 +12,11 @@ import msgspec
 from torch import Tensor, nn
 
 from methods import Fleet as MethodFleet
+from methods import Missed
 from nodes.checkpoint.store import Checkpointer
 from nodes.compute import Compute
 from nodes.fleet import Fleet
-from nodes.kinds import METRICS
+from nodes.kinds import EVALUATE, METRICS
 from nodes.metrics import Metrics, mean, numbers
 from testbed import clock
 from testbed.metering import meter
@@ -80,13 +81,14 @@ async def serve(
     checkpointer: Checkpointer | None = None,
     past: Resumed | None = None,
     peer_to_peer: bool = False,
+    test_size: int = 0,
 ) -> None:
     """Run every round of the method, then tell the clients to stop.
 
     ``test``: what models are evaluated on; None: on nothing. ``clients_evaluate``: each client
     sends its own metrics after a round. ``checkpointer``: of the server's state after each round.
     ``past``: of the rounds before this process, where the run goes on from them.
-    ``peer_to_peer``: clients speak to one another.
+    ``peer_to_peer``: clients speak to one another. ``test_size``: images that ``test`` is taken of.
     """
     address: Address = channel.receive(timeout_s=30)
     report = Condensed(channel.send)
@@ -118,7 +120,8 @@ async def serve(
     metrics = numbers(method.evaluate(*test)) if test else {}
     if past is None:
         past = Resumed(0, {}, {}, over=False)
-        report(events.Evaluated(metrics=metrics))
+        images = len(test[1]) if test else 0
+        report(events.Evaluated(metrics=metrics, images=images, of=test_size if test else 0))
     else:
         check_alike(metrics, past)
     # 1. Wait for the clients.
@@ -133,7 +136,7 @@ async def serve(
         compute.rest()
         await _unless_broken(method.round(fleet), background)
         await compute.settled()
-        seconds = round(clock.monotonic() - began_s, 6)
+        ended_s = clock.monotonic()
         # 3. Evaluate the global model on held-out data, and the clients' own where they have such.
         own: Metrics = {}
         if test:
@@ -145,6 +148,7 @@ async def serve(
         compute.rest()
         if clients_evaluate and test:
             metrics |= await _unless_broken(_clients_metrics(fleet), background)
+        evaluated_s = clock.monotonic()
         over = number == config.rounds or reaches(metrics, config.target_accuracy)
         parts = past.parts | fleet.took_part
         past = Resumed(number, parts, own, over)
@@ -153,7 +157,8 @@ async def serve(
         report(
             events.Round(
                 round=number,
-                seconds=seconds,
+                seconds=round(ended_s - began_s, 6),
+                evaluation_s=round(evaluated_s - ended_s, 6),
                 metrics=metrics,
                 clients_ok=fleet.succeeded,
                 clients_failed=fleet.failed,
@@ -195,7 +200,11 @@ async def _clients_metrics(fleet: Fleet) -> Metrics:
     """The mean over clients of what each says of its own model."""
     told: dict[str, list[float]] = defaultdict(list)
     fleet.conclude()
-    async for message in fleet.gather(METRICS):
+    asked = list(fleet.took_part)
+    for client in asked:
+        with contextlib.suppress(Missed):
+            await fleet.send(client, EVALUATE, {})
+    async for message in fleet.gather(METRICS, clients=asked):
         for name, value in numbers(message.details).items():
             told[f"client_{name}"].append(value)
     return {name: mean(values) for name, values in sorted(told.items())}

@@ -18,7 +18,7 @@ from nodes.allreduce import (
     AveragingServer,
 )
 from nodes.fleet import Fleet
-from nodes.kinds import METRICS
+from nodes.kinds import EVALUATE, METRICS
 from nodes.metrics import Metrics, numbers
 from testbed.transport.wire import Detail, Message
 
@@ -49,6 +49,7 @@ class ReducingServer:
             return {}
         fleet.conclude()
         try:
+            await fleet.send(self._evaluator, EVALUATE, {})
             told = await fleet.receive(self._evaluator, METRICS)
         except Missed:
             return {}
@@ -71,11 +72,10 @@ class ReducingServer:
         self._evaluator = None
         for client in self._sorted(there):
             able = self._holders is None or client in self._holders
-            evaluates = able and self._evaluator is None
-            details: dict[str, Detail] = {"attempt": self._counts, "evaluate": int(evaluates)}
             with suppress(Missed):
-                await fleet.send(client, ORDER, {}, adopt=1, **details)
-                self._evaluator = client if evaluates else self._evaluator
+                await fleet.send(client, ORDER, {}, adopt=1, attempt=self._counts)
+                if able and self._evaluator is None:
+                    self._evaluator = client
 
     async def _reduce(self, fleet: Fleet, there: set[str], givers: set[str]) -> set[str]:
         """All-reduces until one comes about, whose sum then counts; returns who is left."""

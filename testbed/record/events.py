@@ -361,6 +361,9 @@ class Round(Event, tag="round", kw_only=True):
 
     round: Begun
     seconds: Annotated[Seconds, "from its begin to the new global model, without the evaluation"]
+    evaluation_s: Annotated[
+        Seconds | UnsetType, "from there to its metrics; the next round begins after that"
+    ] = UNSET
     metrics: Annotated[
         Metrics,
         "`accuracy`, `loss`, `client_accuracy`, …: numbers without unit, null where one is not "
@@ -385,6 +388,10 @@ class Evaluated(Event, tag="evaluated", kw_only=True):
     """By the server, before the first round."""
 
     metrics: Annotated[Metrics, "as of `round`; empty where no model is global"]
+    images: Annotated[Count | UnsetType, "test images that a model is evaluated on; 0: none"] = (
+        UNSET
+    )
+    of: Annotated[Count | UnsetType, "test images there are"] = UNSET
 
 
 class Shaped(Moment, tag="shaped", kw_only=True):

@@ -100,8 +100,11 @@ class RoundSummary(msgspec.Struct, kw_only=True):
     seconds: Annotated[
         Seconds | None, "from its begin to the new global model; null: it is not finished"
     ]
+    evaluation_s: Annotated[
+        Seconds | None, "from there to its metrics; the next round begins after that"
+    ] = None
     compute_s: Annotated[
-        Seconds | None, "of that, of its slowest client; null of an asynchronous method"
+        Seconds | None, "of `seconds`, of its slowest client; null of an asynchronous method"
     ] = None
     transfer_s: Annotated[Seconds | None, "likewise, on the way"] = None
     wait_s: Annotated[Seconds | None, "likewise, the rest"] = None
@@ -119,6 +122,13 @@ class RoundSummary(msgspec.Struct, kw_only=True):
     def __post_init__(self) -> None:
         if self.finished and self.seconds is None:
             raise ValueError(f"round {self.round} is finished and has no seconds")
+
+
+class Evaluated(msgspec.Struct):
+    """Images that models are evaluated on."""
+
+    images: Annotated[Count | None, "how many; null: nobody has said"] = None
+    of: Annotated[Count | None, "how many test images there are"] = None
 
 
 class InitialFinal(msgspec.Struct):
@@ -293,6 +303,7 @@ class Summary(msgspec.Struct, kw_only=True):
     bytes: Bytes
     rounds: Annotated[list[RoundSummary], "that have begun, in their order"]
     metrics: InitialFinal
+    evaluated: Evaluated = msgspec.field(default_factory=Evaluated)
     trainable_parameters: Annotated[Count | None, "null where no model is global"] = None
     total_parameters: Annotated[Count | None, "likewise"] = None
     per_client: list[ClientSummary] = []

@@ -27,6 +27,7 @@ from testbed.record.run_summary import (
     Compute,
     Computed,
     Dropped,
+    Evaluated,
     Host,
     InitialFinal,
     Miss,
@@ -129,6 +130,7 @@ class SummaryBuilder:
         self._late_s = self._latest_s = 0.0
         """Of all changes of links together, and of one at most."""
         self._metrics = InitialFinal(initial={}, final={})
+        self._evaluated = Evaluated()
         self._last_begun = 0
         self._training_began_s: float | None = None
         self._trained_s: float | None = None
@@ -244,6 +246,7 @@ class SummaryBuilder:
 
     def _on_evaluated(self, event: events.Evaluated) -> None:
         self._metrics.initial = event.metrics
+        self._evaluated = Evaluated(known(event.images), known(event.of))
 
     def _on_joined(self, event: events.Joined) -> None:
         self._begin_training(event.t)
@@ -288,6 +291,7 @@ class SummaryBuilder:
         self._last_begun = max(self._last_begun, event.round)
         row = self._rounds[event.round].row
         row.finished, row.seconds, row.metrics = True, event.seconds, event.metrics
+        row.evaluation_s = known(event.evaluation_s)
         row.clients_ok, row.clients_failed = event.clients_ok, event.clients_failed
         self._metrics.final = event.metrics
         if self._untold_since_s is not None:
@@ -444,6 +448,7 @@ class SummaryBuilder:
             bytes=self.bytes(),
             rounds=[self.round_summary(number) for number in range(1, self._last_begun + 1)],
             metrics=self._metrics,
+            evaluated=self._evaluated,
             trainable_parameters=known(self._ready.trainable_parameters),
             total_parameters=known(self._ready.total_parameters),
             per_client=self._per_client(),

@@ -8,7 +8,7 @@ from pathlib import Path
 from testbed.record import trust
 from testbed.record.events import Environment, UpDown
 from testbed.record.reading import EVENTS
-from testbed.record.run_summary import Summary
+from testbed.record.run_summary import Evaluated, Summary
 from testbed.report import curves, html, svg
 from testbed.report.html import Markup, facts, section, table, tag
 from testbed.report.read import Story, read, refusing
@@ -268,6 +268,7 @@ def _what_ran(story: Story) -> Markup:
         ("method", summary.method),
         ("model", model),
         ("data", f"{summary.dataset}, {config.get('partition')} partition"),
+        ("evaluated on", _evaluated(summary.evaluated)),
         ("clients", f"{summary.clients:,}{f', {taken} a round' if taken else ''}"),
         ("rounds asked for", config.get("rounds")),
         ("clients' links", summary.profile),
@@ -300,6 +301,10 @@ def _what_ran(story: Story) -> Markup:
         parts += [tag("h3", f"Options of {summary.method}"), facts(own)]
     parts.append(tag("details", tag("summary", "Every other setting"), facts(whole)))
     return section("run", "What was run, and on what", *parts)
+
+
+def _evaluated(evaluated: Evaluated) -> str:
+    return f"{evaluated.images:,} of {evaluated.of:,} test images" if evaluated.images else "-"
 
 
 def _versions(versions: dict[str, str]) -> str:

@@ -242,6 +242,13 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             default="all there are; of glyphs, 64 a client and at least 2,000",
         ),
     ] = None
+    eval_samples: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=100_000_000)] | None,
+        Flag(
+            "Test images that models are evaluated on after each round, always the same.",
+            default="all up to 1,000; of more, as many as 100 GFLOP a round allow",
+        ),
+    ] = None
     partition: Annotated[
         Literal["dirichlet", "iid", "pathological"],
         Flag(

@@ -41,6 +41,11 @@ CASES = {
     "variant": (["--set=variant=lorra"], ["variant = 'lorra'", "lora"]),
     "no clients": (["--clients=0"], ["clients = 0", ">= 1"]),
     "clients beyond the data": (["--clients=180"], ["clients = 180", "1437", "179"]),
+    "no images to evaluate": (["--eval-samples=0"], ["eval_samples = 0", ">= 1"]),
+    "more images to evaluate than there are": (
+        ["--eval-samples=361"],
+        ["eval_samples = 361", "at most 360"],
+    ),
     "no rounds": (["--rounds=0"], ["rounds = 0", ">= 1"]),
     "rounds that are no number": (["--rounds=many"], ["--rounds", "many"]),
     "negative seed": (["--seed=-1"], ["seed = -1", ">= 0"]),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from methods import Missed
 from nodes import peer as peer_module
-from nodes.kinds import ABSENT, HELLO, REFUSED, STOP, WELCOME
+from nodes.kinds import ABSENT, EVALUATE, HELLO, REFUSED, STOP, WELCOME
 from nodes.peer import Overtaken, Peer, Refused, Stopped
 from testbed.transport.sockets import Timeout
 from testbed.transport.wire import Message
@@ -357,3 +357,28 @@ def test_a_client_that_no_round_chooses_waits_for_the_whole_run(
     with pytest.raises(Timeout):
         case.peer.await_round()
     assert case.transport.waits == [5000]
+
+
+def test_metrics_are_wanted_after_the_present_round_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    late, now = from_server(EVALUATE, 1, {}), from_server(EVALUATE, 2, {})
+    case = PeerCase(monkeypatch, from_server("model", 2), late, now)
+    assert case.peer.await_round()
+    case.peer.receive("model")
+    assert not case.peer.await_round()
+    assert case.reasons() == ["belongs to round 1, which is over"]
+
+
+def test_metrics_are_not_wanted_once_the_next_round_has_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = PeerCase(monkeypatch, from_server("model", 1))
+    case.peer.await_round()
+    case.peer.receive("model")
+    case.transport.arrivals = [from_server(EVALUATE, 1, {})]
+    case.transport.there = []
+    monkeypatch.setattr(case.peer, "_look", lambda: case.peer._sort(from_server("model", 2)))
+    assert case.peer.await_round()
+    assert case.peer.round == 2
+    assert case.reasons() == ["belongs to round 1, which is over"]

@@ -3,8 +3,10 @@
 gloo itself carries the sums, over 127.0.0.1; the rest is in process.
 """
 
+import asyncio
 import copy
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -104,13 +106,27 @@ def test_no_weights_pass_the_server() -> None:
     assert {event["reason"] for event in reductions} == {None}
 
 
-def test_one_client_evaluates_the_model_that_counts() -> None:
+def test_one_client_is_asked_for_metrics_of_the_model_that_counts() -> None:
     rounds = Rounds()
     rounds.play()
-    part = rounds.parts["client-1"]
-    told = {name: client.evaluate(*part[:2]) for name, client in rounds.clients.items()}
-    assert [name for name, metrics in told.items() if metrics] == ["client-1"]
-    assert 0 <= told["client-1"]["accuracy"] <= 1
+    own = rounds.clients["client-1"].evaluate(*rounds.parts["client-1"][:2])
+    assert 0 <= own["accuracy"] <= 1
+    asked = []
+
+    class Asked:
+        def conclude(self) -> None:
+            asked.append("conclude")
+
+        async def send(self, client: str, kind: str, tensors: Any) -> None:
+            asked.append((client, kind))
+
+        async def receive(self, client: str, kind: str) -> Any:
+            asked.append((client, kind))
+            return SimpleNamespace(details=own)
+
+    told = asyncio.run(rounds.server.ask_metrics(Asked()))
+    assert asked == ["conclude", ("client-1", "evaluate"), ("client-1", "metrics")]
+    assert told["accuracy"] == own["accuracy"]
 
 
 @pytest.mark.parametrize("messages", [0, 1, 2], ids=["training", "connecting", "reducing"])

@@ -1,0 +1,48 @@
+"""Test images that models are evaluated on: all of a small set, and of a large one a bounded part.
+
+The bound is of operations, which are the same on every machine, and not of time: two runs of one
+seed must give equal metrics.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nodes.workload import data
+from testbed.config_error import ConfigError
+from testbed.seeds import derive
+
+LEAST = 1_000
+"""Images that are evaluated in any case; by chance a share of so many is off by 1.6 % at most, one
+standard deviation."""
+MOST_FLOPS = 1e11
+"""Of all evaluations after a round; some 2 to 5 s of one core."""
+
+
+def check(asked: int | None, dataset: str) -> None:
+    """Raises ConfigError where more images are asked for than the data set has."""
+    there = data.facts(dataset).test_size
+    if asked is not None and asked > there:
+        raise ConfigError(
+            f"eval_samples = {asked}: must be at most {there}, the test images of {dataset}; leave "
+            "it out for the default"
+        )
+
+
+def count(asked: int | None, there: int, image_flops: Callable[[], float], models: int) -> int:
+    """How many of ``there`` test images are taken.
+
+    ``image_flops``: operations of one model on one image; called where they matter. ``models``: how
+    many are evaluated after a round.
+    """
+    if asked is not None or there <= LEAST:
+        return there if asked is None else min(asked, there)
+    affordable = int(MOST_FLOPS / max(1.0, models * image_flops()))
+    return min(there, max(LEAST, affordable))
+
+
+def chosen(count: int, there: int) -> NDArray[np.int64]:
+    """Sorted indices (n,) of the images: the first ones of an order that no run's seed changes."""
+    order = np.random.default_rng(derive(data.TEST_SEED, "evaluated images")).permutation(there)
+    return np.sort(order[:count])

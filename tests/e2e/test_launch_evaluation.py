@@ -1,0 +1,45 @@
+"""Evaluation: on how many images, and never within a round."""
+
+import pytest
+
+SMALL = ("--links=loopback", "--profile=unlimited", "--no-calibrate", "--clients=3", "--rounds=2")
+FEDMD = (
+    *("--method=fedmd", "--set=first_epochs=1", "--set=local_epochs=1", "--set=public_batch=16"),
+    *("--train-samples=300", "--set=public_samples=32"),
+)
+
+
+@pytest.fixture(scope="module")
+def fedmd(launch_for_module):
+    run = launch_for_module(*SMALL, *FEDMD, "--eval-samples=120")
+    assert run.finish() == 0, run.describe()
+    return run
+
+
+def test_clients_evaluate_their_models_when_all_are_done_with_the_round(fedmd):
+    for number in (1, 2):
+        messages = fedmd.events("message", round=number)
+        updates = [each for each in messages if each["kind"] == "logits"]
+        asked = [each for each in messages if each["kind"] == "evaluate"]
+        told = [each for each in messages if each["kind"] == "metrics"]
+        assert len(asked) == len(told) == 3
+        assert updates, {each["kind"] for each in messages}
+        over_ns = max(each["received_ns"] for each in updates if each["node"] == "server")
+        assert over_ns < min(each["sent_ns"] for each in asked)
+
+
+def test_the_record_and_the_summary_say_how_many_images(fedmd):
+    (event,) = fedmd.events("evaluated")
+    assert (event["images"], event["of"]) == (120, 360)
+    assert fedmd.summary["evaluated"] == {"images": 120, "of": 360}
+    assert all(entry["evaluation_s"] > 0 for entry in fedmd.summary["rounds"])
+    assert "test images evaluated" in fedmd.stdout and "120 of 360" in fedmd.stdout
+    accuracy = fedmd.summary["metrics"]["final"]["client_accuracy"]
+    assert (120 * 3 * accuracy) == pytest.approx(round(120 * 3 * accuracy))
+
+
+def test_a_small_test_set_is_evaluated_whole(launch):
+    run = launch(*SMALL, "--rounds=1", "--set=variant=head", "--set=local_epochs=1")
+    assert run.finish() == 0, run.describe()
+    assert run.summary["evaluated"] == {"images": 360, "of": 360}
+    assert "test images evaluated" not in run.stdout

@@ -1,0 +1,61 @@
+"""How many test images a model is evaluated on, and which."""
+
+import pytest
+
+from nodes import evaluation
+from testbed.config_error import ConfigError
+from testbed.run.config import RunConfig, load
+
+
+def unasked() -> float:
+    raise AssertionError("it does not matter here")
+
+
+@pytest.mark.parametrize("there", [1, 360, 1_000])
+def test_a_small_test_set_is_evaluated_whole_whatever_it_costs(there: int) -> None:
+    assert evaluation.count(None, there, unasked, models=1) == there
+
+
+@pytest.mark.parametrize(
+    ("image_flops", "models", "expected"),
+    [
+        (1e6, 1, 26_032),
+        (1e7, 1, 10_000),
+        (1e7, 4, 2_500),
+        (1e7, 21, 1_000),
+        (35e9, 1, 1_000),
+        (0.0, 1, 26_032),
+    ],
+)
+def test_a_large_one_as_far_as_operations_allow(
+    image_flops: float, models: int, expected: int
+) -> None:
+    assert evaluation.count(None, 26_032, lambda: image_flops, models) == expected
+
+
+def test_what_is_asked_for_is_taken() -> None:
+    assert evaluation.count(7, 360, unasked, models=1) == 7
+    assert evaluation.count(20_000, 26_032, unasked, models=21) == 20_000
+
+
+def test_fewer_images_are_a_part_of_more_and_always_the_same() -> None:
+    few, more = evaluation.chosen(100, 10_000), evaluation.chosen(1_000, 10_000)
+    assert len(set(few.tolist())) == 100 and set(few.tolist()) < set(more.tolist())
+    assert (few == evaluation.chosen(100, 10_000)).all()
+    # Of all of the set, whose order may be by class.
+    assert few.min() < 500 and few.max() > 9_500 and (few[1:] > few[:-1]).all()
+    assert evaluation.chosen(360, 360).tolist() == list(range(360))
+
+
+def test_more_than_there_are_is_refused() -> None:
+    evaluation.check(360, "digits")
+    evaluation.check(None, "digits")
+    with pytest.raises(ConfigError, match="eval_samples = 361: must be at most 360, the test"):
+        evaluation.check(361, "digits")
+
+
+@pytest.mark.parametrize("asked", [0, -5])
+def test_none_at_all_is_refused(asked: int) -> None:
+    with pytest.raises(ConfigError, match=rf"eval_samples = {asked}: .*>= 1"):
+        load(None, {"eval_samples": asked})
+    assert RunConfig().eval_samples is None
