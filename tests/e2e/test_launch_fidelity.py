@@ -3,10 +3,12 @@
 import os
 import re
 
+import msgspec
 import pytest
 from running import FAST, all_gone
 
-from testbed.fidelity import trust
+from testbed.record import trust
+from testbed.record.run_summary import Summary
 
 SMALL = ("--set=variant=head", "--set=local_epochs=1", "--set=batch_size=128")
 """A few kilobytes an update."""
@@ -134,7 +136,7 @@ def test_a_host_without_time_for_all_fails_its_own_part_and_with_strict_the_run(
 @pytest.mark.quiet
 def test_the_end_says_what_can_be_trusted_and_what_to_type(crowded):
     lines = re.findall(r"^trust: .*$", crowded.stdout, re.MULTILINE)
-    assert lines == [trust.line(crowded.summary)]
+    assert lines == [trust.line(msgspec.convert(crowded.summary, Summary))]
     assert "bytes yes" in lines[0] and "minutes no: " in lines[0]
     assert (
         f"; type: --dilation={crowded.summary['fidelity']['host']['dilation_needed']:g}" in lines[0]
