@@ -17,14 +17,11 @@ and a ``spec`` with the ``width`` of its tokens.
 """
 
 import importlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
 
 from torch import nn
-
-Wrapped = TypeVar("Wrapped", bound=nn.Module)
 
 
 def names() -> list[str]:
@@ -40,8 +37,8 @@ def load(name: str) -> ModuleType:
 def require(model: nn.Module, variant: str, *paths: str) -> None:
     """Raise ValueError where no module of the model is called as one of ``paths`` is.
 
-    A path of one word may end a module's name anywhere in the model; a longer one is the whole
-    name.
+    A path of one word may end a module's name anywhere in the model, as peft looks for it; a
+    longer one is the whole name.
     """
     there = [name for name, _ in model.named_modules()]
     last = {name.rpartition(".")[2] for name in there}
@@ -51,36 +48,6 @@ def require(model: nn.Module, variant: str, *paths: str) -> None:
             f"variant {variant} needs {' and '.join(missing)}, which this model lacks: "
             "take another model, or another variant"
         )
-
-
-def require_linear(model: nn.Module, variant: str, names: Collection[str]) -> None:
-    """Raise ValueError where a module that is called as one of ``names`` is no linear layer."""
-    for path, module in _called(model, names):
-        if not isinstance(module, nn.Linear):
-            raise ValueError(
-                f"variant {variant} needs {path} to be an nn.Linear, and it is a "
-                f"{type(module).__name__}: take another model, or another variant"
-            )
-
-
-def wrap(
-    model: nn.Module, names: Collection[str], around: Callable[[nn.Linear], Wrapped]
-) -> list[Wrapped]:
-    """Put a module around every layer that is called as one of ``names``; these, in order."""
-    found = []
-    for path, layer in list(_called(model, names)):
-        assert isinstance(layer, nn.Linear)
-        owner, _, name = path.rpartition(".")
-        found.append(around(layer))
-        setattr(model.get_submodule(owner), name, found[-1])
-    return found
-
-
-def _called(model: nn.Module, names: Collection[str]) -> Iterator[tuple[str, nn.Module]]:
-    """Modules whose names' last word is one of ``names``, with their paths."""
-    for path, module in model.named_modules():
-        if path.rpartition(".")[2] in names:
-            yield path, module
 
 
 def train_only(model: nn.Module, wanted: Iterable[nn.Parameter]) -> nn.Module:

@@ -119,7 +119,7 @@ def test_what_is_trained_is_what_the_variant_is_named_for(plain: VisionTransform
         | {f"blocks.{number}.attention.{target}.lora_{factor}"
            for number in range(3) for target in ("query", "value") for factor in "AB"},
         "ia3": CLASSIFIER
-        | {f"blocks.{number}.{target}.ia3"
+        | {f"blocks.{number}.{target}.ia3_l.default"
            for number in range(3) for target in ("attention.key", "attention.value", "contract")},
     }  # fmt: skip
     assert {variant: set(trained(adapted(plain, variant))) for variant in VARIANTS} == expected
@@ -235,12 +235,12 @@ def test_ia3_against_scaled_weights(plain: VisionTransformer) -> None:
     with torch.no_grad():
         for mine, block in zip(model.blocks, scaled.blocks, strict=True):
             for name in ("key", "value"):
-                factor = getattr(mine.attention, name).ia3
+                factor = getattr(mine.attention, name).ia3_l["default"]
                 layer = getattr(block.attention, name)
-                layer.weight.mul_(factor[:, None])
-                layer.bias.mul_(factor)
+                layer.weight.mul_(factor)
+                layer.bias.mul_(factor.flatten())
             # The perceptron's hidden features, which contract reads.
-            block.contract.weight.mul_(mine.contract.ia3)
+            block.contract.weight.mul_(mine.contract.ia3_l["default"])
         assert torch.allclose(model(images()), scaled(images()), atol=1e-5)
 
 
@@ -251,6 +251,28 @@ def test_lora_starts_apart_and_within_its_bound(plain: VisionTransformer) -> Non
     assert 0.99 / math.sqrt(16) < values.abs().max() <= 1 / math.sqrt(16)
     assert len(values.unique()) > 0.99 * values.numel()
     assert not any(layer.lora_B.any() for layer in layers)
+
+
+def test_lora_gives_the_outputs_and_gradients_of_peft(plain: VisionTransformer) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    ours = adapted(plain, "lora", rank=3, lora_alpha=6.0)
+    given = LoraConfig(r=3, lora_alpha=6, target_modules=lora.TARGETS)
+    theirs = inject_adapter_in_model(given, copy.deepcopy(plain))
+    pairs = []
+    for mine, other in zip(ours.blocks, theirs.blocks, strict=True):
+        for name in lora.TARGETS:
+            layer, reference = getattr(mine.attention, name), getattr(other.attention, name)
+            pairs.append((layer.lora_A, reference.lora_A["default"].weight))
+            pairs.append((layer.lora_B, reference.lora_B["default"].weight))
+    with torch.no_grad():
+        for own, reference in pairs:
+            own.copy_(torch.randn(own.shape) / 4)
+            reference.copy_(own)
+    assert torch.equal(ours(images()), theirs(images()))
+    for model in (ours, theirs):
+        F.cross_entropy(model(images()), torch.arange(len(images())) % CLASSES).backward()
+    assert all(torch.equal(own.grad, reference.grad) for own, reference in pairs)
 
 
 # What a variant needs
@@ -279,17 +301,12 @@ def test_a_model_that_lacks_what_a_variant_needs(variant: str, missing: str) -> 
         peft.load(variant).check(Bare())
 
 
-@pytest.mark.parametrize(("variant", "path"), [("lora", "value"), ("ia3", "contract")])
-def test_a_layer_that_is_not_linear_cannot_be_adapted(variant: str, path: str) -> None:
+def test_a_layer_that_is_not_linear_cannot_have_lora() -> None:
     model = VisionTransformer(SPEC, CLASSES)
-    block = model.blocks[1]
-    if path == "value":
-        block.attention.value = nn.Identity()
-    else:
-        block.contract = nn.Identity()
-    expected = rf"variant {variant} needs blocks\.1\..*{path} to be an nn.Linear, and it is a Id"
+    model.blocks[1].attention.value = nn.Identity()
+    expected = r"variant lora needs blocks\.1\..*value to be an nn.Linear, and it is a Identity"
     with pytest.raises(ValueError, match=expected):
-        peft.load(variant).check(model)
+        peft.load("lora").check(model)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
