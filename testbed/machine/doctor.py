@@ -13,6 +13,7 @@ from testbed.links import choice
 from testbed.links.linux import namespaces
 from testbed.machine import kernel_modules
 from testbed.machine.limits import most_clients, require_proc
+from testbed.processes import cores
 from testbed.report.terminal import styled
 from testbed.transport import congestion
 
@@ -129,13 +130,13 @@ def _congestion() -> Finding:
 
 
 def _cores() -> Finding:
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    count = cores.usable()
     load = os.getloadavg()[0]
-    busy = load > cores / 2
+    busy = load > count / 2
     return Finding(
         "cores",
         not busy,
-        f"{cores}, load {load:.1f}",
+        f"{count}, load {load:.1f}",
         "wait until the machine is quieter: clients share its cores" if busy else "",
     )
 

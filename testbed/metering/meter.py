@@ -4,7 +4,6 @@ import contextlib
 import os
 import platform
 import subprocess
-import sys
 import time
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import psutil
 
 from testbed.metering import retransmissions
+from testbed.processes import cores
 
 _SMAPS = Path("/proc/self/smaps_rollup")
 _TASKS = Path("/proc/self/task")
@@ -22,7 +22,7 @@ _THREAD = "/proc/thread-self/schedstat"
 _RESET_PEAK = "5"
 
 PROJECT = Path(__file__).parents[2]
-PACKAGES = ("wiretune", "torch", "numpy", "pyzmq", "msgspec", "safetensors")
+PACKAGES = ("wiretune", "torch", "peft", "transformers", "numpy", "pyzmq", "msgspec", "safetensors")
 
 
 def usage() -> dict[str, Any]:
@@ -118,7 +118,7 @@ def environment() -> dict[str, Any]:
         "torch": _version("torch"),
         "kernel": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+        "cores": cores.usable(),
         "memory_mb": round(psutil.virtual_memory().total / 1e6),
         "git": _git_revision(),
         "packages": {name: _version(name) for name in PACKAGES},
