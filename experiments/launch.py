@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 import methods
+from experiments import elastic
 from nodes.workload import data
 from testbed.config_error import ConfigError
 from testbed.links import choice
@@ -83,7 +84,8 @@ def _launch(
     limits.require_proc()
     # What a dilated run's links really are: a rate that is divided may be none any more.
     slower = layout if config.dilation == "auto" else dilated(layout, pace(config))
-    backend, why = choice.choose(config.links, slower)
+    backend, why = choice.choose(config.links, slower, crowd=elastic.crowd(config, layout))
+    config = msgspec.structs.replace(config, dilation=elastic.possible(config, backend.name))
     pinned, asked, told = _congestion(config, flags, backend.name, killed)
     config = msgspec.structs.replace(config, congestion=pinned)
     program = FineTuning(config, len(profiles))
@@ -272,7 +274,8 @@ def run_facts(
         "seed": config.seed,
         "compute": config.compute,
         "weights": models.fingerprint(config.model) if config.compute == "real" else None,
-        "dilation": config.dilation,
+        "dilation": None if config.dilation == "auto" else pace(config),
+        "elastic": config.dilation == "elastic",
         "device_class": config.device_class,
         "server_device_class": config.server_device_class,
         "client_memory_mb": config.client_memory_mb,

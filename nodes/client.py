@@ -10,6 +10,7 @@ from nodes.compute import Compute
 from nodes.kinds import METRICS
 from nodes.metrics import numbers
 from nodes.peer import Overtaken, Peer, Refused, Stopped
+from testbed import clock
 from testbed.metering import meter
 from testbed.network.topology import SERVER
 from testbed.processes import heap
@@ -58,13 +59,14 @@ def participate(
     try:
         peer.join(samples, config.join_timeout_s)
         while True:
-            begins = peer.await_round()
             compute.rest()
+            begins = peer.await_round()
             try:
                 if not begins:
                     # All others are done with the round: nobody trains beside this.
                     evaluate = getattr(method, "evaluate", None)
-                    metrics = numbers(evaluate(*test)) if evaluate and test else {}
+                    with clock.beside():
+                        metrics = numbers(evaluate(*test)) if evaluate and test else {}
                     compute.rest()
                     peer.send(METRICS, {}, to=SERVER, **metrics)
                     continue
@@ -75,12 +77,13 @@ def participate(
                 report(events.Overtaken(reason=str(reason)))
             except Refused:
                 pass  # On record as dropped here, and as missed by the server.
-            if checkpointer is not None:
-                checkpointer.save(peer.round)
-            heap.release()
-            if facts := compute.facts():
-                report(events.Computed(round=peer.round, **facts))
-            report(events.Usage(**meter.usage()))
+            with clock.beside():
+                if checkpointer is not None:
+                    checkpointer.save(peer.round)
+                heap.release()
+                if facts := compute.facts():
+                    report(events.Computed(round=peer.round, **facts))
+                report(events.Usage(**meter.usage()))
     except Stopped:
         # The last one came before the last upload had ended.
         report(events.Usage(**meter.usage()))

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from methods.shared import flops
+from nodes.spells import Spells
 from testbed import clock
 from testbed.seeds import derive
 from testbed.transport.wire import Message
@@ -51,6 +52,9 @@ class Compute(Protocol):
     def rest(self) -> None:
         """Discount what was done since last time, such as an evaluation."""
 
+    def woken(self) -> float:
+        """Waiting is over; seconds that the device will now compute for at least, if known."""
+
     def facts(self) -> dict[str, Any]:
         """Facts for the node's "computed" event, since the last time; empty: none was measured."""
 
@@ -76,6 +80,9 @@ class Real:
     def rest(self) -> None:
         pass
 
+    def woken(self) -> float:
+        return 0.0
+
     def facts(self) -> dict[str, Any]:
         return {}
 
@@ -94,6 +101,7 @@ class Modelled:
         self._busy_until = 0.0
         self._flops = 0
         self._late_s = 0.0
+        self._spells = Spells()
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -113,14 +121,19 @@ class Modelled:
         )
 
     def settle(self) -> None:
-        clock.sleep(max(0.0, self._left_s()))
+        if (left_s := self._left_s()) > 0:
+            with self._spells.settling():
+                clock.sleep(left_s)
 
     async def settled(self) -> None:
         if (left_s := self._left_s()) > 0:
             await asyncio.sleep(left_s)
 
     def rest(self) -> None:
-        pass
+        self._counter.take()
+
+    def woken(self) -> float:
+        return self._spells.begin()
 
     def facts(self) -> dict[str, Any]:
         found = {
@@ -139,6 +152,7 @@ class Modelled:
         now = self._clock()
         self._flops += count
         self._busy_until = max(self._busy_until, began) + count / self._rate
+        self._spells.add(count / self._rate)
         self._late_s += max(0.0, now - self._busy_until)
         return self._busy_until - now
 

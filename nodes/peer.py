@@ -126,7 +126,9 @@ class Peer:
     def receive(
         self, kind: str, like: Mapping[str, Tensor] | None = None, *, sender: str = SERVER
     ) -> Message:
-        self._compute.settle()
+        self._look()
+        if not self._inboxes[sender]:
+            self._compute.settle()
         while True:
             message = self._next(sender)
             self._check_refused(message)

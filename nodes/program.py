@@ -40,6 +40,9 @@ from testbed.run.config import RunConfig, choose, convert
 from testbed.run.feasible import Traffic
 from testbed.seeds import derive
 
+LEAST_OF_FIRST = 0.5
+"""Share of a client's part in a round, as counted, that its first spell of computing has."""
+
 
 class FineTuning:
     """Federated fine-tuning of one model on one data set by one method."""
@@ -99,6 +102,8 @@ class FineTuning:
         self._states: Path | None = None
         self._start = Start()
         self._host_rate: float | None = None
+        self._core_rate: float | None = None
+        """The same by fewer steps, for what only has to be about right."""
         """Operations a second that a core of this machine reaches; None: nobody asks."""
         self._data: data.Dataset
         self._test: tuple[Tensor, Tensor] | None = None
@@ -179,10 +184,12 @@ class FineTuning:
         small = models.VisionTransformer(models.ModelSpec(depth=1), classes=2).to(self._device)
         with self._compute(0).active():
             warm_up(small, two)
+        some = self._images(np.arange(min(STEP_IMAGES, len(self._data.train_labels))))
         if not self._modelled and any(name is not None for name in self._devices):
-            some = self._images(np.arange(min(STEP_IMAGES, len(self._data.train_labels))))
-            self._host_rate = host_flops_per_s(self._model, some)
+            self._core_rate = self._host_rate = host_flops_per_s(self._model, some)
             self._refuse_faster_devices()
+        elif not self._modelled and run.dilation == "elastic":
+            self._core_rate = host_flops_per_s(self._model, some, steps=1)
         if self._method.client_flops and not self._modelled:
             self._flops = self._method.client_flops(self._options, self._model, two[:1])
             self._fixed_flops = self._method.fixed_flops(self._options, self._model, two[:1])
@@ -198,6 +205,7 @@ class FineTuning:
 
     def run_node(self, node: Node, channel: Channel) -> None:
         compute = self._compute(node.index)
+        clock.take_place(node.index, compute.woken)
         device = self._devices[node.index]
         limit_mb = None
         if node.index and not self._modelled:
@@ -259,7 +267,7 @@ class FineTuning:
                 channel.send,
                 run.congestion,
             )
-        flops = None if self._flops is None else round(self._flops * samples + self._fixed_flops)
+        flops = self._round_flops(node.index)
         participate(
             run, client, test, node.name, neighbours, samples, flops, compute, channel, checkpointer
         )
@@ -320,7 +328,17 @@ class FineTuning:
         if self._modelled:
             assert device is not None
             return Modelled(flops_per_s(device), self._noise)
-        return Stretched(self._ratio(device))
+        ratio = self._ratio(device)
+        flops = self._round_flops(node) if node else None
+        if flops is None or self._core_rate is None:
+            return Stretched(ratio)
+        return Stretched(ratio, first_s=LEAST_OF_FIRST * ratio * flops / self._core_rate)
+
+    def _round_flops(self, node: int) -> int | None:
+        """Floating-point operations of a client's part in a round, where the method tells."""
+        if self._flops is None:
+            return None
+        return round(self._flops * len(self._shards[node - 1]) + self._fixed_flops)
 
     def _ratio(self, device: str | None) -> float:
         """How many times slower than a core of this machine a device is."""
@@ -332,7 +350,8 @@ class FineTuning:
         """Raises ConfigError where a device is faster than the core that is to stand for it."""
         fastest = min(self._devices, key=self._ratio)
         ratio = self._ratio(fastest)
-        if ratio * clock.dilation() < 1 and not self._any_device:
+        elastic = self._run.dilation == "elastic"
+        if ratio * clock.dilation() < 1 and not (self._any_device or elastic):
             raise ConfigError(
                 f"{fastest} trains {1 / ratio:.3g} times as fast as a core here, which reaches "
                 f"{(self._host_rate or 0) / 1e9:.3g} GFLOP/s on {self._run.model}: "

@@ -127,6 +127,7 @@ async def serve(
     # 1. Wait for the clients.
     await _unless_broken(fleet.join(config.join_timeout_s), background)
     report(events.Joined(clients=fleet.joined))
+    clock.follow(True)
     for number in range(past.round + 1, 1 if past.over else config.rounds + 1):
         # 2. A round of the method.
         await _unless_broken(fleet.attended(), background)
@@ -143,7 +144,11 @@ async def serve(
             # Where the model never comes here, a client has to be asked.
             ask = getattr(method, "ask_metrics", None)
             asked = await _unless_broken(ask(fleet), background) if ask else None
-            own = numbers(method.evaluate(*test)) if asked is None else asked
+            if asked is None:
+                with clock.beside():
+                    own = numbers(method.evaluate(*test))
+            else:
+                own = asked
         metrics = dict(own)
         compute.rest()
         if clients_evaluate and test:
@@ -152,25 +157,27 @@ async def serve(
         over = number == config.rounds or reaches(metrics, config.target_accuracy)
         parts = past.parts | fleet.took_part
         past = Resumed(number, parts, own, over)
-        if checkpointer is not None:
-            checkpointer.save(number, **past._asdict())
-        report(
-            events.Round(
-                round=number,
-                seconds=round(ended_s - began_s, 6),
-                evaluation_s=round(evaluated_s - ended_s, 6),
-                metrics=metrics,
-                clients_ok=fleet.succeeded,
-                clients_failed=fleet.failed,
+        with clock.beside():
+            if checkpointer is not None:
+                checkpointer.save(number, **past._asdict())
+            report(
+                events.Round(
+                    round=number,
+                    seconds=round(ended_s - began_s, 6),
+                    evaluation_s=round(evaluated_s - ended_s, 6),
+                    metrics=metrics,
+                    clients_ok=fleet.succeeded,
+                    clients_failed=fleet.failed,
+                )
             )
-        )
-        if facts := compute.facts():
-            report(events.Computed(round=number, **facts))
-        heap.release()
-        report(events.Usage(**meter.usage()))
+            if facts := compute.facts():
+                report(events.Computed(round=number, **facts))
+            heap.release()
+            report(events.Usage(**meter.usage()))
         if over:
             break
     # 4. Everybody goes home; from here on a client that ends is not lost.
+    clock.follow(False)
     report(events.Done())
     await fleet.stop()
     for task in background:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.shared import flops
+from nodes.spells import UNKNOWN_S, Spells
 from testbed import clock
 from testbed.metering import meter
 from testbed.transport.wire import Message
@@ -45,9 +46,11 @@ class Stretched:
         now: Callable[[], float] = clock.monotonic,
         cpu: Callable[[], float] = time.thread_time,
         waited: Callable[[], float | None] = meter.thread_delay_s,
+        first_s: float = UNKNOWN_S,
     ) -> None:
-        """``cpu``, ``waited``: the machine's seconds in which this thread was on a core, and ready
-        without one."""
+        """``first_s``: device's seconds from the first message to its answer, at least. ``cpu``,
+        ``waited``: the machine's seconds in which this thread was on a core, and ready without one.
+        """
         self._ratio = ratio
         self._clock = now
         self._cpu = cpu
@@ -55,6 +58,9 @@ class Stretched:
         self._free_at = 0.0
         """When the device is done with what it was given."""
         self._cpu_s = self._device_s = self._late_s = 0.0
+        self._spells = Spells(first_s)
+        self._ready_at: float | None = None
+        """When the thread became ready, where that is told."""
         self._can_tell = waited() is not None
         self.rest()
 
@@ -70,7 +76,8 @@ class Stretched:
 
     def settle(self) -> None:
         if (left_s := self._left_s()) > 0:
-            clock.sleep(left_s)
+            with self._spells.settling():
+                clock.sleep(left_s)
             self._since = self._clock()
 
     async def settled(self) -> None:
@@ -78,8 +85,14 @@ class Stretched:
             await asyncio.sleep(left_s)
             self._since = self._clock()
 
+    def woken(self) -> float:
+        if not self._spells.settles:
+            waited_s = (self._waited() or 0.0) - self._marks[1]
+            self._ready_at = self._clock() - waited_s
+        return self._spells.begin()
+
     def rest(self) -> None:
-        self._since = self._clock()
+        self._since, self._ready_at = self._clock(), None
         self._free_at = max(self._free_at, self._since)
         self._marks = self._cpu(), self._waited() or 0.0
 
@@ -109,16 +122,19 @@ class Stretched:
         cpu, waited = self._cpu(), self._waited() or 0.0
         cpu_s, waited_s = cpu - self._marks[0], waited - self._marks[1]
         now = self._clock()
-        began = now - (cpu_s + waited_s) / clock.dilation()
+        began, self._ready_at = self._ready_at, None
+        if began is None:
+            began = now - (cpu_s + waited_s) / clock.dilation()
         if began > self._since + IDLE_S:
             self._free_at = max(self._free_at, began)
         self._free_at += self._ratio * cpu_s
+        self._spells.add(self._ratio * cpu_s)
         self._cpu_s += cpu_s
         self._device_s += self._ratio * cpu_s
         self._since, self._marks = now, (cpu, waited)
 
 
-def host_flops_per_s(model: nn.Module, images: Tensor) -> float:
+def host_flops_per_s(model: nn.Module, images: Tensor, steps: int = MEASURED_STEPS) -> float:
     """The rate of one core of this machine in training ``model``: the median of some steps.
 
     ``images``: float32 (n, channels, height, width) of which a batch is made, n at least 1. The
@@ -128,7 +144,7 @@ def host_flops_per_s(model: nn.Module, images: Tensor) -> float:
     count = max(1, min(STEP_IMAGES, len(images), int(MOST_STEP_FLOPS / max(1, one))))
     batch, began, rates = images[:count], time.thread_time(), []
     with torch.random.fork_rng(devices=[]):
-        for _ in range(1 + MEASURED_STEPS):
+        for _ in range(1 + steps):
             at = time.thread_time()
             _step(model, batch)
             rates.append(count * one / max(1e-9, time.thread_time() - at))

@@ -39,7 +39,8 @@ class Prober:
         slower."""
         self._plan = plan
         self._network = network
-        streams = not network.endpoint(plan.server).namespaces
+        self.streams = streams = not network.endpoint(plan.server).namespaces
+        """Probed by TCP and the clock of links; else by packets and the kernel's own times."""
         self._clients = probe_paths.client_paths(plan, streams, dilation)
         self._server = probe_paths.server_path(plan, streams, dilation)
         self.broken: str | None = None

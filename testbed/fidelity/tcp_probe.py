@@ -3,8 +3,8 @@
 import contextlib
 import selectors
 import socket
-import time
 
+from testbed import clock
 from testbed.fidelity import paths as probe_paths
 from testbed.fidelity.paths import PINGS, Arrivals, Path
 from testbed.links.interface import Network
@@ -35,7 +35,7 @@ class _Probe:
         self.pinged_ns: int | None = None
 
     def ping(self) -> None:
-        self.pinged_ns = time.monotonic_ns()
+        self.pinged_ns = clock.of_links_ns()
         self.ends["down"].send(_PING)
 
     def take_ping(self, way: str) -> None:
@@ -44,7 +44,7 @@ class _Probe:
         elif way == "up":
             self.ends["up"].send(_PING)
         elif self.pinged_ns is not None:
-            trip_ms = (time.monotonic_ns() - self.pinged_ns) / 1e6
+            trip_ms = (clock.of_links_ns() - self.pinged_ns) / 1e6
             self.seen.round_trips_ms.append(trip_ms)
             self.pinged_ns = None
 
@@ -65,7 +65,7 @@ class _Probe:
         self.arrived_bytes[way] += size
         whole = self.arrived_bytes[way] // SEGMENT_BYTES - before
         times = self.seen.bursts_ns[way]
-        times += [time.monotonic_ns()] * (whole if times else min(whole, 1))
+        times += [clock.of_links_ns()] * (whole if times else min(whole, 1))
 
     def complete(self) -> bool:
         return all(
@@ -87,12 +87,12 @@ def probe(plan: Plan, network: Network, paths: list[Path]) -> list[Arrivals]:
             waiting = [one for one in live if one.pings > number and one.pinged_ns is None]
             for one in waiting:
                 one.ping()
-            _receive_pings(waiting, time.monotonic() + longest_s + LAST_BYTE_S)
+            _receive_pings(waiting, clock.of_links() + longest_s + LAST_BYTE_S)
         # 2. Bursts, of as many paths at once as the machine can carry.
         for group in probe_paths.groups(paths):
             longest_s = max(probe_paths.burst_s(paths[place]) for place in group)
             some = [one for one in (probes[place] for place in group) if one is not None]
-            _exchange_bursts(some, time.monotonic() + longest_s + LAST_BYTE_S)
+            _exchange_bursts(some, clock.of_links() + longest_s + LAST_BYTE_S)
         return [Arrivals([], {}) if one is None else one.seen for one in probes]
 
 
@@ -125,7 +125,7 @@ def _receive_pings(probes: list[_Probe], until_s: float) -> None:
             for way, end in one.ends.items():
                 selector.register(end, selectors.EVENT_READ, (one, way))
         while any(one.pinged_ns is not None for one in probes):
-            left_s = until_s - time.monotonic()
+            left_s = until_s - clock.of_links()
             if left_s <= 0:
                 return
             for key, _ in selector.select(left_s):
@@ -141,7 +141,7 @@ def _exchange_bursts(probes: list[_Probe], until_s: float) -> None:
             for way, end in one.ends.items():
                 selector.register(end, both, (one, way))
         while selector.get_map() and not all(one.complete() for one in probes):
-            left_s = until_s - time.monotonic()
+            left_s = until_s - clock.of_links()
             if left_s <= 0:
                 return
             for key, events in selector.select(left_s):

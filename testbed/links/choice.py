@@ -13,8 +13,11 @@ BACKENDS = tuple(cast(Backend, module) for module in (netem, userspace, loopback
 """Most faithful first."""
 
 
-def choose(name: str, plan: Plan | None = None) -> tuple[Backend, str]:
+def choose(name: str, plan: Plan | None = None, crowd: str = "") -> tuple[Backend, str]:
     """The backend, and one line that says which it is and why.
+
+    ``crowd``: nodes that are more than the cores and go by an elastic clock, which netem cannot,
+    such as "21 nodes on 2 cores"; it comes after userspace then.
 
     Raises:
         ConfigError: the one asked for does not work here, or not for ``plan``; the text says what
@@ -27,13 +30,20 @@ def choose(name: str, plan: Plan | None = None) -> tuple[Backend, str]:
             raise ConfigError(f"--links={name} does not work here: {reason}")
         return backend, f"links: {name}, as asked"
     reasons: list[str] = []
-    for backend in BACKENDS:
+    for backend in userspace_first() if crowd else BACKENDS:
         reason = _objection(backend, plan)
         if reason is None:
             why = "; ".join(reasons) or "the most faithful that works here"
+            if crowd and backend.name == userspace.name:
+                why = f"its clock waits for {crowd}, which that of netem could not"
             return backend, f"links: {backend.name} ({why})"
         reasons.append(f"not {backend.name}: {reason}")
     raise ConfigError("no link backend works here: " + "; ".join(reasons))
+
+
+def userspace_first() -> list[Backend]:
+    """The backends, those whose clock can be elastic before the most faithful."""
+    return sorted(BACKENDS, key=lambda backend: backend.name != userspace.name)
 
 
 def _objection(backend: Backend, plan: Plan | None) -> str | None:

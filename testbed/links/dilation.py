@@ -53,6 +53,15 @@ def plan(layout: Plan, dilation: float) -> Plan:
     return msgspec.structs.replace(layout, nodes=tuple(nodes))
 
 
+def up(backend: Backend, layout: Plan, dilation: float) -> Network:
+    """The network of ``layout``, with slower links where there is a dilation.
+
+    Raises:
+        LinkError: naming the step that failed.
+    """
+    return backend.up(layout) if dilation == 1 else Dilated(backend, layout, dilation)
+
+
 class Dilated:
     """A network whose links are slower than it is told; owns it."""
 

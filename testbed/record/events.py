@@ -166,6 +166,9 @@ class Run(Event, tag="run", kw_only=True):
         Annotated[float, _Meta(ge=1, le=1e6)],
         "seconds of this machine that one of the run's clock takes",
     ] = 1.0
+    elastic: Annotated[
+        bool, "whether that clock stands still while nodes have to wait for a core"
+    ] = False
     dilation_found: Annotated[
         str | UnsetType | None, "with `--dilation=auto`: how it was found"
     ] = UNSET
@@ -207,6 +210,7 @@ class Certified(Event, tag="certified", kw_only=True):
     seconds: Annotated[Seconds, "how long probing took"]
     fidelity: Fidelity
     counters: Annotated[Counters, "as those of `wire`: what probing added"]
+    held_s: Annotated[Figure, "as that of `wire`"] = 0.0
 
 
 class Started(Event, tag="started", kw_only=True):
@@ -382,6 +386,9 @@ class Wire(Event, tag="wire", kw_only=True):
         "of each node, the server first, up and down: [frames, bytes, frames that a full queue "
         "dropped, frames that were lost as asked] since the links are there",
     ]
+    held_s: Annotated[
+        Figure, "seconds of this machine that an elastic clock has stood still so far"
+    ] = 0.0
 
 
 class Evaluated(Event, tag="evaluated", kw_only=True):

@@ -19,6 +19,8 @@ AIMED_SHARE = 0.02
 """What a dilation is chosen for."""
 SPARE = 0.6
 """Share of this machine's time that is planned with."""
+ELASTIC_LINKS = ("userspace", "loopback")
+"""Backends that can go by an elastic clock."""
 _LINKS_LATENESS = "lateness_p99_ms"
 
 
@@ -50,9 +52,12 @@ def judge(summary: Summary, links: Facts, busy_cores: float | None = None) -> Ho
     return Host("pass", reason, *figures)
 
 
-def cure(dilation_needed: float) -> str:
-    """The option that gives each node the time it needs."""
-    return f"--dilation={dilation_needed:g}"
+def cure(summary: Summary) -> str | None:
+    """The option that gives each node the time it needs, where the verdict is that it had not."""
+    if summary.dilation == 1 and not summary.elastic and summary.links in ELASTIC_LINKS:
+        return "--dilation=elastic"
+    needed = known(summary.fidelity.host.dilation_needed)
+    return None if needed is None else f"--dilation={needed:g}"
 
 
 def _skipped(reason: str) -> Host:

@@ -47,7 +47,9 @@ class Times(msgspec.Struct, kw_only=True):
         Figure, "from the first round's begin to the end of the last that is over"
     ] = 0.0
     total: Annotated[Figure, "in all"]
-    host_startup: Annotated[Figure, "of this machine: as emulated, times the dilation"] = 0.0
+    host_startup: Annotated[
+        Figure, "of this machine: as emulated, times the dilation, and what the clock stood still"
+    ] = 0.0
     host_total: Annotated[Figure, "likewise"] = 0.0
 
 
@@ -299,6 +301,9 @@ class Summary(msgspec.Struct, kw_only=True):
         Annotated[float, msgspec.Meta(ge=1, le=1e6)],
         "seconds of this machine that one of the run's clock takes",
     ] = 1.0
+    elastic: Annotated[
+        bool, "whether that clock stands still while nodes have to wait for a core"
+    ] = False
     dilation_found: Annotated[str | None, "with `--dilation=auto`: how it was found"] = None
     bytes: Bytes
     rounds: Annotated[list[RoundSummary], "that have begun, in their order"]

@@ -126,6 +126,9 @@ class SummaryBuilder:
         )
         self._host = Host("skipped", "the run did not end as it should")
         self._calibration_s = 0.0
+        self._held_s = self._held_earlier_s = self._held_at_start_s = 0.0
+        """Seconds of this machine that the clock stood still: by now in the run's present process,
+        in those before, and until the first round began."""
         self._changes = 0
         self._late_s = self._latest_s = 0.0
         """Of all changes of links together, and of one at most."""
@@ -193,6 +196,9 @@ class SummaryBuilder:
     def _on_certified(self, event: events.Certified) -> None:
         self._fidelity = event.fidelity
         self._calibration_s = event.seconds
+        self._held_s = event.held_s
+        if not self._resumed:
+            self._held_at_start_s = event.held_s
         self._before = event.counters
 
     def _on_host(self, event: events.Host) -> None:
@@ -270,6 +276,7 @@ class SummaryBuilder:
     def _on_resumed(self, event: events.Resumed) -> None:
         verdict = self._fidelity.verdict
         self._resumed.append(Resumed(event.round, event.at_s, None, event.lost, verdict))
+        self._held_earlier_s, self._held_s = self._held_earlier_s + self._held_s, 0.0
         self._untold_since_s = None
         if self._trained_s is None:
             # It begins with the first round that counts.
@@ -299,6 +306,7 @@ class SummaryBuilder:
             self._untold_since_s = event.t
 
     def _on_wire(self, event: events.Wire) -> None:
+        self._held_s = event.held_s
         counters: list[Any] = event.counters
         if self._before is not None:
             # What probing sent is not the run's.
@@ -440,10 +448,11 @@ class SummaryBuilder:
                 calibration=self._calibration_s,
                 training=first_s if self._trained_s is None else self._trained_s,
                 total=self._last_t,
-                host_startup=run.dilation * startup_s,
-                host_total=run.dilation * self._last_t,
+                host_startup=run.dilation * startup_s + self._held_at_start_s,
+                host_total=run.dilation * self._last_t + self._held_earlier_s + self._held_s,
             ),
             dilation=run.dilation,
+            elastic=run.elastic,
             dilation_found=known(run.dilation_found),
             bytes=self.bytes(),
             rounds=[self.round_summary(number) for number in range(1, self._last_begun + 1)],

@@ -4,8 +4,7 @@ from typing import NamedTuple
 
 from testbed.network import profiles
 from testbed.record import host_load
-from testbed.record.events import known
-from testbed.record.run_summary import Host, Judged, Summary
+from testbed.record.run_summary import Judged, Summary
 
 
 class _Doubt(NamedTuple):
@@ -23,8 +22,8 @@ def line(summary: Summary) -> str:
 
     Bytes are counted where they pass, whatever became of the links and of the host's time.
     """
-    links, host = summary.fidelity.links, summary.fidelity.host
-    doubts = [doubt for doubt in (_of_links(links, summary.profile), _of_host(host)) if doubt]
+    links = summary.fidelity.links
+    doubts = [doubt for doubt in (_of_links(links, summary.profile), _of_host(summary)) if doubt]
     estimated = summary.links == "loopback"
     if not doubts:
         clients = summary.clients
@@ -55,11 +54,10 @@ def _calibrate(profile: str) -> str:
     return f"python cli.py calibrate --profile={','.join(names) if known else 'YOUR-OWN.toml'}"
 
 
-def _of_host(host: Host) -> _Doubt | None:
+def _of_host(summary: Summary) -> _Doubt | None:
+    host = summary.fidelity.host
     if host.verdict == "fail":
-        needed = known(host.dilation_needed)
-        cure = None if needed is None else host_load.cure(needed)
-        return _Doubt(True, host.reason, cure)
+        return _Doubt(True, host.reason, host_load.cure(summary))
     if host.verdict == "skipped":
         return _Doubt(False, host.reason, None)
     return None

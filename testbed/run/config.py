@@ -197,14 +197,15 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         ),
     ] = False
     dilation: Annotated[
-        Annotated[float, msgspec.Meta(ge=1, le=MAX_DILATION)] | Literal["auto"],
+        Annotated[float, msgspec.Meta(ge=1, le=MAX_DILATION)] | Literal["auto", "elastic"],
         Flag(
-            "Let the run's clock go K times slower than this machine's, so that few cores have "
-            "time for many clients. All times, limits too, are of that clock. auto: as a trial "
-            "round says.",
-            takes="K|auto",
+            "Give few cores the time that many clients need; all times, limits too, are of the "
+            "run's clock. elastic: it stands still while more clients compute than there are "
+            "cores (netem's queue is the kernel's, and there it never does). K: it goes K times "
+            "slower than this machine's throughout. auto: K as a trial round says.",
+            takes="elastic|K|auto",
         ),
-    ] = 1.0
+    ] = "elastic"
     seed: Annotated[
         int, msgspec.Meta(ge=0, lt=2**32), Flag("Of everything that is drawn at random.")
     ] = 0
@@ -299,9 +300,9 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 def pace(config: RunConfig) -> float:
-    """The run's dilation, once it is a number."""
-    assert not isinstance(config.dilation, str), "nobody has found it yet"
-    return config.dilation
+    """The run's dilation, once it is known."""
+    assert config.dilation != "auto", "nobody has found it yet"
+    return 1.0 if config.dilation == "elastic" else config.dilation
 
 
 def load(file: Path | None, flags: Mapping[str, Any]) -> RunConfig:
@@ -352,7 +353,7 @@ def convert(values: Mapping[str, Any], kind: type[Struct], where: str) -> Struct
         if get_origin(hints[field]) is Literal:
             reason = f"must be one of {', '.join(get_args(hints[field]))}"
         if field == "dilation":
-            reason = f"must be a number from 1 to {MAX_DILATION:g}, or auto"
+            reason = f"must be a number from 1 to {MAX_DILATION:g}, elastic or auto"
         raise ConfigError(f"{where}: {field} = {values[field]!r}: {reason}") from error
 
 

@@ -15,7 +15,7 @@ import msgspec
 from testbed import clock, files
 from testbed.fidelity import checks
 from testbed.fidelity.prober import Prober
-from testbed.links.dilation import Dilated
+from testbed.links import dilation
 from testbed.links.interface import Backend, LinkError, Network
 from testbed.metering import meter
 from testbed.metering.capture import Capture
@@ -28,9 +28,10 @@ from testbed.record.reading import SUPERVISOR
 from testbed.record.recorder import Recorder
 from testbed.record.run_summary import Status, Summary
 from testbed.record.summary import SummaryBuilder
-from testbed.run.config import RunConfig, pace, write
+from testbed.run.config import RunConfig, write
 from testbed.run.dynamics import Dynamics, away_since
 from testbed.run.feasible import Traffic, refusal
+from testbed.run.standstill import Standstill
 from testbed.run.zygote import Forked, NodeFailed, Program, Reaped, Zygote
 
 PREPARE_LIMIT_S = 300.0
@@ -107,7 +108,8 @@ class _Run:
         reason = "unknown"
         closing: dict[str, Any] = {}
         asked = signals.Interruption()
-        with signals.handled(asked.take), clock.dilated(pace(self._config)):
+        time = clock.emulated(self._config.dilation, len(self._plan.nodes))
+        with signals.handled(asked.take), time:
             try:
                 # What was made is removed after ``raised``: no signal interrupts that.
                 with contextlib.ExitStack() as owned, asked.raised():
@@ -157,7 +159,7 @@ class _Run:
         self._record(SUPERVISOR, msgspec.convert(facts, events.Resumed))
 
     def _judge_host(self, closing: dict[str, Any]) -> None:
-        seconds = clock.host_s(self._rounds_ended_s - self._rounds_began_s)
+        seconds = clock.host_s(self._rounds_ended_s - self._rounds_began_s) + clock.held_s()
         busy_cores = round(self._busy_s / seconds, 2) if seconds > 0 else None
         found = host_load.judge(self._tally.summary(), closing, busy_cores)
         self._record(SUPERVISOR, msgspec.convert(found, events.Host, from_attributes=True))
@@ -170,7 +172,7 @@ class _Run:
         log = owned.enter_context(files.appended(self._recorder.folder / "nodes.log"))
         zygote = Zygote(self._plan, self._program, log.fileno())
         owned.callback(zygote.down)
-        network = self._build()
+        network = dilation.up(self._backend, self._plan, clock.dilation())
         owned.callback(lambda: closing.update(network.down()))
         owned.callback(self._record_last_wire, network)
         start_capture = self._prepare_capture(owned, network)
@@ -210,11 +212,6 @@ class _Run:
     def _too_long(self) -> str:
         return f"not finished within time_limit_s = {self._config.time_limit_s:g}"
 
-    def _build(self) -> Network:
-        if clock.dilation() == 1:
-            return self._backend.up(self._plan)
-        return Dilated(self._backend, self._plan, clock.dilation())
-
     def _refuse_what_cannot_end(self, traffic: Traffic | None) -> None:
         run = self._config
         if traffic is not None:
@@ -245,8 +242,8 @@ class _Run:
         prober = None
         if self._config.calibrate:
             prober = Prober(self._plan, network, clock.dilation())
-        if prober is not None:
             owned.callback(prober.close)
+            clock.follow(prober.streams)  # Nodes that load keep a relay from its work.
         began_s = clock.monotonic()
 
         def finish() -> None:
@@ -254,14 +251,16 @@ class _Run:
             if prober is not None:
                 certificate, seconds = prober.certificate(), clock.monotonic() - began_s
                 prober.close()
+                clock.follow(False)
             event = events.Certified(
                 seconds=round(seconds, 3),
                 fidelity=msgspec.convert(certificate, events.Fidelity, from_attributes=True),
                 counters=msgspec.to_builtins(network.counters()),
+                held_s=round(clock.held_s(), 6),
             )
             self._record(SUPERVISOR, event)
-            broken = prober is not None and prober.broken
-            if self._config.strict and (broken or certificate.verdict == "fail"):
+            fails = certificate.verdict == "fail" or (prober is not None and prober.broken)
+            if self._config.strict and fails:
                 raise RunFailed(f"--strict: {certificate.reason}")
 
         return finish
@@ -269,7 +268,7 @@ class _Run:
     def _watch(
         self, zygote: Zygote, network: Network, deadline: float, finished: Callable[[], bool]
     ) -> None:
-        leaving = self._server_done
+        leaving, standstill = self._server_done, Standstill()
         with selectors.DefaultSelector() as selector:
             selector.register(network, selectors.EVENT_READ, None)
             selector.register(zygote.channel, selectors.EVENT_READ, None)
@@ -280,12 +279,13 @@ class _Run:
                 remaining_s = deadline - clock.monotonic()
                 if remaining_s <= 0 and not leaving:
                     raise RunFailed(self._too_long())
+                standstill.check(network)
                 if leaving and (remaining_s <= 0 or network.failure() or zygote.failure()):
                     return
                 self._recorder.keep_summary()
                 due_s = math.inf if leaving else self._dynamics.wait_s
-                due_s = min(due_s, self._recorder.summary_wait_s)
-                for key, _ in selector.select(clock.host_s(min(remaining_s, due_s))):
+                due_s = min(remaining_s, due_s, self._recorder.summary_wait_s)
+                for key, _ in selector.select(min(clock.host_s(due_s), standstill.wait_s)):
                     if isinstance(key.data, int):
                         self._hear_node(key.data, network)
                         if self._channels[key.data].closed:
@@ -358,8 +358,8 @@ class _Run:
         """Raise where the run cannot go on."""
         reason = network.failure() or zygote.failure()
         server = self._ended.get(self._plan.server.index)
-        if reason is None and server is not None:
-            reason = f"the server {server} before the last round"
+        if server is not None:
+            reason = reason or f"the server {server} before the last round"
         if reason is None and self._ended.keys() >= {node.index for node in self._plan.clients}:
             reason = "no client is left"
         if reason is not None:
@@ -386,7 +386,8 @@ class _Run:
 
     def _record_wire(self, network: Network, number: int | None) -> None:
         counters = msgspec.to_builtins(network.counters())
-        self._record(SUPERVISOR, events.Wire(round=number, counters=counters))
+        held_s = round(clock.held_s(), 6)
+        self._record(SUPERVISOR, events.Wire(round=number, counters=counters, held_s=held_s))
 
     def _record_last_wire(self, network: Network) -> None:
         """Bytes since the last whole round, however the run ends; before rounds, only probes'."""

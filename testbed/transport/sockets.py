@@ -5,6 +5,7 @@ where they arrive, so a message counts once, whoever sent it. A message that doe
 dropped and reported with its reason.
 """
 
+import contextlib
 import math
 from collections.abc import Container, Mapping
 from typing import Any
@@ -269,7 +270,8 @@ class ClientTransport:
         deadline = clock.monotonic() + timeout_s
         while True:
             remaining_ms = max(0, round(1000 * clock.host_s(deadline - clock.monotonic())))
-            ready = dict(self._poller.poll(remaining_ms))
+            with clock.waiting() if remaining_ms else contextlib.nullcontext():
+                ready = dict(self._poller.poll(remaining_ms))
             for monitor in self._monitors.values():
                 if monitor in ready:
                     _on_connection(recv_monitor_message(monitor), self._congestion, self._report)
@@ -282,6 +284,7 @@ class ClientTransport:
             elif remaining_ms == 0:
                 raise Timeout(f"nothing within {timeout_s:g} s")
             if message is not None:
+                clock.wait_turn()
                 return message
 
     def _hear_neighbour(self) -> Message | None:

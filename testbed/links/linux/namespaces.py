@@ -12,6 +12,7 @@ import fcntl
 import os
 import socket
 import struct
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from testbed.links.interface import LinkError
@@ -37,6 +38,8 @@ _RTM_NEWLINK, _RTM_SETLINK = 16, 19
 _IFLA_TXQLEN, _IFLA_AF_SPEC = 13, 26
 _IFLA_INET_CONF, _FORWARDING = 1, 1
 _IFLA_INET6_ADDR_GEN_MODE, _NO_ADDRESS = 8, 1
+_RTM_NEWROUTE, _REPLACE, _CREATE = 24, 0x100, 0x400
+_RTA_DST, _RTA_OIF, _RTA_METRICS, _RTAX_LOCK, _RTAX_RTO_MIN = 1, 4, 8, 1, 13
 _IFF_TUN_NO_PI_VNET_HDR = 0x5001
 _TUN_F_CSUM_TSO4 = 0x3
 _CAP_SYS_ADMIN = 21
@@ -256,6 +259,32 @@ def open_tun(address: str, prefix_bits: int, mtu_bytes: int, queue_packets: int)
             os.close(descriptor)
         raise LinkError(f"{step}: {error.strerror}") from error
     return descriptor
+
+
+def have_patience(network: IPv4Network, timeout_ms: int) -> None:
+    """Have TCP take nothing for lost before ``timeout_ms``, and send no probes of that either.
+
+    Where losses are few and made by full queues alone, later segments tell of them.
+
+    Raises:
+        LinkError: the kernel refuses.
+    """
+    with contextlib.suppress(LinkError):
+        set_sysctl("net/ipv4/tcp_early_retrans", "0")
+    main, static, link, unicast = 254, 4, 253, 1
+    bits = network.prefixlen
+    body = struct.pack("=BBBBBBBBI", socket.AF_INET, bits, 0, 0, main, static, link, unicast, 0)
+    body += netlink.attribute(_RTA_DST, network.network_address.packed)
+    body += netlink.attribute(_RTA_OIF, struct.pack("=I", socket.if_nametoindex(INTERFACE)))
+    least = netlink.attribute(_RTAX_RTO_MIN, struct.pack("=I", timeout_ms))
+    # TCP heeds it only where it is locked.
+    lock = netlink.attribute(_RTAX_LOCK, struct.pack("=I", 1 << _RTAX_RTO_MIN))
+    body += netlink.nest(_RTA_METRICS, lock, least)
+    try:
+        with netlink.open_route() as route:
+            netlink.change(route, _RTM_NEWROUTE, _REPLACE | _CREATE, body)
+    except OSError as error:
+        raise LinkError(f"set the least timeout of {INTERFACE}: {error.strerror}") from error
 
 
 def set_address(control: socket.socket, address: str, prefix_bits: int) -> None:

@@ -5,10 +5,10 @@ import math
 import select
 import selectors
 import sys
-import time
 from collections.abc import Sequence
 from selectors import EVENT_READ
 
+from testbed.links import timekeeper
 from testbed.links.interface import LinkError
 from testbed.links.loopback.connection import End, Flow
 from testbed.links.loopback.hop import Lines
@@ -45,11 +45,12 @@ class _Relay:
 
     def __init__(self, plan: Plan, counters: CounterTable, server: tuple[str, int]) -> None:
         self._profiles = [node.profile or LinkProfile(name="") for node in plan.nodes]
+        self._time = timekeeper.of_run()
         self._lines: Lines[Flow] = Lines(len(plan.nodes), counters)
         for node in range(len(plan.nodes)):
             self._shape(node)
         self._selector = selectors.DefaultSelector()
-        self._streams = Streams(self._selector, self._lines)
+        self._streams = Streams(self._selector, self._lines, self._time.now)
         self._listeners = Listeners(self._selector, self._streams, self._lines.hops, server)
         self._precise: list[int] = []
         # epoll counts in milliseconds; select on its descriptor, where it can, in microseconds.
@@ -68,15 +69,16 @@ class _Relay:
                     self._listeners.accept(key.data)
                 elif self._handle(channel):
                     return {"connections": self._listeners.opened, **self._lateness.facts()}
-            now = time.monotonic()
+            now = self._time.now()
             for release, chunk in self._lines.release(now):
                 self._lateness.add(now - release)
                 self._streams.deliver(chunk)
             self._streams.flush()
+            self._time.look(self._lines.due < math.inf)
 
     def _ready(self) -> list[tuple[selectors.SelectorKey, int]]:
-        due = self._lines.due
-        wait_s = None if due == math.inf else max(0.0, due - time.monotonic())
+        left_s = self._time.wait_s(self._lines.due)
+        wait_s = None if left_s == math.inf else max(0.0, left_s)
         if self._precise and wait_s:
             select.select(self._precise, [], [], wait_s)
             wait_s = 0
@@ -96,7 +98,7 @@ class _Relay:
 
     def _shape(self, node: int) -> None:
         """Give a node's hops their parameters, and whoever's connections cross them their caps."""
-        now = time.monotonic()
+        now = self._time.now()
         for client in self._clients_behind(node):
             caps = caps_kbit(self._profiles[0], self._profiles[client])
             for hop, cap_kbit in zip(self._lines.hops[client], caps, strict=True):

@@ -8,7 +8,6 @@ import errno
 import selectors
 import socket
 import struct
-import time
 from collections.abc import Callable
 from itertools import islice
 from selectors import EVENT_READ, EVENT_WRITE
@@ -25,8 +24,11 @@ MAX_UNWRITTEN_BYTES = 1 << 20
 class Streams:
     """Every connection's bytes, between the selector and the lines."""
 
-    def __init__(self, selector: selectors.BaseSelector, lines: Lines[Flow]) -> None:
-        self._selector, self._lines = selector, lines
+    def __init__(
+        self, selector: selectors.BaseSelector, lines: Lines[Flow], now: Callable[[], float]
+    ) -> None:
+        """``now``: the time that the lines go by."""
+        self._selector, self._lines, self._now = selector, lines, now
         self._unflushed: dict[Flow, None] = {}
 
     def open(
@@ -132,7 +134,7 @@ class Streams:
         self._settle(flow)
 
     def _enter(self, flow: Flow, data: bytes, kind: int) -> None:
-        now = time.monotonic()
+        now = self._now()
         hop = flow.path[0]
         if kind != OPEN:
             flow.ended = True

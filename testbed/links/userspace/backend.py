@@ -6,6 +6,7 @@ Needs /dev/net/tun and root, or a kernel that lets users make user namespaces.
 import os
 import sys
 
+from testbed import clock
 from testbed.links.interface import Endpoint, LinkCounters
 from testbed.links.linux import descriptors, namespaces
 from testbed.links.process import CounterTable, Facts, LinkProcess, objection, say_up
@@ -17,6 +18,7 @@ from testbed.processes.channel import Channel
 
 name = "userspace"
 
+PATIENCE_MS = 3000
 PROBE_LIMIT_S = 10.0
 SERVER_QUEUE_PACKETS, CLIENT_QUEUE_PACKETS = 10_000, 4000
 """Room in each TUN device, so that drops happen in the modelled queue and not before it. The kernel
@@ -126,4 +128,6 @@ def _make_namespace(address: str, queue_packets: int, cores: set[int]) -> tuple[
     network = namespaces.enter_new_node_namespace()
     spreads = bool(cores) and receive_steering.receive_on(cores)
     device = namespaces.open_tun(address, SUBNET.prefixlen, MTU_BYTES, queue_packets)
+    if clock.virtual() is not None:
+        namespaces.have_patience(SUBNET, PATIENCE_MS)
     return network, device, spreads

@@ -46,15 +46,16 @@ class Batching:
         self.frames = 0
         """Delivered so far; the owner counts."""
         self.frames_in_batches = 0
-        self._polls = True
+        self.polls = True
+        """There is time to poll before releases."""
         self._descriptors = [descriptor]
         self._began = time.monotonic()
         self._window_began = self._began
         self._window_frames = 0
         self._rested_s = 0.0
 
-    def wait(self, due: float, polled_s: float) -> None:
-        """Sleep until there is something to do: ``polled_s`` before ``due`` at the latest.
+    def wait(self, left_s: float) -> None:
+        """Sleep until there is something to do, for ``left_s`` at most.
 
         In batches it is until the next one.
         """
@@ -63,7 +64,7 @@ class Batching:
             self._choose(now)
         if self.batches:
             time.sleep(max(self._began + BATCH_S - now, LEAST_REST * (now - self._began)))
-        elif (left_s := due - now - (polled_s if self._polls else 0.0)) > 0:
+        elif left_s > 0:
             # epoll_wait counts in milliseconds, select waits in microseconds.
             select.select(self._descriptors, [], [], left_s if left_s < 1e6 else None)
         else:
@@ -80,8 +81,8 @@ class Batching:
         if frames > MOST_FRAMES_PER_S * window_s:
             self.batches = True
         elif rest >= CALM_REST:
-            self.batches, self._polls = False, True
+            self.batches, self.polls = False, True
         elif rest < LEAST_REST:
             # Polling is given up first.
-            self.batches, self._polls = not self._polls, False
+            self.batches, self.polls = not self.polls, False
         self._window_began, self._window_frames, self._rested_s = now, self.frames, 0.0

@@ -15,9 +15,9 @@ import heapq
 import os
 import select
 import socket
-import time
 from random import Random
 
+from testbed.links import timekeeper
 from testbed.links.process import (
     BYTES,
     DOWN,
@@ -82,15 +82,19 @@ class _Line:
     __slots__ = ("counter", "device", "polled_s", "queue", "scheduled", "sequence", "up")
 
     def __init__(
-        self, node: int, direction: int, shape: Direction | None, device: int, table: CounterTable
+        self,
+        node: int,
+        direction: int,
+        shape: Direction | None,
+        device: int,
+        table: CounterTable,
+        now: float,
     ) -> None:
         self.device = device
         """The node's."""
         self.up = direction == UP
         self.sequence = 2 * node + direction
-        self.queue: LinkQueue[Packet] = LinkQueue(
-            shape, self.sequence, time.monotonic(), _corrupted
-        )
+        self.queue: LinkQueue[Packet] = LinkQueue(shape, self.sequence, now, _corrupted)
         self.counter = table.offset(node, direction)
         self.polled_s = polled_s(shape)
         self.scheduled = FOREVER
@@ -102,8 +106,12 @@ class _Carrier:
         self._words = counters.words
         # The plan numbers its nodes from 0, so that a node's index is its place in every list.
         ends = [(node.index, node.profile, devices[node.index]) for node in plan.nodes]
-        self._up = [_Line(i, UP, p.up if p else None, fd, counters) for i, p, fd in ends]
-        self._down = [_Line(i, DOWN, p.down if p else None, fd, counters) for i, p, fd in ends]
+        self._time = timekeeper.of_run()
+        self._now = now = self._time.now
+        self._up = [_Line(i, UP, p.up if p else None, fd, counters, now()) for i, p, fd in ends]
+        self._down = [
+            _Line(i, DOWN, p.down if p else None, fd, counters, now()) for i, p, fd in ends
+        ]
         self._line_to = {
             socket.inet_aton(node.address): self._down[node.index] for node in plan.nodes
         }
@@ -119,17 +127,18 @@ class _Carrier:
         line_of = {line.device: line for line in self._up}
         for descriptor in (*line_of, channel.fileno()):
             self._epoll.register(descriptor, select.EPOLLIN)
-        due, batching = self._due, self._batching
+        due, batching, keeper = self._due, self._batching, self._time
         while True:
             if due:
-                batching.wait(due[0][0], due[0][2].polled_s)
+                ahead_s = due[0][2].polled_s if batching.polls else 0.0
+                batching.wait(keeper.wait_s(due[0][0] - ahead_s))
             else:
-                batching.wait(FOREVER, 0.0)
+                batching.wait(keeper.wait_s(FOREVER))
             for _ in range(MOST_ROUNDS if batching.batches else 1):
                 ready = self._epoll.poll(0)
                 if not ready:
                     break
-                now = time.monotonic()
+                now = self._now()
                 for descriptor, _ in ready:
                     line = line_of.get(descriptor)
                     if line is not None:
@@ -137,6 +146,7 @@ class _Carrier:
                     elif self._handle(channel):
                         return self._closing_facts()
             self._release()
+            keeper.look(bool(due))
 
     def _read(self, line: _Line, now: float) -> None:
         """Take one packet or burst that a node has sent."""
@@ -178,7 +188,7 @@ class _Carrier:
     def _release(self) -> None:
         """Move on what is due, by the model's time and not the clock's."""
         due = self._due
-        now = time.monotonic()
+        now = self._now()
         for _ in range(MOST_RELEASES):
             if not due or due[0][0] > now:
                 return
@@ -210,7 +220,7 @@ class _Carrier:
 
     def _deliver(self, line: _Line, segments: Entry[Packet]) -> None:
         release, packet, first, count, step, size = segments
-        self._lateness.add(time.monotonic() - release, count, step)
+        self._lateness.add(self._now() - release, count, step)
         self._batching.frames += count
         try:
             if isinstance(packet, bytes):
@@ -231,7 +241,7 @@ class _Carrier:
         stop = False
         for order in channel.drain():
             if isinstance(order, Shape):
-                now = time.monotonic()
+                now = self._now()
                 for lines, direction in ((self._up, order.up), (self._down, order.down)):
                     line = lines[order.node]
                     line.queue.shape(direction, now)

@@ -64,7 +64,7 @@ def test_help_says_what_is_taken_and_what_stands_where_nothing_is_given() -> Non
         "[default: the mix's sum, or 20]",
         "--checkpoints / --no-checkpoints",
         "[default: checkpoints]",
-        "--dilation K|auto",
+        "--dilation elastic|K|auto",
         "[default: 86400]",
     ):
         assert told in text, told

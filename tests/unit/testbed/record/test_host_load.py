@@ -4,6 +4,7 @@ import msgspec
 import pytest
 from made_events import RUN, at, typed
 from made_host import CALM, ROUND_S, made, real
+from msgspec.structs import replace
 
 from testbed.record import host_load
 from testbed.record.events import Fidelity
@@ -62,8 +63,24 @@ def test_links_that_let_packets_go_late_fail_it() -> None:
     assert found.reason == (
         "one packet of a hundred left its link 4.0 ms late or more, of which 2 are allowed"
     )
-    assert found.dilation_needed is not None
-    assert host_load.cure(found.dilation_needed) == "--dilation=3.4"
+    assert found.dilation_needed == 3.4
+
+
+@pytest.mark.parametrize(
+    ("facts", "cure"),
+    [
+        ({"links": "netem"}, "--dilation=3.4"),
+        ({"links": "userspace"}, "--dilation=elastic"),
+        ({"links": "loopback"}, "--dilation=elastic"),
+        ({"links": "userspace", "elastic": True}, "--dilation=3.4"),
+        ({"links": "userspace", "dilation": 1.5}, "--dilation=3.4"),
+    ],
+)
+def test_what_gives_nodes_time_is_an_elastic_clock_where_there_can_be_one(facts, cure) -> None:
+    given = replace(made(real("client-1", 1, 0.0)), **facts)
+    host = Host("fail", "late", dilation_needed=3.4)
+    given = replace(given, fidelity=replace(given.fidelity, host=host))
+    assert host_load.cure(given) == cure
 
 
 def test_links_that_the_kernel_shapes_say_nothing_of_lateness() -> None:

@@ -93,8 +93,8 @@ def test_links_that_fail_are_to_be_measured_by_their_profiles(
 
 
 def test_what_to_type_for_the_host_is_said_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_load, "cure", lambda dilation: f"wait {dilation:g} times")
-    assert re.search("type: wait 16 times$", trust.line(summary(host="fail")))
+    monkeypatch.setattr(host_load, "cure", lambda summary: f"wait on {summary.links}")
+    assert re.search("type: wait on netem$", trust.line(summary(host="fail")))
 
 
 def test_a_host_that_does_not_say_what_it_needs_has_no_cure() -> None:
