@@ -27,6 +27,7 @@ from testbed.record.recovery import Killed
 from testbed.record.run_summary import Captures
 from testbed.report.progress import RoundLines, closing_table
 from testbed.report.terminal import Output
+from testbed.report.text import few
 from testbed.run import client_links
 from testbed.run.config import RunConfig, choose, load, pace
 from testbed.run.supervisor import run
@@ -127,6 +128,8 @@ def _launch(
         folder = again.folder
         again.check_data(facts)
         again.check_files(facts)
+        if read := again.read(config, facts):
+            output.say(f"read because its config.toml says so: {few(read)}", style="yellow")
         for text in again.differences(facts):
             output.say(text, style="yellow")
         facts = again.facts(facts)

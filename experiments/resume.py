@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from nodes.checkpoint import store
+from nodes.workload import models
 from testbed.config_error import ConfigError
 from testbed.record.events import Event, as_dict, known
 from testbed.record.recovery import Killed
@@ -57,6 +59,19 @@ class Resumption:
                 f"--resume {self.folder}: {wrong}, when the run began: put that back, or start "
                 "another run with --config on its config.toml"
             )
+
+    def read(self, config: RunConfig, facts: Facts) -> list[str]:
+        """What the run reads outside its folder because its config.toml says so, as it names it.
+
+        ``facts``: those that "run" would have now.
+        """
+        # Others are profiles that ship.
+        found = sorted(name for name in facts["files"] if Path(name).is_absolute())
+        if models.is_checkpoint(config.model):
+            found.append(f"model {config.model}")
+        if config.data_path is not None:
+            found.append(f"data {config.data_path}")
+        return found
 
     def past(self) -> Iterator[Event]:
         """The events that count."""

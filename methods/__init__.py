@@ -19,7 +19,8 @@ generators are seeded likewise in every node before its class is made.
 Server and Client last as long as the run, and a killed run goes on from what ``nodes.checkpoint``
 kept of both after each round. What lasts in them from one round to the next must therefore be what
 it knows: modules and optimizers that ``__init__`` has made, generators, tensors, numbers, text,
-containers of these, and objects of classes in ``methods``. It says so where something is not.
+containers of these, and objects of classes that the method's file defines or imports. It says so
+where something is not.
 
 What a method's file imports is there before the nodes are forked from one process, and they share
 it. What torch imports only as it is used, such as its compiler, a file is to import itself, or each

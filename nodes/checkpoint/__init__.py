@@ -2,7 +2,8 @@
 
 Taken are the trainable parameters and the buffers of its modules, its optimizers and generators
 (torch's, numpy's and Python's own of the process too), and what its attributes hold beside them,
-down through containers and the project's own objects; as tensors by name, and the rest as JSON.
+down through containers and objects of classes that the method's files name; as tensors by name, and
+the rest as JSON.
 Left out is what a new object has by itself: options, data, functions, frozen parameters that nobody
 wrote to, and trainable ones of what its class names in ``received``. Gradients do not last, nor do
 other attributes of modules that are not the project's. Tensors without values keep their shapes
@@ -14,8 +15,11 @@ first saves, not when a run is to go on.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -26,7 +30,7 @@ from torch.optim.lr_scheduler import LRScheduler
 import methods
 from methods import Shard
 from nodes.checkpoint.capture import Capture
-from nodes.checkpoint.kinds import CONSTANTS, SCALARS, Json, Unkept, address, global_states
+from nodes.checkpoint.kinds import CONSTANTS, SCALARS, Json, Unkept, address, global_states, name_of
 from nodes.checkpoint.restore import Restore
 
 __all__ = ["Json", "Snapshot", "Unkept"]
@@ -58,10 +62,13 @@ class Snapshot:
         within = [value for _, value in self._find(received, "", set())]
         modules = [value for value in within if isinstance(value, nn.Module)]
         self.received = {id(own) for module in modules for own in module.parameters()}
+        self.classes: dict[str, type] = {}
+        """By its name, each class of which a state may have objects."""
         self.constants: dict[str, object] = {}
         self.undrawn = {name: hash(str(state)) for name, state in global_states().items()}
         with torch.no_grad():
             Capture(self, at_first=True).value(root, "")
+        self.classes |= {name_of(kind): kind for kind in self._at_hand()}
 
     def take(self) -> tuple[dict[str, Tensor], Json]:
         """Tensors by name, the object's own, which it must not change before they are written.
@@ -90,6 +97,23 @@ class Snapshot:
 
     def is_of_ours(self, kind: type) -> bool:
         return _home(kind.__module__) in self._homes
+
+    def _at_hand(self) -> Iterator[type]:
+        """Classes of the project's, and enumerations, that the files of what was found name.
+
+        By themselves, or in a module of the project's that they name.
+        """
+        lines = [kind.__mro__ for kind in (type(self.root), *self.classes.values())]
+        files = {each.__module__ for line in lines for each in line if self.is_of_ours(each)}
+        named = [vars(sys.modules[file]) for file in sorted(files & sys.modules.keys())]
+        within = [vars(each) for names in named for each in names.values() if self._is_room(each)]
+        for names in (*named, *within):
+            for each in names.values():
+                if isinstance(each, type) and (self.is_of_ours(each) or issubclass(each, Enum)):
+                    yield each
+
+    def _is_room(self, value: object) -> bool:
+        return isinstance(value, ModuleType) and _home(value.__name__) in self._homes
 
     def _find(self, value: Any, path: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
         """Modules, optimizers and schedules within ``value``, by path; no module within another."""

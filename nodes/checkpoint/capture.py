@@ -121,9 +121,11 @@ class Capture:
             # A set's order is not the same in another process.
             ordered = sorted(value, key=repr) if issubclass(kind, set | frozenset) else value
             return {"sequence": [kind.__name__, self._items(ordered, path)]}
-        if isinstance(value, Enum):
-            return {"enum": [name_of(kind), value.name]}
-        if self._of.is_ours(value):
+        if self._at_first and (self._of.is_ours(value) or isinstance(value, Enum)):
+            self._of.classes[name_of(kind)] = kind
+        if self._of.classes.get(name_of(kind)) is kind:
+            if isinstance(value, Enum):
+                return {"enum": [name_of(kind), value.name]}
             if isinstance(value, tuple) and hasattr(value, "_fields"):
                 return {"named": [name_of(kind), self._items(value, path)]}
             if is_plain(value):

@@ -1,18 +1,18 @@
 """Restoring: into a new object what was captured of its like.
 
 What was taken may come from a file that somebody sent. It names classes and attributes, and no
-more than these are believed: a class must be a method's own, under the name by which it calls
-itself, and none of its code is run; modules, optimizers and functions are those that the new
-object has in that very place.
+more than these are believed: a class must be one of the Snapshot's, none of its code is run, and
+nothing is imported; modules, optimizers and functions are those that the new object has in that
+very place. Each tensor is taken once, so that what is restored is no larger than what was read.
 """
 
 from __future__ import annotations
 
 import inspect
 import random
-import sys
+import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -34,32 +34,40 @@ from nodes.checkpoint.kinds import (
     address,
     is_constant,
     is_plain,
-    name_of,
 )
 
 if TYPE_CHECKING:
     from nodes.checkpoint import Snapshot
 
 
+_NUMBERS = re.compile(r"[<>|][?biufcmMSU][0-9]{1,9}(\[[0-9]{0,3}[A-Za-z]{1,2}\])?|\|b1")
+"""Types of an array's elements."""
+_MOST_POSITIONS = {"pos": 624, "buffer_pos": 4}
+"""In the states of numpy's MT19937 and Philox, which do not look at them."""
+
+
 class Restore:
     def __init__(self, of: Snapshot, tensors: Mapping[str, Tensor]) -> None:
         self._of = of
-        self._tensors = tensors
+        self._tensors = dict(tensors)
+        """Those that nothing has taken yet."""
         self._made: dict[str, Any] = {}
 
     def all(self, told: Json) -> None:
         for name, required in told["requires_grad"].items():
             self._of.weights[name].requires_grad_(required)
         for name in told["weights"]:
-            tensor, kept = self._of.weights[name], self._tensors[name]
+            tensor, kept = self._of.weights[name], self._tensors.pop(name)
             if (tensor.shape, tensor.dtype) != (kept.shape, kept.dtype):
                 raise ValueError(f"{name}: {kept.dtype} of {list(kept.shape)}")
             tensor.copy_(kept)
         self.value(told["root"], self._of.root, "")
-        torch.set_rng_state(self._tensors[RANDOM].clone())
+        torch.set_rng_state(self._tensors.pop(RANDOM).clone())
         drawn = told["drawn"]
         if "numpy" in drawn:
-            np.random.set_state(drawn["numpy"])
+            kind, words, position, *rest = drawn["numpy"]
+            _check_position("pos", position)
+            np.random.set_state((kind, words, position, *rest))
         if "python" in drawn:
             version, words, *rest = drawn["python"]
             random.setstate((version, tuple(words), *rest))
@@ -100,11 +108,13 @@ class Restore:
     def _tensor(self, what: Json, now: Any, path: str) -> Tensor:
         name, requires_grad = what
         # What is read from a file may go on standing in it.
-        return self._tensors[name].clone().requires_grad_(requires_grad)
+        return self._tensors.pop(name).clone().requires_grad_(requires_grad)
 
     def _array(self, what: Json, now: Any, path: str) -> Any:
         name, dtype, shape = what
-        data = self._tensors[name].numpy().tobytes()
+        if not _NUMBERS.fullmatch(dtype):
+            raise ValueError(f"{path}: {dtype!r} is no type of a number or a text")
+        data = self._tensors.pop(name).numpy().tobytes()
         # Of a shape without extents it is the number itself.
         return np.frombuffer(data, np.dtype(dtype)).reshape(shape).copy()[()]
 
@@ -125,12 +135,20 @@ class Restore:
     def _state(self, what: Json, now: Any, path: str) -> Any:
         if not isinstance(now, Optimizer | LRScheduler):
             raise ValueError(f"{path} is no optimizer and no schedule")
-        now.load_state_dict(self.value(what, ABSENT, f"{path}.state"))
+        state = self.value(what, ABSENT, f"{path}.state")
+        if isinstance(now, LRScheduler):
+            # It takes whatever there is for its attributes.
+            _check_attributes(now, state, path)
+        now.load_state_dict(state)
         return now
 
     def _generator(self, what: Json, now: Any, path: str) -> Any:
         kind, told = what
         state = self.value(told, ABSENT, f"{path}.state")
+        if isinstance(state, dict):
+            for part in (state, state["state"]):
+                for name in _MOST_POSITIONS.keys() & part.keys():
+                    _check_position(name, part[name])
         if kind == "Random":
             made = random.Random()
             made.setstate(state)
@@ -182,17 +200,17 @@ class Restore:
 
     def _enum(self, what: Json, now: Any, path: str) -> Any:
         name, member = what
-        return _class(name, Enum).__members__[member]
+        return self._class(name, Enum).__members__[member]
 
     def _named(self, what: Json, now: Any, path: str) -> Any:
-        kind = self._ours(what[0], tuple)
+        kind = self._class(what[0], tuple)
         items = self._items(what[1], now, path)
         if len(items) != len(kind._fields):
             raise ValueError(f"{path}: {len(items)} fields of a {kind.__name__}")
         return tuple.__new__(kind, items)
 
     def _object(self, what: Json, now: Any, path: str) -> Any:
-        kind = self._ours(what[0], object)
+        kind = self._class(what[0], object)
         found = now if type(now) is kind else object.__new__(kind)
         if not is_plain(found):
             raise ValueError(f"{path}: a {kind.__name__} is made by its class alone")
@@ -203,32 +221,30 @@ class Restore:
         return found
 
     def _attributes(self, owner: Any, told: Mapping[str, Json], path: str) -> None:
+        _check_attributes(owner, told, path)
         for name, each in told.items():
             now = vars(owner).get(name, ABSENT)
-            by_class = inspect.getattr_static(type(owner), name, None)
-            if now is ABSENT and (callable(by_class) or hasattr(by_class, "__get__")):
-                raise ValueError(f"{path}.{name} is its class's")
             vars(owner)[name] = self.value(each, now, f"{path}.{name}")
 
-    def _ours(self, name: str, base: type) -> Any:
-        kind = _class(name, base)
-        if not self._of.is_of_ours(kind):
-            raise ValueError(f"{name} is no class of a method's")
+    def _class(self, name: str, base: type) -> Any:
+        kind = self._of.classes.get(name)
+        if kind is None or not issubclass(kind, base):
+            raise ValueError(f"{name} is no class that a state of a {self._of.kind} may name")
         return kind
 
 
-def _class(name: str, base: type) -> Any:
-    """A class by its name, as ``name_of`` has it; its module is there already.
+def _check_attributes(owner: object, names: Iterable[str], path: str) -> None:
+    """ValueError where one would hide what the owner has of its class."""
+    for name in names:
+        by_class = inspect.getattr_static(type(owner), name, None)
+        if name not in vars(owner) and (callable(by_class) or hasattr(by_class, "__get__")):
+            raise ValueError(f"{path}.{name} is its class's")
 
-    No attribute is asked for that is not there: to ask a package for one can import it.
-    """
-    module, _, path = name.partition(":")
-    found: Any = sys.modules[module]
-    for step in path.split("."):
-        found = vars(found)[step]
-    if not isinstance(found, type) or not issubclass(found, base) or name_of(found) != name:
-        raise ValueError(f"{name} is no class, or not by this name")
-    return found
+
+def _check_position(name: str, value: object) -> None:
+    """ValueError where a generator would read beyond its numbers."""
+    if type(value) is not int or not 0 <= value <= _MOST_POSITIONS[name]:
+        raise ValueError(f"{name} = {value!r} of a generator's state")
 
 
 _KINDS = {

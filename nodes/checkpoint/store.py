@@ -1,8 +1,8 @@
 """States of a run's nodes on disk, from which a killed run goes on.
 
-A node writes its own after its part in a round, as ``state/NODE.ROUND.safetensors``: tensors by
-name, the rest as JSON in the file's metadata. A file appears whole or not at all, by renaming.
-The last three are kept, and with them what any of the last three rounds could go on from.
+A node writes its own after its part in a round, as ``state/NODE.ROUND.safetensors``. A file appears
+whole or not at all, by renaming. The last three are kept, and with them what any of the last three
+rounds could go on from.
 
 A run goes on after a round of which the server's file is there, and every client's that the
 server's says took part: the client's latest up to that round, and not before its last part. A
@@ -12,30 +12,26 @@ client that never took part begins anew.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
-import psutil
-from safetensors import SafetensorError, safe_open
 
-from nodes.checkpoint import Json, Snapshot, Unkept
+from nodes.checkpoint import Json, Snapshot, Unkept, state_file
+from nodes.checkpoint.state_file import Unreadable
 from testbed import clock, files
 from testbed.config_error import ConfigError
 from testbed.network.topology import SERVER
 from testbed.record.events import Report, Saved, Unsaved
 from testbed.record.recorder import FREE_BYTES_NEEDED
-from testbed.transport.wire import DTYPES, encode_tensors
 
 FOLDER = "state"
 SUFFIX = ".safetensors"
 KEPT = 3
 _DIGITS = 9
 """Most of a round's number."""
-_FORMAT_NAMES = {name: name.upper() for name in DTYPES}
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -77,24 +73,13 @@ class Checkpointer:
         """
         began_s = clock.monotonic()
         tensors, lasting = self._snapshot.take()
-        headers, buffers = encode_tensors(tensors)
-        metadata = {"state": json.dumps({"lasting": lasting, "told": told})}
-        table: dict[str, Any] = {"__metadata__": metadata}
-        end = 0
-        for entry, buffer in zip(headers, buffers, strict=True):
-            begin, end = end, end + len(buffer)
-            place = {"shape": entry.shape, "data_offsets": [begin, end]}
-            table[entry.name] = {"dtype": _FORMAT_NAMES[entry.dtype], **place}
-        header = json.dumps(table).encode()
-        header += b" " * (-len(header) % 8)
         path = _path(self._folder, self._node, number)
         unfinished = self._folder / f".{self._node}"
         try:
-            self._check_room(len(header) + end)
+            parts = state_file.encoded(tensors, {"lasting": lasting, "told": told})
+            self._check_room(parts.size)
             with files.created(unfinished) as file:
-                file.write(len(header).to_bytes(8, "little") + header)
-                for buffer in buffers:
-                    file.write(buffer)
+                parts.write(file)
             unfinished.replace(path)
             self._rounds.append(number)
             self._prune(number)
@@ -105,25 +90,22 @@ class Checkpointer:
             self._report(Unsaved(round=number, reason=reason))
             return
         seconds = round(clock.monotonic() - began_s, 6)
-        size = 8 + len(header) + end
-        self._report(Saved(round=number, bytes=size, seconds=seconds))
+        self._report(Saved(round=number, bytes=parts.size, seconds=seconds))
 
     def load(self, number: int) -> Json:
         """Put the state after round ``number`` into the object; returns what ``save`` was told.
 
         Raises:
-            Unkept: it was another kind of object's, or is larger than this machine's memory.
+            Unkept: it was another kind of object's, or is not whole.
         """
         path = _path(self._folder, self._node, number)
-        size, free = path.stat().st_size, psutil.virtual_memory().available
-        if size > free:
-            raise Unkept(f"{path.name} has {size / 1e6:.0f} MB, and {free / 1e6:.0f} are free")
-        with _opened(path) as file:
-            found = json.loads(file.metadata()["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        self._snapshot.put(tensors, found["lasting"])
+        try:
+            tensors, state = state_file.read(path)
+        except (OSError, Unreadable) as error:
+            raise Unkept(f"{path.name}: {_words(error)}") from error
+        self._snapshot.put(tensors, state.get("lasting"))
         self._rounds = sorted(_rounds(self._folder, self._node))
-        return found["told"]
+        return state.get("told")
 
     def _check_room(self, size: int) -> None:
         there = os.statvfs(self._folder)
@@ -191,33 +173,40 @@ def choose(folder: Path, clients: list[str], newest: int) -> Start:
 def _start(folder: Path, clients: list[str], number: int) -> Start | str:
     """A start after this round, or why there is none."""
     try:
-        parts = msgspec.convert(_read(_path(folder, SERVER, number)), _Told).parts
-    except msgspec.ValidationError:
-        return f"{_path(folder, SERVER, number).name} is missing or torn"
+        parts = msgspec.convert(_told(_path(folder, SERVER, number)), _Told).parts
+    except (Unreadable, msgspec.ValidationError) as error:
+        return f"{_path(folder, SERVER, number).name}: {error}"
     found = {SERVER: number}
     for client in clients:
-        last = parts.get(client, 0)
+        last, why = parts.get(client, 0), ""
         there = sorted((n for n in _rounds(folder, client) if last <= n <= number), reverse=True)
-        whole = (n for n in there if _read(_path(folder, client, n)) is not None)
-        found[client] = next(whole, 0)
-        if found[client] < last:
-            return f"{client} took part in round {last}, and no state of it since then is whole"
+        for each in there:
+            try:
+                _told(_path(folder, client, each))
+                found[client] = each
+                break
+            except Unreadable as error:
+                why = why or f": {_path(folder, client, each).name}: {error}"
+        if found.get(client, 0) < last:
+            text = f"{client} took part in round {last}, and no state of it since then is whole"
+            return text + why
     return Start(number, {node: own for node, own in found.items() if own})
 
 
-def _read(path: Path) -> Any:
-    """Facts told with a state; None where the file is missing or torn."""
+def _told(path: Path) -> Json:
+    """Facts told with a state.
+
+    Raises:
+        Unreadable: the file is missing or not whole.
+    """
     try:
-        with _opened(path) as file:
-            return json.loads(file.metadata()["state"])["told"]
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError):
-        return None
+        return state_file.read(path)[1].get("told")
+    except OSError as error:
+        raise Unreadable(_words(error)) from error
 
 
-def _opened(path: Path) -> Any:
-    # A pipe, say, would be waited for.
-    files.opened(path).close()
-    return safe_open(path, framework="pt")
+def _words(error: OSError | Unreadable) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _path(folder: Path, node: str, number: int) -> Path:

@@ -68,6 +68,18 @@ def test_a_run_that_did_not_say_which_data_it_had_goes_on(tmp_path: Path) -> Non
     run.close()
 
 
+def test_what_is_read_outside_the_folder_is_told(tmp_path: Path) -> None:
+    run = killed(tmp_path)
+    again = Resumption(run, CONFIG, ["client-1", "client-2"])
+    assert again.read(CONFIG, {"files": {"profile 4g": "12"}}) == []
+    other = msgspec.structs.replace(CONFIG, model="somebody/vit", data_path="~/pictures")
+    named = {"/x/own.toml": "12", "/x/a.trace": "34"}
+    assert again.read(other, {"files": named}) == [
+        *("/x/a.trace", "/x/own.toml", "model somebody/vit", "data ~/pictures")
+    ]
+    run.close()
+
+
 def test_edited_links_are_refused(tmp_path: Path) -> None:
     began = {"own.toml": "12", "x.trace": "34"}
     run = killed(tmp_path, files=began)

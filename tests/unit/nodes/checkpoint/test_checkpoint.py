@@ -522,6 +522,16 @@ FORGED: dict[str, dict[str, Any]] = {
     "a dictionary as an object": {"object": [f"{HERE}:Table", {}]},
     "a module as an object": {"object": [f"{HERE}:Layer", {}]},
     "a frozen one": {"object": [f"{HERE}:Config", {"rate": 1}]},
+    "a class of what a method is made of": {
+        "object": ["methods.shared.averaging:WeightedMean", {}]
+    },
+    "another's members": {"enum": ["signal:Signals", "SIGKILL"]},
+    "a class without a name": {"object": [None, {}]},
+    "a tensor once more": [{"tensor": ["a", False]}, {"tensor": ["a", False]}],
+    "an array once more": [{"array": ["a", "|u1", [8]]}, {"array": ["a", "|u1", [8]]}],
+    "a weight once more": {"tensor": [".model.linear.weight", False]},
+    "a type with fields": {"array": ["a", "i4,i4", [1]]},
+    "a type with many of itself": {"array": ["a", "(2,)i4", [1]]},
     "far too much": {"generator": ["Random", [3, [2**70] * 625, None]]},
 }
 
@@ -536,6 +546,80 @@ def test_no_file_chooses_what_is_run(case: str) -> None:
     with pytest.raises(Unkept, match="not of this"):
         other.put(tensors, told)
     assert not Guarded.ran
+
+
+def told_of(state: Any) -> Any:
+    """A state of numpy's as a file has it, its arrays as lists."""
+    if isinstance(state, dict):
+        return {"dict": ["dict", [[name, told_of(each)] for name, each in state.items()]]}
+    return state.tolist() if isinstance(state, np.ndarray) else state
+
+
+@pytest.mark.parametrize("place", [-1, 625, 2**31, 2**70, 3.0, None])
+def test_no_generator_reads_beyond_its_numbers(place: Any) -> None:
+    twister = np.random.MT19937(1).state
+    twister["state"]["pos"] = place
+    philox = np.random.Philox(1).state | {"buffer_pos": place}
+    states = [("Generator", twister), ("RandomState", twister), ("Generator", philox)]
+    for kind, state in states:
+        _, snapshot = made()
+        tensors, told = snapshot.take()
+        told["root"]["object"][1]["values"] = {"generator": [kind, told_of(state)]}
+        _, other = made()
+        with pytest.raises(Unkept, match="of a generator's state"):
+            other.put(tensors, told)
+    _, snapshot = made()
+    tensors, told = snapshot.take()
+    told["drawn"] = {"numpy": ["MT19937", [1] * 624, place, 0, 0.0]}
+    with pytest.raises(Unkept, match="of a generator's state"):
+        made()[1].put(tensors, told)
+
+
+def test_no_file_hides_what_a_schedule_does() -> None:
+    _, snapshot = made()
+    tensors, told = snapshot.take()
+    told["root"]["object"][1]["schedule"]["state"]["dict"][1].append(["step", 1])
+    fresh, other = made()
+    with pytest.raises(Unkept, match=r"\.schedule\.step is its class's"):
+        other.put(tensors, told)
+    assert "step" not in vars(fresh.schedule)
+
+
+WRONG: tuple[Any, ...] = (
+    *(None, True, -1, 2**40, 2**70, 1e300, float("nan"), "", "torch", "\x00", "__class__"),
+    *([], {}, [None], {"a": 1}, [[[1]]], {"same": ""}, {"same": ".values"}, {"constant": None}),
+    *({"weight": ".model.linear.weight"}, {"shape": ["float32", [2**62, 2**62]]}),
+    *({"tensor": ["torch", True]}, {"object": [f"{HERE}:Side", {}]}, {"deque": [-1, []]}),
+)
+"""In place of whatever stands in a state."""
+
+
+def places(value: Any, before: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Of each value within; of long lists the first elements'."""
+    inner = list(enumerate(value[:4])) if isinstance(value, list) else []
+    inner = list(value.items()) if isinstance(value, dict) else inner
+    found = [before] if before else []
+    return found + [place for key, each in inner for place in places(each, (*before, key))]
+
+
+def test_nothing_in_a_state_is_believed() -> None:
+    server, snapshot = made()
+    train(server)
+    kept, whole = snapshot.take()
+    whole = json.dumps(whole)
+    refused = 0
+    for place in places(json.loads(whole)):
+        for wrong in WRONG:
+            told = json.loads(whole)
+            owner = told
+            for step in place[:-1]:
+                owner = owner[step]
+            owner[place[-1]] = wrong
+            try:
+                made()[1].put(kept, told)
+            except Unkept:
+                refused += 1
+    assert refused > 1000
 
 
 def test_no_file_puts_hooks_into_modules() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from made_events import Reported
 from safetensors.torch import load_file, save_file
 
 from methods import Shard
-from nodes.checkpoint import Snapshot, Unkept, store
+from nodes.checkpoint import Snapshot, Unkept, state_file, store
 from nodes.checkpoint.store import Checkpointer, Start, choose, ready
 from testbed.config_error import ConfigError
 
@@ -155,7 +156,7 @@ def test_torn_at_every_byte_no_state_is_taken(run: Run) -> None:
     whole = path.read_bytes()
     for length in range(0, len(whole), 7):
         path.write_bytes(whole[:length])
-        with pytest.raises(ConfigError, match=r"server\.1\.safetensors is missing or torn"):
+        with pytest.raises(ConfigError, match=r"\(server\.1\.safetensors: is torn"):
             choose(run.folder, CLIENTS, 1)
 
 
@@ -249,8 +250,20 @@ def test_a_failing_disk_is_told_and_leaves_no_part(
 
 
 def forge(run: Run, name: str, state: str) -> None:
+    """A file that is whole in itself."""
     tensors = {".done": torch.zeros(3), "torch": torch.get_rng_state()}
-    save_file(tensors, run.folder / name, {"state": state})
+    made = state_file.encoded(tensors, None)
+    old, new = json.dumps("null"), json.dumps(state)
+    header = made.header[state_file.LENGTH_BYTES :].replace(old.encode(), new.encode())
+    length = len(header).to_bytes(state_file.LENGTH_BYTES, "little")
+    with (run.folder / name).open("wb") as file:
+        made._replace(header=length + header).write(file)
+
+
+def test_what_is_forged_here_is_whole(run: Run) -> None:
+    run.round(1)
+    forge(run, "server.2.safetensors", '{"told": {"parts": {"client-1": 1}}}')
+    assert choose(run.folder, ["client-1"], 2) == Start(2, {"server": 2, "client-1": 1})
 
 
 @pytest.mark.parametrize(
@@ -269,6 +282,34 @@ def test_what_the_server_told_is_not_believed(run: Run, state: str) -> None:
     run.round(1)
     forge(run, "server.2.safetensors", state)
     assert choose(run.folder, CLIENTS, 2) == everywhere(1)
+
+
+def test_a_state_without_a_checksum_is_refused_in_words(run: Run) -> None:
+    run.round(1)
+    path = run.folder / "server.1.safetensors"
+    save_file({".done": torch.zeros(3)}, path, {"state": '{"told": {"parts": {}}}'})
+    with pytest.raises(ConfigError, match=r"server\.1\.safetensors: has no checksum: an older ver"):
+        choose(run.folder, CLIENTS, 1)
+    with pytest.raises(Unkept, match=r"server\.1\.safetensors: has no checksum"):
+        run.keepers["server"].load(1)
+
+
+def test_a_client_without_a_whole_state_is_told_with_the_reason(run: Run) -> None:
+    run.round(1)
+    path = run.folder / "client-2.1.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(ConfigError, match=r"client-2\.1\.safetensors: is torn or was changed"):
+        choose(run.folder, CLIENTS, 1)
+
+
+def test_what_could_not_be_read_again_is_not_written(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.round(1)
+    monkeypatch.setattr(state_file, "MOST_HEADER_BYTES", 200)
+    run.save("server", 2, parts={})
+    assert "server.2.safetensors: 0.0 MB of names and numbers" in run.events[-1]["reason"]
+    assert run.there()["server"] == [1]
 
 
 def test_a_pipe_is_no_state(run: Run) -> None:
@@ -291,7 +332,7 @@ def test_a_state_larger_than_the_memory_is_not_read(
     run.round(1)
     little = SimpleNamespace(available=100)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: little)
-    with pytest.raises(Unkept, match=r"server\.1\.safetensors has 0 MB, and 0 are free"):
+    with pytest.raises(Unkept, match=r"server\.1\.safetensors: has 0 MB, and 0 are free"):
         run.keepers["server"].load(1)
 
 
