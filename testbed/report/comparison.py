@@ -20,7 +20,7 @@ from testbed.record.run_summary import Summary
 from testbed.report import curves, different_networks, summaries
 from testbed.report.curves import Point
 from testbed.report.svg import number
-from testbed.report.text import few
+from testbed.report.text import few, one_line
 
 TEXTS = ("run", "where")
 """Columns that are no figures."""
@@ -283,8 +283,8 @@ def _line(row: Row) -> list[str]:
     never = "-" if row.best is None else "never"
     to_target = (row.minutes_to_target, row.wire_mb_to_target)
     return [
-        row.name,
-        row.where,
+        one_line(row.name),
+        one_line(row.where),
         "-" if row.best is None else f"{row.best:.3f}",
         never if row.rounds_to_target is None else str(row.rounds_to_target),
         *(never if value is None else number(value) for value in to_target),

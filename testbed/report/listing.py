@@ -11,6 +11,7 @@ from rich.table import Table
 from testbed.config_error import ConfigError
 from testbed.report import curves, summaries
 from testbed.report.svg import number
+from testbed.report.text import one_line
 
 DEPTHS = ("*/summary.json", "*/*/summary.json", "*/*/*/summary.json")
 """A run; one in a folder of runs; a bench's, in BENCH/CELL/RUN."""
@@ -54,7 +55,7 @@ def table(found: Iterable[dict[str, Any]]) -> Table:
         accuracy, minutes, wire = (row.get(name) for name in ("accuracy", "minutes", "wire_mb"))
         own = {**row, "status": _status(row)}
         shown.add_row(
-            *(str(own.get(name, "-")) for name in columns),
+            *(one_line(str(own.get(name, "-"))) for name in columns),
             "-" if accuracy is None else f"{accuracy:.3f}",
             "-" if minutes is None else number(minutes),
             "-" if wire is None else number(wire),

@@ -13,6 +13,7 @@ from testbed.record import events, host_load
 from testbed.record.events import Event, UpDown
 from testbed.record.run_summary import Summary
 from testbed.record.summary import SummaryBuilder
+from testbed.report.text import one_line
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -134,18 +135,19 @@ class RoundLines:
 
 
 def _metrics(metrics: Mapping[str, float | None]) -> str:
-    return "  ".join(f"{name} {metric(value)}" for name, value in metrics.items())
+    return "  ".join(f"{one_line(name)} {metric(value)}" for name, value in metrics.items())
 
 
 def closing_table(summary: Summary) -> Table:
     """The run in one table: result, time, and bytes at their three levels."""
-    table = Table(title=f"{summary.method} on {summary.profile}", title_justify="left")
+    title = one_line(f"{summary.method} on {summary.profile}")
+    table = Table(title=title, title_justify="left")
     table.add_column("what")
     table.add_column("value", justify="right")
     for name, value in summary.metrics.final.items():
         initial = summary.metrics.initial
         was = f"{metric(initial[name])} -> " if name in initial else ""
-        table.add_row(name, f"{was}{metric(value)}")
+        table.add_row(one_line(name), f"{was}{metric(value)}")
     evaluated = summary.evaluated
     if evaluated.images != evaluated.of:
         table.add_row("test images evaluated", f"{evaluated.images:,} of {evaluated.of:,}")

@@ -314,12 +314,20 @@ def _versions(versions: dict[str, str]) -> str:
 def _repeat(story: Story, folder: Path) -> Markup:
     config = shlex.quote((folder / "config.toml").as_posix())
     again = f"python cli.py launch --config={config}"
-    typed = f"python {story.summary.command}"
+    typed = f"python {_quoted_anew(story.summary.command or '')}"
     return section(
         "repeat",
         "Run it again",
         tag("p", "With every setting as it was, also those that were left to their defaults:"),
         tag("pre", tag("code", again), tabindex=0),
-        tag("p", "As it was typed:"),
+        tag("p", "As it was typed, as the record has it:"),
         tag("pre", tag("code", typed), tabindex=0),
     )
+
+
+def _quoted_anew(command: str) -> str:
+    """The same words: a record may say anything, and somebody may take it to a shell."""
+    try:
+        return shlex.join(shlex.split(command))
+    except ValueError:
+        return shlex.quote(command)

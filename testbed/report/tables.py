@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from testbed import files
 from testbed.network.direction import WAYS
 from testbed.network.topology import SERVER
 from testbed.record.run_summary import Summary
+from testbed.report.text import one_line
 
 Row = dict[str, Any]
 LEVELS = ("payload", "message", "wire")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+_FORMULA = re.compile(r"(^|[;,|]|\\[tnr])(?=[=+\-@\uff1d\uff0b\uff0d\uff20])")
+"""Before what a spreadsheet would carry out; not all of them divide cells at commas alone."""
 _PACKETS = ("queue_drops", "losses")
 
 
@@ -136,9 +139,8 @@ def _with_unit(name: str) -> str:
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, str) and value.startswith(_FORMULA):
-        # Which a spreadsheet would carry out.
-        return f"'{value}"
+    if isinstance(value, str):
+        return _FORMULA.sub(r"\1'", one_line(value))
     return str(value).lower() if isinstance(value, bool) else value
 
 
@@ -146,7 +148,7 @@ def scalars(summary: Summary) -> Iterable[tuple[str, float, int, float]]:
     """Scalars for TensorBoard: (tag, value, round, seconds so far); round 0 is the start."""
     for name, value in summary.metrics.initial.items():
         if value is not None:
-            yield f"metrics/{name}", float(value), 0, 0.0
+            yield f"metrics/{one_line(name)}", float(value), 0, 0.0
     for entry, row in zip(summary.rounds, rounds(summary), strict=True):
         if not entry.finished:
             continue
@@ -155,7 +157,7 @@ def scalars(summary: Summary) -> Iterable[tuple[str, float, int, float]]:
                 continue
             if name not in ("round", "elapsed_s"):
                 yield (
-                    f"{_group(name, entry.metrics)}/{name}",
+                    f"{_group(name, entry.metrics)}/{one_line(name)}",
                     float(value),
                     row["round"],
                     row["elapsed_s"],

@@ -9,11 +9,17 @@ _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 """What a terminal obeys, what turns the order of letters, and halves of letters; not line ends."""
+_BREAKS = {"\t": r"\t", "\n": r"\n"}
 
 
 def visible(text: str) -> str:
     r"""The text with such characters as a string literal has them: "\x1b", "\u202e"."""
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def one_line(text: str) -> str:
+    """The text visible, and in one line whatever is in it."""
+    return "".join(_BREAKS.get(each, each) for each in visible(text))
 
 
 def few(names: Sequence[str]) -> str:

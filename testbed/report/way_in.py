@@ -18,6 +18,7 @@ from testbed.network.topology import SERVER
 from testbed.record.events import known
 from testbed.record.reading import EVENTS, Damaged
 from testbed.report.read import Story, read, refusing
+from testbed.report.text import one_line
 
 
 class Links(NamedTuple):
@@ -105,7 +106,7 @@ def _is_namespace(pid: int, descriptor: int) -> bool:
 
 def lines(links: Links) -> Iterator[str]:
     """Lines that a shell takes: everything but commands is a comment."""
-    yield f"# links: {links.backend}"
+    yield f"# links: {one_line(links.backend)}"
     if not links.commands:
         yield "# no qdiscs: a process of the run shapes these links, and tc has nothing to show"
     for name, command in links.enter.items():

@@ -82,7 +82,8 @@ def test_text_of_a_run_stays_in_its_cell(tmp_path: Path) -> None:
     found = events()
     found.insert(-1, lost)
     output("export", folder(tmp_path / "run", found), "--csv", f"--out={tmp_path / 'a' / 'b'}")
-    assert rows(tmp_path / "a" / "b" / "clients.csv")[0]["lost"] == reason
+    cell = rows(tmp_path / "a" / "b" / "clients.csv")[0]["lost"]
+    assert cell == reason.replace("\n", r"\n")
 
 
 def test_a_metric_does_not_take_a_columns_place() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import io
 import json
 import os
@@ -327,12 +328,33 @@ def test_a_write_that_fails_leaves_no_part(tmp_path: Path, monkeypatch: pytest.M
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
+def test_tags_are_text() -> None:
+    summary = made_run.summary(made_run.events(clients=1, rounds=1))
+    for metrics in (summary.metrics.initial, summary.rounds[0].metrics):
+        metrics["a\x1b[2J\nb"] = 0.5  # type: ignore[index]
+    tags = {tag for tag, *_ in export.tables.scalars(summary)}
+    assert r"metrics/a\x1b[2J\nb" in tags and not any("\x1b" in tag for tag in tags)
+
+
 def test_cells_are_no_formulas(tmp_path: Path) -> None:
-    names = ("=1+1", "+1", "-1", "@x", "\tx")
+    names = ("=1+1", "+1", "-1", "@x", "\uff1d1")
     summary = made_run.summary(made_run.events(clients=1, rounds=1))
     summary.rounds[0].metrics = dict.fromkeys(names, -1.5)
     summary.per_client[0].profile = "=cmd"
     export.tables.write(summary, tmp_path)
     rounds, clients = ((tmp_path / f"{n}.csv").read_text() for n in ("rounds", "clients"))
     assert all(f"'{name}" in rounds for name in names)
+    # Where a spreadsheet divides cells at something else than commas.
+    for name, cell in (
+        ("a;=cmd", "a;'=cmd"),
+        ("a\t@x", r"a\t'@x"),
+        ("\t=1", r"\t'=1"),
+        ("a\r\n=1", r"a\r\n'=1"),
+        ("\x1b[2J", r"\x1b[2J"),
+    ):
+        summary.per_client[0].profile = name
+        export.tables.write(summary, tmp_path)
+        with (tmp_path / "clients.csv").open(newline="") as file:
+            (row,) = csv.DictReader(file)
+        assert row["profile"] == cell
     assert "'=cmd" in clients and ",-1.5" in rounds and "'-1.5" not in rounds

@@ -145,6 +145,22 @@ def test_the_command_repeats_the_run() -> None:
     assert "python cli.py launch --profile=4g" in said
 
 
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("cli.py launch; rm -r x", "python cli.py 'launch;' rm -r x"),
+        ("cli.py $(rm -r x)", "python cli.py '$(rm' -r 'x)'"),
+        ("cli.py\nrm -r x", "python cli.py rm -r x"),
+        ("cli.py 'a", "python 'cli.py '\"'\"'a'"),
+    ],
+)
+def test_the_command_of_a_record_is_one(typed: str, shown: str) -> None:
+    found = events()
+    found[0]["command"] = typed
+    story = gather(read(lines(found)))
+    assert shown in words(parsed(run_page.page(story, Path("results/run"))), "repeat")
+
+
 def test_nothing_of_a_run_is_html() -> None:
     hostile = events(method=HOSTILE, profile=HOSTILE, options={HOSTILE: HOSTILE + '"\x00\ud800'})
     hostile[-1] |= {"status": "failed", "reason": HOSTILE}

@@ -15,7 +15,7 @@ from rich.console import Group
 from rich.table import Table
 
 from testbed.record.summary import SummaryBuilder
-from testbed.report import terminal
+from testbed.report import comparison, listing, terminal
 from testbed.report.progress import RoundLines, closing_table
 from testbed.report.terminal import Guarded, Output
 
@@ -202,6 +202,32 @@ def test_what_comes_from_outside_is_text(
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\ud800]", seen)
 
 
+def test_no_name_begins_a_line_of_its_own(tmp_path: Path) -> None:
+    events = made_run.events(clients=1, rounds=1, method="x\ny", profile="x\ny")
+    for event in events:
+        if event["event"] == "round":
+            event["metrics"] = {"x\ny": 0.5, "accuracy": 0.5}
+    run = made_run.folder(tmp_path / "run", events)
+    tally, out = SummaryBuilder(), io.StringIO()
+    lines = RoundLines(terminal.console(out), 1, 1)
+    for event in events:
+        tally.take(typed(event))
+        lines.take(typed(event), tally)
+    lines.close()
+    compared, target = comparison.compare(comparison.runs([run]), None)
+    tables = (
+        *(closing_table(tally.summary()), listing.table(listing.rows(tmp_path))),
+        comparison.table(compared, target),
+    )
+    output = Output()
+    for table in tables:
+        with output.console.capture() as captured:
+            output.console.print(table)
+        out.write(captured.get())
+    assert out.getvalue().count(r"x\ny") >= 5
+    assert not re.search("^y", out.getvalue(), re.M) and "│ y" not in out.getvalue()
+
+
 def test_rounds_of_hostile_names_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     events = made_run.events(clients=1, rounds=1)
     for event in events:
@@ -243,7 +269,7 @@ def test_a_congestion_control_that_was_not_asked_for_is_named_at_the_end(
 
 PRINTING = """
 import sys
-from testbed.report import terminal
+from testbed.report import comparison, listing, terminal
 from testbed.report.terminal import Output
 terminal.guard()
 output = Output(as_json=sys.argv[1] == "json", quiet=sys.argv[1] == "quiet")

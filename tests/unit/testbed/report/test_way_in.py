@@ -97,6 +97,11 @@ def test_what_no_run_writes_is_refused(tmp_path: Path, links: dict[str, Any]) ->
         way_in.of(folder)
 
 
+def test_a_backends_name_begins_no_command(tmp_path: Path) -> None:
+    found = list(way_in.lines(way_in.of(run(tmp_path, "netem\nrm -r x"))))
+    assert found[0] == r"# links: netem\nrm -r x"
+
+
 def test_a_traces_name_begins_no_command(tmp_path: Path) -> None:
     traced = {**installed(LINE), "trace": "walk\nrm -r x"}
     folder = run(tmp_path, qdiscs=[[traced, traced]] * 2)
