@@ -8,7 +8,7 @@ ARGS ?= --profile=4g --clients=20
 INPUTS := pyproject.toml constraints.txt hatch_build.py
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: env launch test check lint bench clean
+.PHONY: env launch test check lint bench sbom clean
 
 $(BIN)/.installed: $(INPUTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -47,6 +47,10 @@ lint: $(BIN)/.installed-dev
 
 bench: $(BIN)/.installed
 	$(BIN)/python benchmarks/run.py $(BENCHMARKS)
+
+# What is installed for it, as CycloneDX JSON.
+sbom: $(BIN)/.installed-dev
+	$(BIN)/python .ci/sbom.py > wiretune.cdx.json
 
 clean:
 	rm -rf $(VENV) .venv-peers

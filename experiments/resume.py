@@ -61,7 +61,7 @@ class Resumption:
             )
 
     def read(self, config: RunConfig, facts: Facts) -> list[str]:
-        """What the run reads outside its folder because its config.toml says so, as it names it.
+        """Files and models outside its folder that the run reads because its config.toml says so.
 
         ``facts``: those that "run" would have now.
         """
