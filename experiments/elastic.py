@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from testbed.config_error import ConfigError
 from testbed.network.topology import Plan
 from testbed.processes import cores
 from testbed.record.host_load import ELASTIC_LINKS
@@ -16,10 +17,20 @@ def crowd(config: RunConfig, layout: Plan) -> str:
     return f"{nodes} nodes on {cores.words()}"
 
 
-def possible(config: RunConfig, links: str) -> float | Literal["auto", "elastic"]:
-    """The run's dilation as it can be over such ``links``.
+def possible(config: RunConfig, links: str, *, asked: bool) -> float | Literal["auto", "elastic"]:
+    """The run's dilation as it can be over such ``links``: the machine's pace where need be.
 
-    The queue of netem is the kernel's, and so are the time-outs of gloo.
+    Raises:
+        ConfigError: an elastic clock is ``asked`` for in so many words, and cannot be.
     """
-    can = links in ELASTIC_LINKS and config.transport != "gloo"
-    return config.dilation if can or config.dilation != "elastic" else 1.0
+    if config.dilation != "elastic":
+        return config.dilation
+    if config.transport == "gloo":
+        reason = "gloo's time-outs are its own; take --transport=zmq"
+    elif links not in ELASTIC_LINKS:
+        reason = f"the queue of {links} links is the kernel's; take --links=userspace"
+    else:
+        return "elastic"
+    if asked:
+        raise ConfigError(f"dilation = 'elastic': {reason}, or --dilation=K")
+    return 1.0

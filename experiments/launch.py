@@ -86,7 +86,9 @@ def _launch(
     # What a dilated run's links really are: a rate that is divided may be none any more.
     slower = layout if config.dilation == "auto" else dilated(layout, pace(config))
     backend, why = choice.choose(config.links, slower, crowd=elastic.crowd(config, layout))
-    config = msgspec.structs.replace(config, dilation=elastic.possible(config, backend.name))
+    asked_for = flags.get("dilation") == "elastic"
+    possible = elastic.possible(config, backend.name, asked=asked_for)
+    config = msgspec.structs.replace(config, dilation=possible)
     pinned, asked, told = _congestion(config, flags, backend.name, killed)
     config = msgspec.structs.replace(config, congestion=pinned)
     program = FineTuning(config, len(profiles))

@@ -352,10 +352,11 @@ class FineTuning:
         ratio = self._ratio(fastest)
         elastic = self._run.dilation == "elastic"
         if ratio * clock.dilation() < 1 and not (self._any_device or elastic):
+            least = host_load.rounded_up(1.1 / ratio)
             raise ConfigError(
                 f"{fastest} trains {1 / ratio:.3g} times as fast as a core here, which reaches "
                 f"{(self._host_rate or 0) / 1e9:.3g} GFLOP/s on {self._run.model}: "
-                f"--dilation=auto, or at least {host_load.rounded_up(1.1 / ratio):g}"
+                f"--dilation=elastic over userspace or loopback links, or at least {least:g}"
             )
 
 

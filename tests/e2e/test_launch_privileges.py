@@ -28,7 +28,7 @@ def test_links_that_cannot_work_are_refused(launch, without_user_namespaces):
 
 
 def test_auto_takes_the_links_that_work_and_says_why(launch, without_user_namespaces):
-    run = launch(*PAIR, prefix=without_user_namespaces)
+    run = launch(*PAIR, "--dilation=1", prefix=without_user_namespaces)
     assert run.finish() == 0, run.describe()
     assert "links: loopback (not netem: " in run.stdout
     assert "; not userspace: make a user namespace" in run.stdout

@@ -60,8 +60,11 @@ CASES = {
         ["--compute=modelled", "--device-class=phone:3,pi:4"],
         ["is for 7 clients, the run has 20"],
     ),
-    "dilation": (["--dilation=slow"], ["dilation = 'slow'", "from 1 to 10000, or auto"]),
-    "dilation of less": (["--dilation=0.5"], ["dilation = 0.5", "from 1 to 10000, or auto"]),
+    "dilation": (["--dilation=slow"], ["dilation = 'slow'", "from 1 to 10000, elastic or auto"]),
+    "dilation of less": (
+        ["--dilation=0.5"],
+        ["dilation = 0.5", "from 1 to 10000, elastic or auto"],
+    ),
     "memory that no client trains in": (
         ["--client-memory-mb=1e-9"],
         ["client_memory_mb = 1e-09", "no client trains in less than 3 MB"],
