@@ -9,12 +9,15 @@ import math
 from msgspec import UNSET
 
 from testbed.fidelity.paths import RTT_TOLERANCE_MS
+from testbed.network.direction import SEGMENT_BYTES
 from testbed.network.topology import SERVER
 from testbed.record.events import Facts, Fidelity, Verdict, known
 from testbed.record.run_summary import Certificate, Computed, Host, Judged, Summary
 
 LATE_SHARE = 0.05
 """Of the time of all rounds, by which a node may be late in them."""
+AGAIN_SHARE = 0.01
+"""Of the bytes on the wire, that TCP may send again though nothing was lost."""
 AIMED_SHARE = 0.02
 """What a dilation is chosen for."""
 SPARE = 0.6
@@ -44,12 +47,27 @@ def judge(summary: Summary, links: Facts, busy_cores: float | None = None) -> Ho
             f"one packet of a hundred left its link {links_late_ms:.1f} ms late or more, of which "
             f"{RTT_TOLERANCE_MS:g} are allowed"
         )
+    if summary.elastic and (again := _sent_again_for_nothing(summary)) > AGAIN_SHARE:
+        failures.append(
+            f"TCP sent {100 * again:.1f} % of all bytes again that were not lost, since packets "
+            f"stood still with the clock; {100 * AGAIN_SHARE:g} are allowed"
+        )
     figures = (latest.node, round(share, 4), links_late_ms, needed, busy_cores)
     if failures:
         return Host("fail", "; ".join(failures), *figures)
     packets = "" if links_late_ms is None else f", packets {links_late_ms:.1f} ms late"
     reason = f"{latest.node} was late for {100 * share:.1f} % of the rounds' time{packets}"
     return Host("pass", reason, *figures)
+
+
+def _sent_again_for_nothing(summary: Summary) -> float:
+    """Share of the wire's bytes that TCP sent again, beyond what lines lost or dropped."""
+    again = lost = 0
+    for client in summary.per_client:
+        told = (client.retransmitted.up, client.retransmitted.down)
+        again += sum(each.bytes for each in told if each is not None)
+        lost += client.losses.both + client.queue_drops.both
+    return max(0, again - SEGMENT_BYTES * lost) / max(1, summary.bytes.wire.both)
 
 
 def cure(summary: Summary) -> str | None:

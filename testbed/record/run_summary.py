@@ -51,6 +51,7 @@ class Times(msgspec.Struct, kw_only=True):
         Figure, "of this machine: as emulated, times the dilation, and what the clock stood still"
     ] = 0.0
     host_total: Annotated[Figure, "likewise"] = 0.0
+    held: Annotated[Figure, "of this machine, that an elastic clock stood still"] = 0.0
 
 
 class Bytes(msgspec.Struct, kw_only=True):

@@ -424,6 +424,7 @@ class SummaryBuilder:
         startup_s = self._last_t if self._training_began_s is None else self._startup_s
         since_s = self._untold_since_s
         first_s = 0.0 if since_s is None else self._last_t - since_s
+        held_s = self._held_earlier_s + self._held_s
         return Summary(
             run_id=run.run_id,
             command=run.command,
@@ -449,7 +450,8 @@ class SummaryBuilder:
                 training=first_s if self._trained_s is None else self._trained_s,
                 total=self._last_t,
                 host_startup=run.dilation * startup_s + self._held_at_start_s,
-                host_total=run.dilation * self._last_t + self._held_earlier_s + self._held_s,
+                host_total=run.dilation * self._last_t + held_s,
+                held=round(held_s, 6),
             ),
             dilation=run.dilation,
             elastic=run.elastic,

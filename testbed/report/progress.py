@@ -159,12 +159,14 @@ def closing_table(summary: Summary) -> Table:
         rounds = ", ".join(str(each.from_round) for each in summary.resumed)
         table.add_row("resumed after round", rounds)
     seconds, slower = summary.seconds, summary.dilation != 1
-    here = " of this machine" if slower else ""
+    here = " of this machine" if slower or summary.elastic else ""
     table.add_row(f"startup, s{here}", f"{seconds.host_startup:.2f}")
     table.add_row("training, s", f"{seconds.training:.2f}")
     table.add_row(f"total, s{here}", f"{seconds.host_total:.2f}")
     if slower:
         table.add_row("dilation", f"{summary.dilation:g}")
+    if summary.elastic:
+        table.add_row("of that the clock stood still, s", f"{seconds.held:.2f}")
     for level in ("payload", "message", "wire"):
         amounts: UpDown = getattr(summary.bytes, level)
         label = f"{level} bytes, up / down"

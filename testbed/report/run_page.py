@@ -114,6 +114,11 @@ def _after(summary: Summary) -> str:
 
 def _dilation(summary: Summary) -> str:
     found = f" (by {summary.dilation_found})" if summary.dilation_found else ""
+    if summary.elastic:
+        return (
+            f"elastic: the run's clock stood still for {summary.seconds.held:.1f} s of this "
+            "machine, while nodes had to wait for a core"
+        )
     if summary.dilation == 1:
         return f"none{found}: times are those of this machine"
     return (

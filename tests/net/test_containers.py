@@ -62,10 +62,12 @@ def test_a_proc_that_cannot_be_written_is_enough(prefix: str) -> None:
     facts = inside(FACTS, READ_ONLY, prefix=prefix)
     assert f"'rootless': {bool(prefix)}" in facts
     assert "'tcp_metrics': 'kept from one connection to the next" in facts
+    assert "'tcp_after_idle': 'starts slowly again" in facts
 
 
 def test_where_it_can_be_nothing_is_said_of_it() -> None:
-    assert "tcp_metrics" not in inside(FACTS)
+    facts = inside(FACTS)
+    assert "tcp_metrics" not in facts and "tcp_after_idle" not in facts
 
 
 @pytest.mark.parametrize(

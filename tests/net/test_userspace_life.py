@@ -8,18 +8,22 @@ import select
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import psutil
 import pytest
-from stations import Station, device_counters, echo, ipv6_addresses, ping
+from stations import LIMIT_S, PORT, READY, Station, device_counters, echo, ipv6_addresses, ping
 
+from testbed import clock
 from testbed.links.interface import LinkError
-from testbed.links.linux import namespaces
+from testbed.links.linux import namespaces, netlink
 from testbed.links.userspace import backend as userspace
 from testbed.network.direction import Direction
 from testbed.network.profiles import LinkProfile
@@ -218,3 +222,93 @@ def test_probe_without_user_namespaces_says_which_settings_forbid_them(without_u
     reason = run_probe(without_user_namespaces)
     assert reason.startswith("make a user namespace")
     assert "user.max_user_namespaces" in reason
+
+
+RTM_GETROUTE, RTA_METRICS, RTAX_RTO_MIN, ROUTE_BYTES = 26, 8, 13, 12
+LOSSY = LinkProfile(name="lossy", up=Direction(loss_percent=1.0))
+CORRUPT = LinkProfile(name="corrupt", down=Direction(corrupt_percent=1.0))
+
+
+def timers(channel: Channel) -> dict[str, Any]:
+    """Least time-out of TCP in this namespace, None where it is the kernel's own, and whether it
+    probes for what was sent last."""
+    least = []
+    with netlink.open_route() as route:
+        for message in netlink.dump(route, RTM_GETROUTE, struct.pack("=B11x", socket.AF_INET)):
+            metrics = netlink.attributes(message[ROUTE_BYTES:]).get(RTA_METRICS)
+            if metrics is not None and RTAX_RTO_MIN in (found := netlink.attributes(metrics)):
+                least.append(struct.unpack("=I", found[RTAX_RTO_MIN])[0])
+    probes = Path("/proc/sys/net/ipv4/tcp_early_retrans").read_text().strip() != "0"
+    return {"least_ms": least[0] if least else None, "probes": probes}
+
+
+@pytest.mark.parametrize(
+    ("dilation", "link", "least_ms", "probes"),
+    [
+        pytest.param(1.0, UNLIMITED, None, True, id="the machine's clock"),
+        pytest.param(16.0, LOSSY, 3200, True, id="a slower clock"),
+        pytest.param("elastic", UNLIMITED, 3000, False, id="elastic"),
+        pytest.param("elastic", LOSSY, None, True, id="elastic and lossy"),
+        pytest.param("elastic", CORRUPT, None, True, id="elastic and corrupt"),
+    ],
+)
+def test_timers_of_tcp_suit_the_clock(dilation, link, least_ms, probes):
+    with clock.emulated(dilation, 2):
+        network = userspace.up(plan([link]))
+        try:
+            for node in plan([link]).nodes:
+                with contextlib.closing(Station(network, node, timers)) as station:
+                    assert station.result() == {"least_ms": least_ms, "probes": probes}
+        finally:
+            network.down()
+
+
+def trip(address: str) -> Callable[[Channel], Any]:
+    """Exchange one datagram; returns the round trip in seconds of the run's clock."""
+
+    def body(channel: Channel) -> Any:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(LIMIT_S)
+            began = clock.monotonic()
+            sock.sendto(b"ping", (address, PORT))
+            channel.send(READY)
+            sock.recv(100)
+            return clock.monotonic() - began
+
+    return body
+
+
+def soon(condition: Callable[[], Any]) -> Any:
+    """What ``condition`` says once it says something."""
+    until = time.monotonic() + LIMIT_S
+    while not (found := condition()):
+        assert time.monotonic() < until
+        select.select([], [], [], 0.001)
+    return found
+
+
+def test_virtual_time_stands_still_for_packets_too():
+    """What is on its way while more compute than there are cores arrives after that, on time."""
+    layout = plan([LinkProfile(name="slow", up=Direction(delay_ms=50.0))])
+    crowd = len(os.sched_getaffinity(0)) + 1
+    with clock.elastic(crowd + 2):
+        virtual = clock.virtual()
+        network = userspace.up(layout)
+        try:
+            server, client = layout.nodes[0], layout.nodes[1]
+            with contextlib.closing(Station(network, server, echo(server.address))) as station:
+                station.ready()
+                virtual.follows = True
+                for node in range(crowd):
+                    virtual.take_place(2 + node)
+                    virtual.computes(2 + node, clock.monotonic_ns())
+                assert soon(lambda: virtual.is_held)
+                with contextlib.closing(Station(network, client, trip(server.address))) as sender:
+                    sender.ready()
+                    assert soon(lambda: network.counters()[1].up.frames) == 1
+                    assert network.counters()[0].down.frames == 0 and virtual.is_held
+                    for node in range(crowd):
+                        virtual.waits(2 + node)
+                    assert 0.05 <= sender.result() < 0.25
+        finally:
+            network.down()

@@ -23,6 +23,8 @@ CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
 TUN_PATH = "/dev/net/tun"
 INTERFACE = "wire0"
+_RTO_MIN_MS = 200
+"""Linux's TCP_RTO_MIN."""
 IFF_UP = 0x1
 IFF_NOARP = 0x80
 
@@ -46,6 +48,10 @@ _CAP_SYS_ADMIN = 21
 _CAP_NET_ADMIN = 12
 
 _NO_METRICS = "net/ipv4/tcp_no_metrics_save"
+_IDLE_RESTART = "net/ipv4/tcp_slow_start_after_idle"
+_TCP_SETTINGS = {_NO_METRICS: "1", _IDLE_RESTART: "0"}
+"""Else a second run of TCP starts from what the first one learned; and a connection starts anew
+after some 0.3 s without anything to send, by the kernel's clock, which is not that of a run."""
 _MAX_NETWORKS = Path("/proc/sys/user/max_net_namespaces")
 _KEPT_FROM = "in a container, its capabilities or its filter of system calls forbid it"
 _USER_STEP = (
@@ -143,11 +149,11 @@ def enter(namespaces: tuple[int, ...]) -> None:
 
 
 def enter_new_node_namespace() -> int:
-    """Move this thread into a network namespace whose TCP learns nothing; its descriptor."""
+    """Move this thread into a network namespace with TCP as runs have it; its descriptor."""
     network = enter_new_network_namespace()
-    # Else a second run of TCP starts from what the first one learned.
-    with contextlib.suppress(LinkError):
-        set_sysctl(_NO_METRICS, "1")
+    for name, value in _TCP_SETTINGS.items():
+        with contextlib.suppress(LinkError):
+            set_sysctl(name, value)
     return network
 
 
@@ -167,11 +173,18 @@ def set_sysctl(name: str, value: str) -> None:
 
 def tcp_facts() -> dict[str, object]:
     """Settings and metrics of TCP connections in the present network namespace."""
+    found: dict[str, object] = {"congestion_default": congestion_control()}
+    if not _is_set(_NO_METRICS):
+        found["tcp_metrics"] = "kept from one connection to the next: /proc/sys is read-only here"
+    if not _is_set(_IDLE_RESTART):
+        found["tcp_after_idle"] = "starts slowly again: /proc/sys is read-only here"
+    return found
+
+
+def _is_set(name: str) -> bool:
     with contextlib.suppress(LinkError):
-        if _read(f"/proc/sys/{_NO_METRICS}").strip() == "1":
-            return {"congestion_default": congestion_control()}
-    kept = "kept from one connection to the next: /proc/sys is read-only here"
-    return {"congestion_default": congestion_control(), "tcp_metrics": kept}
+        return _read(f"/proc/sys/{name}").strip() == _TCP_SETTINGS[name]
+    return False
 
 
 def congestion_control() -> str:
@@ -261,22 +274,25 @@ def open_tun(address: str, prefix_bits: int, mtu_bytes: int, queue_packets: int)
     return descriptor
 
 
-def have_patience(network: IPv4Network, timeout_ms: int) -> None:
-    """Have TCP take nothing for lost before ``timeout_ms``, and send no probes of that either.
+def probe_no_tails() -> None:
+    """Have TCP of the present network namespace send no probes for the ends of what it sent."""
+    with contextlib.suppress(LinkError):  # Where it is read-only, there are some more packets.
+        set_sysctl("net/ipv4/tcp_early_retrans", "0")
 
-    Where losses are few and made by full queues alone, later segments tell of them.
+
+def set_least_timeout(network: IPv4Network, factor: float) -> None:
+    """Have TCP over INTERFACE wait ``factor`` times as long as by itself, at least, beyond a round
+    trip before it takes something for lost.
 
     Raises:
         LinkError: the kernel refuses.
     """
-    with contextlib.suppress(LinkError):
-        set_sysctl("net/ipv4/tcp_early_retrans", "0")
     main, static, link, unicast = 254, 4, 253, 1
     bits = network.prefixlen
     body = struct.pack("=BBBBBBBBI", socket.AF_INET, bits, 0, 0, main, static, link, unicast, 0)
     body += netlink.attribute(_RTA_DST, network.network_address.packed)
     body += netlink.attribute(_RTA_OIF, struct.pack("=I", socket.if_nametoindex(INTERFACE)))
-    least = netlink.attribute(_RTAX_RTO_MIN, struct.pack("=I", timeout_ms))
+    least = netlink.attribute(_RTAX_RTO_MIN, struct.pack("=I", round(factor * _RTO_MIN_MS)))
     # TCP heeds it only where it is locked.
     lock = netlink.attribute(_RTAX_LOCK, struct.pack("=I", 1 << _RTAX_RTO_MIN))
     body += netlink.nest(_RTA_METRICS, lock, least)

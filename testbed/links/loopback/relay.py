@@ -15,7 +15,6 @@ from testbed.links.loopback.hop import Lines
 from testbed.links.loopback.listeners import HOST, Listeners
 from testbed.links.loopback.stream import Streams
 from testbed.links.process import CounterTable, Facts, Shape, say_up
-from testbed.links.queueing.lateness import Lateness
 from testbed.network.profiles import LinkProfile
 from testbed.network.tcp_cap import caps_kbit
 from testbed.network.topology import Plan
@@ -56,7 +55,6 @@ class _Relay:
         # epoll counts in milliseconds; select on its descriptor, where it can, in microseconds.
         if sys.platform == "linux" and self._selector.fileno() < SELECT_LIMIT:
             self._precise.append(self._selector.fileno())
-        self._lateness = Lateness()
 
     def run(self, channel: Channel) -> Facts:
         self._selector.register(channel, EVENT_READ, channel)
@@ -68,10 +66,10 @@ class _Relay:
                 elif isinstance(key.data, int):
                     self._listeners.accept(key.data)
                 elif self._handle(channel):
-                    return {"connections": self._listeners.opened, **self._lateness.facts()}
+                    return {"connections": self._listeners.opened, **self._time.facts()}
             now = self._time.now()
             for release, chunk in self._lines.release(now):
-                self._lateness.add(now - release)
+                self._time.lateness.add(now - release)
                 self._streams.deliver(chunk)
             self._streams.flush()
             self._time.look(self._lines.due < math.inf)

@@ -16,6 +16,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+from testbed import clock
 from testbed.links.interface import LinkError
 from testbed.links.linux import namespaces, netlink, offload
 from testbed.links.netem import qdisc, trace_pacer
@@ -94,6 +95,8 @@ class Wiring:
                 namespaces.set_flags(control, namespaces.INTERFACE, _FLAGS)
                 namespaces.set_flags(control, "lo", namespaces.IFF_UP)
                 namespaces.set_address(control, node.address, SUBNET.prefixlen)
+            if clock.dilation() > 1:
+                namespaces.set_least_timeout(SUBNET, clock.dilation())
             if not self._features:
                 self._features = offload.feature_names(control, namespaces.INTERFACE)
             offload.switch_off(control, namespaces.INTERFACE, self._features)

@@ -5,8 +5,10 @@ Needs /dev/net/tun and root, or a kernel that lets users make user namespaces.
 
 import os
 import sys
+from collections.abc import Callable
 
 from testbed import clock
+from testbed.links import timekeeper
 from testbed.links.interface import Endpoint, LinkCounters
 from testbed.links.linux import descriptors, namespaces
 from testbed.links.process import CounterTable, Facts, LinkProcess, objection, say_up
@@ -18,7 +20,9 @@ from testbed.processes.channel import Channel
 
 name = "userspace"
 
-PATIENCE_MS = 3000
+PATIENCE = 15
+"""As many times as long TCP waits before it takes something for lost, where the clock may stand
+still for packets that are on their way and none is lost but by a full queue."""
 PROBE_LIMIT_S = 10.0
 SERVER_QUEUE_PACKETS, CLIENT_QUEUE_PACKETS = 10_000, 4000
 """Room in each TUN device, so that drops happen in the modelled queue and not before it. The kernel
@@ -98,11 +102,17 @@ class UserspaceNetwork:
 
 def _run(plan: Plan, channel: Channel, counters: CounterTable) -> Facts:
     """The link process: make the namespaces, hand them out, carry packets until told to stop."""
+    # Before this process keeps to one core.
+    time = timekeeper.of_run()
     user = namespaces.enter_user_namespace_if_needed()
+    timers = _timers(plan)
     cores = receive_steering.choose_cores(plan)
     others = cores[1] if cores else set()
-    made = [_make_namespace(plan.server.address, SERVER_QUEUE_PACKETS, others)]
-    made += [_make_namespace(node.address, CLIENT_QUEUE_PACKETS, others) for node in plan.clients]
+    made = []
+    for node in plan.nodes:
+        queue_packets = CLIENT_QUEUE_PACKETS if node.index else SERVER_QUEUE_PACKETS
+        made.append(_make_namespace(node.address, queue_packets, others))
+        timers()
     spreads = all(spreads for _, _, spreads in made)
     if cores and spreads:
         os.sched_setaffinity(0, {cores[0]})
@@ -117,7 +127,29 @@ def _run(plan: Plan, channel: Channel, counters: CounterTable) -> Facts:
         "receiving": f"on cores {sorted(others)}" if spreads else "in the link process",
     }
     say_up(channel, facts, handles)
-    return forwarder.carry(plan, [device for _, device, _ in made], channel, counters)
+    return forwarder.carry(plan, [device for _, device, _ in made], channel, counters, time)
+
+
+def _timers(plan: Plan) -> Callable[[], None]:
+    """Setter of timers that suit the run's clock, for TCP of a namespace that has its device."""
+    if clock.dilation() > 1:
+        return lambda: namespaces.set_least_timeout(SUBNET, clock.dilation())
+    if clock.virtual() is None or _loses_packets(plan):
+        return lambda: None
+
+    def patient() -> None:
+        namespaces.set_least_timeout(SUBNET, PATIENCE)
+        namespaces.probe_no_tails()
+
+    return patient
+
+
+def _loses_packets(plan: Plan) -> bool:
+    """Whether any line of the plan does, other than by a full queue."""
+    links = [node.profile for node in plan.nodes if node.profile is not None]
+    lines = [line for link in links for line in (link.up, link.down)]
+    lines += [line for link in links for state in link.schedule for line in (state.up, state.down)]
+    return any(line.mean_loss_percent or line.corrupt_percent for line in lines)
 
 
 def _make_namespace(address: str, queue_packets: int, cores: set[int]) -> tuple[int, int, bool]:
@@ -128,6 +160,4 @@ def _make_namespace(address: str, queue_packets: int, cores: set[int]) -> tuple[
     network = namespaces.enter_new_node_namespace()
     spreads = bool(cores) and receive_steering.receive_on(cores)
     device = namespaces.open_tun(address, SUBNET.prefixlen, MTU_BYTES, queue_packets)
-    if clock.virtual() is not None:
-        namespaces.have_patience(SUBNET, PATIENCE_MS)
     return network, device, spreads

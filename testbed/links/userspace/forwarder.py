@@ -17,7 +17,6 @@ import select
 import socket
 from random import Random
 
-from testbed.links import timekeeper
 from testbed.links.process import (
     BYTES,
     DOWN,
@@ -29,8 +28,8 @@ from testbed.links.process import (
     Facts,
     Shape,
 )
-from testbed.links.queueing.lateness import Lateness
 from testbed.links.queueing.queue import FOREVER, Entry, LinkQueue
+from testbed.links.timekeeper import Timekeeper
 from testbed.links.userspace.batching import Batching, polled_s
 from testbed.links.userspace.bursts import (
     DESTINATION,
@@ -64,11 +63,17 @@ def prefer_this_process() -> bool:
     return True
 
 
-def carry(plan: Plan, devices: list[int], channel: Channel, counters: CounterTable) -> Facts:
+def carry(
+    plan: Plan,
+    devices: list[int],
+    channel: Channel,
+    counters: CounterTable,
+    time: Timekeeper,
+) -> Facts:
     """Carry packets between ``devices`` (one a node) until ``channel`` says stop or closes."""
     gc.freeze()
     gc.disable()
-    return _Carrier(plan, devices, counters).run(channel)
+    return _Carrier(plan, devices, counters, time).run(channel)
 
 
 def _corrupted(packet: Packet, number: int, random: Random) -> Packet:
@@ -102,12 +107,14 @@ class _Line:
 
 
 class _Carrier:
-    def __init__(self, plan: Plan, devices: list[int], counters: CounterTable) -> None:
+    def __init__(
+        self, plan: Plan, devices: list[int], counters: CounterTable, time: Timekeeper
+    ) -> None:
         self._words = counters.words
         # The plan numbers its nodes from 0, so that a node's index is its place in every list.
         ends = [(node.index, node.profile, devices[node.index]) for node in plan.nodes]
-        self._time = timekeeper.of_run()
-        self._now = now = self._time.now
+        self._time = time
+        self._now = now = time.now
         self._up = [_Line(i, UP, p.up if p else None, fd, counters, now()) for i, p, fd in ends]
         self._down = [
             _Line(i, DOWN, p.down if p else None, fd, counters, now()) for i, p, fd in ends
@@ -118,7 +125,6 @@ class _Carrier:
         self._due: list[tuple[float, int, _Line]] = []
         self._epoll = select.epoll()
         self._batching = Batching(self._epoll.fileno())
-        self._lateness = Lateness()
         self._unroutable = 0
         self._write_errors = 0
         self._backlog_drops = backlog_drops()
@@ -220,7 +226,7 @@ class _Carrier:
 
     def _deliver(self, line: _Line, segments: Entry[Packet]) -> None:
         release, packet, first, count, step, size = segments
-        self._lateness.add(self._now() - release, count, step)
+        self._time.lateness.add(self._now() - release, count, step)
         self._batching.frames += count
         try:
             if isinstance(packet, bytes):
@@ -252,7 +258,7 @@ class _Carrier:
     def _closing_facts(self) -> Facts:
         before, now = self._backlog_drops, backlog_drops()
         return {
-            **self._lateness.facts(),
+            **self._time.facts(),
             "frames_in_turns": self._batching.frames_in_batches,
             "unroutable_packets": self._unroutable,
             "write_errors": self._write_errors,

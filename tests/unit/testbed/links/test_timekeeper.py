@@ -15,6 +15,7 @@ from testbed.links.timekeeper import (
     LENT_S,
     LOOK_S,
     MOST_HELD_S,
+    PAUSE_S,
     ElasticTime,
     MachineTime,
 )
@@ -31,6 +32,7 @@ class Bench:
         self.virtual = virtual
         self.keeper = ElasticTime(virtual, cores=2)
         self.turns: list[int] = []
+        self.runnable = 0
         give = virtual.give_turn
 
         def given(node) -> None:
@@ -60,6 +62,7 @@ def bench(monkeypatch):
         monkeypatch.setattr(time, "monotonic_ns", lambda: bench.ns)
         monkeypatch.setattr(time, "monotonic", lambda: bench.ns / 1e9)
         monkeypatch.setattr(os, "kill", lambda pid, number: None)
+        monkeypatch.setattr(bench.keeper, "_runnable", lambda: bench.runnable)
         yield bench
 
 
@@ -146,13 +149,47 @@ def test_between_two_looks_nothing_changes(bench):
 def test_turns_go_to_those_first_that_could_be_done_first(bench):
     for node, until in ((0, 4), (1, 2), (2, 3), (3, 1)):
         bench.computes(node, until * FAR_NS, in_turn=True)
-    bench.look()
+    assert bench.look()
     assert bench.turns == [3, 1]
     bench.look()
     assert bench.turns == [3, 1]
     bench.virtual.waits(1)
     bench.look()
     assert bench.turns == [3, 1, 2]
+
+
+def test_a_crowd_has_no_turn_beside_packets_on_their_way(bench):
+    for node in range(3):
+        bench.computes(node, FAR_NS, in_turn=True)
+    assert not bench.look(in_flight=True)
+    assert bench.turns == []
+    assert bench.look()
+    assert bench.turns == [0, 1]
+
+
+def test_as_many_as_there_are_cores_have_their_turns_at_once(bench):
+    for node in range(2):
+        bench.computes(node, FAR_NS, in_turn=True)
+    assert not bench.look(in_flight=True)
+    assert bench.turns == [0, 1]
+
+
+def test_time_pauses_while_threads_wait_for_a_core_and_no_longer(bench):
+    bench.look(in_flight=True)
+    bench.runnable = 3
+    assert bench.look(in_flight=True, after_s=LOOK_S)
+    assert bench.look(in_flight=True, after_s=PAUSE_S - 2 * LOOK_S)
+    bench.runnable = 2
+    assert not bench.look(in_flight=True, after_s=LOOK_S)
+
+
+def test_a_machine_that_is_busy_all_the_time_lets_time_go_on_all_the_same(bench):
+    bench.look(in_flight=True)
+    bench.runnable = 9
+    held = [bench.look(in_flight=True, after_s=LOOK_S) for _ in range(60)]
+    assert held[0] and 6 <= held.count(False) <= 20
+    bench.virtual.follows = False
+    assert not bench.look(in_flight=True)
 
 
 def test_short_spells_take_nobodys_turn(bench):
@@ -254,3 +291,33 @@ def test_who_computes_without_an_end_is_waited_for_no_longer(bench):
     for _ in range(3):
         bench.look(after_s=MOST_HELD_S / 100)
     assert not bench.virtual.is_held
+
+
+def test_packets_are_late_by_a_clock_that_waits_for_their_line_and_by_no_other(bench):
+    bench.virtual.follows = False
+    bench.keeper.wait_s(0.0)
+    bench.keeper.lateness.add(5.0)
+    bench.virtual.follows = True
+    bench.keeper.wait_s(0.0)
+    bench.keeper.lateness.add(0.0005)
+    bench.virtual.follows = False
+    bench.keeper.wait_s(0.0)
+    bench.keeper.lateness.add(6.0)
+    assert bench.keeper.facts()["lateness_max_ms"] == pytest.approx(0.5)
+    assert bench.keeper.facts()["releases"] == 1
+
+
+def test_standing_still_is_counted_and_with_packets_on_their_way_measured(bench):
+    for node in range(3):
+        bench.computes(node, FAR_NS)
+    assert bench.look(after_s=0.5)
+    assert not bench.look(in_flight=True)
+    assert bench.look(in_flight=True, after_s=1.0)
+    assert bench.look(in_flight=True, after_s=0.25)
+    assert bench.look(in_flight=True, after_s=0.25)
+    for node in range(3):
+        bench.virtual.waits(node)
+    assert not bench.look(after_s=5.0)
+    facts = bench.keeper.facts()
+    assert (facts["holds"], facts["holds_in_flight"]) == (2, 1)
+    assert facts["longest_hold_in_flight_ms"] == pytest.approx(500)

@@ -7,8 +7,8 @@ from made_host import CALM, ROUND_S, made, real
 from msgspec.structs import replace
 
 from testbed.record import host_load
-from testbed.record.events import Fidelity
-from testbed.record.run_summary import Host, Summary
+from testbed.record.events import Fidelity, UpDown
+from testbed.record.run_summary import Host, Resent, ResentUpDown, Summary
 from testbed.record.summary import SummaryBuilder
 
 
@@ -175,3 +175,21 @@ def test_what_was_judged_stands_in_the_summary() -> None:
     assert (fidelity.verdict, fidelity.reason) == ("fail", "client-1 waited")
     assert msgspec.to_builtins(fidelity.host) == told
     assert fidelity.links.verdict == "pass"
+
+
+@pytest.mark.parametrize(
+    ("elastic", "segments", "lost", "verdict"),
+    [(True, 8, 0, "fail"), (True, 6, 0, "pass"), (True, 8, 2, "pass"), (False, 8, 0, "pass")],
+)
+def test_packets_that_stood_still_must_not_be_sent_again(elastic, segments, lost, verdict) -> None:
+    """Of 1,000,000 bytes on the wire."""
+    given = made(real("client-1", 1, 0.0))
+    client = replace(
+        given.per_client[0],
+        retransmitted=ResentUpDown(up=Resent(segments, 1448 * segments)),
+        losses=UpDown(lost, 0),
+    )
+    wire = replace(given.bytes, wire=UpDown(400_000, 600_000))
+    found = host_load.judge(replace(given, elastic=elastic, per_client=[client], bytes=wire), CALM)
+    assert found.verdict == verdict
+    assert ("TCP sent 1.2 % of all bytes again" in found.reason) == (verdict == "fail")

@@ -250,9 +250,16 @@ def test_seconds_run_from_the_first_round_to_the_end_of_the_last() -> None:
         finished(2, 7, 2),
         at(9, "supervisor", "closed", status="ok", reason=None, links={}),
     )
-    here = {"host_startup": 2.5, "host_total": 9}
+    here = {"host_startup": 2.5, "host_total": 9, "held": 0}
     own = {"startup": 2.5, "calibration": 0, "training": 4.5, "total": 9}
     assert found["seconds"] == own | here
+
+
+CERTIFIED: dict[str, Any] = {
+    "seconds": 0.1,
+    "counters": [[[0] * 4] * 2] * 3,
+    "fidelity": {"verdict": "pass", "reason": "all hold", "checks": []},
+}
 
 
 def resumed(t: float, number: int) -> dict[str, Any]:
@@ -290,8 +297,29 @@ def test_of_a_dilated_run_the_machines_seconds_stand_beside_the_emulated() -> No
     assert found["dilation"] == 4
     assert found["seconds"] == {
         **{"startup": 2.5, "calibration": 0, "training": 1.5, "total": 4},
-        **{"host_startup": 10, "host_total": 16},
+        **{"host_startup": 10, "host_total": 16, "held": 0},
     }
+
+
+def test_what_an_elastic_clock_stood_still_stands_beside_the_emulated() -> None:
+    tally = SummaryBuilder()
+    tally.take(typed({"t": 0.0, "node": "supervisor", **RUN, "elastic": True}))
+    tally.take(typed(at(2, "supervisor", "certified", held_s=0.5, **CERTIFIED)))
+    tally.take(typed(at(2.5, "server", "round_started", round=1)))
+    tally.take(typed(finished(1, 4, 1.5)))
+    tally.take(typed(at(4, "supervisor", "wire", round=1, counters=[[[0] * 4] * 2] * 3, held_s=7)))
+    found = written(tally)
+    assert (found["dilation"], found["elastic"]) == (1, True)
+    assert found["seconds"] == {
+        **{"startup": 2.5, "calibration": 0.1, "training": 1.5, "total": 4},
+        **{"host_startup": 3, "host_total": 11, "held": 7},
+    }
+    # A process of a resumed run begins to count anew.
+    tally.take(typed(resumed(5, 1)))
+    assert tally.summary().seconds.held == 7
+    again = at(6, "supervisor", "wire", round=1, counters=[[[0] * 4] * 2] * 3, held_s=2)
+    tally.take(typed(again))
+    assert (tally.summary().seconds.held, tally.summary().seconds.host_total) == (9, 15)
 
 
 # Facts
@@ -303,7 +331,7 @@ def test_every_key_of_the_contract_is_there() -> None:
     assert found.keys() >= CONTRACT
     assert all(entry.keys() >= ROUND for entry in found["rounds"])
     assert found["seconds"].keys() == {
-        *("startup", "calibration", "training", "total", "host_startup", "host_total")
+        *("startup", "calibration", "training", "total", "host_startup", "host_total", "held")
     }
     for level in (found["bytes"], *(entry["bytes"] for entry in found["rounds"])):
         assert level.keys() == {"payload", "message", "wire", "by_kind"}
