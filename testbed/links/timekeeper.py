@@ -28,7 +28,7 @@ from testbed.virtual_time import BESIDE, Computing, Spell, VirtualTime
 
 LENT_S = 0.0005
 """Beyond when its keeper means to look again an elastic clock goes on: what it takes to wake."""
-PAUSE_S = 0.005
+PAUSE_S = 0.002
 """Longest pause in which threads that wait for a core may have one, before time goes on."""
 LOOK_S = 0.001
 """How often to look at the nodes while any of them computes."""
@@ -144,7 +144,7 @@ class ElasticTime:
             computing = [node for node in computing if node.spell not in self._ignored]
         if self._is_late(computing, in_flight):
             self._hold(host_s, in_flight)
-        elif virtual.follows and self._pauses(host_s):
+        elif in_flight and virtual.follows and self._pauses(host_s):
             virtual.hold()
         else:
             virtual.release()

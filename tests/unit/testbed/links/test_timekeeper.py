@@ -178,16 +178,18 @@ def test_time_pauses_while_threads_wait_for_a_core_and_no_longer(bench):
     bench.look(in_flight=True)
     bench.runnable = 3
     assert bench.look(in_flight=True, after_s=LOOK_S)
-    assert bench.look(in_flight=True, after_s=PAUSE_S - 2 * LOOK_S)
+    assert bench.look(in_flight=True, after_s=PAUSE_S - 1.5 * LOOK_S)
     bench.runnable = 2
     assert not bench.look(in_flight=True, after_s=LOOK_S)
+    bench.runnable = 3
+    assert not bench.look(after_s=10 * LOOK_S)
 
 
 def test_a_machine_that_is_busy_all_the_time_lets_time_go_on_all_the_same(bench):
     bench.look(in_flight=True)
     bench.runnable = 9
     held = [bench.look(in_flight=True, after_s=LOOK_S) for _ in range(60)]
-    assert held[0] and 6 <= held.count(False) <= 20
+    assert held[0] and 15 <= held.count(False) <= 30
     bench.virtual.follows = False
     assert not bench.look(in_flight=True)
 
