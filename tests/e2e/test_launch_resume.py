@@ -226,7 +226,9 @@ def test_modelled_nodes_on_links_of_their_own_go_on(launch, best_links, tmp_path
     assert [event["node"] for event in shaped] == ["client-1", "client-2"]
     assert all(event["up"]["rate_kbit"] == 50_000 for event in shaped)
     trained_s = sum(entry["seconds"] for entry in summary["rounds"][: again["from_round"]])
-    assert all(event["at_s"] >= trained_s > 0.2 for event in shaped)
+    # By when the supervisor heard of rounds, which is some milliseconds apart from their seconds.
+    assert trained_s > 0.2
+    assert all(event["at_s"] >= trained_s - 0.05 for event in shaped)
     # Bytes of the links before and after add up.
     wire = {"up": 0, "down": 0}
     for entry in summary["rounds"]:
