@@ -22,7 +22,7 @@ COLUMNS = {
     "accuracy": ("accuracy", "{:.3f}"),
     "clients' own then": ("client_accuracy", "{:.3f}"),
     "rounds": ("rounds_to_target", "{:g}"),
-    "minutes": ("minutes_to_target", "{:.2f}"),
+    "minutes": ("minutes_to_target", "{:.3f}"),
     "payload, MB": ("payload_mb_to_target", "{:.2f}"),
     "wire, MB": ("wire_mb_to_target", "{:.2f}"),
     "client memory at its peak, MB": ("client_memory_mb", "{:.1f}"),
