@@ -54,4 +54,4 @@ def test_what_is_of_one_machine_alone_is_left_out() -> None:
     text = "```\nlinks: userspace (not netem: none (modprobe sch_netem; …))\nround 1/5\n```"
     assert readme.printed(said) == text
     lacking = readme.methods_table([{"row": "a", **FIGURES, "client_accuracy": None}])
-    assert lacking.splitlines()[2].startswith("| a | 0.500 | | 0.5 | 0.50 |")
+    assert lacking.splitlines()[2].startswith("| a | 0.500 | | 0.5 | 0.500 |")
