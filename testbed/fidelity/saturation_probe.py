@@ -59,7 +59,10 @@ def _call(endpoint: Endpoint, listener: socket.socket, way: str, planned: Fill) 
 
 
 def _fill(sender: socket.socket, taker: socket.socket, planned: Fill) -> list[Note]:
-    """Keep the window full for the planned time; what arrived once the line was full."""
+    """Keep the window full for the planned time; what arrived once the line was full.
+
+    What is on its way then is waited for: later it would count as the first round's bytes.
+    """
     for end in (sender, taker):
         end.setblocking(False)
         if sys.platform == "linux":
@@ -73,16 +76,18 @@ def _fill(sender: socket.socket, taker: socket.socket, planned: Fill) -> list[No
     poller.register(taker, select.POLLIN)
     watched_s = time.monotonic() + planned.lead_s
     ends_s = watched_s + planned.window_s
-    while (now_s := time.monotonic()) < ends_s:
+    empty_s = ends_s + planned.lead_s
+    while (now_s := time.monotonic()) < ends_s or (taken < sent and now_s < empty_s):
+        filling = now_s < ends_s
         with contextlib.suppress(BlockingIOError):
-            while (room := planned.window_bytes - sent + taken) > 0:
+            while filling and (room := planned.window_bytes - sent + taken) > 0:
                 sent += sender.send(_CHUNK[:room])
-        poller.poll(math.ceil(1000 * (ends_s - now_s)))
+        poller.poll(math.ceil(1000 * ((ends_s if filling else empty_s) - now_s)))
         with contextlib.suppress(BlockingIOError):
             size, ancillary, _, _ = taker.recvmsg_into([buffer], TIMESTAMP_SPACE)
             if not size:
                 raise ConnectionError("the stream ended")
             taken += size
-            if now_s >= watched_s:
+            if filling and now_s >= watched_s:
                 notes.append((timestamp_ns(ancillary), taken))
     return notes

@@ -32,6 +32,8 @@ OTHER_ORDER = {"userspace": "ethernet:2", "loopback": "ethernet:2,wifi:1"}
 """The second time another client's update comes last."""
 METHODS = {"userspace": "fedpeft", "loopback": "fedavg"}
 ROUNDS = {"userspace": 3, "loopback": 2}
+MOST_WIRE = {"userspace": 1.3, "loopback": 1.08}
+"""Of a message's bytes: headers, acknowledgements and, of packets, a resent one or two."""
 
 
 @pytest.fixture(scope="module")
@@ -122,13 +124,12 @@ def test_every_payload_byte_is_a_trainable_parameter(summary, kind):
         assert entry["bytes"]["payload"] == dict.fromkeys(WAYS, CLIENTS[kind] * one_way)
 
 
-def test_each_level_of_bytes_holds_the_one_above(summary):
+def test_each_level_of_bytes_holds_the_one_above(summary, kind):
     for amounts in (summary["bytes"], *(client["bytes"] for client in summary["per_client"])):
         for way in WAYS:
             payload, message, wire = (amounts[level][way] for level in LEVELS)
             assert 0 < payload < message < wire
-            # Headers and acknowledgements; a resent byte or two.
-            assert wire < 1.3 * message
+            assert wire < MOST_WIRE[kind] * message
     for level in LEVELS:
         for way in WAYS:
             clients = sum(client["bytes"][level][way] for client in summary["per_client"])
