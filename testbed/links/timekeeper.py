@@ -83,9 +83,10 @@ class MachineTime:
 class ElasticTime:
     """Holds and releases a run's virtual time; of a run there is one."""
 
-    def __init__(self, virtual: VirtualTime, cores: int) -> None:
+    def __init__(self, virtual: VirtualTime, cores: int, machine_cores: int | None = None) -> None:
+        """``cores`` of the ``machine_cores`` are for this run."""
         self._virtual = virtual
-        self._cores = cores
+        self._cores, self._machine_cores = cores, machine_cores or cores
         self._outside, self._followed = Lateness(), Lateness()
         self.lateness = self._outside
         self._look_at = 0.0
@@ -93,7 +94,7 @@ class ElasticTime:
         self._paused_since = self._goes_until = 0.0
         self._load = _open_load()
         self._catches_up = False
-        self._holds = self._holds_in_flight = 0
+        self._holds = self._holds_in_flight = self._crowded = 0
         self._held_since = self._longest_in_flight_s = 0.0
         self._ignored: set[Spell] = set()
         """Of processes that do not go on."""
@@ -104,12 +105,14 @@ class ElasticTime:
 
     def facts(self) -> dict[str, float | int]:
         """Lateness while it was followed, for before no time waits for who carries the packets;
-        how often it was held, and how often and how long with packets on their way."""
+        how often it was held, and how often and how long with packets on their way; and how long it
+        went on though threads waited for a core."""
         return {
             **self._followed.facts(),
             "holds": self._holds,
             "holds_in_flight": self._holds_in_flight,
             "longest_hold_in_flight_ms": 1000 * self._longest_in_flight_s,
+            "crowded_ms": 1000 * LOOK_S * self._crowded,
         }
 
     def now(self) -> float:
@@ -173,12 +176,13 @@ class ElasticTime:
 
     def _pauses(self, host_s: float) -> bool:
         """Whether time stands still for a moment, since somebody waits for a core."""
-        if host_s < self._goes_until or self._runnable() <= self._cores:
+        if host_s < self._goes_until or self._runnable() <= self._machine_cores:
             self._paused_since = host_s
             return False
         if host_s - self._paused_since < PAUSE_S:
             return True
         self._goes_until = self._paused_since = host_s + LOOK_S
+        self._crowded += 1
         return False
 
     def _runnable(self) -> int:
@@ -237,4 +241,4 @@ def of_run() -> Timekeeper:
     virtual = clock.virtual()
     if virtual is None:
         return MachineTime()
-    return ElasticTime(virtual, cores.usable())
+    return ElasticTime(virtual, cores.usable(), os.cpu_count())

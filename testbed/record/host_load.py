@@ -18,6 +18,10 @@ LATE_SHARE = 0.05
 """Of the time of all rounds, by which a node may be late in them."""
 AGAIN_SHARE = 0.01
 """Of the bytes on the wire, that TCP may send again though nothing was lost."""
+CROWDED_SHARE = 0.65
+"""Of the rounds' time, in which an elastic clock may go on though threads wait for a core. With a
+free machine it is a third or less, with one other program at work half, and rounds are then up to
+a tenth longer; with five programs all, and a fourth."""
 AIMED_SHARE = 0.02
 """What a dilation is chosen for."""
 SPARE = 0.6
@@ -52,6 +56,11 @@ def judge(summary: Summary, links: Facts, busy_cores: float | None = None) -> Ho
             f"TCP sent {100 * again:.1f} % of all bytes again that were not lost, since packets "
             f"stood still with the clock; {100 * AGAIN_SHARE:g} are allowed"
         )
+    if (crowded := _crowded_s(links) / rounds_s) > CROWDED_SHARE:
+        failures.append(
+            f"for {min(100, 100 * crowded):.0f} % of the rounds' time more programs were at work "
+            f"than this machine has cores, whatever they were; {100 * CROWDED_SHARE:g} are allowed"
+        )
     figures = (latest.node, round(share, 4), links_late_ms, needed, busy_cores)
     if failures:
         return Host("fail", "; ".join(failures), *figures)
@@ -75,7 +84,10 @@ def cure(summary: Summary) -> str | None:
     if summary.dilation == 1 and not summary.elastic and summary.links in ELASTIC_LINKS:
         return "--dilation=elastic"
     needed = known(summary.fidelity.host.dilation_needed)
-    return None if needed is None else f"--dilation={needed:g}"
+    if needed is None:
+        return None
+    # An elastic clock that was crowded: what ran beside it is not in the nodes' own figures.
+    return f"--dilation={needed:g}" if needed > summary.dilation else "--dilation=auto"
 
 
 def _skipped(reason: str) -> Host:
@@ -130,6 +142,11 @@ def rounded_up(dilation: float) -> float:
 
 def _rounds_s(summary: Summary) -> float:
     return float(sum(entry.seconds or 0.0 for entry in summary.rounds))
+
+
+def _crowded_s(links: Facts) -> float:
+    found = links.get("crowded_ms")
+    return found / 1000 if isinstance(found, int | float) else 0.0
 
 
 def _lateness_ms(links: Facts) -> float | None:

@@ -30,7 +30,7 @@ class Bench:
     def __init__(self, virtual: VirtualTime) -> None:
         self.ns = 8 * 10**9
         self.virtual = virtual
-        self.keeper = ElasticTime(virtual, cores=2)
+        self.keeper = ElasticTime(virtual, cores=2, machine_cores=3)
         self.turns: list[int] = []
         self.runnable = 0
         give = virtual.give_turn
@@ -176,12 +176,12 @@ def test_as_many_as_there_are_cores_have_their_turns_at_once(bench):
 
 def test_time_pauses_while_threads_wait_for_a_core_and_no_longer(bench):
     bench.look(in_flight=True)
-    bench.runnable = 3
+    bench.runnable = 4
     assert bench.look(in_flight=True, after_s=LOOK_S)
     assert bench.look(in_flight=True, after_s=PAUSE_S - 1.5 * LOOK_S)
-    bench.runnable = 2
-    assert not bench.look(in_flight=True, after_s=LOOK_S)
     bench.runnable = 3
+    assert not bench.look(in_flight=True, after_s=LOOK_S)
+    bench.runnable = 4
     assert not bench.look(after_s=10 * LOOK_S)
 
 
@@ -190,6 +190,8 @@ def test_a_machine_that_is_busy_all_the_time_lets_time_go_on_all_the_same(bench)
     bench.runnable = 9
     held = [bench.look(in_flight=True, after_s=LOOK_S) for _ in range(60)]
     assert held[0] and 15 <= held.count(False) <= 30
+    crowded_ms = bench.keeper.facts()["crowded_ms"]
+    assert crowded_ms == pytest.approx(1000 * LOOK_S * held.count(False), abs=2)
     bench.virtual.follows = False
     assert not bench.look(in_flight=True)
 

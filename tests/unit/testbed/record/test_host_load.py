@@ -83,6 +83,13 @@ def test_what_gives_nodes_time_is_an_elastic_clock_where_there_can_be_one(facts,
     assert host_load.cure(given) == cure
 
 
+def test_where_the_nodes_themselves_had_time_the_trial_finds_what_to_type() -> None:
+    given = replace(made(real("client-1", 1, 0.0)), links="userspace", elastic=True)
+    host = Host("fail", "crowded", dilation_needed=1.0)
+    given = replace(given, fidelity=replace(given.fidelity, host=host))
+    assert host_load.cure(given) == "--dilation=auto"
+
+
 def test_links_that_the_kernel_shapes_say_nothing_of_lateness() -> None:
     found = host_load.judge(made(real("client-1", 1, 0.0)), {})
     assert (found.verdict, found.links_late_ms) == ("pass", None)
@@ -193,3 +200,12 @@ def test_packets_that_stood_still_must_not_be_sent_again(elastic, segments, lost
     found = host_load.judge(replace(given, elastic=elastic, per_client=[client], bytes=wire), CALM)
     assert found.verdict == verdict
     assert ("TCP sent 1.2 % of all bytes again" in found.reason) == (verdict == "fail")
+
+
+@pytest.mark.parametrize(("crowded_share", "verdict"), [(0.6, "pass"), (0.7, "fail")])
+def test_an_elastic_clock_must_not_go_on_while_others_have_the_cores(crowded_share, verdict):
+    given = made(real("client-1", 1, 0.0))
+    rounds_s = sum(entry.seconds for entry in given.rounds)
+    found = host_load.judge(given, CALM | {"crowded_ms": 1000 * crowded_share * rounds_s})
+    assert found.verdict == verdict
+    assert ("70 % of the rounds' time more programs were" in found.reason) == (verdict == "fail")
