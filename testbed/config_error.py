@@ -4,6 +4,9 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+MOST_LETTERS = 300
+"""Of what a refusal quotes."""
+
 
 class ConfigError(ValueError):
     """Refused before anything starts; the text names the field, the value and what is right."""
@@ -29,3 +32,10 @@ def refuse_unknown(prefix: str, table: Mapping[str, Any], known: Iterable[str]) 
                 f"{prefix}{key} = {value!r}: is no key here{closest(key, names)}; "
                 f"it is one of {', '.join(names)}"
             )
+
+
+def excerpt(error: object) -> str:
+    """The text of an error that may quote a file: all of a short one, or its two ends."""
+    text = str(error)
+    half = MOST_LETTERS // 2
+    return text if len(text) <= MOST_LETTERS else f"{text[:half]} ... {text[-half:]}"

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from nodes.checkpoint.kinds import Json
 from testbed import files
+from testbed.config_error import excerpt
 from testbed.transport.wire import DTYPES, encode_tensors
 
 CHECKSUM = "checksum"
@@ -104,7 +105,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Json]]:
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
         # RecursionError is one of the last.
-        raise Unreadable(f"is not as this version writes it ({error})") from error
+        raise Unreadable(f"is not as this version writes it ({excerpt(error)})") from error
     if not isinstance(state, dict) or not _is_shallow(state):
         raise Unreadable(f"is not as this version writes it (no JSON up to {MOST_DEPTH} deep)")
     return tensors, state

@@ -206,6 +206,8 @@ def _told(path: Path) -> Json:
 
 
 def _words(error: OSError | Unreadable) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "is missing"
     return getattr(error, "strerror", None) or str(error)
 
 

@@ -39,7 +39,7 @@ Begun = Annotated[int, _Meta(ge=1, le=MOST_ROUNDS)]
 Metrics = Mapping[str, Metric | None]
 Scalar = bool | Whole | Metric | str | None
 Option = bool | Whole | Setting | str | None
-Facts = dict[str, Scalar | list[Any] | dict[str, Any]]
+Facts = dict[str, Scalar]
 Verdict = Literal["pass", "fail", "skipped"]
 Way = tuple[Count, Count, Count, Count]
 Counters = list[tuple[Way, Way]]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from testbed import files
-from testbed.config_error import ConfigError
+from testbed.config_error import ConfigError, excerpt
 from testbed.record import events, recovery, spans
 from testbed.record.events import Event
 from testbed.record.reading import EVENTS, Damaged
@@ -86,7 +86,8 @@ def refusing(what: str) -> Iterator[None]:
         raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         kind = "" if isinstance(error, Damaged) else f"{type(error).__name__}: "
-        raise ConfigError(f"{what} is not as this version writes it ({kind}{error})") from error
+        why = f"{kind}{excerpt(error)}"
+        raise ConfigError(f"{what} is not as this version writes it ({why})") from error
 
 
 def gather(record: Iterable[Event | None]) -> Story:

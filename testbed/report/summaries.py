@@ -7,10 +7,14 @@ from pathlib import Path
 import msgspec
 
 from testbed import files
-from testbed.config_error import ConfigError
+from testbed.config_error import ConfigError, excerpt
 from testbed.record.run_summary import SCHEMA, Summary
 
 NAME = "summary.json"
+
+
+class _Named(msgspec.Struct):
+    schema: int | None = None
 
 
 def load(path: Path) -> Summary:
@@ -20,14 +24,14 @@ def load(path: Path) -> Summary:
         ConfigError: it cannot be read, or is not as this version writes it; the text says why.
     """
     try:
-        found = msgspec.json.decode(files.read(path, files.SUMMARY_BYTES))
-        schema = found.get("schema") if isinstance(found, dict) else None
+        found = files.read(path, files.SUMMARY_BYTES)
+        schema = msgspec.json.decode(found, type=_Named).schema
         if schema != SCHEMA:
             raise ConfigError(f"has schema {schema!r}, this version reads {SCHEMA}")
-        return msgspec.convert(found, Summary)
+        return msgspec.json.decode(found, type=Summary)
     except ConfigError:
         raise
     except OSError as error:
         raise ConfigError(error.strerror or str(error)) from error
     except (ValueError, OverflowError, RecursionError) as error:
-        raise ConfigError(f"is not as this version writes it ({error})") from error
+        raise ConfigError(f"is not as this version writes it ({excerpt(error)})") from error

@@ -185,7 +185,7 @@ def test_a_run_without_checkpoints_cannot_go_on(launch):
     kill_after(run, "wire", round=1)
     assert not (run.folder / "state").exists()
     text = refusal(launch, run)
-    assert "server.1.safetensors: No such file" in text and "--config" in text
+    assert "server.1.safetensors: is missing" in text and "--config" in text
 
 
 def test_a_changed_configuration_is_not_gone_on_with(launch):
