@@ -1,6 +1,7 @@
 """One run from flags to a closing table: what `cli.py launch` does."""
 
 import contextlib
+import os
 import shlex
 from collections import Counter
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import msgspec
 import methods
 from experiments import elastic
 from nodes.workload import data
+from testbed import files
 from testbed.config_error import ConfigError
 from testbed.links import choice
 from testbed.links.dilation import plan as dilated
@@ -91,6 +93,7 @@ def _launch(
     config = msgspec.structs.replace(config, dilation=possible)
     pinned, asked, told = _congestion(config, flags, backend.name, killed)
     config = msgspec.structs.replace(config, congestion=pinned)
+    layout = msgspec.structs.replace(layout, congestion=pinned)
     program = FineTuning(config, len(profiles))
     limits.allow(len(layout.nodes), streams=backend.name == "loopback")
     if program.peer_to_peer and backend.name == "loopback":
@@ -135,6 +138,7 @@ def _launch(
         for text in again.differences(facts):
             output.say(text, style="yellow")
         facts = again.facts(facts)
+    owned.callback(_give_to_caller, folder)
     # 3. The run, after a trial round where one is to say how slow it must be.
     if config.dilation == "auto":
         output.say("a trial round comes first, to find the dilation")
@@ -204,6 +208,15 @@ def _congestion(
         return None, None, None
     pinned, told = congestion.default()
     return pinned, congestion.DEFAULT, told
+
+
+def _give_to_caller(folder: Path) -> None:
+    """Results of a run by ``sudo`` are whose it is, and the folder of results with them."""
+    if (owner := files.caller()) is not None:
+        with contextlib.suppress(OSError):
+            files.give(folder, owner)
+            if folder.parent.stat().st_uid == 0 and not folder.parent.is_symlink():
+                os.chown(folder.parent, *owner, follow_symlinks=False)
 
 
 def _remove_if_empty(folder: Path) -> None:

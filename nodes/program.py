@@ -34,6 +34,7 @@ from testbed.metering import meter
 from testbed.network.topology import PORT, Node, client_address, client_name
 from testbed.processes import heap
 from testbed.processes.channel import Channel
+from testbed.processes.confinement import Reach
 from testbed.record import host_load
 from testbed.record.events import HostRate
 from testbed.run.config import RunConfig, choose, convert
@@ -203,6 +204,15 @@ class FineTuning:
             return Traffic(int(share * up), int(share * down), among_clients=True)
         return Traffic(up, down)
 
+    def reach(self, node: Node, port: int) -> Reach:
+        """Data, model and states, and the one port; among clients, all of their network's."""
+        model = Path(self.model)
+        reads = [each for each in (self._folder, model if model.is_absolute() else None) if each]
+        if self.peer_to_peer:
+            return Reach(tuple(reads), self._states)
+        own, others = ((port,), ()) if node.index == 0 else ((), (port,))
+        return Reach(tuple(reads), self._states, listens=own, calls=others)
+
     def run_node(self, node: Node, channel: Channel) -> None:
         compute = self._compute(node.index)
         clock.take_place(node.index, compute.woken)
@@ -287,9 +297,7 @@ class FineTuning:
         if self._states is None:
             return None, None
         snapshot = Snapshot(method, self._options, shard)
-        checkpointer = Checkpointer(
-            self._states, node.name, self._clients + 1, snapshot, channel.send
-        )
+        checkpointer = Checkpointer(Path(), node.name, self._clients + 1, snapshot, channel.send)
         number = self._start.files.get(node.name)
         return checkpointer, None if number is None else checkpointer.load(number)
 

@@ -105,6 +105,48 @@ def folder(path: Path) -> Path:
     return path
 
 
+def caller() -> tuple[int, int] | None:
+    """User and group that root works for, where it was called by ``sudo``."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return None
+    found = [os.environ.get(name, "") for name in ("SUDO_UID", "SUDO_GID")]
+    if not all(text.isascii() and text.isdecimal() and len(text) < 10 for text in found):
+        return None
+    user, group = map(int, found)
+    return (user, group) if user else None
+
+
+def give(path: Path, owner: tuple[int, int]) -> None:
+    """Give a file or a folder, with all in it, to a user and group, by root.
+
+    What has another name elsewhere stays whose it is, as do links and what they lead to: in a
+    folder that others may write to, a name could be of anything.
+
+    Raises:
+        OSError: it is not there, or may not be given.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _give(descriptor, owner)
+    finally:
+        os.close(descriptor)
+
+
+def _give(descriptor: int, owner: tuple[int, int]) -> None:
+    found = os.fstat(descriptor)
+    inside = os.listdir(descriptor) if stat.S_ISDIR(found.st_mode) else []
+    for name in inside:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with contextlib.suppress(OSError):
+            inner = os.open(name, flags, dir_fd=descriptor)
+            try:
+                _give(inner, owner)
+            finally:
+                os.close(inner)
+    if stat.S_ISDIR(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink == 1):
+        os.fchown(descriptor, *owner)
+
+
 def _opened(path: Path, flags: int, mode: str, buffering: int = -1) -> BinaryIO:
     # Without waiting: that is what opening a pipe would do.
     descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)

@@ -68,6 +68,11 @@ class VirtualTime:
         self._gate = select.poll()
         self._gate.register(self._open, select.POLLIN)
 
+    @property
+    def gate(self) -> int:
+        """The descriptor of the pipe's end that nodes wait at."""
+        return self._open
+
     def now_ns(self) -> int:
         words = self._words
         while True:

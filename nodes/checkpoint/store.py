@@ -24,6 +24,7 @@ from nodes.checkpoint.state_file import Unreadable
 from testbed import clock, files
 from testbed.config_error import ConfigError
 from testbed.network.topology import SERVER
+from testbed.processes import confinement
 from testbed.record.events import Report, Saved, Unsaved
 from testbed.record.recorder import FREE_BYTES_NEEDED
 
@@ -139,6 +140,10 @@ def ready(folder: Path, start: Start) -> Path:
         for path in own.iterdir():
             if path.name.startswith(".") or _number(path) > start.round:
                 path.unlink()
+        if os.geteuid() == 0:
+            # Its nodes write there, and may be somebody else or without root's rights by then.
+            with contextlib.suppress(PermissionError):
+                files.give(own, confinement.user() or (0, 0))
     except OSError as error:
         raise ConfigError(f"{own}: {error.strerror}; it must be a folder to write to") from error
     return own

@@ -14,6 +14,7 @@ from testbed.fidelity.paths import Arrivals, Path
 from testbed.links.interface import LinkError, Network
 from testbed.network.direction import Direction
 from testbed.network.topology import Node, Plan
+from testbed.processes import confinement
 from testbed.processes.channel import Channel
 from testbed.processes.worker import Go, NoAnswer, Refusal, Result, Stop, Worker
 
@@ -23,6 +24,8 @@ TRIES = 3
 """A busy host may hold up what is sent: a link is probed again where that says it is not as asked,
 and counts as it was at the try that found the least to object. A wrong link is wrong each time."""
 _UNLIMITED = Direction()
+_FOR_NAMESPACES = (confinement.SYS_ADMIN, confinement.NET_BIND_SERVICE)
+"""Capabilities to enter nodes' namespaces, and to take a low port in them."""
 
 
 class Seen(msgspec.Struct, tag="seen"):
@@ -49,6 +52,8 @@ class Prober:
             network.shape(plan.server, _UNLIMITED, _UNLIMITED)
 
         def run(channel: Channel) -> None:
+            # Of a namespace that this process enters it has those that its owner has.
+            confinement.give_up_capabilities(() if streams else _FOR_NAMESPACES)
             _probe(plan, network, streams, self._clients, channel)
             if self._server is not None:
                 channel.receive()

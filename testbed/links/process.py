@@ -7,14 +7,16 @@ mapping, and the process that carries the packets is its only writer.
 import contextlib
 import mmap
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
 
 from testbed.links.interface import Counters, LinkCounters, LinkError
 from testbed.network.direction import Direction
+from testbed.processes import confinement
 from testbed.processes.channel import MAX_FDS_PER_LINE, Channel, Garbled
+from testbed.processes.confinement import Reach
 from testbed.processes.worker import NoAnswer, Refusal, Refused, Result, Stop, Worker
 
 Facts = dict[str, Any]
@@ -90,9 +92,16 @@ class CounterTable:
         ]
 
 
-def say_up(channel: Channel, facts: Facts, descriptors: Sequence[int] = ()) -> None:
-    """Tell the owner that packets are carried now; give it descriptors and close them here."""
-    channel.send(Up(facts, len(descriptors)))
+def say_up(
+    channel: Channel, facts: Facts, descriptors: Sequence[int] = (), keep: Collection[int] = ()
+) -> None:
+    """Tell the owner that packets are carried now; give it descriptors and close them here.
+
+    All is set up then, and this process is confined: of its capabilities it has those of ``keep``.
+    It goes on to wake nodes by a signal.
+    """
+    held = confinement.confine(Reach(signals=True), keep).words()
+    channel.send(Up({**facts, "privileges": held}, len(descriptors)))
     for start in range(0, len(descriptors), MAX_FDS_PER_LINE):
         channel.send(Handed(), tuple(descriptors[start : start + MAX_FDS_PER_LINE]))
     for descriptor in descriptors:

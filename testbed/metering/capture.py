@@ -19,7 +19,9 @@ from testbed.links.interface import LinkError, Network
 from testbed.metering.pcap import SNAP_BYTES, Writer, packets
 from testbed.network.topology import Plan
 from testbed.probing.timestamps import TIMESTAMP_SPACE, enter, stamp_arrivals, timestamp_ns
+from testbed.processes import confinement
 from testbed.processes.channel import Channel
+from testbed.processes.confinement import Reach
 from testbed.processes.worker import Go, NoAnswer, Ready, Worker
 
 FOLDER = "captures"
@@ -150,6 +152,8 @@ def _serve(plan: Plan, network: Network, folder: Path, channel: Channel) -> dict
             taps.append(_Tap(network, plan, index, folder))
     except (OSError, LinkError) as error:
         raise LinkError(f"{plan.clients[len(taps)].name}: {error}") from error
+    # A packet socket that is open asks for no capability any more.
+    confinement.confine(Reach())
     channel.send(Ready())
     failure = None
     try:

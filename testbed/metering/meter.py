@@ -19,7 +19,7 @@ _TASKS = Path("/proc/self/task")
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _THREAD = "/proc/thread-self/schedstat"
-_RESET_PEAK = "5"
+_RESET_PEAK = b"5"
 
 PROJECT = Path(__file__).parents[2]
 PACKAGES = ("wiretune", "torch", "peft", "transformers", "numpy", "pyzmq", "msgspec", "safetensors")
@@ -47,6 +47,23 @@ def usage() -> dict[str, Any]:
     }
 
 
+_reset: tuple[int, int] | None = None
+"""A process, and its descriptor of its own ``_CLEAR_REFS``."""
+
+
+def ready() -> None:
+    """Open what ``usage`` writes to: a process that is confined may open it no more."""
+    with contextlib.suppress(OSError):
+        _clear_refs()
+
+
+def _clear_refs() -> int:
+    global _reset
+    if _reset is None or _reset[0] != os.getpid():
+        _reset = os.getpid(), os.open(_CLEAR_REFS, os.O_WRONLY | os.O_CLOEXEC)
+    return _reset[1]
+
+
 def _private_bytes() -> int:
     """Bytes that no other process shares: the unique set size."""
     if not _SMAPS.exists():
@@ -65,7 +82,7 @@ def _peak_bytes(private: int) -> int | None:
     try:
         peak, now = status_bytes("VmHWM"), status_bytes("VmRSS")
         with contextlib.suppress(OSError):
-            _CLEAR_REFS.write_text(_RESET_PEAK)
+            os.write(_clear_refs(), _RESET_PEAK)
     except (OSError, KeyError):
         return None
     return private + max(0, peak - now)

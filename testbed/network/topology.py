@@ -37,6 +37,8 @@ class Plan(msgspec.Struct, frozen=True):
 
     nodes: tuple[Node, ...]
     port: int = PORT
+    congestion: str | None = None
+    """Congestion control of the nodes' TCP connections; None: the host's default."""
 
     @property
     def server(self) -> Node:

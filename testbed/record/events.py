@@ -219,6 +219,18 @@ class Started(Event, tag="started", kw_only=True):
     pid: Annotated[Count, "of the process"]
 
 
+class Confined(Event, tag="confined", kw_only=True):
+    """By a node, once it has given up what it does not need: how the kernel holds it."""
+
+    capabilities: Annotated[Count, "how many it holds or may be given"]
+    no_new_privileges: Annotated[bool, "whether no program that it starts gains any"]
+    seccomp: Annotated[bool, "whether system calls are refused that it has no use for"]
+    landlock: Annotated[
+        Count | None, "version that keeps it to its files and ports; null: none does"
+    ]
+    missing: Annotated[list[str], "what of this could not be had, and why"] = []
+
+
 class Ended(Event, tag="ended", kw_only=True):
     """By a node's last moment, as the supervisor sees it."""
 
@@ -516,15 +528,28 @@ class Closed(Event, tag="closed", kw_only=True):
 
 
 KINDS: tuple[type[Event], ...] = (
-    *(Run, Links, Certified, Started, Ended, Ready, Connection, Joined, Away, Back, Message),
-    *(Reduced, Dropped, Lost, Missed, Overtaken, HostRate, Computed, RoundStarted, Round, Wire),
+    *(Run, Links, Certified, Started, Confined, Ended, Ready, Connection, Joined, Away, Back),
+    *(
+        Message,
+        Reduced,
+        Dropped,
+        Lost,
+        Missed,
+        Overtaken,
+        HostRate,
+        Computed,
+        RoundStarted,
+        Round,
+        Wire,
+    ),
     *(Evaluated, Shaped, Usage, Captured, Saved, Unsaved, Resumed, Failed, Limited, Host, Done),
     Closed,
 )
 """In the order in which a run has them."""
 Known = (
-    Run | Links | Certified | Started | Ended | Ready | Connection | Joined | Away | Back | Message
-    | Reduced | Dropped | Lost | Missed | Overtaken | HostRate | Computed | RoundStarted | Round
+    Run | Links | Certified | Started | Confined | Ended | Ready | Connection | Joined | Away
+    | Back | Message | Reduced | Dropped | Lost | Missed | Overtaken | HostRate | Computed
+    | RoundStarted | Round
     | Wire | Evaluated | Shaped | Usage | Captured | Saved | Unsaved | Resumed | Failed | Limited
     | Host | Done | Closed
 )  # fmt: skip

@@ -318,6 +318,9 @@ class Summary(msgspec.Struct, kw_only=True):
     connections: Annotated[
         dict[str, Count], "ends of connections by congestion control; `None`: it is not known"
     ] = {}
+    confined: Annotated[
+        dict[str, Count], "nodes by what the kernel holds them to: docs/security.md"
+    ] = {}
     captures: Annotated[Captures | None, "with `--pcap`"] = None
     resumed: Annotated[list[Resumed], "each time that the run was killed and went on"] = []
     checkpoints: Checkpoints = msgspec.field(default_factory=Checkpoints)

@@ -11,11 +11,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import msgspec
 from msgspec import UNSET
 
 from testbed.network.capacity import Access
 from testbed.network.direction import WAYS
 from testbed.network.topology import SERVER, client_address
+from testbed.processes.confinement import Confined
 from testbed.record import events, host_load, round_times
 from testbed.record.events import Event, Facts, UpDown, known
 from testbed.record.run_summary import (
@@ -110,6 +112,7 @@ class SummaryBuilder:
         self._processes: dict[str, Process] = {}
         self._computed: dict[str, Computed] = {}
         self._connections: dict[str, int] = defaultdict(int)
+        self._confined: dict[str, int] = defaultdict(int)
         self._dropped: dict[tuple[str, str, str], Dropped] = {}
         """By receiver, sender and reason."""
         self._resent: dict[str, dict[str, list[int]]] = {}
@@ -155,6 +158,7 @@ class SummaryBuilder:
             events.Host: self._on_host,
             events.Ready: self._on_ready,
             events.Connection: self._on_connection,
+            events.Confined: self._on_confined,
             events.Message: self._on_message,
             events.Reduced: self._on_reduced,
             events.Dropped: self._on_dropped,
@@ -213,6 +217,10 @@ class SummaryBuilder:
 
     def _on_connection(self, event: events.Connection) -> None:
         self._connections[str(event.congestion)] += 1
+
+    def _on_confined(self, event: events.Confined) -> None:
+        held = msgspec.convert(event, Confined, from_attributes=True)
+        self._confined[held.words()] += 1
 
     def _on_message(self, event: events.Message) -> None:
         amounts = event.kind, event.payload_bytes, event.message_bytes
@@ -472,6 +480,7 @@ class SummaryBuilder:
                 nodes=list(self._computed.values()),
             ),
             connections=self._connections,
+            confined=self._confined,
             captures=self._captures,
             resumed=self._resumed,
             checkpoints=self._kept,

@@ -16,10 +16,12 @@ from typing import Protocol
 import msgspec
 import psutil
 
+from testbed import clock
 from testbed.config_error import ConfigError
 from testbed.links.interface import Endpoint
+from testbed.metering import meter
 from testbed.network.topology import Node, Plan
-from testbed.processes import heap
+from testbed.processes import confinement, heap
 from testbed.processes.channel import Channel, ChannelClosed
 from testbed.processes.child import (
     describe_exit,
@@ -28,11 +30,14 @@ from testbed.processes.child import (
     run_as_child,
     watch_parent,
 )
+from testbed.processes.confinement import Reach
 from testbed.processes.worker import NoAnswer, Refusal, Refused, Result, Stop, Worker
-from testbed.record.events import Away, Back, Failed, Known, Lost
+from testbed.record.events import Away, Back, Confined, Failed, Known, Lost
 from testbed.run.feasible import Traffic
 
-_REQUEST = struct.Struct("!I")
+_REQUEST = struct.Struct("!IH")
+"""Which node, with _KILL to be ended, and the port that its endpoint names."""
+_KILL = 1 << 31
 _MAX_NAMESPACES = 4
 _UNPREPARED = "the zygote could not prepare:\n"
 MANY_NODES = 100
@@ -84,8 +89,11 @@ class Program(Protocol):
         its text alone.
         """
 
+    def reach(self, node: Node, port: int) -> Reach:
+        """Files and ports of a node whose server has ``port``: it opens no others once it runs."""
+
     def run_node(self, node: Node, channel: Channel) -> None:
-        """Be one node, to its end; runs in the node's own process and namespace.
+        """Be one node, to its end; runs in the node's own process and namespace, confined.
 
         The first line on ``channel`` is the Address; every line written to it is an event.
         """
@@ -135,7 +143,8 @@ class Zygote:
         ours, theirs = Channel.pair(Known, Told, node.name)
         handles = [theirs.fileno(), *endpoint.namespaces]
         try:
-            socket.send_fds(self._requests, [_REQUEST.pack(node.index)], handles)
+            request = _REQUEST.pack(node.index, endpoint.port)
+            socket.send_fds(self._requests, [request], handles)
             theirs.close()
             listener = () if endpoint.listener is None else (endpoint.listener,)
             ours.send(Address(endpoint.host, endpoint.port), listener)
@@ -150,7 +159,7 @@ class Zygote:
 
     def kill(self, node: Node) -> None:
         """End one node now."""
-        self._requests.sendall(_REQUEST.pack(node.index | 1 << 31))
+        self._requests.sendall(_REQUEST.pack(node.index | _KILL, 0))
 
     def down(self) -> None:
         """End the zygote and every node still running. Idempotent."""
@@ -208,16 +217,16 @@ def _handle(
     running: dict[int, Node],
     channel: Channel,
 ) -> None:
-    (order,) = _REQUEST.unpack(data)
-    node = plan.nodes[order & ~(1 << 31)]
-    if order >> 31:
+    order, port = _REQUEST.unpack(data)
+    node = plan.nodes[order & ~_KILL]
+    if order & _KILL:
         for pid in [pid for pid, other in running.items() if other is node]:
             os.kill(pid, signal.SIGKILL)
         return
     parent = os.getpid()
     pid = fork_alone()
     if pid == 0:
-        run_as_child(lambda: _be_node(node, handles, program, parent), parent)
+        run_as_child(lambda: _be_node(node, port, handles, program, parent), parent)
     running[pid] = node
     for handle in handles:
         os.close(handle)
@@ -233,23 +242,32 @@ def _reap(running: dict[int, Node], channel: Channel) -> None:
         channel.send(Reaped(node.index, pid, describe_exit(status)))
 
 
-def _be_node(node: Node, handles: list[int], program: Program, parent: int) -> None:
-    """Enter the node's namespaces and run the program; an error becomes an event."""
+def _be_node(node: Node, port: int, handles: list[int], program: Program, parent: int) -> None:
+    """Enter the node's namespaces and run the program there; an error becomes an event."""
     gc.enable()
     control, *entered = handles
     channel = Channel(socket.socket(fileno=control), Told)
-    watch_parent(parent)
     try:
         if entered:
             from testbed.links.linux.namespaces import enter
 
             enter(tuple(entered))
-            die_with_parent(parent)
             for handle in entered:
                 os.close(handle)
+        channel.send(_confined(control, program.reach(node, port)))
+        die_with_parent(parent)
+        watch_parent(parent)
         program.run_node(node, channel)
     except ChannelClosed:
         raise SystemExit(1) from None
     except Exception:
         channel.send(Failed(traceback=traceback.format_exc()))
         raise SystemExit(1) from None
+
+
+def _confined(control: int, reach: Reach) -> Confined:
+    """Leave this process its own: its channel, its files, and no right that it has no use for."""
+    virtual = clock.virtual()
+    confinement.hold_only([control] if virtual is None else [control, virtual.gate])
+    meter.ready()
+    return msgspec.convert(confinement.confine(reach), Confined, from_attributes=True)

@@ -1,9 +1,8 @@
 """Congestion control of TCP connections: which a run's have, and which one a connection uses.
 
-A run pins it, for hosts differ in their default and methods would be ranked by it. It is set on
-each connection and not in a namespace, where the kernel takes only those that the host's
-administrator allows to everybody: whoever may administer a connection's namespace, and a run made
-them all, may give it any that the kernel has.
+A run pins it, for hosts differ in their default and methods would be ranked by it. Where nodes have
+namespaces, their routes say it: a namespace's own default takes only what the host's administrator
+allows to everybody, and so does a connection of a node, which has no rights any more.
 """
 
 import contextlib
@@ -66,8 +65,10 @@ def set_on(descriptor: int, name: str) -> None:
     """Give a TCP socket its congestion control; what a listening one accepts has it too.
 
     Raises:
-        OSError: the kernel refuses it.
+        OSError: the kernel refuses it, and the socket has another.
     """
+    if used_by(descriptor) == name:
+        return
     with socket.socket(fileno=os.dup(descriptor)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
 

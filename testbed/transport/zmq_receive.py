@@ -9,6 +9,9 @@ from typing import Any
 
 import zmq
 
+# pyzmq imports it when it first sends without a copy, in a node that may not read it any more.
+import zmq.utils.garbage
+
 _DONT_WAIT = int(zmq.DONTWAIT)
 
 

@@ -41,7 +41,8 @@ _IFLA_TXQLEN, _IFLA_AF_SPEC = 13, 26
 _IFLA_INET_CONF, _FORWARDING = 1, 1
 _IFLA_INET6_ADDR_GEN_MODE, _NO_ADDRESS = 8, 1
 _RTM_NEWROUTE, _REPLACE, _CREATE = 24, 0x100, 0x400
-_RTA_DST, _RTA_OIF, _RTA_METRICS, _RTAX_LOCK, _RTAX_RTO_MIN = 1, 4, 8, 1, 13
+_RTA_DST, _RTA_OIF, _RTA_METRICS = 1, 4, 8
+_RTAX_LOCK, _RTAX_RTO_MIN, _RTAX_CONGESTION = 1, 13, 16
 _IFF_TUN_NO_PI_VNET_HDR = 0x5001
 _TUN_F_CSUM_TSO4 = 0x3
 _CAP_SYS_ADMIN = 21
@@ -280,27 +281,39 @@ def probe_no_tails() -> None:
         set_sysctl("net/ipv4/tcp_early_retrans", "0")
 
 
-def set_least_timeout(network: IPv4Network, factor: float) -> None:
-    """Have TCP over INTERFACE wait ``factor`` times as long as by itself, at least, beyond a round
-    trip before it takes something for lost.
+def tune_connections(
+    network: IPv4Network, *, patience: float = 1.0, congestion: str | None = None
+) -> None:
+    """Give TCP over INTERFACE what nodes, which have no rights, may not ask for.
+
+    It waits ``patience`` times as long as by itself, at least, beyond a round trip before it takes
+    something for lost. ``congestion``: its congestion control, which may be any that the kernel
+    has; None: the namespace's own.
 
     Raises:
         LinkError: the kernel refuses.
     """
+    metrics = []
+    if patience > 1:
+        least_ms = round(patience * _RTO_MIN_MS)
+        metrics.append(netlink.attribute(_RTAX_RTO_MIN, struct.pack("=I", least_ms)))
+        # TCP heeds it only where it is locked.
+        metrics.append(netlink.attribute(_RTAX_LOCK, struct.pack("=I", 1 << _RTAX_RTO_MIN)))
+    if congestion is not None:
+        metrics.append(netlink.attribute(_RTAX_CONGESTION, congestion.encode() + b"\0"))
+    if not metrics:
+        return
     main, static, link, unicast = 254, 4, 253, 1
     bits = network.prefixlen
     body = struct.pack("=BBBBBBBBI", socket.AF_INET, bits, 0, 0, main, static, link, unicast, 0)
     body += netlink.attribute(_RTA_DST, network.network_address.packed)
     body += netlink.attribute(_RTA_OIF, struct.pack("=I", socket.if_nametoindex(INTERFACE)))
-    least = netlink.attribute(_RTAX_RTO_MIN, struct.pack("=I", round(factor * _RTO_MIN_MS)))
-    # TCP heeds it only where it is locked.
-    lock = netlink.attribute(_RTAX_LOCK, struct.pack("=I", 1 << _RTAX_RTO_MIN))
-    body += netlink.nest(_RTA_METRICS, lock, least)
+    body += netlink.nest(_RTA_METRICS, *metrics)
     try:
         with netlink.open_route() as route:
             netlink.change(route, _RTM_NEWROUTE, _REPLACE | _CREATE, body)
     except OSError as error:
-        raise LinkError(f"set the least timeout of {INTERFACE}: {error.strerror}") from error
+        raise LinkError(f"set how TCP goes over {INTERFACE}: {error.strerror}") from error
 
 
 def set_address(control: socket.socket, address: str, prefix_bits: int) -> None:

@@ -99,6 +99,7 @@ class LoopbackNetwork:
         self._ports: list[int] = [server[1], *self._process.facts["ports"]]
         self.facts: dict[str, object] = {
             "backend": name,
+            "privileges": self._process.facts["privileges"],
             "wire_bytes": "estimated from the relayed stream",
             "loss": "none; the rate of a client's connections together is capped at what one TCP "
             "connection reaches by MSS/RTT*sqrt(3/2)/sqrt(p) (Mathis et al. 1997), with p the mean "

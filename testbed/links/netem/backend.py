@@ -34,6 +34,7 @@ from testbed.network.direction import WAYS, Direction, GilbertElliott
 from testbed.network.schedule import State
 from testbed.network.topology import Node, Plan, plan
 from testbed.processes.channel import Channel
+from testbed.processes.confinement import NET_ADMIN
 from testbed.processes.worker import Stop
 
 name = "netem"
@@ -168,7 +169,7 @@ def _run(plan: Plan, channel: Channel, counters: CounterTable) -> Facts:
     """The link process."""
     user = namespaces.enter_user_namespace_if_needed()
     wiring = Wiring(counters)
-    networks = [wiring.connect(node) for node in plan.nodes]
+    networks = [wiring.connect(node, plan.congestion) for node in plan.nodes]
     for node in plan.nodes:
         for way, key in enumerate(WAYS):
             wiring.shape(node, way, getattr(node.profile, key, None))
@@ -182,7 +183,8 @@ def _run(plan: Plan, channel: Channel, counters: CounterTable) -> Facts:
     }
     qdiscs = [msgspec.to_builtins(wiring.installed(node)) for node in plan.nodes]
     handles = [wiring.reader.detach(), wiring.network, *([] if user is None else [user]), *networks]
-    say_up(channel, {**facts, "qdiscs": qdiscs}, handles)
+    # What changes a link asks for it anew each time.
+    say_up(channel, {**facts, "qdiscs": qdiscs}, handles, keep=(NET_ADMIN,))
     _handle(plan, wiring, channel)
     return {
         "trace_steps": wiring.pacer.steps,

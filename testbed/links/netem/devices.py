@@ -70,8 +70,11 @@ class Wiring:
         self._installed: dict[int, qdisc.Installed] = {}
         self._counters = counters
 
-    def connect(self, node: Node) -> int:
-        """A new namespace for ``node`` behind a link without limits; its descriptor."""
+    def connect(self, node: Node, congestion: str | None = None) -> int:
+        """A new namespace for ``node`` behind a link without limits; its descriptor.
+
+        ``congestion``: congestion control of its TCP connections; None: the host's default.
+        """
         network = namespaces.enter_new_node_namespace()
         index, name = link_index(node.index), f"link{node.index}"
         ends = {
@@ -95,8 +98,9 @@ class Wiring:
                 namespaces.set_flags(control, namespaces.INTERFACE, _FLAGS)
                 namespaces.set_flags(control, "lo", namespaces.IFF_UP)
                 namespaces.set_address(control, node.address, SUBNET.prefixlen)
-            if clock.dilation() > 1:
-                namespaces.set_least_timeout(SUBNET, clock.dilation())
+            namespaces.tune_connections(
+                SUBNET, patience=clock.dilation(), congestion=congestion
+            )
             if not self._features:
                 self._features = offload.feature_names(control, namespaces.INTERFACE)
             offload.switch_off(control, namespaces.INTERFACE, self._features)

@@ -69,6 +69,7 @@ class UserspaceNetwork:
             "rootless": line["rootless"],
             **line["tcp"],
             "realtime": line["realtime"],
+            "privileges": line["privileges"],
             "receiving": line["receiving"],
             "offload": "TCP bursts cross the devices whole; in the lines each segment is a frame",
             "turns": f"of {1000 * BATCH_S:g} ms beyond {MOST_FRAMES_PER_S} frames a second",
@@ -105,14 +106,14 @@ def _run(plan: Plan, channel: Channel, counters: CounterTable) -> Facts:
     # Before this process keeps to one core.
     time = timekeeper.of_run()
     user = namespaces.enter_user_namespace_if_needed()
-    timers = _timers(plan)
+    tune = _tuning(plan)
     cores = receive_steering.choose_cores(plan)
     others = cores[1] if cores else set()
     made = []
     for node in plan.nodes:
         queue_packets = CLIENT_QUEUE_PACKETS if node.index else SERVER_QUEUE_PACKETS
         made.append(_make_namespace(node.address, queue_packets, others))
-        timers()
+        tune()
     spreads = all(spreads for _, _, spreads in made)
     if cores and spreads:
         os.sched_setaffinity(0, {cores[0]})
@@ -130,18 +131,20 @@ def _run(plan: Plan, channel: Channel, counters: CounterTable) -> Facts:
     return forwarder.carry(plan, [device for _, device, _ in made], channel, counters, time)
 
 
-def _timers(plan: Plan) -> Callable[[], None]:
-    """Setter of timers that suit the run's clock, for TCP of a namespace that has its device."""
-    if clock.dilation() > 1:
-        return lambda: namespaces.set_least_timeout(SUBNET, clock.dilation())
-    if clock.virtual() is None or _loses_packets(plan):
-        return lambda: None
+def _tuning(plan: Plan) -> Callable[[], None]:
+    """A setter of what suits the run's clock, and of its congestion control, for TCP of a namespace
+    that has its device."""
+    patience = clock.dilation()
+    elastic = clock.virtual() is not None and not _loses_packets(plan)
+    if elastic:
+        patience = PATIENCE
 
-    def patient() -> None:
-        namespaces.set_least_timeout(SUBNET, PATIENCE)
-        namespaces.probe_no_tails()
+    def tune() -> None:
+        namespaces.tune_connections(SUBNET, patience=patience, congestion=plan.congestion)
+        if elastic:
+            namespaces.probe_no_tails()
 
-    return patient
+    return tune
 
 
 def _loses_packets(plan: Plan) -> bool:
