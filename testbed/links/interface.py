@@ -59,7 +59,8 @@ class Network(Protocol):
     def shape(self, node: Node, up: Direction, down: Direction) -> None:
         """Give ``node``'s access link new parameters from now on.
 
-        What is in the line keeps its times. A trace starts at its first line.
+        What is in the line keeps its times. A trace starts at its first line; its file has been
+        read before the network was built, which may read none itself.
         """
 
     def counters(self) -> list[LinkCounters]:

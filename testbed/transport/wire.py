@@ -34,6 +34,12 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MAX_HEADER_BYTES = 1 << 20
 MAX_FRAME_BYTES = 1 << 32
 MAX_TENSORS = 10_000
+FEW_TENSORS, BYTES_A_TENSOR = 256, 512
+"""Tensors of a message however small it is, and bytes for each one more. One takes 2 KB of memory
+beside its values: so a message takes at most MEMORY_FACTOR times its bytes, and MEMORY_BYTES."""
+MEMORY_FACTOR, MEMORY_BYTES = 6, 1 << 20
+COPIED_BYTES = 4096
+"""Shorter frames are copied: what they arrive in may be much larger, and would stay with them."""
 MAX_TEXT = 1_000
 MAX_DETAILS = 100
 """Characters of a detail."""
@@ -130,6 +136,12 @@ def encode_header(header: Header) -> bytes:
     Raises:
         WireError: its receiver would not take it.
     """
+    most = _most_tensors(_payload_bytes(header))
+    if len(header.tensors) > most:
+        raise WireError(
+            f"{header.kind!r} cannot be sent: {len(header.tensors)} tensors, of so few bytes at "
+            f"most {most}"
+        )
     encoded = _encoder.encode(header)
     try:
         _decoder.decode(encoded)
@@ -142,6 +154,15 @@ def encode_header(header: Header) -> bytes:
             f"{MAX_HEADER_BYTES}"
         )
     return frame
+
+
+def _most_tensors(size: int) -> int:
+    return min(FEW_TENSORS + size // BYTES_A_TENSOR, MAX_TENSORS)
+
+
+def _payload_bytes(header: Header) -> int:
+    sizes = (math.prod(each.shape) * DTYPES[each.dtype].itemsize for each in header.tensors)
+    return sum(sizes)
 
 
 def _inflate(frame: memoryview | bytes) -> bytes:
@@ -159,13 +180,17 @@ def _inflate(frame: memoryview | bytes) -> bytes:
 
 
 def decode(frames: Sequence[memoryview | bytes]) -> tuple[Header, dict[str, torch.Tensor]]:
-    """A header and its named tensors from the frames of one message, without a copy.
+    """A header and its named tensors from the frames of one message; large ones without a copy.
 
     Raises:
         WireError: anything is not as the header says, or not allowed.
     """
     if not frames:
         raise WireError("no frames")
+    most = _most_tensors(sum(len(frame) for frame in frames))
+    if len(frames) - 1 > most:
+        # Their number is a reason that a record counts by: the same for any of them.
+        raise WireError("more tensors than a message of so few bytes may have")
     try:
         header = _decoder.decode(_inflate(frames[0]))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -197,7 +222,7 @@ def _decode_tensor(entry: TensorHeader, frame: memoryview | bytes) -> torch.Tens
         return torch.empty(entry.shape, dtype=dtype)
     raw = torch.from_numpy(np.frombuffer(frame, dtype=np.uint8))
     # A frame may begin at any address; a view of wider elements needs an aligned one.
-    if raw.data_ptr() % dtype.itemsize:
+    if len(frame) < COPIED_BYTES or raw.data_ptr() % dtype.itemsize:
         raw = raw.clone()
     if dtype is torch.bool and int(raw.max()) > 1:
         raise WireError(f"tensor {entry.name!r}: a bool byte is 0 or 1, found {int(raw.max())}")

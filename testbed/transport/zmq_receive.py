@@ -12,18 +12,25 @@ import zmq
 # pyzmq imports it when it first sends without a copy, in a node that may not read it any more.
 import zmq.utils.garbage
 
+from testbed.transport.wire import MAX_TENSORS
+
+MOST_FRAMES = MAX_TENSORS + 3
+"""A sender, a header, and one tensor more than a message may have, by which it is told."""
 _DONT_WAIT = int(zmq.DONTWAIT)
 
 
 def read(sock: zmq.Socket[Any], flags: int = 0) -> list[zmq.Frame]:
-    """All frames of one message, without a copy.
+    """All frames of one message, without a copy; of one with too many, only the first.
 
     Raises:
         zmq.Again: there is none, with zmq.DONTWAIT.
     """
-    frames = [sock.recv(flags, copy=False)]
-    while frames[-1].more:
-        frames.append(sock.recv(flags, copy=False))
+    frame = sock.recv(flags, copy=False)
+    frames = [frame]
+    while frame.more:
+        frame = sock.recv(flags, copy=False)
+        if len(frames) < MOST_FRAMES:
+            frames.append(frame)
     return frames
 
 

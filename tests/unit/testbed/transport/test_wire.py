@@ -5,6 +5,7 @@ import contextlib
 import gc
 import resource
 import sys
+import weakref
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from testbed.transport.wire import (
+    BYTES_A_TENSOR,
+    COPIED_BYTES,
     DTYPES,
+    FEW_TENSORS,
     MAX_FRAME_BYTES,
     MAX_HEADER_BYTES,
     MAX_TENSORS,
@@ -42,6 +46,10 @@ def arrived(data: bytes | memoryview) -> memoryview:
 def deflated(data: bytes) -> memoryview:
     """A first frame with ``data`` in it."""
     return arrived(zlib.compress(data))
+
+
+class Owner(bytearray):
+    """Memory of which it can be told whether somebody holds it."""
 
 
 def message(tensors: dict[str, Tensor]) -> list[memoryview]:
@@ -212,11 +220,20 @@ def test_encoding_a_contiguous_tensor_copies_nothing(name: str) -> None:
     assert buffer.nbytes == tensor.nbytes and buffer[-1] == 1
 
 
-def test_decoding_copies_nothing() -> None:
-    first, frame = message({"t": torch.zeros(3, dtype=torch.int16)})
+def test_decoding_copies_nothing_that_is_large() -> None:
+    first, frame = message({"t": torch.zeros(COPIED_BYTES // 2, dtype=torch.int16)})
     _, got = decode([first, frame])
     frame[-2:] = b"\x07\x00"
-    assert got["t"].tolist() == [0, 0, 7]
+    assert got["t"][-1] == 7
+
+
+def test_a_small_tensor_does_not_hold_what_it_came_in() -> None:
+    """ZeroMQ receives many small frames in one buffer of 8 KB."""
+    first, frame = message({"t": torch.zeros(COPIED_BYTES // 2 - 1, dtype=torch.int16)})
+    released = weakref.ref(owner := Owner(frame))
+    _, got = decode([first, memoryview(owner)])
+    del owner
+    assert released() is None and not got["t"].any()
 
 
 def test_decoded_tensors_keep_their_frames_alive() -> None:
@@ -290,6 +307,28 @@ def test_an_empty_tensor_with_bytes_is_refused() -> None:
 def test_too_few_or_too_many_frames_are_refused(frames: int) -> None:
     text = refusal(header(["w", "u8", [1]]), *[arrived(b"0")] * frames)
     assert text == f"1 tensors announced, {frames} frames sent"
+
+
+def tiny(count: int, size: int) -> list[memoryview]:
+    entries = [[f"t{number}", "u8", [size]] for number in range(count)]
+    return [header(*entries), *[arrived(bytes(size))] * count]
+
+
+def test_many_tiny_tensors_are_refused_unread() -> None:
+    """Each takes two kilobytes beside its bytes: 9,999 of one byte took twenty megabytes."""
+    refused = "more tensors than a message of so few bytes may have"
+    assert refusal(*tiny(9_999, 1)) == refused
+    assert refusal(arrived(b"no header"), *[arrived(b"0")] * 9_999) == refused
+    assert refusal(*tiny(FEW_TENSORS + 10, 0)) == refused
+    assert len(decode(tiny(FEW_TENSORS, 0))[1]) == FEW_TENSORS
+    assert len(decode(tiny(2_000, BYTES_A_TENSOR))[1]) == 2_000
+
+
+def test_many_tiny_tensors_are_not_sent() -> None:
+    one = torch.zeros(1, dtype=torch.uint8)
+    some = {f"t{number}": one for number in range(FEW_TENSORS + 1)}
+    with pytest.raises(WireError, match="'k' cannot be sent: 257 tensors, of so few bytes at most"):
+        encode_header(Header("k", 1, 0, {}, encode_tensors(some)[0]))
 
 
 def test_a_name_twice_is_refused() -> None:

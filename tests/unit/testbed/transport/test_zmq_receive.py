@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import zmq
 
+from testbed.transport import zmq_receive
 from testbed.transport.zmq_receive import MessageReceiver, read
 
 Pair = tuple[zmq.Socket[Any], zmq.Socket[Any]]
@@ -45,6 +46,17 @@ def test_all_frames_of_a_message_come_together(pair: Pair) -> None:
     assert data(read(ours)) == [b"next"]
     with pytest.raises(zmq.Again):
         read(ours, zmq.DONTWAIT)
+
+
+def test_of_a_message_with_too_many_frames_the_first_are_kept(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = pair
+    monkeypatch.setattr(zmq_receive, "MOST_FRAMES", 3)
+    theirs.send_multipart([b"1", b"2", b"3", b"4", b"5"])
+    theirs.send(b"next")
+    assert data(read(ours)) == [b"1", b"2", b"3"]
+    assert data(read(ours)) == [b"next"]
 
 
 def test_one_that_waits_hears_what_comes(pair: Pair) -> None:

@@ -124,12 +124,13 @@ def test_a_stream_takes_an_opportunity_a_frame(bench, trace):
 
 
 def test_traces_come_and_go_in_flight(bench, trace):
+    traced = Direction(trace=trace(20))
     b = bench(link())
     client, server = b.connect()
     node = b.plan.clients[0]
     deadline = time.monotonic() + LIMIT_S
     payload = noise(20 * SEGMENT_BYTES)
-    b.network.shape(node, Direction(trace=trace(20)), FREE)
+    b.network.shape(node, traced, FREE)
     while carry((client, payload, server))[0] < 19 * 0.020:
         assert time.monotonic() < deadline, "the trace had no effect"
     assert carry((client, payload, server))[0] >= 19 * 0.020
