@@ -169,9 +169,9 @@ def device_s(row: Computed) -> float:
     return float(known(row.device_s if row.modelled_s is UNSET else row.modelled_s) or 0.0)
 
 
-def combined(links: Fidelity, host: Host) -> Certificate:
-    """Both parts of the certificate: the worse verdict with its reason, and the links' checks."""
-    parts = [Judged(part.verdict, part.reason) for part in (links, host)]
+def combined(links: Fidelity, host: Host, strangers: Judged) -> Certificate:
+    """All parts of the certificate: the worst verdict with its reason, and the links' checks."""
+    parts = [Judged(part.verdict, part.reason) for part in (links, host, strangers)]
     order: tuple[Verdict, ...] = ("fail", "skipped", "pass")
     worst = min(parts, key=lambda part: order.index(part.verdict))
     return Certificate(
@@ -181,4 +181,5 @@ def combined(links: Fidelity, host: Host) -> Certificate:
         not_probed=links.not_probed,
         links=parts[0],
         host=host,
+        strangers=parts[2],
     )

@@ -259,14 +259,15 @@ class Host(msgspec.Struct):
 
 
 class Certificate(msgspec.Struct, kw_only=True):
-    """Both parts, of the links and of the host: the worse verdict with its reason."""
+    """All parts, of the links, the host and strangers: the worst verdict with its reason."""
 
-    verdict: Annotated[Verdict, "the worse of the two: `fail`, `skipped`, `pass`"]
+    verdict: Annotated[Verdict, "the worst of the three: `fail`, `skipped`, `pass`"]
     reason: Annotated[str, "its own"] = OLDER
     checks: list[Check] = []
     not_probed: list[NotProbed] = []
     links: Judged = msgspec.field(default_factory=lambda: Judged("skipped", OLDER))
     host: Host = msgspec.field(default_factory=lambda: Host("skipped", OLDER))
+    strangers: Judged = msgspec.field(default_factory=lambda: Judged("skipped", OLDER))
 
 
 class Summary(msgspec.Struct, kw_only=True):

@@ -18,7 +18,7 @@ from testbed.network.capacity import Access
 from testbed.network.direction import WAYS
 from testbed.network.topology import SERVER, client_address
 from testbed.processes.confinement import Confined
-from testbed.record import events, host_load, round_times
+from testbed.record import events, host_load, round_times, strangers
 from testbed.record.events import Event, Facts, UpDown, known
 from testbed.record.run_summary import (
     Bytes,
@@ -487,7 +487,11 @@ class SummaryBuilder:
             dropped_messages=list(self._dropped.values()),
             link_facts={**self._link_facts, **self._closed.links},
             dynamics=self._dynamics(),
-            fidelity=host_load.combined(self._fidelity, self._host),
+            fidelity=host_load.combined(
+                self._fidelity,
+                self._host,
+                strangers.judge(self._dropped.values(), self._closed.links),
+            ),
             environment=run.environment,
         )
 

@@ -20,10 +20,12 @@ class _Doubt(NamedTuple):
 def line(summary: Summary) -> str:
     """The line, of a run that has ended.
 
-    Bytes are counted where they pass, whatever became of the links and of the host's time.
+    Bytes are counted where they pass, whatever became of the links and of the host's time, but
+    with those of strangers.
     """
     links = summary.fidelity.links
-    doubts = [doubt for doubt in (_of_links(links, summary.profile), _of_host(summary)) if doubt]
+    found = _of_links(links, summary.profile), _of_host(summary), _of_strangers(summary)
+    doubts = [doubt for doubt in found if doubt]
     estimated = summary.links == "loopback"
     if not doubts:
         clients = summary.clients
@@ -31,6 +33,8 @@ def line(summary: Summary) -> str:
         but = "; those on the wire are an estimate (loopback links)" if estimated else ""
         return f"trust: minutes and bytes are those of {where}{but}{_left_out(summary)}"
     count = "bytes yes, but on the wire an estimate (loopback links)" if estimated else "bytes yes"
+    if summary.fidelity.strangers.verdict == "fail":
+        count = "bytes no"
     minutes = "no" if any(doubt.certain for doubt in doubts) else "not known"
     reasons = "; ".join(doubt.reason for doubt in doubts)
     cures = " and ".join(doubt.cure for doubt in doubts if doubt.cure)
@@ -61,6 +65,11 @@ def _of_host(summary: Summary) -> _Doubt | None:
     if host.verdict == "skipped":
         return _Doubt(False, host.reason, None)
     return None
+
+
+def _of_strangers(summary: Summary) -> _Doubt | None:
+    strangers = summary.fidelity.strangers
+    return _Doubt(True, strangers.reason, None) if strangers.verdict == "fail" else None
 
 
 def _left_out(summary: Summary) -> str:

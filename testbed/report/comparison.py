@@ -161,6 +161,9 @@ def notes(found: Sequence[Run]) -> list[str]:
     late = [name for name, run in told if run.summary.fidelity.host.verdict == "fail"]
     if late:
         said.append(f"The machine had no time for all nodes in {few(late)}.")
+    called = [name for name, run in told if run.summary.fidelity.strangers.verdict == "fail"]
+    if called:
+        said.append(f"Bytes of strangers are among those of {few(called)}.")
     return said
 
 

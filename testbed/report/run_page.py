@@ -140,7 +140,8 @@ def _count(count: int, noun: str) -> str:
 def _tiles(summary: Summary) -> Markup:
     found = curves.points(summary)
     top = curves.best(found)
-    verdicts = [summary.fidelity.links.verdict, summary.fidelity.host.verdict]
+    parts = summary.fidelity
+    verdicts = [parts.links.verdict, parts.host.verdict, parts.strangers.verdict]
     checked = [
         tag("span", verdict, class_={"pass": "good", "fail": "bad"}.get(verdict))
         for verdict in verdicts
@@ -152,6 +153,7 @@ def _tiles(summary: Summary) -> Markup:
         ("rounds", summary.rounds_done),
         ("links checked", checked[0]),
         ("host kept up", checked[1]),
+        ("no strangers", checked[2]),
     ]
     return tag(
         "dl", *(tag("div", tag("dt", n), tag("dd", value)) for n, value in tiles), class_="tiles"

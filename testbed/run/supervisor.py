@@ -22,7 +22,7 @@ from testbed.metering.capture import Capture
 from testbed.network.topology import Node, Plan
 from testbed.processes import signals
 from testbed.processes.channel import Channel, ChannelClosed, Garbled
-from testbed.record import events, host_load, ideal_rounds
+from testbed.record import events, host_load, ideal_rounds, strangers
 from testbed.record.events import Event
 from testbed.record.reading import SUPERVISOR
 from testbed.record.recorder import Recorder
@@ -163,8 +163,10 @@ class _Run:
         busy_cores = round(self._busy_s / seconds, 2) if seconds > 0 else None
         found = host_load.judge(self._tally.summary(), closing, busy_cores)
         self._record(SUPERVISOR, msgspec.convert(found, events.Host, from_attributes=True))
-        if self._config.strict and found.verdict == "fail":
-            raise RunFailed(f"--strict: {found.reason}")
+        called = strangers.judge(self._tally.summary().dropped_messages, closing)
+        for part in (found, called):
+            if self._config.strict and part.verdict == "fail":
+                raise RunFailed(f"--strict: {part.reason}")
 
     def _carry_out(self, owned: contextlib.ExitStack, closing: dict[str, Any]) -> None:
         deadline = clock.monotonic() + self._config.time_limit_s

@@ -40,6 +40,8 @@ class Flow:
         self.unwritten: deque[memoryview] = deque()
         self.unwritten_bytes = 0
         self.segments = 0
+        self.sent_bytes = 0
+        """That have entered the path, with headers."""
         self.waiting = False
         """A hop has no room and will call."""
         self.ended = False

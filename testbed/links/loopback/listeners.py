@@ -2,19 +2,26 @@
 
 import contextlib
 import errno
+import math
 import resource
 import selectors
 import socket
+import time
 from selectors import EVENT_READ
 
+from testbed import clock
 from testbed.links.interface import LinkError
-from testbed.links.loopback.connection import Flow
+from testbed.links.loopback.connection import Connection, Flow
 from testbed.links.loopback.hop import Hop
 from testbed.links.loopback.stream import Streams
 
 HOST = "127.0.0.1"
 MAX_CONNECTIONS = 16
 """Open at once from one client; more wait to be accepted."""
+SILENT_S, CROWDED_S = 30.0, 1.0
+"""How long a caller may take to say something, in seconds of the run's clock: a client of the run
+does at once. While others wait for its place it may take less."""
+LOOK_S = 0.5
 SPARE_DESCRIPTORS = 256
 
 
@@ -32,6 +39,11 @@ class Listeners:
         self._selector, self._streams, self._hops = selector, streams, hops
         self._most_connections = allowed_connections(len(hops) - 1)
         self.opened = 0
+        self.strangers = self.strangers_bytes = 0
+        """Connections that were ended, and what crossed the client's link for them."""
+        self._silent: list[tuple[float, int, Connection]] = []
+        """Since when, which client's, and the connection."""
+        self._look_at = math.inf
         self._open = [0 for _ in hops]
         self._server = server
         self._listeners: dict[int, socket.socket] = {}
@@ -75,7 +87,51 @@ class Listeners:
             self._open[node] -= 1
             self.listen(node)
 
-        self._streams.open(node, client, self._server, ended)
+        connection = self._streams.open(node, client, self._server, ended)
+        now = time.monotonic()
+        self._silent.append((now, node, connection))
+        self._look_at = min(self._look_at, now + LOOK_S)
+
+    def facts(self) -> dict[str, object]:
+        """Connections that were taken, and those of them that were nobody's of the run."""
+        return {
+            "connections": self.opened,
+            "strangers": self.strangers,
+            "strangers_bytes": self.strangers_bytes,
+        }
+
+    def wait_s(self) -> float:
+        """Seconds of the machine's until ``look`` is wanted."""
+        return self._look_at - time.monotonic()
+
+    def look(self) -> None:
+        """End connections that say nothing: whoever may reach a port could fill its places."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        left = []
+        for since, node, connection in self._silent:
+            if connection.closed or connection.up.sent_bytes:
+                continue
+            crowded = self._open[node] >= self._most_connections
+            if now - since < clock.host_s(CROWDED_S if crowded else SILENT_S):
+                left.append((since, node, connection))
+            elif _has_said(connection):
+                # What it says is not read yet, as in an outage.
+                left.append((now, node, connection))
+            else:
+                self.strangers += 1
+                self.strangers_bytes += connection.down.sent_bytes
+                self._streams.cut(connection)
+        self._silent = left
+        self._look_at = now + LOOK_S if left else math.inf
+
+
+def _has_said(connection: Connection) -> bool:
+    try:
+        return bool(connection.up.source.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except OSError:
+        return False
 
 
 def least_descriptors(clients: int) -> int:

@@ -66,16 +66,17 @@ class _Relay:
                 elif isinstance(key.data, int):
                     self._listeners.accept(key.data)
                 elif self._handle(channel):
-                    return {"connections": self._listeners.opened, **self._time.facts()}
+                    return {**self._listeners.facts(), **self._time.facts()}
             now = self._time.now()
             for release, chunk in self._lines.release(now):
                 self._time.lateness.add(now - release)
                 self._streams.deliver(chunk)
             self._streams.flush()
+            self._listeners.look()
             self._time.look(self._lines.due < math.inf)
 
     def _ready(self) -> list[tuple[selectors.SelectorKey, int]]:
-        left_s = self._time.wait_s(self._lines.due)
+        left_s = min(self._time.wait_s(self._lines.due), self._listeners.wait_s())
         wait_s = None if left_s == math.inf else max(0.0, left_s)
         if self._precise and wait_s:
             select.select(self._precise, [], [], wait_s)

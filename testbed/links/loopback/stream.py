@@ -13,7 +13,7 @@ from itertools import islice
 from selectors import EVENT_READ, EVENT_WRITE
 
 from testbed.links.loopback.connection import DONE, FIN, OPEN, RESET, Connection, End, Flow
-from testbed.links.loopback.hop import MAX_CHUNK_SEGMENTS, Chunk, Lines
+from testbed.links.loopback.hop import HEADER_BYTES, MAX_CHUNK_SEGMENTS, Chunk, Lines
 from testbed.network.direction import SEGMENT_BYTES
 
 MAX_SEND_CHUNKS = 64
@@ -33,7 +33,7 @@ class Streams:
 
     def open(
         self, node: int, sock: socket.socket, server: tuple[str, int], ended: Callable[[], None]
-    ) -> None:
+    ) -> Connection:
         """Call the server for a node's connection; ``ended`` is called when it is over."""
         hops = self._lines.hops
         connection = Connection(End(sock), End(socket.socket()), hops[node], hops[0], ended)
@@ -41,6 +41,12 @@ class Streams:
         if counterpart.socket.connect_ex(server) in (0, errno.EINPROGRESS):
             self._watch(counterpart, EVENT_WRITE, True)
         else:
+            self._close(connection, reset=True)
+        return connection
+
+    def cut(self, connection: Connection) -> None:
+        """End a connection at both ends, now."""
+        if not connection.closed:
             self._close(connection, reset=True)
 
     def serve(self, end: End, mask: int) -> None:
@@ -146,6 +152,7 @@ class Streams:
             piece = view[start : start + size]
             frames = -(-len(piece) // SEGMENT_BYTES)
             hop.count(frames, len(piece))
+            flow.sent_bytes += len(piece) + HEADER_BYTES * frames
             self._lines.offer(hop, now, Chunk(flow, piece, kind, frames))
 
     def _write(self, flow: Flow) -> None:

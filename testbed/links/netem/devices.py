@@ -98,9 +98,7 @@ class Wiring:
                 namespaces.set_flags(control, namespaces.INTERFACE, _FLAGS)
                 namespaces.set_flags(control, "lo", namespaces.IFF_UP)
                 namespaces.set_address(control, node.address, SUBNET.prefixlen)
-            namespaces.tune_connections(
-                SUBNET, patience=clock.dilation(), congestion=congestion
-            )
+            namespaces.tune_connections(SUBNET, patience=clock.dilation(), congestion=congestion)
             if not self._features:
                 self._features = offload.feature_names(control, namespaces.INTERFACE)
             offload.switch_off(control, namespaces.INTERFACE, self._features)

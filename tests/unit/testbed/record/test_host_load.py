@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from testbed.record import host_load
 from testbed.record.events import Fidelity, UpDown
-from testbed.record.run_summary import Host, Resent, ResentUpDown, Summary
+from testbed.record.run_summary import Host, Judged, Resent, ResentUpDown, Summary
 from testbed.record.summary import SummaryBuilder
 
 
@@ -160,7 +160,8 @@ LINKS = {"verdict": "pass", "reason": "all 6 checks hold", "checks": []}
 )
 def test_the_whole_is_the_worse_part(links: str, own: str, whole: str) -> None:
     told = msgspec.convert({**LINKS, "verdict": links}, Fidelity)
-    found = host_load.combined(told, msgspec.convert({"verdict": own, "reason": "the host"}, Host))
+    host = msgspec.convert({"verdict": own, "reason": "the host"}, Host)
+    found = host_load.combined(told, host, Judged("pass", "nobody"))
     assert found.verdict == whole
     assert (found.links.verdict, found.links.reason) == (links, LINKS["reason"])
     assert found.host.verdict == own

@@ -275,6 +275,61 @@ def test_a_client_has_so_many_connections_and_no_more(bench, monkeypatch):
         echo_s(third, server)
 
 
+def ended(*socks: socket.socket) -> None:
+    for sock in socks:
+        sock.settimeout(LIMIT_S)
+        with contextlib.suppress(ConnectionResetError):
+            while sock.recv(1 << 16):
+                pass
+
+
+def test_who_says_nothing_is_ended_and_counted_with_what_crossed_its_link(bench, monkeypatch):
+    monkeypatch.setattr(listeners, "SILENT_S", 0.3)
+    monkeypatch.setattr(listeners, "LOOK_S", 0.01)
+    b = bench(link(), link())
+    good = b.connect(2)
+    echo_s(*good)
+    silent, server = b.connect(1)
+    server.sendall(b"a greeting")
+    ended(silent, server)
+    echo_s(*good)
+    facts = b.network.down()
+    assert (facts["connections"], facts["strangers"]) == (2, 1)
+    assert facts["strangers_bytes"] == 10 + 66
+
+
+def test_who_waits_for_a_place_gets_one_of_those_who_say_nothing(bench, monkeypatch):
+    monkeypatch.setattr(listeners, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(listeners, "CROWDED_S", 0.1)
+    monkeypatch.setattr(listeners, "LOOK_S", 0.01)
+    b = bench(link())
+    oldest = b.connect()
+    for _ in range(2):
+        b.connect()
+    client = b.call()
+    client.sendall(b"me")
+    while not b.accepted_says(b"me"):
+        pass
+    ended(*oldest)
+    assert 1 <= b.network.down()["strangers"] <= 3
+
+
+def test_who_is_not_heard_in_an_outage_is_no_stranger(bench, monkeypatch):
+    monkeypatch.setattr(listeners, "SILENT_S", 0.05)
+    monkeypatch.setattr(listeners, "LOOK_S", 0.01)
+    b = bench(link())
+    # A connection and an order race: the call is taken before the outage.
+    client, server = b.connect()
+    node = b.plan.clients[0]
+    out = Direction(outage=True)
+    b.network.shape(node, out, out)
+    client.sendall(b"said")
+    assert not select.select([server], [], [], 0.3)[0]
+    b.network.shape(node, Direction(), Direction())
+    assert server.recv(4) == b"said"
+    assert b.network.down()["strangers"] == 0
+
+
 # The network
 
 
