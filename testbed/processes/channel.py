@@ -36,7 +36,7 @@ class Channel:
         self._decoder = msgspec.json.Decoder(reads)
         self._partial = b""
         self._lines: deque[Any] = deque()
-        self._garbled: msgspec.DecodeError | None = None
+        self._garbled: Exception | None = None
         self.descriptors: deque[int] = deque()
         """Descriptors received and not yet taken, in the order they were sent."""
         self.closed = False
@@ -117,7 +117,7 @@ class Channel:
         for line in lines:
             try:
                 self._lines.append(self._decoder.decode(line))
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 # What follows cannot be trusted either.
                 self._garbled, self.closed = error, True
                 return

@@ -1,11 +1,16 @@
 """Mutations: bytes, and the frames of a message, changed as a stranger or a faulty disk would."""
 
 import random
+import resource
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
+
+from testbed.transport.wire import Header, TensorHeader, encode_header, encode_tensors
 
 Frames = list[bytes]
 CLAIMS = (-1, 0, 1, 2**15, 2**31, 2**32, 2**32 + 1, 2**63 - 1, 2**64 - 1)
@@ -96,3 +101,28 @@ def _change(random: random.Random, fields: list[Any]) -> None:
             entry[2] = [random.choice(CLAIMS) for _ in range(random.randrange(10))]
         else:
             fields[-1] = tensors * random.choice((2, 30))
+
+
+def frames_of(kind: str, number: int, tensors: dict[str, torch.Tensor], **details: int) -> Frames:
+    entries, buffers = encode_tensors(tensors)
+    return [encode_header(Header(kind, number, 17, details, entries)), *map(bytes, buffers)]
+
+
+def corpus() -> list[Frames]:
+    """Messages as runs have them, of several rounds, and some at the edge of what is taken."""
+    generator = torch.Generator().manual_seed(0)
+    adapter = {f"blocks.{n}.lora_{x}": torch.randn(8, 4) for n in range(6) for x in "ab"}
+    return [
+        frames_of("hello", 0, {}, samples=57),
+        *(frames_of("adapter", number, adapter, samples=57) for number in (1, 2, 3)),
+        frames_of("logits", 2, {"logits": torch.randn(20, 10, generator=generator).half()}),
+        frames_of("smashed", 1, {"x": torch.randn(4, 5, 8), "labels": torch.arange(4)}),
+        frames_of("mask", 1, {"kept": torch.tensor([True, False]), "none": torch.empty(0, 3)}),
+        frames_of("counts", 9, {f"n{n}": torch.tensor(n, dtype=torch.uint8) for n in range(200)}),
+        [encode_header(Header("k" * 200, 2**31 - 1, 0, {}, [TensorHeader("w", "f32", (0,))])), b""],
+    ]
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()

@@ -52,6 +52,17 @@ def test_a_line_that_cannot_be_read_ends_what_is_heard_and_those_before_it_are_h
             channel.receive(1)
 
 
+@pytest.mark.parametrize(
+    "line", [b'{"host":"\xff"}\n', b'{"host":"\xed\xa0\x80"}\n', b"[" * 60_000 + b"\n"]
+)
+def test_a_line_that_is_no_text_or_has_no_end_is_garbled(line):
+    ours, theirs = socket.socketpair()
+    with ours, contextlib.closing(Channel(theirs, other="the peer")) as channel:
+        ours.sendall(line)
+        with pytest.raises(Garbled, match=r"^the peer sent what cannot be read: "):
+            channel.receive(1)
+
+
 def test_a_line_longer_than_one_read(pair):
     one, other = pair
     line = {"text": "x" * 100_000}
