@@ -1,7 +1,4 @@
-"""The supervisor, from a run's plan to its summary: build, start, watch, stop.
-
-Every end has a reason.
-"""
+"""The supervisor, from a run's plan to its summary: build, start, watch, stop."""
 
 import contextlib
 import math
@@ -164,9 +161,9 @@ class _Run:
         found = host_load.judge(self._tally.summary(), closing, busy_cores)
         self._record(SUPERVISOR, msgspec.convert(found, events.Host, from_attributes=True))
         called = strangers.judge(self._tally.summary().dropped_messages, closing)
-        for part in (found, called):
-            if self._config.strict and part.verdict == "fail":
-                raise RunFailed(f"--strict: {part.reason}")
+        wrong = [part.reason for part in (found, called) if part.verdict == "fail"]
+        if self._config.strict and wrong:
+            raise RunFailed(f"--strict: {wrong[0]}")
 
     def _carry_out(self, owned: contextlib.ExitStack, closing: dict[str, Any]) -> None:
         deadline = clock.monotonic() + self._config.time_limit_s
