@@ -52,6 +52,7 @@ from testbed.processes.channel import Channel
 from testbed.processes.child import Child
 from testbed.run.config import RunConfig
 from testbed.run.zygote import Address, Told
+from testbed.transport.keys import RunKeys
 
 FLOWER = "flwr>=1.41"
 PORT, RUNTIME_PORT = 8000, 9100
@@ -125,21 +126,22 @@ def ours(setting: Setting, layout: Plan, place: Place, host: str, rounds: int) -
     torch.set_num_threads(1)
     config = RunConfig(rounds=rounds + 1, time_limit_s=STEP_LIMIT_S * (rounds + 2))
     model = Model(setting.bytes)
-    names = [node.name for node in layout.clients]
+    samples = {node.name: 1 for node in layout.clients}
     pairs = [Channel.pair(others=Told) for _ in layout.nodes]
 
     def be(node: Node) -> None:
         place(node)
         channel = pairs[node.index][1]
         if node is layout.server:
-            clock.run(serve(config, Server(model), None, names, False, Real(), channel))
+            clock.run(serve(config, Server(model), None, samples, False, Real(), channel))
         else:
             participate(config, Client(model), None, node.name, {}, 1, None, Real(), channel)
 
     children = [Child(node.name, lambda node=node: be(node)) for node in layout.nodes]  # type: ignore
-    for here, there in pairs:
+    keys = RunKeys(samples)
+    for node, (here, there) in zip(layout.nodes, pairs, strict=True):
         there.close()
-        here.send(Address(host, layout.port))
+        here.send(Address(host, layout.port, keys=keys.of(node.name)))
     seconds: list[float] = []
     used: dict[int, float] = {}
     ends = time.monotonic() + config.time_limit_s

@@ -33,7 +33,7 @@ from testbed.report.text import few
 from testbed.run import client_links
 from testbed.run.config import RunConfig, choose, load, pace
 from testbed.run.supervisor import run
-from testbed.transport import congestion
+from testbed.transport import congestion, keys
 
 EXIT_CODES = {"ok": 0, "failed": 1, "interrupted": 130}
 UNWRITTEN_EXIT = 1
@@ -94,6 +94,7 @@ def _launch(
     pinned, asked, told = _congestion(config, flags, backend.name, killed)
     config = msgspec.structs.replace(config, congestion=pinned)
     layout = msgspec.structs.replace(layout, congestion=pinned)
+    config = msgspec.structs.replace(config, secure=keys.asked(config.secure, config.transport))
     program = FineTuning(config, len(profiles))
     limits.allow(len(layout.nodes), streams=backend.name == "loopback")
     if program.peer_to_peer and backend.name == "loopback":
@@ -121,6 +122,7 @@ def _launch(
     label = f"{config.method}-{profile.replace(':', 'x').replace(',', '+')}"
     facts = run_facts(config, layout, profile, command, asynchronous=program.asynchronous)
     facts["congestion"] = asked
+    facts["secure"] = keys.told(config.secure)
     facts["data"] = program.data_fingerprint()
     facts["files"] = client_links.files(config, [*profiles, *([server] if server else [])])
     again = None

@@ -47,7 +47,15 @@ def participate(
     """
     address: Address = channel.receive(timeout_s=30)
     report = Condensed(channel.send)
-    transport = ClientTransport(name, address.host, address.port, report, config.congestion)
+    transport = ClientTransport(
+        name,
+        address.host,
+        address.port,
+        report,
+        config.congestion,
+        address.keys,
+        address.began_ns,
+    )
     if neighbours:
         transport.listen(*neighbours[name], neighbours)
     # A client that no round chooses hears nothing for as long as the run lasts.
@@ -57,7 +65,7 @@ def participate(
     peer = Peer(transport, report, limit_s, config.time_limit_s, compute, round_s)
     report(events.Ready(samples=samples, round_flops=flops))
     try:
-        peer.join(samples, config.join_timeout_s)
+        peer.join(config.join_timeout_s)
         while True:
             compute.rest()
             begins = peer.await_round()

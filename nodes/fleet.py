@@ -38,7 +38,7 @@ class Fleet:
     def __init__(
         self,
         transport: ServerTransport,
-        names: list[str],
+        samples: Mapping[str, int],
         report: Report,
         round_timeout_s: float,
         per_round: int | None = None,
@@ -47,7 +47,9 @@ class Fleet:
         deadline_s: float | None = None,
         peer_to_peer: bool = False,
     ) -> None:
-        """``per_round``: how many clients a round takes, drawn from ``seed``; None: all.
+        """``samples``: training samples of each client, of all by name.
+
+        ``per_round``: how many clients a round takes, drawn from ``seed``; None: all.
 
         ``deadline_s``: how long a round takes updates; None: ``round_timeout_s``.
         ``peer_to_peer``: clients wait for one another, and are told who is not there.
@@ -55,13 +57,13 @@ class Fleet:
         self._transport = transport
         self._compute = compute or Real()
         self._report = report
-        self._expected = len(names) if per_round is None else per_round
+        self._expected = len(samples) if per_round is None else per_round
         self._seed = seed
         self._round_timeout_s = round_timeout_s
         self._deadline_s = deadline_s
         self._limit = _Limit(0.0, "")
-        self._inboxes: dict[str, _Inbox] = {name: asyncio.Queue() for name in names}
-        self.members = Membership(names)
+        self._inboxes: dict[str, _Inbox] = {name: asyncio.Queue() for name in samples}
+        self.members = Membership(samples)
         self._peer_to_peer = peer_to_peer
         self._telling: set[asyncio.Task[None]] = set()
         self._present: tuple[str, ...] = ()
@@ -129,16 +131,12 @@ class Fleet:
         if message.kind != HELLO:
             self._inboxes[message.sender].put_nowait(message)
             return
-        samples = message.details.get("samples")
-        if not isinstance(samples, int) or samples < 1:
-            self._drop(message, f"hello with samples = {samples!r}")
-            return
         try:
             await self._transport.send(message.sender, WELCOME, 0, ([], []), {})
         except Unreachable as error:
             self._drop(message, str(error))
             return
-        self.members.join(message.sender, samples)
+        self.members.join(message.sender)
 
     async def join(self, timeout_s: float) -> None:
         """Wait until every client that still runs has said hello, or ``timeout_s`` is over.

@@ -2,20 +2,22 @@
 
 import asyncio
 import random
+from collections.abc import Mapping
 
 
 class Membership:
     """Clients by name; whoever waits for a change hears of it at once."""
 
-    def __init__(self, names: list[str]) -> None:
+    def __init__(self, samples: Mapping[str, int]) -> None:
+        """``samples``: training samples of each client, of all by name."""
         self.samples: dict[str, int] = {}
         """Of each that has joined, in the order of that."""
         self.gone: dict[str, str] = {}
         """Why each is gone for good."""
         self.away: dict[str, str] = {}
         """The same of those who will be back. No round chooses them."""
-        self._names = names
-        self._told: dict[str, dict[str, str]] = {name: {} for name in names}
+        self._samples = samples
+        self._told: dict[str, dict[str, str]] = {name: {} for name in samples}
         """What each client knows of who is absent."""
         self._all_joined = asyncio.Event()
         self._someone_there = asyncio.Event()
@@ -31,7 +33,7 @@ class Membership:
     @property
     def unheard(self) -> set[str]:
         """Clients that have never joined."""
-        return set(self._names) - self.samples.keys()
+        return self._samples.keys() - self.samples.keys()
 
     def drawn(self, most: int, seed: int) -> tuple[str, ...]:
         """All who are there, or a draw of so many that depends on them and the seed alone."""
@@ -49,9 +51,9 @@ class Membership:
         """Wait until a round has somebody to choose, or nobody is left who could come."""
         await self._someone_there.wait()
 
-    def join(self, client: str, samples: int) -> None:
+    def join(self, client: str) -> None:
         """A client may join twice: its first hello may have been lost with a connection."""
-        self.samples.setdefault(client, samples)
+        self.samples.setdefault(client, self._samples[client])
         self._changed()
 
     def lose(self, client: str, reason: str) -> None:

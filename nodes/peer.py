@@ -68,7 +68,7 @@ class Peer:
         self._inboxes: dict[str, deque[Message]] = defaultdict(deque)
         self.round = 0
 
-    def join(self, samples: int, timeout_s: float) -> None:
+    def join(self, timeout_s: float) -> None:
         """Say hello until the server answers; a hello can be lost while the server starts.
 
         Raises:
@@ -77,7 +77,7 @@ class Peer:
         deadline = clock.monotonic() + timeout_s
         wait_s = FIRST_ANSWER_S
         while True:
-            self._transport.send(HELLO, 0, {}, {"samples": samples})
+            self._transport.send(HELLO, 0, {}, {})
             try:
                 answer = self._transport.receive(min(wait_s, deadline - clock.monotonic()))
             except Timeout:

@@ -232,13 +232,14 @@ class FineTuning:
         shard = self._shard(node.index)
         if node.index == 0:
             heap.keep_large()
-            names = [name for name, _ in self._addresses()]
+            own = zip(self._addresses(), self._shards, strict=True)
+            samples_of = {name: len(chosen) for (name, _), chosen in own}
             if self._host_rate is not None:
                 gflops = round(self._host_rate / 1e9, 3)
                 channel.send(HostRate(gflops=gflops))
             server = self._method.Server(self._options, self._model, shard, seed)
             if run.transport == "gloo":
-                server = ReducingServer(server, names)
+                server = ReducingServer(server, list(samples_of))
             evaluating = self._clients_evaluate
             checkpointer, told = self._kept(node, server, shard, channel)
             past = None if told is None else Resumed.of(told)
@@ -247,7 +248,7 @@ class FineTuning:
                     run,
                     server,
                     test,
-                    names,
+                    samples_of,
                     evaluating,
                     compute,
                     channel,

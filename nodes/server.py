@@ -5,7 +5,7 @@ import contextlib
 import math
 import os
 from collections import defaultdict
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -74,7 +74,7 @@ async def serve(
     config: RunConfig,
     method: MethodServer,
     test: tuple[Tensor, Tensor] | None,
-    clients: list[str],
+    samples: Mapping[str, int],
     clients_evaluate: bool,
     compute: Compute,
     channel: Channel,
@@ -85,24 +85,27 @@ async def serve(
 ) -> None:
     """Run every round of the method, then tell the clients to stop.
 
-    ``test``: what models are evaluated on; None: on nothing. ``clients_evaluate``: each client
-    sends its own metrics after a round. ``checkpointer``: of the server's state after each round.
-    ``past``: of the rounds before this process, where the run goes on from them.
-    ``peer_to_peer``: clients speak to one another. ``test_size``: images that ``test`` is taken of.
+    ``test``: what models are evaluated on; None: on nothing. ``samples``: training samples of each
+    client, of all by name. ``clients_evaluate``: each client sends its own metrics after a round.
+    ``checkpointer``: of the server's state after each round. ``past``: of the rounds before this
+    process, where the run goes on from them. ``peer_to_peer``: clients speak to one another.
+    ``test_size``: images that ``test`` is taken of.
     """
     address: Address = channel.receive(timeout_s=30)
     report = Condensed(channel.send)
     transport = ServerTransport(
         address.host,
         address.port,
-        set(clients),
+        samples.keys(),
         report,
         config.congestion,
         listener=channel.descriptors.popleft() if channel.descriptors else None,
+        keys=address.keys,
+        since_ns=address.began_ns,
     )
     fleet = Fleet(
         transport,
-        clients,
+        samples,
         report,
         config.round_timeout_s,
         per_round=config.clients_per_round,

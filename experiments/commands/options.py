@@ -71,11 +71,11 @@ def _option(field: str, hint: Any, flag: Flag, help_: str | None) -> Callable[[C
     says = flag.default
     if kinds == [bool]:
         return click.option(
-            f"{option}/--no-{option[2:]}" if default else option,
+            option if default is False else f"{option}/--no-{option[2:]}",
             field,
             is_flag=True,
             default=None,
-            help=f"{flag.help}  [default: {option[2:]}]" if default else flag.help,
+            help=f"{flag.help}  [default: {says or option[2:]}]" if says or default else flag.help,
         )
     if kinds == [int]:
         settings |= {"type": int, "metavar": flag.takes or "N"}

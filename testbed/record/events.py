@@ -159,6 +159,11 @@ class Run(Event, tag="run", kw_only=True):
     congestion: Annotated[
         str | None, "TCP congestion control that was asked for; null over loopback links"
     ] = None
+    secure: Annotated[
+        str | None,
+        "`curve`: every connection is encrypted and both its ends proved "
+        "([security.md](security.md)); `curve, but for the all-reduce`: with gloo; null: none is",
+    ] = None
     client_memory_mb: Annotated[
         Figure | None, "what each client may take; null: what its device class has"
     ] = None
@@ -307,12 +312,14 @@ class Reduced(Event, tag="reduced", kw_only=True):
 
 
 class Dropped(Event, tag="dropped", kw_only=True):
-    """By the receiver of messages that were not taken: the first three of a sender and reason in a
-    round one by one, the rest summed up, every ten seconds at most and at the round's end. Beyond
-    50 senders and reasons a round the sum is of `others`."""
+    """By the receiver of messages that were not taken, or connections not let in: the first three
+    of a sender and reason in a round one by one, the rest summed up, every ten seconds at most and
+    at the round's end. Beyond 50 senders and reasons a round the sum is of `others`."""
 
-    peer: Annotated[str, "who it says it is from"]
-    bytes: Annotated[Count, "of all its frames"]
+    peer: Annotated[
+        str, "who it is from, by its key, or without `--secure` as it says; `stranger`: not let in"
+    ]
+    bytes: Annotated[Count, "of all its frames; 0 where a connection was not let in"]
     reason: str
     count: Annotated[Count | UnsetType, "how many they are; absent: one"] = UNSET
 

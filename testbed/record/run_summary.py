@@ -223,7 +223,7 @@ class Checkpoints(msgspec.Struct):
 
 class Dropped(msgspec.Struct, kw_only=True):
     node: Annotated[str, "who did not take them"]
-    peer: Annotated[str, "who they say they are from"]
+    peer: Annotated[str, "who they are from, as `dropped` in events.jsonl has it"]
     reason: str
     count: Annotated[Count, "how many they are"] = 1
     bytes: Annotated[Count, "of all of them"]
@@ -293,6 +293,11 @@ class Summary(msgspec.Struct, kw_only=True):
         str | None, "TCP congestion control really used; null over loopback links, or unknown"
     ] = None
     congestion_asked: Annotated[str | None, "the one that was asked for"] = None
+    secure: Annotated[
+        str | None,
+        "`curve`: every connection is encrypted and both its ends proved "
+        "([security.md](security.md)); `curve, but for the all-reduce`: with gloo; null: none is",
+    ] = None
     clients: Count
     rounds_done: Annotated[Count, "that are finished"]
     seed: Count | None

@@ -447,6 +447,7 @@ class SummaryBuilder:
             links=self._backend,
             congestion=self._congestion(),
             congestion_asked=run.congestion,
+            secure=run.secure,
             clients=len(self._clients),
             rounds_done=self.rounds_done(),
             seed=run.seed,

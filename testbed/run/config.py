@@ -135,6 +135,14 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             offers="transport",
         ),
     ] = "zmq"
+    secure: Annotated[
+        bool | None,
+        Flag(
+            "Encrypt every connection and have both its ends prove that they are of this run "
+            "(CURVE); --no-secure: neither.",
+            default="secure; with gloo, all but the all-reduce",
+        ),
+    ] = None
     congestion: Annotated[
         Text | None,
         Flag(

@@ -169,7 +169,7 @@ class _Run:
         deadline = clock.monotonic() + self._config.time_limit_s
         # 1. The zygote imports and loads while the network is built and probed.
         log = owned.enter_context(files.appended(self._recorder.folder / "nodes.log"))
-        zygote = Zygote(self._plan, self._program, log.fileno())
+        zygote = Zygote(self._plan, self._program, log.fileno(), self._config.secure is not False)
         owned.callback(zygote.down)
         network = dilation.up(self._backend, self._plan, clock.dilation())
         owned.callback(lambda: closing.update(network.down()))

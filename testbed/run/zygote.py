@@ -4,6 +4,7 @@ A fork shares all of that memory copy-on-write, so a node costs what it writes. 
 safe the zygote has one thread and touches no accelerator; it checks the former before it forks.
 """
 
+import functools
 import gc
 import os
 import selectors
@@ -34,6 +35,7 @@ from testbed.processes.confinement import Reach
 from testbed.processes.worker import NoAnswer, Refusal, Refused, Result, Stop, Worker
 from testbed.record.events import Away, Back, Confined, Failed, Known, Lost
 from testbed.run.feasible import Traffic
+from testbed.transport.keys import Keys, RunKeys
 
 _REQUEST = struct.Struct("!IH")
 """Which node, with _KILL to be ended, and the port that its endpoint names."""
@@ -73,6 +75,9 @@ class Address(msgspec.Struct, tag="address", tag_field="event"):
 
     host: str
     port: int
+    began_ns: int = 0
+    """When the run began, on its clock."""
+    keys: Keys | None = None
 
 
 Told = Address | Away | Back | Lost
@@ -81,6 +86,10 @@ Told = Address | Away | Back | Lost
 
 class Program(Protocol):
     """The program that the nodes of a run execute."""
+
+    @property
+    def peer_to_peer(self) -> bool:
+        """Whether clients speak to one another."""
 
     def prepare(self) -> Traffic | None:
         """Import and load what all nodes share; runs once, in the zygote.
@@ -109,8 +118,13 @@ class Zygote:
     Killing the zygote kills its nodes: each has asked the kernel to die with it, or watches it.
     """
 
-    def __init__(self, plan: Plan, program: Program, log: int) -> None:
-        """Fork the zygote, which begins to prepare. ``log``: where the nodes' stderr goes."""
+    def __init__(self, plan: Plan, program: Program, log: int, secure: bool) -> None:
+        """Fork the zygote, which begins to prepare. ``log``: where the nodes' stderr goes.
+
+        ``secure``: nodes get keys for their connections.
+        """
+        self._plan, self._program, self._secure = plan, program, secure
+        self._began_ns = clock.monotonic_ns()
         self._requests, requests = socket.socketpair()
 
         def run(channel: Channel) -> None:
@@ -147,10 +161,17 @@ class Zygote:
             socket.send_fds(self._requests, [request], handles)
             theirs.close()
             listener = () if endpoint.listener is None else (endpoint.listener,)
-            ours.send(Address(endpoint.host, endpoint.port), listener)
+            keys = None if self._keys is None else self._keys.of(node.name)
+            ours.send(Address(endpoint.host, endpoint.port, self._began_ns, keys), listener)
         except OSError as error:
             raise NodeFailed(f"start {node.name}: the zygote is gone ({error})") from error
         return ours
+
+    @functools.cached_property
+    def _keys(self) -> RunKeys | None:
+        """The run's, made for its first node: what has been forked before inherits none."""
+        names = [node.name for node in self._plan.clients]
+        return RunKeys(names, self._program.peer_to_peer) if self._secure else None
 
     def failure(self) -> str | None:
         """Why the zygote no longer runs, or None while it does."""

@@ -1,13 +1,15 @@
 """ZeroMQ sockets: a ROUTER at the server, a DEALER at each client, and what arrived over them.
 
 Every message that arrives is reported to ``report`` with its bytes and times; bytes are counted
-where they arrive, so a message counts once, whoever sent it. A message that does not parse is
-dropped and reported with its reason.
+where they arrive, so a message counts once, whoever sent it. A message that does not parse, or
+whose time cannot be, is dropped and reported with its reason.
+
+With keys every connection is encrypted, and both its ends are proved (``keys``).
 """
 
 import contextlib
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -19,14 +21,14 @@ from testbed.network.topology import SERVER
 from testbed.record import events
 from testbed.record.events import Report
 from testbed.transport import congestion
+from testbed.transport.door import EVENTS, Door, receive
+from testbed.transport.keys import Keys
 from testbed.transport.wire import (
     MAX_FRAME_BYTES,
     Detail,
     Header,
     Message,
     TensorHeader,
-    WireError,
-    decode,
     encode_header,
     encode_tensors,
 )
@@ -49,6 +51,10 @@ _MOST_QUESTIONS, _MOST_KEEPALIVE_S, _MOST_INT = 127, 32_767, (1 << 31) - 1
 LINGER_MS = 5_000
 """How long a closing socket keeps sending what it still holds."""
 RECONNECT_MS = 100
+HANDSHAKE_S = 60.0
+"""After so long a connection that has proved nothing is closed. A line of 5 kbit/s carries what
+that takes in 2 s."""
+_TAKES_CALLS = zmq.EVENT_LISTENING | EVENTS
 
 
 class Timeout(TimeoutError):
@@ -67,42 +73,6 @@ def _frames(
     return [encode_header(header), *buffers]
 
 
-def _receive(sender: str, frames: list[zmq.Frame], report: Report) -> Message | None:
-    """A message out of its frames, reported; None, also reported, where it does not parse."""
-    received_ns = clock.monotonic_ns()
-    size = sum(len(frame) for frame in frames)
-    try:
-        header, tensors = decode([frame.buffer for frame in frames])
-    except WireError as error:
-        report(events.Dropped(peer=sender, bytes=size, reason=str(error)))
-        return None
-    message = Message(sender, header, tensors, received_ns, size)
-    report(
-        events.Message(
-            peer=sender,
-            kind=message.kind,
-            round=message.round,
-            payload_bytes=message.payload_bytes,
-            message_bytes=size,
-            sent_ns=header.sent_ns,
-            received_ns=received_ns,
-        )
-    )
-    return message
-
-
-def _from_known(
-    identity: zmq.Frame, frames: list[zmq.Frame], known: Container[str], report: Report
-) -> Message | None:
-    """A message over a socket that anyone may call, if its sender belongs to the run."""
-    sender = identity.bytes.decode(errors="replace")
-    if sender not in known:
-        size = sum(len(frame) for frame in frames)
-        report(events.Dropped(peer=sender[:100], bytes=size, reason="stranger"))
-        return None
-    return _receive(sender, frames, report)
-
-
 def _configure(sock: zmq.Socket[Any], calls: bool) -> None:
     if calls:
         # TCP_USER_TIMEOUT, which also stands in for the count of unanswered questions.
@@ -115,6 +85,7 @@ def _configure(sock: zmq.Socket[Any], calls: bool) -> None:
         ):
             sock.setsockopt(option, min(math.ceil(clock.host_s(seconds)), _MOST_KEEPALIVE_S))
     sock.setsockopt(zmq.LINGER, round(clock.host_s(LINGER_MS)))
+    sock.setsockopt(zmq.HANDSHAKE_IVL, min(round(1000 * clock.host_s(HANDSHAKE_S)), _MOST_INT))
     sock.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
     sock.setsockopt(zmq.SNDHWM, 0)
     sock.setsockopt(zmq.RCVHWM, 0)
@@ -123,6 +94,8 @@ def _configure(sock: zmq.Socket[Any], calls: bool) -> None:
 
 def _on_connection(event: Mapping[str, Any], wanted: str | None, report: Report) -> None:
     """Give a socket the congestion control asked for; of a connection, say which it really uses."""
+    if event["event"] not in (zmq.EVENT_LISTENING, zmq.EVENT_ACCEPTED, zmq.EVENT_CONNECTED):
+        return
     try:
         if wanted is not None:
             congestion.set_on(event["value"], wanted)
@@ -140,32 +113,33 @@ class ServerTransport:
         self,
         host: str,
         port: int,
-        clients: set[str],
+        clients: Collection[str],
         report: Report,
         congestion: str | None = None,
         listener: int | None = None,
+        keys: Keys | None = None,
+        since_ns: int = 0,
     ) -> None:
         """Bind and listen. Messages of anyone not in ``clients`` are dropped.
 
         ``listener``: descriptor of a socket that listens there already, which this owns from now
-        on. ``congestion``: of every connection; None leaves the host's default.
+        on. ``congestion``: of every connection; None leaves the host's default. ``keys``: None
+        leaves connections in the clear. ``since_ns``: when the run began.
 
         Raises:
             zmq.ZMQError: the address cannot be bound.
         """
-        self._clients = clients
         self._report = report
         self._congestion = congestion
         self._context = zmq.Context()
         self._socket: zmq.Socket[Any] = self._context.socket(zmq.ROUTER)
         _configure(self._socket, calls=False)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        # A client whose connection broke comes back under its name at once.
-        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self._door = Door(self._socket, clients, keys, since_ns)
         self._socket.setsockopt(zmq.BACKLOG, 4096)
         if listener is not None:
             self._socket.setsockopt(zmq.USE_FD, listener)
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED)
+        self._monitor = self._socket.get_monitor_socket(_TAKES_CALLS)
         self._arrivals, self._events = MessageReceiver(self._socket), MessageReceiver(self._monitor)
         try:
             self._socket.bind(f"tcp://{host}:{port}")
@@ -181,7 +155,7 @@ class ServerTransport:
         Raises:
             Unreachable: ``peer`` is not connected.
         """
-        frames = [peer.encode(), *_frames(kind, number, encoded, details)]
+        frames = [self._door.word(peer), *_frames(kind, number, encoded, details)]
         try:
             self._socket.send_multipart(frames, zmq.DONTWAIT, copy=False)
         except zmq.ZMQError as error:
@@ -192,8 +166,7 @@ class ServerTransport:
     async def receive(self) -> Message:
         """The next message that parses, from a client that belongs to the run."""
         while True:
-            identity, *frames = await self._arrivals.receive()
-            message = _from_known(identity, frames, self._clients, self._report)
+            message = self._door.take(await self._arrivals.receive(), self._report)
             if message is not None:
                 return message
 
@@ -202,6 +175,7 @@ class ServerTransport:
         while True:
             event = parse_monitor_message([each.bytes for each in await self._events.receive()])
             _on_connection(event, self._congestion, self._report)
+            self._door.watch(event, self._report)
 
     def close(self) -> None:
         """Send what is still queued, within the linger time, and end."""
@@ -215,10 +189,22 @@ class ClientTransport:
     """A client's end: one connection to the server and, where asked, one to each neighbour."""
 
     def __init__(
-        self, name: str, host: str, port: int, report: Report, congestion: str | None = None
+        self,
+        name: str,
+        host: str,
+        port: int,
+        report: Report,
+        congestion: str | None = None,
+        keys: Keys | None = None,
+        since_ns: int = 0,
     ) -> None:
-        """``congestion``: of the connection; None leaves the host's default."""
+        """``congestion``: of the connection; None leaves the host's default.
+
+        ``keys``, ``since_ns``: as of ServerTransport.
+        """
         self._name = name
+        self._keys = keys
+        self._since_ns = since_ns
         self._report = report
         self._congestion = congestion
         self._context = zmq.Context()
@@ -226,7 +212,7 @@ class ClientTransport:
         self._monitors: dict[zmq.Socket[Any], zmq.Socket[Any]] = {}
         self._listener: zmq.Socket[Any] | None = None
         self._neighbours: Neighbours = {}
-        self._sockets = {SERVER: self._call(host, port)}
+        self._sockets = {SERVER: self._call(SERVER, host, port)}
 
     def listen(self, host: str, port: int, neighbours: Neighbours) -> None:
         """Take messages of ``neighbours``, other clients by name, and be able to send to them.
@@ -235,8 +221,8 @@ class ClientTransport:
             zmq.ZMQError: the address cannot be bound.
         """
         self._neighbours = neighbours
-        self._listener = self._open(zmq.ROUTER, zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED)
-        self._listener.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self._listener = self._open(zmq.ROUTER, _TAKES_CALLS)
+        self._door = Door(self._listener, neighbours, self._keys, self._since_ns)
         self._listener.bind(f"tcp://{host}:{port}")
         self._poller.register(self._listener, zmq.POLLIN)
 
@@ -250,7 +236,7 @@ class ClientTransport:
     ) -> None:
         """Queue a message; do not write to its tensors until the receiver has answered it."""
         if to not in self._sockets:
-            self._sockets[to] = self._call(*self._neighbours[to])
+            self._sockets[to] = self._call(to, *self._neighbours[to])
         self._sockets[to].send_multipart(
             _frames(kind, number, encode_tensors(tensors), details), copy=False
         )
@@ -272,29 +258,33 @@ class ClientTransport:
             remaining_ms = max(0, round(1000 * clock.host_s(deadline - clock.monotonic())))
             with clock.waiting() if remaining_ms else contextlib.nullcontext():
                 ready = dict(self._poller.poll(remaining_ms))
-            for monitor in self._monitors.values():
+            for sock, monitor in self._monitors.items():
                 if monitor in ready:
-                    _on_connection(recv_monitor_message(monitor), self._congestion, self._report)
+                    event = recv_monitor_message(monitor)
+                    _on_connection(event, self._congestion, self._report)
+                    if sock is self._listener:
+                        self._door.watch(event, self._report)
             message = None
             if self._sockets[SERVER] in ready:
                 frames = read(self._sockets[SERVER])
-                message = _receive(SERVER, frames, self._report)
-            elif self._listener in ready:
-                message = self._hear_neighbour()
+                message = receive(SERVER, frames, self._since_ns, self._report)
+            elif self._listener is not None and self._listener in ready:
+                message = self._door.take(read(self._listener), self._report)
             elif remaining_ms == 0:
                 raise Timeout(f"nothing within {timeout_s:g} s")
             if message is not None:
                 clock.wait_turn()
                 return message
 
-    def _hear_neighbour(self) -> Message | None:
-        assert self._listener is not None
-        identity, *frames = read(self._listener)
-        return _from_known(identity, frames, self._neighbours, self._report)
-
-    def _call(self, host: str, port: int) -> zmq.Socket[Any]:
+    def _call(self, called: str, host: str, port: int) -> zmq.Socket[Any]:
         sock = self._open(zmq.DEALER, zmq.EVENT_CONNECTED)
-        sock.setsockopt(zmq.IDENTITY, self._name.encode())
+        word = self._name
+        if self._keys is not None:
+            public, word = self._keys.called[called]
+            sock.setsockopt(zmq.CURVE_SERVERKEY, public.encode())
+            sock.setsockopt(zmq.CURVE_PUBLICKEY, self._keys.public.encode())
+            sock.setsockopt(zmq.CURVE_SECRETKEY, self._keys.secret.encode())
+        sock.setsockopt(zmq.IDENTITY, word.encode())
         self._poller.register(sock, zmq.POLLIN)
         sock.connect(f"tcp://{host}:{port}")
         return sock

@@ -168,7 +168,8 @@ def play(
         loop = asyncio.get_running_loop()
         end = ServerEnd(network, list(clients))
         report = network.events
-        fleet = Fleet(end, list(clients), report, LIMIT_S, compute=own)  # type: ignore[arg-type]
+        present = {name: samples[name] for name in clients}
+        fleet = Fleet(end, present, report, LIMIT_S, compute=own)  # type: ignore[arg-type]
         pump = asyncio.create_task(fleet.pump())
 
         def lose(name: str, reason: str) -> None:
@@ -182,7 +183,7 @@ def play(
             computing = compute()
             peer = Peer(transport, report, LIMIT_S, LIMIT_S, computing)  # type: ignore[arg-type]
             try:
-                peer.join(samples[name], LIMIT_S)
+                peer.join(LIMIT_S)
                 while True:
                     peer.await_round()
                     try:

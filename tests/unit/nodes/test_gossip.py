@@ -88,7 +88,7 @@ class Ring:
         transport.listen(*self.addresses[client.name], self.addresses)
         peer = Peer(transport, report, self.round_timeout_s, between_rounds_s=LIMIT_S)
         try:
-            peer.join(1, LIMIT_S)
+            peer.join(LIMIT_S)
             while True:
                 peer.await_round()
                 try:
@@ -116,7 +116,9 @@ class Ring:
     async def lead(self, rounds: int) -> None:
         transport = ServerTransport(HOST, self.port, set(NAMES), lambda event: None)
         limit_s = self.round_timeout_s
-        fleet = Fleet(transport, NAMES, lambda event: None, limit_s, peer_to_peer=True)
+        fleet = Fleet(
+            transport, dict.fromkeys(NAMES, 1), lambda event: None, limit_s, peer_to_peer=True
+        )
         pump = asyncio.create_task(fleet.pump())
         await fleet.join(LIMIT_S)
         if self.dies is not None:

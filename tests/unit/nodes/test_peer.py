@@ -84,15 +84,15 @@ WELCOMED = from_server(WELCOME, 0, {})
 
 def test_join_says_hello_until_it_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     case = PeerCase(monkeypatch, None, None, WELCOMED)
-    case.peer.join(12, 60)
-    assert case.transport.sent == [(HELLO, 0, {}, {"samples": 12})] * 3
+    case.peer.join(60)
+    assert case.transport.sent == [(HELLO, 0, {}, {})] * 3
     assert case.transport.waits == [2, 4, 8]
 
 
 def test_join_gives_up_at_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     case = PeerCase(monkeypatch)
     with pytest.raises(Timeout, match="no answer from the server within 5 s"):
-        case.peer.join(12, 5)
+        case.peer.join(5)
     assert case.transport.waits == [2, 3]
 
 
@@ -101,7 +101,7 @@ def test_a_first_round_message_stands_in_for_a_lost_welcome(
 ) -> None:
     first = from_server("model", 3)
     case = PeerCase(monkeypatch, None, first, WELCOMED, from_server("model", 4))
-    case.peer.join(12, 60)
+    case.peer.join(60)
     case.peer.await_round()
     assert case.peer.round == 3
     assert case.peer.receive("model", LIKE) is first
@@ -112,7 +112,7 @@ def test_a_first_round_message_stands_in_for_a_lost_welcome(
 
 def test_one_round_follows_another(monkeypatch: pytest.MonkeyPatch) -> None:
     case = PeerCase(monkeypatch, WELCOMED, from_server("model", 1), from_server("model", 2), None)
-    case.peer.join(12, 60)
+    case.peer.join(60)
     for number in (1, 2):
         case.peer.await_round()
         assert case.peer.receive("model", LIKE).round == number
@@ -128,7 +128,7 @@ def test_what_nobody_waits_for_any_more_is_not_sent(
     monkeypatch: pytest.MonkeyPatch, newer: tuple[str, int]
 ) -> None:
     case = PeerCase(monkeypatch, WELCOMED, from_server("model", 1))
-    case.peer.join(12, 60)
+    case.peer.join(60)
     case.peer.await_round()
     case.peer.receive("model", LIKE)
     case.transport.there = [from_server(*newer)]
@@ -193,7 +193,7 @@ def test_a_stop_inside_a_round_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_stop_in_place_of_a_welcome_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     case = PeerCase(monkeypatch, from_server(STOP, 5, {}))
-    case.peer.join(12, 60)
+    case.peer.join(60)
     with pytest.raises(Stopped):
         case.peer.await_round()
 

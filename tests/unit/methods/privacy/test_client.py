@@ -181,9 +181,9 @@ def test_the_rate_is_the_share_of_clients_that_a_round_takes() -> None:
 def costs(clients: int, away: int, per_round: int | None, rounds: int = 4) -> float:
     """Epsilon of a run whose rounds draw ``per_round`` of those clients who are there."""
     names = [f"client-{number}" for number in range(1, clients + 1)]
-    fleet = Fleet(None, names, lambda event: None, 60.0, per_round)  # type: ignore[arg-type]
+    fleet = Fleet(None, dict.fromkeys(names, 10), lambda event: None, 60.0, per_round)  # type: ignore[arg-type]
     for name in names:
-        fleet.members.join(name, 10)
+        fleet.members.join(name)
     for name in names[:away]:
         fleet.members.leave(name, "the start")
     config = fedavg.Config(dp="client", dp_noise=1.0)
@@ -219,9 +219,9 @@ def test_the_rate_is_of_those_who_were_there_to_be_drawn(
 
 def test_one_drawn_who_left_at_once_does_not_make_the_round_cheaper() -> None:
     names = ["client-1", "client-2", "client-3", "client-4"]
-    fleet = Fleet(None, names, lambda event: None, 60.0, 2)  # type: ignore[arg-type]
+    fleet = Fleet(None, dict.fromkeys(names, 10), lambda event: None, 60.0, 2)  # type: ignore[arg-type]
     for name in names:
-        fleet.members.join(name, 10)
+        fleet.members.join(name)
     fleet.begin(1)
     fleet.lose(fleet.clients[0], "killed")
     assert len(fleet.clients) == 1 and fleet.sampling_rate == 0.5

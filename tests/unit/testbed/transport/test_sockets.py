@@ -7,22 +7,18 @@ import socket
 import sys
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import torch
 import zmq
-from made_events import told
+from talking import HOST, LIMIT_S, Reports, free_port, soon
 
-from testbed.record.events import Event
 from testbed.transport.sockets import ClientTransport, ServerTransport, Timeout, Unreachable
 from testbed.transport.wire import Header, TensorHeader, encode_header, encode_tensors
 
-HOST = "127.0.0.1"
-LIMIT_S = 20
-"""Long enough for any machine; nothing waits it out where the code works."""
 TENSORS = {
     "weight": torch.arange(6, dtype=torch.float32).reshape(2, 3),
     "bias": torch.tensor(0.5, dtype=torch.bfloat16),
@@ -30,7 +26,6 @@ TENSORS = {
 }
 PAYLOAD = 24 + 2
 
-Result = TypeVar("Result")
 Frames = list[bytes | memoryview]
 
 
@@ -65,37 +60,6 @@ GARBAGE: dict[str, tuple[Callable[[], Frames], str]] = {
     ),
 }
 garbage = pytest.mark.parametrize("what", GARBAGE)
-
-
-class Reports:
-    """What a transport reported, and a way to wait for it inside the same event loop."""
-
-    def __init__(self) -> None:
-        self.events: list[dict[str, Any]] = []
-        self._news = asyncio.Event()
-
-    def __call__(self, event: Event) -> None:
-        self.events.append(told(event))
-        self._news.set()
-
-    def all(self, kind: str) -> list[dict[str, Any]]:
-        return [event for event in self.events if event["event"] == kind]
-
-    async def next(self, kind: str) -> dict[str, Any]:
-        while not self.all(kind):
-            self._news.clear()
-            await soon(self._news.wait())
-        return self.all(kind)[0]
-
-
-async def soon(awaitable: Awaitable[Result]) -> Result:
-    return await asyncio.wait_for(awaitable, LIMIT_S)
-
-
-def free_port() -> int:
-    with socket.create_server((HOST, 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextlib.asynccontextmanager
