@@ -304,6 +304,18 @@ def test_no_link_leads_what_is_written_out_of_the_folder(tmp_path: Path) -> None
     assert not any((run / name).is_symlink() for name in written)
 
 
+def test_no_event_files_are_written_elsewhere(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "events.out.tfevents.1").write_text("mine")
+    run = made_run.folder(tmp_path / "run", WHOLE)
+    (run / "tensorboard").symlink_to(elsewhere)
+    with pytest.raises(ConfigError, match="cannot write there"):
+        export.export(run, ["tensorboard"])
+    assert [path.name for path in elsewhere.iterdir()] == ["events.out.tfevents.1"]
+
+
 def test_a_record_that_leads_elsewhere_is_not_gone_on_with(tmp_path: Path) -> None:
     run = made_run.folder(tmp_path / "run", WHOLE[:-1])
     (run / "events.jsonl").rename(tmp_path / "outside")
