@@ -84,11 +84,16 @@ def attacks(seed: int) -> Iterator[Frames]:
         yield some if draw.random() < 0.05 else mutated_frames(draw, some, whole) or [b""]
 
 
-async def honest_one(server: ServerTransport) -> Message:
-    while True:
+async def honest_one(server: ServerTransport, batch: int) -> Message:
+    """The honest client's next message, once the whole batch of the other's is taken, too."""
+    found: list[Message] = []
+    done = False
+    while not (found and done):
         message = await asyncio.wait_for(server.receive(), LIMIT_S)
         if message.sender == "client-1":
-            return message
+            found.append(message)
+        done = done or (message.kind, message.round) == ("batch", batch)
+    return found[0]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads its memory from /proc")
@@ -103,13 +108,19 @@ def test_a_server_takes_what_is_honest_as_it_was_sent(count: int) -> None:
         changed = attacks(1)
         rounds = count // BATCH
         taken, warm = [], 0
-        with caller("client-2", port) as turned, caller("mallory", port) as stranger:
+        with (
+            contextlib.closing(server),
+            contextlib.closing(client),
+            caller("client-2", port) as turned,
+            caller("mallory", port) as stranger,
+        ):
             for number in range(rounds):
                 for _ in range(BATCH // 2):
                     for sock in (turned, stranger):
                         sock.send_multipart(next(changed))
+                turned.send_multipart(frames_of("batch", number, {}))
                 client.send("update", number, update(number), {})
-                message = await honest_one(server)
+                message = await honest_one(server, number)
                 assert (message.kind, message.round) == ("update", number)
                 taken.append({name: each.clone() for name, each in message.tensors.items()})
                 await server.send("client-1", "model", number, encode_tensors(taken[-1]), {})
@@ -123,8 +134,6 @@ def test_a_server_takes_what_is_honest_as_it_was_sent(count: int) -> None:
         assert same(summed(taken), summed([update(number) for number in range(rounds)]))
         assert {event.peer for event in reported.drops()} >= {"mallory", "client-2"}
         assert len(reported.drops()) < 400 + count // 20, "summed up, not told one by one"
-        client.close()
-        server.close()
 
     asyncio.run(main())
 
