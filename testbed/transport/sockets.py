@@ -51,6 +51,8 @@ _MOST_QUESTIONS, _MOST_KEEPALIVE_S, _MOST_INT = 127, 32_767, (1 << 31) - 1
 LINGER_MS = 5_000
 """How long a closing socket keeps sending what it still holds."""
 RECONNECT_MS = 100
+MOST_UNREAD = 1_000
+"""Messages of one connection that wait to be read; more wait with who sends them."""
 HANDSHAKE_S = 60.0
 """After so long a connection that has proved nothing is closed. A line of 5 kbit/s carries what
 that takes in 2 s."""
@@ -88,7 +90,7 @@ def _configure(sock: zmq.Socket[Any], calls: bool) -> None:
     sock.setsockopt(zmq.HANDSHAKE_IVL, min(round(1000 * clock.host_s(HANDSHAKE_S)), _MOST_INT))
     sock.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
     sock.setsockopt(zmq.SNDHWM, 0)
-    sock.setsockopt(zmq.RCVHWM, 0)
+    sock.setsockopt(zmq.RCVHWM, MOST_UNREAD)
     sock.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
 
 

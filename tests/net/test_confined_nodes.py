@@ -25,6 +25,8 @@ LIMIT_S = 30.0
 class Trying:
     """A program whose node tries ``attempts`` and says in an event what came of each."""
 
+    peer_to_peer = False
+
     def __init__(self, folder: Path, attempts: list[Callable[[], Any]]) -> None:
         self._folder, self._attempts = folder, attempts
 
@@ -47,7 +49,7 @@ class Trying:
 def said(layout: Plan, endpoint: Endpoint, program: Trying) -> tuple[events.Confined, list[str]]:
     """What a client's node says of itself, and what came of its attempts."""
     with contextlib.ExitStack() as owned:
-        zygote = Zygote(layout, program, sys.stderr.fileno())  # type: ignore[arg-type]
+        zygote = Zygote(layout, program, sys.stderr.fileno(), secure=False)
         owned.callback(zygote.down)
         zygote.wait_ready(LIMIT_S)
         channel = zygote.spawn(layout.clients[0], endpoint)

@@ -17,7 +17,7 @@ from mutations import Frames, corpus, frames_of, mutated_frames, resident_bytes
 
 from testbed.record.drops import Condensed
 from testbed.record.events import Dropped, Event
-from testbed.transport.sockets import ClientTransport, ServerTransport
+from testbed.transport.sockets import MOST_UNREAD, ClientTransport, ServerTransport
 from testbed.transport.wire import Message, encode_tensors
 
 HOST = "127.0.0.1"
@@ -55,13 +55,16 @@ class Reported(list[Event]):
 
 
 @contextlib.contextmanager
-def caller(name: str, port: int) -> Iterator[zmq.Socket[Any]]:
-    """A socket as a client of that name has it, to which any frames can be given."""
+def caller(name: str, port: int, waiting: int = 0) -> Iterator[zmq.Socket[Any]]:
+    """A socket as a client of that name has it, to which any frames can be given.
+
+    ``waiting``: messages that it keeps until they are sent; 0: any number.
+    """
     context = zmq.Context()
     sock: zmq.Socket[Any] = context.socket(zmq.DEALER)
     sock.setsockopt(zmq.IDENTITY, name.encode())
     sock.setsockopt(zmq.LINGER, 0)
-    sock.setsockopt(zmq.SNDHWM, 0)
+    sock.setsockopt(zmq.SNDHWM, waiting)
     sock.connect(f"tcp://{HOST}:{port}")
     try:
         yield sock
@@ -94,6 +97,18 @@ async def honest_one(server: ServerTransport, batch: int) -> Message:
             found.append(message)
         done = done or (message.kind, message.round) == ("batch", batch)
     return found[0]
+
+
+def test_who_sends_more_than_is_read_is_held_back() -> None:
+    many, large = 3 * MOST_UNREAD, bytes(20_000)
+    port = free_port()
+    server = ServerTransport(HOST, port, {"client-1"}, lambda event: None)
+    with contextlib.closing(server), caller("client-1", port, waiting=10) as flood:
+        sent = 0
+        while sent < many and flood.poll(3_000, zmq.POLLOUT):
+            flood.send(large)
+            sent += 1
+    assert MOST_UNREAD <= sent < many
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads its memory from /proc")
