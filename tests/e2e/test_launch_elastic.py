@@ -19,10 +19,10 @@ def run(request, launch_for_module):
     return run
 
 
+@pytest.mark.quiet
 def test_each_of_more_clients_than_cores_has_its_devices_time(run):
     host = run.summary["fidelity"]["host"]
-    # Other tests at work beside it are no fault of the clock's, and are told.
-    assert host["verdict"] == "pass" or host["reason"].startswith("for "), host
+    assert host["verdict"] == "pass", host
     late = {row["node"]: row["late_s"] for row in run.summary["compute"]["nodes"]}
     rounds_s = sum(entry["seconds"] for entry in run.summary["rounds"])
     assert max(late.values()) <= 0.05 * rounds_s
