@@ -1,0 +1,132 @@
+"""Payload stages: what makes a method's tensors fewer bytes before they are sent, one file each.
+
+Stages stand in a row (``chain``): first what leaves values out, then what takes fewer bits for
+each, then what packs bytes. What they take is an update, the difference of what is sent and of a
+base that its receiver has, or values that mean something by themselves, such as logits.
+
+A stage's file holds
+
+``Options``
+    A frozen Struct of its options, each with its range and default; ``Lossy`` where it loses.
+``Stage(options)``
+    A ``Stage``, or where it packs bytes a ``Packer``.
+
+Nothing is drawn at one end that the other has to be told: both draw from the same seed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import msgspec
+
+from testbed.config_error import ConfigError, closest, refuse_unknown
+
+if TYPE_CHECKING:  # Naming the stages must not cost the seconds that torch takes to import.
+    import torch
+    from torch import Tensor
+
+_HELPERS = {"__init__", "bits", "chain"}
+SPARSIFY, QUANTISE, PACK = range(3)
+"""Orders of stages; of one order a chain has one stage at most."""
+VALUES = "values"
+"""Name of the part that the next stage takes."""
+
+
+class Part(NamedTuple):
+    """Layout of one of the one-dimensional tensors that a stage makes of one."""
+
+    dtype: torch.dtype
+    length: int
+    """Elements; where it is not exact, the most."""
+    exact: bool = True
+    """Whether it depends on the shape alone, and not on the values."""
+
+
+class Lossy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Options of a stage that loses something."""
+
+    feedback: bool = False
+    """Error feedback: what a message could not say is added to what the next one says."""
+
+
+class Stage(Protocol):
+    """Maker of parts out of values, and of values out of parts."""
+
+    order: int
+    lossy: bool
+
+    def parts(self, shape: Sequence[int]) -> dict[str, Part]:
+        """What becomes of a float32 tensor of that shape, which has at least one value.
+
+        A float32 part named VALUES is what the next stage of the chain takes.
+        """
+
+    def encode(self, values: Tensor, seed: int, memory: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The parts of float32 ``values``, which are contiguous and stay as they are.
+
+        They may be anything: all equal, zero, not finite (then so is what is decoded; nothing
+        raises). ``seed``: of this tensor, round and sender; the receiver has it too. ``memory``: of
+        this tensor at this sender, kept from one message to the next; a stage may put tensors in.
+        """
+
+    def decode(self, parts: Mapping[str, Tensor], shape: Sequence[int], seed: int) -> Tensor:
+        """float32 values of that shape; the parts have the lengths and dtypes that they should.
+
+        Raises:
+            ValueError: they cannot be those of any values.
+        """
+
+
+class Packer(Protocol):
+    """Maker of fewer bytes out of bytes, without loss."""
+
+    order: int
+    lossy: bool
+
+    def pack(self, tensors: Sequence[Tensor]) -> Tensor:
+        """uint8 (any,): all that is in one-dimensional tensors, one after the other."""
+
+    def unpack(self, packed: Tensor, layout: Sequence[Part]) -> list[Tensor]:
+        """Tensors of exactly that layout.
+
+        Raises:
+            ValueError: they are not in it; no more is unpacked than they have bytes.
+        """
+
+
+def names() -> list[str]:
+    """Every stage: one file each."""
+    return sorted(
+        path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _HELPERS
+    )
+
+
+def load(text: str) -> Any:
+    """The stage of ``NAME`` or ``NAME:option=value,option=value``.
+
+    Raises:
+        ConfigError: there is none such, or an option of it is not or out of its range.
+    """
+    name, _, rest = text.strip().partition(":")
+    if name not in names():
+        raise ConfigError(
+            f"stage = {text!r}: no such stage{closest(name, names())}; "
+            f"there are {', '.join(names())}"
+        )
+    module = importlib.import_module(f"{__name__}.{name}")
+    given: dict[str, str] = {}
+    for each in filter(None, rest.split(",")):
+        key, equals, value = each.partition("=")
+        if not equals:
+            raise ConfigError(f"stage = {text!r}: an option is KEY=VALUE, found {each!r}")
+        given[key.strip()] = value.strip()
+    refuse_unknown(f"stage {name}: ", given, module.Options.__struct_fields__)
+    try:
+        options = msgspec.convert(given, module.Options, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"stage = {text!r}: {error}") from error
+    return module.Stage(options)

@@ -1,0 +1,51 @@
+"""8-bit quantisation: a whole number from -127 to 127 for each value, and a scale.
+
+The scale is the largest magnitude / 127, of the whole tensor or of each of its rows. n + 4 bytes,
+or n + 4 for each row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from methods import payload
+from methods.payload import QUANTISE, Part
+
+LARGEST = 127
+
+
+class Options(payload.Lossy, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    per: Literal["tensor", "row"] = "tensor"
+    """What has a scale of its own; a row is all that has one first index."""
+
+
+class Stage:
+    order = QUANTISE
+    lossy = True
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def _rows(self, shape: Sequence[int]) -> int:
+        return shape[0] if self.options.per == "row" and len(shape) > 1 else 1
+
+    def parts(self, shape: Sequence[int]) -> dict[str, Part]:
+        scales = Part(torch.float32, self._rows(shape))
+        return {"codes": Part(torch.int8, math.prod(shape)), "scales": scales}
+
+    def encode(self, values: Tensor, seed: int, memory: dict[str, Tensor]) -> dict[str, Tensor]:
+        rows = values.reshape(self._rows(values.shape), -1)
+        scales = rows.abs().amax(dim=1) / LARGEST
+        # The least float is no divisor for what is itself that small.
+        codes = (rows / scales.clamp_min(torch.finfo(torch.float32).tiny)[:, None]).round()
+        codes = codes.nan_to_num(0).clamp(-LARGEST, LARGEST).to(torch.int8)
+        return {"codes": codes.reshape(-1), "scales": scales}
+
+    def decode(self, parts: Mapping[str, Tensor], shape: Sequence[int], seed: int) -> Tensor:
+        codes = parts["codes"].view(self._rows(shape), -1).float()
+        return (codes * parts["scales"][:, None]).view(*shape)
