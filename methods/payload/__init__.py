@@ -62,7 +62,8 @@ class Stage(Protocol):
     def parts(self, shape: Sequence[int]) -> dict[str, Part]:
         """What becomes of a float32 tensor of that shape, which has at least one value.
 
-        A float32 part named VALUES is what the next stage of the chain takes.
+        A float32 part named VALUES is what the next stage of the chain takes. A part has the same
+        dtype by whatever shape.
         """
 
     def encode(self, values: Tensor, seed: int, memory: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -48,4 +48,4 @@ class Stage:
 
     def decode(self, parts: Mapping[str, Tensor], shape: Sequence[int], seed: int) -> Tensor:
         codes = parts["codes"].view(self._rows(shape), -1).float()
-        return (codes * parts["scales"][:, None]).view(*shape)
+        return (codes * parts["scales"][:, None]).view(tuple(shape))

@@ -43,7 +43,7 @@ class Stage:
         kept = self.kept(count)
         values = {VALUES: Part(torch.float32, kept)}
         if kept * BITMAP_FROM > count:
-            return {"places": Part(torch.uint8, bits.packed_bytes(count, 1)), **values}
+            return {"bitmap": Part(torch.uint8, bits.packed_bytes(count, 1)), **values}
         return {"places": Part(torch.int32, kept), **values}
 
     def encode(self, values: Tensor, seed: int, memory: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -53,19 +53,19 @@ class Stage:
         if len(places) * BITMAP_FROM > count:
             taken = torch.zeros(count, dtype=torch.uint8)
             taken[places] = 1
-            return {"places": bits.pack(taken, 1), VALUES: flat[places]}
+            return {"bitmap": bits.pack(taken, 1), VALUES: flat[places]}
         return {"places": places.to(torch.int32), VALUES: flat[places]}
 
     def decode(self, parts: Mapping[str, Tensor], shape: Sequence[int], seed: int) -> Tensor:
         count = math.prod(shape)
-        places = parts["places"]
-        if places.dtype == torch.uint8:
-            places = bits.unpack(places, 1, count).nonzero().reshape(-1)
+        if "bitmap" in parts:
+            places = bits.unpack(parts["bitmap"], 1, count).nonzero().reshape(-1)
             if len(places) != self.kept(count):
                 raise ValueError(f"{len(places)} places where {self.kept(count)} were expected")
-        places = places.long()
+        else:
+            places = parts["places"].long()
         if int(places[0]) < 0 or int(places[-1]) >= count or bool((places.diff() <= 0).any()):
             raise ValueError("places that do not rise from 0 on within the tensor")
         values = torch.zeros(count)
         values[places] = parts[VALUES]
-        return values.view(*shape)
+        return values.view(tuple(shape))
