@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import msgspec
 
 from testbed.config_error import ConfigError, closest, refuse_unknown
+from testbed.run.config import OptionValue, convert, option_value
 
 if TYPE_CHECKING:  # Naming the stages must not cost the seconds that torch takes to import.
     import torch
     from torch import Tensor
 
-_HELPERS = {"__init__", "bits", "chain"}
+_HELPERS = {"__init__", "bits", "cast", "chain"}
 SPARSIFY, QUANTISE, PACK = range(3)
 """Orders of stages; of one order a chain has one stage at most."""
 VALUES = "values"
@@ -60,7 +61,7 @@ class Stage(Protocol):
     lossy: bool
 
     def parts(self, shape: Sequence[int]) -> dict[str, Part]:
-        """What becomes of a float32 tensor of that shape, which has at least one value.
+        """Parts that a float32 tensor of that shape becomes, which has at least one value.
 
         A float32 part named VALUES is what the next stage of the chain takes. A part has the same
         dtype by whatever shape.
@@ -119,15 +120,13 @@ def load(text: str) -> Any:
             f"there are {', '.join(names())}"
         )
     module = importlib.import_module(f"{__name__}.{name}")
-    given: dict[str, str] = {}
+    given: dict[str, OptionValue | None] = {}
     for each in filter(None, rest.split(",")):
-        key, equals, value = each.partition("=")
+        key, equals, value = (word.strip() for word in each.partition("="))
         if not equals:
-            raise ConfigError(f"stage = {text!r}: an option is KEY=VALUE, found {each!r}")
-        given[key.strip()] = value.strip()
+            raise ConfigError(f"stage {name}: an option is KEY=VALUE, found {each!r}")
+        if key in given:
+            raise ConfigError(f"stage {name}: {key} is given twice")
+        given[key] = option_value(value)
     refuse_unknown(f"stage {name}: ", given, module.Options.__struct_fields__)
-    try:
-        options = msgspec.convert(given, module.Options, strict=False)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"stage = {text!r}: {error}") from error
-    return module.Stage(options)
+    return module.Stage(convert(given, module.Options, f"stage {name}"))

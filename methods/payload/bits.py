@@ -2,7 +2,11 @@
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+_LANES = (8, 16, 32)
+"""Bits of a number that stands by itself, of two beside one another, and of four."""
 
 
 def packed_bytes(count: int, width: int) -> int:
@@ -11,21 +15,53 @@ def packed_bytes(count: int, width: int) -> int:
 
 
 def pack(numbers: Tensor, width: int) -> Tensor:
-    """uint8 (packed_bytes,) of ``numbers`` below 2 ** ``width``, uint8 (n,); ``width`` 1 to 8."""
+    """uint8 (packed_bytes,) of ``numbers`` below 2 ** ``width``, uint8 (n,); ``width`` 1 to 8.
+
+    The highest bit of the first number is the highest of the first byte.
+    """
     if width == 8:
         return numbers
     if width == 1:
         return torch.from_numpy(np.packbits(numbers.numpy()))
-    planes = numbers.numpy()[:, None] >> np.arange(width - 1, -1, -1, dtype=np.uint8) & 1
-    return torch.from_numpy(np.packbits(planes.reshape(-1)))
+    # Eight numbers, which come to stand in as many bytes as one of them has bits.
+    whole = _groups(numbers.numpy(), 8)
+    for lane in _LANES:
+        used = lane * width // 8
+        low = _low_bits(used, 2 * lane)
+        whole = whole & low | whole >> np.uint64(lane - used) & low << np.uint64(used)
+    packed = _bytes(whole << np.uint64(64 - 8 * width))[:, :width].reshape(-1)
+    return torch.from_numpy(packed[: packed_bytes(len(numbers), width)])
 
 
 def unpack(packed: Tensor, width: int, count: int) -> Tensor:
     """uint8 (count,) that ``pack`` made ``packed`` of."""
     if width == 8:
         return packed
-    found = np.unpackbits(packed.numpy(), count=count * width)
     if width == 1:
-        return torch.from_numpy(found)
-    weights = (1 << np.arange(width - 1, -1, -1)).astype(np.uint8)
-    return torch.from_numpy(found.reshape(count, width) @ weights)
+        return torch.from_numpy(np.unpackbits(packed.numpy(), count=count))
+    whole = _groups(packed.numpy(), width) >> np.uint64(64 - 8 * width)
+    for lane in reversed(_LANES):
+        used = lane * width // 8
+        low = _low_bits(used, 2 * lane)
+        whole = whole & low | (whole & low << np.uint64(used)) << np.uint64(lane - used)
+    return torch.from_numpy(_bytes(whole).reshape(-1)[:count])
+
+
+def _groups(data: NDArray[np.uint8], size: int) -> NDArray[np.uint64]:
+    """Every ``size`` bytes as the highest of one number."""
+    found = np.zeros((-(-len(data) // size), 8), np.uint8)
+    full = len(data) // size
+    found[:full, :size] = data[: full * size].reshape(-1, size)
+    if full < len(found):
+        found[-1, : len(data) - full * size] = data[full * size :]
+    return found.view(">u8").reshape(-1).astype(np.uint64)
+
+
+def _bytes(numbers: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    """(n, 8), the highest first."""
+    return numbers.astype(">u8").view(np.uint8).reshape(-1, 8)
+
+
+def _low_bits(count: int, of: int) -> np.uint64:
+    """A mask with the lowest ``count`` of every ``of`` bits."""
+    return np.uint64(sum((1 << count) - 1 << at for at in range(0, 64, of)))

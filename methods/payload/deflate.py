@@ -1,7 +1,7 @@
-"""Deflate (RFC 1951) of what is left, the bytes of each part shuffled before: all first bytes, all
-second, and so on, for those of one place are more alike.
+"""Deflate (RFC 1951) of bytes: of each part all first ones, then all second, and so on (shuffled).
 
-Raw float32 values hardly become fewer; codes and places do, by how much depends on the values.
+Those of one place within an element are more alike. Raw float32 values hardly become fewer; codes
+and places do, by how much depends on the values.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Stage:
         unpacker = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
         try:
             # No more than is expected, and one byte by which too many are told.
-            whole = unpacker.decompress(packed.numpy(), expected + 1)
+            whole = unpacker.decompress(packed.numpy().data, expected + 1)
         except zlib.error as error:
             raise ValueError(f"cannot be inflated: {error}") from error
         if len(whole) != expected or not unpacker.eof or unpacker.unused_data:

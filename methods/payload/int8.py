@@ -1,7 +1,7 @@
 """8-bit quantisation: a whole number from -127 to 127 for each value, and a scale.
 
-The scale is the largest magnitude / 127, of the whole tensor or of each of its rows. n + 4 bytes,
-or n + 4 for each row.
+The scale is the largest magnitude, which 127 stands for, of the whole tensor or of each of its
+rows. n + 4 bytes, or n + 4 for each row.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class Stage:
 
     def encode(self, values: Tensor, seed: int, memory: dict[str, Tensor]) -> dict[str, Tensor]:
         rows = values.reshape(self._rows(values.shape), -1)
-        scales = rows.abs().amax(dim=1) / LARGEST
-        # The least float is no divisor for what is itself that small.
-        codes = (rows / scales.clamp_min(torch.finfo(torch.float32).tiny)[:, None]).round()
-        codes = codes.nan_to_num(0).clamp(-LARGEST, LARGEST).to(torch.int8)
-        return {"codes": codes.reshape(-1), "scales": scales}
+        scales = rows.abs().amax(dim=1)
+        # Zero of zero, and what is not finite, is none: 0 stands for it.
+        codes = (rows / scales[:, None]).mul_(LARGEST).round_().nan_to_num_(0).to(torch.int8)
+        return {"codes": codes.view(-1), "scales": scales}
 
     def decode(self, parts: Mapping[str, Tensor], shape: Sequence[int], seed: int) -> Tensor:
-        codes = parts["codes"].view(self._rows(shape), -1).float()
-        return (codes * parts["scales"][:, None]).view(tuple(shape))
+        # In this order no product is larger than its scale, which is finite.
+        rows = parts["codes"].view(self._rows(shape), -1).float().div_(LARGEST)
+        return rows.mul_(parts["scales"][:, None]).view(tuple(shape))

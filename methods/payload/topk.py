@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Annotated
 
+import numpy as np
 import torch
 from msgspec import Meta
 from torch import Tensor
@@ -33,10 +35,12 @@ class Stage:
 
     def __init__(self, options: Options) -> None:
         self.options = options
+        # As it was written: 0.07 of 100 in floats is more than 7.
+        self._share = Fraction(str(options.k))
 
     def kept(self, count: int) -> int:
         """How many of so many values are sent."""
-        return max(1, math.ceil(self.options.k * count))
+        return max(1, math.ceil(self._share * count))
 
     def parts(self, shape: Sequence[int]) -> dict[str, Part]:
         count = math.prod(shape)
@@ -49,7 +53,10 @@ class Stage:
     def encode(self, values: Tensor, seed: int, memory: dict[str, Tensor]) -> dict[str, Tensor]:
         flat = values.reshape(-1)
         count = flat.numel()
-        places = flat.abs().topk(self.kept(count)).indices.sort().values
+        # Several times as quick as torch's topk, which sorts; what is no number counts as most.
+        left_out = count - self.kept(count)
+        ranked = np.argpartition(flat.abs().numpy(), left_out)
+        places = torch.from_numpy(np.sort(ranked[left_out:]))
         if len(places) * BITMAP_FROM > count:
             taken = torch.zeros(count, dtype=torch.uint8)
             taken[places] = 1

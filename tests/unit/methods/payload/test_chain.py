@@ -137,7 +137,7 @@ def test_what_is_not_in_the_layout_is_refused():
         (["int9"], "did you mean int8"),
         (["int8", "topk"], "stage = 'topk' after 'int8': what leaves values out comes first"),
         (["deflate", "deflate"], "after 'deflate'"),
-        (["topk:k=2"], "k=2"),
+        (["topk:k=2"], "k = 2"),
         (["topk:share=1"], "share"),
         (["topk:k"], "KEY=VALUE"),
     ],
