@@ -1,4 +1,4 @@
-"""Test images that models are evaluated on: all of a small set, and of a large one a bounded part.
+"""Images that models are evaluated on: all of a small set, and of a large one a bounded part.
 
 The bound is of operations, which are the same on every machine, and not of time: two runs of one
 seed must give equal metrics.
@@ -9,8 +9,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from nodes.workload import data
+from nodes.workload import data, splits
 from testbed.config_error import ConfigError
+from testbed.run.config import RunConfig
 from testbed.seeds import derive
 
 LEAST = 1_000
@@ -20,18 +21,25 @@ MOST_FLOPS = 1e11
 """Of all evaluations after a round; some 2 to 5 s of one core."""
 
 
-def check(asked: int | None, dataset: str) -> None:
-    """Raises ConfigError where more images are asked for than the data set has."""
-    there = data.facts(dataset).test_size
-    if asked is not None and asked > there:
+def check(config: RunConfig) -> None:
+    """Raises ConfigError where there are no images as asked for, or not so many."""
+    validation = config.eval_on == "validation"
+    if validation and config.compute == "modelled":
         raise ConfigError(
-            f"eval_samples = {asked}: must be at most {there}, the test images of {dataset}; leave "
-            "it out for the default"
+            "eval_on = 'validation': where compute is modelled nothing is learnt, and so nothing "
+            "can be tuned; take --compute=real, or leave it out"
+        )
+    facts = data.facts(config.dataset)
+    there = facts.validation_size if validation else facts.test_size
+    if config.eval_samples is not None and config.eval_samples > there:
+        raise ConfigError(
+            f"eval_samples = {config.eval_samples}: must be at most {there}, the {config.eval_on} "
+            f"images of {config.dataset}; leave it out for the default"
         )
 
 
 def count(asked: int | None, there: int, image_flops: Callable[[], float], models: int) -> int:
-    """How many of ``there`` test images are taken.
+    """How many of ``there`` images are taken.
 
     ``image_flops``: operations of one model on one image; called where they matter. ``models``: how
     many are evaluated after a round.
@@ -44,5 +52,5 @@ def count(asked: int | None, there: int, image_flops: Callable[[], float], model
 
 def chosen(count: int, there: int) -> NDArray[np.int64]:
     """Sorted indices (n,) of the images: the first ones of an order that no run's seed changes."""
-    order = np.random.default_rng(derive(data.TEST_SEED, "evaluated images")).permutation(there)
+    order = np.random.default_rng(derive(splits.TEST_SEED, "evaluated images")).permutation(there)
     return np.sort(order[:count])

@@ -27,7 +27,7 @@ from nodes.peer import AMONG_CLIENTS
 from nodes.requirements import MIN_SAMPLES, refusing
 from nodes.server import Resumed, serve
 from nodes.throttled_compute import STEP_IMAGES, Stretched, host_flops_per_s
-from nodes.workload import data, models
+from nodes.workload import data, models, splits
 from testbed import clock
 from testbed.config_error import ConfigError
 from testbed.metering import meter
@@ -80,7 +80,7 @@ class FineTuning:
         held_out = self._method.public_source(self._options) == "held-out"
         self._held_out = self._public_samples if held_out else 0
         self._samples = requirements.training_samples(config, clients, self._held_out)
-        evaluation.check(config.eval_samples, config.dataset)
+        evaluation.check(config)
         if config.partition == "pathological":
             with refusing("partition pathological"):
                 data.check_classes(
@@ -147,10 +147,12 @@ class FineTuning:
         torch.set_num_threads(1)
         without_compiler()
         run = self._run
-        load = data.outline if self._modelled else partial(data.load, folder=self._folder)
+        validation = run.eval_on == "validation"
+        real = partial(data.load, folder=self._folder, validation=validation)
+        load = data.outline if self._modelled else real
         self._data = load(run.dataset, seed=run.seed, train_samples=self._samples)
         with refusing(f"options of method {run.method}"):
-            held_out, private = data.hold_out(
+            held_out, private = splits.hold_out(
                 len(self._data.train_labels), self._held_out, seed=run.seed
             )
         self._public = self._images(held_out)

@@ -92,11 +92,13 @@ def training_samples(config: RunConfig, clients: int, public: int) -> int | None
     Raises:
         ConfigError: the data set cannot feed so many clients.
     """
-    there = data.train_size(config.dataset)
+    validation = config.eval_on == "validation"
+    there = data.train_size(config.dataset, validation=validation)
+    whose = f"{config.dataset}{', less its validation split,' if validation else ''}"
     if config.train_samples is not None:
         least = clients * MIN_SAMPLES + public
         if not least <= config.train_samples <= (there or config.train_samples):
-            most = "" if there is None else f" and at most the {there} of {config.dataset}"
+            most = "" if there is None else f" and at most the {there} of {whose}"
             raise ConfigError(
                 f"train_samples = {config.train_samples}: must be at least {least}, {MIN_SAMPLES} "
                 f"a client and {public} public ones{most}"
@@ -106,13 +108,13 @@ def training_samples(config: RunConfig, clients: int, public: int) -> int | None
         return max(2_000, GLYPHS_PER_CLIENT * clients) + public
     if public and clients * MIN_SAMPLES + public > there:
         raise ConfigError(
-            f"options of method {config.method} ask for {public} public images: {config.dataset} "
+            f"options of method {config.method} ask for {public} public images: {whose} "
             f"has {there} training images, and {clients} clients need {clients * MIN_SAMPLES} of "
             "them; take fewer, or --dataset=glyphs, which draws as many images as wanted"
         )
     if clients * MIN_SAMPLES > there:
         raise ConfigError(
-            f"clients = {clients}: {config.dataset} has {there} training images, enough for "
+            f"clients = {clients}: {whose} has {there} training images, enough for "
             f"{there // MIN_SAMPLES} clients of {MIN_SAMPLES}; take fewer clients, or "
             "--dataset=glyphs, which draws as many images as wanted"
         )

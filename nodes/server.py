@@ -124,7 +124,8 @@ async def serve(
     if past is None:
         past = Resumed(0, {}, {}, over=False)
         images = len(test[1]) if test else 0
-        report(events.Evaluated(metrics=metrics, images=images, of=test_size if test else 0))
+        of = test_size if test else 0
+        report(events.Evaluated(metrics=metrics, split=config.eval_on, images=images, of=of))
     else:
         check_alike(metrics, past)
     # 1. Wait for the clients.

@@ -104,6 +104,7 @@ _NAMES: dict[str, Callable[[], Iterable[str]]] = {
     "links": _one_of("links"),
     "compute": _one_of("compute"),
     "partition": _one_of("partition"),
+    "evaluation": _one_of("eval_on"),
     "file": tuple,
     "folder": tuple,
     "run": _runs,

@@ -12,15 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nodes.workload import hub_data
+from nodes.workload import hub_data, splits
+from nodes.workload.splits import HELD_SHARE, TEST_SEED
 from testbed.config_error import ConfigError
 from testbed.seeds import derive
 
 SIDE = 16
 """Height and width of the digits and glyphs, pixels: the input of the shipped models."""
-
-TEST_SEED = 1_000_003
-"""Draws what must be the same for every seed of a run: held-out images and the digits' split."""
 
 DIGITS_FILE = Path(__file__).parent / "digits" / "digits.csv.gz"
 
@@ -41,6 +39,11 @@ class Facts:
     shape: tuple[int, int, int]
     """Channels, height and width of an image."""
 
+    @property
+    def validation_size(self) -> int:
+        """Images of the validation split, which training then lacks where they are not drawn."""
+        return self.test_size if self.train_size is None else -(-self.train_size // HELD_SHARE)
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -52,6 +55,7 @@ class Dataset:
     """Photographs are uint8 in 0..255, a quarter of the memory: `scaled` makes them float32."""
     train_labels: NDArray[np.int64]
     test_images: NDArray[np.float32]
+    """What models are evaluated on: the test images, or those of the validation split."""
     test_labels: NDArray[np.int64]
 
 
@@ -81,9 +85,15 @@ def classes(name: str) -> int:
     return facts(name).classes
 
 
-def train_size(name: str) -> int | None:
-    """Training images of a data set; None: as many as wanted. ValueError for an unknown name."""
-    return facts(name).train_size
+def train_size(name: str, *, validation: bool = False) -> int | None:
+    """Training images of a data set; None: as many as wanted. ValueError for an unknown name.
+
+    `validation`: those that its validation split leaves.
+    """
+    own = facts(name)
+    if own.train_size is None:
+        return None
+    return own.train_size - own.validation_size * validation
 
 
 def find(name: str, folder: str | None) -> Path | None:
@@ -103,18 +113,26 @@ def find(name: str, folder: str | None) -> Path | None:
 
 
 def load(
-    name: str, *, seed: int, train_samples: int | None = None, folder: Path | None = None
+    name: str,
+    *,
+    seed: int,
+    train_samples: int | None = None,
+    folder: Path | None = None,
+    validation: bool = False,
 ) -> Dataset:
     """A data set, the same for the same arguments; its test images are the same for every seed.
 
     `train_samples`: how many training images; None: all, or 20,000 glyphs. `folder`: as from
-    `find`. ValueError for an unknown name, or for more images than there are; ConfigError where
-    the folder's contents are not the data set's.
+    `find`. `validation`: in the test images' place a fifth of each class of the training images,
+    the same for every seed, which these then lack; as many glyphs as of the test, drawn.
+    ValueError for an unknown name, or for more images than there are; ConfigError where the
+    folder's contents are not the data set's.
     """
-    _wanted(name, train_samples)
+    _wanted(name, train_samples, validation=validation)
     if name in hub_data.SOURCES:
-        return _photographs(name, seed, train_samples, folder or hub_data.find(name, None))
-    return _LOADERS[name](seed, train_samples)
+        folder = folder or hub_data.find(name, None)
+        return _photographs(name, seed, train_samples, folder, validation)
+    return _LOADERS[name](seed, train_samples, validation)
 
 
 def fingerprint(name: str, folder: Path | None) -> str | None:
@@ -159,9 +177,9 @@ def outline(name: str, *, seed: int, train_samples: int | None = None) -> Datase
     )
 
 
-def _wanted(name: str, train_samples: int | None) -> int:
+def _wanted(name: str, train_samples: int | None, *, validation: bool = False) -> int:
     """How many training images `train_samples` stands for. ValueError where there are fewer."""
-    there = facts(name).train_size
+    there = train_size(name, validation=validation)
     if train_samples is None:
         return GLYPHS_TRAIN if there is None else there
     if train_samples < 1:
@@ -169,17 +187,6 @@ def _wanted(name: str, train_samples: int | None) -> int:
     if there is not None and train_samples > there:
         raise ValueError(f"{name} has {there} training images, and {train_samples} were asked for")
     return train_samples
-
-
-def hold_out(samples: int, held: int, *, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sorted indices of ``held`` random ones of ``samples``, and of all the others.
-
-    ValueError where there are not so many.
-    """
-    if held > samples:
-        raise ValueError(f"{held} public images cannot be held out of {samples}")
-    order = np.random.default_rng(derive(seed, "held out", held)).permutation(samples)
-    return np.sort(order[:held]), np.sort(order[held:])
 
 
 def partition(
@@ -313,14 +320,14 @@ def _top_up(
             heapq.heapreplace(largest, (size + 1, rich))
 
 
-def _digits(seed: int, train_samples: int | None) -> Dataset:
+def _digits(seed: int, train_samples: int | None, validation: bool) -> Dataset:
     """scikit-learn's 1,797 handwritten digits, a fixed stratified split of 1,437 and 360."""
     small, labels = read_digits()
     images = enlarge((small / 16).astype(np.float32)[:, None])
-    shuffled = np.random.default_rng(TEST_SEED).permutation(len(labels))
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    held_out = np.arange(len(labels)) % 5 == 0
-    test, train = by_class[held_out], by_class[~held_out]
+    test, train = splits.stratified(labels, TEST_SEED)
+    if validation:
+        held, left = splits.validation(labels[train])
+        test, train = train[held], train[left]
     train = _shuffled(train, seed)[:train_samples]
     return Dataset("digits", CLASSES, images[train], labels[train], images[test], labels[test])
 
@@ -338,10 +345,11 @@ def enlarge(images: NDArray[np.float32]) -> NDArray[np.float32]:
     return images.repeat(factor, axis=-2).repeat(factor, axis=-1)
 
 
-def _glyphs(seed: int, train_samples: int | None) -> Dataset:
+def _glyphs(seed: int, train_samples: int | None, validation: bool) -> Dataset:
     """The ten digits of the DejaVu fonts, more distorted than pretraining ever saw them."""
     train = _draw(train_samples or GLYPHS_TRAIN, derive(seed, "training glyphs"))
-    test = _draw(FACTS["glyphs"].test_size, [TEST_SEED, 0])
+    stream = derive(TEST_SEED, "validation images") if validation else [TEST_SEED, 0]
+    test = _draw(FACTS["glyphs"].test_size, stream)
     return Dataset("glyphs", CLASSES, *train, *test)
 
 
@@ -351,10 +359,16 @@ def public_glyphs(count: int, *, seed: int) -> NDArray[np.float32]:
     return images
 
 
-def _photographs(name: str, seed: int, train_samples: int | None, folder: Path) -> Dataset:
+def _photographs(
+    name: str, seed: int, train_samples: int | None, folder: Path, validation: bool
+) -> Dataset:
     """A data set of the hub in the order of its files, or `train_samples` random ones of it."""
     classes = facts(name).classes
     train, train_labels, test, test_labels = hub_data.read(name, classes, folder)
+    if validation:
+        held, left = map(np.sort, splits.validation(train_labels))
+        test, test_labels = train[held], train_labels[held]
+        train, train_labels = train[left], train_labels[left]
     if train_samples is not None:
         if train_samples > len(train):
             raise ConfigError(
@@ -379,4 +393,7 @@ def _draw(count: int, stream: int | list[int]) -> tuple[NDArray[np.float32], NDA
     )
 
 
-_LOADERS: dict[str, Callable[[int, int | None], Dataset]] = {"digits": _digits, "glyphs": _glyphs}
+_LOADERS: dict[str, Callable[[int, int | None, bool], Dataset]] = {
+    "digits": _digits,
+    "glyphs": _glyphs,
+}

@@ -414,10 +414,11 @@ class Evaluated(Event, tag="evaluated", kw_only=True):
     """By the server, before the first round."""
 
     metrics: Annotated[Metrics, "as of `round`; empty where no model is global"]
-    images: Annotated[Count | UnsetType, "test images that a model is evaluated on; 0: none"] = (
-        UNSET
-    )
-    of: Annotated[Count | UnsetType, "test images there are"] = UNSET
+    split: Annotated[
+        Literal["test", "validation"], "the images that models are evaluated on all through the run"
+    ] = "test"
+    images: Annotated[Count | UnsetType, "how many a model is evaluated on; 0: none"] = UNSET
+    of: Annotated[Count | UnsetType, "how many there are"] = UNSET
 
 
 class Shaped(Moment, tag="shaped", kw_only=True):

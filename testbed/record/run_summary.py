@@ -131,7 +131,11 @@ class Evaluated(msgspec.Struct):
     """Images that models are evaluated on."""
 
     images: Annotated[Count | None, "how many; null: nobody has said"] = None
-    of: Annotated[Count | None, "how many test images there are"] = None
+    of: Annotated[Count | None, "how many there are"] = None
+    split: Annotated[
+        Literal["test", "validation"],
+        "`validation`: held out of the training images, for tuning",
+    ] = "test"
 
 
 class InitialFinal(msgspec.Struct):

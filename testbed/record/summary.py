@@ -260,7 +260,7 @@ class SummaryBuilder:
 
     def _on_evaluated(self, event: events.Evaluated) -> None:
         self._metrics.initial = event.metrics
-        self._evaluated = Evaluated(known(event.images), known(event.of))
+        self._evaluated = Evaluated(known(event.images), known(event.of), event.split)
 
     def _on_joined(self, event: events.Joined) -> None:
         self._begin_training(event.t)

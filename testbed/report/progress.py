@@ -149,8 +149,9 @@ def closing_table(summary: Summary) -> Table:
         was = f"{metric(initial[name])} -> " if name in initial else ""
         table.add_row(one_line(name), f"{was}{metric(value)}")
     evaluated = summary.evaluated
-    if evaluated.images != evaluated.of:
-        table.add_row("test images evaluated", f"{evaluated.images:,} of {evaluated.of:,}")
+    if evaluated.images != evaluated.of or evaluated.split != "test":
+        row = f"{evaluated.split} images evaluated"
+        table.add_row(row, f"{evaluated.images:,} of {evaluated.of:,}")
     table.add_row("rounds", str(summary.rounds_done))
     vain = sum(entry.clients_ok == 0 for entry in summary.rounds if entry.finished)
     if vain:

@@ -311,7 +311,9 @@ def _what_ran(story: Story) -> Markup:
 
 
 def _evaluated(evaluated: Evaluated) -> str:
-    return f"{evaluated.images:,} of {evaluated.of:,} test images" if evaluated.images else "-"
+    if not evaluated.images:
+        return "-"
+    return f"{evaluated.images:,} of {evaluated.of:,} {evaluated.split} images"
 
 
 def _versions(versions: dict[str, str]) -> str:

@@ -254,10 +254,18 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     eval_samples: Annotated[
         Annotated[int, msgspec.Meta(ge=1, le=100_000_000)] | None,
         Flag(
-            "Test images that models are evaluated on after each round, always the same.",
+            "Images that models are evaluated on after each round, always the same.",
             default="all up to 1,000; of more, as many as 100 GFLOP a round allow",
         ),
     ] = None
+    eval_on: Annotated[
+        Literal["test", "validation"],
+        Flag(
+            "validation: a fifth of the training images, which no client then has, the same for "
+            "every seed and method; whatever is tuned is tuned on these.",
+            offers="evaluation",
+        ),
+    ] = "test"
     partition: Annotated[
         Literal["dirichlet", "iid", "pathological"],
         Flag(

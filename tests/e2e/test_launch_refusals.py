@@ -46,6 +46,14 @@ CASES = {
         ["--eval-samples=361"],
         ["eval_samples = 361", "at most 360"],
     ),
+    "other images to evaluate": (
+        ["--eval-on=train"],
+        ["eval_on = 'train'", "test, validation"],
+    ),
+    "images to tune on where nothing is learnt": (
+        ["--eval-on=validation", "--compute=modelled"],
+        ["eval_on = 'validation'", "nothing is learnt"],
+    ),
     "no rounds": (["--rounds=0"], ["rounds = 0", ">= 1"]),
     "rounds that are no number": (["--rounds=many"], ["--rounds", "many"]),
     "negative seed": (["--seed=-1"], ["seed = -1", ">= 0"]),

@@ -1,8 +1,9 @@
-"""How many test images a model is evaluated on, and which."""
+"""How many images a model is evaluated on, and which."""
 
 import pytest
 
 from nodes import evaluation
+from nodes.requirements import training_samples
 from testbed.config_error import ConfigError
 from testbed.run.config import RunConfig, load
 
@@ -48,10 +49,25 @@ def test_fewer_images_are_a_part_of_more_and_always_the_same() -> None:
 
 
 def test_more_than_there_are_is_refused() -> None:
-    evaluation.check(360, "digits")
-    evaluation.check(None, "digits")
+    evaluation.check(RunConfig(eval_samples=360))
+    evaluation.check(RunConfig())
     with pytest.raises(ConfigError, match="eval_samples = 361: must be at most 360, the test"):
-        evaluation.check(361, "digits")
+        evaluation.check(RunConfig(eval_samples=361))
+    evaluation.check(RunConfig(eval_samples=288, eval_on="validation"))
+    with pytest.raises(ConfigError, match="= 289: must be at most 288, the validation images"):
+        evaluation.check(RunConfig(eval_samples=289, eval_on="validation"))
+
+
+def test_a_validation_split_of_nothing_learnt_is_refused() -> None:
+    evaluation.check(RunConfig(compute="modelled"))
+    with pytest.raises(ConfigError, match="eval_on = 'validation': where compute is modelled"):
+        evaluation.check(RunConfig(compute="modelled", eval_on="validation"))
+
+
+def test_clients_lack_the_validation_split_before_anything_starts() -> None:
+    assert training_samples(RunConfig(eval_on="validation"), 143, 0) is None
+    with pytest.raises(ConfigError, match=r"less its validation split, has 1149 .* 143 clients"):
+        training_samples(RunConfig(eval_on="validation"), 144, 0)
 
 
 @pytest.mark.parametrize("asked", [0, -5])

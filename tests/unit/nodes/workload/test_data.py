@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nodes.workload import data
+from nodes.workload import data, splits
 from nodes.workload.glyphs import DIGITS, STRONG, Distortion, glyphs
 from testbed.config_error import ConfigError
 
@@ -102,10 +102,10 @@ def test_partition_is_fast(kind: str) -> None:
 
 
 def test_no_more_is_held_out_than_there_is() -> None:
-    held, rest = data.hold_out(10, 4, seed=0)
+    held, rest = splits.hold_out(10, 4, seed=0)
     assert np.array_equal(np.sort(np.concatenate([held, rest])), np.arange(10)) and len(held) == 4
     with pytest.raises(ValueError, match="11 public images cannot be held out of 10"):
-        data.hold_out(10, 11, seed=0)
+        splits.hold_out(10, 11, seed=0)
 
 
 def test_partition_refuses_what_cannot_be() -> None:
@@ -153,6 +153,39 @@ def test_digits_split_is_stratified_complete_and_the_same_for_every_seed() -> No
     assert np.array_equal(rows(second.train_images, second.test_images), whole)
 
 
+def as_rows(images: np.ndarray) -> set[bytes]:
+    return {each.tobytes() for each in images}
+
+
+def test_the_validation_split_is_training_images_and_the_same_for_every_seed() -> None:
+    whole = data.load("digits", seed=0)
+    first, second = (data.load("digits", seed=seed, validation=True) for seed in (0, 5))
+    assert first.test_images.shape == (288, 1, 16, 16) and len(first.train_labels) == 1149
+    assert np.array_equal(first.test_images, second.test_images)
+    assert np.array_equal(first.test_labels, second.test_labels)
+    assert not np.array_equal(first.train_labels, second.train_labels)
+    assert np.ptp(np.bincount(first.test_labels)) <= 2
+    held, left = as_rows(first.test_images), as_rows(first.train_images)
+    assert held | left == as_rows(whole.train_images) == held | as_rows(second.train_images)
+    # None of the test images, and none that a client trains on.
+    assert not held & left and not held & as_rows(whole.test_images)
+    few = data.load("digits", seed=0, train_samples=100, validation=True)
+    assert np.array_equal(few.train_images, first.train_images[:100])
+    with pytest.raises(ValueError, match="1149 training images, and 1150"):
+        data.load("digits", seed=0, train_samples=1150, validation=True)
+
+
+def test_the_validation_split_of_what_is_drawn_is_drawn() -> None:
+    own, one, other = (
+        data.load("glyphs", seed=seed, train_samples=30, validation=validation)
+        for seed, validation in ((0, False), (0, True), (1, True))
+    )
+    assert np.array_equal(own.train_images, one.train_images)
+    assert np.array_equal(one.test_images, other.test_images)
+    assert own.test_images.shape == one.test_images.shape
+    assert not as_rows(one.test_images) & as_rows(own.test_images)
+
+
 @pytest.mark.parametrize("name", ["digits", "glyphs"])
 def test_a_data_set_keeps_its_promises(name: str) -> None:
     first, again, other = (data.load(name, seed=seed, train_samples=300) for seed in (0, 0, 1))
@@ -179,7 +212,10 @@ def test_what_is_said_of_a_set_agrees_with_load() -> None:
         assert facts.test_size == len(loaded.test_labels) == len(loaded.test_images)
         assert facts.shape == loaded.train_images.shape[1:] == loaded.test_images.shape[1:]
     assert data.train_size("digits") == len(data.load("digits", seed=0).train_labels)
-    assert data.train_size("glyphs") is None
+    assert data.train_size("glyphs") is data.train_size("glyphs", validation=True) is None
+    assert data.train_size("cifar10", validation=True) == 40_000
+    sizes = [data.facts(name).validation_size for name in data.names()]
+    assert sizes == [10_000, 10_000, 288, 1_000, 14_652]
 
 
 @pytest.mark.parametrize("name", data.names())

@@ -101,6 +101,22 @@ def test_some_of_the_training_images_are_drawn_from_the_seed(
         data.load("svhn", seed=0, train_samples=31, folder=tmp_path)
 
 
+def test_the_validation_split_is_a_fifth_of_the_folders_training_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = hub_data.Splits(pixels(30), np.arange(30) % 3, pixels(12), np.arange(12))
+    monkeypatch.setattr(hub_data, "read", lambda *_: whole)
+    first, other = (
+        data.load("svhn", seed=seed, folder=tmp_path, validation=True) for seed in (0, 1)
+    )
+    assert len(first.test_labels) == 6 and len(first.train_labels) == 24
+    assert np.array_equal(first.test_images, other.test_images)
+    assert first.test_images.dtype == np.float32 and first.train_images.dtype == np.uint8
+    images = {each.tobytes() for each in data.scaled(whole.train_images)}
+    parts = [*first.test_images, *data.scaled(first.train_images)]
+    assert {each.tobytes() for each in parts} == images
+
+
 @pytest.mark.parametrize("name", LABELS)
 def test_every_set_has_the_hubs_columns(name: str) -> None:
     assert hub_data.SOURCES[name].label == LABELS[name]
