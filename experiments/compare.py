@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from rich.table import Table
 
@@ -13,6 +13,7 @@ from testbed.metrics import accuracy
 from testbed.network.topology import SERVER
 from testbed.record.events import known
 from testbed.record.run_summary import RoundSummary, Summary
+from testbed.report import curves
 
 Figures = dict[str, float | None]
 Spread = dict[str, tuple[float, float]]
@@ -28,13 +29,21 @@ class Group(NamedTuple):
     figures: Figures
     """Medians."""
     spread: Spread
+    point: Mapping[str, Any] = {}
+    """Values of the bench's grid that the row was tuned to."""
+    at_edge: Sequence[str] = ()
+    """Options of them whose value is the grid's least or greatest."""
+    has: Sequence[str] = ()
+    """What the row has that others lack."""
 
 
 def figures(summary: Summary, target_accuracy: float | None) -> Figures:
     """Numbers of one run. Bytes are of all clients, both ways; MB are of 10^6 bytes.
 
-    With a target, time and bytes are those until the end of the round that reached it, and None
-    where none did.
+    With a target, time and bytes are those until the end of the round that reached it; and, as
+    ``..._interpolated``, until the moment in that round when accuracy, on a straight line from the
+    round before, was the target. All are None where no round did, and the latter where nobody knows
+    the accuracy before the round.
     """
     rounds = [entry for entry in summary.rounds if entry.finished]
     accuracies = [accuracy(entry.metrics) for entry in rounds]
@@ -42,7 +51,7 @@ def figures(summary: Summary, target_accuracy: float | None) -> Figures:
     flops = [own for each in summary.per_client if (own := known(each.round_flops))]
     clients = [each for each in summary.processes if each.node != SERVER]
     peaks = [each.peak_private_mb for each in clients]
-    minutes = _minutes(rounds)
+    minutes = sum(map(_SPENT["minutes"], rounds))
     payload = sum(entry.bytes.payload.both for entry in rounds)
     found: Figures = {
         "accuracy": max((a for a in accuracies if a is not None), default=None),
@@ -58,16 +67,35 @@ def figures(summary: Summary, target_accuracy: float | None) -> Figures:
         "client_memory_mb": max((mb for mb in peaks if mb is not None), default=None),
     }
     if target_accuracy is not None:
-        reached = [n for n, a in enumerate(accuracies, 1) if a is not None and a >= target_accuracy]
-        until = rounds[: reached[0]] if reached else []
-        sums: Figures = {
-            "rounds_to_target": len(until),
-            "minutes_to_target": _minutes(until),
-            "payload_mb_to_target": sum(entry.bytes.payload.both for entry in until) / 1e6,
-            "wire_mb_to_target": sum(entry.bytes.wire.both for entry in until) / 1e6,
-        }
-        found |= sums if until else dict.fromkeys(sums)
+        found |= _to_target(accuracy(summary.metrics.initial), rounds, target_accuracy)
     return found
+
+
+def _to_target(first: float | None, rounds: list[RoundSummary], target: float) -> Figures:
+    """Figures of what the target took; ``first``: accuracy before the first round."""
+    accuracies = [first, *(accuracy(entry.metrics) for entry in rounds)]
+    good = (n for n, a in enumerate(accuracies) if n and a is not None and a >= target)
+    last = next(good, None)
+    share = None
+    if last is not None:
+        share = curves.crossing(accuracies[last - 1], accuracies[last] or 0.0, target)
+    found: Figures = {}
+    for name, of_round in _SPENT.items():
+        spent = [of_round(entry) for entry in rounds[:last]]
+        found[f"{name}_to_target"] = None if last is None else sum(spent)
+        found[f"{name}_interpolated"] = (
+            None if share is None else sum(spent[:-1]) + share * spent[-1]
+        )
+    return found
+
+
+_SPENT: dict[str, Callable[[RoundSummary], float]] = {
+    "rounds": lambda entry: 1,
+    "minutes": lambda entry: (entry.seconds or 0.0) / 60,
+    "payload_mb": lambda entry: entry.bytes.payload.both / 1e6,
+    "wire_mb": lambda entry: entry.bytes.wire.both / 1e6,
+}
+"""What a round takes, by name."""
 
 
 def _clients_at_best(rounds: list[RoundSummary]) -> float | None:
@@ -77,10 +105,6 @@ def _clients_at_best(rounds: list[RoundSummary]) -> float | None:
     if not learnt:
         return None
     return max(learnt, key=lambda each: each[0])[1].get("client_accuracy")
-
-
-def _minutes(rounds: list[RoundSummary]) -> float:
-    return sum(entry.seconds or 0.0 for entry in rounds) / 60
 
 
 def _share(part: float, whole: float) -> float | None:
@@ -147,6 +171,10 @@ def _columns(bench: Bench, groups: list[Group]) -> Iterable[Column]:
     own: list[Column] = []
     if any(found["client_accuracy"] is not None for found in figures):
         own = [("clients' own then", _number("client_accuracy", "{:.3f}"))]
+    if any(group.has for group in groups):
+        yield "also has", lambda group: "; ".join(group.has)
+    for option in bench.grid:
+        yield option, _tuned(option)
     if any((found["runs"] or 1) > 1 for found in figures):
         yield "runs", _number("runs", "{:.0f}")
     if any("rounds_to_target" in found for found in figures):
@@ -154,9 +182,10 @@ def _columns(bench: Bench, groups: list[Group]) -> Iterable[Column]:
         yield "best accuracy", _number("accuracy", "{:.3f}")
         yield from own
         yield f"rounds to {target}", _rounds_to_target
-        yield "minutes", _number("minutes_to_target", "{:.2f}", "")
-        yield "payload MB", _number("payload_mb_to_target", "{:.2f}", "")
-        yield "wire MB", _number("wire_mb_to_target", "{:.2f}", "")
+        for name in ("minutes", "payload MB", "wire MB"):
+            figure = name.replace(" ", "_").lower()
+            yield name, _number(f"{figure}_to_target", "{:.2f}", "")
+            yield f"{name}, interpolated", _number(f"{figure}_interpolated", "{:.2f}", "")
         yield "client peak memory MB", _number("client_memory_mb", "{:.1f}")
         yield "client GFLOP a round", _number("client_round_gflop", "{:.3g}")
         return
@@ -180,6 +209,14 @@ def _columns(bench: Bench, groups: list[Group]) -> Iterable[Column]:
         yield "time share", _number("minutes_share", "{:.3g}")
     yield "wire MB", _number("wire_mb", "{:.2f}")
     yield "minutes a round", _number("minutes_a_round", "{:.2f}")
+
+
+def _tuned(option: str) -> Callable[[Group], str]:
+    def text(group: Group) -> str:
+        value = f"{group.point[option]}"
+        return f"{value} (edge)" if option in group.at_edge else value
+
+    return text
 
 
 def _rounds_to_target(group: Group) -> str:

@@ -50,6 +50,10 @@ class Row(NamedTuple):
     rounds_to_target: int | None
     minutes_to_target: float | None
     wire_mb_to_target: float | None
+    minutes_interpolated: float | None = None
+    """Minutes, and MB likewise, at which accuracy was the target on a straight line through the
+    round that reached it."""
+    wire_mb_interpolated: float | None = None
 
     @property
     def minutes(self) -> float:
@@ -127,7 +131,8 @@ def _place(summary: Summary, tell_backend: bool, tell_mode: bool) -> str:
     if tell_mode and compute.mode == "real":
         device = ", real compute"
     backend = f", over {summary.links or 'no'} links" if tell_backend else ""
-    return f"{summary.profile} with {clients}{server}, {summary.dataset}{device}{backend}"
+    split = "" if summary.evaluated.split == "test" else f", its {summary.evaluated.split} split"
+    return f"{summary.profile} with {clients}{server}, {summary.dataset}{split}{device}{backend}"
 
 
 def notes(found: Sequence[Run]) -> list[str]:
@@ -223,6 +228,7 @@ def compare(found: Sequence[Run], target: float | None) -> tuple[list[Row], floa
     rows = []
     for n, (run, name) in enumerate(zip(found, names(found), strict=True)):
         at = None if target is None else curves.reached(points[n], target)
+        moment = None if target is None else curves.moment(points[n], target)
         rows.append(
             Row(
                 run.folder.as_posix(),
@@ -235,6 +241,7 @@ def compare(found: Sequence[Run], target: float | None) -> tuple[list[Row], floa
                 at and at.round,
                 at and at.minutes,
                 at and at.wire_mb,
+                *(moment or (None, None)),
             )
         )
     return rows, target
@@ -276,6 +283,7 @@ def cells(rows: Sequence[Row], target: float | None) -> list[list[str]]:
     aim = "target" if target is None else goal(target)
     head = ["run", "where", "best accuracy"]
     head += [f"{what} to {aim}" for what in ("rounds", "minutes", "wire MB")]
+    head += ["minutes, interpolated", "wire MB, interpolated"]
     head += ["minutes in all", "wire MB in all", "front rounds"]
     lines = [head, *(_line(row) for row in rows)]
     several = len({row.where for row in rows}) > 1
@@ -285,12 +293,14 @@ def cells(rows: Sequence[Row], target: float | None) -> list[list[str]]:
 def _line(row: Row) -> list[str]:
     never = "-" if row.best is None else "never"
     to_target = (row.minutes_to_target, row.wire_mb_to_target)
+    moment = (row.minutes_interpolated, row.wire_mb_interpolated)
     return [
         one_line(row.name),
         one_line(row.where),
         "-" if row.best is None else f"{row.best:.3f}",
         never if row.rounds_to_target is None else str(row.rounds_to_target),
         *(never if value is None else number(value) for value in to_target),
+        *("-" if value is None else number(value) for value in moment),
         number(row.minutes),
         number(row.wire_mb),
         "-" if row.best is None else rounds_text(row.front_rounds),
@@ -324,6 +334,8 @@ def data(rows: Sequence[Row], target: float | None, notes: Sequence[str] = ()) -
                 "rounds_to_target": row.rounds_to_target,
                 "minutes_to_target": row.minutes_to_target,
                 "wire_mb_to_target": row.wire_mb_to_target,
+                "minutes_interpolated": row.minutes_interpolated,
+                "wire_mb_interpolated": row.wire_mb_interpolated,
                 "front_rounds": row.front_rounds,
                 "sentence": sentence(row, target),
             }

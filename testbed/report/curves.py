@@ -6,6 +6,7 @@ on the wire, all clients, both ways; MB are of 10^6 bytes.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -50,6 +51,32 @@ def reached(found: Iterable[Point], target: float) -> Point | None:
     """The end of the first round that was as accurate."""
     good = (p for p in found if p.round and p.accuracy is not None and p.accuracy >= target)
     return next(good, None)
+
+
+def crossing(before: float | None, after: float, target: float) -> float | None:
+    """Share of a round at which accuracy, on a straight line through the round, is the target.
+
+    ``before``, ``after``: at the round's begin and at its end, which has reached the target. 0
+    where the begin had; None where nobody knows the begin.
+    """
+    if before is None:
+        return None
+    return 0.0 if before >= target else (target - before) / (after - before)
+
+
+def moment(found: Sequence[Point], target: float) -> tuple[float, float] | None:
+    """Minutes and MB at which accuracy, on a straight line through the round, is the target.
+
+    None where no round reached it, or where nobody knows the accuracy at that one's begin.
+    """
+    for before, after in itertools.pairwise(found):
+        if after.accuracy is not None and after.accuracy >= target:
+            share = crossing(before.accuracy, after.accuracy, target)
+            if share is None:
+                return None
+            minutes = before.minutes + share * (after.minutes - before.minutes)
+            return minutes, before.wire_mb + share * (after.wire_mb - before.wire_mb)
+    return None
 
 
 def common_target(runs: Iterable[Sequence[Point]]) -> float | None:

@@ -53,9 +53,48 @@ def test_until_the_target_is_reached_and_no_further() -> None:
     assert found["accuracy"] == 0.91
 
 
+def test_to_the_moment_of_the_target_on_a_straight_line_through_the_round() -> None:
+    # 0.7 at its begin, 0.95 at its end: 0.9 after four fifths of the second round.
+    found = figures(summary([0.7, 0.95]), 0.9)
+    assert found["rounds_interpolated"] == pytest.approx(1.8)
+    assert found["minutes_interpolated"] == pytest.approx(1.8)
+    assert found["payload_mb_interpolated"] == pytest.approx(6.0 + 0.8 * 6.0)
+    assert found["wire_mb_interpolated"] == pytest.approx(1.8 * 6.6)
+    # The first round begins at the accuracy from before it: 0.1.
+    assert figures(summary([0.6]), 0.35)["minutes_interpolated"] == pytest.approx(0.5)
+    assert figures(summary([0.6]), 0.05)["minutes_interpolated"] == 0.0
+    # At a round's end exactly, there is no difference.
+    assert figures(summary([0.5, 0.9]), 0.9)["minutes_interpolated"] == pytest.approx(2.0)
+
+
+def test_a_round_whose_begin_nobody_evaluated_has_no_moment() -> None:
+    run = summary([None])
+    run.rounds[0].metrics, run.metrics.initial = {"client_accuracy": 0.95}, {}
+    found = figures(run, 0.9)
+    assert found["rounds_to_target"] == 1 and found["minutes_to_target"] == pytest.approx(1.0)
+    assert found["rounds_interpolated"] is found["wire_mb_interpolated"] is None
+
+
 def test_a_target_that_is_never_reached_has_no_figures() -> None:
     found = figures(summary([0.5, 0.6]), 0.9)
-    assert {found[name] for name in found if name.endswith("to_target")} == {None}
+    ends = ("to_target", "interpolated")
+    assert [name for name in found if name.endswith(ends) and found[name] is not None] == []
+    assert sum(name.endswith(ends) for name in found) == 8
+
+
+def test_a_row_says_what_it_was_tuned_to_and_what_it_has_beside() -> None:
+    bench = Bench(rows=[Row("a"), Row("b")], run={"target_accuracy": 0.9}, grid={"rate": [0.1, 1]})
+    middle, spread = medians([figures(summary([0.95]), 0.9)])
+    groups = [
+        Group("4g", bench.rows[0], middle, spread, {"rate": 0.1}, ["rate"], ["400 images"]),
+        Group("4g", bench.rows[1], middle, spread, {"rate": 0.5}, [], []),
+    ]
+    console = Console(file=StringIO(), width=300)
+    console.print(table(bench, groups))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    for part in ("also has", "400 images", "rate", "0.1 (edge)", "0.5", "minutes, interpolated"):
+        assert part in text
+    assert "0.5 (edge)" not in text
 
 
 def test_clients_own_accuracy_where_no_model_is_global() -> None:
@@ -140,5 +179,6 @@ def test_a_table_of_several_runs_has_their_spread() -> None:
     ]
     assert head[1:5] == ["runs", "best accuracy", "rounds to 0.9", "minutes"]
     assert row[1:5] == ["3", "0.930 (0.910 to 0.950)", "1 (1 to 2)", "1.00 (1.00 to 2.00)"]
+    assert head[5] == "minutes, interpolated" and row[5] == "0.99 (0.94 to 1.93)"
     # One of two never reached it: there is no median to tell.
     assert other[1:5] == ["2", "0.825 (0.700 to 0.950)", "1 of 2 runs", ""]

@@ -54,6 +54,17 @@ def test_a_target_is_reached_at_the_end_of_the_first_round_as_accurate() -> None
     assert curves.reached(found, 0.1) == (1, 0.5, 1, 10)
 
 
+def test_the_moment_of_a_target_is_on_the_line_from_the_round_before() -> None:
+    found = run((0.5, 1, 10), (0.8, 2, 20), (0.7, 3, 30), (0.9, 4, 40))
+    assert curves.moment(found, 0.7) == pytest.approx((1 + 2 / 3, 10 + 20 / 3))
+    assert curves.moment(found, 0.3) == pytest.approx((0.5, 5))
+    assert curves.moment(found, 0.85) == pytest.approx((3.75, 37.5))
+    # Reached before the first round; never; and from nobody knows where.
+    assert curves.moment(found, 0.1) == (0, 0)
+    assert curves.moment(found, 0.91) is None
+    assert curves.moment(run((None, 1, 10), (0.8, 2, 20)), 0.7) is None
+
+
 def test_the_front_is_what_nothing_beats() -> None:
     fast = run((0.5, 1, 10), (0.8, 2, 20))
     small = run((0.5, 3, 1), (0.8, 6, 2))
