@@ -1,8 +1,9 @@
 """The README's two results, as they are now: measures them and writes them into their places there.
 
-    python benchmarks/readme.py [--links=...]
+    python benchmarks/readme.py --runs=results/bench-readme [--links=...]
 
-The machine should do nothing else: it takes about five minutes on two cores.
+The machine should do nothing else, for the table is of hundreds of runs: each method at each rate
+by each seed, and then by each seed with the rate that was best for it.
 """
 
 import json
@@ -18,12 +19,23 @@ import click
 ROOT = Path(__file__).parent.parent
 CLI = ROOT / "cli.py"
 README = ROOT / "README.md"
+TUNED = (
+    *("--preset=digits", "--seeds=0,1,2"),
+    "--grid=learning_rate=0.0003,0.001,0.003,0.01,0.03",
+)
+"""What the table of methods is of."""
+TOLD = """\
+each row with the rate that was best for it on the validation split (`edge`: the grid's least or
+greatest), then run on the test images; medians of three seeds (least to greatest). Minutes and MB
+are until the end of the round that reached it, and interpolated to the moment within it."""
 COLUMNS = {
     "accuracy": ("accuracy", "{:.3f}"),
     "clients' own then": ("client_accuracy", "{:.3f}"),
     "rounds": ("rounds_to_target", "{:g}"),
     "minutes": ("minutes_to_target", "{:.3f}"),
+    "interpolated": ("minutes_interpolated", "{:.3f}"),
     "payload, MB": ("payload_mb_to_target", "{:.2f}"),
+    "interpolated, MB": ("payload_mb_interpolated", "{:.2f}"),
     "wire, MB": ("wire_mb_to_target", "{:.2f}"),
     "client memory at its peak, MB": ("client_memory_mb", "{:.1f}"),
     "client GFLOP a round": ("client_round_gflop", "{:.3g}"),
@@ -42,15 +54,39 @@ def printed(said: str) -> str:
 
 
 def methods_table(rows: list[dict[str, Any]]) -> str:
-    """Rows of comparison.json as Markdown; what a row lacks is left empty."""
-    lines = [f"| | {' | '.join(COLUMNS)} |", f"|---|{'---:|' * len(COLUMNS)}"]
-    for row in rows:
-        cells = (
-            "" if row[field] is None else form.format(row[field])
-            for field, form in COLUMNS.values()
-        )
-        lines.append(f"| {row['row']} | {' | '.join(cells)} |")
+    """Rows of comparison.json as Markdown: what a row lacks is left empty, what all lack left out.
+
+    A figure of several runs is their median, with (least to greatest).
+    """
+    texts = [_texts(row) for row in rows]
+    heads = [head for head in ("also has", "rate", *COLUMNS) if any(text[head] for text in texts)]
+    aligned = ("---|" if head == "also has" else "---:|" for head in heads)
+    lines = [f"| | {' | '.join(heads)} |", f"|---|{''.join(aligned)}"]
+    for row, text in zip(rows, texts, strict=True):
+        lines.append(f"| {row['row']} | {' | '.join(text[head] for head in heads)} |")
     return "\n".join(line.replace("|  |", "| |").replace("|  |", "| |") for line in lines)
+
+
+def _texts(row: dict[str, Any]) -> dict[str, str]:
+    """A row's cells by their columns' heads."""
+    found = {"also has": "; ".join(row.get("has", ())), "rate": ""}
+    for option, value in row.get("tuned", {}).items():
+        found["rate"] = f"{value:g}{' (edge)' if option in row['at_edge'] else ''}"
+    for head, (field, form) in COLUMNS.items():
+        value = row.get(field)
+        ends = [form.format(end) for end in row.get("spread", {}).get(field, ())]
+        several = f" ({ends[0]} to {ends[1]})" if len(set(ends)) == 2 else ""
+        found[head] = "" if value is None else form.format(value) + several
+    if row.get("rounds_to_target") is None and "runs_to_target" in row:
+        reached = row["runs_to_target"]
+        found["rounds"] = f"{reached:g} of {row['runs']:g} runs" if reached else "never"
+    return found
+
+
+def told(flags: tuple[str, ...]) -> str:
+    """What was run for the table of methods."""
+    command = " ".join(["python cli.py bench", *TUNED, *flags])
+    return f"`{command}`:\n{TOLD}"
 
 
 def put(text: str, name: str, block: str) -> str:
@@ -71,19 +107,26 @@ def marks(name: str) -> tuple[str, str]:
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
+@click.option(
+    "--runs",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Keeps the bench's runs: the same command goes on where it ended.  [default: none kept]",
+)
 @click.argument("flags", nargs=-1)
-def main(flags: tuple[str, ...]) -> None:
-    """Run the default launch and `bench --preset=digits`, with FLAGS, and rewrite README.md."""
+def main(runs: Path | None, flags: tuple[str, ...]) -> None:
+    """Run the default launch and the bench of methods, with FLAGS, and rewrite README.md."""
     with tempfile.TemporaryDirectory() as out:
         launch = [sys.executable, str(CLI), "launch", "--profile=4g", "--clients=20", *flags]
         said = subprocess.run(
             [*launch, f"--out={out}/run"], check=True, stdout=subprocess.PIPE, text=True
         ).stdout
-        bench = [sys.executable, str(CLI), "bench", "--preset=digits", *flags]
-        subprocess.run([*bench, f"--out={out}/bench"], check=True)
-        rows = json.loads((Path(out) / "bench" / "comparison.json").read_text())["rows"]
+        bench = [sys.executable, str(CLI), "bench", *TUNED, *flags]
+        folder = runs or Path(out) / "bench"
+        subprocess.run([*bench, f"--out={folder}"], check=True)
+        rows = json.loads((folder / "comparison.json").read_text())["rows"]
     text = put(README.read_text(), "launch", printed(said))
-    README.write_text(put(text, "digits", methods_table(rows)))
+    README.write_text(put(text, "digits", f"{told(flags)}\n\n{methods_table(rows)}"))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from experiments import compare, plan
+from experiments import assumptions, compare, plan, tuning
 from experiments.plan import INTERRUPTED, Bench, Cell, Outcome
 from experiments.progress import Lines, LiveTable
 from experiments.runner import claimed, conduct
@@ -24,7 +25,7 @@ from testbed.transport import congestion
 def bench(
     preset: str | None,
     methods: tuple[str, ...],
-    axes: dict[str, list[Any]],
+    axes: dict[str, Any],
     repeat: int | None,
     run: dict[str, Any],
     out: str | None,
@@ -33,7 +34,8 @@ def bench(
 ) -> int:
     """Carry out a bench and say what it found; returns the exit status.
 
-    ``run``: fields of every run that were given as flags.
+    ``axes``: what stands in the place of the preset's profiles, clients, seeds and grid. ``run``:
+    fields of every run that were given as flags.
 
     Raises:
         ConfigError: refused before anything has started.
@@ -41,7 +43,10 @@ def bench(
     # 1. Everything is checked before the first run starts.
     asked = _asked(preset, methods, axes, repeat, run)
     cells = plan.cells(asked)
+    tuning.check(asked)
+    trials = tuning.trials(asked)
     read = _checked(cells)
+    _check_trials(trials)
     folder = outside.expanded(
         out or f"results/bench-{slug(Path(preset).stem) if preset else 'own'}"
     )
@@ -50,18 +55,22 @@ def bench(
     with contextlib.ExitStack() as owned:
         owned.enter_context(claimed(folder, asked, read))
         output.result("results", folder)
-        output.say(f"{len(cells)} runs")
+        before = f"{len(trials)} runs on the validation split, and then " if trials else ""
+        output.say(f"{before}{len(cells)} runs")
         live = output.console.is_terminal
         progress = owned.enter_context(LiveTable(output.console)) if live else Lines(output.say)
-        outcomes = list(conduct(cells, folder, progress, budget_s))
+        settle = partial(tuning.settled, asked)
+        everything = list(conduct([*trials, *cells], folder, progress, budget_s, settle))
     # 3. What they found.
+    outcomes = everything[len(trials) :]
     found = _together(asked, outcomes)
-    rows = [
-        {"links": where, "row": row.name, **figures, "spread": spread}
-        for where, row, figures, spread in found
-    ]
-    left = {o.cell.id: o.reason for o in outcomes if o.summary is None}
-    result = {"title": asked.title, "note": asked.note, "rows": rows, "without_result": left}
+    left = {o.cell.id: o.reason for o in everything if o.summary is None}
+    result = {
+        "title": asked.title,
+        "note": asked.note,
+        "rows": [_row(asked, group, everything) for group in found],
+        "without_result": left,
+    }
     text = msgspec.json.format(msgspec.json.encode(result), indent=2)
     whole = True
     try:
@@ -77,13 +86,25 @@ def bench(
         whole = _compare(folder, asked.run.get("target_accuracy"), output) and whole
     if INTERRUPTED in left.values():
         return 130
-    return 0 if whole and not left else 1
+    # What a trial lacks is its point's result: a rate that is too high, say.
+    return 0 if whole and all(o.summary is not None for o in outcomes) else 1
+
+
+def _row(asked: Bench, group: compare.Group, outcomes: list[Outcome]) -> dict[str, Any]:
+    """A row of comparison.json."""
+    own = next(o.cell for o in outcomes if o.cell.setting == (group.where, group.row.name))
+    row: dict[str, Any] = {"links": group.where, "row": group.row.name}
+    row |= {"has": assumptions.of(own.config), **group.figures, "spread": group.spread}
+    if asked.grid:
+        tried = msgspec.to_builtins(tuning.tried(asked, own, outcomes))
+        row |= {"tuned": group.point, "at_edge": group.at_edge, "tuning": tried}
+    return row
 
 
 def _asked(
     preset: str | None,
     methods: tuple[str, ...],
-    axes: dict[str, list[Any]],
+    axes: dict[str, Any],
     repeat: int | None,
     run: dict[str, Any],
 ) -> Bench:
@@ -104,7 +125,8 @@ def _asked(
     changed: dict[str, Any] = {key: value for key, value in axes.items() if value}
     if repeat is not None:
         changed["repeat"] = repeat
-    return convert({**msgspec.to_builtins(asked), "run": shared, **changed}, Bench, "the flags")
+    whole = {**msgspec.to_builtins(asked), "run": shared, **changed}
+    return convert(whole, Bench, "the flags")
 
 
 def _checked(cells: list[Cell]) -> dict[str, str]:
@@ -117,6 +139,16 @@ def _checked(cells: list[Cell]) -> dict[str, str]:
     for cell in cells:
         read |= _check(cell.config)
     return read | {"the congestion control": congestion.default()[0] or "the system's own"}
+
+
+def _check_trials(trials: list[Cell]) -> None:
+    """Raises ConfigError of the first point of the grid that a row's method does not take."""
+    # What a seed draws does not matter here.
+    for cell in {(*cell.setting, *cell.point.values()): cell for cell in trials}.values():
+        try:
+            _check(cell.config)
+        except ConfigError as error:
+            raise ConfigError(f"grid, row {cell.row.name!r}: {error}") from error
 
 
 def _check(config: RunConfig) -> dict[str, str]:
@@ -144,23 +176,24 @@ def _together(asked: Bench, outcomes: list[Outcome]) -> list[compare.Group]:
     target = asked.run.get("target_accuracy")
     groups: dict[tuple[str, str], list[Outcome]] = {}
     for outcome in outcomes:
-        groups.setdefault((_where(outcome.cell), outcome.cell.row.name), []).append(outcome)
+        groups.setdefault(outcome.cell.setting, []).append(outcome)
     middles: dict[tuple[str, str], compare.Figures] = {}
+    alone = assumptions.alone([assumptions.of(group[0].cell.config) for group in groups.values()])
     found = []
-    for key, group in groups.items():
+    for has, (key, group) in zip(alone, groups.items(), strict=True):
         runs = [compare.figures(o.summary, target) for o in group if o.summary is not None]
         if runs:
             middles[key], spread = compare.medians(runs)
-            found.append(compare.Group(key[0], group[0].cell.row, middles[key], spread))
-    for where, row, figures, _ in found:
-        baseline = row.baseline or asked.baseline
-        figures |= compare.shares(figures, middles.get((where, baseline or "")))
+            cell = group[0].cell
+            edge = tuning.at_edge(asked, cell.point)
+            found.append(
+                compare.Group(key[0], cell.row, middles[key], spread, cell.point, edge, has)
+            )
+    for each in found:
+        baseline = each.row.baseline or asked.baseline
+        whole = middles.get((each.where, baseline or ""))
+        each.figures.update(compare.shares(each.figures, whole))
     return found
-
-
-def _where(cell: Cell) -> str:
-    clients = f", {cell.config.clients} clients" if cell.config.clients else ""
-    return f"{cell.config.profile or cell.config.positions or '4g'}{clients}"
 
 
 def _compare(folder: Path, target: float | None, output: Output) -> bool:

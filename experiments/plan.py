@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +14,14 @@ import msgspec
 from testbed import naming, outside
 from testbed.config_error import ConfigError, closest
 from testbed.record.run_summary import Summary
-from testbed.run.config import RunConfig, convert, option_value
+from testbed.run.config import OptionValue, RunConfig, convert, option_value
 
 PRESETS = Path(__file__).parent / "presets"
 INTERRUPTED = "the bench was interrupted"
 MOST_RUNS = 10_000
 MARK_DIGITS = 8
+Point = dict[str, OptionValue]
+"""A point of a grid: a value for each of its options."""
 Name = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f]{1,120}$")]
 
 
@@ -61,15 +64,32 @@ class Bench(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     clients: list[int] = []
     seeds: list[int] = []
     repeat: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
+    grid: dict[str, Annotated[list[OptionValue], msgspec.Meta(min_length=1)]] = {}
+    """Values of methods' options that each row is tuned with on the validation split."""
 
 
 class Cell(msgspec.Struct, frozen=True):
     """One run of a bench."""
 
     id: str
-    """A name for its folder."""
+    """Its folder in the bench's."""
     row: Row
     config: RunConfig
+    point: Point = {}
+    """Values of the bench's grid that it has."""
+    trial: bool = False
+    """Whether it is on the validation split, to find a point for its row."""
+
+    @property
+    def where(self) -> str:
+        """Profile and clients."""
+        clients = f", {self.config.clients} clients" if self.config.clients else ""
+        return f"{self.config.profile or self.config.positions or '4g'}{clients}"
+
+    @property
+    def setting(self) -> tuple[str, str]:
+        """Network and row: the same of runs that differ in nothing but seed and repeat."""
+        return self.where, self.row.name
 
 
 class Outcome(NamedTuple):
@@ -130,9 +150,10 @@ def cells(bench: Bench) -> list[Cell]:
         bench.profiles or [None],
         bench.rows,
     )
-    count = 1
-    for axis in axes:
-        count *= len(axis)
+    count = math.prod(len(axis) for axis in axes)
+    if bench.grid:
+        tuned = math.prod(len(values) for values in bench.grid.values())
+        count += tuned * count // bench.repeat
     if count > MOST_RUNS:
         raise ConfigError(f"these are {count} runs, at most {MOST_RUNS} are possible; take fewer")
     return _told_apart([_cell(bench, *chosen) for chosen in itertools.product(*axes)])
@@ -154,6 +175,12 @@ def _cell(
     parts += [f"seed{config.seed}", f"run{repeat + 1}" if bench.repeat > 1 else None]
     name = "-".join(part for part in parts if part)
     return Cell(name, row, config)
+
+
+def folder(text: str) -> str:
+    """``text`` as a part of a folder's name, which no other text is."""
+    name = naming.slug(text)
+    return name if name == text else f"{name}@{naming.mark(text, MARK_DIGITS)}"
 
 
 def _told_apart(cells: list[Cell]) -> list[Cell]:

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,19 +87,27 @@ def conduct(
     folder: Path,
     progress: Progress,
     budget_s: float | None = None,
+    settle: Callable[[Cell, Sequence[Outcome]], Cell | str] = lambda cell, outcomes: cell,
 ) -> Iterator[Outcome]:
     """Each cell's outcome as it is there; those that earlier benches finished come at once.
 
     No run is begun after ``budget_s``. Ends early, without an error, where a signal asks for it:
-    what is left has that as its reason.
+    what is left has that as its reason. ``settle``: the cell as it is to be run, by the outcomes
+    before it, or why it cannot be.
     """
-    course, stopped = BenchProgress(cells, budget_s), False
+    course, stopped = BenchProgress(list(cells), budget_s), False
     there = {cell.id: finished(folder / cell.id) for cell in cells}
     for id_, summary in there.items():
         if summary is not None:
             course.took_s[id_] = summary.seconds.total
-    for cell in cells:
-        place, earlier = folder / cell.id, there[cell.id]
+    for number, planned in enumerate(cells):
+        cell = settle(planned, course.outcomes)
+        unsettled = cell if isinstance(cell, str) else None
+        if isinstance(cell, str):
+            cell = planned
+        course.cells[number] = cell
+        place = folder / cell.id
+        earlier = there[cell.id] if cell.id in there else finished(place)
         budget_left_s = course.budget_left_s
         if earlier is not None:
             outcome = Outcome(cell, earlier, None, earlier=True)
@@ -107,6 +115,8 @@ def conduct(
             outcome = Outcome(cell, None, INTERRUPTED, stopped=True)
         elif budget_s is not None and budget_left_s is not None and budget_left_s < 0:
             outcome = Outcome(cell, None, f"the budget of {human_seconds(budget_s)} was spent")
+        elif unsettled is not None:
+            outcome = Outcome(cell, None, unsettled)
         else:
             course.begin(place / LOG)
             progress.began(course)

@@ -11,6 +11,7 @@ from experiments.commands import options as common
 from testbed.config_error import ConfigError
 from testbed.network import mix
 from testbed.report import terminal
+from testbed.run.config import option_value
 
 
 def _list(context: click.Context, option: click.Parameter, value: str | None) -> list[Any]:
@@ -20,6 +21,29 @@ def _list(context: click.Context, option: click.Parameter, value: str | None) ->
         if wrong := [part for part in found if not part.isdecimal()]:
             raise ConfigError(f"--{option.name} {value!r}: {wrong[0]!r} is no whole number")
         return [int(part) for part in found]
+    return found
+
+
+def _grid(
+    context: click.Context, option: click.Parameter, given: tuple[str, ...]
+) -> dict[str, list[Any]]:
+    """``learning_rate=0.001,0.01`` to {"learning_rate": [0.001, 0.01]}."""
+    found: dict[str, list[Any]] = {}
+    for text in given:
+        name, equals, values = (part.strip() for part in text.partition("="))
+        if not equals or not name:
+            raise ConfigError(f"--grid {text!r}: write OPTION=VALUE,VALUE,...")
+        if name in found:
+            raise ConfigError(f"--grid {text!r}: {name} has values already; give all of them once")
+        pieces = mix.split(values)
+        if "" in pieces:
+            raise ConfigError(
+                f"--grid {text!r}: a value is missing; write OPTION=VALUE,VALUE,..., such as "
+                f"{name}=0.001,0.01"
+            )
+        found[name] = [option_value(piece) for piece in pieces]
+        if None in found[name]:
+            raise ConfigError(f"--grid {text!r}: None stands for no value, which cannot be tried")
     return found
 
 
@@ -46,6 +70,14 @@ def _list(context: click.Context, option: click.Parameter, value: str | None) ->
 )
 @click.option("--clients", callback=_list, metavar="N,...", help="Numbers of clients.")
 @click.option("--seeds", callback=_list, metavar="N,...", help="Seeds; figures are medians.")
+@click.option(
+    "--grid",
+    multiple=True,
+    callback=_grid,
+    metavar="OPTION=VALUE,...",
+    help="Tune each row first: an option of all its methods, and the values to try on the "
+    "validation split; may be repeated.",
+)
 @click.option("--repeat", type=int, metavar="N", help="Runs of each; figures are medians.")
 @common.of_a_run(
     *("rounds", "target_accuracy", "links", "compute", "device_class"), help_="As for launch."
@@ -67,6 +99,7 @@ def bench(
     profiles: list[str],
     clients: list[int],
     seeds: list[int],
+    grid: dict[str, list[Any]],
     repeat: int | None,
     options: dict[str, Any],
     budget: float | None,
@@ -80,6 +113,7 @@ def bench(
     Examples:
       python cli.py bench --preset=digits
       python cli.py bench --methods=fedavg --methods=fedpeft --profiles=4g,wifi --seeds=0,1,2
+      python cli.py bench --preset=digits --seeds=0,1,2 --grid learning_rate=0.001,0.003,0.01
       python cli.py bench --preset=fedpeft-table --profiles=ethernet --device-class=server
     """
     from experiments import bench as benching
@@ -87,5 +121,5 @@ def bench(
     run = {name: value for name, value in flags.items() if value is not None}
     if options:
         run["options"] = options
-    axes: dict[str, list[Any]] = {"profiles": profiles, "clients": clients, "seeds": seeds}
+    axes = {"profiles": profiles, "clients": clients, "seeds": seeds, "grid": grid}
     sys.exit(benching.bench(preset, methods, axes, repeat, run, out, budget, output))

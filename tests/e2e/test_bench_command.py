@@ -58,6 +58,33 @@ def test_each_cell_is_a_run_as_launch_makes_it(first, folder):
         assert (path.parent / "events.jsonl").exists()
 
 
+TUNED = (
+    "--methods=fedpeft:variant=head:local_epochs=1",
+    "--grid=learning_rate=1e-9,0.01",
+    *("--links=loopback", "--profiles=unlimited", "--clients=2", "--rounds=1"),
+    "--target-accuracy=0.3",
+)
+
+
+def test_a_row_is_tuned_on_the_validation_split_and_then_tested(tmp_path):
+    done = bench(*TUNED, f"--out={tmp_path}", "--json")
+    assert done.returncode == 0, done.stderr + done.stdout
+    (row,) = json.loads(done.stdout)["rows"]
+    assert row["tuned"] == {"learning_rate": 0.01} and row["at_edge"] == ["learning_rate"]
+    assert [each["options"]["learning_rate"] for each in row["tuning"]] == [1e-9, 0.01]
+    assert [each["reached"] for each in row["tuning"]] == [0, 1]
+    assert 0 < row["minutes_interpolated"] <= row["minutes_to_target"]
+    (final,) = tmp_path.glob("*/*/summary.json")
+    trials = list(tmp_path.glob("tuning/*/*/summary.json"))
+    assert json.loads(final.read_text())["evaluated"]["split"] == "test"
+    splits = [json.loads(path.read_text())["evaluated"]["split"] for path in trials]
+    assert splits == ["validation", "validation"]
+    # A second time the choice is the same, and nothing runs again.
+    again = bench(*TUNED, f"--out={tmp_path}", "--json")
+    assert again.returncode == 0 and json.loads(again.stdout) == json.loads(done.stdout)
+    assert again.stderr.count("there already") == 3
+
+
 def test_a_second_time_nothing_runs_again(first, folder):
     again = bench(*FLAGS, f"--out={folder}", "--json")
     assert again.returncode == 0, again.stderr
@@ -74,6 +101,24 @@ def test_a_second_time_nothing_runs_again(first, folder):
         (["--methods=fedavg", "--profiles=5gg"], ["5gg", "5g"]),
         (["--methods=fedavg", "--clients=two"], ["--clients", "'two'", "whole number"]),
         (["--preset=digit"], ["'digit'", "did you mean digits"]),
+        (["--methods=fedavg", "--grid=learning_rate"], ["write OPTION=VALUE,VALUE"]),
+        (["--methods=fedavg", "--grid=learning_rate="], ["a value is missing"]),
+        (["--methods=fedavg", "--grid=learning_rate=0.1,,1"], ["a value is missing"]),
+        (["--methods=fedavg", "--grid=learning_rate=None"], ["None stands for no value"]),
+        (["--methods=fedavg", "--grid=learning_rate=1,0"], ["row 'fedavg'", "= 0", "> 0"]),
+        (["--methods=fedavg,kdfft", "--grid=weight_decay=0.1"], ["row 'kdfft'", "'weight_decay'"]),
+        (
+            ["--methods=fedavg", "--grid=learning_rate=1", "--compute=modelled"],
+            ["row 'fedavg'", "nothing is learnt"],
+        ),
+        (
+            ["--methods=fedavg", "--grid=learning_rate=1", "--set=learning_rate=1"],
+            ["learning_rate = 1", "what the grid is to find"],
+        ),
+        (
+            ["--methods=fedavg", "--grid=learning_rate=1", "--grid=learning_rate=2"],
+            ["learning_rate has values already"],
+        ),
         ([], ["--preset or --methods"]),
     ],
 )

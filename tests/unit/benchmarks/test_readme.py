@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 ROOT = Path(__file__).parents[3]
@@ -10,7 +11,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import readme  # noqa: E402
 
-from experiments import plan  # noqa: E402
+from experiments import plan, tuning  # noqa: E402
+from experiments.bench import _check_trials  # noqa: E402
 
 TEXT = readme.README.read_text()
 FIGURES = {field: 0.5 for field, _ in readme.COLUMNS.values()}
@@ -22,11 +24,44 @@ def block(name: str) -> list[str]:
 
 
 def test_the_table_of_methods_is_the_presets() -> None:
-    rows = block("digits")
+    rows = [line for line in block("digits") if line.startswith("|")]
     names = [row.split("|")[1].strip() for row in rows[2:]]
     assert names == [row.name for row in plan.load("digits").rows]
-    again = readme.methods_table([{"row": name, **FIGURES} for name in names]).splitlines()
+    heads = [head.strip() for head in rows[0].split("|")[2:-1]]
+    shown = {readme.COLUMNS[head][0]: 0.5 for head in heads if head in readme.COLUMNS}
+    if len(heads) > len(shown):
+        shown |= {"has": ["images"], "tuned": {"learning_rate": 0.1}, "at_edge": []}
+    again = readme.methods_table([{"row": name, **shown} for name in names]).splitlines()
     assert rows[:2] == again[:2] and len({row.count("|") for row in rows}) == 1
+
+
+def test_what_the_table_is_made_with_is_a_bench() -> None:
+    flags = dict(flag.removeprefix("--").split("=", 1) for flag in readme.TUNED)
+    option, values = flags["grid"].split("=")
+    grid = {option: [float(value) for value in values.split(",")]}
+    asked = msgspec.structs.replace(plan.load(flags["preset"]), grid=grid, seeds=[0])
+    tuning.check(asked)
+    _check_trials(tuning.trials(asked))
+    assert readme.told(()).startswith(f"`python cli.py bench {' '.join(readme.TUNED)}`:\n")
+
+
+def test_a_figure_of_several_runs_has_their_spread() -> None:
+    row = {"row": "a", **FIGURES, "has": ["x", "y"], "tuned": {"rate": 0.003}, "at_edge": ["rate"]}
+    spread = {"accuracy": [0.4, 0.6], "minutes_to_target": [0.5, 0.50004]}
+    head, _, line = readme.methods_table([row | {"spread": spread}]).splitlines()
+    assert head.startswith("| | also has | rate | accuracy |")
+    assert line.startswith(
+        "| a | x; y | 0.003 (edge) | 0.500 (0.400 to 0.600) | 0.500 | 0.5 | 0.500 |"
+    )
+
+
+def test_a_target_that_was_not_reached_is_said() -> None:
+    def rounds(runs: int, reached: int) -> str:
+        row = {"row": "a", "rounds_to_target": None, "runs": runs, "runs_to_target": reached}
+        return readme.methods_table([row]).splitlines()[2]
+
+    assert rounds(3, 0) == "| a | never |"
+    assert rounds(3, 2) == "| a | 2 of 3 runs |"
 
 
 def test_the_launch_is_the_default_one_to_its_end() -> None:
@@ -53,5 +88,6 @@ def test_what_is_of_one_machine_alone_is_left_out() -> None:
     said = "results: x/y\nlinks: userspace (not netem: none (modprobe a; apt b))\nround 1/5\n"
     text = "```\nlinks: userspace (not netem: none (modprobe sch_netem; …))\nround 1/5\n```"
     assert readme.printed(said) == text
-    lacking = readme.methods_table([{"row": "a", **FIGURES, "client_accuracy": None}])
-    assert lacking.splitlines()[2].startswith("| a | 0.500 | | 0.5 | 0.500 |")
+    rows = [{"row": "a", **FIGURES, "client_accuracy": None}, {"row": "b", **FIGURES}]
+    assert readme.methods_table(rows).splitlines()[2].startswith("| a | 0.500 | | 0.5 | 0.500 |")
+    assert readme.methods_table(rows[:1]).splitlines()[2].startswith("| a | 0.500 | 0.5 | 0.500 |")

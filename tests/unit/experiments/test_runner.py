@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import made_run
@@ -14,7 +15,7 @@ import pytest
 
 from experiments import runner as module
 from experiments.bench import _checked
-from experiments.plan import Bench, Outcome, Row, cells
+from experiments.plan import Bench, Cell, Outcome, Row, cells
 from experiments.progress import Lines
 from experiments.runner import claimed, conduct
 from testbed.config_error import ConfigError
@@ -65,6 +66,30 @@ def test_each_runs_once_and_what_failed_is_told(launch: None, tmp_path: Path) ->
     assert said[0] == "[1/2] good-seed0: there already"
     assert (folder / "good-seed0" / "count").read_text() == "x"
     assert (folder / "bad-seed0" / "count").read_text() == "xx"
+
+
+def test_a_cell_is_settled_by_the_outcomes_before_it(launch: None, tmp_path: Path) -> None:
+    def settle(cell: Cell, outcomes: Sequence[Outcome]) -> Cell | str:
+        if not outcomes:
+            return cell
+        if cell.row.name == "bad":
+            return "it cannot be" if outcomes[0].summary else cell
+        return msgspec.structs.replace(cell, id="settled")
+
+    said: list[str] = []
+    own = cells(Bench(rows=[GOOD, BAD, Row("other", {"rounds": 1})]))
+    for word in ("done", "there already"):
+        found = list(conduct(own, tmp_path, Lines(said.append), settle=settle))
+        assert [(o.cell.id, o.reason) for o in found] == [
+            ("good-seed0", None),
+            ("bad-seed0", "it cannot be"),
+            ("settled", None),
+        ]
+        assert word in said[-1] and "[3/3] settled" in said[-1]
+    assert (tmp_path / "settled" / "count").read_text() == "x"
+    assert not (tmp_path / "other-seed0").exists() and not (tmp_path / "bad-seed0").exists()
+    found = list(conduct(own, tmp_path / "spent", Lines(said.append), -1.0, settle))
+    assert all("budget" in str(outcome.reason) for outcome in found)
 
 
 def test_nothing_begins_after_the_budget(launch: None, tmp_path: Path) -> None:

@@ -1,0 +1,148 @@
+"""Tuning of a bench's rows on the validation split: one grid for all, a choice for each."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Sequence
+
+import msgspec
+
+from experiments import compare, plan
+from experiments.plan import Bench, Cell, Outcome, Point
+from testbed.config_error import ConfigError
+
+FOLDER = "tuning"
+"""In the bench's, of the runs on the validation split."""
+
+
+class Tried(msgspec.Struct, frozen=True):
+    """The result of a point of the grid on the validation split, over the seeds."""
+
+    options: Point
+    runs: int
+    """Those that have a result."""
+    reached: int
+    """Those of them that reached the target; without one, those that have an accuracy."""
+    rounds: float | None
+    """Median of the rounds to the target, interpolated; None: some run never reached it."""
+    accuracy: float | None
+    """Median of the best after any round."""
+
+
+def points(bench: Bench) -> list[Point]:
+    """Every combination of the grid's values; none without a grid."""
+    if not bench.grid:
+        return []
+    return [
+        dict(zip(bench.grid, values, strict=True))
+        for values in itertools.product(*bench.grid.values())
+    ]
+
+
+def check(bench: Bench) -> None:
+    """Raises ConfigError where the grid does not fit the rows, whatever their methods are."""
+    for option, values in bench.grid.items():
+        if again := [value for place, value in enumerate(values) if value in values[:place]]:
+            raise ConfigError(f"grid {option}: {again[0]!r} is there twice; leave one out")
+    for whose, run in [("all rows", bench.run), *((f"row {r.name!r}", r.run) for r in bench.rows)]:
+        fixed = [option for option in bench.grid if option in run.get("options", {})]
+        if fixed:
+            raise ConfigError(
+                f"{whose}: {fixed[0]} = {run['options'][fixed[0]]!r} is what the grid is to find; "
+                "leave it out, or take it out of the grid"
+            )
+        if bench.grid and "eval_on" in run:
+            raise ConfigError(
+                f"{whose}: eval_on = {run['eval_on']!r}: with a grid rows are tuned on the "
+                "validation split and then run on the test images; leave it out"
+            )
+
+
+def trials(bench: Bench) -> list[Cell]:
+    """The runs on the validation split: each row's, of every point, by all seeds."""
+    once = msgspec.structs.replace(bench, repeat=1)
+    return [
+        _at(cell, point, trial=True)
+        for cell in (plan.cells(once) if bench.grid else [])
+        for point in points(bench)
+    ]
+
+
+def settled(bench: Bench, cell: Cell, outcomes: Sequence[Outcome]) -> Cell | str:
+    """The cell with the values that its row does best with, or why there are none.
+
+    ``outcomes``: among others, of all its row's trials.
+    """
+    if not bench.grid or cell.trial:
+        return cell
+    best = choice(tried(bench, cell, outcomes))
+    return "no run of its tuning has a result" if best is None else _at(cell, best.options)
+
+
+def tried(bench: Bench, cell: Cell, outcomes: Sequence[Outcome]) -> list[Tried]:
+    """Each point's result, in the grid's order; empty without a grid."""
+    target = bench.run.get("target_accuracy")
+    own = [o for o in outcomes if o.cell.trial and o.cell.setting == cell.setting]
+    found = []
+    for point in points(bench):
+        there = [o.summary for o in own if o.cell.point == point]
+        runs = [compare.figures(each, target) for each in there if each is not None]
+        found.append(_tried(point, runs, len(there), target is not None))
+    return found
+
+
+def _tried(point: Point, runs: list[compare.Figures], asked: int, aimed: bool) -> Tried:
+    best = [each["accuracy"] for each in runs if each["accuracy"] is not None]
+    rounds: list[float] = []
+    for each in runs if aimed else []:
+        whole, moment = each["rounds_to_target"], each["rounds_interpolated"]
+        if whole is not None:
+            # A model that nobody has evaluated before the first round has no moment within it.
+            rounds.append(whole if moment is None else moment)
+    return Tried(
+        point,
+        len(runs),
+        len(rounds) if aimed else len(best),
+        statistics.median(rounds) if rounds and len(rounds) == asked else None,
+        statistics.median(best) if best else None,
+    )
+
+
+def choice(found: Sequence[Tried]) -> Tried | None:
+    """The point that reaches the target by most seeds, then in the fewest rounds, then the best.
+
+    Among equals the first. None where no run has a result.
+    """
+    there = [each for each in found if each.runs]
+    if not there:
+        return None
+    return min(
+        there,
+        key=lambda each: (
+            -each.reached,
+            float("inf") if each.rounds is None else each.rounds,
+            0.0 if each.accuracy is None else -each.accuracy,
+        ),
+    )
+
+
+def at_edge(bench: Bench, point: Point) -> list[str]:
+    """Options whose value is the least or greatest of the grid: one beyond it may be better."""
+    found = []
+    for option, value in point.items():
+        values = bench.grid[option]
+        numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+        if len(numbers) == len(values) > 1 and value in (min(numbers), max(numbers)):
+            found.append(option)
+    return found
+
+
+def _at(cell: Cell, point: Point, *, trial: bool = False) -> Cell:
+    config = msgspec.structs.replace(
+        cell.config,
+        options=cell.config.options | point,
+        eval_on="validation" if trial else "test",
+    )
+    id_ = f"{cell.id}-{plan.folder('-'.join(f'{name}={value}' for name, value in point.items()))}"
+    return Cell(f"{FOLDER}/{id_}" if trial else id_, cell.row, config, point, trial)
