@@ -71,6 +71,8 @@ def played(name: str, options: dict[str, Any], device: str, **compute: Any) -> N
         ("splitfed", {"variant": "v1", "batch_size": 4}),
         ("splitfed", {"variant": "v2", "batch_size": 4}),
         ("sfprompt", {"batch_size": 2, "gamma": 0.5}),
+        ("fedkseed", {"candidates": 64, "steps": 5}),
+        ("fedkseed", {"candidates": 64, "steps": 5, "sampling": "importance"}),
     ],
 )
 def test_the_bytes_of_every_method_are_those_of_real_compute(

@@ -38,6 +38,10 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"dp": "sample", "dp_noise": 1.0},
         {"dp": "client", "dp_epsilon": 20.0, "dp_rounds": 3},
     ],
+    "fedkseed": [
+        {"candidates": 64, "steps": 5},
+        {"candidates": 64, "steps": 5, "sampling": "importance"},
+    ],
     "fedpeft": [{"variant": variant} for variant in ("full", "head", "adapter", "prompt", "lora")],
     "kdfft": [{}, {"student": False, "sharpen": True}],
     "split": [{}, {"labels": "private", "tail_blocks": 1}],
