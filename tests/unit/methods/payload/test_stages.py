@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import tracemalloc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
@@ -324,6 +325,20 @@ def test_a_packer_refuses_what_is_of_another_length(text: str) -> None:
     for wrong in (packed[:-1], torch.cat([packed, packed[:1]]), packed[:0]):
         with pytest.raises(ValueError):
             packer.unpack(wrong, [Part(torch.float32, 1000)])
+
+
+@pytest.mark.parametrize("length", [0, 1000])
+@pytest.mark.parametrize("text", PACKERS)
+def test_a_packer_unpacks_no_more_than_it_should(text: str, length: int) -> None:
+    packer = load(text)
+    packed = packer.pack([torch.zeros(4 << 20)])
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError):
+            packer.unpack(packed, [Part(torch.float32, length)])
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("text", PACKERS)
