@@ -9,8 +9,9 @@ parameter.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 class Config(privacy.Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``averaging.Training`` and what privacy adds to it."""
+
+    local_steps: Annotated[int, msgspec.Meta(ge=1, le=100_000)] | None = None
+    """Batches a round, all full, in place of local_epochs: where one epoch ends, another begins."""
 
 
 def check(config: Config, model: nn.Module) -> None:
@@ -67,7 +71,12 @@ class Server:
             if self.take(update, fleet):
                 mean.add(update.tensors, weight=fleet.samples[update.sender])
         # 3. Their mean is the new model; where none came, the model stays.
-        load_trainable(self.model, mean.result())
+        if found := mean.result():
+            load_trainable(self.model, self.step(state, found))
+
+    def step(self, start: dict[str, Tensor], mean: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The new weights, by those that a round began with and the mean of what came of them."""
+        return mean
 
     def take(self, update: Message, fleet: Fleet) -> bool:
         taken: bool = self.privacy.take(update, fleet)
@@ -107,9 +116,12 @@ class Client:
         # 1. Start from the server's weights.
         load_trainable(self.model, start)
         # 2. Train on the client's own samples.
-        optimizer = new_optimizer(self.config, self.model)
-        self.privacy.train(self.model, self.shard, optimizer, self.generator)
+        self.privacy.train(self.model, self.shard, self.optimizer(start), self.generator)
         return trainable_state(self.model)
+
+    def optimizer(self, start: Mapping[str, Tensor]) -> torch.optim.Optimizer:
+        """The optimizer of a round that begins at ``start``."""
+        return new_optimizer(self.config, self.model)
 
 
 def traffic(config: Config, model: nn.Module) -> tuple[int, int]:
@@ -120,7 +132,13 @@ def traffic(config: Config, model: nn.Module) -> tuple[int, int]:
 
 def client_flops(config: Config, model: nn.Module, image: Tensor) -> float:
     """Each epoch: the model forward and backward."""
-    return config.local_epochs * flops.step(model, image, model)
+    return 0.0 if config.local_steps else config.local_epochs * flops.step(model, image, model)
+
+
+def fixed_flops(config: Config, model: nn.Module, image: Tensor) -> float:
+    """The same of the samples of local_steps."""
+    samples = (config.local_steps or 0) * config.batch_size
+    return samples * flops.step(model, image, model) if samples else 0.0
 
 
 def new_optimizer(config: Training, model: nn.Module) -> torch.optim.Optimizer:

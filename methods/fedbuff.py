@@ -96,3 +96,4 @@ class Client(fedpeft.Client):
 check_samples = fedpeft.check_samples
 traffic = fedpeft.traffic
 client_flops = fedpeft.client_flops
+fixed_flops = fedpeft.fixed_flops

@@ -75,3 +75,4 @@ check_samples = fedavg.check_samples
 all_reduce = fedavg.all_reduce
 traffic = fedavg.traffic
 client_flops = fedavg.client_flops
+fixed_flops = fedavg.fixed_flops

@@ -60,6 +60,7 @@ class ClientSide:
             epochs=self.config.local_epochs,
             batch_size=self.config.batch_size,
             generator=generator,
+            steps=self.config.local_steps,
         )
 
     def outgoing(self, start: Mapping[str, Tensor], end: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -57,7 +57,7 @@ class ClientSide(none.ClientSide):
     def __init__(self, config: Config, samples: int) -> None:
         super().__init__(config, samples)
         batches = math.ceil(samples / config.batch_size)
-        self._rate, self._steps = 1 / batches, config.local_epochs * batches
+        self._rate, self._steps = 1 / batches, config.local_steps or config.local_epochs * batches
         self.budget = Budget(config, self._rate, self._steps)
 
     def train(
@@ -69,7 +69,7 @@ class ClientSide(none.ClientSide):
     ) -> None:
         if self.budget.spend(self._rate, self._steps):
             if shard.images.is_meta:
-                # As many samples on average, and only products are counted.
+                # As many samples on average, or a few more, and only products are counted.
                 super().train(model, shard, optimizer, generator)
             else:
                 descend(

@@ -1,5 +1,6 @@
 """Local training and evaluation, and reading and writing of trainable weights."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -50,12 +51,21 @@ def train(
     epochs: int,
     batch_size: int,
     generator: torch.Generator,
+    steps: int | None = None,
 ) -> None:
-    """Cross-entropy over batches of the shard, shuffled anew each epoch."""
+    """Cross-entropy over batches of the shard, shuffled anew each epoch.
+
+    ``steps``: so many batches, all full, across the epochs' bounds, in place of ``epochs``.
+    """
     model.train()
     count = len(shard.labels)
+    if steps is not None:
+        epochs = math.ceil(steps * batch_size / count)
     orders = [torch.randperm(count, generator=generator) for _ in range(epochs)]
-    batches = [batch for order in orders for batch in order.split(batch_size)]
+    if steps is None:
+        batches = [batch for order in orders for batch in order.split(batch_size)]
+    else:
+        batches = list(torch.cat(orders)[: steps * batch_size].split(batch_size))
     for batch in flops.each_size(batches) if shard.images.is_meta else batches:
         optimizer.zero_grad(set_to_none=True)
         F.cross_entropy(model(shard.images[batch]), shard.labels[batch]).backward()

@@ -319,6 +319,10 @@ def test_what_the_exchange_raises_comes_out_as_it_is() -> None:
 
 REFUSED = {
     "a method without a mean": ({"method": "kdfft"}, 3, "kdfft is no mean of weights"),
+    "momentum of a server": ({"method": "fedavgm"}, 3, "fedavgm is no mean of weights"),
+    "moments of a server": ({"method": "fedadam"}, 3, "fedadam is no mean of weights"),
+    "an outer optimizer": ({"method": "diloco"}, 3, "diloco is no mean of weights"),
+    "distilling at a server": ({"method": "feddf"}, 3, "feddf is no mean of weights"),
     "noise of a server": (
         {"method": "fedavg", "options": {"dp": "client", "dp_noise": 1.0}}, 3, "dp = 'client'",
     ),
@@ -335,7 +339,7 @@ def test_what_makes_no_sense_together_is_refused(case: str) -> None:
         FineTuning(RunConfig(transport="gloo", **fields), clients)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("method", ["fedavg", "fedpeft"])
+@pytest.mark.parametrize("method", ["fedavg", "fedpeft", "fedprox"])
 def test_methods_that_average_may(method: str) -> None:
     program = FineTuning(RunConfig(transport="gloo", method=method), 3)
     assert program.peer_to_peer

@@ -1,0 +1,133 @@
+"""FedDF: its server's distilling by another loop, and what is refused."""
+
+import copy
+import math
+from collections.abc import Mapping
+
+import pytest
+import torch
+from made_rounds import CLASSES, PUBLIC, Rounds, linear, same
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from methods import fedavg, feddf, fedpeft
+from nodes.program import FineTuning
+from nodes.workload.models import ModelSpec, VisionTransformer
+from testbed.config_error import ConfigError
+from testbed.run.config import RunConfig
+from testbed.run.feasible import Traffic
+
+SPEC = ModelSpec(side=4, patch=2, width=16, depth=2, heads=2)
+TRAINING = {"learning_rate": 0.05, "batch_size": 4}
+
+
+def of(state: Mapping[str, Tensor]) -> nn.Module:
+    model = linear()
+    model.load_state_dict({name: each.clone() for name, each in state.items()})
+    return model
+
+
+@pytest.mark.parametrize("lost", [{}, {"client-2": 1}])
+def test_three_rounds_against_another_loop(lost: dict[str, int]) -> None:
+    """Full batches of the public images, so that no draw shows."""
+    steps, rate = 6, 0.03
+    played = Rounds(
+        feddf,
+        dies_after=lost,
+        distill_epochs=steps,
+        distill_batch_size=len(PUBLIC),
+        distill_learning_rate=rate,
+        **TRAINING,
+    )
+    for number in (1, 2, 3):
+        came = [message for message in played.network.of("up") if message.round == number]
+        assert len(came) == (2 if lost and number > 1 else 3)
+        with torch.no_grad():
+            teacher = torch.stack([of(each.tensors)(PUBLIC) for each in came]).mean(dim=0)
+        mean = {name: torch.from_numpy(each) for name, each in played.mean(number).items()}
+        student = of(mean)
+        optimizer = torch.optim.Adam(student.parameters())
+        for step in range(steps):
+            optimizer.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
+            optimizer.zero_grad()
+            own = F.log_softmax(student(PUBLIC), dim=1)
+            F.kl_div(own, teacher.softmax(dim=1), reduction="batchmean").backward()
+            optimizer.step()
+        for name, expected in student.state_dict().items():
+            found = played.states[number][name]
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_student_comes_nearer_to_the_teacher_than_the_mean_is() -> None:
+    played = Rounds(feddf, rounds=1, distill_learning_rate=0.01, distill_batch_size=4, **TRAINING)
+    models = [of(each.tensors) for each in played.network.of("up")]
+    mean = of({name: torch.from_numpy(each) for name, each in played.mean(1).items()})
+    with torch.no_grad():
+        teacher = torch.stack([each(PUBLIC) for each in models]).mean(dim=0).softmax(dim=1)
+        far, near = (
+            float(F.kl_div(model(PUBLIC).log_softmax(dim=1), teacher, reduction="batchmean"))
+            for model in (mean, played.server.model)
+        )
+    assert 0 <= near < far
+
+
+def test_a_round_without_updates_leaves_the_model() -> None:
+    played = Rounds(feddf, rounds=2, dies_after={f"client-{k}": 1 for k in (1, 2, 3)})
+    assert same(played.states[1:2], played.states[2:])
+    assert not same(played.states[:1], played.states[1:2])
+
+
+def test_its_bytes_are_fedavgs_and_fedpefts() -> None:
+    assert Rounds(feddf).network.payload() == Rounds(fedavg).network.payload()
+    torch.manual_seed(0)
+    model = VisionTransformer(SPEC, CLASSES)
+    ours, theirs = (Rounds(each, rounds=2, model=model) for each in (feddf, fedpeft))
+    assert ours.network.payload() == theirs.network.payload()
+
+
+def test_what_is_frozen_stays_though_clients_weights_were_in_the_servers_model() -> None:
+    torch.manual_seed(0)
+    model = VisionTransformer(SPEC, CLASSES)
+    played = Rounds(feddf, rounds=1, model=model)
+    before = dict(fedpeft.adapt(played.config, copy.deepcopy(model)).named_parameters())
+    for name, after in played.server.model.named_parameters():
+        assert torch.equal(after, before[name]) != after.requires_grad, name
+
+
+def test_privacy_by_sample_is_fedavgs_and_by_client_refused() -> None:
+    ours, theirs = (
+        Rounds(each, rounds=2, dp="sample", dp_noise=1.0, **TRAINING) for each in (feddf, fedavg)
+    )
+    some = ours.parts["client-1"]
+    spent = [each.server.evaluate(some.images, some.labels)["epsilon"] for each in (ours, theirs)]
+    assert spent[0] == spent[1] > 0
+    config = feddf.Config(dp="client", dp_noise=1.0)
+    with pytest.raises(ValueError, match=r"dp = 'client'.*take dp=sample"):
+        feddf.check(config, VisionTransformer(SPEC, CLASSES))
+
+
+@pytest.mark.parametrize(("source", "private"), [("held-out", 1037), ("glyphs", 1437)])
+def test_where_public_images_come_from(source: str, private: int) -> None:
+    options = {"public_source": source, "variant": "head"}
+    program = FineTuning(RunConfig(method="feddf", options=options), clients=2)
+    assert program.prepare() == Traffic(4 * 970, 4 * 970)
+    nodes = [program._shard(number) for number in range(3)]
+    assert len(nodes[0].public) == 400
+    assert sum(len(node.labels) for node in nodes) == private
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "reason"),
+    [
+        ("public_samples", 0, "public_samples = 0: Expected `int` >= 1"),
+        ("public_samples", 100_000, "ask for 100000 public images: digits has"),
+        ("public_source", "web", "public_source = 'web': must be one of held-out, glyphs"),
+        ("distill_epochs", 0, "distill_epochs = 0: Expected `int` >= 1"),
+        ("distill_learning_rate", 0.0, "distill_learning_rate = 0.0: Expected `float` > 0"),
+    ],
+)
+def test_bad_options_are_refused(option: str, value: object, reason: str) -> None:
+    config = RunConfig(method="feddf", options={option: value})  # type: ignore[dict-item]
+    with pytest.raises(ConfigError) as refused:
+        FineTuning(config, 2)
+    assert reason in str(refused.value)
