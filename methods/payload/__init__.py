@@ -17,7 +17,9 @@ Nothing is drawn at one end that the other has to be told: both draw from the sa
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -98,6 +100,12 @@ class Packer(Protocol):
         Raises:
             ValueError: they are not in it; no more is unpacked than they have bytes.
         """
+
+
+def kept(share: float, count: int) -> int:
+    """How many a share of so many values is, at least one."""
+    # As it was written: 0.07 of 100 in floats is more than 7.
+    return max(1, math.ceil(Fraction(str(share)) * count))
 
 
 def names() -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from typing import Annotated
 
 import numpy as np
@@ -35,12 +34,10 @@ class Stage:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        # As it was written: 0.07 of 100 in floats is more than 7.
-        self._share = Fraction(str(options.k))
 
     def kept(self, count: int) -> int:
         """How many of so many values are sent."""
-        return max(1, math.ceil(self._share * count))
+        return payload.kept(self.options.k, count)
 
     def parts(self, shape: Sequence[int]) -> dict[str, Part]:
         count = math.prod(shape)
@@ -53,10 +50,7 @@ class Stage:
     def encode(self, values: Tensor, seed: int, memory: dict[str, Tensor]) -> dict[str, Tensor]:
         flat = values.reshape(-1)
         count = flat.numel()
-        # Several times as quick as torch's topk, which sorts; what is no number counts as most.
-        left_out = count - self.kept(count)
-        ranked = np.argpartition(flat.abs().numpy(), left_out)
-        places = torch.from_numpy(np.sort(ranked[left_out:]))
+        places = largest(flat, self.kept(count))
         if len(places) * BITMAP_FROM > count:
             taken = torch.zeros(count, dtype=torch.uint8)
             taken[places] = 1
@@ -76,3 +70,14 @@ class Stage:
         values = torch.zeros(count)
         values[places] = parts[VALUES]
         return values.view(tuple(shape))
+
+
+def largest(values: Tensor, count: int) -> Tensor:
+    """int64 (count,): places of the largest magnitudes in ``values`` (n,), in their order.
+
+    What is no number counts as most.
+    """
+    # Several times as quick as torch's topk, which sorts.
+    left_out = len(values) - count
+    ranked = np.argpartition(values.abs().numpy(), left_out)
+    return torch.from_numpy(np.sort(ranked[left_out:]))

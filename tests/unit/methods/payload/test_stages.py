@@ -23,6 +23,8 @@ some = settings(derandomize=True, deadline=None, max_examples=25)
 WITH_OPTIONS = [
     *("int8:per=row", "topk:k=1", "topk:k=0.04", "topk:k=0.5", "qsgd:levels=1,bucket=3"),
     *("qsgd:levels=127", "qsgd:levels=5,bucket=1", "deflate:level=1,shuffle=false"),
+    *("randomk:k=1", "randomk:k=0.5", "powersgd:rank=1", "cossgd:bits=1", "cossgd:bits=8"),
+    *("cossgd:bits=3,clip=0.4", "stc:k=1", "stc:k=0.3"),
 ]
 TEXTS = [*names(), *WITH_OPTIONS]
 VALUE_STAGES = [text for text in TEXTS if load(text).order != PACK]
@@ -47,12 +49,40 @@ def qsgd_bytes(options: Any, shape: Sequence[int]) -> int:
     return math.ceil(n * width / 8) + 4 * math.ceil(n / options.bucket)
 
 
+def randomk_bytes(options: Any, shape: Sequence[int]) -> int:
+    return 4 * max(1, math.ceil(Fraction(str(options.k)) * math.prod(shape)))
+
+
+def powersgd_bytes(options: Any, shape: Sequence[int]) -> int:
+    n = math.prod(shape)
+    rows, columns = (shape[0], n // shape[0]) if len(shape) > 1 else (1, n)
+    low = options.rank * (rows + columns)
+    return 4 * (low if 2 * low < n else n)
+
+
+def cossgd_bytes(options: Any, shape: Sequence[int]) -> int:
+    return math.ceil(math.prod(shape) * options.bits / 8) + 8
+
+
+def stc_bytes(options: Any, shape: Sequence[int]) -> int:
+    n = math.prod(shape)
+    k = max(1, math.ceil(Fraction(str(options.k)) * n))
+    golden = (math.sqrt(5) + 1) / 2
+    best = math.log2(math.log(golden - 1) / math.log(1 - k / n)) if k < n else -1
+    b = max(0, 1 + math.floor(best))
+    return 4 + math.ceil(k / 8) + math.ceil((k * (b + 1) + (n - k) // 2**b) / 8)
+
+
 BYTES: dict[str, Callable[[Any, Sequence[int]], int]] = {
     "bf16": lambda options, shape: 2 * math.prod(shape),
+    "cossgd": cossgd_bytes,
     "fp16": lambda options, shape: 2 * math.prod(shape),
     "int8": int8_bytes,
+    "powersgd": powersgd_bytes,
     "qsgd": qsgd_bytes,
+    "randomk": randomk_bytes,
     "sign": lambda options, shape: math.ceil(math.prod(shape) / 8) + 4,
+    "stc": stc_bytes,
     "topk": topk_bytes,
 }
 """Payload bytes by what a stage's paper or docstring says; where they vary, the most."""
@@ -89,12 +119,32 @@ def topk_error(options: Any, x: Tensor) -> Tensor:
     return torch.where(x.abs() > least_kept, 0.0, least_kept)
 
 
+def cossgd_error(options: Any, x: Tensor) -> Tensor:
+    """A step of the angle is none of the value longer than the largest one left, by pi / 2."""
+    clip = options.clip if options.clip is not None else 0 if options.bits == 8 else 0.01
+    ranked = x.abs().reshape(-1).sort().values
+    most = ranked[len(ranked) - 1 - int(clip * len(ranked))] or ranked[-1]
+    half = most * math.pi / 2 / (2**options.bits - 1)
+    return half * (1 + 1e-5) + 2e-45 + (x.abs() - most).clamp(min=0)
+
+
+def stc_error(options: Any, x: Tensor) -> Tensor:
+    k = max(1, math.ceil(Fraction(str(options.k)) * x.numel()))
+    kept = x.abs().reshape(-1).sort(descending=True).values[:k]
+    error = torch.where(x.abs() < kept[-1], x.abs(), (x.abs() - kept.mean()).abs())
+    # Of those alike some are kept.
+    error = torch.where(x.abs() == kept[-1], error.maximum(x.abs()), error)
+    return error + 1e-6 * kept.mean() + 2e-45
+
+
 ERROR: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "bf16": cast_error(8, 2.0**-133, torch.finfo(torch.bfloat16).max),
+    "cossgd": cossgd_error,
     "fp16": cast_error(11, 2.0**-24, 65504),
     "int8": int8_error,
     "qsgd": qsgd_error,
     "sign": sign_error,
+    "stc": stc_error,
     "topk": topk_error,
 }
 """Greatest error of each value, float64; of a stage that is not here, no more than all values."""

@@ -1,0 +1,92 @@
+"""CosSGD: of each value the angle whose cosine it is of the tensor's norm, in a few bits.
+
+He, Zenk and Fritz, arXiv 2012.08241. Of n values v at s bits: N = ||v||, theta = arccos(v / N), in
+2^s equal steps from b to pi - b, where b is the angle of the largest magnitude. Without ``clip``
+equal steps of the angle are as good as equal steps of the value: where values are small beside
+their norm the cosine is straight. With it that share of values, the largest, is cut to the next
+one, whose angle b then is. 0 is between two steps, and becomes half of one.
+
+The codes go out without gaps, with them b and N cos b as float32: ceil(n s / 8) + 8 bytes. The
+second is our own; the paper has N, which for large values is more than a float32. The paper rounds
+at random as well, which we do not, and deflates what is left: that is the stage ``deflate``. The
+defaults are our own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import torch
+from msgspec import Meta
+from torch import Tensor
+
+from methods import payload
+from methods.payload import QUANTISE, Part, bits
+
+CLIP = 0.01
+"""Of the largest magnitudes, where nothing is said and a value has fewer than 8 bits."""
+
+
+class Options(payload.Lossy, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    bits: Annotated[int, Meta(ge=1, le=8)] = 4
+    """Of each value."""
+    clip: Annotated[float, Meta(ge=0, lt=1)] | None = None
+    """Share of the values, the largest, that is cut; 0 at 8 bits and 0.01 below if not given."""
+
+
+class Stage:
+    order = QUANTISE
+    lossy = True
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        given = options.clip
+        self.clip = given if given is not None else 0.0 if options.bits == 8 else CLIP
+        self.last = 2**options.bits - 1
+
+    def parts(self, shape: Sequence[int]) -> dict[str, Part]:
+        one = Part(torch.float32, 1)
+        codes = Part(torch.uint8, bits.packed_bytes(math.prod(shape), self.options.bits))
+        return {"codes": codes, "largest": one, "bound": one}
+
+    def encode(self, values: Tensor, seed: int, memory: dict[str, Tensor]) -> dict[str, Tensor]:
+        # An arccosine in float32 errs by more than a step of 8 bits is.
+        flat = values.reshape(-1).double()
+        norm = torch.linalg.vector_norm(flat)
+        if not 0 < float(norm) < math.inf:
+            codes = torch.zeros(len(flat), dtype=torch.uint8)
+            largest, bound = norm, torch.zeros(())
+        else:
+            largest = self._largest(flat.abs())
+            bound = _below(torch.arccos((largest / norm).clamp(max=1)))
+            start = bound.double()
+            angles = torch.arccos((flat / largest * torch.cos(start)).clamp(-1, 1))
+            steps = (angles - start) / (math.pi - 2 * start)
+            codes = (steps.clamp(0, 1) * self.last).round().to(torch.uint8)
+        packed = bits.pack(codes, self.options.bits)
+        return {"codes": packed, "largest": largest.float().view(1), "bound": bound.view(1)}
+
+    def _largest(self, magnitudes: Tensor) -> Tensor:
+        """The largest that is not cut."""
+        count = len(magnitudes)
+        found = magnitudes.kthvalue(count - int(self.clip * count)).values
+        # Of fewer values above 0 than are to be cut none is.
+        return found if found > 0 else magnitudes.amax()
+
+    def decode(self, parts: Mapping[str, Tensor], shape: Sequence[int], seed: int) -> Tensor:
+        largest, bound = float(parts["largest"]), float(parts["bound"])
+        if largest < 0 or not 0 <= bound < math.pi / 2:
+            raise ValueError(f"largest {largest:g} and bound {bound:g} are those of no values")
+        steps = torch.arange(self.last + 1, dtype=torch.float64) / self.last
+        angles = bound + steps * (math.pi - 2 * bound)
+        levels = (largest / math.cos(bound) * torch.cos(angles)).float()
+        codes = bits.unpack(parts["codes"], self.options.bits, math.prod(shape))
+        return levels.index_select(0, codes.int()).view(tuple(shape))
+
+
+def _below(angle: Tensor) -> Tensor:
+    """float32 of an angle, and no more: the nearest of pi / 2 would be."""
+    found = angle.float()
+    return torch.nextafter(found, torch.zeros(())) if found.double() > angle else found
