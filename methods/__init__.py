@@ -48,6 +48,9 @@ client spends its round on that.
     over the uplink of one and the downlink of the other.
 ``asynchronous`` (optional)
     True: rounds do not wait for all that was asked in them (``keep_busy``).
+``stageable`` (optional)
+    Ways, "up" and "down", of which it says with ``base`` what its messages are the difference from,
+    so that payload stages (``methods.payload``) can work on that.
 ``all_reduce(config)`` (optional)
     Says that a round is the mean, weighted by samples, of what ``Client.update(start)`` returns
     first, and that the clients may take it among themselves (``--transport=gloo``); raises
@@ -83,8 +86,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 if TYPE_CHECKING:  # Naming the methods must not cost the seconds that torch takes to import.
     from torch import Tensor
 
+    from methods.payload.coder import Base
     from testbed.transport.wire import Detail, Message
 
+VALUES: Mapping[str, Tensor] = {}
+"""The base of tensors that mean something by themselves, such as logits: none."""
+UPDATE: Mapping[str, Tensor] = {}
+"""The base of tensors that are a difference already."""
 _NOT_METHODS = {"__init__"}
 
 
@@ -129,17 +137,45 @@ class Fleet(Protocol):
         """Training samples of each client, at least 1."""
 
     async def send(
-        self, client: str, kind: str, tensors: Mapping[str, Tensor], **details: Detail
+        self,
+        client: str,
+        kind: str,
+        tensors: Mapping[str, Tensor],
+        *,
+        base: Base | None = None,
+        **details: Detail,
     ) -> None:
-        """Queue a message for one client. Raises Missed where it has left."""
+        """Queue a message for one client. Raises Missed where it has left.
 
-    async def broadcast(self, kind: str, tensors: Mapping[str, Tensor], **details: Detail) -> None:
-        """Queue the same message for every client; the tensors are encoded once."""
+        ``base``: with VALUES, payload stages work on the tensors.
+        """
+
+    async def broadcast(
+        self,
+        kind: str,
+        tensors: Mapping[str, Tensor],
+        *,
+        base: Base | None = None,
+        **details: Detail,
+    ) -> Mapping[str, Tensor]:
+        """Queue the same message for every client; the tensors are encoded once.
+
+        ``base``: "held", and payload stages work on the difference from what each client was sent
+        last of this kind, or VALUES, and they work on the tensors. Returned is what clients have
+        then: the tensors, but for what stages lose.
+        """
 
     async def receive(
-        self, client: str, kind: str, like: Mapping[str, Tensor] | None = None
+        self,
+        client: str,
+        kind: str,
+        like: Mapping[str, Tensor] | None = None,
+        *,
+        base: Base | None = None,
     ) -> Message:
         """The client's next message of this kind and round.
+
+        ``base``: as the client's ``send`` has it.
 
         Raises Missed where the client left, the round's limit passed, or, with ``like``, the
         message's tensors differ from it in names, shapes or dtypes, or are not finite.
@@ -148,7 +184,13 @@ class Fleet(Protocol):
     def refuse(self, client: str, reason: str) -> Missed:
         """An error to raise: what this client sent cannot be taken; recorded with why."""
 
-    def gather(self, kind: str, like: Mapping[str, Tensor] | None = None) -> AsyncIterator[Message]:
+    def gather(
+        self,
+        kind: str,
+        like: Mapping[str, Tensor] | None = None,
+        *,
+        base: Base | None = None,
+    ) -> AsyncIterator[Message]:
         """One message of this kind from every client, as they arrive; missed ones are left out."""
 
     def keep_busy(
@@ -159,7 +201,7 @@ class Fleet(Protocol):
         Whoever is free is sent ``tensors`` and works on them, at most as many at once as the run
         takes in a round, each at most once a round. Leave the loop to end the round: who is still
         at work answers in a later one. It ends by itself at the round's limit, and where nobody is
-        at work. For asynchronous methods.
+        at work. For asynchronous methods. Answers have UPDATE as their base.
         """
 
 
@@ -171,17 +213,30 @@ class Peer(Protocol):
         """Its number, from 1."""
 
     def send(
-        self, kind: str, tensors: Mapping[str, Tensor], *, to: str = "server", **details: Detail
+        self,
+        kind: str,
+        tensors: Mapping[str, Tensor],
+        *,
+        to: str = "server",
+        base: Base | None = None,
+        **details: Detail,
     ) -> None:
         """Queue a message; its tensors must not change until the receiver has answered it.
 
+        ``base``: what the server has of each tensor, such as the model that it sent, and payload
+        stages work on the difference; VALUES, and they work on the tensors; None, and none does.
         To a neighbour that is lost or away nothing is sent.
         """
 
     def receive(
-        self, kind: str, like: Mapping[str, Tensor] | None = None, *, sender: str = "server"
+        self,
+        kind: str,
+        like: Mapping[str, Tensor] | None = None,
+        *,
+        sender: str = "server",
+        base: Base | None = None,
     ) -> Message:
-        """The sender's next message of this kind and round; ``like`` as for a Fleet.
+        """The sender's next message of this kind and round; ``like`` and ``base`` as for a Fleet.
 
         Raises Missed where a neighbour's does not come within four fifths of the round's limit,
         and at once where the neighbour is lost or away, as the server says.
@@ -209,6 +264,7 @@ class Method:
     public_source: Callable[..., str] = lambda config: "held-out"
     peer_to_peer: bool = False
     asynchronous: bool = False
+    stageable: tuple[str, ...] = ()
     all_reduce: Callable[..., None] | None = None
     traffic: Callable[..., tuple[int, int]] | None = None
     client_flops: Callable[..., float] | None = None

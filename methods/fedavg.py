@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from testbed.transport.wire import Message
 
 
+stageable = ("up", "down")
+
+
 class Config(privacy.Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``averaging.Training`` and what privacy adds to it."""
 
@@ -65,9 +68,9 @@ class Server:
         mean = self.privacy.mean(state, fleet)
         if mean is None:
             return
-        await fleet.broadcast(self.kind, state)
+        sent = await fleet.broadcast(self.kind, state, base="held")
         # 2. Updates enter the mean as they come.
-        async for update in fleet.gather(self.kind, like=state):
+        async for update in fleet.gather(self.kind, like=state, base=sent):
             if self.take(update, fleet):
                 mean.add(update.tensors, weight=fleet.samples[update.sender])
         # 3. Their mean is the new model; where none came, the model stays.
@@ -102,9 +105,9 @@ class Client:
         self.privacy = privacy.load(config.dp).ClientSide(config, len(shard.labels))
 
     def round(self, peer: Peer) -> None:
-        start = peer.receive(self.kind, like=learnt(self.model)).tensors
+        start = peer.receive(self.kind, like=learnt(self.model), base="held").tensors
         end, details = self.update(start)
-        peer.send(self.kind, end, to="server", **details)
+        peer.send(self.kind, end, to="server", base=start, **details)
 
     def update(self, start: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, float]]:
         end = self.trained(start)

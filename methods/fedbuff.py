@@ -21,7 +21,7 @@ from typing import Annotated
 import msgspec
 from torch import Tensor, nn
 
-from methods import Fleet, Peer, Shard, fedpeft
+from methods import UPDATE, Fleet, Peer, Shard, fedpeft
 from methods.shared.averaging import WeightedMean
 from methods.shared.local_training import learnt, load_trainable, trainable_state
 
@@ -90,9 +90,10 @@ class Client(fedpeft.Client):
         start = peer.receive(self.kind, like=learnt(self.model)).tensors
         end = self.trained(start)
         change = {name: end[name] - start[name] for name in end}
-        peer.send(self.kind, change, **self.privacy.details)
+        peer.send(self.kind, change, base=UPDATE, **self.privacy.details)
 
 
+stageable = ("up",)
 check_samples = fedpeft.check_samples
 traffic = fedpeft.traffic
 client_flops = fedpeft.client_flops

@@ -144,6 +144,7 @@ class Client:
         return accuracy_and_loss(self.model, images, labels)
 
 
+stageable = distillation.stageable
 public_samples = distillation.public_samples
 public_source = distillation.public_source
 traffic = distillation.traffic

@@ -71,6 +71,7 @@ class Client(fedavg.Client):
         self.kind = peft.load(config.variant).KIND
 
 
+stageable = fedavg.stageable
 check_samples = fedavg.check_samples
 all_reduce = fedavg.all_reduce
 traffic = fedavg.traffic

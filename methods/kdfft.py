@@ -177,6 +177,7 @@ def fixed_flops(config: Config, model: nn.Module, image: Tensor) -> float:
     return config.public_batch * an_image
 
 
+stageable = distillation.stageable
 public_samples = distillation.public_samples
 public_source = distillation.public_source
 traffic = distillation.traffic

@@ -209,7 +209,7 @@ class Server:
             await serve(fleet, client, self.parts.body, None, arriving, private=True)
             # 3. (c) What was learnt enters the means as it comes.
             learnt = {
-                kind: (await fleet.receive(client, kind, like=state)).tensors
+                kind: (await fleet.receive(client, kind, like=state, base=state)).tensors
                 for kind, state in start.items()
             }
             for kind, tensors in learnt.items():
@@ -242,7 +242,7 @@ class Client:
 
     def round(self, peer: Peer) -> None:
         # 1. (a) Take prompts and tail, and the head if it comes.
-        self._take(peer)
+        start = self._take(peer)
         # 2. Train both on all samples, without the body.
         self._update_by_itself()
         # 3. Keep the hardest.
@@ -251,9 +251,10 @@ class Client:
         self._split_pass(peer, hardest)
         # 5. (c) Send what was learnt.
         for kind, part in self.parts.trained.items():
-            peer.send(kind, trainable_state(part))
+            peer.send(kind, trainable_state(part), base=start[kind])
 
-    def _take(self, peer: Peer) -> None:
+    def _take(self, peer: Peer) -> dict[str, dict[str, Tensor]]:
+        """What it has taken, by kind."""
         prompt = peer.receive("prompt", like=learnt(self.parts.head))
         load_trainable(self.parts.head, prompt.tensors)
         if prompt.details.get("head"):
@@ -264,6 +265,7 @@ class Client:
                     own[name].copy_(tensor)
         tail = peer.receive("tail", like=learnt(self.parts.tail)).tensors
         load_trainable(self.parts.tail, tail)
+        return {"prompt": prompt.tensors, "tail": tail}
 
     def _update_by_itself(self) -> None:
         optimizer = self._adam(self.config.local_learning_rate)
@@ -304,6 +306,9 @@ class Client:
     def _training(self, mode: bool) -> None:
         for part in self.parts.trained.values():
             part.train(mode)
+
+
+stageable = ("up", "down")
 
 
 def traffic(config: Config, model: nn.Module) -> tuple[int, int]:

@@ -97,7 +97,9 @@ class Server:
         )
         # 4. It leaves its weights for the next.
         left = {
-            kind: (await fleet.receive(client, kind, like=learnt(part))).tensors
+            kind: (
+                await fleet.receive(client, kind, like=learnt(part), base=trainable_state(part))
+            ).tensors
             for kind, part in self.cut.client_side.items()
         }
         for kind, part in self.cut.client_side.items():
@@ -118,8 +120,10 @@ class Client:
 
     def round(self, peer: Peer) -> None:
         # 1. Start from the weights that the server hands on.
+        start = {}
         for kind, part in self.cut.client_side.items():
-            load_trainable(part, peer.receive(kind, like=learnt(part)).tensors)
+            start[kind] = peer.receive(kind, like=learnt(part)).tensors
+            load_trainable(part, start[kind])
             part.train()
         # 2. Train together with the server.
         optimizer = fedavg.new_optimizer(self.config, nn.ModuleDict(self.cut.client_side))
@@ -131,7 +135,10 @@ class Client:
             optimizer.step()
         # 3. Hand the weights back.
         for kind, part in self.cut.client_side.items():
-            peer.send(kind, trainable_state(part))
+            peer.send(kind, trainable_state(part), base=start[kind])
+
+
+stageable = ("up", "down")
 
 
 def traffic(config: Config, model: nn.Module) -> tuple[int, int]:

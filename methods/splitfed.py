@@ -86,7 +86,7 @@ class Server:
             )
             # 3. What was learnt enters the means as it comes.
             learnt = {
-                kind: (await fleet.receive(client, kind, like=state)).tensors
+                kind: (await fleet.receive(client, kind, like=state, base=state)).tensors
                 for kind, state in start.items()
             }
             if self.config.variant == "v1":
@@ -129,6 +129,7 @@ def copy_of(part: Part) -> Part:
     return copy.deepcopy(part, memo=frozen)
 
 
+stageable = split.stageable
 check = split.check
 traffic = split.traffic
 client_flops = split.client_flops

@@ -5,6 +5,7 @@ from typing import Protocol
 from torch import Tensor
 
 from methods import Peer as MethodPeer
+from methods.payload.coder import Coder
 from nodes.checkpoint.store import Checkpointer
 from nodes.compute import Compute
 from nodes.kinds import METRICS
@@ -37,13 +38,14 @@ def participate(
     compute: Compute,
     channel: Channel,
     checkpointer: Checkpointer | None = None,
+    coder: Coder | None = None,
 ) -> None:
     """Take part in every round that the server begins.
 
     ``test``: what the client's own model is evaluated on, where it has one; None: on nothing.
     ``neighbours``: addresses of all clients, where they speak to one another; else empty.
     ``flops``: floating-point operations of its part in a round, where known.
-    ``checkpointer``: of the client's state after each round.
+    ``checkpointer``: of the client's state after each round. ``coder``: of its messages.
     """
     address: Address = channel.receive(timeout_s=30)
     report = Condensed(channel.send)
@@ -62,7 +64,7 @@ def participate(
     # One that reduces waits for what all others do, and the server has the limits of that.
     limit_s = config.time_limit_s if config.transport == "gloo" else config.round_timeout_s
     round_s = min(limit_s, config.deadline_s or limit_s)
-    peer = Peer(transport, report, limit_s, config.time_limit_s, compute, round_s)
+    peer = Peer(transport, report, limit_s, config.time_limit_s, compute, round_s, name, coder)
     report(events.Ready(samples=samples, round_flops=flops))
     try:
         peer.join(config.join_timeout_s)
@@ -76,7 +78,7 @@ def participate(
                     with clock.beside():
                         metrics = numbers(evaluate(*test)) if evaluate and test else {}
                     compute.rest()
-                    peer.send(METRICS, {}, to=SERVER, **metrics)
+                    peer.send(METRICS, {}, to=SERVER, base=None, **metrics)
                     continue
                 method.round(peer)
                 compute.settle()

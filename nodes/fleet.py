@@ -4,32 +4,25 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import NamedTuple
 
 from torch import Tensor
 
-from methods import Missed
-from nodes.checks import difference
+from methods import UPDATE, Missed
+from methods.payload import coder as coders
+from methods.payload.coder import Base, Coder
+from nodes.coding import decoded
 from nodes.compute import Compute, Real
 from nodes.kinds import ABSENT, HELLO, REFUSED, STOP, WELCOME
 from nodes.membership import Membership
+from nodes.waits import Limit, objection, within
 from testbed import clock
 from testbed.record import events
 from testbed.record.events import Report
 from testbed.seeds import derive
-from testbed.transport.sockets import ServerTransport, Unreachable
+from testbed.transport.sockets import Encoded, ServerTransport, Unreachable
 from testbed.transport.wire import MAX_DETAILS, MAX_TEXT, Detail, Message, encode_tensors
 
 _Inbox = asyncio.Queue[Message | Missed]
-
-
-class _Limit(NamedTuple):
-    """The limit of a wait."""
-
-    until_s: float
-    """On the run's clock."""
-    reason: str
-    """Why what has not come by then is missed."""
 
 
 class Fleet:
@@ -46,6 +39,7 @@ class Fleet:
         compute: Compute | None = None,
         deadline_s: float | None = None,
         peer_to_peer: bool = False,
+        coder: Coder | None = None,
     ) -> None:
         """``samples``: training samples of each client, of all by name.
 
@@ -53,7 +47,9 @@ class Fleet:
 
         ``deadline_s``: how long a round takes updates; None: ``round_timeout_s``.
         ``peer_to_peer``: clients wait for one another, and are told who is not there.
+        ``coder``: of what is sent and received; None: nothing is coded.
         """
+        self._coder = coder or coders.none()
         self._transport = transport
         self._compute = compute or Real()
         self._report = report
@@ -61,7 +57,7 @@ class Fleet:
         self._seed = seed
         self._round_timeout_s = round_timeout_s
         self._deadline_s = deadline_s
-        self._limit = _Limit(0.0, "")
+        self._limit = Limit(0.0, "")
         self._inboxes: dict[str, _Inbox] = {name: asyncio.Queue() for name in samples}
         self.members = Membership(samples)
         self._peer_to_peer = peer_to_peer
@@ -184,10 +180,10 @@ class Fleet:
         self._asked = set()
         self._answers = 0
         self._answered = {}
-        self._limit = _within(self._round_timeout_s)
+        self._limit = within(self._round_timeout_s)
         if self._deadline_s is not None:
             reason = f"nothing by the deadline of {self._deadline_s:g} s"
-            self._limit = _Limit(clock.monotonic() + self._deadline_s, reason)
+            self._limit = Limit(clock.monotonic() + self._deadline_s, reason)
         if self._expected == len(self._inboxes):
             for client in self.members.joined:
                 if client in self.members.away:
@@ -195,7 +191,7 @@ class Fleet:
 
     def conclude(self) -> None:
         """The round has what it takes; what is asked of its clients now has a limit of its own."""
-        self._limit = _within(self._round_timeout_s)
+        self._limit = within(self._round_timeout_s)
 
     async def _tell_absent(self, *clients: str) -> None:
         """Bring up to date what clients know of one another, before all else that they are sent."""
@@ -213,8 +209,16 @@ class Fleet:
                 self.members.tell(client, dict(some))
 
     async def send(
-        self, client: str, kind: str, tensors: Mapping[str, Tensor], **details: Detail
+        self,
+        client: str,
+        kind: str,
+        tensors: Mapping[str, Tensor],
+        *,
+        base: Base | None = None,
+        **details: Detail,
     ) -> None:
+        if base is not None:
+            tensors = self._coder.encode_values(kind, self.round, tensors, client)
         await self._compute.settled()
         await self._tell_absent(client)
         encoded = encode_tensors(self._compute.outgoing(tensors))
@@ -223,39 +227,67 @@ class Fleet:
         except Unreachable as error:
             raise self._miss(client, str(error)) from error
 
-    async def broadcast(self, kind: str, tensors: Mapping[str, Tensor], **details: Detail) -> None:
+    async def broadcast(
+        self,
+        kind: str,
+        tensors: Mapping[str, Tensor],
+        *,
+        base: Base | None = None,
+        **details: Detail,
+    ) -> Mapping[str, Tensor]:
+        coded: Mapping[str, Tensor] | None = None
+        whole = tensors
+        if base == "held":
+            coded, whole = self._coder.encode_model(kind, self.round, tensors)
+        elif base is not None:
+            coded = self._coder.encode_values(kind, self.round, tensors)
         await self._compute.settled()
-        encoded = encode_tensors(self._compute.outgoing(tensors))
+        for_all, for_some = self._encoded(whole), None if coded is None else self._encoded(coded)
         await self._tell_absent(*self.clients)
         for client in self.clients:
+            takes = base != "held" or self._coder.may_take(kind, client)
+            encoded = for_some if takes and for_some is not None else for_all
             try:
                 await self._transport.send(client, kind, self.round, encoded, details)
             except Unreachable as error:
                 self._miss(client, str(error))
+        if base == "held":
+            self._coder.sent(kind)
+        return whole
+
+    def _encoded(self, tensors: Mapping[str, Tensor]) -> Encoded:
+        return encode_tensors(self._compute.outgoing(tensors))
 
     async def receive(
-        self, client: str, kind: str, like: Mapping[str, Tensor] | None = None
+        self,
+        client: str,
+        kind: str,
+        like: Mapping[str, Tensor] | None = None,
+        *,
+        base: Base | None = None,
     ) -> Message:
         await self._compute.settled()
-        return await self._answer(client, kind, like, self.round, self._limit)
+        return await self._answer(client, kind, like, base, self.round, self._limit)
 
     async def _answer(
         self,
         client: str,
         kind: str,
         like: Mapping[str, Tensor] | None,
+        base: Base | None,
         number: int,
-        limit: _Limit,
+        limit: Limit,
     ) -> Message:
         while True:
             message = await self._next(client, limit)
             if message.kind == REFUSED and message.round == number:
                 raise self._miss(client, f"it refused: {message.details.get('reason')}")
-            reason = _objection(message, kind, number)
-            if reason is None:
+            wrong = objection(message, kind, number)
+            if wrong is None:
                 break
-            self._drop(message, reason)
-        reason = None if like is None else difference(message.tensors, like)
+            self._drop(message, wrong)
+        incoming = self._compute.incoming(message)
+        found, reason = decoded(self._coder, "up", client, incoming, like, base, self._report)
         if reason is not None:
             # It is the client's answer, and no better one will come: do not wait out the limit.
             self._drop(message, reason)
@@ -266,7 +298,8 @@ class Fleet:
                 await self._transport.send(client, REFUSED, number, ([], []), told)
             raise missed
         self._heard.add(client)
-        return self._compute.incoming(message)
+        self._coder.answered(client, number)
+        return found
 
     def refuse(self, client: str, reason: str) -> Missed:
         return self._miss(client, f"its update was not taken: {reason}")
@@ -275,7 +308,9 @@ class Fleet:
         self,
         kind: str,
         like: Mapping[str, Tensor] | None = None,
+        *,
         clients: Sequence[str] | None = None,
+        base: Base | None = None,
     ) -> AsyncIterator[Message]:
         """``clients``: of these, whatever they did before; None: of all not missed yet."""
         if clients is None:
@@ -285,7 +320,7 @@ class Fleet:
         async def wait_for(client: str) -> None:
             # A task would keep its result for as long as the slowest client takes.
             try:
-                came.put_nowait(await self.receive(client, kind, like))
+                came.put_nowait(await self.receive(client, kind, like, base=base))
             except Exception as error:
                 came.put_nowait(error)
 
@@ -316,8 +351,8 @@ class Fleet:
                     self._miss(client, str(error))
                     continue
                 self._asked.add(client)
-                limit = _within(self._round_timeout_s)
-                answer = self._answer(client, kind, like, self.round, limit)
+                limit = within(self._round_timeout_s)
+                answer = self._answer(client, kind, like, UPDATE, self.round, limit)
                 self._at_work[client] = asyncio.create_task(answer)
             # 2. The next answers, to whichever round's question; those not taken are kept.
             left_s = self._limit.until_s - clock.monotonic()
@@ -354,7 +389,7 @@ class Fleet:
             except Unreachable:
                 continue
 
-    async def _next(self, client: str, limit: _Limit) -> Message:
+    async def _next(self, client: str, limit: Limit) -> Message:
         inbox = self._inboxes[client]
         if client in self.members.gone and inbox.empty():
             raise self._miss(client, self.members.gone[client])
@@ -377,17 +412,3 @@ class Fleet:
     def _drop(self, message: Message, reason: str) -> None:
         size = message.message_bytes
         self._report(events.Dropped(peer=message.sender, bytes=size, reason=reason))
-
-
-def _within(round_timeout_s: float) -> _Limit:
-    """The limit of a wait that begins now."""
-    reason = f"nothing within round_timeout_s = {round_timeout_s:g}"
-    return _Limit(clock.monotonic() + round_timeout_s, reason)
-
-
-def _objection(message: Message, kind: str, number: int) -> str | None:
-    if message.round != number:
-        return f"belongs to round {message.round}, that of round {number} was expected"
-    if message.kind != kind:
-        return f"kind {message.kind!r} where {kind!r} was expected"
-    return None

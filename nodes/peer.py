@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from methods import Missed
-from nodes.checks import difference
+from methods.payload import coder as coders
+from methods.payload.coder import Base, Coder
+from nodes.coding import decoded
 from nodes.compute import Compute, Real
 from nodes.kinds import ABSENT, EVALUATE, HELLO, REFUSED, STOP, WELCOME
 from testbed import clock
@@ -50,11 +52,16 @@ class Peer:
         between_rounds_s: float,
         compute: Compute | None = None,
         round_s: float | None = None,
+        name: str = "",
+        coder: Coder | None = None,
     ) -> None:
         """``timeout_s``: how long a message within a round is waited for.
 
         ``round_s``: how long the server waits for a round's updates; None: ``timeout_s``.
+        ``coder``: of what goes to the server and comes from it; None: nothing is coded.
         """
+        self._name = name
+        self._coder = coder or coders.none()
         self._compute = compute or Real()
         self._transport = transport
         self._report = report
@@ -115,16 +122,30 @@ class Peer:
             self._drop(message, f"belongs to round {message.round}, which is over")
 
     def send(
-        self, kind: str, tensors: Mapping[str, Tensor], *, to: str = SERVER, **details: Detail
+        self,
+        kind: str,
+        tensors: Mapping[str, Tensor],
+        *,
+        to: str = SERVER,
+        base: Base | None = None,
+        **details: Detail,
     ) -> None:
+        coded = self._coder.encode(kind, self.round, tensors, base, self._name)
         self._compute.settle()
         self._check_current()
         if to in self._absent:
             return
-        self._transport.send(kind, self.round, self._compute.outgoing(tensors), details, to)
+        outgoing = self._compute.outgoing(coded.tensors)
+        self._transport.send(kind, self.round, outgoing, details, to)
+        self._coder.remember(kind, coded)
 
     def receive(
-        self, kind: str, like: Mapping[str, Tensor] | None = None, *, sender: str = SERVER
+        self,
+        kind: str,
+        like: Mapping[str, Tensor] | None = None,
+        *,
+        sender: str = SERVER,
+        base: Base | None = None,
     ) -> Message:
         self._look()
         if not self._inboxes[sender]:
@@ -140,9 +161,12 @@ class Peer:
                 expected = f"{kind!r} of round {self.round}"
                 reason = f"{message.kind!r} of round {message.round}, expected {expected}"
             else:
-                objection = None if like is None else difference(message.tensors, like)
+                incoming = self._compute.incoming(message)
+                found, objection = decoded(
+                    self._coder, "down", self._name, incoming, like, base, self._report
+                )
                 if objection is None:
-                    return self._compute.incoming(message)
+                    return found
                 # It is the sender's answer, and no better one will come: do not wait out the limit.
                 self._drop(message, objection)
                 raise self._refusal(sender, objection)

@@ -76,6 +76,7 @@ class FineTuning:
         )
         if config.transport == "gloo":
             requirements.check_all_reduce(config, self._method, self._options, clients)
+        requirements.coder(config, self._method, self._options)
         self._public_samples = self._method.public_samples(self._options)
         held_out = self._method.public_source(self._options) == "held-out"
         self._held_out = self._public_samples if held_out else 0
@@ -201,6 +202,8 @@ class FineTuning:
         if traffic is None:
             return None
         up, down = traffic(self._options, self._model)
+        # How many fewer bytes stages make of that, only messages tell.
+        up, down = (0 if run.stage else up), (0 if run.stage_down else down)
         if run.transport == "gloo":
             share = 2 * (self._clients - 1) / self._clients
             return Traffic(int(share * up), int(share * down), among_clients=True)
@@ -232,6 +235,8 @@ class FineTuning:
         seed = derive(run.seed, "method", node.name)
         test = self._test
         shard = self._shard(node.index)
+        # What it knows is kept as part of what the method knows.
+        coder = requirements.coder(run, self._method, self._options)
         if node.index == 0:
             heap.keep_large()
             own = zip(self._addresses(), self._shards, strict=True)
@@ -243,7 +248,9 @@ class FineTuning:
             if run.transport == "gloo":
                 server = ReducingServer(server, list(samples_of))
             evaluating = self._clients_evaluate
+            server.stages = coder.lasting
             checkpointer, told = self._kept(node, server, shard, channel)
+            coder.lasting = server.stages
             past = None if told is None else Resumed.of(told)
             clock.run(
                 serve(
@@ -258,11 +265,14 @@ class FineTuning:
                     past,
                     peer_to_peer=self._method.peer_to_peer,
                     test_size=len(self._data.test_labels),
+                    coder=coder,
                 )
             )
             return
         client = self._method.Client(self._options, self._model, shard, seed)
+        client.stages = coder.lasting
         checkpointer, _ = self._kept(node, client, shard, channel)
+        coder.lasting = client.stages
         neighbours = {}
         if self._method.peer_to_peer:
             neighbours = {name: (address, PORT) for name, address in self._addresses()}
@@ -282,7 +292,8 @@ class FineTuning:
             )
         flops = self._round_flops(node.index)
         participate(
-            run, client, test, node.name, neighbours, samples, flops, compute, channel, checkpointer
+            *(run, client, test, node.name, neighbours, samples, flops, compute, channel),
+            *(checkpointer, coder),
         )
 
     def _addresses(self) -> Iterator[tuple[str, str]]:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 import methods
+from methods.payload.chain import Chain
+from methods.payload.coder import Coder
 from nodes import memory
 from nodes.device_classes import flops_per_s, of_clients
 from nodes.workload import data
@@ -40,6 +42,44 @@ def devices(config: RunConfig, clients: int) -> list[str | None]:
         flops_per_s(server)
     classes: list[str | None] = [None] * clients
     return [server, *(of_clients(ours, clients) if ours is not None else classes)]
+
+
+def coder(config: RunConfig, method: methods.Method, options: Any) -> Coder:
+    """The coder of a node of the run, new.
+
+    Raises:
+        ConfigError: a stage is none, or the run's method, clock or transport cannot have it.
+    """
+    chains = {}
+    for field, way, texts in (
+        ("stage", "up", config.stage),
+        ("stage_down", "down", config.stage_down),
+    ):
+        chain = chains[way] = Chain(texts)
+        if not chain:
+            continue
+        said = f"{field} = {list(texts)}"
+        if config.transport == "gloo":
+            raise ConfigError(
+                f"{said}: an all-reduce adds up what it carries, which codes cannot be"
+            )
+        if way not in method.stageable:
+            able = [name for name in methods.names() if way in methods.load(name).stageable]
+            raise ConfigError(
+                f"{said}: method {config.method} says of nothing that it sends {way} what it is "
+                f"the difference from; those of {', '.join(able)} do"
+            )
+        if config.compute == "modelled" and chain.by_values:
+            raise ConfigError(
+                f"{said}: how many bytes that makes depends on values, which compute=modelled has "
+                "none of; take stages of a fixed length, or compute=real"
+            )
+        if chain.lossy and getattr(options, "dp", "none") == "client":
+            raise ConfigError(
+                f"{said}: the noise of dp=client is for updates of a bounded norm, which a lossy "
+                "stage may exceed; take dp=sample, or stages without loss"
+            )
+    return Coder(chains["up"], chains["down"], config.seed)
 
 
 def check_all_reduce(config: RunConfig, method: methods.Method, options: Any, clients: int) -> None:

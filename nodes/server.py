@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from methods import Fleet as MethodFleet
 from methods import Missed
+from methods.payload.coder import Coder
 from nodes.checkpoint.store import Checkpointer
 from nodes.compute import Compute
 from nodes.fleet import Fleet
@@ -82,6 +83,7 @@ async def serve(
     past: Resumed | None = None,
     peer_to_peer: bool = False,
     test_size: int = 0,
+    coder: Coder | None = None,
 ) -> None:
     """Run every round of the method, then tell the clients to stop.
 
@@ -89,7 +91,7 @@ async def serve(
     client, of all by name. ``clients_evaluate``: each client sends its own metrics after a round.
     ``checkpointer``: of the server's state after each round. ``past``: of the rounds before this
     process, where the run goes on from them. ``peer_to_peer``: clients speak to one another.
-    ``test_size``: images that ``test`` is taken of.
+    ``test_size``: images that ``test`` is taken of. ``coder``: of the server's messages.
     """
     address: Address = channel.receive(timeout_s=30)
     report = Condensed(channel.send)
@@ -113,6 +115,7 @@ async def serve(
         compute=compute,
         deadline_s=config.deadline_s,
         peer_to_peer=peer_to_peer,
+        coder=coder,
     )
     _listen(channel, fleet)
     background = [

@@ -43,6 +43,12 @@ def _methods() -> Iterable[str]:
     return methods.names()
 
 
+def _stages() -> Iterable[str]:
+    from methods import payload
+
+    return payload.names()
+
+
 def _datasets() -> Iterable[str]:
     from nodes.workload import data
 
@@ -96,6 +102,7 @@ def _runs_and_benches() -> Iterable[str]:
 _NAMES: dict[str, Callable[[], Iterable[str]]] = {
     "profile": _profiles,
     "method": _methods,
+    "stage": _stages,
     "dataset": _datasets,
     "model": _models,
     "device class": _device_classes,

@@ -77,7 +77,9 @@ def _option(field: str, hint: Any, flag: Flag, help_: str | None) -> Callable[[C
             default=None,
             help=f"{flag.help}  [default: {says or option[2:]}]" if says or default else flag.help,
         )
-    if kinds == [int]:
+    if default == ():
+        settings |= {"multiple": True, "callback": _several}
+    elif kinds == [int]:
         settings |= {"type": int, "metavar": flag.takes or "N"}
     elif kinds == [float]:
         seconds = field.endswith("_s")
@@ -86,7 +88,7 @@ def _option(field: str, hint: Any, flag: Flag, help_: str | None) -> Callable[[C
         settings["callback"] = _number
     elif isinstance(kinds[0], str):
         settings["metavar"] = "|".join(kinds)
-    if default is not None:
+    if default is not None and default != ():
         says = f"{default:g}" if isinstance(default, float) else str(default)
     if help_ is None:
         help_ = flag.help + (f"  [default: {says}]" if says else "")
@@ -100,8 +102,16 @@ def _kinds(hint: Any) -> list[Any]:
     if get_origin(hint) is Literal:
         return list(get_args(hint))
     if parts := get_args(hint):
-        return [kind for part in parts for kind in _kinds(part) if kind is not NoneType]
+        found = [kind for part in parts for kind in _kinds(part)]
+        return [kind for kind in found if kind not in (NoneType, ...)]
     return [hint]
+
+
+def _several(
+    context: click.Context, option: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...] | None:
+    """None where none was given, for the default is a file's."""
+    return values or None
 
 
 def _number(context: click.Context, option: click.Parameter, value: str | None) -> Any:

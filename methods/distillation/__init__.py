@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods import Fleet, Peer
+from methods import VALUES, Fleet, Peer
 from methods.shared import flops
 from methods.shared.averaging import WeightedMean
 from methods.shared.backbone import staged
 from methods.shared.local_training import EVALUATION_BATCH
 from testbed.seeds import derive
 
+stageable = ("up", "down")
 KIND = "logits"
 
 
@@ -92,7 +93,7 @@ class Public:
         known = labels.round if labels else 0
         await fleet.broadcast(KIND, {"seed": torch.tensor([seed])}, labels_of=known)
         if labels:
-            await fleet.broadcast(KIND, {"logits": labels.logits})
+            await fleet.broadcast(KIND, {"logits": labels.logits}, base=VALUES)
 
     def receive_labels(self, peer: Peer) -> tuple[int, Labels | None]:
         """The client's end of ``announce``."""
@@ -100,20 +101,21 @@ class Public:
         seed, known = int(first.tensors["seed"]), first.details.get("labels_of")
         if not isinstance(known, int) or not 0 < known < peer.round:
             return seed, None
-        logits = peer.receive(KIND, like={"logits": self._logits}).tensors["logits"]
+        logits = peer.receive(KIND, like={"logits": self._logits}, base=VALUES).tensors["logits"]
         return seed, Labels(known, logits)
 
     def answer(self, peer: Peer, seed: int, model: nn.Module) -> None:
         """Send the model's logits on this round's subset."""
         logits = predict(model, self.subset(seed, peer.round))
-        peer.send(KIND, {"seed": torch.tensor([seed]), "logits": logits})
+        peer.send(KIND, {"seed": torch.tensor([seed]), "logits": logits}, base=VALUES)
 
     async def mean(
         self, fleet: Fleet, seed: int, of: Callable[[Tensor], Tensor] = lambda logits: logits
     ) -> Tensor | None:
         """The plain mean over clients of ``of`` their logits; None where no client answered."""
         mean = WeightedMean()
-        async for update in fleet.gather(KIND, like={"seed": self._seed, "logits": self._logits}):
+        like = {"seed": self._seed, "logits": self._logits}
+        async for update in fleet.gather(KIND, like=like, base=VALUES):
             if int(update.tensors["seed"]) != seed:
                 fleet.refuse(update.sender, "its logits are on another seed's images")
                 continue

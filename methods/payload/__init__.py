@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # Naming the stages must not cost the seconds that torch take
     import torch
     from torch import Tensor
 
-_HELPERS = {"__init__", "bits", "cast", "chain"}
+_HELPERS = {"__init__", "bits", "cast", "chain", "coder"}
 SPARSIFY, QUANTISE, PACK = range(3)
 """Orders of stages; of one order a chain has one stage at most."""
 VALUES = "values"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -44,7 +45,7 @@ class Chain:
         """
         loaded = [payload.load(text) for text in texts]
         self.names = [text.strip().partition(":")[0] for text in texts]
-        for (one, before), (name, after) in _pairs(list(zip(self.names, loaded, strict=True))):
+        for (one, before), (name, after) in pairwise(zip(self.names, loaded, strict=True)):
             if after.order <= before.order:
                 raise ConfigError(
                     f"stage = {name!r} after {one!r}: what leaves values out comes first, then one "
@@ -172,8 +173,8 @@ class Chain:
         seed: int,
     ) -> Tensor:
         taken = {path: next(leaves[path]) for path in self._leaves(expected.shape)}
-        if expected.is_meta:
-            return torch.empty_like(expected)
+        if any(piece.is_meta for piece in taken.values()):
+            return torch.empty(expected.shape, dtype=expected.dtype, device="meta")
         # A stage may add nothing of its own to the values that it passes on, the last never.
         places = [path[1:].partition(".") for path in taken]
         parts: list[dict[str, Tensor]] = [{} for _ in range(1 + max(int(n) for n, _, _ in places))]
@@ -323,7 +324,3 @@ def _told(lengths: Tensor | None, parts: list[Part]) -> list[Part]:
     if any(not 0 <= own <= part.length for own, part in zip(told, parts, strict=True)):
         raise ValueError("a length is out of its range")
     return [part._replace(length=own) for own, part in zip(told, parts, strict=True)]
-
-
-def _pairs(found: list[tuple[str, Stage]]) -> Iterator[tuple[tuple[str, Stage], tuple[str, Stage]]]:
-    return zip(found, found[1:], strict=False)

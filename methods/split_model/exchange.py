@@ -18,7 +18,7 @@ import torch.fx.experimental.symbolic_shapes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods import Fleet, Peer, Shard
+from methods import VALUES, Fleet, Peer, Shard
 from methods.split_model.order import AtOnce, Order
 
 
@@ -52,15 +52,17 @@ def train_on(
     """
     tokens = head(batch.images)
     if tail is None:
-        peer.send("smashed", {"tokens": tokens, "labels": batch.labels})
+        peer.send("smashed", {"tokens": tokens, "labels": batch.labels}, base=VALUES)
     else:
-        peer.send("smashed", {"tokens": tokens})
+        peer.send("smashed", {"tokens": tokens}, base=VALUES)
         back = tokens[:, :1] if class_token else tokens
-        answer = peer.receive("smashed", like={"tokens": back}).tensors["tokens"].requires_grad_()
+        message = peer.receive("smashed", like={"tokens": back}, base=VALUES)
+        answer = message.tensors["tokens"].requires_grad_()
         F.cross_entropy(tail(answer), batch.labels).backward()
         assert answer.grad is not None
-        peer.send("gradient", {"tokens": answer.grad})
-    tokens.backward(peer.receive("gradient", like={"tokens": tokens}).tensors["tokens"])
+        peer.send("gradient", {"tokens": answer.grad}, base=VALUES)
+    gradient = peer.receive("gradient", like={"tokens": tokens}, base=VALUES)
+    tokens.backward(gradient.tensors["tokens"])
 
 
 async def serve(
@@ -88,15 +90,17 @@ async def serve(
         expected = {"tokens": like}
         if not private:
             expected["labels"] = torch.empty(len(like), dtype=torch.int64, device="meta")
-        arrived = (await fleet.receive(client, "smashed", like=expected)).tensors
+        arrived = (await fleet.receive(client, "smashed", like=expected, base=VALUES)).tensors
         tokens = arrived["tokens"].requires_grad_()
         async with order.turn(client):
             if optimizer is not None:
                 optimizer.zero_grad(set_to_none=True)
             output = part(tokens)
             if private:
-                await fleet.send(client, "smashed", {"tokens": output})
-                answer = await fleet.receive(client, "gradient", like={"tokens": output})
+                await fleet.send(client, "smashed", {"tokens": output}, base=VALUES)
+                answer = await fleet.receive(
+                    client, "gradient", like={"tokens": output}, base=VALUES
+                )
                 output.backward(answer.tensors["tokens"])
             else:
                 labels, classes = arrived["labels"], output.shape[1]
@@ -106,4 +110,4 @@ async def serve(
             if optimizer is not None:
                 optimizer.step()
         assert tokens.grad is not None
-        await fleet.send(client, "gradient", {"tokens": tokens.grad})
+        await fleet.send(client, "gradient", {"tokens": tokens.grad}, base=VALUES)

@@ -90,7 +90,7 @@ class ReducingClient:
         state, details = self._method.update(start) if trains else (start, {})
         bucket = flat(self._compute.outgoing(state), self._samples)
         finite = bool(torch.isfinite(bucket).all())
-        peer.send(TRAINED, {}, to=SERVER, model=self._has, finite=int(finite), **details)
+        peer.send(TRAINED, {}, to=SERVER, model=self._has, finite=int(finite), base=None, **details)
         return bucket
 
     def _reduce(self, peer: Peer, order: Message, bucket: Tensor) -> None:

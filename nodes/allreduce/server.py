@@ -107,7 +107,7 @@ class ReducingServer:
             place = {"new": int(new), "rank": rank, "size": len(members)}
             details: dict[str, Detail] = {"attempt": name, "gives": int(client in givers), **place}
             with suppress(Missed):
-                await fleet.send(client, ORDER, {}, adopt=0, **details)
+                await fleet.send(client, ORDER, {}, adopt=0, base=None, **details)
         if new and len(members) > 1:
             await self._introduce(fleet, members)
             fleet.conclude()

@@ -298,6 +298,22 @@ class Message(Event, tag="message", kw_only=True):
     received_ns: Annotated[Nanoseconds, "when it was there whole"]
 
 
+class StageSize(msgspec.Struct, frozen=True, array_like=True):
+    """Bytes of a message's tensors after one of its stages."""
+
+    stage: Annotated[str, "its name; empty: before the first"]
+    bytes: Count
+
+
+class Staged(Event, tag="staged", kw_only=True):
+    """By the receiver of a message that went through payload stages ([stages.md](stages.md))."""
+
+    peer: Annotated[str, "the sender"]
+    kind: Annotated[str, "as of the message"]
+    round: Annotated[Number, "as of the message"]
+    sizes: Annotated[list[StageSize], "bytes of its tensors before the first stage and after each"]
+
+
 class Reduced(Event, tag="reduced", kw_only=True):
     """By a client, after an all-reduce of clients among themselves
     ([transports.md](transports.md))."""
@@ -539,6 +555,7 @@ KINDS: tuple[type[Event], ...] = (
     *(Run, Links, Certified, Started, Confined, Ended, Ready, Connection, Joined, Away, Back),
     *(
         Message,
+        Staged,
         Reduced,
         Dropped,
         Lost,
@@ -556,7 +573,7 @@ KINDS: tuple[type[Event], ...] = (
 """In the order in which a run has them."""
 Known = (
     Run | Links | Certified | Started | Confined | Ended | Ready | Connection | Joined | Away
-    | Back | Message | Reduced | Dropped | Lost | Missed | Overtaken | HostRate | Computed
+    | Back | Message | Staged | Reduced | Dropped | Lost | Missed | Overtaken | HostRate | Computed
     | RoundStarted | Round
     | Wire | Evaluated | Shaped | Usage | Captured | Saved | Unsaved | Resumed | Failed | Limited
     | Host | Done | Closed

@@ -24,6 +24,7 @@ from testbed.record.events import (
     NotProbed,
     Redone,
     Seconds,
+    StageSize,
     UpDown,
     Verdict,
 )
@@ -72,6 +73,23 @@ class Bytes(msgspec.Struct, kw_only=True):
         if kind not in self.by_kind:
             self.by_kind[kind] = nothing()
         self.by_kind[kind].add(way, payload_bytes)
+
+
+class StagedBytes(msgspec.Struct, kw_only=True):
+    """Bytes of tensors of the messages that went through payload stages, in each direction: before
+    the first stage (`stage` empty) and after each."""
+
+    up: list[StageSize] = []
+    down: list[StageSize] = []
+
+    def add(self, way: str, sizes: list[StageSize]) -> None:
+        """Another message's."""
+        known = getattr(self, way)
+        if [each.stage for each in known] != [each.stage for each in sizes]:
+            known = [StageSize(each.stage, 0) for each in sizes]
+        both = zip(known, sizes, strict=True)
+        total = [StageSize(old.stage, old.bytes + new.bytes) for old, new in both]
+        setattr(self, way, total)
 
 
 class Spans(msgspec.Struct, kw_only=True):
@@ -297,6 +315,9 @@ class Summary(msgspec.Struct, kw_only=True):
         str | None, "TCP congestion control really used; null over loopback links, or unknown"
     ] = None
     congestion_asked: Annotated[str | None, "the one that was asked for"] = None
+    staged: Annotated[StagedBytes, "messages that went through `--stage` or `--stage-down`"] = (
+        msgspec.field(default_factory=StagedBytes)
+    )
     secure: Annotated[
         str | None,
         "`curve`: every connection is encrypted and both its ends proved "

@@ -38,6 +38,7 @@ from testbed.record.run_summary import (
     ResentUpDown,
     Resumed,
     RoundSummary,
+    StagedBytes,
     Summary,
     Times,
 )
@@ -120,6 +121,7 @@ class SummaryBuilder:
         self._resent_earlier: dict[str, dict[str, list[int]]] = {}
         """The same of the processes that a resumed run had before."""
         self._captures: Captures | None = None
+        self._staged = StagedBytes()
         self._counters: list[Any] = []
         self._earlier: list[Any] | None = None
         """Counters of the links that a resumed run had before."""
@@ -160,6 +162,7 @@ class SummaryBuilder:
             events.Connection: self._on_connection,
             events.Confined: self._on_confined,
             events.Message: self._on_message,
+            events.Staged: self._on_staged,
             events.Reduced: self._on_reduced,
             events.Dropped: self._on_dropped,
             events.Lost: self._on_lost,
@@ -235,6 +238,9 @@ class SummaryBuilder:
                 round_, own = self._rounds[number].row, self._clients[client]
                 for sums in (self._bytes, round_.bytes, own.bytes):
                     sums.add(direction, kind, payload, message)
+
+    def _on_staged(self, event: events.Staged) -> None:
+        self._staged.add("up" if event.node == SERVER else "down", event.sizes)
 
     def _on_reduced(self, event: events.Reduced) -> None:
         # TCP's stream is all that is known of what gloo carries: it counts at both levels.
@@ -447,6 +453,7 @@ class SummaryBuilder:
             links=self._backend,
             congestion=self._congestion(),
             congestion_asked=run.congestion,
+            staged=self._staged,
             secure=run.secure,
             clients=len(self._clients),
             rounds_done=self.rounds_done(),

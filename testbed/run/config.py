@@ -135,6 +135,25 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             offers="transport",
         ),
     ] = "zmq"
+    stage: Annotated[
+        tuple[Text, ...],
+        Flag(
+            "Have what clients send go through a payload stage, such as int8, topk:k=0.01 or "
+            "deflate; several in this order.",
+            takes="NAME[:KEY=VALUE,...]",
+            default="none",
+            offers="stage",
+        ),
+    ] = ()
+    stage_down: Annotated[
+        tuple[Text, ...],
+        Flag(
+            "The same of what the server sends.",
+            takes="NAME[:KEY=VALUE,...]",
+            default="none",
+            offers="stage",
+        ),
+    ] = ()
     secure: Annotated[
         bool | None,
         Flag(

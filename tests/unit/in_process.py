@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from made_events import Reported
 from torch import Tensor
 
 from methods import Shard
+from methods.payload.coder import Coder
 from nodes.compute import Compute, Real
 from nodes.fleet import Fleet
 from nodes.kinds import HELLO, STOP, WELCOME
@@ -156,10 +158,12 @@ def play(
     after_round: Callable[[int], None] = lambda number: None,
     compute: Callable[[], Compute] = Real,
     first: int = 1,
+    per_round: int | None = None,
+    coders: Mapping[str, Coder] = MappingProxyType({}),
 ) -> Network:
     """Rounds ``first`` to ``rounds`` of a method; an error in a client's thread is raised here.
 
-    ``compute`` makes every node's own.
+    ``compute`` makes every node's own. ``coders``: of nodes by name.
     """
     network = network or Network()
     errors: list[BaseException] = []
@@ -169,7 +173,13 @@ def play(
         end = ServerEnd(network, list(clients))
         report = network.events
         present = {name: samples[name] for name in clients}
-        fleet = Fleet(end, present, report, LIMIT_S, compute=own)  # type: ignore[arg-type]
+        fleet = Fleet(
+            end,  # type: ignore[arg-type]
+            *(present, report, LIMIT_S),
+            per_round=per_round,
+            compute=own,
+            coder=coders.get("server"),
+        )
         pump = asyncio.create_task(fleet.pump())
 
         def lose(name: str, reason: str) -> None:
@@ -181,7 +191,12 @@ def play(
             torch.set_num_threads(1)
             transport = ClientEnd(name, network, end)
             computing = compute()
-            peer = Peer(transport, report, LIMIT_S, LIMIT_S, computing)  # type: ignore[arg-type]
+            peer = Peer(
+                transport,  # type: ignore[arg-type]
+                *(report, LIMIT_S, LIMIT_S, computing),
+                name=name,
+                coder=coders.get(name),
+            )
             try:
                 peer.join(LIMIT_S)
                 while True:

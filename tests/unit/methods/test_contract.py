@@ -42,7 +42,9 @@ class FakePeer:
         self._name = name
         self._arrivals = [message]
 
-    def receive(self, kind: str, like: Mapping[str, Tensor] | None = None) -> Message:
+    def receive(
+        self, kind: str, like: Mapping[str, Tensor] | None = None, base: Any = None
+    ) -> Message:
         message = self._arrivals.pop(0)
         assert message.kind == kind
         assert like is None or difference(message.tensors, like) is None
@@ -63,11 +65,14 @@ class FakeFleet:
         self.up: list[Message] = []
         self._methods = clients
 
-    async def broadcast(self, kind: str, tensors: Mapping[str, Tensor], **details: Any) -> None:
+    async def broadcast(
+        self, kind: str, tensors: Mapping[str, Tensor], **details: Any
+    ) -> Mapping[str, Tensor]:
         self.down = through_the_wire("server", kind, self.round, tensors)
+        return tensors
 
     async def gather(
-        self, kind: str, like: Mapping[str, Tensor] | None = None
+        self, kind: str, like: Mapping[str, Tensor] | None = None, base: Any = None
     ) -> AsyncIterator[Message]:
         for name, client in self._methods.items():
             peer = FakePeer(name, self.down)

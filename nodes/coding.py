@@ -1,0 +1,36 @@
+"""Decoding of messages that have arrived, by a node's coder, and their bytes on record."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+from torch import Tensor
+
+from methods.payload.coder import Base, Coder
+from nodes.checks import difference
+from testbed.record.events import Report, Staged, StageSize
+from testbed.transport.wire import Message
+
+
+def decoded(
+    coder: Coder,
+    way: Literal["up", "down"],
+    client: str,
+    message: Message,
+    like: Mapping[str, Tensor] | None,
+    base: Base | None,
+    report: Report,
+) -> tuple[Message, str | None]:
+    """The message as it was before it was coded, and what keeps it from being like ``like``."""
+    if like is None:
+        return message, None
+    try:
+        tensors, sizes = coder.decode(
+            way, message.kind, message.round, message.tensors, like, base, client
+        )
+    except ValueError as error:
+        return message, str(error)
+    if sizes:
+        told = [StageSize(stage, size) for stage, size in sizes]
+        report(Staged(peer=message.sender, kind=message.kind, round=message.round, sizes=told))
+    return msgspec.structs.replace(message, tensors=tensors), difference(tensors, like)

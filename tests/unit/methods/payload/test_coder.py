@@ -1,0 +1,222 @@
+"""Every method that can, with every stage, in process: bytes, and the model that it learns."""
+
+import copy
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from in_process import Network, play, shards
+from torch import nn
+
+import methods
+from methods import VALUES, Shard, fedavg, payload
+from methods.payload.chain import Chain
+from methods.payload.coder import Coder
+from methods.shared.local_training import trainable_state
+from nodes.checkpoint import Snapshot
+from nodes.workload.models import ModelSpec, VisionTransformer
+
+CLASSES = 3
+SPEC = ModelSpec(side=4, patch=2, width=8, depth=3, heads=2)
+SAMPLES = {"client-1": 8, "client-2": 9, "client-3": 10}
+LARGE = 16
+OPTIONS: dict[str, dict[str, Any]] = {
+    "fedavg": {},
+    "fedpeft": {"rank": 2},
+    "fedbuff": {"rank": 2, "buffer_size": 2},
+    "fedmd": {"depths": "2,3", "public_batch": 8, "public_samples": 12},
+    "kdfft": {"public_batch": 8, "public_samples": 12},
+    "split": {},
+    "splitfed": {},
+    "sfprompt": {"prompt_length": 2},
+}
+
+
+def plain() -> nn.Module:
+    torch.manual_seed(0)
+    return VisionTransformer(SPEC, CLASSES)
+
+
+class Run:
+    """A server and its clients, with chains for what they send."""
+
+    def __init__(self, name: str, up: list[str], down: list[str], **more: Any) -> None:
+        method = methods.load(name)
+        given = {**OPTIONS[name], **more}
+        self.options = msgspec.convert(given, method.Config)
+        self.data = {
+            client: shard._replace(public=torch.rand(12, 1, 4, 4, generator=_draw()))
+            for client, shard in shards(SAMPLES, (1, 4, 4), CLASSES).items()
+        }
+        none = torch.empty(0, 1, 4, 4)
+        public = self.data["client-1"].public
+        at_server = Shard(none, torch.empty(0, dtype=torch.int64), public, 0)
+        torch.manual_seed(1)
+        model = method.adapt(self.options, plain())
+        self.server = method.Server(self.options, copy.deepcopy(model), at_server, 0)
+        self.coders = {node: Coder(Chain(up), Chain(down), 7) for node in ("server", *self.data)}
+        self.server.stages = self.coders["server"].lasting
+        self.clients = {}
+        for client, shard in self.data.items():
+            own = method.Client(self.options, copy.deepcopy(model), shard, shard.client)
+            own.stages = self.coders[client].lasting
+            self.clients[client] = own
+        self.nodes = {"server": (self.server, at_server)}
+        self.nodes |= {name: (self.clients[name], self.data[name]) for name in self.clients}
+
+    def play(self, rounds: int, first: int = 1, per_round: int | None = None) -> Network:
+        for name, (node, _) in self.nodes.items():
+            self.coders[name].lasting = node.stages
+        more = {"first": first, "per_round": per_round, "coders": self.coders}
+        return play(self.server, self.clients, SAMPLES, rounds, **more)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        model = self.server.model if self.server.model is not None else nn.Module()
+        return {name: each.clone() for name, each in trainable_state(model).items()}
+
+
+def _draw() -> torch.Generator:
+    return torch.Generator().manual_seed(3)
+
+
+def staged(network: Network, way: str) -> list[list[Any]]:
+    at_server = [e for e in network.events if e["event"] == "staged"]
+    ours = [e for e in at_server if (e["peer"] == "server") == (way == "down")]
+    return [e["sizes"] for e in ours]
+
+
+def stages(way: str) -> list[tuple[str, str]]:
+    return [
+        (name, stage)
+        for name in OPTIONS
+        if way in methods.load(name).stageable
+        for stage in payload.names()
+    ]
+
+
+@pytest.mark.parametrize(("name", "stage"), stages("up"))
+def test_what_clients_send_goes_through_any_stage_under_any_method(name: str, stage: str) -> None:
+    run = Run(name, [stage], [])
+    network = run.play(2)
+    assert network.missed() == set()
+    sizes = staged(network, "up")
+    assert sizes and not staged(network, "down")
+    whole, coded = (sum(each[place][1] for each in sizes) for place in (0, 1))
+    assert whole > 0 and coded > 0
+    if name in ("fedavg", "splitfed") and stage not in ("deflate", "zstd"):
+        assert coded < whole
+    assert all(bool(torch.isfinite(each).all()) for each in run.state().values())
+
+
+@pytest.mark.parametrize(("name", "stage"), stages("down"))
+def test_what_the_server_sends_likewise(name: str, stage: str) -> None:
+    run = Run(name, [], [stage])
+    network = run.play(3)
+    assert network.missed() == set()
+    assert staged(network, "down") and not staged(network, "up")
+    assert all(bool(torch.isfinite(each).all()) for each in run.state().values())
+
+
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_without_loss_the_model_is_the_same_to_the_bit(way: str) -> None:
+    alone, packed = Run("fedavg", [], []), Run("fedavg", *_either(way, ["deflate"]))
+    alone.play(2)
+    packed.play(2)
+    for name, each in alone.state().items():
+        assert torch.equal(packed.state()[name], each)
+
+
+def _either(way: str, chain: list[str]) -> tuple[list[str], list[str]]:
+    return (chain, []) if way == "up" else ([], chain)
+
+
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_what_hardly_loses_leaves_nearly_the_same_model(way: str) -> None:
+    # Adam makes steps of equal size of gradients that are nearly zero.
+    sgd = {"optimizer": "sgd", "learning_rate": 0.05}
+    alone = Run("fedavg", [], [], **sgd)
+    coded = Run("fedavg", *_either(way, ["int8"]), **sgd)
+    alone.play(3)
+    coded.play(3)
+    start = trainable_state(Run("fedavg", [], []).server.model)
+    for name, each in alone.state().items():
+        moved = (each - start[name]).abs().max()
+        assert (coded.state()[name] - each).abs().max() <= 0.1 * moved + 1e-6
+
+
+def test_who_missed_a_round_is_sent_the_whole_and_everybody_starts_alike() -> None:
+    """Of three clients two are drawn a round; all start from what the server holds they have."""
+    run = Run("fedavg", [], ["topk:k=0.1"])
+    starts: dict[int, list[dict[str, torch.Tensor]]] = {}
+    for client in run.clients.values():
+        trained = client.update
+
+        def update(start: Any, trained: Any = trained, client: Any = client) -> Any:
+            starts.setdefault(run_round[0], []).append({n: t.clone() for n, t in start.items()})
+            return trained(start)
+
+        client.update = update
+    run_round = [0]
+    kinds = set()
+    for number in range(1, 8):
+        run_round[0] = number
+        network = run.play(number, first=number, per_round=2)
+        kinds |= {any(n.startswith("~") for n in m.tensors) for m in network.of("down")}
+    assert kinds == {True, False}
+    for found in starts.values():
+        assert len(found) == 2
+        for name, each in found[0].items():
+            assert torch.equal(found[1][name], each)
+
+
+def test_a_run_that_goes_on_has_its_residuals() -> None:
+    """Taken out and put into new objects amid a run, whose model is then the same."""
+    chains = ["topk:k=0.05,feedback=true", "int8"], ["int8"]
+    whole, before, after = (Run("fedavg", *chains) for _ in range(3))
+    whole.play(4)
+    before.play(2)
+    for name, (node, shard) in before.nodes.items():
+        new, own = after.nodes[name]
+        tensors, told = Snapshot(node, before.options, shard).take()
+        del node
+        kept = {key: each.clone() for key, each in tensors.items()}
+        Snapshot(new, after.options, own).put(kept, told)
+    assert before.clients["client-1"].stages.memory
+    after.play(4, first=3)
+    for name, each in whole.state().items():
+        assert torch.allclose(after.state()[name], each, atol=1e-6)
+
+
+def test_what_is_not_sent_is_not_forgotten() -> None:
+    coder = Coder(Chain(["topk:k=0.5,feedback=true"]), Chain([]), 1)
+    tensors = {"w": torch.tensor([2.0, 1.0])}
+    base = {"w": torch.zeros(2)}
+    coder.encode("model", 1, tensors, base, "client-1")
+    assert coder.lasting.memory == {}
+    coder.remember("model", coder.encode("model", 1, tensors, base, "client-1"))
+    assert coder.lasting.memory["model"]["w"]["residual"].tolist() == [0.0, 1.0]
+
+
+def test_values_by_themselves_have_no_residual() -> None:
+    coder = Coder(Chain(["topk:k=0.5,feedback=true"]), Chain([]), 1)
+    coded = coder.encode("logits", 1, {"logits": torch.tensor([2.0, 1.0])}, VALUES, "client-1")
+    assert coded.memory == {}
+
+
+def test_garbage_is_refused_and_its_sender_missed() -> None:
+    """A client that sends what no stage made has no part in the mean."""
+    run = Run("fedavg", ["topk:k=0.1"], [])
+    run.coders["client-2"].up = Chain(["int8"])
+    network = run.play(1)
+    ((peer, reason),) = network.missed()
+    assert peer == "client-2" and "its update was not taken: ~0." in reason
+
+
+@pytest.mark.parametrize("name", ["fedavg", "kdfft"])
+def test_messages_are_as_many_bytes_as_the_record_says(name: str) -> None:
+    run = Run(name, ["topk:k=0.1", "int8"], ["int8"])
+    network = run.play(2)
+    coded = [m for m in network.of("up") if any(n.startswith("~") for n in m.tensors)]
+    assert sorted(m.payload_bytes for m in coded) == sorted(s[-1][1] for s in staged(network, "up"))
+    assert fedavg.stageable == ("up", "down")
