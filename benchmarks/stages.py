@@ -2,11 +2,11 @@
 
     python benchmarks/stages.py [--megabytes=4] [--repeat=20] [STAGE ...]
 
-A MB is 10^6 bytes of what goes in: float32 values such as an update has, all of one tensor, or
+A MB is 10^6 bytes of what goes in: float32 values such as an update has, all of one matrix, or
 where a stage packs bytes, 8-bit codes of these. The plain form is what numpy, torch or zlib have
-for the step in a few lines, with no check of what arrives; a stage that is not among them stands
-beside a copy of the values. Both have one thread and take turns; CPU is the least of all turns, and
-the ratio ours / plain.
+for the step in a few lines, for finite values and with no check of what arrives. A stage without
+one stands beside a copy of the values, or if it packs bytes beside zlib. Both have one thread and
+take turns; CPU is the least of all turns, and the ratio ours / plain.
 """
 
 import time
@@ -26,11 +26,30 @@ from methods.payload import PACK, Part
 SEED = 1
 
 
+ROWS = 500
+
+
 class Plain(NamedTuple):
     what: str
     encode: Callable[[Tensor], Any]
+    """float32 (ROWS, n / ROWS), or of packers uint8 (n,)."""
     decode: Callable[[Any, int], Any]
     """The second is how many values there are."""
+
+
+def cossgd(values: Tensor) -> tuple[np.ndarray, np.float64, np.float64]:
+    x = values.numpy().reshape(-1).astype(np.float64)
+    norm = np.linalg.norm(x)
+    angles = np.arccos(x / norm)
+    low = angles.min()
+    codes = np.rint((angles - low) / (np.pi - 2 * low) * 15).astype(np.uint8).reshape(-1, 2)
+    return codes[:, 0] << 4 | codes[:, 1], norm, low
+
+
+def uncossgd(made: tuple[np.ndarray, np.float64, np.float64], count: int) -> np.ndarray:
+    pairs, norm, low = made
+    codes = np.stack([pairs >> 4, pairs & 15], axis=1).reshape(-1)
+    return np.cos(low + codes.astype(np.float32) / 15 * (np.pi - 2 * low)) * norm
 
 
 def int8(values: Tensor) -> tuple[np.ndarray, np.float32]:
@@ -40,7 +59,7 @@ def int8(values: Tensor) -> tuple[np.ndarray, np.float32]:
 
 
 def qsgd(values: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    rows = values.numpy()[: len(values) // 512 * 512].reshape(-1, 512)
+    rows = values.numpy().reshape(-1)[: values.numel() // 512 * 512].reshape(-1, 512)
     scales = np.abs(rows).max(axis=1, keepdims=True)
     drawn = np.random.default_rng(SEED).random(rows.shape, np.float32)
     levels = np.floor(np.abs(rows) / scales * 7 + drawn).astype(np.uint8).reshape(-1, 2)
@@ -54,9 +73,37 @@ def unqsgd(made: tuple[np.ndarray, np.ndarray, np.ndarray], count: int) -> np.nd
     return levels * signs * (scales / 7)
 
 
+def powersgd(values: Tensor) -> tuple[Tensor, Tensor]:
+    p = torch.linalg.qr(values @ torch.randn(values.shape[1], 4)).Q
+    return p, values.T @ p
+
+
+def drawn(count: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(SEED))[: count // 10]
+
+
+def scattered(places: Tensor, values: Tensor, count: int) -> Tensor:
+    return torch.zeros(count).index_put_((places,), values)
+
+
 def topk(values: Tensor) -> tuple[Tensor, Tensor]:
-    places = values.abs().topk(len(values) // 100).indices
-    return places, values[places]
+    flat = values.view(-1)
+    places = flat.abs().topk(len(flat) // 100).indices
+    return places, flat[places]
+
+
+def stc(values: Tensor) -> tuple[np.ndarray, np.ndarray, np.float32]:
+    x = values.numpy().reshape(-1)
+    taken = np.zeros(len(x), np.bool_)
+    taken[np.argpartition(np.abs(x), -(len(x) // 100))[-(len(x) // 100) :]] = True
+    return np.packbits(taken), np.packbits(x[taken] < 0), np.abs(x[taken]).mean()
+
+
+def unstc(made: tuple[np.ndarray, np.ndarray, np.float32], count: int) -> np.ndarray:
+    places = np.unpackbits(made[0], count=count).nonzero()[0]
+    found = np.zeros(count, np.float32)
+    found[places] = np.where(np.unpackbits(made[1], count=len(places)), -made[2], made[2])
+    return found
 
 
 def sign(values: Tensor) -> tuple[np.ndarray, np.float32]:
@@ -68,20 +115,28 @@ def unsign(made: tuple[np.ndarray, np.float32], count: int) -> np.ndarray:
     return np.where(np.unpackbits(made[0], count=count), -made[1], made[1])
 
 
+ZLIB = Plain(
+    "zlib, unshuffled",
+    lambda x: zlib.compress(x.numpy(), 6),
+    lambda made, n: zlib.decompress(made),
+)
+COPY = Plain("a copy", lambda x: x.clone(), lambda made, n: made.clone())
 PLAIN = {
     "bf16": Plain("torch's cast", lambda x: x.to(torch.bfloat16), lambda made, n: made.float()),
     "fp16": Plain("torch's cast", lambda x: x.to(torch.float16), lambda made, n: made.float()),
     "int8": Plain("numpy", int8, lambda made, n: made[0] * made[1]),
     "qsgd": Plain("numpy", qsgd, unqsgd),
     "sign": Plain("numpy", sign, unsign),
-    "topk": Plain("torch", topk, lambda made, n: torch.zeros(n).index_put_((made[0],), made[1])),
-    "deflate": Plain(
-        "zlib, unshuffled",
-        lambda x: zlib.compress(x.numpy(), 6),
-        lambda made, n: zlib.decompress(made),
+    "cossgd": Plain("numpy", cossgd, uncossgd),
+    "powersgd": Plain("torch", powersgd, lambda made, n: made[0] @ made[1].T),
+    "randomk": Plain(
+        "torch",
+        lambda x: x.view(-1)[drawn(x.numel())],
+        lambda made, n: scattered(drawn(n), made, n),
     ),
+    "stc": Plain("numpy, a bitmap", stc, unstc),
+    "topk": Plain("torch", topk, lambda made, n: scattered(*made, n)),
 }
-COPY = Plain("a copy", lambda x: x.clone(), lambda made, n: made.clone())
 
 
 def quickest(steps: dict[str, Callable[[], object]], repeat: int) -> dict[str, float]:
@@ -98,9 +153,10 @@ def quickest(steps: dict[str, Callable[[], object]], repeat: int) -> dict[str, f
 def measured(text: str, values: Tensor, repeat: int) -> tuple[Plain, int, int, dict[str, float]]:
     """Plain form, bytes in and out, and CPU seconds by step."""
     stage: Any = payload.load(text)
-    plain = PLAIN.get(text.partition(":")[0], COPY)
+    plain = PLAIN.get(text.partition(":")[0], ZLIB if stage.order == PACK else COPY)
     if stage.order == PACK:
-        values = (values / values.abs().max() * 127).round().to(torch.int8).view(torch.uint8)
+        codes = (values.view(-1) / values.abs().max() * 127).round().to(torch.int8)
+        values = codes.view(torch.uint8)
         packed, layout = stage.pack([values]), [Part(values.dtype, len(values))]
         out = len(packed)
         ours = (lambda: stage.pack([values]), lambda: stage.unpack(packed, layout))
@@ -112,7 +168,7 @@ def measured(text: str, values: Tensor, repeat: int) -> tuple[Plain, int, int, d
             lambda: stage.encode(values, SEED, {}),
             lambda: stage.decode(parts, shape, SEED),
         )
-    made, count = plain.encode(values), len(values)
+    made, count = plain.encode(values), values.numel()
     steps = {
         "encode": ours[0],
         "decode": ours[1],
@@ -129,7 +185,7 @@ def measured(text: str, values: Tensor, repeat: int) -> tuple[Plain, int, int, d
 def main(stages: tuple[str, ...], megabytes: float, repeat: int) -> None:
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(SEED)
-    values = 1e-3 * torch.randn(round(megabytes * 1e6 / 4), generator=generator)
+    values = 1e-3 * torch.randn(ROWS, round(megabytes * 1e6 / 4 / ROWS), generator=generator)
     click.echo(f"{'CPU, ms a MB':20} {'out / in':>8} {'':6} {'ours':>8} {'plain':>8} {'ratio':>6}")
     for text in stages or payload.names():
         plain, size, out, seconds = measured(text, values, repeat)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_stages import SHIPPED, byte_count
 from torch import Tensor
 
 from methods import payload
@@ -188,10 +189,6 @@ def check_layout(parts: Mapping[str, Tensor], layout: Mapping[str, Part]) -> Non
         assert longest, f"{name}: {len(parts[name])} of {part}"
 
 
-def bytes_of(layout: Mapping[str, Part]) -> int:
-    return sum(part.length * part.dtype.itemsize for part in layout.values())
-
-
 def round_trip(text: str, values: Tensor, seed: int = 3) -> Tensor:
     stage, before = load(text), values.clone()
     parts = stage.encode(values, seed, {})
@@ -236,7 +233,7 @@ def test_what_the_tests_know_is_a_stage() -> None:
 @pytest.mark.parametrize("text", VALUE_STAGES)
 def test_bytes_are_those_of_the_formula(text: str, shape: tuple[int, ...]) -> None:
     stage = load(text)
-    assert bytes_of(stage.parts(shape)) == BYTES[name_of(text)](stage.options, shape)
+    assert byte_count(stage, shape) == BYTES[name_of(text)](stage.options, shape)
 
 
 @pytest.mark.parametrize("kind", VALUES_OF)
@@ -445,8 +442,20 @@ def test_int8_with_a_scale_a_row_keeps_small_rows() -> None:
     assert (by_row - values[1]).abs().max() < 2e-6
 
 
-def test_qsgd_has_the_bits_of_its_levels_at_the_shipped_size() -> None:
-    assert bytes_of(load("qsgd:levels=7,bucket=512").parts((303_658,))) == 154_205
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        *(("fp16", 607_316), ("bf16", 607_316), ("int8", 303_946), ("sign", 38_246)),
+        *(("qsgd:levels=7,bucket=512", 154_349), ("topk:k=0.01", 24_478)),
+    ],
+)
+def test_bytes_of_the_shipped_model(text: str, count: int) -> None:
+    assert byte_count(load(text), *SHIPPED) == count
+
+
+def test_bytes_of_as_many_values_in_one_tensor() -> None:
+    assert byte_count(load("qsgd:levels=7,bucket=512"), (303_658,)) == 154_205
+    assert byte_count(load("topk:k=0.01"), (303_658,)) == 24_296
 
 
 @pytest.mark.parametrize("text", ["qsgd", "qsgd:levels=1", "qsgd:levels=5,bucket=20"])
@@ -475,7 +484,6 @@ def test_sign_sends_the_mean_magnitude_and_asks_for_feedback() -> None:
     assert not load("sign:feedback=false").options.feedback
     values = torch.tensor([3.0, -1.0, 0.0, -4.0])
     assert round_trip("sign", values).tolist() == [2.0, -2.0, 2.0, -2.0]
-    assert bytes_of(stage.parts((303_658,))) == 37_962
 
 
 def test_sign_with_feedback_says_everything_in_time() -> None:
