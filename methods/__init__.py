@@ -10,7 +10,8 @@ What a method file holds:
 ``Client(config, model, shard, seed)``
     ``round(peer)``: its part in one round, a plain function that may block. Where clients keep
     models of their own, also ``evaluate(images, labels)``: the mean over clients joins the
-    server's metrics as ``client_accuracy`` and so on.
+    server's metrics as ``client_accuracy`` and so on. With ``--local-test`` each is asked about
+    its ``shard.test`` too, and the mean joins as ``client_local_accuracy`` and so on.
 
 ``seed`` is the node's own: no two nodes draw the same from it. Where a class draws for more than
 one purpose, ``testbed.seeds.derive`` gives each a stream. Torch's, numpy's and Python's own
@@ -107,6 +108,9 @@ class Shard(NamedTuple):
     """Unlabelled images (m, channels, height, width), the same for every node, in one order."""
     client: int
     """The client's number, from 1; 0 is the server."""
+    test: tuple[Tensor, Tensor] | None = None
+    """Images and labels of the client's own that are held back, not to be trained on; None: the run
+    asks for none (``--local-test``)."""
 
 
 class Missed(Exception):

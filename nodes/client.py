@@ -1,5 +1,6 @@
 """A client's process: wait for a round, take part in it, until the server says stop."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from torch import Tensor
@@ -30,7 +31,7 @@ class MethodClient(Protocol):
 def participate(
     config: RunConfig,
     method: MethodClient,
-    test: tuple[Tensor, Tensor] | None,
+    tests: Mapping[str, tuple[Tensor, Tensor]],
     name: str,
     neighbours: Neighbours,
     samples: int,
@@ -42,7 +43,8 @@ def participate(
 ) -> None:
     """Take part in every round that the server begins.
 
-    ``test``: what the client's own model is evaluated on, where it has one; None: on nothing.
+    ``tests``: what the client's own model is evaluated on, where it has one, by what its metrics'
+    names then begin with.
     ``neighbours``: addresses of all clients, where they speak to one another; else empty.
     ``flops``: floating-point operations of its part in a round, where known.
     ``checkpointer``: of the client's state after each round. ``coder``: of its messages.
@@ -76,7 +78,11 @@ def participate(
                     # All others are done with the round: nobody trains beside this.
                     evaluate = getattr(method, "evaluate", None)
                     with clock.beside():
-                        metrics = numbers(evaluate(*test)) if evaluate and test else {}
+                        metrics = {
+                            f"{whose}{metric}": value
+                            for whose, test in tests.items()
+                            for metric, value in numbers(evaluate and evaluate(*test)).items()
+                        }
                     compute.rest()
                     peer.send(METRICS, {}, to=SERVER, base=None, **metrics)
                     continue

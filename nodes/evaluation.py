@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+import methods
 from nodes.workload import data, splits
 from testbed.config_error import ConfigError
 from testbed.run.config import RunConfig
@@ -35,6 +36,21 @@ def check(config: RunConfig) -> None:
         raise ConfigError(
             f"eval_samples = {config.eval_samples}: must be at most {there}, the {config.eval_on} "
             f"images of {config.dataset}; leave it out for the default"
+        )
+
+
+def check_local(config: RunConfig, method: methods.Method) -> None:
+    """Raises ConfigError where no model of a client's own could be tested on its own samples."""
+    if config.local_test is None:
+        return
+    asked = f"local_test = {config.local_test:g}"
+    if config.compute == "modelled":
+        raise ConfigError(f"{asked}: where compute is modelled nothing is learnt; leave it out")
+    if not hasattr(method.Client, "evaluate"):
+        able = [n for n in methods.names() if hasattr(methods.load(n).Client, "evaluate")]
+        raise ConfigError(
+            f"{asked}: clients of method {config.method} have no models of their own to evaluate; "
+            f"those of {', '.join(able)} have"
         )
 
 

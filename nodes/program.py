@@ -82,6 +82,7 @@ class FineTuning:
         self._held_out = self._public_samples if held_out else 0
         self._samples = requirements.training_samples(config, clients, self._held_out)
         evaluation.check(config)
+        evaluation.check_local(config, self._method)
         if config.partition == "pathological":
             with refusing("partition pathological"):
                 data.check_classes(
@@ -94,9 +95,11 @@ class FineTuning:
             models.check_images(config.model, data.facts(config.dataset).shape[0])
         with refusing(f"options of method {config.method}"):
             # Once the data are there they are asked again, for what each has.
-            self._method.check_samples(self._options, [MIN_SAMPLES] * clients)
+            least = splits.left(MIN_SAMPLES, config.local_test)
+            self._method.check_samples(self._options, [least] * clients)
         self._folder = None if self._modelled else data.find(config.dataset, config.data_path)
         self._shards: list[np.ndarray] = []
+        self._local_tests: list[np.ndarray] = []
         self._public: Tensor
         self._flops: float | None = None
         """Of a client's part in a round, a sample that it has; None: the method does not say."""
@@ -171,9 +174,10 @@ class FineTuning:
                 seed=run.seed,
                 minimum=MIN_SAMPLES,
             )
-        self._shards = [private[part] for part in parts]
+        own = [private[part] for part in parts]
+        self._shards, self._local_tests = splits.local_tests(own, run.local_test, seed=run.seed)
         with refusing(f"options of method {run.method}"):
-            self._method.check_samples(self._options, [len(part) for part in parts])
+            self._method.check_samples(self._options, [len(own) for own in self._shards])
         # Adapters draw their first values from the global generators.
         _seed_global_generators(run.seed, "model")
         if self._modelled:
@@ -291,8 +295,10 @@ class FineTuning:
                 run.congestion,
             )
         flops = self._round_flops(node.index)
+        asked = {"": test, "local_": shard.test}
+        tests = {whose: images for whose, images in asked.items() if images}
         participate(
-            *(run, client, test, node.name, neighbours, samples, flops, compute, channel),
+            *(run, client, tests, node.name, neighbours, samples, flops, compute, channel),
             *(checkpointer, coder),
         )
 
@@ -317,8 +323,12 @@ class FineTuning:
 
     def _shard(self, number: int) -> Shard:
         chosen = self._shards[number - 1] if number else np.arange(0)
-        labels = torch.from_numpy(self._data.train_labels[chosen])
-        return Shard(self._images(chosen), labels, self._public, number)
+        held = self._local_tests[number - 1] if number else chosen
+        test = self._labelled(held) if len(held) else None
+        return Shard(*self._labelled(chosen), self._public, number, test)
+
+    def _labelled(self, chosen: np.ndarray) -> tuple[Tensor, Tensor]:
+        return self._images(chosen), torch.from_numpy(self._data.train_labels[chosen])
 
     @property
     def _clients_evaluate(self) -> bool:

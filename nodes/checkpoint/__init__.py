@@ -53,7 +53,8 @@ class Snapshot:
         self.options = options
         self.kind = f"{type(root).__module__}.{type(root).__qualname__}"
         self._homes = (methods.__name__, _home(type(root).__module__))
-        self.data = {address(each) for each in shard if isinstance(each, Tensor)} - {None}
+        data = (*shard, *(shard.test or ()))
+        self.data = {address(each) for each in data if isinstance(each, Tensor)} - {None}
         self.stateful = {id(value): path for path, value in self._find(root, "", set())}
         """Modules, optimizers and schedules, the paths of which a new object has too."""
         self.weights = dict(self._named())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,6 +28,31 @@ def stratified(
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     held = np.arange(len(labels)) % HELD_SHARE == 0
     return by_class[held], by_class[~held]
+
+
+def left(samples: int, local_test: float | None) -> int:
+    """How many of its samples a client trains on where that share is held back: at least 1."""
+    if local_test is None:
+        return samples
+    return max(1, min(samples - 1, samples - round(local_test * samples)))
+
+
+def local_tests(
+    parts: Sequence[NDArray[np.int64]], share: float | None, *, seed: int
+) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+    """Clients' samples, at least 2 each, as those to train on and random ones to test on.
+
+    ``share``: of each client's, and at least 1; None: none.
+    """
+    if share is None:
+        return list(parts), [part[:0] for part in parts]
+    train, test = [], []
+    for client, part in enumerate(parts, start=1):
+        order = np.random.default_rng(derive(seed, "local test", client)).permutation(part)
+        count = left(len(part), share)
+        train.append(np.sort(order[:count]))
+        test.append(np.sort(order[count:]))
+    return train, test
 
 
 def hold_out(samples: int, held: int, *, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -285,6 +285,14 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             offers="evaluation",
         ),
     ] = "test"
+    local_test: Annotated[
+        Annotated[float, msgspec.Meta(gt=0, lt=1)] | None,
+        Flag(
+            "Share of each client's samples that it does not train on, and that its own model is "
+            "evaluated on too.",
+            default="none",
+        ),
+    ] = None
     partition: Annotated[
         Literal["dirichlet", "iid", "pathological"],
         Flag(

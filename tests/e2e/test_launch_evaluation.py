@@ -38,6 +38,20 @@ def test_the_record_and_the_summary_say_how_many_images(fedmd):
     assert (120 * 3 * accuracy) == pytest.approx(round(120 * 3 * accuracy))
 
 
+def test_clients_evaluate_on_their_own_test_samples_too(launch):
+    run = launch(*SMALL, *FEDMD, "--local-test=0.25")
+    assert run.finish() == 0, run.describe()
+    for entry in run.summary["rounds"]:
+        own = entry["metrics"]
+        assert own.keys() == {
+            *("client_accuracy", "client_loss", "client_local_accuracy", "client_local_loss")
+        }
+        assert own["client_local_loss"] != own["client_loss"]
+    # 300 less 32 public ones, of which each client holds a quarter back.
+    samples = sum(each["samples"] for each in run.summary["per_client"])
+    assert 268 * 3 // 4 - 2 <= samples <= 268 * 3 // 4 + 2
+
+
 def test_a_small_test_set_is_evaluated_whole(launch):
     run = launch(*SMALL, "--rounds=1", "--set=variant=head", "--set=local_epochs=1")
     assert run.finish() == 0, run.describe()

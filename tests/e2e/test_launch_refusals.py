@@ -54,6 +54,10 @@ CASES = {
         ["--eval-on=validation", "--compute=modelled"],
         ["eval_on = 'validation'", "nothing is learnt"],
     ),
+    "own test samples where clients have no models of their own": (
+        ["--local-test=0.2"],
+        ["local_test = 0.2", "fedmd, kdfft"],
+    ),
     "no rounds": (["--rounds=0"], ["rounds = 0", ">= 1"]),
     "rounds that are no number": (["--rounds=many"], ["--rounds", "many"]),
     "negative seed": (["--seed=-1"], ["seed = -1", ">= 0"]),

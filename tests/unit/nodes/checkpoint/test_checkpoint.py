@@ -264,6 +264,15 @@ def through(server: Server, snapshot: Snapshot) -> Server:
     return fresh
 
 
+def test_a_clients_own_test_samples_are_data_too() -> None:
+    shard = data()._replace(test=(torch.rand(3, 2), torch.zeros(3, dtype=torch.int64)))
+    server = Server(CONFIG, shard)
+    assert shard.test is not None
+    server.values = list(shard.test)
+    tensors, _ = Snapshot(server, CONFIG, shard).take()
+    assert not any(name.startswith(".values") for name in tensors)
+
+
 def train(server: Server) -> None:
     server.model.train()
     server.model.steps += 1
