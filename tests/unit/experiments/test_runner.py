@@ -86,6 +86,7 @@ def test_a_cell_is_settled_by_the_outcomes_before_it(launch: None, tmp_path: Pat
             ("settled", None),
         ]
         assert word in said[-1] and "[3/3] settled" in said[-1]
+    assert "[3/3] settled" in said
     assert (tmp_path / "settled" / "count").read_text() == "x"
     assert not (tmp_path / "other-seed0").exists() and not (tmp_path / "bad-seed0").exists()
     found = list(conduct(own, tmp_path / "spent", Lines(said.append), -1.0, settle))

@@ -68,7 +68,21 @@ def test_the_fewest_rounds_to_the_target_are_chosen_and_not_the_best_accuracy() 
 
 def test_within_a_round_the_earlier_moment_is_chosen() -> None:
     asked = bench(run={"target_accuracy": 0.8})
-    found = tuned(asked, {0.1: [summary(0.81)], 0.01: [summary(0.9)], 0.001: [summary(0.85)]})
+    early, late = summary(0.79, 0.9), summary(0.2, 0.99)
+    found = tuned(asked, {0.1: [late], 0.01: [early], 0.001: [summary(0.5, 0.85)]})
+    assert isinstance(found, Cell) and found.point == {"learning_rate": 0.01}
+    # Where nobody evaluated the model before the first round it is that round's end.
+    first = summary(0.9)
+    first.metrics.initial = {}
+    found = tuned(asked, {0.1: [late], 0.01: [early], 0.001: [first]})
+    assert isinstance(found, Cell) and found.point == {"learning_rate": 0.001}
+
+
+def test_where_no_value_is_enough_for_all_seeds_it_is_that_for_most() -> None:
+    asked = bench(run={"target_accuracy": 0.8}, seeds=[0, 1, 2])
+    results = {0.1: [0.795, 0.795, 0.795], 0.01: [0.81, 0.7, 0.7], 0.001: [0.799, 0.799, 0.7]}
+    made = {rate: [summary(accuracy) for accuracy in each] for rate, each in results.items()}
+    found = tuned(asked, made)
     assert isinstance(found, Cell) and found.point == {"learning_rate": 0.01}
 
 

@@ -248,7 +248,13 @@ def test_runs_are_compared_at_what_all_reached(runs: list[Path]) -> None:
     ]
     # rank=8 is as rank=4, and slower.
     assert [row.front_rounds for row in rows] == [[1, 2], [], [1, 2]]
+    # From 0.6 in 0.1 min to 0.9 in 0.2: half of the second round.
+    moment = (rows[2].minutes_interpolated, rows[2].wire_mb_interpolated)
+    assert moment == pytest.approx((0.15, 30))
+    assert comparison.cells(rows, target)[3][5:7] == ["0.15", "30"]
+    assert comparison.data(rows, target)["runs"][2]["wire_mb_interpolated"] == moment[1]
     rows, _ = comparison.compare(comparison.runs(runs), 0.8)
+    assert comparison.cells(rows, 0.8)[1][3:7] == ["never", "never", "-", "-"]
     assert comparison.sentence(rows[0], 0.8).endswith(
         "did not reach 0.80; its best was 0.750, in 0.2 min with 4 MB."
     )
@@ -259,6 +265,19 @@ def test_runs_on_other_networks_are_no_rivals(runs: list[Path], tmp_path: Path) 
     rows, _ = comparison.compare(comparison.runs([*runs, slow]), None)
     assert rows[-1].front_rounds == [1, 2]
     assert "wifi" not in rows[-1].where and rows[-1].where.startswith("3g with 2 clients")
+
+
+def test_a_run_on_the_validation_split_is_no_rival_of_one_on_the_test(tmp_path: Path) -> None:
+    tuned = events(accuracies=[0.9, 0.99])
+    for event in tuned:
+        event |= {"split": "validation"} if event["event"] == "evaluated" else {}
+    paths = [folder(tmp_path / "a", events()), folder(tmp_path / "b", tuned)]
+    rows, _ = comparison.compare(comparison.runs(paths), None)
+    assert [row.where for row in rows] == [
+        "4g with 2 clients, digits",
+        "4g with 2 clients, digits, its validation split",
+    ]
+    assert [row.front_rounds for row in rows] == [[1, 2], [1, 2]]
 
 
 def test_what_no_probe_can_judge_is_listed_with_the_reason() -> None:
