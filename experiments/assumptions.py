@@ -14,6 +14,8 @@ def of(config: RunConfig) -> list[str]:
     if images := method.public_samples(options):
         drawn = method.public_source(options) != "held-out"
         found.append(f"{images} public images, {'drawn' if drawn else 'of the training set'}")
+    if seen := method.server_sees(options):
+        found.append(f"the server sees {seen}")
     if hasattr(method.Client, "evaluate"):
         found.append("a model of each client's own")
     if method.peer_to_peer or config.transport == "gloo":

@@ -44,6 +44,9 @@ client spends its round on that.
 ``public_source(config)`` (optional)
     Where they come from: "held-out" of the training set, so that no client has them of its own
     (the default), or "glyphs", drawn from a font.
+``server_sees(config)`` (optional)
+    What the server gets of clients' samples themselves, such as "activations and labels", beside
+    what was learnt from them. Tables of several methods say it.
 ``peer_to_peer`` (optional)
     True: clients also speak to one another, ``to`` and ``sender`` naming "client-1" and so on,
     over the uplink of one and the downlink of the other.
@@ -266,6 +269,7 @@ class Method:
     adapt: Callable[..., Any] = lambda config, model: model
     public_samples: Callable[..., int] = lambda config: 0
     public_source: Callable[..., str] = lambda config: "held-out"
+    server_sees: Callable[..., str] = lambda config: ""
     peer_to_peer: bool = False
     asynchronous: bool = False
     stageable: tuple[str, ...] = ()

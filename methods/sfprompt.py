@@ -320,6 +320,10 @@ def traffic(config: Config, model: nn.Module) -> tuple[int, int]:
     return least, least
 
 
+def server_sees(config: Config) -> str:
+    return "activations"
+
+
 def client_flops(config: Config, model: nn.Module, image: Tensor) -> float:
     """Self-update, scores, and head and tail in the split pass over the fraction gamma."""
     parts = Parts(config, model)

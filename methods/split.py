@@ -150,6 +150,10 @@ def traffic(config: Config, model: nn.Module) -> tuple[int, int]:
     return weights + tokens + 8 * config.local_epochs, weights + tokens
 
 
+def server_sees(config: Config) -> str:
+    return "activations and labels" if config.labels == "shared" else "activations"
+
+
 def client_flops(config: Config, model: nn.Module, image: Tensor) -> float:
     """Each epoch: the head, and with private labels the tail, forward and backward."""
     parts = cut_of(config, model)

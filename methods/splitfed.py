@@ -132,4 +132,5 @@ def copy_of(part: Part) -> Part:
 stageable = split.stageable
 check = split.check
 traffic = split.traffic
+server_sees = split.server_sees
 client_flops = split.client_flops

@@ -14,6 +14,8 @@ def test_what_a_method_declares_is_told() -> None:
     assert of("fedavg") == []
     assert of("kdfft") == of("fedmd") == [PUBLIC, "a model of each client's own"]
     assert of("kdfft", public_source="glyphs", public_samples=300)[0] == "300 public images, drawn"
+    assert of("split") == of("splitfed") == ["the server sees activations and labels"]
+    assert of("split", labels="private") == of("sfprompt") == ["the server sees activations"]
     assert of("fedbuff") == ["rounds that wait for nobody"]
     ring = RunConfig(method="fedavg", transport="gloo")
     assert assumptions.of(ring) == ["clients speak to one another"]
