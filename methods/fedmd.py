@@ -30,6 +30,7 @@ from methods import Fleet, Peer, Shard, distillation
 from methods.distillation import Labels, Public, adam, classes, digest
 from methods.shared.backbone import staged
 from methods.shared.local_training import accuracy_and_loss, train
+from methods.shared.numbers import whole_numbers
 from methods.split_model import Part
 
 
@@ -60,8 +61,7 @@ class Config(distillation.PublicImages, frozen=True, forbid_unknown_fields=True,
 
 def depths_of(config: Config) -> list[int]:
     """Empty where they are no numbers."""
-    parts = str(config.depths).split(",")
-    return [int(part) for part in parts] if all(part.strip().isdecimal() for part in parts) else []
+    return whole_numbers(config.depths)
 
 
 def check(config: Config, model: nn.Module) -> None:

@@ -11,6 +11,7 @@ by samples. One way a client: 4 bytes a trainable parameter. By variant, the cla
     adapter   one bottleneck, shared by all blocks                     225,220
     prompt    10 prompts of their own in each block                    169,060
     lora      rank 8 on query and value (not in the paper)             371,812
+    ffalora   the same, of which A is frozen (not in the paper)        224,356
     ia3       a factor a feature (not in the paper)                    132,196
 
 The paper's setting, but for its data and pretrained model: optimizer=sgd, batch_size=64,
@@ -28,14 +29,14 @@ from methods.shared.averaging import BY_OTHERS
 
 
 class Config(fedavg.Config, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    variant: Literal["full", "head", "bias", "adapter", "prompt", "lora", "ia3"] = "lora"
+    variant: Literal["full", "head", "bias", "adapter", "prompt", "lora", "ffalora", "ia3"] = "lora"
     """What is trained and sent: a file of methods/peft/."""
     learning_rate: Annotated[float, msgspec.Meta(gt=0)] = BY_OTHERS
     """A client's; absent: the variant's own for the optimizer."""
     rank: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 8
-    """lora: rank of each adapter."""
+    """lora, ffalora: rank of each adapter."""
     lora_alpha: Annotated[float, msgspec.Meta(gt=0)] = 8.0
-    """lora: an adapter's output is scaled by lora_alpha / rank."""
+    """lora, ffalora: an adapter's output is scaled by lora_alpha / rank."""
     adapter_width: Annotated[int, msgspec.Meta(ge=1, le=65536)] | None = None
     """adapter: hidden features of the bottleneck; absent: an eighth of the model's width."""
     prompt_length: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 10
@@ -50,7 +51,7 @@ class Config(fedavg.Config, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 def check(config: Config, model: nn.Module) -> None:
     """Raises ValueError where the model lacks what the variant or the privacy needs."""
-    peft.load(config.variant).check(model)
+    peft.load(config.variant).check(config, model)
     privacy.check(config, model)
 
 

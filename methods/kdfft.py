@@ -70,7 +70,7 @@ class Config(distillation.PublicImages, frozen=True, forbid_unknown_fields=True,
 
 def check(config: Config, model: nn.Module) -> None:
     """Raises ValueError where the model has nothing that LoRA adapts."""
-    lora.check(model)
+    lora.check(config, model)
 
 
 def adapt(config: Config, model: nn.Module) -> nn.Module:

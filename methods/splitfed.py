@@ -22,7 +22,6 @@ optimizer for each client in the round.
 """
 
 import asyncio
-import copy
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -31,8 +30,13 @@ from torch import Tensor, nn
 
 from methods import Fleet, Missed, Shard, fedavg, split
 from methods.shared.averaging import WeightedMean
-from methods.shared.local_training import accuracy_and_loss, load_trainable, trainable_state
-from methods.split_model import Part, tokens_of
+from methods.shared.local_training import (
+    accuracy_and_loss,
+    copy_of,
+    load_trainable,
+    trainable_state,
+)
+from methods.split_model import tokens_of
 from methods.split_model.exchange import serve, sizes
 from methods.split_model.order import Arrival, AtOnce, Drawn, Order
 from testbed.seeds import derive
@@ -121,12 +125,6 @@ class Server:
 
 class Client(split.Client):
     """The client of plain split learning."""
-
-
-def copy_of(part: Part) -> Part:
-    """A part with trainable parameters of its own; what is frozen stays common."""
-    frozen = {id(p): p for p in part.parameters() if not p.requires_grad}
-    return copy.deepcopy(part, memo=frozen)
 
 
 stageable = split.stageable

@@ -6,7 +6,7 @@ A variant's file holds
     What its messages are called in the byte report.
 ``LEARNING_RATE``
     A client's, by optimizer, where none is given.
-``check(model)``
+``check(config, model)``
     Raises ValueError, saying what the variant needs, where the model lacks it. The model may be on
     the meta device.
 ``adapt(config, model)``

@@ -59,7 +59,7 @@ class Adapted(nn.Module):
         return result + change
 
 
-def check(model: nn.Module) -> None:
+def check(config: Config, model: nn.Module) -> None:
     peft.require(model, "adapter", "blocks", "contract", "head.classifier")
 
 

@@ -20,7 +20,7 @@ LEARNING_RATE = {"sgd": 1e-2, "adamw": 1e-2}
 """sgd: the paper's. adamw: ours, for the shipped model."""
 
 
-def check(model: nn.Module) -> None:
+def check(config: Config, model: nn.Module) -> None:
     peft.require(model, "bias", "head.classifier")
 
 

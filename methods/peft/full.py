@@ -16,7 +16,7 @@ LEARNING_RATE = {"sgd": 1e-3, "adamw": 1e-3}
 """sgd: the paper's. adamw: ours, for the shipped model."""
 
 
-def check(model: nn.Module) -> None:
+def check(config: Config, model: nn.Module) -> None:
     """Any model will do."""
 
 

@@ -16,7 +16,7 @@ LEARNING_RATE = {"sgd": 5e-3, "adamw": 3e-2}
 """sgd: the paper's. adamw: ours, for the shipped model."""
 
 
-def check(model: nn.Module) -> None:
+def check(config: Config, model: nn.Module) -> None:
     peft.require(model, "head", "head.classifier")
 
 

@@ -24,7 +24,7 @@ INPUTS = ["contract"]
 """The layer that reads the perceptron's hidden features."""
 
 
-def check(model: nn.Module) -> None:
+def check(config: Config, model: nn.Module) -> None:
     peft.require(model, "ia3", *OUTPUTS, *INPUTS, "head.classifier")
 
 

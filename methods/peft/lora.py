@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -35,23 +36,47 @@ class Config(Protocol):
 
 
 class LowRank(nn.Module):
-    """A linear layer and what is added to its output, through ``rank`` features."""
+    """A linear layer and what is added to its output, through ``rank`` features.
+
+    A and B have at least float32's precision, whatever the layer's.
+    """
 
     def __init__(self, layer: nn.Linear, rank: int, scale: float) -> None:
         super().__init__()
         self.layer = layer
         self.scale = scale
-        bound = 1 / math.sqrt(layer.in_features)
-        first = layer.weight.new_empty(rank, layer.in_features).uniform_(-bound, bound)
+        dtype = torch.promote_types(layer.weight.dtype, torch.float32)
+        first = layer.weight.new_empty(rank, layer.in_features, dtype=dtype)
         self.lora_A = nn.Parameter(first)
-        self.lora_B = nn.Parameter(layer.weight.new_zeros(layer.out_features, rank))
+        self.lora_B = nn.Parameter(layer.weight.new_empty(layer.out_features, rank, dtype=dtype))
+        self.reset()
+
+    def reset(self, generator: torch.Generator | None = None) -> None:
+        """Draw A anew and make B zero, so that nothing is added."""
+        bound = 1 / math.sqrt(self.layer.in_features)
+        with torch.no_grad():
+            self.lora_A.uniform_(-bound, bound, generator=generator)
+            self.lora_B.zero_()
+
+    def resize(self, rank: int, scale: float) -> None:
+        """Keep the first ``rank`` rows of A and columns of B, as new parameters."""
+        self.scale = scale
+        self.lora_A = nn.Parameter(self.lora_A[:rank].detach().clone())
+        self.lora_B = nn.Parameter(self.lora_B[:, :rank].detach().clone())
 
     def forward(self, features: Tensor) -> Tensor:
         result: Tensor = self.layer(features)
-        return result + F.linear(F.linear(features, self.lora_A), self.lora_B) * self.scale
+        hidden = F.linear(features.to(self.lora_A.dtype), self.lora_A)
+        return result + (F.linear(hidden, self.lora_B) * self.scale).to(result.dtype)
 
 
-def check(model: nn.Module) -> None:
+def check(config: Config, model: nn.Module) -> None:
+    check_targets(model)
+    check_rank(config.rank, model, f"rank = {config.rank}")
+
+
+def check_targets(model: nn.Module) -> None:
+    """Raises ValueError where the model lacks a layer to adapt, or it is not linear."""
     peft.require(model, "lora", *TARGETS, "head.classifier")
     for path, module in _targets(model):
         if not isinstance(module, nn.Linear):
@@ -61,15 +86,35 @@ def check(model: nn.Module) -> None:
             )
 
 
+def check_rank(rank: int, model: nn.Module, given: str) -> None:
+    """Raises ValueError, with the option as ``given``, where a layer has no such rank."""
+    for path, layer in _targets(model):
+        assert isinstance(layer, nn.Linear)
+        most = min(layer.in_features, layer.out_features)
+        if rank > most:
+            raise ValueError(
+                f"{given}: {path} is a matrix of {layer.out_features} x {layer.in_features}, "
+                f"whose rank is at most {most}; take at most that"
+            )
+
+
 def adapt(config: Config, model: nn.Module) -> nn.Module:
-    factors = []
+    return insert(model, config.rank, config.lora_alpha / config.rank)
+
+
+def insert(model: nn.Module, rank: int, scale: float) -> nn.Module:
+    """The model with adapters; only they and the classifier require a gradient."""
     for path, layer in list(_targets(model)):
         assert isinstance(layer, nn.Linear)
-        added = LowRank(layer, config.rank, config.lora_alpha / config.rank)
         owner, _, name = path.rpartition(".")
-        setattr(model.get_submodule(owner), name, added)
-        factors += [added.lora_A, added.lora_B]
+        setattr(model.get_submodule(owner), name, LowRank(layer, rank, scale))
+    factors = [each for one in adapters(model).values() for each in (one.lora_A, one.lora_B)]
     return peft.train_only(model, [*factors, *staged(model).head.classifier.parameters()])
+
+
+def adapters(model: nn.Module) -> dict[str, LowRank]:
+    """Adapters of a model, by their paths."""
+    return {path: each for path, each in model.named_modules() if isinstance(each, LowRank)}
 
 
 def _targets(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -39,7 +39,7 @@ class Prompted(nn.Module):
         return result[:, : tokens.shape[1]]
 
 
-def check(model: nn.Module) -> None:
+def check(config: Config, model: nn.Module) -> None:
     peft.require(model, "prompt", "blocks", "head.classifier")
 
 

@@ -1,7 +1,9 @@
 """Local training and evaluation, and reading and writing of trainable weights."""
 
+import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from methods.shared import flops
 from methods.shared.averaging import rounded
 
 EVALUATION_BATCH = 256
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def learnt(model: nn.Module) -> dict[str, Tensor]:
@@ -43,6 +46,12 @@ def load_trainable(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             own[name].copy_(rounded(tensor, own[name].dtype))
 
 
+def copy_of(model: Model) -> Model:
+    """A model with trainable parameters of its own; what is frozen stays common."""
+    frozen = {id(p): p for p in model.parameters() if not p.requires_grad}
+    return copy.deepcopy(model, memo=frozen)
+
+
 def train(
     model: nn.Module,
     shard: Shard,
@@ -52,10 +61,12 @@ def train(
     batch_size: int,
     generator: torch.Generator,
     steps: int | None = None,
+    penalty: Callable[[], Tensor] | None = None,
 ) -> None:
     """Cross-entropy over batches of the shard, shuffled anew each epoch.
 
     ``steps``: so many batches, all full, across the epochs' bounds, in place of ``epochs``.
+    ``penalty``: what is added to each batch's loss, 0-dim.
     """
     model.train()
     count = len(shard.labels)
@@ -68,7 +79,8 @@ def train(
         batches = list(torch.cat(orders)[: steps * batch_size].split(batch_size))
     for batch in flops.each_size(batches) if shard.images.is_meta else batches:
         optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(model(shard.images[batch]), shard.labels[batch]).backward()
+        loss = F.cross_entropy(model(shard.images[batch]), shard.labels[batch])
+        (loss if penalty is None else loss + penalty()).backward()
         optimizer.step()
 
 

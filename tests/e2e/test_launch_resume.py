@@ -32,6 +32,10 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         ("--method=fedmd", "--set=first_epochs=2", *PUBLIC, "--train-samples=112"),
         {"event": "round_started", "round": 3},
     ),
+    "flora with a client left out each round, amid a stack": (
+        ("--method=flora", "--set=ranks=8,4", "--clients-per-round=2"),
+        {"event": "message", "kind": "adapter", "node": "server", "round": 3},
+    ),
     "splitfed, amid its batches": (
         ("--method=splitfed", "--set=variant=v2"),
         {"event": "message", "kind": "smashed", "node": "server", "round": 2},

@@ -27,6 +27,7 @@ KINDS = {
     "adapter": "adapter",
     "prompt": "prompt",
     "lora": "adapter",
+    "ffalora": "adapter",
     "ia3": "adapter",
 }
 
@@ -145,7 +146,7 @@ def test_an_unknown_variant_is_told_the_known_ones() -> None:
     text = refusal(RunConfig(options={"variant": "lorra"}))
     assert text == (
         "options of method fedpeft: variant = 'lorra': must be one of full, head, bias, adapter, "
-        "prompt, lora, ia3"
+        "prompt, lora, ffalora, ia3"
     )
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from methods import Shard, fedavg, split, splitfed
 from methods.shared import averaging
 from methods.shared.averaging import WeightedMean
-from methods.shared.local_training import load_trainable, trainable_state
+from methods.shared.local_training import copy_of, load_trainable, trainable_state
 from methods.split_model import cut
 from methods.split_model.exchange import batches
 from methods.split_model.order import Arrival, Drawn
@@ -101,7 +101,7 @@ def test_v1_averages_over_those_who_are_left(labels: str, sent: int) -> None:
 def test_v1_copies_what_is_trained_and_nothing_else() -> None:
     part = cut(model(), head_blocks=1, tail_blocks=0, private=False).server
     part.blocks["1"].requires_grad_(False)
-    other = splitfed.copy_of(part)
+    other = copy_of(part)
     theirs = dict(other.named_parameters())
     for name, parameter in part.named_parameters():
         assert (theirs[name] is parameter) == name.startswith("blocks.1.")

@@ -73,6 +73,7 @@ def test_every_file_is_a_variant_that_can_be_chosen() -> None:
         ("vit-b16", 100, "adapter", 225_220),
         ("vit-b16", 100, "prompt", 169_060),
         ("vit-b16", 100, "lora", 2 * 8 * 768 * 2 * 12 + 76_900),
+        ("vit-b16", 100, "ffalora", 8 * 768 * 2 * 12 + 76_900),
         ("vit-b16", 100, "ia3", (768 + 768 + 3072) * 12 + 76_900),
         ("vit-b16", 10, "full", 85_806_346),
         ("vit-l16", 10, "full", 303_311_882),
@@ -92,6 +93,7 @@ def test_counts_at_the_size_of_the_paper(
         ("adapter", {"adapter_width": 5}, 2 * 16 * 5 + 5 + 16),
         ("prompt", {"prompt_length": 7}, 3 * 7 * 16),
         ("lora", {"rank": 3}, 3 * 2 * 2 * 3 * 16),
+        ("ffalora", {"rank": 3}, 3 * 2 * 3 * 16),
         ("ia3", {}, 3 * (16 + 16 + 64)),
         # 11 widths a block, the patches' and the last norm's.
         ("bias", {}, 3 * 11 * 16 + 16 + 16),
@@ -118,6 +120,9 @@ def test_what_is_trained_is_what_the_variant_is_named_for(plain: VisionTransform
         "lora": CLASSIFIER
         | {f"blocks.{number}.attention.{target}.lora_{factor}"
            for number in range(3) for target in ("query", "value") for factor in "AB"},
+        "ffalora": CLASSIFIER
+        | {f"blocks.{number}.attention.{target}.lora_B"
+           for number in range(3) for target in ("query", "value")},
         "ia3": CLASSIFIER
         | {f"blocks.{number}.{target}.ia3_l.default"
            for number in range(3) for target in ("attention.key", "attention.value", "contract")},
@@ -244,6 +249,17 @@ def test_ia3_against_scaled_weights(plain: VisionTransformer) -> None:
         assert torch.allclose(model(images()), scaled(images()), atol=1e-5)
 
 
+def test_adapters_of_a_model_in_16_bits_are_trained_in_32(plain: VisionTransformer) -> None:
+    model = adapted(copy.deepcopy(plain).bfloat16(), "lora", rank=16)
+    each = model.blocks[0].attention.query
+    assert each.lora_A.dtype == each.lora_B.dtype == torch.float32
+    shake(model)
+    logits = model(images().bfloat16())
+    assert logits.dtype == torch.bfloat16
+    F.cross_entropy(logits, torch.tensor([0, 1, 2, 0])).backward()
+    assert each.lora_A.grad.dtype == torch.float32 and each.lora_A.grad.any()
+
+
 def test_lora_starts_apart_and_within_its_bound(plain: VisionTransformer) -> None:
     model = adapted(plain, "lora", rank=8)
     layers = [getattr(block.attention, name) for block in model.blocks for name in lora.TARGETS]
@@ -298,7 +314,7 @@ class Bare(nn.Module):
 def test_a_model_that_lacks_what_a_variant_needs(variant: str, missing: str) -> None:
     expected = f"variant {variant} needs {missing}, which this model lacks"
     with pytest.raises(ValueError, match=expected):
-        peft.load(variant).check(Bare())
+        peft.load(variant).check(fedpeft.Config(), Bare())
 
 
 def test_a_layer_that_is_not_linear_cannot_have_lora() -> None:
@@ -306,17 +322,17 @@ def test_a_layer_that_is_not_linear_cannot_have_lora() -> None:
     model.blocks[1].attention.value = nn.Identity()
     expected = r"variant lora needs blocks\.1\..*value to be an nn.Linear, and it is a Identity"
     with pytest.raises(ValueError, match=expected):
-        peft.load("lora").check(model)
+        peft.load("lora").check(fedpeft.Config(), model)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_model_that_ships_can_have_every_variant(variant: str) -> None:
     for name in models.names():
-        peft.load(variant).check(models.skeleton(name, 10))
+        peft.load(variant).check(fedpeft.Config(), models.skeleton(name, 10))
 
 
 @pytest.mark.parametrize("variant", ["head", "bias"])
 def test_a_model_without_blocks_will_do_for_some(variant: str) -> None:
-    peft.load(variant).check(Bare())
+    peft.load(variant).check(fedpeft.Config(), Bare())
     with pytest.raises(ValueError, match=f"variant {variant} needs head.classifier, which"):
-        peft.load(variant).check(nn.Linear(2, 2))
+        peft.load(variant).check(fedpeft.Config(), nn.Linear(2, 2))

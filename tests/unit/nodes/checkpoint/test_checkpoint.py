@@ -42,11 +42,16 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"candidates": 64, "steps": 5},
         {"candidates": 64, "steps": 5, "sampling": "importance"},
     ],
-    "fedpeft": [{"variant": variant} for variant in ("full", "head", "adapter", "prompt", "lora")],
     "fedprox": [{"variant": "full"}, {"dp": "sample", "dp_noise": 1.0}],
     "fedavgm": [{}, {"nesterov": True, "dp": "client", "dp_noise": 1.0}],
     "fedadam": [{"rule": rule} for rule in ("adam", "yogi", "adagrad")],
     "diloco": [{"local_steps": 3}, {"local_steps": 3, "optimizer": "sgd"}],
+    "fedpeft": [
+        {"variant": variant} for variant in ("full", "head", "adapter", "prompt", "lora", "ffalora")
+    ],
+    "flexlora": [{"ranks": "4,2"}],
+    "flora": [{"ranks": "4,2"}, {"ranks": "4,2", "downlink": "least"}],
+    "hetlora": [{"ranks": "4,2"}, {"ranks": "4,2", "self_prune": True}],
     "kdfft": [{}, {"student": False, "sharpen": True}],
     "split": [{}, {"labels": "private", "tail_blocks": 1}],
     "splitfed": [{"variant": "v1"}, {"variant": "v2"}],

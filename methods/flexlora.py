@@ -1,0 +1,135 @@
+"""FlexLoRA: Federated Fine-tuning of LLMs under Heterogeneous Tasks and Client Resources.
+
+Bai et al., NeurIPS 2024, arXiv 2402.11505. Clients train LoRA of different ranks r_k, which the
+server sums as whole matrices, weighted by samples, and splits again. Round t, for each adapted
+layer, with s_k = lora_alpha / r_k and p_k = n_k / sum n:
+
+    W = sum_k p_k s_k B_k A_k = U S V^T,    client k gets A = V^T[:r_k], B = U[:, :r_k] S / s_k.
+
+The sum is exact, and what a client gets is the best approximation of it that its rank has. One way
+a client: 4 r_k (inputs + outputs) bytes a layer, and 4 (width * classes + classes) of classifier.
+
+From the authors' code (alibaba/FederatedScope, branch FlexLoRA): the sum with its scales, the
+split, lora_alpha 16. There all linear layers have adapters; here query and value have, as
+everywhere in this project. Ours: in round 1, where W is zero, the first rows of one A that is drawn
+for all; the server's own model, which the run's accuracy is of, has the highest of the ranks.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from methods import Fleet, Peer, Shard, fedavg
+from methods.peft import lora
+from methods.shared import low_rank
+from methods.shared.local_training import (
+    accuracy_and_loss,
+    learnt,
+    load_trainable,
+    train,
+    trainable_state,
+)
+from methods.shared.low_rank import Update, first
+
+
+class Config(low_rank.Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    lora_alpha: Annotated[float, msgspec.Meta(gt=0)] = 16.0
+    """An adapter's output is scaled by lora_alpha / its rank."""
+
+
+class Server:
+    kind = lora.KIND
+
+    def __init__(self, config: low_rank.Options, model: nn.Module, shard: Shard, seed: int) -> None:
+        self.config = config
+        self.model = model
+
+    async def round(self, fleet: Fleet) -> None:
+        state = trainable_state(self.model)
+
+        async def ask(client: str) -> Update:
+            return await self.asked(fleet, client, state)
+
+        # 1. Each client gets what its rank has place for, and sends it back trained.
+        updates = await low_rank.answers(fleet, ask)
+        # 2. What they sent, as adapters of the highest rank; where none came, the model stays.
+        if updates:
+            load_trainable(self.model, self.merged(updates, fleet.samples))
+            load_trainable(self.model, low_rank.mean_of_others(updates, fleet.samples))
+
+    async def asked(self, fleet: Fleet, client: str, state: Update) -> Update:
+        part = self.part(state, self.config.rank_of(client))
+        await fleet.send(client, self.kind, part)
+        return (await fleet.receive(client, self.kind, like=part)).tensors
+
+    def part(self, state: Update, rank: int) -> Update:
+        """A client's part of the state: its rank's, with B at its scale."""
+        own = self.config.scale(self.config.highest) / self.config.scale(rank)
+        return {
+            name: each * own if name.endswith("lora_B") else each
+            for name, each in first(state, rank).items()
+        }
+
+    def merged(
+        self, updates: Mapping[str, Update], samples: Mapping[str, int]
+    ) -> dict[str, Tensor]:
+        """New adapters of the highest rank."""
+        highest = self.config.highest
+        found = {}
+        for path, dense in self.sums(updates, samples).items():
+            left, sizes, right = torch.linalg.svd(dense, full_matrices=False)
+            found[f"{path}.lora_A"] = right[:highest]
+            found[f"{path}.lora_B"] = (left * sizes)[:, :highest] / self.config.scale(highest)
+        return found
+
+    def sums(self, updates: Mapping[str, Update], samples: Mapping[str, int]) -> dict[str, Tensor]:
+        """W, float64: what all clients' adapters together add to each layer's weights."""
+        found: dict[str, Tensor] = {}
+        for client, share in low_rank.shares(updates, samples).items():
+            factor = share * self.config.scale(self.config.rank_of(client))
+            for path in lora.adapters(self.model):
+                a, b = low_rank.factors(updates[client], path)
+                change = factor * (b @ a)
+                found[path] = found[path] + change if path in found else change
+        return found
+
+    def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+        return accuracy_and_loss(self.model, images, labels)
+
+
+class Client:
+    kind = Server.kind
+    received = ("model",)
+
+    def __init__(self, config: low_rank.Options, model: nn.Module, shard: Shard, seed: int) -> None:
+        self.config = config
+        self.model = model
+        self.shard = shard
+        self.generator = torch.Generator().manual_seed(seed)
+        self.rank = config.rank_of(shard.client)
+        low_rank.resize(config, model, self.rank)
+
+    def round(self, peer: Peer) -> None:
+        load_trainable(self.model, peer.receive(self.kind, like=learnt(self.model)).tensors)
+        self.train()
+        peer.send(self.kind, trainable_state(self.model))
+
+    def train(self, penalty: Callable[[], Tensor] | None = None) -> None:
+        train(
+            self.model,
+            self.shard,
+            fedavg.new_optimizer(self.config, self.model),
+            epochs=self.config.local_epochs,
+            batch_size=self.config.batch_size,
+            generator=self.generator,
+            penalty=penalty,
+        )
+
+
+check = low_rank.check
+adapt = low_rank.adapt
+traffic = low_rank.traffic
+client_flops = low_rank.client_flops
