@@ -124,7 +124,7 @@ def of_adapters(state: Update) -> dict[str, Tensor]:
 
 
 def of_others(state: Update) -> dict[str, Tensor]:
-    """What is learnt beside the adapters: the classifier, and buffers where there are any."""
+    """Tensors that are learnt beside the adapters: the classifier, and buffers if there are any."""
     return {name: each for name, each in state.items() if not _is_adapter(name)}
 
 
@@ -133,7 +133,7 @@ def _is_adapter(name: str) -> bool:
 
 
 async def answers(fleet: Fleet, ask: Callable[[str], Awaitable[Update]]) -> dict[str, Update]:
-    """What ``ask`` gets of each of the round's clients at the same time; missed ones are left out.
+    """Answers to ``ask`` of each of the round's clients at once; missed ones are left out.
 
     By name, in the order of their numbers, so that sums do not depend on who came first.
     """
