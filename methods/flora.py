@@ -67,8 +67,14 @@ class Server:
         async def ask(client: str) -> Update:
             # 1. Classifier and base, as much of it as the client lacks.
             form = forms[client]
-            told = {"version": self.version, "rank": low_rank.rank_of(self.stack)}
-            await fleet.send(client, "head", of_others(state), form=form, **told)
+            await fleet.send(
+                client,
+                "head",
+                of_others(state),
+                form=form,
+                version=self.version,
+                rank=low_rank.rank_of(self.stack),
+            )
             if form != "none":
                 await fleet.send(client, form, parts[form])
             # 2. New adapters, trained on it.
