@@ -18,6 +18,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
+import numpy as np
 import torch
 from msgspec import Meta
 from torch import Tensor
@@ -52,26 +53,28 @@ class Stage:
         return {"codes": codes, "largest": one, "bound": one}
 
     def encode(self, values: Tensor, seed: int, memory: dict[str, Tensor]) -> dict[str, Tensor]:
-        # An arccosine in float32 errs by more than a step of 8 bits is.
-        flat = values.reshape(-1).double()
-        norm = torch.linalg.vector_norm(flat)
-        if not 0 < float(norm) < math.inf:
-            codes = torch.zeros(len(flat), dtype=torch.uint8)
-            largest, bound = norm, torch.zeros(())
-        else:
+        flat = values.reshape(-1)
+        norm = torch.linalg.vector_norm(flat, dtype=torch.float64)
+        if 0 < float(norm) < math.inf:
             largest = self._largest(flat.abs())
             bound = _below(torch.arccos((largest / norm).clamp(max=1)))
-            start = bound.double()
-            angles = torch.arccos((flat / largest * torch.cos(start)).clamp(-1, 1))
-            steps = (angles - start) / (math.pi - 2 * start)
-            codes = (steps.clamp(0, 1) * self.last).round().to(torch.uint8)
+            # By the angle from pi / 2: next to it an arccosine in float32 errs by more than a step.
+            sines = (flat / largest).clamp_(-1, 1).mul_(math.cos(bound))
+            steps = torch.arcsin_(sines).div_(math.pi / 2 - float(bound)).neg_().add_(1)
+            codes = steps.mul_(self.last / 2).round_().to(torch.uint8)
+        else:
+            codes = torch.zeros(len(flat), dtype=torch.uint8)
+            largest, bound = norm.float(), torch.zeros(())
         packed = bits.pack(codes, self.options.bits)
-        return {"codes": packed, "largest": largest.float().view(1), "bound": bound.view(1)}
+        return {"codes": packed, "largest": largest.view(1), "bound": bound.view(1)}
 
     def _largest(self, magnitudes: Tensor) -> Tensor:
         """The largest that is not cut."""
-        count = len(magnitudes)
-        found = magnitudes.kthvalue(count - int(self.clip * count)).values
+        cut = int(self.clip * len(magnitudes))
+        if cut == 0:
+            return magnitudes.amax()
+        place = len(magnitudes) - cut - 1
+        found = torch.from_numpy(np.partition(magnitudes.numpy(), place))[place]
         # Of fewer values above 0 than are to be cut none is.
         return found if found > 0 else magnitudes.amax()
 

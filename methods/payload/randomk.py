@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
+import numpy as np
 import torch
 from msgspec import Meta
 from torch import Tensor
@@ -44,8 +45,11 @@ class Stage:
         return payload.kept(self.options.k, count)
 
     def _places(self, count: int, seed: int) -> Tensor:
-        drawn = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-        return drawn[: self.kept(count)]
+        # Several times as quick as torch's randperm.
+        source = np.random.default_rng(seed)
+        return torch.from_numpy(
+            source.choice(count, self.kept(count), replace=False, shuffle=False)
+        )
 
     def parts(self, shape: Sequence[int]) -> dict[str, Part]:
         return {VALUES: Part(torch.float32, self.kept(math.prod(shape)))}
