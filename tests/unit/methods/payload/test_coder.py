@@ -33,6 +33,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+STAGES = ["powersgd:rank=1" if name == "powersgd" else name for name in payload.names()]
+"""The model's matrices are too small for the rank that PowerSGD has if nothing is said."""
+
+
 def plain() -> nn.Module:
     torch.manual_seed(0)
     return VisionTransformer(SPEC, CLASSES)
@@ -88,10 +92,7 @@ def staged(network: Network, way: str) -> list[list[Any]]:
 
 def stages(way: str) -> list[tuple[str, str]]:
     return [
-        (name, stage)
-        for name in OPTIONS
-        if way in methods.load(name).stageable
-        for stage in payload.names()
+        (name, stage) for name in OPTIONS if way in methods.load(name).stageable for stage in STAGES
     ]
 
 
