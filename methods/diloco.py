@@ -50,6 +50,7 @@ class Client(fedpeft.Client):
 
 
 check = fedpeft.check
+stageable = fedpeft.stageable
 check_samples = fedpeft.check_samples
 adapt = fedpeft.adapt
 traffic = fedpeft.traffic

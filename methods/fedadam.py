@@ -19,6 +19,7 @@ eta, which the paper tunes for each task; buffers, such as those of batch normal
 mean's. An all-reduce (gloo) is refused: m and v are the server's.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -32,7 +33,7 @@ from methods.shared.server_step import stepped
 class Config(fedpeft.Config, frozen=True, forbid_unknown_fields=True, kw_only=True):
     rule: Literal["adam", "yogi", "adagrad"] = "adam"
     """How v follows D^2: FedAdam, FedYogi or FedAdagrad."""
-    server_learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 0.01
+    server_learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 0.03
     """eta: of the server's steps."""
     beta1: Annotated[float, msgspec.Meta(ge=0, lt=1)] = BY_OTHERS
     """Of m; absent: 0.9, and 0 with adagrad."""
@@ -57,7 +58,7 @@ class Server(fedpeft.Server):
         self.second: dict[str, Tensor] = {}
         """v, likewise."""
 
-    def step(self, start: dict[str, Tensor], mean: dict[str, Tensor]) -> dict[str, Tensor]:
+    def step(self, start: Mapping[str, Tensor], mean: dict[str, Tensor]) -> dict[str, Tensor]:
         return stepped(self.model, start, mean, self.movement)
 
     def movement(self, name: str, change: Tensor) -> Tensor:
@@ -77,6 +78,7 @@ class Server(fedpeft.Server):
 
 Client = fedpeft.Client
 check = fedpeft.check
+stageable = fedpeft.stageable
 check_samples = fedpeft.check_samples
 adapt = fedpeft.adapt
 traffic = fedpeft.traffic

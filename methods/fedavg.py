@@ -75,10 +75,10 @@ class Server:
                 mean.add(update.tensors, weight=fleet.samples[update.sender])
         # 3. Their mean is the new model; where none came, the model stays.
         if found := mean.result():
-            load_trainable(self.model, self.step(state, found))
+            load_trainable(self.model, self.step(sent, found))
 
-    def step(self, start: dict[str, Tensor], mean: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The new weights, by those that a round began with and the mean of what came of them."""
+    def step(self, start: Mapping[str, Tensor], mean: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The new weights, by those that clients began with and the mean of what came of them."""
         return mean
 
     def take(self, update: Message, fleet: Fleet) -> bool:

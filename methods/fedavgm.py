@@ -14,6 +14,7 @@ such as those of batch normalisation, are the mean's. An all-reduce (gloo) is re
 server's.
 """
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
@@ -39,7 +40,7 @@ class Server(fedpeft.Server):
         self.velocity: dict[str, Tensor] = {}
         """v, float32, by parameter."""
 
-    def step(self, start: dict[str, Tensor], mean: dict[str, Tensor]) -> dict[str, Tensor]:
+    def step(self, start: Mapping[str, Tensor], mean: dict[str, Tensor]) -> dict[str, Tensor]:
         return stepped(self.model, start, mean, self.movement)
 
     def movement(self, name: str, change: Tensor) -> Tensor:
@@ -53,6 +54,7 @@ class Server(fedpeft.Server):
 
 Client = fedpeft.Client
 check = fedpeft.check
+stageable = fedpeft.stageable
 check_samples = fedpeft.check_samples
 adapt = fedpeft.adapt
 traffic = fedpeft.traffic

@@ -67,10 +67,10 @@ class Server(fedpeft.Server):
     async def round(self, fleet: Fleet) -> None:
         # 1. Everybody gets the present weights.
         state = trainable_state(self.model)
-        await fleet.broadcast(self.kind, state)
+        sent = await fleet.broadcast(self.kind, state, base="held")
         # 2. Updates enter the mean as they come, and what they predict the teacher.
         mean, teacher = WeightedMean(), WeightedMean()
-        async for update in fleet.gather(self.kind, like=state):
+        async for update in fleet.gather(self.kind, like=state, base=sent):
             if self.take(update, fleet):
                 mean.add(update.tensors, weight=fleet.samples[update.sender])
                 load_trainable(self.model, update.tensors)
@@ -104,6 +104,7 @@ class Server(fedpeft.Server):
 
 
 Client = fedpeft.Client
+stageable = fedpeft.stageable
 check_samples = fedpeft.check_samples
 adapt = fedpeft.adapt
 traffic = fedpeft.traffic

@@ -90,10 +90,10 @@ def test_fedavg_takes_steps_too(dp: dict[str, object]) -> None:
     """A whole number of epochs of them, where batches divide the samples, is those epochs."""
     options = {"batch_size": 2, "learning_rate": 0.05, **dp}
     steps = Rounds(
-        fedavg, rounds=1, dies_after={"client-1": 0, "client-3": 0}, local_steps=6, **options
+        fedavg, rounds=1, dies_after={"client-1": 0, "client-3": 0}, local_steps=9, **options
     )
     epochs = Rounds(
-        fedavg, rounds=1, dies_after={"client-1": 0, "client-3": 0}, local_epochs=2, **options
+        fedavg, rounds=1, dies_after={"client-1": 0, "client-3": 0}, local_epochs=3, **options
     )
     assert same(steps.states, epochs.states)
 
