@@ -95,7 +95,7 @@ def _software(facts: Facts) -> dict[str, Any]:
 
 
 def _check_config(killed: Killed, config: RunConfig) -> None:
-    before, now = killed.facts.config, msgspec.to_builtins(config)
+    before, now = killed.facts.config, msgspec.json.decode(msgspec.json.encode(config))
     for name in before.keys() & now.keys():
         if before[name] != now[name]:
             raise ConfigError(

@@ -254,7 +254,7 @@ class Client:
             peer.send(kind, trainable_state(part), base=start[kind])
 
     def _take(self, peer: Peer) -> dict[str, dict[str, Tensor]]:
-        """What it has taken, by kind."""
+        """Prompts and tail that it has taken, by kind."""
         prompt = peer.receive("prompt", like=learnt(self.parts.head))
         load_trainable(self.parts.head, prompt.tensors)
         if prompt.details.get("head"):

@@ -30,7 +30,8 @@ def decoded(
         )
     except ValueError as error:
         return message, str(error)
-    if sizes:
-        told = [StageSize(stage, size) for stage, size in sizes]
-        report(Staged(peer=message.sender, kind=message.kind, round=message.round, sizes=told))
+    if not sizes:
+        return message, difference(message.tensors, like)
+    told = [StageSize(stage, size) for stage, size in sizes]
+    report(Staged(peer=message.sender, kind=message.kind, round=message.round, sizes=told))
     return msgspec.structs.replace(message, tensors=tensors), difference(tensors, like)

@@ -32,7 +32,7 @@ class Coded(NamedTuple):
 
 
 class Lasting:
-    """What a coder knows from one round to the next; it is kept with the method's state."""
+    """Knowledge of a coder that lasts from one round to the next; kept with the method's state."""
 
     def __init__(self) -> None:
         self.memory: dict[str, Memory] = {}
@@ -144,7 +144,7 @@ class Coder:
         self.lasting.holders[kind] = []
 
     def answered(self, client: str, number: int) -> None:
-        """What a client was sent in a round it has had."""
+        """An answer came to what a client was sent in that round, which it therefore has."""
         for kind, sent in self.lasting.sent.items():
             if sent == number and client not in self.lasting.holders[kind]:
                 self.lasting.holders[kind].append(client)
