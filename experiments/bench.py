@@ -126,7 +126,7 @@ def _asked(
     if repeat is not None:
         changed["repeat"] = repeat
     whole = {**msgspec.to_builtins(asked), "run": shared, **changed}
-    return convert(whole, Bench, "the flags")
+    return plan.staged(convert(whole, Bench, "the flags"))
 
 
 def _checked(cells: list[Cell]) -> dict[str, str]:

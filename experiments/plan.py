@@ -63,6 +63,8 @@ class Bench(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     profiles: list[str] = []
     clients: list[int] = []
     seeds: list[int] = []
+    stages: list[str] = []
+    """Chains of payload stages, such as "topk:k=0.01+deflate", or "none"; each row has each."""
     repeat: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
     grid: dict[str, Annotated[list[OptionValue], msgspec.Meta(min_length=1)]] = {}
     """Values of methods' options that each row is tuned with on the validation split."""
@@ -134,6 +136,39 @@ def checked(bench: Bench, where: str) -> Bench:
         if wanted is not None and wanted not in names:
             raise ConfigError(f"{where}: baseline = {wanted!r}: must be one of {', '.join(names)}")
     return bench
+
+
+def staged(bench: Bench) -> Bench:
+    """The same bench with a row for each of its rows and chains of stages.
+
+    Raises:
+        ConfigError: a chain is no text, or twice there.
+    """
+    chains = [chain.strip() for chain in bench.stages]
+    for chain in chains:
+        if not chain or chains.count(chain) > 1:
+            raise ConfigError(f"stages = {bench.stages}: give each chain once, or none")
+    if not chains:
+        return bench
+    rows = [_with(row, chain) for row in bench.rows for chain in chains]
+    own = "none" if "none" in chains else chains[0]
+    base = None if bench.baseline is None else _named(bench.baseline, own)
+    return msgspec.structs.replace(bench, rows=rows, baseline=base, stages=[])
+
+
+def _with(row: Row, chain: str) -> Row:
+    stage = [] if chain == "none" else chain.split("+")
+    # A formula, and a paper's figures, are of what goes over the wire as it is.
+    more = {} if chain == "none" else {"formula_mb": None, "paper": None}
+    base = row.baseline if row.baseline is None or chain == "none" else None
+    run = {**row.run, "stage": stage}
+    return msgspec.structs.replace(
+        row, name=_named(row.name, chain), run=run, baseline=base, **more
+    )
+
+
+def _named(row: str, chain: str) -> str:
+    return row if chain == "none" else f"{row} {chain}"
 
 
 def cells(bench: Bench) -> list[Cell]:

@@ -24,6 +24,18 @@ def _list(context: click.Context, option: click.Parameter, value: str | None) ->
     return found
 
 
+def _stages(context: click.Context, option: click.Parameter, value: str | None) -> list[str]:
+    """ "int8,topk:k=0.1,feedback=true" to ["int8", "topk:k=0.1,feedback=true"]."""
+    found: list[str] = []
+    for piece in mix.listed(value or ""):
+        # An option of the stage before it, which a comma stands before too.
+        if "=" in piece and ":" not in piece and found:
+            found[-1] += f",{piece}"
+        else:
+            found.append(piece)
+    return found
+
+
 def _grid(
     context: click.Context, option: click.Parameter, given: tuple[str, ...]
 ) -> dict[str, list[Any]]:
@@ -68,6 +80,13 @@ def _grid(
     metavar="NAME,...",
     help="Link profiles to compare on.",
 )
+@click.option(
+    "--stages",
+    callback=_stages,
+    metavar="none,NAME[:KEY=VALUE,...][+NAME...],...",
+    help="Payload stages for what clients send: each row has each, such as "
+    "none,int8,topk:k=0.01,feedback=true+deflate.",
+)
 @click.option("--clients", callback=_list, metavar="N,...", help="Numbers of clients.")
 @click.option("--seeds", callback=_list, metavar="N,...", help="Seeds; figures are medians.")
 @click.option(
@@ -97,6 +116,7 @@ def bench(
     preset: str | None,
     methods: tuple[str, ...],
     profiles: list[str],
+    stages: list[str],
     clients: list[int],
     seeds: list[int],
     grid: dict[str, list[Any]],
@@ -113,6 +133,7 @@ def bench(
     Examples:
       python cli.py bench --preset=digits
       python cli.py bench --methods=fedavg --methods=fedpeft --profiles=4g,wifi --seeds=0,1,2
+      python cli.py bench --methods=fedavg --stages=none,int8,topk:k=0.01,feedback=true+deflate
       python cli.py bench --preset=digits --seeds=0,1,2 --grid learning_rate=0.001,0.003,0.01
       python cli.py bench --preset=fedpeft-table --profiles=ethernet --device-class=server
     """
@@ -121,5 +142,11 @@ def bench(
     run = {name: value for name, value in flags.items() if value is not None}
     if options:
         run["options"] = options
-    axes = {"profiles": profiles, "clients": clients, "seeds": seeds, "grid": grid}
+    axes = {
+        "profiles": profiles,
+        "stages": stages,
+        "clients": clients,
+        "seeds": seeds,
+        "grid": grid,
+    }
     sys.exit(benching.bench(preset, methods, axes, repeat, run, out, budget, output))

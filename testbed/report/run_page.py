@@ -14,6 +14,7 @@ from testbed.report.html import Markup, facts, section, table, tag
 from testbed.report.read import Story, read, refusing
 from testbed.report.resent import captured, sent_again
 from testbed.report.rounds_section import timeline_section
+from testbed.report.stages import staged
 from testbed.report.svg import Curve, number
 from testbed.report.text import few
 from testbed.report.trouble_sections import (
@@ -244,6 +245,7 @@ def _bytes_section(summary: Summary) -> Markup:
         )
         names = [("up: to the server", "var(--c1)"), ("down: to clients", "var(--c2)")]
         parts.append(svg.figure("Payload by kind of message", svg.swatches(names), drawn))
+    parts += staged(summary)
     wire = sorted(row.bytes.wire.both for row in summary.per_client)
     if wire:
         text = (

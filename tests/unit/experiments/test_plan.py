@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 import methods
-from experiments.plan import Bench, Row, cells, load, presets, row
+from experiments.plan import Bench, Row, cells, load, presets, row, staged
 from nodes.program import FineTuning
 from testbed.config_error import ConfigError
 from testbed.run import client_links
@@ -107,3 +107,21 @@ def test_a_plain_name_is_its_folder() -> None:
 def test_options_are_numbers_however_they_are_written() -> None:
     found = row("fedpeft:a=.01:b=1e-3:c=+1:d=True:e='5':f=bias:g=0x").run["options"]
     assert found == {"a": 0.01, "b": 0.001, "c": 1, "d": True, "e": "5", "f": "bias", "g": "0x"}
+
+
+def test_each_row_has_each_chain_of_stages() -> None:
+    chains = ["none", "int8", "topk:k=0.01,feedback=true+deflate"]
+    bench = staged(Bench(rows=TWO, baseline="one", stages=chains))
+    names = [row.name for row in bench.rows]
+    assert names[:3] == ["one", "one int8", "one topk:k=0.01,feedback=true+deflate"]
+    assert len(names) == 6 and bench.baseline == "one"
+    chosen = [cell.config.stage for cell in cells(bench)[:3]]
+    assert chosen == [(), ("int8",), ("topk:k=0.01,feedback=true", "deflate")]
+    assert staged(Bench(rows=TWO, baseline="one", stages=["int8"])).baseline == "one int8"
+    assert staged(Bench(rows=TWO)).rows == TWO
+
+
+@pytest.mark.parametrize("chains", [["int8", "int8"], [""]])
+def test_a_chain_that_is_none_or_twice_there_is_refused(chains: list[str]) -> None:
+    with pytest.raises(ConfigError, match="give each chain once"):
+        staged(Bench(rows=TWO, stages=chains))

@@ -78,3 +78,24 @@ def test_other_words_may_stand_for_a_fields_own() -> None:
 
     text = CliRunner().invoke(command, ["--help"]).output
     assert "Of each run." in text and "default" not in text and "--clients" not in text
+
+
+def test_a_comma_before_an_option_parts_no_stages() -> None:
+    from experiments.commands.bench import _stages
+
+    given = "none,int8,topk:k=0.01,feedback=true+deflate,qsgd:levels=7"
+    found = _stages(None, None, given)  # type: ignore[arg-type]
+    assert found == ["none", "int8", "topk:k=0.01,feedback=true+deflate", "qsgd:levels=7"]
+    assert _stages(None, None, None) == []  # type: ignore[arg-type]
+
+
+def test_stages_are_several_and_none_leaves_what_a_file_says() -> None:
+    taken: list[Any] = []
+
+    @click.command()
+    @options.of_a_run("stage", "stage_down")
+    def command(stage: Any, stage_down: Any) -> None:
+        taken.append((stage, stage_down))
+
+    CliRunner().invoke(command, ["--stage=topk:k=0.1", "--stage=int8"])
+    assert taken == [(("topk:k=0.1", "int8"), None)]
