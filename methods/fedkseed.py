@@ -181,17 +181,20 @@ class Server:
             told["means"] = (self.sizes / self.counts).float()
         await fleet.broadcast(KIND, told)
         # 5. What they found along directions is added, weighted by samples.
-        change = torch.zeros(self.config.candidates, dtype=torch.float64)
-        samples = 0
+        none = torch.zeros(self.config.candidates, dtype=torch.float64)
+        change, samples = none, 0
         async for update in fleet.gather(KIND, like=_answer(self.config)):
             numbers, gradients = update.tensors["numbers"], update.tensors["gradients"]
             if not 0 <= int(numbers.min()) <= int(numbers.max()) < self.config.candidates:
                 last = self.config.candidates - 1
                 fleet.refuse(update.sender, f"a direction outside 0 to {last}")
                 continue
-            weight = fleet.samples[update.sender]
-            change = change.index_add(0, numbers, weight * gradients.double())
-            samples += weight
+            own = none.index_add(0, numbers, gradients.double())
+            if not bool((self.sums + own).float().isfinite().all()):
+                fleet.refuse(update.sender, "its steps lead further than a float32 can tell")
+                continue
+            change = change + fleet.samples[update.sender] * own
+            samples += fleet.samples[update.sender]
             self._remember(numbers, gradients)
         # 6. The weights go there; where nothing came, they stay.
         if samples:

@@ -397,6 +397,11 @@ class Malformed:
             -math.inf,
             "gradients holds values that are not finite",
         ),
+        (
+            torch.zeros(6, dtype=torch.int32),
+            3e38,
+            "its steps lead further than a float32 can tell",
+        ),
         (torch.arange(6), 1.0, "numbers is torch.int64[6], expected torch.int32[6]"),
         (
             torch.arange(5, dtype=torch.int32),
