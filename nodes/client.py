@@ -22,6 +22,7 @@ from testbed.record.drops import Condensed
 from testbed.run.config import RunConfig
 from testbed.run.zygote import Address
 from testbed.transport.sockets import ClientTransport, Neighbours, Timeout
+from testbed.transport.wire import MAX_FRAME_BYTES
 
 
 class MethodClient(Protocol):
@@ -40,6 +41,7 @@ def participate(
     channel: Channel,
     checkpointer: Checkpointer | None = None,
     coder: Coder | None = None,
+    most_frame_bytes: int = MAX_FRAME_BYTES,
 ) -> None:
     """Take part in every round that the server begins.
 
@@ -48,6 +50,7 @@ def participate(
     ``neighbours``: addresses of all clients, where they speak to one another; else empty.
     ``flops``: floating-point operations of its part in a round, where known.
     ``checkpointer``: of the client's state after each round. ``coder``: of its messages.
+    ``most_frame_bytes``: as of ClientTransport.
     """
     address: Address = channel.receive(timeout_s=30)
     report = Condensed(channel.send)
@@ -59,6 +62,7 @@ def participate(
         config.congestion,
         address.keys,
         address.began_ns,
+        most_frame_bytes,
     )
     if neighbours:
         transport.listen(*neighbours[name], neighbours)

@@ -237,7 +237,6 @@ class FineTuning:
         _seed_global_generators(run.seed, node.name)
         # Of a method's own draws in this node.
         seed = derive(run.seed, "method", node.name)
-        test = self._test
         shard = self._shard(node.index)
         # What it knows is kept as part of what the method knows.
         coder = requirements.coder(run, self._method, self._options)
@@ -260,7 +259,7 @@ class FineTuning:
                 serve(
                     run,
                     server,
-                    test,
+                    self._test,
                     samples_of,
                     evaluating,
                     compute,
@@ -270,6 +269,7 @@ class FineTuning:
                     peer_to_peer=self._method.peer_to_peer,
                     test_size=len(self._data.test_labels),
                     coder=coder,
+                    most_frame_bytes=requirements.most_frame_bytes(self._model),
                 )
             )
             return
@@ -299,7 +299,7 @@ class FineTuning:
         tests = {whose: images for whose, images in asked.items() if images}
         participate(
             *(run, client, tests, node.name, neighbours, samples, flops, compute, channel),
-            *(checkpointer, coder),
+            *(checkpointer, coder, requirements.most_frame_bytes(self._model)),
         )
 
     def _addresses(self) -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 import methods
 from methods.payload.chain import Chain
@@ -15,10 +16,13 @@ from nodes.workload import data
 from testbed.config_error import ConfigError
 from testbed.run.config import DEFAULT_DEVICE_CLASS, DEFAULT_SERVER_CLASS, RunConfig
 from testbed.transport import gloo
+from testbed.transport.wire import MAX_FRAME_BYTES
 
 MIN_SAMPLES = 8
 """Every client gets at least as many."""
 GLYPHS_PER_CLIENT = 64
+LEAST_FRAME_BYTES, MODELS_A_FRAME = 1 << 28, 4
+"""Bounds of a frame: 256 MiB, or four times the model."""
 
 
 def devices(config: RunConfig, clients: int) -> list[str | None]:
@@ -105,6 +109,14 @@ def check_all_reduce(config: RunConfig, method: methods.Method, options: Any, cl
             f"deadline_s = {config.deadline_s:g}: an all-reduce waits for all its members; leave "
             "it out, or take transport=zmq"
         )
+
+
+def most_frame_bytes(model: nn.Module) -> int:
+    """Most bytes of one tensor of the run's messages: a few times a large model's, and of a small
+    one what a batch's activations may have."""
+    tensors = [*model.parameters(), *model.buffers()]
+    size = sum(each.numel() * each.element_size() for each in tensors)
+    return min(MAX_FRAME_BYTES, max(LEAST_FRAME_BYTES, MODELS_A_FRAME * size))
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ from testbed.record.drops import Condensed
 from testbed.run.config import RunConfig
 from testbed.run.zygote import Address
 from testbed.transport.sockets import ServerTransport
+from testbed.transport.wire import MAX_FRAME_BYTES
 
 Result = TypeVar("Result")
 ALIKE = 0.01
@@ -84,6 +85,7 @@ async def serve(
     peer_to_peer: bool = False,
     test_size: int = 0,
     coder: Coder | None = None,
+    most_frame_bytes: int = MAX_FRAME_BYTES,
 ) -> None:
     """Run every round of the method, then tell the clients to stop.
 
@@ -92,6 +94,7 @@ async def serve(
     ``checkpointer``: of the server's state after each round. ``past``: of the rounds before this
     process, where the run goes on from them. ``peer_to_peer``: clients speak to one another.
     ``test_size``: images that ``test`` is taken of. ``coder``: of the server's messages.
+    ``most_frame_bytes``: as of ServerTransport.
     """
     address: Address = channel.receive(timeout_s=30)
     report = Condensed(channel.send)
@@ -104,6 +107,7 @@ async def serve(
         listener=channel.descriptors.popleft() if channel.descriptors else None,
         keys=address.keys,
         since_ns=address.began_ns,
+        most_frame_bytes=most_frame_bytes,
     )
     fleet = Fleet(
         transport,

@@ -29,6 +29,7 @@ from testbed.transport.wire import (
     Header,
     Message,
     TensorHeader,
+    WireError,
     encode_header,
     encode_tensors,
 )
@@ -75,7 +76,18 @@ def _frames(
     return [encode_header(header), *buffers]
 
 
-def _configure(sock: zmq.Socket[Any], calls: bool) -> None:
+def _checked(encoded: Encoded, most_bytes: int) -> Encoded:
+    """The same; WireError where the receiver would end the connection for it."""
+    for header, buffer in zip(*encoded, strict=True):
+        if buffer.nbytes > most_bytes:
+            raise WireError(
+                f"{header.name}: {buffer.nbytes} bytes; at most {most_bytes} can be sent in a run "
+                "of such a model"
+            )
+    return encoded
+
+
+def _configure(sock: zmq.Socket[Any], calls: bool, most_frame_bytes: int) -> None:
     if calls:
         # TCP_USER_TIMEOUT, which also stands in for the count of unanswered questions.
         sock.setsockopt(zmq.TCP_MAXRT, min(round(1000 * clock.host_s(PATIENCE_S)), _MOST_INT))
@@ -88,7 +100,7 @@ def _configure(sock: zmq.Socket[Any], calls: bool) -> None:
             sock.setsockopt(option, min(math.ceil(clock.host_s(seconds)), _MOST_KEEPALIVE_S))
     sock.setsockopt(zmq.LINGER, round(clock.host_s(LINGER_MS)))
     sock.setsockopt(zmq.HANDSHAKE_IVL, min(round(1000 * clock.host_s(HANDSHAKE_S)), _MOST_INT))
-    sock.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+    sock.setsockopt(zmq.MAXMSGSIZE, most_frame_bytes)
     sock.setsockopt(zmq.SNDHWM, 0)
     sock.setsockopt(zmq.RCVHWM, MOST_UNREAD)
     sock.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
@@ -121,21 +133,24 @@ class ServerTransport:
         listener: int | None = None,
         keys: Keys | None = None,
         since_ns: int = 0,
+        most_frame_bytes: int = MAX_FRAME_BYTES,
     ) -> None:
         """Bind and listen. Messages of anyone not in ``clients`` are dropped.
 
         ``listener``: descriptor of a socket that listens there already, which this owns from now
         on. ``congestion``: of every connection; None leaves the host's default. ``keys``: None
-        leaves connections in the clear. ``since_ns``: when the run began.
+        leaves connections in the clear. ``since_ns``: when the run began. ``most_frame_bytes``: a
+        connection that announces a longer frame is ended, and none is sent.
 
         Raises:
             zmq.ZMQError: the address cannot be bound.
         """
         self._report = report
         self._congestion = congestion
+        self._most_frame_bytes = most_frame_bytes
         self._context = zmq.Context()
         self._socket: zmq.Socket[Any] = self._context.socket(zmq.ROUTER)
-        _configure(self._socket, calls=False)
+        _configure(self._socket, calls=False, most_frame_bytes=most_frame_bytes)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._door = Door(self._socket, clients, keys, since_ns)
         self._socket.setsockopt(zmq.BACKLOG, 4096)
@@ -157,6 +172,7 @@ class ServerTransport:
         Raises:
             Unreachable: ``peer`` is not connected.
         """
+        encoded = _checked(encoded, self._most_frame_bytes)
         frames = [self._door.word(peer), *_frames(kind, number, encoded, details)]
         try:
             self._socket.send_multipart(frames, zmq.DONTWAIT, copy=False)
@@ -199,11 +215,13 @@ class ClientTransport:
         congestion: str | None = None,
         keys: Keys | None = None,
         since_ns: int = 0,
+        most_frame_bytes: int = MAX_FRAME_BYTES,
     ) -> None:
         """``congestion``: of the connection; None leaves the host's default.
 
-        ``keys``, ``since_ns``: as of ServerTransport.
+        ``keys``, ``since_ns``, ``most_frame_bytes``: as of ServerTransport.
         """
+        self._most_frame_bytes = most_frame_bytes
         self._name = name
         self._keys = keys
         self._since_ns = since_ns
@@ -239,9 +257,8 @@ class ClientTransport:
         """Queue a message; do not write to its tensors until the receiver has answered it."""
         if to not in self._sockets:
             self._sockets[to] = self._call(to, *self._neighbours[to])
-        self._sockets[to].send_multipart(
-            _frames(kind, number, encode_tensors(tensors), details), copy=False
-        )
+        encoded = _checked(encode_tensors(tensors), self._most_frame_bytes)
+        self._sockets[to].send_multipart(_frames(kind, number, encoded, details), copy=False)
 
     def hang_up(self, neighbour: str) -> None:
         """Call a neighbour no more, and forget what it has yet to take, until the next sending."""
@@ -293,7 +310,7 @@ class ClientTransport:
 
     def _open(self, kind: int, events: int) -> zmq.Socket[Any]:
         sock: zmq.Socket[Any] = self._context.socket(kind)
-        _configure(sock, calls=kind == zmq.DEALER)
+        _configure(sock, kind == zmq.DEALER, self._most_frame_bytes)
         self._monitors[sock] = sock.get_monitor_socket(events)
         self._poller.register(self._monitors[sock], zmq.POLLIN)
         return sock

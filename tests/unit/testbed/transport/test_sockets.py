@@ -17,7 +17,13 @@ import zmq
 from talking import HOST, LIMIT_S, Reports, free_port, soon
 
 from testbed.transport.sockets import ClientTransport, ServerTransport, Timeout, Unreachable
-from testbed.transport.wire import Header, TensorHeader, encode_header, encode_tensors
+from testbed.transport.wire import (
+    Header,
+    TensorHeader,
+    WireError,
+    encode_header,
+    encode_tensors,
+)
 
 TENSORS = {
     "weight": torch.arange(6, dtype=torch.float32).reshape(2, 3),
@@ -308,6 +314,33 @@ def test_junk_on_a_plain_tcp_connection_does_no_harm(junk: bytes) -> None:
 
 
 # Limits of time
+
+
+def test_a_frame_over_the_runs_limit_is_neither_sent_nor_taken() -> None:
+    """By its announcement alone: the connection ends, and what comes after it is taken."""
+    port, reports = free_port(), Reports()
+
+    async def run() -> None:
+        server = ServerTransport(HOST, port, ("a",), reports, most_frame_bytes=100)
+        watching = asyncio.create_task(server.watch_connections())
+        receiving = asyncio.create_task(server.receive())
+        honest = ClientTransport("a", HOST, port, Reports(), most_frame_bytes=100)
+        large = ClientTransport("a", HOST, port, Reports())
+        try:
+            with pytest.raises(WireError, match="w: 101 bytes; at most 100 can be sent in a run"):
+                honest.send("model", 1, {"w": torch.zeros(101, dtype=torch.uint8)}, {})
+            large.send("model", 1, {"w": torch.zeros(101, dtype=torch.uint8)}, {})
+            honest.send("model", 2, {"w": torch.zeros(100, dtype=torch.uint8)}, {})
+            assert (await soon(receiving)).round == 2
+            with pytest.raises(WireError, match="at most 100"):
+                await server.send("a", "model", 1, encode_tensors({"w": torch.zeros(26)}), {})
+        finally:
+            watching.cancel()
+            for transport in (server, honest, large):
+                transport.close()
+
+    asyncio.run(run())
+    assert [each["round"] for each in reports.all("message")] == [2]
 
 
 def test_a_wait_for_the_server_has_its_limit() -> None:
