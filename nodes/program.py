@@ -295,7 +295,7 @@ class FineTuning:
                 run.congestion,
             )
         flops = self._round_flops(node.index)
-        asked = {"": test, "local_": shard.test}
+        asked = {"": self._test, "local_": shard.test}
         tests = {whose: images for whose, images in asked.items() if images}
         participate(
             *(run, client, tests, node.name, neighbours, samples, flops, compute, channel),
