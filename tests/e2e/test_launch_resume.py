@@ -36,6 +36,13 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         ("--method=flora", "--set=ranks=8,4", "--clients-per-round=2"),
         {"event": "message", "kind": "adapter", "node": "server", "round": 3},
     ),
+    "fedavg of two in three by stages both ways, amid a round": (
+        (
+            *(*FEDAVG, "--clients-per-round=2", "--stage=topk:k=0.05,feedback=true"),
+            *("--stage=int8", "--stage-down=int8"),
+        ),
+        {"event": "message", "node": "server", "round": 3},
+    ),
     "splitfed, amid its batches": (
         ("--method=splitfed", "--set=variant=v2"),
         {"event": "message", "kind": "smashed", "node": "server", "round": 2},
@@ -74,6 +81,7 @@ def check_alike(resumed: dict[str, Any], undisturbed: dict[str, Any]) -> None:
     # What the killed process had done of a round that was done again does not count.
     assert resumed["bytes"]["payload"] == undisturbed["bytes"]["payload"]
     assert resumed["bytes"]["by_kind"] == undisturbed["bytes"]["by_kind"]
+    assert resumed["staged"] == undisturbed["staged"]
     for own, other in zip(resumed["rounds"], undisturbed["rounds"], strict=True):
         assert own["bytes"]["payload"] == other["bytes"]["payload"]
         assert own["bytes"]["wire"]["up"] > own["bytes"]["payload"]["up"] > 0
