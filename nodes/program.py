@@ -161,8 +161,8 @@ class FineTuning:
             )
         self._public = self._images(held_out)
         if self._public_samples > self._held_out:
-            drawn = data.public_glyphs(self._public_samples, seed=run.seed)
-            requirements.check_alike(drawn, self._data)
+            shape = self._data.train_images.shape[1:]
+            drawn = data.public_glyphs(self._public_samples, seed=run.seed, shape=shape)
             self._public = torch.from_numpy(drawn).to(self._device)
         with refusing(f"partition {run.partition}"):
             parts = data.partition(

@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 import methods
@@ -126,16 +125,6 @@ def refusing(what: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ConfigError(f"{what}: {error}") from error
-
-
-def check_alike(public: np.ndarray, dataset: data.Dataset) -> None:
-    """Raises ConfigError where drawn images are no input of a model of the data set's."""
-    drawn, wanted = (" x ".join(map(str, one.shape[1:])) for one in (public, dataset.train_images))
-    if drawn != wanted:
-        raise ConfigError(
-            f"public_source = glyphs: they are images of {drawn}, those of {dataset.name} are of "
-            f"{wanted}; take held-out"
-        )
 
 
 def training_samples(config: RunConfig, clients: int, public: int) -> int | None:

@@ -353,10 +353,23 @@ def _glyphs(seed: int, train_samples: int | None, validation: bool) -> Dataset:
     return Dataset("glyphs", CLASSES, *train, *test)
 
 
-def public_glyphs(count: int, *, seed: int) -> NDArray[np.float32]:
-    """Images (count, 1, SIDE, SIDE) as the data set glyphs has them, and none of its own."""
-    images, _ = _draw(count, derive(seed, "public glyphs"))
-    return images
+def public_glyphs(count: int, *, seed: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Images (count, *shape) as the data set glyphs has them, and none of its own.
+
+    ``shape``: channels, height and width. Where there is more than one channel ink and ground have
+    colours, drawn for each image; where it is no square of an even side, they are cut out of one.
+    """
+    channels, height, width = shape
+    side = max(height, width)
+    stream = derive(seed, "public glyphs")
+    images, _ = _draw(count, stream, side + side % 2)
+    images = images[:, :, :height, :width]
+    if channels == 1:
+        return np.ascontiguousarray(images)
+    rng = np.random.default_rng([stream, channels])
+    ink, ground = rng.random((2, count, channels, 1, 1), dtype=np.float32)
+    coloured: NDArray[np.float32] = ground + images * (ink - ground)
+    return coloured
 
 
 def _photographs(
@@ -384,12 +397,14 @@ def _shuffled(training: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     return np.random.default_rng(derive(seed, "training images")).permutation(training)
 
 
-def _draw(count: int, stream: int | list[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def _draw(
+    count: int, stream: int | list[int], side: int = SIDE
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     # Drawing needs torch and the fonts, which most users of this file do not.
     from nodes.workload import glyphs
 
     return glyphs.glyphs(
-        count, stream, characters=glyphs.DIGITS, distortion=glyphs.STRONG, side=SIDE
+        count, stream, characters=glyphs.DIGITS, distortion=glyphs.STRONG, side=side
     )
 
 

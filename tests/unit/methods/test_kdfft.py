@@ -7,7 +7,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 import torch
 from in_process import Network, play, shards
@@ -21,7 +20,6 @@ from methods.distillation import Public, PublicImages, kd_loss, predict, traffic
 from methods.shared import flops
 from methods.shared.local_training import accuracy_and_loss, trainable_state
 from nodes.program import FineTuning
-from nodes.requirements import check_alike
 from nodes.workload.models import ModelSpec, VisionTransformer
 from testbed.config_error import ConfigError
 from testbed.run.config import RunConfig, convert
@@ -413,13 +411,6 @@ def test_where_public_images_come_from(source: str, private: int) -> None:
     shared = {image.numpy().tobytes() for image in nodes[0].public}
     assert len(shared) == 400 and own.isdisjoint(shared)
     assert all(torch.equal(node.public, nodes[0].public) for node in nodes)
-
-
-def test_drawn_images_that_are_no_input_of_the_model_are_refused() -> None:
-    colour = SimpleNamespace(name="cifar10", train_images=np.zeros((5, 3, 32, 32)))
-    check_alike(np.zeros((2, 3, 32, 32)), colour)
-    with pytest.raises(ConfigError, match="images of 1 x 16 x 16, those of cifar10 are of 3 x 32"):
-        check_alike(np.zeros((2, 1, 16, 16)), colour)
 
 
 def test_the_options_of_public_images_are_shared_by_methods() -> None:

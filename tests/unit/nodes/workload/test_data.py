@@ -306,6 +306,23 @@ STILL = Distortion(
 )
 
 
+@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 32, 32), (3, 7, 12), (2, 33, 33)])
+def test_public_glyphs_have_the_shape_of_the_sets_images(shape: tuple[int, int, int]) -> None:
+    images = data.public_glyphs(5, seed=3, shape=shape)
+    assert images.shape == (5, *shape) and images.dtype == np.float32
+    assert 0 <= images.min() < images.max() <= 1
+    assert np.array_equal(images, data.public_glyphs(5, seed=3, shape=shape))
+    assert len({image.tobytes() for image in images}) == 5
+    if shape == (1, 16, 16):
+        return
+    # In colour: channels differ by image, and each is the one shape between two levels.
+    first, second = images[:, 0], images[:, 1] if shape[0] > 1 else images[:, 0]
+    assert not np.allclose(first, second)
+    for one, other in zip(first, second, strict=True):
+        corners = np.corrcoef(one.ravel(), other.ravel())[0, 1]
+        assert abs(corners) == pytest.approx(1, abs=1e-3)
+
+
 def test_glyphs_look_like_their_characters() -> None:
     """Undistorted: upright, whole, centred, and a digit unlike every other."""
     images, labels = glyphs(800, 0, characters=DIGITS, distortion=STILL, side=32)
