@@ -28,7 +28,7 @@ from methods import Shard, fedavg, fedavgm, fedpeft
 
 
 class Config(fedavgm.Config, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    local_steps: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 50
+    local_steps: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 20
     """H: batches a client and round; local_epochs does not count."""
     server_learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 0.7
     """Of the server's steps."""
