@@ -182,10 +182,10 @@ def _columns(bench: Bench, groups: list[Group]) -> Iterable[Column]:
         yield "best accuracy", _number("accuracy", "{:.3f}")
         yield from own
         yield f"rounds to {target}", _rounds_to_target
-        for name in ("minutes", "payload MB", "wire MB"):
+        for name, form in (("minutes", "{:.3f}"), ("payload MB", "{:.2f}"), ("wire MB", "{:.2f}")):
             figure = name.replace(" ", "_").lower()
-            yield name, _number(f"{figure}_to_target", "{:.2f}", "")
-            yield f"{name}, interpolated", _number(f"{figure}_interpolated", "{:.2f}", "")
+            yield name, _number(f"{figure}_to_target", form, "")
+            yield f"{name}, interpolated", _number(f"{figure}_interpolated", form, "")
         yield "client peak memory MB", _number("client_memory_mb", "{:.1f}")
         yield "client GFLOP a round", _number("client_round_gflop", "{:.3g}")
         return

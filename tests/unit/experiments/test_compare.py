@@ -178,7 +178,7 @@ def test_a_table_of_several_runs_has_their_spread() -> None:
         if "│" in line or "┃" in line
     ]
     assert head[1:5] == ["runs", "best accuracy", "rounds to 0.9", "minutes"]
-    assert row[1:5] == ["3", "0.930 (0.910 to 0.950)", "1 (1 to 2)", "1.00 (1.00 to 2.00)"]
-    assert head[5] == "minutes, interpolated" and row[5] == "0.99 (0.94 to 1.93)"
+    assert row[1:5] == ["3", "0.930 (0.910 to 0.950)", "1 (1 to 2)", "1.000 (1.000 to 2.000)"]
+    assert head[5] == "minutes, interpolated" and row[5] == "0.988 (0.941 to 1.930)"
     # One of two never reached it: there is no median to tell.
     assert other[1:5] == ["2", "0.825 (0.700 to 0.950)", "1 of 2 runs", ""]
