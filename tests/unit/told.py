@@ -23,12 +23,12 @@ class Told:
         if logits is not None:
             self._messages.append(SimpleNamespace(tensors={"logits": logits}, details={}))
 
-    def receive(self, kind: str, like: Mapping[str, Tensor]) -> Any:
+    def receive(self, kind: str, like: Mapping[str, Tensor], **_: Any) -> Any:
         assert kind == "logits"
         message = self._messages.pop(0)
         assert message.tensors.keys() == like.keys()
         return message
 
-    def send(self, kind: str, tensors: Mapping[str, Tensor]) -> None:
+    def send(self, kind: str, tensors: Mapping[str, Tensor], **_: Any) -> None:
         assert kind == "logits"
         self.sent = dict(tensors)
