@@ -57,7 +57,7 @@ class Stage:
         norm = torch.linalg.vector_norm(flat, dtype=torch.float64)
         if 0 < float(norm) < math.inf:
             largest = self._largest(flat.abs())
-            bound = _below(torch.arccos((largest / norm).clamp(max=1)))
+            bound = _below(torch.arccos(largest / norm))
             # By the angle from pi / 2: next to it an arccosine in float32 errs by more than a step.
             sines = (flat / largest).clamp_(-1, 1).mul_(math.cos(bound))
             steps = torch.arcsin_(sines).div_(math.pi / 2 - float(bound)).neg_().add_(1)
@@ -70,10 +70,7 @@ class Stage:
 
     def _largest(self, magnitudes: Tensor) -> Tensor:
         """The largest that is not cut."""
-        cut = int(self.clip * len(magnitudes))
-        if cut == 0:
-            return magnitudes.amax()
-        place = len(magnitudes) - cut - 1
+        place = len(magnitudes) - int(self.clip * len(magnitudes)) - 1
         found = torch.from_numpy(np.partition(magnitudes.numpy(), place))[place]
         # Of fewer values above 0 than are to be cut none is.
         return found if found > 0 else magnitudes.amax()

@@ -80,9 +80,7 @@ class Stage:
         if matrix is None:
             return parts[VALUES].view(tuple(shape))
         p, q = parts[VALUES].view(-1, self.options.rank).split(matrix)
-        (p, largest_p), (q, largest_q) = _unit(p), _unit(q)
-        # One after the other, for both together may be more than a float32.
-        values: Tensor = (p @ q.T).mul_(largest_p).mul_(largest_q)
+        values: Tensor = p @ q.T
         return values.clamp_(-LARGEST, LARGEST).view(tuple(shape))
 
 

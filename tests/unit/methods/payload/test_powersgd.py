@@ -36,6 +36,15 @@ def test_a_matrix_of_that_rank_arrives_whole(scale: float) -> None:
     assert error_share(values, through(load("powersgd:rank=4"), values)) < 1e-10
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_the_largest_floats_arrive_finite(seed: int) -> None:
+    """Where the product is larger than they are, and where parts of it are."""
+    signs, most = gaussian(40, 50, seed=seed).sign(), torch.finfo(torch.float32).max
+    for values in (most * signs, most * torch.ones(40, 50), most * signs[:, :1] * signs[:1]):
+        found = through(load("powersgd"), values, seed)
+        assert found.isfinite().all() and error_share(values, found) < 1
+
+
 def test_the_error_is_less_than_the_matrix_and_comes_down_to_the_best() -> None:
     values, stage, memory = gaussian(40, 50), load("powersgd:rank=4"), {}
     singular = torch.linalg.svdvals(values.double()).square()
