@@ -32,7 +32,7 @@ Update = Mapping[str, Tensor]
 class Options(Training, frozen=True, forbid_unknown_fields=True, kw_only=True):
     learning_rate: Annotated[float, msgspec.Meta(gt=0)] = BY_OTHERS
     """A client's; absent: LoRA's own for the optimizer."""
-    ranks: int | str = "16,8,4"
+    ranks: int | float | str = "16,8,4"
     """Ranks of the clients' adapters, dealt out in turn: with 16,8,4 client-4 has 16 again."""
     lora_alpha: Annotated[float, msgspec.Meta(gt=0)] | None = None
     """An adapter's output is scaled by lora_alpha / its rank; absent: by 2, whatever the rank."""

@@ -231,8 +231,8 @@ def test_so_is_the_one_rank_of_all(method: str) -> None:
     FineTuning(RunConfig(method=method, options={"rank": 96}), clients=3)
 
 
-@pytest.mark.parametrize("ranks", ["", "a", "4,,2", "0,4", "4.5", "-1", 0, "1025"])
-def test_ranks_that_are_none_are_refused(ranks: int | str) -> None:
+@pytest.mark.parametrize("ranks", ["", "a", "4,,2", "0,4", "4,2.5", 4.5, "-1", 0, "1025"])
+def test_ranks_that_are_none_are_refused(ranks: float | str) -> None:
     expected = f"ranks = {ranks!r}: must be whole numbers from 1 to 1024, such as 16,8,4"
     with pytest.raises(msgspec.ValidationError) as caught:
         msgspec.convert({"ranks": ranks}, methods.load("flora").Config)
