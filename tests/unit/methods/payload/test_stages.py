@@ -25,7 +25,7 @@ WITH_OPTIONS = [
     *("int8:per=row", "topk:k=1", "topk:k=0.04", "topk:k=0.5", "qsgd:levels=1,bucket=3"),
     *("qsgd:levels=127", "qsgd:levels=5,bucket=1", "deflate:level=1,shuffle=false"),
     *("randomk:k=1", "randomk:k=0.5", "powersgd:rank=1", "cossgd:bits=1", "cossgd:bits=8"),
-    *("cossgd:bits=3,clip=0.4", "stc:k=1", "stc:k=0.3"),
+    *("cossgd:bits=3,clip=0.4", "stc:k=1", "stc:k=0.3", "zstd:level=19", "zstd:shuffle=false"),
 ]
 TEXTS = [*names(), *WITH_OPTIONS]
 VALUE_STAGES = [text for text in TEXTS if load(text).order != PACK]
