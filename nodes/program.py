@@ -27,7 +27,7 @@ from nodes.peer import AMONG_CLIENTS
 from nodes.requirements import MIN_SAMPLES, refusing
 from nodes.server import Resumed, serve
 from nodes.throttled_compute import STEP_IMAGES, Stretched, host_flops_per_s
-from nodes.workload import data, models, splits
+from nodes.workload import data, models, public_images, splits
 from testbed import clock
 from testbed.config_error import ConfigError
 from testbed.metering import meter
@@ -162,7 +162,7 @@ class FineTuning:
         self._public = self._images(held_out)
         if self._public_samples > self._held_out:
             shape = self._data.train_images.shape[1:]
-            drawn = data.public_glyphs(self._public_samples, seed=run.seed, shape=shape)
+            drawn = public_images.glyphs(self._public_samples, seed=run.seed, shape=shape)
             self._public = torch.from_numpy(drawn).to(self._device)
         with refusing(f"partition {run.partition}"):
             parts = data.partition(

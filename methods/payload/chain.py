@@ -137,7 +137,9 @@ class Chain:
                     leaves[f"~{number}.{part}"].append(piece)
         if self._feedback and memory is not None:
             sent = self._decode_one(name, parts, values.shape, seed)
-            after[name] = {_RESIDUAL: values - sent}
+            left_over = values - sent
+            if bool(torch.isfinite(left_over).all()):
+                after[name] = {_RESIDUAL: left_over}
 
     def decode(
         self,

@@ -347,29 +347,10 @@ def enlarge(images: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _glyphs(seed: int, train_samples: int | None, validation: bool) -> Dataset:
     """The ten digits of the DejaVu fonts, more distorted than pretraining ever saw them."""
-    train = _draw(train_samples or GLYPHS_TRAIN, derive(seed, "training glyphs"))
+    train = draw(train_samples or GLYPHS_TRAIN, derive(seed, "training glyphs"))
     stream = derive(TEST_SEED, "validation images") if validation else [TEST_SEED, 0]
-    test = _draw(FACTS["glyphs"].test_size, stream)
+    test = draw(FACTS["glyphs"].test_size, stream)
     return Dataset("glyphs", CLASSES, *train, *test)
-
-
-def public_glyphs(count: int, *, seed: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Images (count, *shape) as the data set glyphs has them, and none of its own.
-
-    ``shape``: channels, height and width. Where there is more than one channel ink and ground have
-    colours, drawn for each image; where it is no square of an even side, they are cut out of one.
-    """
-    channels, height, width = shape
-    side = max(height, width)
-    stream = derive(seed, "public glyphs")
-    images, _ = _draw(count, stream, side + side % 2)
-    images = images[:, :, :height, :width]
-    if channels == 1:
-        return np.ascontiguousarray(images)
-    rng = np.random.default_rng([stream, channels])
-    ink, ground = rng.random((2, count, channels, 1, 1), dtype=np.float32)
-    coloured: NDArray[np.float32] = ground + images * (ink - ground)
-    return coloured
 
 
 def _photographs(
@@ -397,7 +378,7 @@ def _shuffled(training: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     return np.random.default_rng(derive(seed, "training images")).permutation(training)
 
 
-def _draw(
+def draw(
     count: int, stream: int | list[int], side: int = SIDE
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     # Drawing needs torch and the fonts, which most users of this file do not.

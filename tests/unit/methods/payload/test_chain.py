@@ -77,6 +77,12 @@ def test_what_was_not_said_is_added_to_what_is_said_next():
     assert found["w"].tolist() == [4.0, 0.0, 0.0, 0.0]
 
 
+def test_an_update_that_is_not_finite_leaves_nothing_to_say() -> None:
+    chain = Chain(["topk:k=0.5,feedback=true"])
+    _, after = chain.encode({"w": torch.tensor([1.0, torch.nan])}, {}, 1, {})
+    assert after == {}
+
+
 def test_the_memory_changes_only_once_it_is_taken_over():
     chain = Chain(["topk:k=0.25,feedback=true"])
     memory = {"w": {"residual": torch.ones(4)}}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nodes.workload import data, splits
+from nodes.workload import data, public_images, splits
 from nodes.workload.glyphs import DIGITS, STRONG, Distortion, glyphs
 from testbed.config_error import ConfigError
 
@@ -308,10 +308,10 @@ STILL = Distortion(
 
 @pytest.mark.parametrize("shape", [(1, 16, 16), (3, 32, 32), (3, 7, 12), (2, 33, 33)])
 def test_public_glyphs_have_the_shape_of_the_sets_images(shape: tuple[int, int, int]) -> None:
-    images = data.public_glyphs(5, seed=3, shape=shape)
+    images = public_images.glyphs(5, seed=3, shape=shape)
     assert images.shape == (5, *shape) and images.dtype == np.float32
     assert 0 <= images.min() < images.max() <= 1
-    assert np.array_equal(images, data.public_glyphs(5, seed=3, shape=shape))
+    assert np.array_equal(images, public_images.glyphs(5, seed=3, shape=shape))
     assert len({image.tobytes() for image in images}) == 5
     if shape == (1, 16, 16):
         return

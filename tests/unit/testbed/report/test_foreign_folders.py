@@ -76,6 +76,7 @@ def whole_run() -> list[Event]:
     ]
     later = [
         at(17, name, "shaped", line=line[0], **zero),
+        at(17, name, "staged", peer="server", kind="model", round=1, sizes=[["", 8], ["int8", 3]]),
         at(17, name, "reduced", round=1, members=1, began_ns=11, connected_ns=12, ended_ns=13)
         | {"received": {"client-1": 9}, "reason": None},
         at(17, "server", "dropped", peer="x", bytes=9, reason="no"),

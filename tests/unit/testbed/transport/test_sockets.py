@@ -321,11 +321,11 @@ def test_a_frame_over_the_runs_limit_is_neither_sent_nor_taken() -> None:
     port, reports = free_port(), Reports()
 
     async def run() -> None:
-        server = ServerTransport(HOST, port, ("a",), reports, most_frame_bytes=100)
+        server = ServerTransport(HOST, port, ("a", "b"), reports, most_frame_bytes=100)
         watching = asyncio.create_task(server.watch_connections())
         receiving = asyncio.create_task(server.receive())
         honest = ClientTransport("a", HOST, port, Reports(), most_frame_bytes=100)
-        large = ClientTransport("a", HOST, port, Reports())
+        large = ClientTransport("b", HOST, port, Reports())
         try:
             with pytest.raises(WireError, match="w: 101 bytes; at most 100 can be sent in a run"):
                 honest.send("model", 1, {"w": torch.zeros(101, dtype=torch.uint8)}, {})
