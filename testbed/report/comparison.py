@@ -32,7 +32,7 @@ class Run(NamedTuple):
     folder: Path
     summary: Summary
     options: dict[str, Any]
-    """Of its method; empty where there is no config.toml."""
+    """Of its method, and its payload stages; empty where there is no config.toml."""
 
 
 class Row(NamedTuple):
@@ -106,10 +106,17 @@ def _load(folder: Path) -> Run:
         raise ConfigError(f"RUN {folder}: {summaries.NAME}: {error}") from error
     try:
         text = files.read(folder / files.CONFIG, files.CONFIG_BYTES).decode()
-        options = tomllib.loads(text).get("options")
+        config = tomllib.loads(text)
     except (OSError, ValueError, RecursionError):
-        options = None
-    return Run(folder, summary, options if isinstance(options, dict) else {})
+        return Run(folder, summary, {})
+    options = config.get("options")
+    stages = {name: _chain(config.get(name)) for name in ("stage", "stage_down")}
+    return Run(folder, summary, (options if isinstance(options, dict) else {}) | stages)
+
+
+def _chain(stages: object) -> str:
+    """ "topk:k=0.01+deflate" """
+    return "+".join(map(str, stages)) if isinstance(stages, list) and stages else "none"
 
 
 def places(found: Sequence[Run]) -> list[str]:

@@ -357,6 +357,19 @@ def test_equal_runs_get_names_of_their_own(tmp_path: Path) -> None:
     ]
 
 
+def test_runs_that_differ_in_their_stages_are_named_by_them(tmp_path: Path) -> None:
+    made = [folder(tmp_path / name, events()) for name in "abc"]
+    for path, text in zip(
+        made, ('stage = ["topk:k=0.1", "int8"]', "stage = []", "stage = 3"), strict=True
+    ):
+        (path / "config.toml").write_text(text)
+    assert comparison.names(comparison.runs(made)) == [
+        "fedpeft stage=topk:k=0.1+int8",
+        "fedpeft stage=none #1",
+        "fedpeft stage=none #2",
+    ]
+
+
 def test_a_comparisons_page(runs: list[Path], tmp_path: Path) -> None:
     hostile = folder(tmp_path / "d", events(profile=HOSTILE, method="{x}[red]"))
     rows, target = comparison.compare(comparison.runs([*runs, hostile]), None)
