@@ -17,8 +17,8 @@ from testbed.processes import cores
 from testbed.report.terminal import styled
 from testbed.transport import congestion
 
-RUN_MB = 400
-CLIENT_MB = 18
+RUN_MB = 240
+CLIENT_MB = 20
 """Of the machine's memory: a run's own, and each client's; docs/benchmarking.md has the figures."""
 
 LEAST_NAMESPACES = {"user": 1, "net": 25}
