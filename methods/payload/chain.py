@@ -85,7 +85,7 @@ class Chain:
         leaves: dict[str, list[Tensor]] = defaultdict(list)
         after: Memory = {}
         for name, tensor in tensors.items():
-            if not _is_coded(tensor):
+            if not _goes_through(tensor):
                 coded[name] = tensor
             elif not self._stages:
                 leaves[f"~{tensor.dtype}"].append(tensor.detach().reshape(-1))
@@ -156,7 +156,7 @@ class Chain:
         leaves = self._arrived(tensors, like)
         found: dict[str, Tensor] = {}
         for name, expected in like.items():
-            if not _is_coded(expected):
+            if not _goes_through(expected):
                 if name not in tensors:
                     raise ValueError(f"{name} is missing")
                 found[name] = tensors[name]
@@ -203,8 +203,8 @@ class Chain:
 
     def sizes(self, tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> list[Size]:
         """Bytes of a message that arrived, before any stage (named "") and after each."""
-        apart = sum(each.nbytes for each in like.values() if not _is_coded(each))
-        whole = [each for each in like.values() if _is_coded(each)]
+        apart = sum(each.nbytes for each in like.values() if not _goes_through(each))
+        whole = [each for each in like.values() if _goes_through(each)]
         found = [Size("", apart + sum(each.nbytes for each in whole))]
         for count in range(1, len(self._stages) + 1):
             size = apart
@@ -266,7 +266,7 @@ class Chain:
         """Each leaf's pieces, one a tensor, checked."""
         layout: dict[str, list[Part]] = defaultdict(list)
         for tensor in like.values():
-            if not _is_coded(tensor):
+            if not _goes_through(tensor):
                 continue
             if self._stages:
                 for path, part in self._leaves(tensor.shape).items():
@@ -302,7 +302,7 @@ class Chain:
     def _check_names(
         self, tensors: Mapping[str, Tensor], like: Mapping[str, Tensor], wholes: Mapping[str, Part]
     ) -> None:
-        expected = {name for name, tensor in like.items() if not _is_coded(tensor)}
+        expected = {name for name, tensor in like.items() if not _goes_through(tensor)}
         expected |= {f"{path}{_LENGTHS}" for path in wholes if self._may_differ(path)}
         expected |= {_PACKED} if self._packer is not None and wholes else wholes.keys()
         if odd := sorted(tensors.keys() ^ expected):
@@ -314,7 +314,7 @@ def is_coded(tensors: Mapping[str, Tensor]) -> bool:
     return any(name.startswith("~") for name in tensors)
 
 
-def _is_coded(tensor: Tensor) -> bool:
+def _goes_through(tensor: Tensor) -> bool:
     return tensor.is_floating_point() and tensor.numel() > 0
 
 
