@@ -67,6 +67,7 @@ client spends its round on that.
 ``client_flops(config, model, image)`` (optional)
     Floating-point operations of a client's part in a round for each sample that it has, by
     ``methods.shared.flops``; ``image`` is a batch of one. Counted once, before nodes are forked.
+    Where rounds differ, a list: of rounds 1, 2, ..., and the last one of all that follow.
 ``fixed_flops(config, model, image)`` (optional)
     The same of what it does however many samples it has, such as with public images.
 
@@ -82,7 +83,7 @@ Split training talks to one client at a time (``send``, ``receive``), averaging 
 from __future__ import annotations
 
 import importlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -93,6 +94,10 @@ if TYPE_CHECKING:  # Naming the methods must not cost the seconds that torch tak
     from methods.payload.coder import Base
     from testbed.transport.wire import Detail, Message
 
+Accept = Callable[["Mapping[str, Tensor]"], object]
+"""Asked about a message's tensors; raises ValueError with what is wrong with them."""
+Flops = float | Sequence[float]
+"""Of every round, or of each, and the last of all that follow."""
 VALUES: Mapping[str, Tensor] = {}
 """The base of tensors that mean something by themselves, such as logits: none."""
 UPDATE: Mapping[str, Tensor] = {}
@@ -132,6 +137,13 @@ class Fleet(Protocol):
         """Those of the round that are still in the run."""
 
     @property
+    def everyone(self) -> tuple[str, ...]:
+        """All who are there and not missed yet, whether this round takes them or not.
+
+        One that it does not take enters the round with the first message that it is sent.
+        """
+
+    @property
     def joined(self) -> int:
         """How many are in the run, whether this round takes them or not."""
 
@@ -162,11 +174,13 @@ class Fleet(Protocol):
         kind: str,
         tensors: Mapping[str, Tensor],
         *,
+        clients: Sequence[str] | None = None,
         base: Base | None = None,
         **details: Detail,
     ) -> Mapping[str, Tensor]:
         """Queue the same message for every client; the tensors are encoded once.
 
+        ``clients``: for these, such as ``everyone``; None: for the round's.
         ``base``: "held", and payload stages work on the difference from what each client was sent
         last of this kind, or VALUES, and they work on the tensors. Returned is what clients have
         then: the tensors, but for what stages lose.
@@ -178,14 +192,17 @@ class Fleet(Protocol):
         kind: str,
         like: Mapping[str, Tensor] | None = None,
         *,
+        accept: Accept | None = None,
         base: Base | None = None,
     ) -> Message:
         """The client's next message of this kind and round.
 
-        ``base``: as the client's ``send`` has it.
+        ``accept``: where names or lengths depend on values, or values have bounds. ``base``: as the
+        client's ``send`` has it.
 
-        Raises Missed where the client left, the round's limit passed, or, with ``like``, the
-        message's tensors differ from it in names, shapes or dtypes, or are not finite.
+        Raises Missed where the client left, the round's limit passed, or the message cannot be
+        taken: with ``like``, its tensors differ from that in names, shapes or dtypes; with either,
+        they are not finite; ``accept`` raises ValueError.
         """
 
     def refuse(self, client: str, reason: str) -> Missed:
@@ -196,9 +213,14 @@ class Fleet(Protocol):
         kind: str,
         like: Mapping[str, Tensor] | None = None,
         *,
+        clients: Sequence[str] | None = None,
+        accept: Accept | None = None,
         base: Base | None = None,
     ) -> AsyncIterator[Message]:
-        """One message of this kind from every client, as they arrive; missed ones are left out."""
+        """One message of this kind from every client, as they arrive; missed ones are left out.
+
+        ``clients``: from these, whatever they did before; None: from the round's.
+        """
 
     def keep_busy(
         self, kind: str, tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]
@@ -241,12 +263,20 @@ class Peer(Protocol):
         like: Mapping[str, Tensor] | None = None,
         *,
         sender: str = "server",
+        accept: Accept | None = None,
         base: Base | None = None,
     ) -> Message:
-        """The sender's next message of this kind and round; ``like`` and ``base`` as for a Fleet.
+        """The sender's next message of this kind and round; ``like`` and the rest as for a Fleet.
 
         Raises Missed where a neighbour's does not come within four fifths of the round's limit,
-        and at once where the neighbour is lost or away, as the server says.
+        and at once where the neighbour is lost or away, as the server says. Where the server's
+        cannot be taken, the round is over for this client, and the server is told why.
+        """
+
+    def refuse(self, reason: str, *, sender: str = "server") -> Exception:
+        """An error to raise: what the sender sent cannot be taken.
+
+        The server is told; a neighbour is missed, and the error is Missed.
         """
 
 
@@ -275,8 +305,8 @@ class Method:
     stageable: tuple[str, ...] = ()
     all_reduce: Callable[..., None] | None = None
     traffic: Callable[..., tuple[int, int]] | None = None
-    client_flops: Callable[..., float] | None = None
-    fixed_flops: Callable[..., float] = lambda config, model, image: 0.0
+    client_flops: Callable[..., Flops] | None = None
+    fixed_flops: Callable[..., Flops] = lambda config, model, image: 0.0
 
 
 def load(name: str) -> Method:

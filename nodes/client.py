@@ -1,6 +1,6 @@
 """A client's process: wait for a round, take part in it, until the server says stop."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from torch import Tensor
@@ -36,7 +36,7 @@ def participate(
     name: str,
     neighbours: Neighbours,
     samples: int,
-    flops: int | None,
+    flops: Callable[[int], int | None],
     compute: Compute,
     channel: Channel,
     checkpointer: Checkpointer | None = None,
@@ -48,7 +48,7 @@ def participate(
     ``tests``: what the client's own model is evaluated on, where it has one, by what its metrics'
     names then begin with.
     ``neighbours``: addresses of all clients, where they speak to one another; else empty.
-    ``flops``: floating-point operations of its part in a round, where known.
+    ``flops``: floating-point operations of its part in that round, where known.
     ``checkpointer``: of the client's state after each round. ``coder``: of its messages.
     ``most_frame_bytes``: as of ClientTransport.
     """
@@ -71,7 +71,7 @@ def participate(
     limit_s = config.time_limit_s if config.transport == "gloo" else config.round_timeout_s
     round_s = min(limit_s, config.deadline_s or limit_s)
     peer = Peer(transport, report, limit_s, config.time_limit_s, compute, round_s, name, coder)
-    report(events.Ready(samples=samples, round_flops=flops))
+    report(events.Ready(samples=samples, round_flops=flops(1)))
     try:
         peer.join(config.join_timeout_s)
         while True:
@@ -101,7 +101,10 @@ def participate(
                 if checkpointer is not None:
                     checkpointer.save(peer.round)
                 heap.release()
-                if facts := compute.facts():
+                facts = compute.facts()
+                if facts and (known := flops(peer.round)) is not None:
+                    facts["flops"] = known
+                if facts:
                     report(events.Computed(round=peer.round, **facts))
                 report(events.Usage(**meter.usage()))
     except Stopped:

@@ -6,8 +6,9 @@ from typing import Literal
 import msgspec
 from torch import Tensor
 
+from methods import Accept
 from methods.payload.coder import Base, Coder
-from nodes.checks import difference
+from nodes.checks import objection
 from testbed.record.events import Report, Staged, StageSize
 from testbed.transport.wire import Message
 
@@ -18,12 +19,16 @@ def decoded(
     client: str,
     message: Message,
     like: Mapping[str, Tensor] | None,
+    accept: Accept | None,
     base: Base | None,
     report: Report,
 ) -> tuple[Message, str | None]:
-    """The message as it was before it was coded, and what keeps it from being like ``like``."""
+    """The message as it was before it was coded, and why it cannot be taken.
+
+    What is neither like something nor to be accepted is taken as it came.
+    """
     if like is None:
-        return message, None
+        return message, accept and objection(message.tensors, None, accept)
     try:
         tensors, sizes = coder.decode(
             way, message.kind, message.round, message.tensors, like, base, client
@@ -31,7 +36,7 @@ def decoded(
     except ValueError as error:
         return message, str(error)
     if not sizes:
-        return message, difference(message.tensors, like)
+        return message, objection(message.tensors, like, accept)
     told = [StageSize(stage, size) for stage, size in sizes]
     report(Staged(peer=message.sender, kind=message.kind, round=message.round, sizes=told))
-    return msgspec.structs.replace(message, tensors=tensors), difference(tensors, like)
+    return msgspec.structs.replace(message, tensors=tensors), objection(tensors, like, accept)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 from torch import Tensor
 
-from methods import UPDATE, Missed
+from methods import UPDATE, Accept, Missed
 from methods.payload import coder as coders
 from methods.payload.coder import Base, Coder
 from nodes.coding import decoded
@@ -86,6 +86,10 @@ class Fleet:
         return tuple(name for name in self._present if name not in self.members.gone)
 
     @property
+    def everyone(self) -> tuple[str, ...]:
+        return tuple(name for name in self.members.there if name not in self._missed)
+
+    @property
     def joined(self) -> int:
         return len(self.members.joined)
 
@@ -108,7 +112,8 @@ class Fleet:
         if self._asked or self._at_work:
             gone = self.members.gone
             return {name: asked for name, asked in self._answered.items() if name not in gone}
-        return {name: self.round for name in self.clients if name not in self._missed}
+        there = [*self.clients, *(self._heard & set(self.members.joined))]
+        return {name: self.round for name in there if name not in self._missed}
 
     @property
     def succeeded(self) -> int:
@@ -232,9 +237,11 @@ class Fleet:
         kind: str,
         tensors: Mapping[str, Tensor],
         *,
+        clients: Sequence[str] | None = None,
         base: Base | None = None,
         **details: Detail,
     ) -> Mapping[str, Tensor]:
+        clients = self.clients if clients is None else clients
         coded: Mapping[str, Tensor] | None = None
         whole = tensors
         if base == "held":
@@ -243,8 +250,8 @@ class Fleet:
             coded = self._coder.encode_values(kind, self.round, tensors)
         await self._compute.settled()
         for_all, for_some = self._encoded(whole), None if coded is None else self._encoded(coded)
-        await self._tell_absent(*self.clients)
-        for client in self.clients:
+        await self._tell_absent(*clients)
+        for client in clients:
             takes = base != "held" or self._coder.may_take(kind, client)
             encoded = for_some if takes and for_some is not None else for_all
             try:
@@ -264,16 +271,18 @@ class Fleet:
         kind: str,
         like: Mapping[str, Tensor] | None = None,
         *,
+        accept: Accept | None = None,
         base: Base | None = None,
     ) -> Message:
         await self._compute.settled()
-        return await self._answer(client, kind, like, base, self.round, self._limit)
+        return await self._answer(client, kind, like, accept, base, self.round, self._limit)
 
     async def _answer(
         self,
         client: str,
         kind: str,
         like: Mapping[str, Tensor] | None,
+        accept: Accept | None,
         base: Base | None,
         number: int,
         limit: Limit,
@@ -287,7 +296,9 @@ class Fleet:
                 break
             self._drop(message, wrong)
         incoming = self._compute.incoming(message)
-        found, reason = decoded(self._coder, "up", client, incoming, like, base, self._report)
+        found, reason = decoded(
+            self._coder, "up", client, incoming, like, accept, base, self._report
+        )
         if reason is not None:
             # It is the client's answer, and no better one will come: do not wait out the limit.
             self._drop(message, reason)
@@ -310,9 +321,9 @@ class Fleet:
         like: Mapping[str, Tensor] | None = None,
         *,
         clients: Sequence[str] | None = None,
+        accept: Accept | None = None,
         base: Base | None = None,
     ) -> AsyncIterator[Message]:
-        """``clients``: of these, whatever they did before; None: of all not missed yet."""
         if clients is None:
             clients = [client for client in self._present if client not in self._missed]
         came: asyncio.Queue[Message | Exception] = asyncio.Queue()
@@ -320,7 +331,7 @@ class Fleet:
         async def wait_for(client: str) -> None:
             # A task would keep its result for as long as the slowest client takes.
             try:
-                came.put_nowait(await self.receive(client, kind, like, base=base))
+                came.put_nowait(await self.receive(client, kind, like, accept=accept, base=base))
             except Exception as error:
                 came.put_nowait(error)
 
@@ -352,7 +363,7 @@ class Fleet:
                     continue
                 self._asked.add(client)
                 limit = within(self._round_timeout_s)
-                answer = self._answer(client, kind, like, UPDATE, self.round, limit)
+                answer = self._answer(client, kind, like, None, UPDATE, self.round, limit)
                 self._at_work[client] = asyncio.create_task(answer)
             # 2. The next answers, to whichever round's question; those not taken are kept.
             left_s = self._limit.until_s - clock.monotonic()

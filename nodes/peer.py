@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from methods import Missed
+from methods import Accept, Missed
 from methods.payload import coder as coders
 from methods.payload.coder import Base, Coder
 from nodes.coding import decoded
@@ -145,6 +145,7 @@ class Peer:
         like: Mapping[str, Tensor] | None = None,
         *,
         sender: str = SERVER,
+        accept: Accept | None = None,
         base: Base | None = None,
     ) -> Message:
         self._look()
@@ -163,14 +164,20 @@ class Peer:
             else:
                 incoming = self._compute.incoming(message)
                 found, objection = decoded(
-                    self._coder, "down", self._name, incoming, like, base, self._report
+                    self._coder, "down", self._name, incoming, like, accept, base, self._report
                 )
                 if objection is None:
                     return found
                 # It is the sender's answer, and no better one will come: do not wait out the limit.
                 self._drop(message, objection)
-                raise self._refusal(sender, objection)
+                raise self.refuse(objection, sender=sender)
             self._drop(message, reason)
+
+    def refuse(self, reason: str, *, sender: str = SERVER) -> Exception:
+        if sender != SERVER:
+            return self._miss(sender, reason)
+        self._transport.send(REFUSED, self.round, {}, {"reason": reason[:MAX_TEXT]})
+        return Refused(reason)
 
     def _next(self, sender: str) -> Message:
         """The sender's next message; raises Missed where none of a neighbour comes."""
@@ -238,12 +245,6 @@ class Peer:
         """Raise Refused where the server could not take what it was sent in this round."""
         if message.sender == SERVER and message.kind == REFUSED and message.round == self.round:
             raise Refused(str(message.details.get("reason")))
-
-    def _refusal(self, sender: str, reason: str) -> Exception:
-        if sender != SERVER:
-            return self._miss(sender, reason)
-        self._transport.send(REFUSED, self.round, {}, {"reason": reason[:MAX_TEXT]})
-        return Refused(reason)
 
     def _miss(self, neighbour: str, reason: str) -> Missed:
         self._report(Missing(peer=neighbour, round=self.round, reason=reason))

@@ -101,9 +101,9 @@ class FineTuning:
         self._shards: list[np.ndarray] = []
         self._local_tests: list[np.ndarray] = []
         self._public: Tensor
-        self._flops: float | None = None
+        self._flops: methods.Flops | None = None
         """Of a client's part in a round, a sample that it has; None: the method does not say."""
-        self._fixed_flops = 0.0
+        self._fixed_flops: methods.Flops = 0.0
         self._states: Path | None = None
         self._start = Start()
         self._host_rate: float | None = None
@@ -285,21 +285,16 @@ class FineTuning:
             others = {address: name for name, address in self._addresses()}
             limit_s = AMONG_CLIENTS * run.round_timeout_s
             client = ReducingClient(
-                client,
-                samples,
-                node.address,
-                others,
-                limit_s,
-                compute,
-                channel.send,
-                run.congestion,
+                *(client, samples, node.address, others, limit_s),
+                *(compute, channel.send, run.congestion),
             )
-        flops = self._round_flops(node.index)
         asked = {"": self._test, "local_": shard.test}
         tests = {whose: images for whose, images in asked.items() if images}
         participate(
-            *(run, client, tests, node.name, neighbours, samples, flops, compute, channel),
-            *(checkpointer, coder, requirements.most_frame_bytes(self._model)),
+            *(run, client, tests, node.name, neighbours, samples),
+            partial(self._round_flops, node.index),
+            *(compute, channel, checkpointer, coder),
+            requirements.most_frame_bytes(self._model),
         )
 
     def _addresses(self) -> Iterator[tuple[str, str]]:
@@ -361,16 +356,17 @@ class FineTuning:
             assert device is not None
             return Modelled(flops_per_s(device), self._noise)
         ratio = self._ratio(device)
-        flops = self._round_flops(node) if node else None
+        flops = self._round_flops(node, 1) if node else None
         if flops is None or self._core_rate is None:
             return Stretched(ratio)
         return Stretched(ratio, first_s=LEAST_OF_FIRST * ratio * flops / self._core_rate)
 
-    def _round_flops(self, node: int) -> int | None:
+    def _round_flops(self, node: int, number: int) -> int | None:
         """Floating-point operations of a client's part in a round, where the method tells."""
         if self._flops is None:
             return None
-        return round(self._flops * len(self._shards[node - 1]) + self._fixed_flops)
+        each, fixed = (flops.of_round(own, number) for own in (self._flops, self._fixed_flops))
+        return round(each * len(self._shards[node - 1]) + fixed)
 
     def _ratio(self, device: str | None) -> float:
         """How many times slower than a core of this machine a device is."""

@@ -62,6 +62,11 @@ def each_size(batches: Sequence[Tensor]) -> Iterator[Tensor]:
             counter.flops += (sizes.count(size) - 1) * (counter.flops - before)
 
 
+def of_round(found: float | Sequence[float], number: int) -> float:
+    """Operations in a round, from 1: of each, or of those told, where the last repeats."""
+    return found[min(number, len(found)) - 1] if isinstance(found, Sequence) else found
+
+
 def forward(run: Callable[[Tensor], Tensor], example: Tensor) -> int:
     """Operations of ``run(example)``; of one sample, where the example is a batch of one."""
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), (counter := Counter()):

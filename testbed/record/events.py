@@ -249,7 +249,7 @@ class Ready(Event, tag="ready", kw_only=True):
     samples: Annotated[Count | UnsetType, "of a client: its training samples"] = UNSET
     round_flops: Annotated[
         Flops | UnsetType | None,
-        "of a client: floating-point operations of its part in a round",
+        "of a client: floating-point operations of its part in the first round",
     ] = UNSET
     trainable_parameters: Annotated[Count | UnsetType, "of the server, where a model is global"] = (
         UNSET
@@ -375,9 +375,7 @@ class Computed(Event, tag="computed", kw_only=True):
     """By a node, of its computing in a round."""
 
     round: Number
-    flops: Annotated[Flops | UnsetType, "modelled: floating-point operations that it counted"] = (
-        UNSET
-    )
+    flops: Annotated[Flops | UnsetType, "floating-point operations, where known"] = UNSET
     modelled_s: Annotated[Figure | UnsetType, "modelled: seconds that they take its device"] = UNSET
     cpu_s: Annotated[Figure | UnsetType, "real: seconds on a core of this machine"] = UNSET
     device_s: Annotated[

@@ -177,7 +177,8 @@ class ClientSummary(msgspec.Struct, kw_only=True):
     lost: Annotated[str | None, "why it left the run for good"] = None
     samples: Annotated[Count | UnsetType, "that it trains on, once it has told"] = UNSET
     round_flops: Annotated[
-        Flops | UnsetType | None, "floating-point operations of its part in a round, likewise"
+        Flops | UnsetType | None,
+        "floating-point operations of its part in a round, the mean; likewise",
     ] = UNSET
     bytes: Bytes
     queue_drops: Annotated[UpDown, "packets that a full queue dropped"] = msgspec.field(
@@ -204,7 +205,7 @@ class Process(msgspec.Struct, kw_only=True):
 
 class Computed(msgspec.Struct, kw_only=True):
     node: str
-    flops: Annotated[Flops | UnsetType, "modelled: operations that it counted"] = UNSET
+    flops: Annotated[Flops | UnsetType, "floating-point operations, where known"] = UNSET
     modelled_s: Annotated[Figure | UnsetType, "modelled: seconds that they take its device"] = UNSET
     cpu_s: Annotated[Figure | UnsetType, "real: seconds on a core of this machine"] = UNSET
     device_s: Annotated[Figure | UnsetType, "real: seconds that this takes its device"] = UNSET

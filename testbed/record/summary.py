@@ -112,6 +112,8 @@ class SummaryBuilder:
         self._clients: dict[str, ClientSummary] = {}
         self._processes: dict[str, Process] = {}
         self._computed: dict[str, Computed] = {}
+        self._flops_of: dict[str, list[float]] = {}
+        """Of each client, those of the rounds that it has told of."""
         self._connections: dict[str, int] = defaultdict(int)
         self._confined: dict[str, int] = defaultdict(int)
         self._dropped: dict[tuple[str, str, str], Dropped] = {}
@@ -389,7 +391,9 @@ class SummaryBuilder:
         before, more = row.late_s, event.late_s
         row.late_s = None if before is None or more is None else round(before + more, 6)
         if node in self._clients and event.flops is not UNSET:
-            self._clients[node].round_flops = event.flops
+            told = self._flops_of.setdefault(node, [])
+            told.append(event.flops)
+            self._clients[node].round_flops = sum(told) / len(told)
 
     def _on_host_rate(self, event: events.HostRate) -> None:
         self._host_gflops = event.gflops

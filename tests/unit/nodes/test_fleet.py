@@ -222,6 +222,28 @@ def test_a_chosen_client_that_fails_counts_and_one_that_was_not_chosen_does_not(
     play(test, per_round=2)
 
 
+def test_everyone_may_be_asked_whom_a_round_does_not_take() -> None:
+    async def test(case: Case) -> None:
+        await case.joined(*NAMES)
+        (other,) = set(NAMES) - {*case.fleet.clients}
+        asked = case.fleet.everyone
+        assert set(asked) == set(NAMES)
+        await case.fleet.broadcast("asked", {}, clients=asked)
+        assert {peer for peer, kind, _ in case.transport.sent if kind == "asked"} == set(NAMES)
+        case.transport.arrive(*(made(name, "told", 1) for name in NAMES))
+        told = [m.sender async for m in case.fleet.gather("told", LIKE, clients=asked)]
+        assert sorted(told) == sorted(NAMES)
+        # Its state is another now, and a run that is resumed needs it.
+        assert case.fleet.took_part == dict.fromkeys(NAMES, 1)
+        assert (case.fleet.failed, case.fleet.succeeded) == (0, 2)
+        case.fleet.members.leave(other, "3 s")
+        case.transport.unreachable.add(case.fleet.clients[0])
+        await case.fleet.broadcast("more", {}, clients=case.fleet.everyone)
+        assert case.fleet.everyone == (case.fleet.clients[1],)
+
+    play(test, per_round=2)
+
+
 # Gathering
 
 
@@ -883,3 +905,53 @@ def test_a_client_joining_late_takes_part_in_the_next_round_and_holds_up_none() 
         assert await case.gathered() == NAMES
 
     assert play(test).of("missed") == []
+
+
+# What a method asks of a message
+
+
+def few(tensors: Mapping[str, Tensor]) -> None:
+    if len(tensors) > 1:
+        raise ValueError(f"{len(tensors)} tensors, at most 1 is of use")
+
+
+def test_lengths_that_depend_on_values_are_the_methods_to_judge() -> None:
+    one = {"w": torch.ones(5)}
+    two = one | {"v": torch.ones(2)}
+    odd = {"w": torch.full((2,), torch.nan)}
+
+    async def test(case: Case) -> None:
+        await case.joined(*NAMES)
+        sent = dict(zip(NAMES, (one, two, odd), strict=True))
+        case.transport.arrive(*(made(name, "update", 1, what) for name, what in sent.items()))
+        found = [message.sender async for message in case.fleet.gather("update", accept=few)]
+        assert found == ["a"]
+        # The two whose answers cannot be taken are told so.
+        assert [(peer, kind) for peer, kind, _ in case.transport.sent if kind == REFUSED] == [
+            ("b", REFUSED),
+            ("c", REFUSED),
+        ]
+
+    case = play(test)
+    assert case.of("dropped") == [
+        ("b", "2 tensors, at most 1 is of use"),
+        ("c", "w holds values that are not finite"),
+    ]
+    assert [who for who, *_ in case.of("missed")] == ["b", "c"]
+
+
+def test_a_message_is_first_like_what_it_should_be_and_then_to_be_accepted() -> None:
+    def never(tensors: Mapping[str, Tensor]) -> None:
+        assert tensors.keys() == LIKE.keys()
+        raise ValueError("its values are out of bounds")
+
+    async def test(case: Case) -> None:
+        await case.joined("a", "b")
+        case.transport.arrive(made("a", "update", 1), made("b", "update", 1, {"w": LIKE["w"]}))
+        for name in ("a", "b"):
+            with pytest.raises(Missed):
+                await case.fleet.receive(name, "update", LIKE, accept=never)
+
+    reasons = dict(play(test).of("dropped"))
+    assert reasons["a"] == "its values are out of bounds"
+    assert reasons["b"].startswith("tensors differ in 'b'")

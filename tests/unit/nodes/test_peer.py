@@ -79,6 +79,7 @@ class PeerCase:
         return [event["reason"] for event in self.events]
 
 
+ONES = torch.ones(3)
 WELCOMED = from_server(WELCOME, 0, {})
 
 
@@ -382,3 +383,35 @@ def test_metrics_are_not_wanted_once_the_next_round_has_begun(
     assert case.peer.await_round()
     assert case.peer.round == 2
     assert case.reasons() == ["belongs to round 1, which is over"]
+
+
+# What a method asks of a message
+
+
+def none_below_one(tensors: Mapping[str, Tensor]) -> None:
+    if any(bool((each < 1).any()) for each in tensors.values()):
+        raise ValueError("values below 1")
+
+
+def test_what_a_method_does_not_accept_ends_its_round_and_the_server_knows_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = PeerCase(monkeypatch, from_server("model", 1), from_server("model", 2, {"k": ONES}))
+    case.peer.await_round()
+    with pytest.raises(Refused, match="values below 1"):
+        case.peer.receive("model", accept=none_below_one)
+    assert case.transport.sent == [(REFUSED, 1, {}, {"reason": "values below 1"})]
+    assert case.reasons() == ["values below 1"]
+    case.peer.await_round()
+    assert case.peer.receive("model", accept=none_below_one).tensors == {"k": ONES}
+
+
+def test_a_method_refuses_what_only_it_can_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = PeerCase(monkeypatch, from_server("model", 1))
+    case.peer.await_round()
+    case.peer.receive("model")
+    assert isinstance(case.peer.refuse("16 codes of 8"), Refused)
+    assert case.transport.sent == [(REFUSED, 1, {}, {"reason": "16 codes of 8"})]
+    assert isinstance(case.peer.refuse("no mask", sender="client-2"), Missed)
+    assert len(case.transport.sent) == 1
+    assert case.events[-1]["peer"] == "client-2" and case.events[-1]["reason"] == "no mask"

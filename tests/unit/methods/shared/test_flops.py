@@ -35,6 +35,12 @@ def test_a_forward_pass_by_hand() -> None:
     assert flops.forward(model(), IMAGE) == expected
 
 
+@pytest.mark.parametrize(("number", "expected"), [(1, 7), (2, 3), (3, 5), (90, 5)])
+def test_the_last_round_told_stands_for_all_that_follow(number: int, expected: int) -> None:
+    assert flops.of_round([7, 3, 5], number) == expected
+    assert flops.of_round(4.5, number) == 4.5
+
+
 def test_a_step_by_hand() -> None:
     whole = model()
     # Backward is twice forward, but for the gradient of the images, which nobody wants.

@@ -746,3 +746,13 @@ def test_what_probing_sent_is_not_the_runs() -> None:
     assert found["bytes"]["wire"] == both(300 - 90, 3000 - 900)
     assert found["rounds"][0]["bytes"]["wire"] == both(300 - 90, 3000 - 900)
     assert found["per_client"][1]["bytes"]["wire"] == both(150, 1500)
+
+
+def test_operations_of_a_round_are_the_mean_of_those_told() -> None:
+    rows = [
+        at(n, "client-1", "computed", round=n, flops=flops, cpu_s=0.5, device_s=1.5, late_s=0)
+        for n, flops in enumerate((100, 300), start=1)
+    ]
+    found = summary_of(at(0, "client-1", "ready", samples=9, round_flops=100), *rows)
+    assert found["per_client"][0]["round_flops"] == 200
+    assert found["compute"]["nodes"][0]["flops"] == 400
