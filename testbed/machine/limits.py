@@ -7,6 +7,7 @@ from pathlib import Path
 
 from testbed.config_error import ConfigError
 from testbed.links.loopback import listeners
+from testbed.processes import control_groups
 
 DESCRIPTORS_PER_NODE = 4
 SPARE_DESCRIPTORS = 100
@@ -16,7 +17,7 @@ SPARE_TASKS = 100
 PORTS_PER_CLIENT = 3
 """Over loopback: the relay's for it, and both ends of a connection that are not a server's."""
 SPARE_PORTS = 1000
-_CGROUP = Path("/sys/fs/cgroup")
+_CGROUP = control_groups.ROOT
 
 
 def allow(nodes: int, *, streams: bool, proc: Path = Path("/proc")) -> None:
@@ -91,24 +92,12 @@ def _check_tasks(nodes: int, proc: Path) -> None:
 
 
 def _of_cgroups(proc: Path) -> list[tuple[int | None, int, str]]:
-    """Limits of the control groups that this process is in, if their files are where usual."""
+    """Limits of the control groups that this process is in."""
     found: list[tuple[int | None, int, str]] = []
-    try:
-        lines = (proc / "self/cgroup").read_text().splitlines()
-    except OSError:
-        return found
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers not in ("", "pids"):
-            continue
-        root = _CGROUP / controllers
-        group = root / path.lstrip("/")
-        for folder in (group, *group.parents):
-            if (limit := _number(folder / "pids.max")) is not None:
-                used = _number(folder / "pids.current") or 0
-                found.append((limit, used, f"echo {{}} > {folder / 'pids.max'}"))
-            if folder == root:
-                break
+    for folder, _ in control_groups.of("pids", proc, _CGROUP):
+        if (limit := _number(folder / "pids.max")) is not None:
+            used = _number(folder / "pids.current") or 0
+            found.append((limit, used, f"echo {{}} > {folder / 'pids.max'}"))
     return found
 
 

@@ -5,11 +5,12 @@ import os
 import sys
 from pathlib import Path
 
-_CGROUP = Path("/sys/fs/cgroup")
+from testbed.processes import control_groups
+
 _PROC = Path("/proc")
 
 
-def usable(proc: Path = _PROC, cgroup: Path = _CGROUP) -> int:
+def usable(proc: Path = _PROC, cgroup: Path = control_groups.ROOT) -> int:
     """How many there are, at least 1: a container's quota of 1.5 cores is one."""
     if sys.platform != "linux":
         return os.cpu_count() or 1
@@ -26,23 +27,9 @@ def words() -> str:
 def _quotas(proc: Path, cgroup: Path) -> list[float]:
     """Cores that each control group of this process may use, where it is limited."""
     found: list[float] = []
-    try:
-        lines = (proc / "self/cgroup").read_text().splitlines()
-    except OSError:
-        return found
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        below = cgroup / controllers if controllers else cgroup
-        group = below / path.lstrip("/")
-        while True:
-            # A container may show its own group as the topmost one.
-            with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
-                found.append(_quota(group, bool(controllers)))
-            if group == below or below not in group.parents:
-                break
-            group = group.parent
+    for group in control_groups.of("cpu", proc, cgroup):
+        with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+            found.append(_quota(*group))
     return found
 
 
