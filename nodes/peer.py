@@ -137,7 +137,7 @@ class Peer:
             return
         outgoing = self._compute.outgoing(coded.tensors)
         self._transport.send(kind, self.round, outgoing, details, to)
-        self._coder.remember(kind, coded)
+        self._coder.remember(kind, self.round, coded)
 
     def receive(
         self,

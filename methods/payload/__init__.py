@@ -21,7 +21,7 @@ import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -54,6 +54,12 @@ class Lossy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     feedback: bool = False
     """Error feedback: what a message could not say is added to what the next one says."""
+    decay: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    """What is left of that for each round in which its sender sent nothing; 0: nothing."""
+
+    def __post_init__(self) -> None:
+        if self.decay < 1 and not self.feedback:
+            raise ValueError(f"decay = {self.decay:g} goes with feedback = true alone")
 
 
 class Stage(Protocol):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from methods import payload
-from methods.payload import PACK, VALUES, Packer, Part, Stage
+from methods.payload import PACK, VALUES, Lossy, Packer, Part, Stage
 from testbed.config_error import ConfigError
 from testbed.seeds import derive
 
@@ -57,7 +57,10 @@ class Chain:
         self._stages: list[Stage] = loaded
         self.lossy = any(stage.lossy for stage in self._stages)
         options = [getattr(stage, "options", None) for stage in self._stages]
-        self._feedback = any(getattr(each, "feedback", False) for each in options)
+        fed_back = [each for each in options if isinstance(each, Lossy) and each.feedback]
+        self._feedback = bool(fed_back)
+        # Of all stages there is one residual.
+        self._decay = min((each.decay for each in fed_back), default=1.0)
 
     def __bool__(self) -> bool:
         return bool(self.names)
@@ -140,6 +143,16 @@ class Chain:
             left_over = values - sent
             if bool(torch.isfinite(left_over).all()):
                 after[name] = {_RESIDUAL: left_over}
+
+    def aged(self, memory: Memory, rounds: int) -> Memory:
+        """The memory of a sender that has sent nothing for so many rounds."""
+        left = self._decay**rounds
+        if left == 1:
+            return memory
+        return {
+            place: {part: each * left if part == _RESIDUAL else each for part, each in own.items()}
+            for place, own in memory.items()
+        }
 
     def decode(
         self,

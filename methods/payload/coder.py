@@ -37,6 +37,8 @@ class Lasting:
     def __init__(self) -> None:
         self.memory: dict[str, Memory] = {}
         """Of what goes up, by kind."""
+        self.spoke: dict[str, int] = {}
+        """By kind, the round which that is of."""
         self.held: dict[str, dict[str, Tensor]] = {}
         """By kind: at a client what it was sent last, at the server what those have who have it."""
         self.holders: dict[str, list[str]] = {}
@@ -64,13 +66,16 @@ class Coder:
             return Coded(tensors, {})
         seed = self._seed_of("up", client, kind, number)
         # Values that mean something by themselves have nothing to do with those of another batch.
-        memory = None if base is VALUES else self.lasting.memory.get(kind, {})
+        memory = None
+        if base is not VALUES:
+            missed = number - self.lasting.spoke.get(kind, number) - 1
+            memory = self.up.aged(self.lasting.memory.get(kind, {}), max(0, missed))
         return Coded(*self.up.encode(tensors, base, seed, memory))
 
-    def remember(self, kind: str, coded: Coded) -> None:
+    def remember(self, kind: str, number: int, coded: Coded) -> None:
         """It has been sent."""
         if coded.memory:
-            self.lasting.memory[kind] = coded.memory
+            self.lasting.memory[kind], self.lasting.spoke[kind] = coded.memory, number
 
     def decode(
         self,

@@ -28,6 +28,7 @@ class Options(payload.Lossy, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Whether what arrives is n / k times what was sent; not with ``feedback``."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.unbiased and self.feedback:
             # What is left out would come back n / k times as large, message after message.
             raise ValueError("unbiased = true goes with feedback = false alone")

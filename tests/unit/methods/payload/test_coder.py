@@ -11,12 +11,14 @@ from torch import nn
 
 import methods
 from methods import VALUES, Shard, fedavg, payload
+from methods.payload import PACK, load
 from methods.payload.chain import Chain
 from methods.payload.coder import Coder
 from methods.shared.local_training import trainable_state
 from nodes.checkpoint import Snapshot
 from nodes.workload.models import ModelSpec, VisionTransformer
 
+Tensors = dict[str, torch.Tensor]
 CLASSES = 3
 SPEC = ModelSpec(side=4, patch=2, width=8, depth=3, heads=2)
 SAMPLES = {"client-1": 8, "client-2": 9, "client-3": 10}
@@ -194,13 +196,92 @@ def test_a_run_that_goes_on_has_its_residuals() -> None:
         assert torch.allclose(after.state()[name], each, atol=1e-6)
 
 
+WITH_FEEDBACK = [
+    f"{text}{',' if ':' in text else ':'}feedback=true"
+    for text in STAGES
+    if load(text).order != PACK
+]
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.0])
+@pytest.mark.parametrize("text", WITH_FEEDBACK)
+def test_what_was_not_said_decays_while_a_client_is_not_drawn(text: str, decay: float) -> None:
+    """Of three clients one is drawn a round; what is sent and what is left are all there was."""
+    run = Run("fedavg", [f"{text},decay={decay:g}"], [])
+    said: dict[int, tuple[str, Tensors, Tensors]] = {}
+    taken, number = run.server.take, [0]
+
+    def take(update: Any, fleet: Any) -> bool:
+        said[number[0]] = update.sender, ends[-1], update.tensors
+        return bool(taken(update, fleet))
+
+    ends: list[Tensors] = []
+    for client in run.clients.values():
+
+        def update(start: Tensors, trained: Any = client.update) -> Any:
+            end = trained(start)
+            ends.append({name: each.clone() for name, each in end[0].items()})
+            return end
+
+        client.update = update
+    run.server.take = take
+    spoke: dict[str, int] = {}
+    left: dict[str, Tensors] = {}
+    gaps = set()
+    for number[0] in range(1, 9):
+        run.play(number[0], first=number[0], per_round=1)
+        sender, end, arrived = said[number[0]]
+        now = {
+            name: kept["residual"]
+            for name, kept in run.clients[sender].stages.memory["model"].items()
+            if "residual" in kept
+        }
+        missed = number[0] - spoke[sender] - 1 if sender in spoke else None
+        for name, each in now.items():
+            before = decay**missed * left[sender][name] if missed is not None else 0.0
+            assert torch.allclose(each + arrived[name], end[name] + before, atol=1e-5), name
+        gaps.add(missed)
+        spoke[sender], left[sender] = number[0], now
+    assert any(gaps), "somebody missed a round and was drawn again"
+
+
+def test_decay_counts_rounds_without_a_message_and_no_other() -> None:
+    coder = Coder(Chain(["topk:k=0.5,feedback=true,decay=0.5"]), Chain([]), 1)
+    tensors, base = {"w": torch.tensor([2.0, 0.0])}, {"w": torch.zeros(2)}
+
+    def left(number: int) -> float:
+        coded = coder.encode("model", number, tensors, base, "client-1")
+        coder.remember("model", number, coded)
+        return float(coder.lasting.memory["model"]["w"]["residual"][1])
+
+    coder.lasting.memory["model"] = {"w": {"residual": torch.tensor([0.0, 1.0])}}
+    coder.lasting.spoke["model"] = 1
+    assert [left(number) for number in (2, 2, 3, 5, 8)] == [1.0, 1.0, 1.0, 0.5, 0.125]
+
+
+def test_what_a_stage_goes_on_from_does_not_decay() -> None:
+    """PowerSGD's last Q is a direction, and no part of an update."""
+    chain = Chain(["powersgd:rank=1,decay=0"])
+    _, memory = chain.encode({"w": torch.eye(8)}, {}, 1, {})
+    aged = chain.aged(memory, 3)
+    assert memory["w"]["residual"].any() and not aged["w"]["residual"].any()
+    assert torch.equal(aged["0/w"]["q"], memory["0/w"]["q"])
+
+
+def test_of_two_stages_with_feedback_the_least_decay_counts() -> None:
+    chain = Chain(["topk:feedback=true", "sign:decay=0.25"])
+    memory = {"w": {"residual": torch.ones(1)}}
+    assert chain.aged(memory, 1)["w"]["residual"].tolist() == [0.25]
+    assert chain.aged(memory, 0) is memory
+
+
 def test_what_is_not_sent_is_not_forgotten() -> None:
     coder = Coder(Chain(["topk:k=0.5,feedback=true"]), Chain([]), 1)
     tensors = {"w": torch.tensor([2.0, 1.0])}
     base = {"w": torch.zeros(2)}
     coder.encode("model", 1, tensors, base, "client-1")
     assert coder.lasting.memory == {}
-    coder.remember("model", coder.encode("model", 1, tensors, base, "client-1"))
+    coder.remember("model", 1, coder.encode("model", 1, tensors, base, "client-1"))
     assert coder.lasting.memory["model"]["w"]["residual"].tolist() == [0.0, 1.0]
 
 

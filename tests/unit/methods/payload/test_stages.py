@@ -543,6 +543,11 @@ def test_numbers_come_back_from_their_bits(width: int, numbers: list[int]) -> No
         ("qsgd:bucket=0", ["bucket = 0", ">= 1"]),
         ("deflate:level=10", ["level = 10", "<= 9"]),
         ("deflate:feedback=true", ["feedback", "one of level, shuffle"]),
+        ("topk:feedback=true,decay=1.5", ["decay = 1.5", "1.0"]),
+        ("topk:feedback=true,decay=-0.1", ["decay = -0.1", "0.0"]),
+        ("topk:decay=0.5", ["decay = 0.5 goes with feedback = true alone"]),
+        ("sign:feedback=false,decay=0", ["decay = 0 goes with feedback = true alone"]),
+        ("randomk:decay=0.5", ["decay = 0.5 goes with feedback = true alone"]),
     ],
 )
 def test_what_is_no_stage_is_refused_with_what_would_be_right(text: str, words: list[str]) -> None:
