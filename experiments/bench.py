@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from rich.console import Group
 
-from experiments import assumptions, compare, plan, tuning
+from experiments import accounts, assumptions, compare, plan, tuning
 from experiments.plan import INTERRUPTED, Bench, Cell, Outcome
 from experiments.progress import Lines, LiveTable
 from experiments.runner import claimed, conduct
@@ -17,6 +18,8 @@ from testbed import files, outside
 from testbed.config_error import ConfigError
 from testbed.naming import slug
 from testbed.network import mix
+from testbed.report import claims
+from testbed.report.claims import Examined
 from testbed.report.terminal import Output
 from testbed.run.config import RunConfig, choose, convert
 from testbed.transport import congestion
@@ -64,11 +67,13 @@ def bench(
     # 3. What they found.
     outcomes = everything[len(trials) :]
     found = _together(asked, outcomes)
+    examined = _examined(asked, found)
     left = {o.cell.id: o.reason for o in everything if o.summary is None}
     result = {
         "title": asked.title,
         "note": asked.note,
         "rows": [_row(asked, group, everything) for group in found],
+        "claims": msgspec.to_builtins(examined),
         "without_result": left,
     }
     text = msgspec.json.format(msgspec.json.encode(result), indent=2)
@@ -79,11 +84,12 @@ def bench(
         whole = False
         output.error(f"no comparison.json: {error}")
     if found or output.as_json:
-        output.show(compare.table(asked, found), result)
+        tables = [compare.table(asked, found), *([claims.table(examined)] if examined else [])]
+        output.show(Group(*tables), result)
     for name, reason in left.items():
         output.error(f"no result of {name}: {reason}")
     if found:
-        whole = _compare(folder, asked.run.get("target_accuracy"), output) and whole
+        whole = _compare(folder, asked.run.get("target_accuracy"), examined, output) and whole
     if INTERRUPTED in left.values():
         return 130
     # What a trial lacks is its point's result: a rate that is too high, say.
@@ -181,13 +187,17 @@ def _together(asked: Bench, outcomes: list[Outcome]) -> list[compare.Group]:
     alone = assumptions.alone([assumptions.of(group[0].cell.config) for group in groups.values()])
     found = []
     for has, (key, group) in zip(alone, groups.items(), strict=True):
-        runs = [compare.figures(o.summary, target) for o in group if o.summary is not None]
+        cell = group[0].cell
+        summaries = [o.summary for o in group if o.summary is not None]
+        runs = [compare.figures(each, target) for each in summaries]
         if runs:
             middles[key], spread = compare.medians(runs)
-            cell = group[0].cell
+            own = cell.config.target_accuracy
+            counted = [accounts.of(each, compare.figures(each, own)) for each in summaries]
             edge = tuning.at_edge(asked, cell.point)
+            sums = accounts.medians(counted)
             found.append(
-                compare.Group(key[0], cell.row, middles[key], spread, cell.point, edge, has)
+                compare.Group(key[0], cell.row, middles[key], spread, cell.point, edge, has, sums)
             )
     for each in found:
         baseline = each.row.baseline or asked.baseline
@@ -196,7 +206,21 @@ def _together(asked: Bench, outcomes: list[Outcome]) -> list[compare.Group]:
     return found
 
 
-def _compare(folder: Path, target: float | None, output: Output) -> bool:
+def _examined(asked: Bench, found: list[compare.Group]) -> list[Examined]:
+    """Every claim of the rows that have a result."""
+    there = {(group.where, group.row.name): group.accounts for group in found}
+    return [
+        compare.examined(
+            group,
+            claim,
+            there.get((group.where, claim.base or group.row.baseline or asked.baseline or "")),
+        )
+        for group in found
+        for claim in group.row.claims
+    ]
+
+
+def _compare(folder: Path, target: float | None, examined: list[Examined], output: Output) -> bool:
     """Write the bench's page; whether it is there."""
     from testbed.report import comparison, comparison_page
 
@@ -204,7 +228,7 @@ def _compare(folder: Path, target: float | None, output: Output) -> bool:
         found = comparison.runs([folder])
         rows, reached = comparison.compare(found, target)
         notes = comparison.notes(found)
-        page = comparison_page.write(rows, reached, [folder], None, notes)
+        page = comparison_page.write(rows, reached, [folder], None, notes, examined)
     except Exception as error:
         output.error(f"no comparison: {type(error).__name__}: {error}")
         return False

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from experiments.plan import Bench, Row
+from experiments import accounts
+from experiments.plan import Bench, Claim, Row
 from testbed.metrics import accuracy
 from testbed.network.topology import SERVER
 from testbed.record.events import known
 from testbed.record.run_summary import RoundSummary, Summary
 from testbed.report import curves
+from testbed.report.claims import Examined, Verdict, shown
 
 Figures = dict[str, float | None]
 Spread = dict[str, tuple[float, float]]
@@ -35,6 +39,8 @@ class Group(NamedTuple):
     """Options of them whose value is the grid's least or greatest."""
     has: Sequence[str] = ()
     """What the row has that others lack."""
+    accounts: Mapping[str, float] = MappingProxyType({})
+    """Medians of what a claim can name."""
 
 
 def figures(summary: Summary, target_accuracy: float | None) -> Figures:
@@ -61,7 +67,6 @@ def figures(summary: Summary, target_accuracy: float | None) -> Figures:
         "wire_mb": sum(entry.bytes.wire.both for entry in rounds) / 1e6,
         "payload_mb": payload / 1e6,
         "one_way_mb": _share(payload / 2e6, parts),
-        "up_gib": _share(sum(entry.bytes.payload.up for entry in rounds) / 2**30, len(rounds)),
         "client_round_mb": _share(payload / 1e6, parts),
         "client_round_gflop": statistics.fmean(flops) / 1e9 if flops else None,
         "client_memory_mb": max((mb for mb in peaks if mb is not None), default=None),
@@ -145,6 +150,53 @@ def shares(own: Figures, baseline: Figures | None) -> Figures:
     return found
 
 
+_DIGITS = 9
+"""Of a share: what it differs by beyond them is of floating-point numbers alone."""
+
+
+def examined(group: Group, claim: Claim, base: Mapping[str, float] | None) -> Examined:
+    """A claim held against a row's runs; ``base``: what the row has that it is held against."""
+    verdict: Verdict = "not reproducible here"
+    found, reason = None, claim.because
+    if claim.account is not None and claim.figure is not None and claim.tolerance is not None:
+        try:
+            found = accounts.value(claim.account, group.accounts, base)
+        except KeyError as missing:
+            reason = _also(f"no run has the figure {missing}", claim.because)
+        if found is not None and math.isnan(found):
+            found, reason = None, _also("the runs come to no number", claim.because)
+        if found is not None:
+            beside = round(found / claim.figure - 1, _DIGITS)
+            right = {
+                "about": abs(beside) <= claim.tolerance,
+                "at least": beside >= -claim.tolerance,
+                "at most": beside <= claim.tolerance,
+            }
+            verdict = "confirmed" if right[claim.holds] else "not confirmed"
+            off = (
+                f"{abs(beside):.1%} {'above' if beside > 0 else 'below'}" if beside else "the same"
+            )
+            reason = _also(f"{off}, tolerance {claim.tolerance:.3g}", claim.because)
+    stated = "" if claim.figure is None else f"{shown(claim.figure, claim.unit)}: "
+    return Examined(
+        links=group.where,
+        row=group.row.name,
+        paper=("" if claim.holds == "about" else f"{claim.holds} ") + stated + claim.counts,
+        figure=claim.figure,
+        recomputed=found,
+        unit=claim.unit,
+        account=claim.account,
+        wire_mb=group.figures["wire_mb"] or 0.0,
+        minutes=group.figures["minutes"] or 0.0,
+        verdict=verdict,
+        reason=reason,
+    )
+
+
+def _also(reason: str, more: str) -> str:
+    return f"{reason}; {more}" if more else reason
+
+
 Column = tuple[str, Callable[[Group], str]]
 
 
@@ -167,7 +219,6 @@ def table(bench: Bench, groups: list[Group]) -> Table:
 def _columns(bench: Bench, groups: list[Group]) -> Iterable[Column]:
     yield "", lambda group: group.row.name
     figures = [group.figures for group in groups]
-    papers = [group.row.paper for group in groups if group.row.paper]
     own: list[Column] = []
     if any(found["client_accuracy"] is not None for found in figures):
         own = [("clients' own then", _number("client_accuracy", "{:.3f}"))]
@@ -194,17 +245,10 @@ def _columns(bench: Bench, groups: list[Group]) -> Iterable[Column]:
         yield from own
     if any(group.row.formula_mb is not None for group in groups):
         yield "formula: MB one way", _formula
-    if any(paper.up_gib is not None for paper in papers):
-        yield "paper: GiB up", _paper("up_gib", "{:.4g}")
-        yield "GiB up", _number("up_gib", "{:.4g}")
     yield "MB one way", _number("one_way_mb", "{:.3f}")
     yield "client GFLOP a round", _number("client_round_gflop", "{:.4g}")
     if bench.baseline or any(row.baseline for row in bench.rows):
-        if any(paper.payload_share is not None for paper in papers):
-            yield "paper: payload share", _paper("payload_share", "{:.4g}")
         yield "payload share", _number("payload_share", "{:.4g}")
-        if any(paper.flops_share is not None for paper in papers):
-            yield "paper: FLOP share", _paper("flops_share", "{:.4g}")
         yield "FLOP share", _number("flops_share", "{:.4g}")
         yield "time share", _number("minutes_share", "{:.3g}")
     yield "wire MB", _number("wire_mb", "{:.2f}")
@@ -239,11 +283,3 @@ def _number(name: str, form: str, missing: str = "-") -> Callable[[Group], str]:
 
 def _formula(group: Group) -> str:
     return "-" if group.row.formula_mb is None else f"{group.row.formula_mb:.3f}"
-
-
-def _paper(name: str, form: str) -> Callable[[Group], str]:
-    def text(group: Group) -> str:
-        value = getattr(group.row.paper, name) if group.row.paper else None
-        return "-" if value is None else form.format(value)
-
-    return text

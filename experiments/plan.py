@@ -7,10 +7,11 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
+from experiments import accounts
 from testbed import naming, outside
 from testbed.config_error import ConfigError, closest
 from testbed.record.run_summary import Summary
@@ -25,15 +26,24 @@ Point = dict[str, OptionValue]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f]{1,120}$")]
 
 
-class Paper(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Figures of a paper for a row, to be shown beside what was measured."""
+class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A paper's claim on what a row costs or gains, and the account that examines it."""
 
-    up_gib: float | None = None
-    """Payload of all clients, up, a round; 2^30 bytes, as papers often count."""
-    payload_share: float | None = None
-    """Payload of a client and round, of the baseline's."""
-    flops_share: float | None = None
-    """Operations of a client and round, of the baseline's."""
+    counts: Name
+    """What the paper's figure is of: direction, unit, precision, whose."""
+    figure: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    """None: nobody could verify one."""
+    unit: str = ""
+    """Such as "x", "GiB" or "%", which the account comes out in too."""
+    holds: Literal["about", "at least", "at most"] = "about"
+    tolerance: Annotated[float, msgspec.Meta(ge=0, lt=1)] | None = None
+    """Share of the figure that the run's may miss it by."""
+    account: str | None = None
+    """The same of a run, as ``experiments.accounts`` has it; None: a run here cannot say."""
+    base: str | None = None
+    """The row whose figures are ``base.NAME``, where it is not the row's baseline."""
+    because: str = ""
+    """What a verdict is to say of the circumstances; the reason, where there is no account."""
 
 
 class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,7 +56,8 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Another row's name, where it is not the bench's."""
     formula_mb: float | None = None
     """Payload of one client, one way, a round, 10^6 bytes, as the method's formula gives it."""
-    paper: Paper | None = None
+    claims: list[Claim] = []
+    """What its paper says."""
 
 
 class Bench(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -132,10 +143,24 @@ def checked(bench: Bench, where: str) -> Bench:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"{where}: two rows are called {name!r}; give each its own name")
-    for wanted in (bench.baseline, *(row.baseline for row in bench.rows)):
+    claims = [(row.name, claim) for row in bench.rows for claim in row.claims]
+    bases = [claim.base for _, claim in claims]
+    for wanted in (bench.baseline, *(row.baseline for row in bench.rows), *bases):
         if wanted is not None and wanted not in names:
             raise ConfigError(f"{where}: baseline = {wanted!r}: must be one of {', '.join(names)}")
+    for row, claim in claims:
+        _check_claim(claim, f"{where}: row {row!r}: claim {claim.counts!r}")
     return bench
+
+
+def _check_claim(claim: Claim, where: str) -> None:
+    if claim.account is None:
+        if not claim.because:
+            raise ConfigError(f"{where}: give an account, or say in because why a run has none")
+        return
+    if claim.figure is None or claim.tolerance is None:
+        raise ConfigError(f"{where}: an account needs the paper's figure and a tolerance")
+    accounts.check(claim.account, where)
 
 
 def staged(bench: Bench) -> Bench:
@@ -158,8 +183,8 @@ def staged(bench: Bench) -> Bench:
 
 def _with(row: Row, chain: str) -> Row:
     stage = [] if chain == "none" else chain.split("+")
-    # A formula, and a paper's figures, are of what goes over the wire as it is.
-    more = {} if chain == "none" else {"formula_mb": None, "paper": None}
+    # A formula, and a paper's claims, are of what goes over the wire as it is.
+    more: dict[str, Any] = {} if chain == "none" else {"formula_mb": None, "claims": []}
     base = row.baseline if row.baseline is None or chain == "none" else None
     run = {**row.run, "stage": stage}
     return msgspec.structs.replace(

@@ -114,13 +114,13 @@ def compare(
       python cli.py compare results/RUN results/OTHER-RUN
       python cli.py compare results/bench-digits --target=0.9
     """
-    from testbed.report import comparison, comparison_page
+    from testbed.report import claims, comparison, comparison_page
 
     found = comparison.runs(runs)
     rows, reached = comparison.compare(found, target)
     notes = comparison.notes(found)
     try:
-        path = comparison_page.write(rows, reached, runs, out, notes)
+        path = comparison_page.write(rows, reached, runs, out, notes, claims.read(runs))
     except OSError as error:
         raise ConfigError(f"--out {out}: cannot write the page: {error.strerror}") from error
     output.show(comparison.table(rows, reached), comparison.data(rows, reached, notes))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from testbed.report import comparison, html, svg
+from testbed.report import claims, comparison, html, svg
+from testbed.report.claims import Examined
 from testbed.report.comparison import Row
 from testbed.report.html import Markup, section, table, tag
 from testbed.report.svg import Curve
@@ -14,8 +15,13 @@ NAME = "comparison.html"
 MOST_SENTENCES = 40
 
 
-def page(rows: Sequence[Row], target: float | None, notes: Sequence[str] = ()) -> str:
-    """``notes``: what keeps these runs from being comparable."""
+def page(
+    rows: Sequence[Row],
+    target: float | None,
+    notes: Sequence[str] = (),
+    examined: Sequence[Examined] = (),
+) -> str:
+    """``notes``: what keeps these runs from being comparable; ``examined``: papers' claims."""
     title = f"{len(rows)} runs compared"
     # A run's colour goes with its name, on every network.
     styles = {name: n for n, name in enumerate(dict.fromkeys(row.name for row in rows))}
@@ -24,6 +30,7 @@ def page(rows: Sequence[Row], target: float | None, notes: Sequence[str] = ()) -
     return html.page(
         title,
         tag("header", tag("h1", title), *_lead(rows, target, notes)),
+        *_claims(examined),
         *(
             _place(
                 f"place-{n}",
@@ -55,6 +62,7 @@ def write(
     folders: Sequence[Path],
     out: Path | None,
     notes: Sequence[str] = (),
+    examined: Sequence[Examined] = (),
 ) -> Path:
     """Write the page to ``out``, or into the bench's folder, or beside the first run's.
 
@@ -64,7 +72,7 @@ def write(
     first = folders[0]
     bench = len(folders) == 1 and not (first / "summary.json").is_file()
     path = out or (first if bench else first.resolve().parent) / NAME
-    html.write(path, page(rows, target, notes))
+    html.write(path, page(rows, target, notes, examined))
     return path
 
 
@@ -84,6 +92,14 @@ def _lead(rows: Sequence[Row], target: float | None, notes: Sequence[str]) -> li
         first = f"What each took to reach accuracy {comparison.goal(target)}:"
     warned = [tag("p", note, class_="bad") for note in notes]
     return [tag("p", first, class_="lead"), tag("ul", *said), *warned]
+
+
+def _claims(examined: Sequence[Examined]) -> list[Markup]:
+    if not examined:
+        return []
+    caption = "Papers' figures, the same accounts of these runs, and the runs on the wire"
+    found = table(caption, claims.HEAD, claims.cells(examined), len(claims.HEAD))
+    return [section("claims", claims.TITLE, found)]
 
 
 def _place(

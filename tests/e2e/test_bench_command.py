@@ -58,6 +58,48 @@ def test_each_cell_is_a_run_as_launch_makes_it(first, folder):
         assert (path.parent / "events.jsonl").exists()
 
 
+CLAIMS = """
+clients = [2]
+profiles = ["unlimited"]
+run = { links = "loopback", rounds = 1, options = { local_epochs = 1 } }
+[[rows]]
+name = "all"
+run = { method = "fedavg", options = { batch_size = 128 } }
+[[rows]]
+name = "head"
+baseline = "all"
+run = { method = "fedpeft", options = { variant = "head" } }
+[[rows.claims]]
+counts = "payload both ways, of all weights"
+figure = 313.05
+unit = "x"
+tolerance = 0.001
+account = "base.both / both"
+[[rows.claims]]
+counts = "as zipped files"
+figure = 4.5
+unit = "x"
+because = "nobody zips here"
+"""
+
+
+def test_claims_are_examined_in_the_table_and_on_the_page(tmp_path):
+    (tmp_path / "own.toml").write_text(CLAIMS)
+    runs = tmp_path / "runs"
+    done = bench(f"--preset={tmp_path / 'own.toml'}", f"--out={runs}")
+    assert done.returncode == 0, done.stderr + done.stdout
+    one, other = json.loads((runs / "comparison.json").read_text())["claims"]
+    assert one["verdict"] == "confirmed" and one["recomputed"] == 303_658 / 970
+    assert one["wire_mb"] > 0 and one["minutes"] > 0
+    assert (other["verdict"], other["reason"]) == ("not reproducible here", "nobody zips here")
+    page = runs / "comparison.html"
+    again = subprocess.run([*CLI, "compare", runs, f"--out={tmp_path / 'again.html'}"], cwd=ROOT)
+    assert again.returncode == 0
+    for text in (done.stdout, page.read_text(), (tmp_path / "again.html").read_text()):
+        for part in ("Claims examined", "313x = base.both / both", "confirmed: 0.0% below"):
+            assert part in text
+
+
 TUNED = (
     "--methods=fedpeft:variant=head:local_epochs=1",
     "--grid=learning_rate=1e-9,0.01",

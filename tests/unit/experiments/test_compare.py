@@ -1,13 +1,15 @@
 """What is said of runs that were compared, against arithmetic on made summaries."""
 
+import math
 from io import StringIO
+from typing import Any
 
 import made_run
 import pytest
 from rich.console import Console
 
-from experiments.compare import Group, figures, medians, shares, table
-from experiments.plan import Bench, Paper, Row
+from experiments.compare import Group, examined, figures, medians, shares, table
+from experiments.plan import Bench, Claim, Row
 from testbed.record.events import UpDown
 from testbed.record.run_summary import Process, Summary
 
@@ -35,7 +37,6 @@ def test_a_round_and_client() -> None:
     assert found["accuracy"] is None
     assert found["one_way_mb"] == pytest.approx(1.5)
     assert found["client_round_mb"] == pytest.approx(3.0)
-    assert found["up_gib"] == pytest.approx(2_000_000 / 2**30)
     assert found["client_round_gflop"] == pytest.approx(3.0)
     assert found["client_memory_mb"] == 31.0
     assert found["minutes_a_round"] == pytest.approx(1.0)
@@ -151,14 +152,64 @@ def shown(bench: Bench, runs: list[list[Summary]]) -> str:
     return text
 
 
-def test_what_paper_and_formula_say_stands_beside_the_measured() -> None:
-    own = Row("own", formula_mb=1.25, paper=Paper(payload_share=0.47))
-    bench = Bench(rows=[Row("full"), own], baseline="full", note="Mind this.")
+def test_what_a_formula_says_stands_beside_the_measured() -> None:
+    bench = Bench(rows=[Row("full"), Row("own", formula_mb=1.25)], baseline="full", note="Mind.")
     text = shown(bench, [[summary([None])], [summary([None])]])
-    for part in ("formula: MB one way", "1.250", "1.500", "paper: payload share", "0.47"):
+    for part in ("formula: MB one way", "1.250", "1.500", "payload share", "Mind."):
         assert part in text
-    assert "Mind this." in text
     assert "accuracy" not in text
+
+
+def verdict(own: float, base: float = 10.0, **claim: Any) -> tuple[str, float | None, str]:
+    """Of a claim of a share of 0.5, within 0.02."""
+    stated = Claim(**{"counts": "up", "figure": 0.5, "tolerance": 0.02} | claim)
+    figures = {"wire_mb": 2.0, "minutes": 3.0}
+    group = Group("4g", Row("a"), figures, {}, accounts={"up": own})
+    found = examined(group, stated, {"up": base})
+    assert (found.wire_mb, found.minutes, found.row, found.links) == (2.0, 3.0, "a", "4g")
+    return found.verdict, found.recomputed, found.reason
+
+
+@pytest.mark.parametrize(
+    ("holds", "own", "right"),
+    [
+        ("about", 5.1, True),
+        ("about", 5.11, False),
+        ("about", 4.89, False),
+        ("at least", 4.9, True),
+        ("at least", 4.89, False),
+        ("at least", 9.0, True),
+        ("at most", 5.11, False),
+        ("at most", 1.0, True),
+    ],
+)
+def test_a_claim_is_confirmed_within_its_tolerance(holds: str, own: float, right: bool) -> None:
+    found = verdict(own, holds=holds, account="up / base.up")
+    assert found[:2] == ("confirmed" if right else "not confirmed", own / 10)
+    assert "tolerance 0.02" in found[2]
+
+
+def test_a_verdict_has_its_reason() -> None:
+    account = "up / base.up"
+    assert verdict(6.0, account=account, because="on a ViT")[2] == (
+        "20.0% above, tolerance 0.02; on a ViT"
+    )
+    assert verdict(5.0, account=account)[2] == "the same, tolerance 0.02"
+    missing = ("not reproducible here", None)
+    assert verdict(5.0, because="no such data") == (*missing, "no such data")
+    assert verdict(5.0, account="up.codes / up") == (*missing, "no run has the figure 'up.codes'")
+    assert verdict(0.0, 0.0, account=account) == (*missing, "the runs come to no number")
+    # One that never reached its target took for ever; two that did not cannot be told apart.
+    assert verdict(math.inf, account=account, holds="at most")[0] == "not confirmed"
+    assert verdict(5.0, math.inf, account=account, holds="at most")[0] == "confirmed"
+    assert verdict(math.inf, math.inf, account=account)[:2] == missing
+
+
+def test_a_claim_says_what_the_paper_counts() -> None:
+    group = Group("4g", Row("a"), {"wire_mb": None, "minutes": None}, {}, accounts={"up": 1.0})
+    claim = Claim(counts="up, of all", figure=490.2, unit="x", holds="at least", because="so")
+    assert examined(group, claim, None).paper == "at least 490.2x: up, of all"
+    assert examined(group, Claim(counts="it learns", because="so"), None).paper == "it learns"
 
 
 def test_a_table_to_a_target_says_never() -> None:

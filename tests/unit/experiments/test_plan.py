@@ -6,11 +6,12 @@ import msgspec
 import pytest
 
 import methods
-from experiments.plan import Bench, Row, cells, load, presets, row, staged
+from experiments.plan import Bench, Claim, Row, cells, load, presets, row, staged
 from nodes.program import FineTuning
 from testbed.config_error import ConfigError
 from testbed.run import client_links
 
+CLAIM = "[[rows]]\nname = 'a'\n[[rows.claims]]\ncounts = 'up'\n"
 TWO = [Row("one", {"method": "fedavg"}), Row("other", {"options": {"rank": 2}})]
 
 
@@ -55,6 +56,11 @@ def test_what_is_no_run_is_refused(bench: Bench, reason: str) -> None:
         ("baseline = 'b'\n[[rows]]\nname = 'a'", "baseline = 'b': must be one of a"),
         ("tilte = 'x'\n[[rows]]\nname = 'a'", "unknown field 'tilte': did you mean title"),
         ("no toml", "is not TOML"),
+        (CLAIM + "account = 'up'", "row 'a': claim 'up': an account needs the paper's figure"),
+        (CLAIM + "figure = 2.0", "claim 'up': give an account, or say in because why"),
+        (CLAIM + "figure = 0.0", "> 0"),
+        (CLAIM + "figure = 2.0\ntolerance = 0.1\naccount = '1 + 1'", "names no figure of a run"),
+        (CLAIM + "because = 'x'\nbase = 'b'", "baseline = 'b': must be one of a"),
     ],
 )
 def test_a_file_that_is_no_bench_is_refused(tmp_path: Path, text: str, reason: str) -> None:
@@ -119,6 +125,9 @@ def test_each_row_has_each_chain_of_stages() -> None:
     assert chosen == [(), ("int8",), ("topk:k=0.01,feedback=true", "deflate")]
     assert staged(Bench(rows=TWO, baseline="one", stages=["int8"])).baseline == "one int8"
     assert staged(Bench(rows=TWO)).rows == TWO
+    claimed = Row("a", claims=[Claim(counts="up", because="x")])
+    plain, coded = staged(Bench(rows=[claimed], stages=["none", "int8"])).rows
+    assert plain.claims == claimed.claims and coded.claims == []
 
 
 @pytest.mark.parametrize("chains", [["int8", "int8"], [""]])
