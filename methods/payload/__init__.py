@@ -33,8 +33,8 @@ if TYPE_CHECKING:  # Naming the stages must not cost the seconds that torch take
     from torch import Tensor
 
 _HELPERS = {"__init__", "bits", "cast", "chain", "coder"}
-SPARSIFY, QUANTISE, PACK = range(3)
-"""Orders of stages; of one order a chain has one stage at most."""
+SPARSIFY, QUANTISE, PACK = 1, 2, 4
+"""What a stage does, in the order of a chain, which does each once; a stage may do two: a | b."""
 VALUES = "values"
 """Name of the part that the next stage takes."""
 

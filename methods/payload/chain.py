@@ -18,10 +18,15 @@ import torch
 from torch import Tensor
 
 from methods import payload
-from methods.payload import PACK, VALUES, Lossy, Packer, Part, Stage
+from methods.payload import PACK, QUANTISE, SPARSIFY, VALUES, Lossy, Packer, Part, Stage
 from testbed.config_error import ConfigError
 from testbed.seeds import derive
 
+_DOES = {
+    SPARSIFY: "leave values out",
+    QUANTISE: "take fewer bits for each value",
+    PACK: "pack bytes",
+}
 _PACKED, _LENGTHS, _RESIDUAL = "~packed", "#", "residual"
 Memory = dict[str, dict[str, Tensor]]
 """By tensor, or by stage and tensor: what a sender keeps from one message to the next."""
@@ -46,19 +51,17 @@ class Chain:
         loaded = [payload.load(text) for text in texts]
         self.names = [text.strip().partition(":")[0] for text in texts]
         for (one, before), (name, after) in pairwise(zip(self.names, loaded, strict=True)):
-            if after.order <= before.order:
-                raise ConfigError(
-                    f"stage = {name!r} after {one!r}: what leaves values out comes first, then one "
-                    "that takes fewer bits for each, then one that packs bytes; one of each"
-                )
+            if not _follows(after.order, before.order):
+                raise ConfigError(f"stage = {name!r} after {one!r}: {_right(after, before)}")
         self._packer: Packer | None = None
         if loaded and loaded[-1].order == PACK:
             self._packer = loaded.pop()
         self._stages: list[Stage] = loaded
         self.lossy = any(stage.lossy for stage in self._stages)
+        self.leaves_out = any(stage.order & SPARSIFY for stage in self._stages)
         options = [getattr(stage, "options", None) for stage in self._stages]
         fed_back = [each for each in options if isinstance(each, Lossy) and each.feedback]
-        self._feedback = bool(fed_back)
+        self.feedback = bool(fed_back)
         # Of all stages there is one residual.
         self._decay = min((each.decay for each in fed_back), default=1.0)
 
@@ -119,8 +122,10 @@ class Chain:
         values = tensor.detach().float()
         if name in base:
             values = values - base[name].float()
-        if self._feedback and memory is not None and (known := memory.get(name)) is not None:
-            values = values + known[_RESIDUAL]
+        left_before = (memory or {}).get(name, {}).get(_RESIDUAL)
+        # One of another shape is of a tensor that was another then.
+        if self.feedback and left_before is not None and left_before.shape == values.shape:
+            values = values + left_before
         values = values.contiguous()
         parts: list[dict[str, Tensor]] = []
         left = values
@@ -138,7 +143,7 @@ class Chain:
             for part, piece in found.items():
                 if part != VALUES or number == len(parts) - 1:
                     leaves[f"~{number}.{part}"].append(piece)
-        if self._feedback and memory is not None:
+        if self.feedback and memory is not None:
             sent = self._decode_one(name, parts, values.shape, seed)
             left_over = values - sent
             if bool(torch.isfinite(left_over).all()):
@@ -325,6 +330,20 @@ class Chain:
 def is_coded(tensors: Mapping[str, Tensor]) -> bool:
     """Whether a message's tensors have been through a chain."""
     return any(name.startswith("~") for name in tensors)
+
+
+def _follows(after: int, before: int) -> bool:
+    """Whether all that one stage does comes later than all that another does."""
+    first = after & -after
+    return first > before
+
+
+def _right(after: Stage | Packer, before: Stage | Packer) -> str:
+    """The correction where a stage stands after one that it cannot follow."""
+    if _follows(before.order, after.order):
+        return f"the other way round; first {', then '.join(_DOES.values())}"
+    both = [words for bit, words in _DOES.items() if bit & after.order & before.order]
+    return f"both {' and '.join(both)}; take one of them"
 
 
 def _goes_through(tensor: Tensor) -> bool:

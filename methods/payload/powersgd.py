@@ -64,7 +64,7 @@ class Stage:
             # LAPACK would be given it, and the next message's start with it.
             return {VALUES: torch.full((self.options.rank * (rows + columns),), math.nan)}
         start = memory.get("q")
-        if start is None:
+        if start is None or len(start) != columns:
             generator = torch.Generator().manual_seed(seed)
             start = torch.randn(columns, self.options.rank, generator=generator)
         p = torch.linalg.qr(unit @ start).Q

@@ -24,7 +24,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from methods import payload
-from methods.payload import QUANTISE, Part, bits
+from methods.payload import QUANTISE, SPARSIFY, Part, bits
 from methods.payload.topk import largest
 
 PHI = (1 + math.sqrt(5)) / 2
@@ -37,8 +37,7 @@ class Options(payload.Lossy, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Stage:
-    # Of what it sends nothing is left for a quantiser.
-    order = QUANTISE
+    order = SPARSIFY | QUANTISE
     lossy = True
 
     def __init__(self, options: Options) -> None:

@@ -34,6 +34,37 @@ CHAINS = [
 ]
 
 
+LEAVE_OUT = {"powersgd", "randomk", "topk"}
+FEWER_BITS = {"bf16", "cossgd", "fp16", "int8", "qsgd", "sign"}
+PACKERS = {"deflate", "zstd"}
+MAY_FOLLOW: dict[str, set[str]] = {
+    **dict.fromkeys(LEAVE_OUT, FEWER_BITS | PACKERS),
+    **dict.fromkeys(FEWER_BITS | {"stc"}, PACKERS),
+    **{name: set() for name in PACKERS},
+}
+"""Each stage and those that may stand after it."""
+
+
+@pytest.mark.parametrize("before", names())
+@pytest.mark.parametrize("after", names())
+def test_any_two_stages_go_together_or_are_refused(before, after):
+    assert MAY_FOLLOW.keys() == set(names()), "each stage has a line in MAY_FOLLOW"
+    texts = ["powersgd:rank=1" if name == "powersgd" else name for name in (before, after)]
+    if after not in MAY_FOLLOW[before]:
+        right = "the other way round" if before in MAY_FOLLOW[after] else "take one of them"
+        with pytest.raises(ConfigError, match=f"stage = '{after}' after '{before}': .*{right}"):
+            Chain(texts)
+        return
+    given, chain = tensors(1), Chain(texts)
+    coded, found, _ = there_and_back(chain, given, tensors(2))
+    assert all(each.isfinite().all() for each in found.values())
+    sizes = [each.bytes for each in chain.sizes(coded, given)]
+    assert sizes[2] < sizes[1] or after in PACKERS
+    if not chain.by_values:
+        alone = there_and_back(Chain(texts[:1]), given, tensors(2))[0]
+        assert sizes[1] == sum(each.nbytes for each in alone.values())
+
+
 @pytest.mark.parametrize("texts", CHAINS, ids=" ".join)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_what_arrives_is_like_what_was_sent(texts, dtype):
@@ -144,8 +175,15 @@ def test_what_is_not_in_the_layout_is_refused():
     ("texts", "words"),
     [
         (["int9"], "did you mean int8"),
-        (["int8", "topk"], "stage = 'topk' after 'int8': what leaves values out comes first"),
-        (["deflate", "deflate"], "after 'deflate'"),
+        (
+            ["int8", "topk"],
+            "stage = 'topk' after 'int8': the other way round; first leave values out, then",
+        ),
+        (["deflate", "deflate"], "after 'deflate': both pack bytes; take one of them"),
+        (["topk", "stc"], "'stc' after 'topk': both leave values out; take one of them"),
+        (["bf16", "stc", "zstd"], "'stc' after 'bf16': both take fewer bits for each value; take"),
+        (["topk", "bf16", "int8"], "'int8' after 'bf16': both take fewer bits"),
+        (["topk", "deflate", "int8"], "'int8' after 'deflate': the other way round"),
         (["topk:k=2"], "k = 2"),
         (["topk:share=1"], "share"),
         (["topk:k"], "KEY=VALUE"),
