@@ -55,6 +55,8 @@ client spends its round on that.
 ``stageable`` (optional)
     Ways, "up" and "down", of which it says with ``base`` what its messages are the difference from,
     so that payload stages (``methods.payload``) can work on that.
+``check_stages(up, down)`` (optional)
+    Raises ValueError where stages of these chains make no sense of what it sends.
 ``all_reduce(config)`` (optional)
     Says that a round is the mean, weighted by samples, of what ``Client.update(start)`` returns
     first, and that the clients may take it among themselves (``--transport=gloo``); raises
@@ -303,6 +305,7 @@ class Method:
     peer_to_peer: bool = False
     asynchronous: bool = False
     stageable: tuple[str, ...] = ()
+    check_stages: Callable[..., None] = lambda up, down: None
     all_reduce: Callable[..., None] | None = None
     traffic: Callable[..., tuple[int, int]] | None = None
     client_flops: Callable[..., Flops] | None = None

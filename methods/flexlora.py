@@ -13,6 +13,10 @@ From the authors' code (alibaba/FederatedScope, branch FlexLoRA): the sum with i
 split, lora_alpha 16. There all linear layers have adapters; here query and value have, as
 everywhere in this project. Ours: in round 1, where W is zero, the first rows of one A that is drawn
 for all; the server's own model, which the run's accuracy is of, has the highest of the ranks.
+
+Payload stages work on what goes up, a client's adapters less those that it was sent, which are of
+its rank. Each round's split has another basis: what an update left out is not of the next one's
+values, so there is no feedback; and down nothing differs from what a client has by little.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from methods import Fleet, Peer, Shard, fedavg
+from methods.payload.chain import Chain
 from methods.peft import lora
 from methods.shared import low_rank
 from methods.shared.local_training import (
@@ -63,7 +68,7 @@ class Server:
     async def asked(self, fleet: Fleet, client: str, state: Update) -> Update:
         part = self.part(state, self.config.rank_of(client))
         await fleet.send(client, self.kind, part)
-        return (await fleet.receive(client, self.kind, like=part)).tensors
+        return (await fleet.receive(client, self.kind, like=part, base=part)).tensors
 
     def part(self, state: Update, rank: int) -> Update:
         """A client's part of the state: its rank's, with B at its scale."""
@@ -113,9 +118,10 @@ class Client:
         low_rank.resize(config, model, self.rank)
 
     def round(self, peer: Peer) -> None:
-        load_trainable(self.model, peer.receive(self.kind, like=learnt(self.model)).tensors)
+        start = peer.receive(self.kind, like=learnt(self.model)).tensors
+        load_trainable(self.model, start)
         self.train()
-        peer.send(self.kind, trainable_state(self.model))
+        peer.send(self.kind, trainable_state(self.model), base=start)
 
     def train(self, penalty: Callable[[], Tensor] | None = None) -> None:
         train(
@@ -127,6 +133,13 @@ class Client:
             generator=self.generator,
             penalty=penalty,
         )
+
+
+stageable = ("up",)
+
+
+def check_stages(up: Chain, down: Chain) -> None:
+    low_rank.refuse_feedback(up, "each round splits another sum, in rows of another basis")
 
 
 check = low_rank.check

@@ -19,6 +19,11 @@ From the authors' code (ATP-1010/FederatedLLM): the stack, p_k in A, a scale of 
 drawn anew, ranks 64,32,16,16,8,8,4,4,4,4 (ours are less, for the shipped model). Ours: s_k in A, so
 that scales may differ; and since a stack is worth something only to who has all that came before
 it, a client that the server has not heard since then gets the adapted layers' weights, "weights".
+
+Payload stages work on what goes up: on the classifier less what the client was sent, and on A and B
+as they are, since the A that it drew is its own. So none may leave values out: of A they would be
+drawn ones, as many and as large as any. Down, a stack must be the same at both ends to the last
+bit.
 """
 
 from typing import Literal
@@ -27,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from methods import Fleet, Peer, Shard, flexlora
+from methods.payload.chain import Chain
 from methods.peft import lora
 from methods.shared import low_rank
 from methods.shared.local_training import (
@@ -79,7 +85,8 @@ class Server:
                 await fleet.send(client, form, parts[form])
             # 2. New adapters, trained on it.
             like = first(state, self.config.rank_of(client))
-            return (await fleet.receive(client, self.kind, like=like)).tensors
+            received = await fleet.receive(client, self.kind, like=like, base=of_others(state))
+            return received.tensors
 
         updates = await low_rank.answers(fleet, ask)
         self.versions |= dict.fromkeys(updates, self.version)
@@ -142,7 +149,7 @@ class Client(flexlora.Client):
             each.reset(self.generator)
         self.train()
         # 3. They alone go back, with the classifier.
-        peer.send(self.kind, trainable_state(self.model))
+        peer.send(self.kind, trainable_state(self.model), base=head.tensors)
 
 
 def base(model: nn.Module) -> dict[str, Tensor]:
@@ -176,6 +183,19 @@ def traffic(config: Config, model: nn.Module) -> tuple[int, int]:
     """Up a client's of the lowest rank; down the classifier, all there is in the first round."""
     up, _ = low_rank.traffic(config, model)
     return up, low_rank.payload(of_others(learnt(model)))
+
+
+stageable = ("up",)
+
+
+def check_stages(up: Chain, down: Chain) -> None:
+    low_rank.refuse_feedback(up, "each round draws adapters anew")
+    if up.leaves_out:
+        raise ValueError(
+            "a stage that leaves values out: A is drawn anew each round and sent whole, and a part "
+            "of its values stands for none of the others; take one that takes fewer bits for each "
+            "value, such as int8"
+        )
 
 
 check = low_rank.check

@@ -18,6 +18,10 @@ Recalled from the paper: truncation, padding, weights, the penalty, when a rank 
 lambda and gamma were read in third parties' code. Ours: a norm over all layers together, one rank
 for all layers, the classifier's mean by samples, one scale for all ranks where no lora_alpha is
 given, since ranks share their rows.
+
+Payload stages work on what goes up, a client's adapters less those that it was sent, which are of
+its rank; once it is pruned, less the rows and columns that it has left. Down, clients are sent
+parts of different ranks, and what each of them has is known of one message for all alone.
 """
 
 from collections.abc import Mapping
@@ -59,13 +63,15 @@ class Server(flexlora.Server):
             return await super().asked(fleet, client, state)
         rank = self.ranks.get(client, self.config.rank_of(client))
         await fleet.send(client, "rank", {}, rank=rank)
-        await fleet.send(client, self.kind, self.part(state, rank))
+        start = self.part(state, rank)
+        await fleet.send(client, self.kind, start)
         told = (await fleet.receive(client, "rank", like={})).details.get("rank")
         fewer = self.config.pruned(rank)
         if told not in (rank, fewer):
             raise fleet.refuse(client, f"rank = {told!r}: must be {rank}, or {fewer} if pruned")
         left = rank if told == rank else fewer
-        return (await fleet.receive(client, self.kind, like=first(state, left))).tensors
+        part = first(start, left)
+        return (await fleet.receive(client, self.kind, like=part, base=part)).tensors
 
     def part(self, state: Update, rank: int) -> Update:
         return first(state, rank)
@@ -114,7 +120,8 @@ class Client(flexlora.Client):
             rank = fewer
         # 3. What is left.
         peer.send("rank", {}, rank=rank)
-        peer.send(self.kind, first(trainable_state(self.model), rank))
+        left = first(trainable_state(self.model), rank)
+        peer.send(self.kind, left, base=first(start, rank))
 
     def tail(self, fewer: int, rank: int) -> Tensor:
         """||A[fewer:rank]||_F ||B[:, fewer:rank]||_F, summed over the layers; 0-dim."""
@@ -124,6 +131,7 @@ class Client(flexlora.Client):
         return total
 
 
+stageable = ("up",)
 check = low_rank.check
 adapt = low_rank.adapt
 traffic = low_rank.traffic

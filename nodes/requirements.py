@@ -82,6 +82,8 @@ def coder(config: RunConfig, method: methods.Method, options: Any) -> Coder:
                 f"{said}: the noise of dp=client is for updates of a bounded norm, which a lossy "
                 "stage may exceed; take dp=sample, or stages without loss"
             )
+    with refusing(f"method {config.method}"):
+        method.check_stages(chains["up"], chains["down"])
     return Coder(chains["up"], chains["down"], config.seed)
 
 

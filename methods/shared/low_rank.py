@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods import Fleet, Missed
+from methods.payload.chain import Chain
 from methods.peft import lora
 from methods.shared import flops
 from methods.shared.averaging import BY_OTHERS, Training, WeightedMean
@@ -77,6 +78,15 @@ def check(config: Options, model: nn.Module) -> None:
 def adapt(config: Options, model: nn.Module) -> nn.Module:
     """The model with adapters of the highest rank; only they and the classifier are trained."""
     return lora.insert(model, config.highest, config.scale(config.highest))
+
+
+def refuse_feedback(up: Chain, why: str) -> None:
+    """Raises ValueError where what an update left out is to join the next one."""
+    if up.feedback:
+        raise ValueError(
+            f"a stage with feedback: {why}, which what the last update left out says nothing of; "
+            "give the stage feedback=false"
+        )
 
 
 def resize(config: Options, model: nn.Module, rank: int) -> None:

@@ -1,6 +1,7 @@
 """Every method that can, with every stage, in process: bytes, and the model that it learns."""
 
 import copy
+import itertools
 from typing import Any
 
 import msgspec
@@ -14,9 +15,13 @@ from methods import VALUES, Shard, fedavg, payload
 from methods.payload import PACK, load
 from methods.payload.chain import Chain
 from methods.payload.coder import Coder
+from methods.peft import lora
 from methods.shared.local_training import trainable_state
+from nodes import requirements
 from nodes.checkpoint import Snapshot
 from nodes.workload.models import ModelSpec, VisionTransformer
+from testbed.config_error import ConfigError
+from testbed.run.config import RunConfig
 
 Tensors = dict[str, torch.Tensor]
 CLASSES = 3
@@ -32,6 +37,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "fedadam": {"rank": 2},
     "diloco": {"rank": 2, "local_steps": 3},
     "feddf": {"rank": 2, "public_samples": 12},
+    "flora": {"ranks": "3,1,2"},
+    "hetlora": {"ranks": "3,1,2"},
+    "flexlora": {"ranks": "3,1,2"},
     "fedmd": {"depths": "2,3", "public_batch": 8, "public_samples": 12},
     "kdfft": {"public_batch": 8, "public_samples": 12},
     "split": {},
@@ -97,10 +105,27 @@ def staged(network: Network, way: str) -> list[list[Any]]:
     return [e["sizes"] for e in ours]
 
 
+LEAVE_OUT = {"powersgd", "randomk", "stc", "topk"}
+NOT_OF = {"flora": LEAVE_OUT}
+"""Stages that a method refuses whatever their options."""
+
+
 def stages(way: str) -> list[tuple[str, str]]:
-    return [
-        (name, stage) for name in OPTIONS if way in methods.load(name).stageable for stage in STAGES
-    ]
+    """Every method with every stage; without feedback where that is refused."""
+    found = []
+    for name in OPTIONS:
+        method = methods.load(name)
+        for stage in STAGES if way in method.stageable else []:
+            without = name in ("flora", "flexlora") and Chain([stage]).feedback
+            text = f"{stage}{',' if ':' in stage else ':'}feedback=false" if without else stage
+            if stage.partition(":")[0] not in NOT_OF.get(name, set()):
+                found.append((name, text))
+    return found
+
+
+def test_each_method_that_takes_stages_is_held_against_them_here() -> None:
+    able = {name for name in methods.names() if methods.load(name).stageable}
+    assert OPTIONS.keys() == able
 
 
 @pytest.mark.parametrize(("name", "stage"), stages("up"))
@@ -112,9 +137,81 @@ def test_what_clients_send_goes_through_any_stage_under_any_method(name: str, st
     assert sizes and not staged(network, "down")
     whole, coded = (sum(each[place][1] for each in sizes) for place in (0, 1))
     assert whole > 0 and coded > 0
-    if name in ("fedavg", "splitfed") and stage not in ("deflate", "zstd"):
+    if name in (*("fedavg", "splitfed"), *LORA) and stage not in ("deflate", "zstd"):
         assert coded < whole
     assert all(bool(torch.isfinite(each).all()) for each in run.state().values())
+
+
+LORA = ("flora", "hetlora", "flexlora")
+
+
+@pytest.mark.parametrize("name", LORA)
+def test_of_a_rank_for_each_client_what_hardly_loses_leaves_nearly_the_same_model(
+    name: str,
+) -> None:
+    sgd = {"optimizer": "sgd", "learning_rate": 0.05}
+    alone, coded = Run(name, [], [], **sgd), Run(name, ["int8"], [], **sgd)
+    start = _effective(coded.server.model)
+    alone.play(3)
+    coded.play(3)
+    for path, each in _effective(alone.server.model).items():
+        moved = (each - start[path]).abs().max()
+        difference = (_effective(coded.server.model)[path] - each).abs().max()
+        assert difference <= 0.1 * moved + 1e-6, path
+
+
+def _effective(model: nn.Module) -> Tensors:
+    """What each adapted layer multiplies with, which turns with no basis."""
+    return {
+        path: (each.layer.weight + each.scale * each.lora_B @ each.lora_A).detach().clone()
+        for path, each in lora.adapters(model).items()
+    }
+
+
+@pytest.mark.parametrize("name", LORA)
+def test_without_loss_adapters_of_any_rank_are_the_same_to_the_bit(name: str) -> None:
+    alone, packed = Run(name, [], []), Run(name, ["deflate"], [])
+    alone.play(2)
+    packed.play(2)
+    for key, each in alone.state().items():
+        assert torch.equal(packed.state()[key], each)
+
+
+@pytest.mark.parametrize("stage", ["topk:k=0.3,feedback=true", "powersgd:rank=1", "sign"])
+def test_feedback_goes_on_with_a_rank_that_was_pruned(stage: str) -> None:
+    run = Run("hetlora", [stage], [], self_prune=True, prune_gamma=0.7, ranks="5,3,1")
+    falling = itertools.count(0, -1)
+    client = run.clients["client-1"]
+    client.tail = lambda fewer, rank: torch.tensor(float(next(falling)))
+    network = run.play(3)
+    assert network.missed() == set()
+    ranks = [m.details["rank"] for m in network.of("up", "rank") if m.sender == "client-1"]
+    assert ranks == [3, 2, 1]
+    for name, kept in client.stages.memory["adapter"].items():
+        if name.endswith("lora_A") and "residual" in kept:
+            assert len(kept["residual"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "words"),
+    [
+        *((name, "topk:feedback=true", "give the stage feedback=false") for name in LORA[::2]),
+        *((name, "sign", "give the stage feedback=false") for name in LORA[::2]),
+        *(("flora", f"{s}:feedback=false", "leaves values out") for s in sorted(LEAVE_OUT)),
+        ("flora", "topk", "take one that takes fewer bits for each value, such as int8"),
+    ],
+)
+def test_what_makes_no_sense_of_adapters_is_refused(name: str, stage: str, words: str) -> None:
+    config, method = RunConfig(method=name, stage=[stage]), methods.load(name)
+    with pytest.raises(ConfigError, match=f"method {name}: a stage .*{words}"):
+        requirements.coder(config, method, method.Config())
+
+
+@pytest.mark.parametrize("name", LORA)
+def test_down_their_messages_say_nothing_of_a_base(name: str) -> None:
+    config, method = RunConfig(method=name, stage_down=["int8"]), methods.load(name)
+    with pytest.raises(ConfigError, match=f"method {name} says of nothing that it sends down"):
+        requirements.coder(config, method, method.Config())
 
 
 @pytest.mark.parametrize(("name", "stage"), stages("down"))
