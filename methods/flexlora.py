@@ -6,8 +6,11 @@ layer, with s_k = lora_alpha / r_k and p_k = n_k / sum n:
 
     W = sum_k p_k s_k B_k A_k = U S V^T,    client k gets A = V^T[:r_k], B = U[:, :r_k] S / s_k.
 
-The sum is exact, and what a client gets is the best approximation of it that its rank has. One way
-a client: 4 r_k (inputs + outputs) bytes a layer, and 4 (width * classes + classes) of classifier.
+The sum is exact, and what a client gets is the best approximation of it that its rank has. W is a
+product of all B side by side and all A below one another: where all ranks together are less than W
+has rows and columns, it is split by a QR of each and an SVD as large as the ranks, without W. One
+way a client: 4 r_k (inputs + outputs) bytes a layer, and 4 (width * classes + classes) of
+classifier.
 
 From the authors' code (alibaba/FederatedScope, branch FlexLoRA): the sum with its scales, the
 split, lora_alpha 16. There all linear layers have adapters; here query and value have, as
@@ -25,6 +28,7 @@ from typing import Annotated
 import msgspec
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from methods import Fleet, Peer, Shard, fedavg
 from methods.payload.chain import Chain
@@ -83,26 +87,38 @@ class Server:
     ) -> dict[str, Tensor]:
         """New adapters of the highest rank."""
         highest = self.config.highest
+        shares = low_rank.shares(updates, samples)
         found = {}
-        for path, dense in self.sums(updates, samples).items():
-            left, sizes, right = torch.linalg.svd(dense, full_matrices=False)
+        for path in lora.adapters(self.model):
+            rows, columns = [], []
+            for client, share in shares.items():
+                a, b = low_rank.factors(updates[client], path)
+                rows.append(a)
+                columns.append(share * self.config.scale(self.config.rank_of(client)) * b)
+            left, sizes, right = split(torch.cat(columns, dim=1), torch.cat(rows), highest)
             found[f"{path}.lora_A"] = right[:highest]
             found[f"{path}.lora_B"] = (left * sizes)[:, :highest] / self.config.scale(highest)
         return found
 
-    def sums(self, updates: Mapping[str, Update], samples: Mapping[str, int]) -> dict[str, Tensor]:
-        """W, float64: what all clients' adapters together add to each layer's weights."""
-        found: dict[str, Tensor] = {}
-        for client, share in low_rank.shares(updates, samples).items():
-            factor = share * self.config.scale(self.config.rank_of(client))
-            for path in lora.adapters(self.model):
-                a, b = low_rank.factors(updates[client], path)
-                change = factor * (b @ a)
-                found[path] = found[path] + change if path in found else change
-        return found
-
     def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
         return accuracy_and_loss(self.model, images, labels)
+
+
+def split(b: Tensor, a: Tensor, least: int) -> tuple[Tensor, Tensor, Tensor]:
+    """U, S and V^T of ``b`` @ ``a``, at least ``least`` of each and no more than they have.
+
+    Where the factors have fewer columns than their product, of these and not of the product.
+    """
+    rank = a.shape[0]
+    if rank >= min(b.shape[0], a.shape[1]):
+        left, sizes, right = torch.linalg.svd(b @ a, full_matrices=False)
+        return left, sizes, right
+    # Of zeros QR makes columns that are orthonormal all the same, as A must be to be trained.
+    missing = max(0, least - rank)
+    basis_b, triangle_b = torch.linalg.qr(F.pad(b, (0, missing)))
+    basis_a, triangle_a = torch.linalg.qr(F.pad(a, (0, 0, 0, missing)).T)
+    left, sizes, right = torch.linalg.svd(triangle_b @ triangle_a.T)
+    return basis_b @ left, sizes, right @ basis_a.T
 
 
 class Client:
