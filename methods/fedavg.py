@@ -119,8 +119,15 @@ class Client:
         # 1. Start from the server's weights.
         load_trainable(self.model, start)
         # 2. Train on the client's own samples.
-        self.privacy.train(self.model, self.shard, self.optimizer(start), self.generator)
+        self.privacy.train(
+            *(self.model, self.shard, self.optimizer(start), self.generator), epochs=self.epochs
+        )
         return trainable_state(self.model)
+
+    @property
+    def epochs(self) -> int:
+        """Passes over its samples in the present round."""
+        return self.config.local_epochs
 
     def optimizer(self, start: Mapping[str, Tensor]) -> torch.optim.Optimizer:
         """The optimizer of a round that begins at ``start``."""

@@ -52,12 +52,13 @@ class ClientSide:
         shard: Shard,
         optimizer: torch.optim.Optimizer,
         generator: torch.Generator,
+        epochs: int,
     ) -> None:
         train(
             model,
             shard,
             optimizer,
-            epochs=self.config.local_epochs,
+            epochs=epochs,
             batch_size=self.config.batch_size,
             generator=generator,
             steps=self.config.local_steps,

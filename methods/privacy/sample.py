@@ -57,8 +57,8 @@ class ClientSide(none.ClientSide):
     def __init__(self, config: Config, samples: int) -> None:
         super().__init__(config, samples)
         batches = math.ceil(samples / config.batch_size)
-        self._rate, self._steps = 1 / batches, config.local_steps or config.local_epochs * batches
-        self.budget = Budget(config, self._rate, self._steps)
+        self._rate, self._batches = 1 / batches, batches
+        self.budget = Budget(config, self._rate, self._steps(config.local_epochs))
 
     def train(
         self,
@@ -66,23 +66,27 @@ class ClientSide(none.ClientSide):
         shard: Shard,
         optimizer: torch.optim.Optimizer,
         generator: torch.Generator,
+        epochs: int,
     ) -> None:
-        if self.budget.spend(self._rate, self._steps):
+        if self.budget.spend(self._rate, self._steps(epochs)):
             if shard.images.is_meta:
                 # As many samples on average, or a few more, and only products are counted.
-                super().train(model, shard, optimizer, generator)
+                super().train(model, shard, optimizer, generator, epochs)
             else:
                 descend(
                     model,
                     shard,
                     optimizer,
-                    steps=self._steps,
+                    steps=self._steps(epochs),
                     rate=self._rate,
                     clip=self.config.dp_clip,
                     noise=self.budget.noise,
                     generator=generator,
                 )
         self.details = {"epsilon": self.budget.epsilon}
+
+    def _steps(self, epochs: int) -> int:
+        return self.config.local_steps or epochs * self._batches
 
 
 def descend(

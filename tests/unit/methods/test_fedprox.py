@@ -1,9 +1,12 @@
 """FedProx: its clients' steps by hand, and what of FedAvg stays as it is."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from made_rounds import CLASSES, SAMPLES, Rounds, same
+from made_rounds import CLASSES, SAMPLES, Rounds, linear, same
+from torch import nn
 from torch.nn import functional as F
 
 from methods import fedavg, fedpeft, fedprox
@@ -79,6 +82,75 @@ def test_the_larger_the_term_the_nearer_clients_stay() -> None:
     assert lengths == sorted(lengths, reverse=True)
 
 
+class Counted(nn.Module):
+    """A linear model, and how many batches it has been trained on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = linear()
+        self.spec = self.inner.spec
+        self.register_buffer("batches", torch.zeros(()))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.batches += 1
+        found: torch.Tensor = self.inner(images)
+        return found
+
+
+def batches_by_client(rounds: int, **options: Any) -> list[dict[str, int]]:
+    """Batches that each client trained on, round by round; one an epoch."""
+    found: list[dict[str, int]] = []
+    options = {"batch_size": 100, "local_epochs": 5, "variant": "full", **options}
+    played = Rounds(fedprox, rounds=rounds, model=Counted(), **options)
+    for number in range(1, rounds + 1):
+        start = float(played.states[number - 1]["batches"])
+        came = [message for message in played.network.of("up") if message.round == number]
+        found.append({m.sender: round(float(m.tensors["batches"]) - start) for m in came})
+    return found
+
+
+def test_stragglers_do_from_one_to_all_but_one_of_their_epochs() -> None:
+    everyone = [n for each in batches_by_client(12, straggler_share=1.0) for n in each.values()]
+    assert len(everyone) == 36 and set(everyone) == {1, 2, 3, 4}
+    nobody = [n for each in batches_by_client(2) for n in each.values()]
+    assert nobody == [5] * 6
+    some = [n for each in batches_by_client(20, straggler_share=0.5) for n in each.values()]
+    assert 0.35 < sum(n < 5 for n in some) / len(some) < 0.65
+
+
+def test_who_is_a_straggler_is_a_matter_of_seed_round_and_client() -> None:
+    drawn = batches_by_client(6, straggler_share=0.9)
+    assert drawn == batches_by_client(6, straggler_share=0.9)
+    assert len({tuple(sorted(each.items())) for each in drawn}) > 3
+    assert any(len(set(each.values())) > 1 for each in drawn)
+    # Whoever else was there, and whatever it did before.
+    alone = batches_by_client(6, straggler_share=0.9, dies_after={"client-1": 0, "client-3": 0})
+    assert [each["client-2"] for each in alone] == [each["client-2"] for each in drawn]
+
+
+def test_a_straggler_spends_less_privacy() -> None:
+    options = {"dp": "sample", "dp_noise": 1.0, "batch_size": 4, "local_epochs": 4, "rounds": 2}
+    spent = []
+    for share in (0.0, 1.0):
+        played = Rounds(fedprox, straggler_share=share, **options)
+        spent.append(played.server.metrics()["epsilon"])
+    assert 0 < spent[1] < spent[0]
+
+
+def test_a_stragglers_operations_are_half_on_average() -> None:
+    model, image = backbone(), torch.zeros(1, 1, 4, 4)
+    config = fedprox.Config(straggler_share=0.5, local_epochs=4)
+    every = fedprox.client_flops(fedprox.Config(local_epochs=4), model, image)
+    assert fedprox.client_flops(config, model, image) == 0.75 * every > 0
+
+
+def test_stragglers_need_the_rounds_number() -> None:
+    fedprox.all_reduce(fedprox.Config())
+    with pytest.raises(ValueError, match=r"straggler_share = 0.9: .*take transport=zmq"):
+        fedprox.all_reduce(fedprox.Config(straggler_share=0.9))
+
+
 def test_its_bytes_are_fedavgs_and_fedpefts() -> None:
     ours, theirs = Rounds(fedprox), Rounds(fedavg)
     assert ours.network.payload() == theirs.network.payload()
@@ -98,6 +170,7 @@ def test_its_bytes_are_fedavgs_and_fedpefts() -> None:
         ("mu", "much", "mu = 'much': Expected `float`"),
         ("mue", 1.0, "unknown field 'mue': did you mean mu?"),
         ("local_steps", 0, "local_steps = 0: Expected `int` >= 1"),
+        ("straggler_share", 1.5, "straggler_share = 1.5: Expected `float` <= 1"),
     ],
 )
 def test_bad_options_are_refused(option: str, value: object, reason: str) -> None:
@@ -105,3 +178,10 @@ def test_bad_options_are_refused(option: str, value: object, reason: str) -> Non
     with pytest.raises(ConfigError) as refused:
         FineTuning(config, 2)
     assert reason in str(refused.value)
+
+
+@pytest.mark.parametrize("options", [{"local_epochs": 1}, {"local_steps": 5}])
+def test_stragglers_need_epochs_to_leave_out(options: dict[str, int]) -> None:
+    given = {"straggler_share": 0.9, **options}
+    with pytest.raises(ConfigError, match=r"straggler_share = 0.9: .*take local_epochs of 2 or"):
+        FineTuning(RunConfig(method="fedprox", options=given), 2)  # type: ignore[arg-type]

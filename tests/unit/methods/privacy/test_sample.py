@@ -279,8 +279,8 @@ def test_an_update_without_a_credible_epsilon_is_refused(said: object) -> None:
     liar = clients["client-2"].privacy
     train = liar.train
 
-    def lie(*args: Any) -> None:
-        train(*args)
+    def lie(*args: Any, **options: Any) -> None:
+        train(*args, **options)
         liar.details = {} if said is None else {"epsilon": said}
 
     liar.train = lie  # type: ignore[method-assign]
