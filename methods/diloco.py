@@ -10,21 +10,27 @@ with D the mean of the clients' weights less the w_t that they began with. What 
 variant of ``methods/peft/``, as for fedpeft. One way a client: 4 bytes a trainable parameter,
 whatever H.
 
+With cosine_rounds = T the inner rate follows one cosine over all T * H steps, from learning_rate to
+0, where it stays; before it warmup_steps of them rise to it in a line. Which of them a step is the
+round says, so that a client that was not drawn meanwhile has the others' rate.
+
 From the paper: steps instead of epochs, AdamW inside, Nesterov's momentum outside with these two
-numbers, states of AdamW that are neither sent nor averaged. Ours: H, which there is 500, for
-clients of some tens of images; a constant rate, where it has a cosine over the whole training; the
-mean by samples, of whoever is drawn and answers. Who was not drawn goes on with the state that it
-had. An all-reduce (gloo) is refused: v is the server's.
+numbers, states of AdamW that are neither sent nor averaged; the cosine and the warm-up, of 1,000
+steps, as options. Ours: H, which there is 500, for clients of some tens of images; a constant rate
+by default, and a cosine that ends at 0; the mean by samples, of whoever is drawn and answers. Who
+was not drawn goes on with the state that it had. An all-reduce (gloo) is refused: v is the
+server's.
 """
 
+import math
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
-from methods import Shard, fedavg, fedavgm, fedpeft
+from methods import Peer, Shard, fedavg, fedavgm, fedpeft
 
 
 class Config(fedavgm.Config, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -34,15 +40,54 @@ class Config(fedavgm.Config, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Of the server's steps."""
     nesterov: bool = True
     """The server's momentum is Nesterov's."""
+    cosine_rounds: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
+    """T: rounds of the whole run, over which the inner rate falls to 0; absent: it does not."""
+    warmup_steps: Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)] = 0
+    """Inner steps, of the first rounds, over which the inner rate rises."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cosine_rounds and self.warmup_steps >= (steps := self._steps):
+            raise ValueError(
+                f"warmup_steps = {self.warmup_steps}: must be fewer than the {steps} steps of "
+                f"cosine_rounds = {self.cosine_rounds}"
+            )
+
+    @property
+    def _steps(self) -> int:
+        return (self.cosine_rounds or 0) * self.local_steps
+
+    def rate(self, step: int) -> float:
+        """Of this inner step of the run, from 1."""
+        if step <= self.warmup_steps:
+            return self.learning_rate * step / self.warmup_steps
+        if self.cosine_rounds is None:
+            return self.learning_rate
+        done = (step - 1 - self.warmup_steps) / (self._steps - self.warmup_steps)
+        return self.learning_rate * (1 + math.cos(math.pi * min(1.0, done))) / 2
 
 
 Server = fedavgm.Server
 
 
 class Client(fedpeft.Client):
+    config: Config
+
     def __init__(self, config: Config, model: nn.Module, shard: Shard, seed: int) -> None:
         super().__init__(config, model, shard, seed)
         self.inner = fedavg.new_optimizer(config, model)
+        self.inner.register_step_pre_hook(self._pace)
+        self.step = 0
+        """The run's last inner step, had it taken part in each round."""
+
+    def round(self, peer: Peer) -> None:
+        self.step = (peer.round - 1) * self.config.local_steps
+        super().round(peer)
+
+    def _pace(self, *_: Any) -> None:
+        self.step += 1
+        for group in self.inner.param_groups:
+            group["lr"] = self.config.rate(self.step)
 
     def optimizer(self, start: Mapping[str, Tensor]) -> torch.optim.Optimizer:
         """The same in every round."""

@@ -1,9 +1,11 @@
 """DiLoCo: both its loops by hand, steps instead of epochs, and what is refused."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from in_process import shards
+from in_process import play, shards
 from made_rounds import CLASSES, SAMPLES, SHAPE, Rounds, linear, same
 from torch import nn
 
@@ -57,6 +59,42 @@ def test_three_rounds_against_both_loops_by_hand(lost: dict[str, int]) -> None:
             momentum[k] = 0.9 * momentum[k] + d
             outer[k] = outer[k] - 0.7 * (d + 0.9 * momentum[k])
             np.testing.assert_allclose(found.numpy(), outer[k], rtol=1e-3, atol=1e-5)
+
+
+def test_the_inner_rate_rises_and_falls_over_the_whole_run() -> None:
+    config = diloco.Config(
+        local_steps=4, cosine_rounds=3, warmup_steps=4, learning_rate=0.8, variant="head"
+    )
+    found = [config.rate(step) for step in range(1, 15)]
+    rising = [0.2, 0.4, 0.6, 0.8]
+    falling = [0.4 * (1 + np.cos(np.pi * done / 8)) for done in range(8)]
+    np.testing.assert_allclose(found, [*rising, *falling, 0.0, 0.0], atol=1e-12)
+    flat = diloco.Config(warmup_steps=2, learning_rate=0.8)
+    assert [flat.rate(step) for step in (1, 2, 3, 10**6)] == [0.4, 0.8, 0.8, 0.8]
+    assert diloco.Config(learning_rate=0.8).rate(1) == 0.8
+
+
+def test_a_client_that_was_not_there_has_the_others_rate() -> None:
+    """The rates of AdamW's steps, by client and round; two in three are drawn."""
+    rates: dict[int, list[float]] = {}
+
+    class Client(diloco.Client):
+        def _pace(self, *_: Any) -> None:
+            super()._pace()
+            rates.setdefault(self.shard.client, []).append(self.inner.param_groups[0]["lr"])
+
+    config = diloco.Config(
+        variant="full", local_steps=2, cosine_rounds=4, warmup_steps=2, learning_rate=0.1
+    )
+    found = shards(SAMPLES, SHAPE, CLASSES)
+    server = diloco.Server(config, linear(), found["client-1"], 0)
+    clients = {n: Client(config, linear(), d, d.client) for n, d in found.items()}
+    network = play(server, clients, SAMPLES, 5, per_round=2)
+    for name, shard in found.items():
+        rounds = [m.round for m in network.of("up") if m.sender == name]
+        expected = [config.rate(2 * (number - 1) + k) for number in rounds for k in (1, 2)]
+        assert rates[shard.client] == expected
+    assert any(len(own) < 10 for own in rates.values())
 
 
 def test_steps_are_full_batches_of_every_sample_equally_often() -> None:
@@ -125,6 +163,7 @@ def test_the_defaults_are_the_papers_but_for_the_steps() -> None:
     [
         ("local_steps", 0, "local_steps = 0: Expected `int` >= 1"),
         ("local_steps", 2.5, "local_steps = 2.5: Expected `int`"),
+        ("cosine_rounds", 0, "cosine_rounds = 0: Expected `int` >= 1"),
         ("server_momentum", 1.0, "server_momentum = 1.0: Expected `float` < 1"),
     ],
 )
@@ -133,3 +172,9 @@ def test_bad_options_are_refused(option: str, value: object, reason: str) -> Non
     with pytest.raises(ConfigError) as refused:
         FineTuning(config, 2)
     assert reason in str(refused.value)
+
+
+def test_a_warm_up_as_long_as_the_run_is_refused() -> None:
+    options = {"cosine_rounds": 2, "local_steps": 5, "warmup_steps": 10}
+    with pytest.raises(ConfigError, match="warmup_steps = 10: must be fewer than the 10 steps"):
+        FineTuning(RunConfig(method="diloco", options=options), 2)  # type: ignore[arg-type]
