@@ -58,7 +58,7 @@ class Config(fedavgm.Config, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return (self.cosine_rounds or 0) * self.local_steps
 
     def rate(self, step: int) -> float:
-        """Of this inner step of the run, from 1."""
+        """The inner rate of this step of the run, from 1."""
         if step <= self.warmup_steps:
             return self.learning_rate * step / self.warmup_steps
         if self.cosine_rounds is None:

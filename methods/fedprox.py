@@ -102,6 +102,6 @@ def all_reduce(config: Config) -> None:
 
 
 def client_flops(config: Config, model: nn.Module, image: Tensor) -> float:
-    """As for fedpeft, of the epochs that are done on average: of a straggler's half."""
+    """Operations of fedpeft's epochs that are done on average: of a straggler's half."""
     done = 1 - config.straggler_share / 2
     return done * fedpeft.client_flops(config, model, image)
