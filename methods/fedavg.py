@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from methods import Fleet, Peer, Shard, privacy
 from methods.shared import flops
-from methods.shared.averaging import Training
+from methods.shared.averaging import Training, with_unsaid
 from methods.shared.local_training import accuracy_and_loss, learnt, load_trainable, trainable_state
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Server:
                 mean.add(update.tensors, weight=fleet.samples[update.sender])
         # 3. Their mean is the new model; where none came, the model stays.
         if found := mean.result():
-            load_trainable(self.model, self.step(sent, found))
+            load_trainable(self.model, with_unsaid(self.step(sent, found), state, sent))
 
     def step(self, start: Mapping[str, Tensor], mean: dict[str, Tensor]) -> dict[str, Tensor]:
         """The new weights, by those that clients began with and the mean of what came of them."""

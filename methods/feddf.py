@@ -37,7 +37,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from methods import Fleet, Shard, fedpeft
 from methods.distillation import adam, digest, kd_loss, predict
-from methods.shared.averaging import WeightedMean
+from methods.shared.averaging import WeightedMean, with_unsaid
 from methods.shared.local_training import load_trainable, trainable_state
 from testbed.seeds import derive
 
@@ -103,7 +103,7 @@ class Server(fedpeft.Server):
         for update in better_than_chance(held):
             update.enter(mean, teacher)
         # 3. The mean learns from the teacher; where none came, the model stays.
-        load_trainable(self.model, mean.result() or state)
+        load_trainable(self.model, with_unsaid(mean.result(), state, sent) or state)
         if found := teacher.result():
             self.distil(found["logits"])
 

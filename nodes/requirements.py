@@ -72,6 +72,11 @@ def coder(config: RunConfig, method: methods.Method, options: Any) -> Coder:
                 f"{said}: method {config.method} says of nothing that it sends {way} what it is "
                 f"the difference from; those of {', '.join(able)} do"
             )
+        if way == "up" and chain.of_weights:
+            raise ConfigError(
+                f"{said}: weights=true is for stage_down; what clients send goes by its difference "
+                "from what they were sent"
+            )
         if config.compute == "modelled" and chain.by_values:
             raise ConfigError(
                 f"{said}: how many bytes that makes depends on values, which compute=modelled has "

@@ -64,6 +64,8 @@ class Chain:
         self.feedback = bool(fed_back)
         # Of all stages there is one residual.
         self._decay = min((each.decay for each in fed_back), default=1.0)
+        self.of_weights = any(getattr(each, "weights", False) for each in options)
+        """Whether it codes weights themselves where it could what they differ by."""
 
     def __bool__(self) -> bool:
         return bool(self.names)

@@ -3,7 +3,7 @@
 An update goes up as what it differs by from the model that the client was sent. Down, what a client
 has is known only if it answered what it was sent last: it is sent the difference from that, and
 everybody else the whole, of the same values. What a lossy chain could not say is in the next
-difference.
+difference. A chain of weights codes them themselves, and for all alike.
 
 Both ends of a message draw from the same seed: of the run, the way, the client (up), the round, and
 which of its kind the message is in that.
@@ -98,7 +98,7 @@ class Coder:
         if base == "held" and not is_coded(tensors):
             return self._hold(kind, dict(tensors)), []
         of = self.lasting.held.get(kind, {}) if base == "held" else base
-        if base == "held" and chain.lossy and not of:
+        if base == "held" and self._by_difference and not of:
             raise ValueError("a difference from what was never sent")
         seed = self._seed_of(way, client, kind, number)
         found = chain.decode(tensors, like, of, seed)
@@ -106,9 +106,14 @@ class Coder:
         return (self._hold(kind, found) if base == "held" else found), sizes
 
     def _hold(self, kind: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        if self.down.lossy:
+        if self._by_difference:
             self.lasting.held[kind] = tensors
         return tensors
+
+    @property
+    def _by_difference(self) -> bool:
+        """Whether what goes down to all is what it differs by from what they hold."""
+        return self.down.lossy and not self.down.of_weights
 
     def encode_values(
         self, kind: str, number: int, tensors: Mapping[str, Tensor], client: str = ""
@@ -128,8 +133,11 @@ class Coder:
         if not self.down:
             return None, tensors
         seed = self._seed_of("down", "", kind, number)
-        if not self.down.lossy:
-            return self.down.encode(tensors, {}, seed)[0], tensors
+        if not self._by_difference:
+            for_all, _ = self.down.encode(tensors, {}, seed)
+            if not self.down.lossy:
+                return for_all, tensors
+            return for_all, self.down.decode(for_all, tensors, {}, seed)
         base = self.lasting.held.get(kind)
         coded = None
         if base is None:
@@ -142,7 +150,7 @@ class Coder:
 
     def may_take(self, kind: str, client: str) -> bool:
         """Whether a client can decode what ``encode_model`` coded."""
-        return not self.down.lossy or client in self.lasting.holders.get(kind, [])
+        return not self._by_difference or client in self.lasting.holders.get(kind, [])
 
     def sent(self, kind: str) -> None:
         """All have been sent it: from now on those have it who answer."""

@@ -56,6 +56,21 @@ class WeightedMean:
         }
 
 
+def with_unsaid(
+    found: dict[str, Tensor], state: Mapping[str, Tensor], sent: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """New weights ``found``, with what payload stages left out as ``state`` was sent as ``sent``.
+
+    Steps too small to be sent at once thereby add up to one that is.
+    """
+    if sent is state:
+        return found
+    return {
+        name: rounded(each.double() + state[name].double() - sent[name].double(), each.dtype)
+        for name, each in found.items()
+    }
+
+
 def rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """The tensor in this dtype; integers the nearest, where ``to`` would cut the fraction off."""
     if tensor.is_floating_point() and not (dtype.is_floating_point or dtype.is_complex):

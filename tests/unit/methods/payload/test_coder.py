@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from methods.peft import lora
 from methods.shared.local_training import trainable_state
 from nodes import requirements
 from nodes.checkpoint import Snapshot
+from nodes.program import FineTuning
 from nodes.workload.models import ModelSpec, VisionTransformer
 from testbed.config_error import ConfigError
 from testbed.run.config import RunConfig
@@ -273,6 +275,58 @@ def test_who_missed_a_round_is_sent_the_whole_and_everybody_starts_alike() -> No
         assert len(found) == 2
         for name, each in found[0].items():
             assert torch.equal(found[1][name], each)
+
+
+def test_weights_are_coded_for_all_alike_and_in_every_round() -> None:
+    """Nobody needs what it was sent before."""
+    run = Run("fedavg", [], ["cossgd:bits=4,weights=true"])
+    network = run.play(4, per_round=2)
+    assert network.missed() == set()
+    shapes = [each.shape for each in run.state().values()]
+    size = sum(math.ceil(shape.numel() / 2) + 8 for shape in shapes)
+    assert [message.payload_bytes for message in network.of("down")] == 8 * [size]
+    for number in range(1, 5):
+        one, other = (m.tensors for m in network.of("down") if m.round == number)
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    first = next(iter(network.of("down"))).tensors
+    expected = Chain(["cossgd:bits=4"]).decode(first, run.state(), {}, 0)
+    assert max(len(each.unique()) for each in expected.values()) == 16
+
+
+@pytest.mark.parametrize("stage", ["cossgd:bits=2,weights=true", "topk:k=0.05", "sign"])
+@pytest.mark.parametrize("name", ["fedavg", "fedprox"])
+def test_what_a_stage_leaves_out_down_the_server_keeps(name: str, stage: str) -> None:
+    """It moves by the mean of updates, from where it was and not from what it could say of that."""
+    run = Run(name, [], [stage], optimizer="sgd", learning_rate=0.01)
+    changes: dict[str, dict[str, torch.Tensor]] = {}
+    for client, node in run.clients.items():
+
+        def update(start: Any, trained: Any = node.update, client: str = client) -> Any:
+            end, details = trained(start)
+            changes[client] = {name: end[name].double() - start[name].double() for name in end}
+            return end, details
+
+        node.update = update
+    for number in (1, 2, 3):
+        before = run.state()
+        run.play(number, first=number)
+        for each, now in run.state().items():
+            moved = sum(SAMPLES[client] * own[each] for client, own in changes.items())
+            expected = before[each].double() + moved / sum(SAMPLES.values())
+            assert torch.allclose(now.double(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "reason"),
+    [
+        ("stage", "cossgd:weights=true", "weights=true is for stage_down; what clients send goes"),
+        ("stage_down", "cossgd:weights=true,feedback=true", "weights = true goes with feedback"),
+    ],
+)
+def test_weights_are_coded_where_a_receiver_has_no_base(field: str, text: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        FineTuning(RunConfig(method="fedavg", **{field: (text,)}), 2)  # type: ignore[arg-type]
+    FineTuning(RunConfig(method="fedavg", stage_down=("cossgd:weights=true",)), 2)
 
 
 def test_a_run_that_goes_on_has_its_residuals() -> None:

@@ -1,12 +1,15 @@
 """CosSGD: angles in few bits, against steps worked out one by one and linear quantisation."""
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
-from made_stages import SHIPPED, byte_count, encoded, error_share, gaussian, through
+from made_stages import SEED, SHIPPED, byte_count, encoded, error_share, gaussian, through
+from torch import Tensor
 
 from methods.payload import bits, load
+from methods.payload.chain import Chain
 
 
 @pytest.mark.parametrize(("width", "times"), [(8, 4), (4, 8), (2, 16), (1, 32)])
@@ -75,8 +78,55 @@ def test_with_clip_few_bits_lose_less(width: int) -> None:
 
 
 def test_nothing_is_cut_at_8_bits_if_not_asked_for() -> None:
-    assert [load(f"cossgd:bits={width}").clip for width in (1, 7, 8)] == [0.01, 0.01, 0]
-    assert load("cossgd:bits=8,clip=0.05").clip == 0.05 and load("cossgd:clip=0").clip == 0
+    clips = [load(f"cossgd:bits={width}").options.clip for width in (1, 7, 8)]
+    assert clips == [0.01, 0.01, 0]
+    assert load("cossgd:bits=8,clip=0.05").options.clip == 0.05
+    assert load("cossgd:clip=0").options.clip == 0
+
+
+def test_weights_have_more_bits_than_an_update_if_not_asked_for() -> None:
+    texts = ("cossgd", "cossgd:weights=true", "cossgd:weights=true,bits=2")
+    assert [load(text).options.bits for text in texts] == [2, 4, 2]
+
+
+def in_float64(values: Tensor, width: int, clip: float) -> Tensor:
+    """The paper's equations, one value at a time: angles, their steps, and cosines of these."""
+    exact = [float(each) for each in values.flatten()]
+    norm = math.sqrt(math.fsum(each * each for each in exact))
+    largest = sorted(map(abs, exact))[len(exact) - 1 - int(clip * len(exact))]
+    bound, last = math.acos(largest / norm), 2**width - 1
+    found = []
+    for each in exact:
+        share = (math.acos(each / norm) - bound) / (math.pi - 2 * bound)
+        code = round(min(1.0, max(0.0, share)) * last)
+        found.append(norm * math.cos(code / last * (math.pi - 2 * bound) + bound))
+    return torch.tensor(found, dtype=torch.float64).view(values.shape)
+
+
+@pytest.mark.parametrize("clip", [0, 0.01, 0.2])
+@pytest.mark.parametrize("width", [1, 2, 4, 8])
+def test_what_arrives_against_the_papers_equations_in_float64(width: int, clip: float) -> None:
+    values = gaussian(30, 40)
+    found = through(load(f"cossgd:bits={width},clip={clip}"), values)
+    expected = in_float64(values, width, clip)
+    largest = float(expected.abs().max())
+    assert float((found.double() - expected).abs().max()) < 1e-5 * largest
+
+
+@pytest.mark.parametrize("width", [8, 4, 2, 1])
+@pytest.mark.parametrize("share", ["0.05", "0.1"])
+def test_bytes_of_what_is_left_of_an_update_at_drawn_places(share: str, width: int) -> None:
+    shapes = dict(enumerate(SHIPPED))
+    update = {str(name): gaussian(*shape, seed=name) for name, shape in shapes.items()}
+    texts = [f"randomk:k={share}", f"cossgd:bits={width}"]
+    coded, _ = Chain(texts).encode(update, {}, SEED)
+    left = [math.ceil(Fraction(share) * math.prod(shape)) for shape in SHIPPED]
+    expected = sum(math.ceil(count * width / 8) + 8 for count in left)
+    assert sum(each.nbytes for each in coded.values()) == expected
+    packed = Chain([*texts, "deflate"])
+    arrived = packed.decode(packed.encode(update, {}, SEED)[0], update, {}, SEED)
+    for name, each in Chain(texts).decode(coded, update, {}, SEED).items():
+        assert torch.equal(arrived[name], each)
 
 
 @pytest.mark.parametrize("value", [-2.5, 0.0, 1e-45, 3e38])
