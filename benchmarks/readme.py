@@ -89,21 +89,21 @@ def told(flags: tuple[str, ...]) -> str:
     return f"`{command}`:\n{TOLD}"
 
 
-def put(text: str, name: str, block: str) -> str:
-    """``text`` with ``block`` between the marks of that name.
+def put(text: str, name: str, block: str, by: str = "readme") -> str:
+    """``text`` with ``block`` between the marks of that name and benchmark.
 
     Raises:
         ValueError: there are no such marks, or several.
     """
-    begin, end = marks(name)
+    begin, end = marks(name, by)
     if text.count(begin) != 1 or text.count(end) != 1:
-        raise ValueError(f"{README.name} must have one {begin} and one {end}")
+        raise ValueError(f"the page must have one {begin} and one {end}")
     before, rest = text.split(begin)
     return f"{before}{begin}\n{block}\n{end}{rest.split(end)[1]}"
 
 
-def marks(name: str) -> tuple[str, str]:
-    return f"<!-- {name}: printed by benchmarks/readme.py -->", f"<!-- end of {name} -->"
+def marks(name: str, by: str = "readme") -> tuple[str, str]:
+    return f"<!-- {name}: printed by benchmarks/{by}.py -->", f"<!-- end of {name} -->"
 
 
 @click.command(context_settings={"ignore_unknown_options": True})

@@ -37,7 +37,7 @@ def bench(
 ) -> int:
     """Carry out a bench and say what it found; returns the exit status.
 
-    ``axes``: what stands in the place of the preset's profiles, clients, seeds and grid. ``run``:
+    ``axes``: what stands in the place of the preset's profiles, clients, seeds and so on. ``run``:
     fields of every run that were given as flags.
 
     Raises:
@@ -98,13 +98,24 @@ def bench(
 
 def _row(asked: Bench, group: compare.Group, outcomes: list[Outcome]) -> dict[str, Any]:
     """A row of comparison.json."""
-    own = next(o.cell for o in outcomes if o.cell.setting == (group.where, group.row.name))
+    own = next(o.cell for o in outcomes if _is_of(o, group))
     row: dict[str, Any] = {"links": group.where, "row": group.row.name}
+    row["at"] = {"profile": own.config.profile, "clients": own.config.clients, **own.varied}
     row |= {"has": assumptions.of(own.config), **group.figures, "spread": group.spread}
+    tested = [o.summary for o in outcomes if _is_of(o, group) and not o.cell.trial]
+    verdicts = [summary.fidelity.verdict for summary in tested if summary]
+    row["certificate"] = next(each for each in _WORST_FIRST if each in verdicts)
     if asked.grid:
         tried = msgspec.to_builtins(tuning.tried(asked, own, outcomes))
         row |= {"tuned": group.point, "at_edge": group.at_edge, "tuning": tried}
     return row
+
+
+_WORST_FIRST = ("fail", "skipped", "pass")
+
+
+def _is_of(outcome: Outcome, group: compare.Group) -> bool:
+    return outcome.cell.setting == (group.where, group.row.name)
 
 
 def _asked(
@@ -129,10 +140,12 @@ def _asked(
     options = {**asked.run.get("options", {}), **run.pop("options", {})}
     shared = {**asked.run, **run, **({"options": options} if options else {})}
     changed: dict[str, Any] = {key: value for key, value in axes.items() if value}
+    changed["vary"] = asked.vary | axes["vary"]
     if repeat is not None:
         changed["repeat"] = repeat
     whole = {**msgspec.to_builtins(asked), "run": shared, **changed}
-    return plan.staged(convert(whole, Bench, "the flags"))
+    whole["vary"] = {field: own for field, own in whole["vary"].items() if field not in run}
+    return plan.staged(plan.joined(convert(whole, Bench, "the flags")))
 
 
 def _checked(cells: list[Cell]) -> dict[str, str]:

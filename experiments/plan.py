@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -21,6 +21,16 @@ PRESETS = Path(__file__).parent / "presets"
 INTERRUPTED = "the bench was interrupted"
 MOST_RUNS = 10_000
 MARK_DIGITS = 8
+_AXES = {
+    "profile": "profiles",
+    "clients": "clients",
+    "seed": "seeds",
+    "stage": "stages",
+    "options": "grid",
+    "eval_on": "grid",
+    "target_accuracy": "run",
+}
+"""Fields of a run that a bench varies in another way, or not at all."""
 Point = dict[str, OptionValue]
 """A point of a grid: a value for each of its options."""
 Name = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f]{1,120}$")]
@@ -68,11 +78,15 @@ class Bench(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """What a reader must know to read the table; printed under it."""
     run: dict[str, Any] = {}
     """Fields of a run's configuration that all rows share."""
-    rows: Annotated[list[Row], msgspec.Meta(min_length=1)]
+    presets: list[str] = []
+    """Presets, or files, whose rows stand before its own, with what these have in common."""
+    rows: list[Row] = []
     baseline: str | None = None
     """The row that others' shares are of."""
     profiles: list[str] = []
     clients: list[int] = []
+    vary: dict[str, Annotated[list[OptionValue], msgspec.Meta(min_length=1)]] = {}
+    """Values of other fields of a run's configuration, such as device_class."""
     seeds: list[int] = []
     stages: list[str] = []
     """Chains of payload stages, such as "topk:k=0.01+deflate", or "none"; each row has each."""
@@ -90,14 +104,17 @@ class Cell(msgspec.Struct, frozen=True):
     config: RunConfig
     point: Point = {}
     """Values of the bench's grid that it has."""
+    varied: Point = {}
+    """Values of the fields that the bench varies."""
     trial: bool = False
     """Whether it is on the validation split, to find a point for its row."""
 
     @property
     def where(self) -> str:
-        """Profile and clients."""
+        """Profile, clients and what else the bench varies."""
         clients = f", {self.config.clients} clients" if self.config.clients else ""
-        return f"{self.config.profile or self.config.positions or '4g'}{clients}"
+        others = "".join(f", {value}" for value in self.varied.values())
+        return f"{self.config.profile or self.config.positions or '4g'}{clients}{others}"
 
     @property
     def setting(self) -> tuple[str, str]:
@@ -139,6 +156,8 @@ def load(name: str) -> Bench:
 
 def checked(bench: Bench, where: str) -> Bench:
     """The same bench; ConfigError where its rows do not fit together."""
+    if not bench.rows and not bench.presets:
+        raise ConfigError(f"{where}: rows = []: give at least one, or presets to take them from")
     names = [row.name for row in bench.rows]
     for name in names:
         if names.count(name) > 1:
@@ -161,6 +180,48 @@ def _check_claim(claim: Claim, where: str) -> None:
     if claim.figure is None or claim.tolerance is None:
         raise ConfigError(f"{where}: an account needs the paper's figure and a tolerance")
     accounts.check(claim.account, where)
+
+
+def joined(bench: Bench) -> Bench:
+    """The same bench with the rows of its presets, as theirs but for what all rows of it share.
+
+    Raises:
+        ConfigError: a preset is unknown, has more settings than one, or a row that another has.
+    """
+    rows = [row for name in bench.presets for row in _rows_of(name, bench)]
+    whole = msgspec.structs.replace(bench, presets=[], rows=[*rows, *bench.rows])
+    return checked(whole, f"presets = {bench.presets}") if bench.presets else bench
+
+
+def _rows_of(name: str, bench: Bench) -> Iterator[Row]:
+    found = load(name)
+    several = [own for own in ("profiles", "clients") if len(getattr(found, own)) > 1]
+    several += [
+        own for own in ("presets", "vary", "seeds", "stages", "grid") if getattr(found, own)
+    ]
+    if several or found.repeat > 1:
+        wrong = (several or ["repeat"])[0]
+        raise ConfigError(
+            f"presets: {name!r} has {wrong} = {getattr(found, wrong)!r}: a bench that is a part of "
+            "another has one setting; leave that to the other"
+        )
+    common = _over(found.run, bench.run)
+    for axis, own in (("profile", found.profiles), ("clients", found.clients)):
+        common = ({axis: own[0]} if own else {}) | common
+    for row in found.rows:
+        base = row.baseline or found.baseline
+        yield msgspec.structs.replace(row, run=_over(common, row.run), baseline=base)
+
+
+def _over(common: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """A run's fields: those of ``own``, and of ``common`` what it lacks; of options likewise."""
+    values = {**common, **own}
+    for each in (common, own):
+        if not isinstance(each.get("options", {}), dict):
+            raise ConfigError("options must be a table")
+    if "options" in values:
+        values["options"] = {**common.get("options", {}), **own.get("options", {})}
+    return values
 
 
 def staged(bench: Bench) -> Bench:
@@ -203,10 +264,15 @@ def cells(bench: Bench) -> list[Cell]:
     Raises:
         ConfigError: a field of a run is wrong, or there are too many runs.
     """
+    for field in bench.vary:
+        if field in _AXES:
+            raise ConfigError(f"vary: {field} has an option of its own: {_AXES[field]}")
+    varied = itertools.product(*bench.vary.values())
     axes: tuple[Sequence[Any], ...] = (
         range(bench.repeat),
         bench.seeds or [None],
         bench.clients or [None],
+        [dict(zip(bench.vary, values, strict=True)) for values in varied],
         bench.profiles or [None],
         bench.rows,
     )
@@ -220,21 +286,27 @@ def cells(bench: Bench) -> list[Cell]:
 
 
 def _cell(
-    bench: Bench, repeat: int, seed: int | None, clients: int | None, profile: str | None, row: Row
+    bench: Bench,
+    repeat: int,
+    seed: int | None,
+    clients: int | None,
+    varied: Point,
+    profile: str | None,
+    row: Row,
 ) -> Cell:
     where = f"row {row.name!r}"
-    for own in (bench.run, row.run):
-        if not isinstance(own.get("options", {}), dict):
-            raise ConfigError(f"{where}: options must be a table")
-    values = {**bench.run, **row.run}
-    values["options"] = {**bench.run.get("options", {}), **row.run.get("options", {})}
-    axis = {"profile": profile, "clients": clients, "seed": seed}
+    try:
+        values = _over(bench.run, row.run)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    axis = {"profile": profile, "clients": clients, "seed": seed, **varied}
     values |= {field: value for field, value in axis.items() if value is not None}
     config = convert(values, RunConfig, where)
     parts = [row.name, config.profile, f"{config.clients}c" if config.clients else None]
+    parts += map(str, varied.values())
     parts += [f"seed{config.seed}", f"run{repeat + 1}" if bench.repeat > 1 else None]
     name = "-".join(part for part in parts if part)
-    return Cell(name, row, config)
+    return Cell(name, row, config, varied=varied)
 
 
 def folder(text: str) -> str:

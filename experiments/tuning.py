@@ -145,4 +145,4 @@ def _at(cell: Cell, point: Point, *, trial: bool = False) -> Cell:
         eval_on="validation" if trial else "test",
     )
     id_ = f"{cell.id}-{plan.folder('-'.join(f'{name}={value}' for name, value in point.items()))}"
-    return Cell(f"{FOLDER}/{id_}" if trial else id_, cell.row, config, point, trial)
+    return Cell(f"{FOLDER}/{id_}" if trial else id_, cell.row, config, point, cell.varied, trial)

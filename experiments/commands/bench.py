@@ -42,20 +42,21 @@ def _grid(
     """``learning_rate=0.001,0.01`` to {"learning_rate": [0.001, 0.01]}."""
     found: dict[str, list[Any]] = {}
     for text in given:
+        flag = f"--{option.name} {text!r}"
         name, equals, values = (part.strip() for part in text.partition("="))
         if not equals or not name:
-            raise ConfigError(f"--grid {text!r}: write OPTION=VALUE,VALUE,...")
+            raise ConfigError(f"{flag}: write OPTION=VALUE,VALUE,...")
         if name in found:
-            raise ConfigError(f"--grid {text!r}: {name} has values already; give all of them once")
+            raise ConfigError(f"{flag}: {name} has values already; give all of them once")
         pieces = mix.split(values)
         if "" in pieces:
             raise ConfigError(
-                f"--grid {text!r}: a value is missing; write OPTION=VALUE,VALUE,..., such as "
+                f"{flag}: a value is missing; write OPTION=VALUE,VALUE,..., such as "
                 f"{name}=0.001,0.01"
             )
         found[name] = [option_value(piece) for piece in pieces]
         if None in found[name]:
-            raise ConfigError(f"--grid {text!r}: None stands for no value, which cannot be tried")
+            raise ConfigError(f"{flag}: None stands for no value, which cannot be tried")
     return found
 
 
@@ -87,6 +88,14 @@ def _grid(
     help="Payload stages for what clients send: each row has each, such as "
     "none,int8,topk:k=0.01,feedback=true+deflate.",
 )
+@click.option(
+    "--vary",
+    multiple=True,
+    callback=_grid,
+    metavar="FIELD=VALUE,...",
+    help="Compare over another field of a run's configuration too, such as "
+    "device_class=pi,phone; may be repeated.",
+)
 @click.option("--clients", callback=_list, metavar="N,...", help="Numbers of clients.")
 @click.option("--seeds", callback=_list, metavar="N,...", help="Seeds; figures are medians.")
 @click.option(
@@ -117,6 +126,7 @@ def bench(
     methods: tuple[str, ...],
     profiles: list[str],
     stages: list[str],
+    vary: dict[str, list[Any]],
     clients: list[int],
     seeds: list[int],
     grid: dict[str, list[Any]],
@@ -146,6 +156,7 @@ def bench(
         "profiles": profiles,
         "stages": stages,
         "clients": clients,
+        "vary": vary,
         "seeds": seeds,
         "grid": grid,
     }

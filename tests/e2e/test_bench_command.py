@@ -143,6 +143,8 @@ def test_a_second_time_nothing_runs_again(first, folder):
         (["--methods=fedavg", "--profiles=5gg"], ["5gg", "5g"]),
         (["--methods=fedavg", "--clients=two"], ["--clients", "'two'", "whole number"]),
         (["--preset=digit"], ["'digit'", "did you mean digits"]),
+        (["--methods=fedavg", "--vary=profile=4g"], ["vary: profile has an option of its own"]),
+        (["--methods=fedavg", "--vary=device_class=pie"], ["device_class", "'pie'", "pi"]),
         (["--methods=fedavg", "--grid=learning_rate"], ["write OPTION=VALUE,VALUE"]),
         (["--methods=fedavg", "--grid=learning_rate="], ["a value is missing"]),
         (["--methods=fedavg", "--grid=learning_rate=0.1,,1"], ["a value is missing"]),

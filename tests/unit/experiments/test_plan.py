@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 import methods
-from experiments.plan import Bench, Claim, Row, cells, load, presets, row, staged
+from experiments.plan import Bench, Claim, Row, cells, joined, load, presets, row, staged
 from nodes.program import FineTuning
 from testbed.config_error import ConfigError
 from testbed.run import client_links
@@ -81,7 +81,8 @@ def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
 @pytest.mark.parametrize("name", presets())
 def test_every_preset_is_of_runs_that_launch_takes(name: str) -> None:
     bench = load(name)
-    for cell in cells(bench):
+    assert cells(joined(bench))
+    for cell in cells(joined(bench)):
         assert cell.config.method in methods.names()
         FineTuning(cell.config, len(client_links.client_links(cell.config)))
     # What was written can be read again: the folder of a bench holds it so.
@@ -134,3 +135,76 @@ def test_each_row_has_each_chain_of_stages() -> None:
 def test_a_chain_that_is_none_or_twice_there_is_refused(chains: list[str]) -> None:
     with pytest.raises(ConfigError, match="give each chain once"):
         staged(Bench(rows=TWO, stages=chains))
+
+
+def test_fields_of_a_run_vary_as_links_do() -> None:
+    bench = Bench(rows=TWO, profiles=["4g"], vary={"device_class": ["pi", "250"], "rounds": [3, 4]})
+    found = cells(bench)
+    assert [(cell.config.device_class, cell.config.rounds) for cell in found[::2]] == [
+        *(("pi", 3), ("pi", 4), ("250", 3), ("250", 4))
+    ]
+    assert len({cell.id for cell in found}) == len({cell.setting for cell in found}) == 8
+    assert found[0].where == "4g, pi, 3" and found[0].varied == {"device_class": "pi", "rounds": 3}
+
+
+@pytest.mark.parametrize(
+    ("vary", "reason"),
+    [
+        ({"profile": ["4g"]}, "vary: profile has an option of its own: profiles"),
+        ({"device_clas": ["pi"]}, "unknown field 'device_clas': did you mean device_class"),
+        ({"rounds": [0]}, "rounds = 0"),
+    ],
+)
+def test_what_cannot_vary_is_refused(vary: dict[str, list[str]], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        cells(Bench(rows=TWO, vary=vary))
+
+
+PART = """
+clients = [3]
+profiles = ["wifi"]
+baseline = "full"
+run = { rounds = 7, dataset = "glyphs", options = { batch_size = 8, local_epochs = 2 } }
+[[rows]]
+name = "full"
+run = { rounds = 9 }
+[[rows]]
+name = "own"
+baseline = "own"
+run = { options = { local_epochs = 1 } }
+"""
+
+
+def test_a_bench_of_presets_has_their_rows_with_all_that_they_share(tmp_path: Path) -> None:
+    path = tmp_path / "part.toml"
+    path.write_text(PART)
+    whole = Bench(presets=[str(path)], rows=TWO, run={"dataset": "digits", "options": {"x": 1}})
+    full, own, *rest = cells(joined(whole))
+    assert [cell.row.name for cell in (full, own, *rest)] == ["full", "own", "one", "other"]
+    for cell in (full, own):
+        assert (cell.config.profile, cell.config.clients) == ("wifi", 3)
+        # What the whole says stands over what the part's rows share, and a row over both.
+        assert cell.config.dataset == "digits" and cell.row.baseline == cell.row.name
+    assert (full.config.rounds, own.config.rounds) == (9, 7)
+    assert full.config.options == {"batch_size": 8, "local_epochs": 2, "x": 1}
+    assert own.config.options == {"batch_size": 8, "local_epochs": 1, "x": 1}
+    elsewhere = cells(joined(msgspec.structs.replace(whole, profiles=["4g"], clients=[5])))
+    assert {(cell.config.profile, cell.config.clients) for cell in elsewhere} == {("4g", 5)}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (PART + "[vary]\nseed = [1]", "has vary = .*one setting"),
+        (PART.replace('"wifi"', '"wifi", "4g"'), "has profiles = .*one setting"),
+        ("repeat = 2\n" + PART, "has repeat = 2"),
+        (PART.replace('"full"', '"one"'), "two rows are called 'one'"),
+    ],
+)
+def test_a_preset_that_is_no_part_of_another_is_refused(
+    tmp_path: Path, text: str, reason: str
+) -> None:
+    path = tmp_path / "part.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=reason):
+        joined(Bench(presets=[str(path)], rows=TWO))
