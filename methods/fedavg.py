@@ -68,7 +68,7 @@ class Server:
         mean = self.privacy.mean(state, fleet)
         if mean is None:
             return
-        sent = await fleet.broadcast(self.kind, state, base="held")
+        sent = await self.announce(state, fleet)
         # 2. Updates enter the mean as they come.
         async for update in fleet.gather(self.kind, like=state, base=sent):
             if self.take(update, fleet):
@@ -76,6 +76,10 @@ class Server:
         # 3. Their mean is the new model; where none came, the model stays.
         if found := mean.result():
             load_trainable(self.model, with_unsaid(self.step(sent, found), state, sent))
+
+    async def announce(self, state: Mapping[str, Tensor], fleet: Fleet) -> Mapping[str, Tensor]:
+        """Send everybody these weights; what clients have then."""
+        return await fleet.broadcast(self.kind, state, base="held")
 
     def step(self, start: Mapping[str, Tensor], mean: dict[str, Tensor]) -> dict[str, Tensor]:
         """The new weights, by those that clients began with and the mean of what came of them."""

@@ -472,5 +472,5 @@ def test_a_method_has_privacy_or_no_option_for_it() -> None:
     having = [
         name for name in methods.names() if "dp" in methods.load(name).Config.__struct_fields__
     ]
-    averaging = ["fedadam", "fedavg", "fedavgm", "fedbuff", "feddf", "fedpeft", "fedprox"]
+    averaging = ["fedadam", "fedavg", "fedavgm", "fedbuff", "feddf", "fedpeft", "fedprox", "fedptr"]
     assert having == ["diloco", *averaging]

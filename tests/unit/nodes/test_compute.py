@@ -73,6 +73,12 @@ def played(name: str, options: dict[str, Any], device: str, **compute: Any) -> N
         ("fedadam", {"rank": 2, "rule": "yogi"}),
         ("diloco", {"rank": 2, "local_steps": 3}),
         ("feddf", {"rank": 2, "public_samples": 8}),
+        ("feddm", {"iterations": 3, "server_epochs": 2}),
+        ("feddm", {"iterations": 3, "server_epochs": 2, "pixels": "uint8", "real_init": True}),
+        *(
+            ("fedptr", {"rank": 2, "match_steps": 3, "projection": projection})
+            for projection in ("synthetic", "projected", "client")
+        ),
         ("flora", {"ranks": "4,2"}),
         ("flora", {"ranks": "4,2", "downlink": "least"}),
         ("flexlora", {"ranks": "4,2"}),

@@ -42,6 +42,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "flora": {"ranks": "3,1,2"},
     "hetlora": {"ranks": "3,1,2"},
     "flexlora": {"ranks": "3,1,2"},
+    "feddm": {"iterations": 2, "server_epochs": 2},
+    "fedptr": {"rank": 2, "match_steps": 2, "unrolled_steps": 2},
     "fedmd": {"depths": "2,3", "public_batch": 8, "public_samples": 12},
     "kdfft": {"public_batch": 8, "public_samples": 12},
     "split": {},

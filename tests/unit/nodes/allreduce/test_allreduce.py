@@ -323,6 +323,8 @@ REFUSED = {
     "moments of a server": ({"method": "fedadam"}, 3, "fedadam is no mean of weights"),
     "an outer optimizer": ({"method": "diloco"}, 3, "diloco is no mean of weights"),
     "distilling at a server": ({"method": "feddf"}, 3, "feddf is no mean of weights"),
+    "a projection": ({"method": "fedptr"}, 3, "fedptr is no mean of weights"),
+    "synthetic images": ({"method": "feddm"}, 3, "feddm is no mean of weights"),
     "noise of a server": (
         {"method": "fedavg", "options": {"dp": "client", "dp_noise": 1.0}}, 3, "dp = 'client'",
     ),

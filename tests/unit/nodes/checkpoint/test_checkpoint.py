@@ -42,6 +42,11 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"candidates": 64, "steps": 5},
         {"candidates": 64, "steps": 5, "sampling": "importance"},
     ],
+    "feddm": [{"iterations": 3, "server_epochs": 2}],
+    "fedptr": [
+        {"match_steps": 3, "projection": projection}
+        for projection in ("synthetic", "projected", "client")
+    ],
     "fedprox": [{"variant": "full"}, {"dp": "sample", "dp_noise": 1.0}],
     "fedavgm": [{}, {"nesterov": True, "dp": "client", "dp_noise": 1.0}],
     "fedadam": [{"rule": rule} for rule in ("adam", "yogi", "adagrad")],
