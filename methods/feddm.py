@@ -200,7 +200,7 @@ class Client:
         return images.detach()
 
     def _first(self, members: Sequence[Tensor]) -> Tensor:
-        """What images begin as: uniform noise, or training images, repeated where too few."""
+        """Images to begin with: uniform noise, or training images, repeated where too few."""
         ipc, real = self.config.ipc, self.shard.images
         if not self.config.real_init:
             empty = real.new_empty(len(members) * ipc, *real.shape[1:])
@@ -209,7 +209,7 @@ class Client:
         return real[torch.cat(chosen)].clone()
 
     def _some(self, numbers: Tensor, most: int) -> Tensor:
-        """At most so many of the numbers, drawn without replacement."""
+        """Numbers, at most so many of them, drawn without replacement."""
         return numbers[torch.randperm(len(numbers), generator=self.generator)[:most]]
 
 

@@ -111,6 +111,7 @@ class Client(fedprox.Client):
         self.like = outline(config, model, shard.images)
 
     def round(self, peer: Peer) -> None:
+        self.number = peer.round
         message = peer.receive(self.kind, like=learnt(self.model), base="held")
         start = message.tensors
         load_trainable(self.model, start)
@@ -169,7 +170,7 @@ class Imitation:
         self.step = torch.zeros(1, device=device)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What others need of it."""
+        """Tensors of it that others need."""
         return {"images": self.images, "labels": self.scores.softmax(dim=1), "step": self.step}
 
     def learn(
@@ -264,13 +265,13 @@ def finite(tensors: Iterable[Tensor]) -> bool:
 def difference(
     model: nn.Module, before: Mapping[str, Tensor], after: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """What an update has changed, by trained parameter; empty: nothing, or nothing was before."""
+    """Change by an update, by trained parameter; empty: none, or nothing was before."""
     change = {name: after[name] - before[name] for name in trained(model) if before}
     return change if change and bool((norm(change) > 0).all()) else {}
 
 
 def norm(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Of all values together, 0-dim, float32 whatever squares float32 has no room for."""
+    """Norm of all values together, 0-dim, whose squares the dtype need have no room for."""
     parts = [each.double().square().sum() for each in tensors.values()]
     return torch.stack(parts).sum().sqrt().to(next(iter(tensors.values())).dtype)
 
@@ -316,12 +317,12 @@ client_flops = fedprox.client_flops
 
 
 def traffic(config: Config, model: nn.Module) -> tuple[int, int]:
-    """As in round 1: the model both ways."""
+    """Both ways the model, as in round 1."""
     return fedprox.traffic(config, model)
 
 
 def fixed_flops(config: Config, model: nn.Module, image: Tensor) -> Flops:
-    """What is so in all rounds, and from round 2 on the client's part in the projection."""
+    """Operations of all rounds, and from round 2 on of the client's part in the projection."""
     always = fedprox.fixed_flops(config, model, image)
     if config.projection == PROJECTED:
         return always

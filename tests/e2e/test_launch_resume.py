@@ -43,6 +43,18 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         ),
         {"event": "message", "node": "server", "round": 3},
     ),
+    "feddm of two in three, amid images": (
+        ("--method=feddm", "--set=iterations=3", "--set=server_epochs=2", "--clients-per-round=2"),
+        {"event": "message", "node": "server", "round": 3},
+    ),
+    "fedptr, amid a round that is pulled": (
+        ("--method=fedptr", "--set=match_steps=3"),
+        {"event": "message", "node": "server", "round": 3},
+    ),
+    "fedptr by clients, one client done": (
+        ("--method=fedptr", "--set=match_steps=3", "--set=projection=client"),
+        {"event": "saved", "node": "client-2", "round": 3},
+    ),
     "splitfed, amid its batches": (
         ("--method=splitfed", "--set=variant=v2"),
         {"event": "message", "kind": "smashed", "node": "server", "round": 2},

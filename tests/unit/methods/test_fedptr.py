@@ -10,7 +10,7 @@ from made_rounds import CLASSES, SAMPLES, SHAPE, Rounds, linear, same
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods import Peer, Shard, fedavg, fedpeft, fedptr
+from methods import Peer, Shard, fedavg, fedpeft, fedprox, fedptr
 from methods.shared.local_training import trainable_state
 from nodes.compute import Modelled
 from nodes.program import FineTuning
@@ -285,6 +285,17 @@ class Other:
         await fleet.broadcast("model", trainable_state(self.model), follows=self.follows)
         async for _ in fleet.gather("model"):
             pass
+
+
+def test_stragglers_are_fedproxs() -> None:
+    """Drawn by the round, so that of two rounds of 30 epochs no two are as long."""
+    more = {"mu": 0.0, "straggler_share": 1.0, "local_epochs": 30}
+    ours = Rounds(fedptr, **more, **TRAINING)
+    theirs = Rounds(fedprox, **more, learning_rate=0.05, batch_size=4)
+    assert same(ours.states, theirs.states)
+    assert not same(
+        ours.states, Rounds(fedptr, **{**more, "straggler_share": 0.0}, **TRAINING).states
+    )
 
 
 def test_what_does_not_follow_is_refused() -> None:
