@@ -165,7 +165,8 @@ def checked(bench: Bench, where: str) -> Bench:
     claims = [(row.name, claim) for row in bench.rows for claim in row.claims]
     bases = [claim.base for _, claim in claims]
     for wanted in (bench.baseline, *(row.baseline for row in bench.rows), *bases):
-        if wanted is not None and wanted not in names:
+        # Rows of its presets are there once they are joined.
+        if wanted is not None and wanted not in names and not bench.presets:
             raise ConfigError(f"{where}: baseline = {wanted!r}: must be one of {', '.join(names)}")
     for row, claim in claims:
         _check_claim(claim, f"{where}: row {row!r}: claim {claim.counts!r}")

@@ -188,6 +188,8 @@ def test_a_bench_of_presets_has_their_rows_with_all_that_they_share(tmp_path: Pa
     assert (full.config.rounds, own.config.rounds) == (9, 7)
     assert full.config.options == {"batch_size": 8, "local_epochs": 2, "x": 1}
     assert own.config.options == {"batch_size": 8, "local_epochs": 1, "x": 1}
+    path.with_name("whole.toml").write_text(f"presets = ['{path}']\nbaseline = 'full'")
+    assert joined(load(str(path.with_name("whole.toml")))).baseline == "full"
     elsewhere = cells(joined(msgspec.structs.replace(whole, profiles=["4g"], clients=[5])))
     assert {(cell.config.profile, cell.config.clients) for cell in elsewhere} == {("4g", 5)}
 
@@ -199,6 +201,7 @@ def test_a_bench_of_presets_has_their_rows_with_all_that_they_share(tmp_path: Pa
         (PART.replace('"wifi"', '"wifi", "4g"'), "has profiles = .*one setting"),
         ("repeat = 2\n" + PART, "has repeat = 2"),
         (PART.replace('"full"', '"one"'), "two rows are called 'one'"),
+        (PART, "baseline = 'none': must be one of full, own, one, other"),
     ],
 )
 def test_a_preset_that_is_no_part_of_another_is_refused(
@@ -207,4 +210,4 @@ def test_a_preset_that_is_no_part_of_another_is_refused(
     path = tmp_path / "part.toml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=reason):
-        joined(Bench(presets=[str(path)], rows=TWO))
+        joined(Bench(presets=[str(path)], rows=TWO, baseline="none"))
