@@ -55,6 +55,10 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         ("--method=fedptr", "--set=match_steps=3", "--set=projection=client"),
         {"event": "saved", "node": "client-2", "round": 3},
     ),
+    "salientgrads of two in three, who came later gets the mask then": (
+        ("--method=salientgrads", "--set=local_epochs=1", "--clients-per-round=2"),
+        {"event": "message", "kind": "model", "node": "server", "round": 3},
+    ),
     "splitfed, amid its batches": (
         ("--method=splitfed", "--set=variant=v2"),
         {"event": "message", "kind": "smashed", "node": "server", "round": 2},

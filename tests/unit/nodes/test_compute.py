@@ -92,6 +92,7 @@ def played(name: str, options: dict[str, Any], device: str, **compute: Any) -> N
         ("sfprompt", {"batch_size": 2, "gamma": 0.5}),
         ("fedkseed", {"candidates": 64, "steps": 5}),
         ("fedkseed", {"candidates": 64, "steps": 5, "sampling": "importance"}),
+        ("salientgrads", {"batch_size": 4}),
     ],
 )
 def test_the_bytes_of_every_method_are_those_of_real_compute(

@@ -48,6 +48,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "kdfft": {"public_batch": 8, "public_samples": 12},
     "split": {},
     "splitfed": {},
+    "salientgrads": {},
     "sfprompt": {"prompt_length": 2},
 }
 

@@ -60,6 +60,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "kdfft": [{}, {"student": False, "sharpen": True}],
     "split": [{}, {"labels": "private", "tail_blocks": 1}],
     "splitfed": [{"variant": "v1"}, {"variant": "v2"}],
+    "salientgrads": [{}, {"saliency_batches": 2, "batch_size": 4}],
     "sfprompt": [{}, {"transfer": "cls"}],
 }
 SMALL = {"public_samples": 12, "public_batch": 6, "local_epochs": 1, "first_epochs": 2}
