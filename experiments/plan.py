@@ -106,12 +106,19 @@ class Cell(msgspec.Struct, frozen=True):
     """Values of the bench's grid that it has."""
     varied: Point = {}
     """Values of the fields that the bench varies."""
-    trial: bool = False
-    """Whether it is on the validation split, to find a point for its row."""
+    trial_of: str = ""
+    """Of one on the validation split: ``where`` the runs are that it finds a point for."""
+
+    @property
+    def trial(self) -> bool:
+        """Whether it is on the validation split, to find a point for its row."""
+        return bool(self.trial_of)
 
     @property
     def where(self) -> str:
         """Profile, clients and what else the bench varies."""
+        if self.trial_of:
+            return self.trial_of
         clients = f", {self.config.clients} clients" if self.config.clients else ""
         others = "".join(f", {value}" for value in self.varied.values())
         return f"{self.config.profile or self.config.positions or '4g'}{clients}{others}"

@@ -8,12 +8,19 @@ from collections.abc import Sequence
 
 import msgspec
 
+import methods
 from experiments import compare, plan
 from experiments.plan import Bench, Cell, Outcome, Point
 from testbed.config_error import ConfigError
+from testbed.run.config import RunConfig
 
 FOLDER = "tuning"
 """In the bench's, of the runs on the validation split."""
+_QUICK = {
+    **{"profile": "ethernet", "server_profile": None, "links": "loopback", "dilation": 1.0},
+    **{"device_class": None, "server_device_class": None, "secure": False, "strict": False},
+}
+"""What makes a run over of which only rounds and accuracy are asked."""
 
 
 class Tried(msgspec.Struct, frozen=True):
@@ -138,11 +145,25 @@ def at_edge(bench: Bench, point: Point) -> list[str]:
     return found
 
 
+def _is_timeless(config: RunConfig) -> bool:
+    """Whether a run's models are the same over any links."""
+    by_time = (config.deadline_s, config.availability, config.schedule, config.positions)
+    return (
+        all(each is None for each in by_time)
+        and config.compute == "real"
+        and not methods.load(config.method).asynchronous
+    )
+
+
 def _at(cell: Cell, point: Point, *, trial: bool = False) -> Cell:
     config = msgspec.structs.replace(
         cell.config,
         options=cell.config.options | point,
         eval_on="validation" if trial else "test",
     )
+    if trial and _is_timeless(config):
+        config = msgspec.structs.replace(config, **_QUICK)
     id_ = f"{cell.id}-{plan.folder('-'.join(f'{name}={value}' for name, value in point.items()))}"
-    return Cell(f"{FOLDER}/{id_}" if trial else id_, cell.row, config, point, cell.varied, trial)
+    if not trial:
+        return Cell(id_, cell.row, config, point, cell.varied)
+    return Cell(f"{FOLDER}/{id_}", cell.row, config, point, cell.varied, trial_of=cell.where)

@@ -48,6 +48,37 @@ def test_every_row_is_tried_at_every_point_on_the_validation_split() -> None:
     assert {cell.setting for cell in found} == {cell.setting for cell in cells(asked)}
 
 
+@pytest.mark.parametrize(
+    ("run", "quick"),
+    [
+        ({}, True),
+        ({"device_class": "pi", "secure": True, "dilation": 2.0}, True),
+        ({"method": "fedbuff"}, False),
+        ({"deadline_s": 5.0}, False),
+        ({"availability": "on:20,off:5"}, False),
+        ({"compute": "modelled"}, False),
+    ],
+    ids=str,
+)
+def test_trials_go_over_shaped_links_where_time_decides_what_is_learnt(
+    run: dict[str, object], quick: bool
+) -> None:
+    rows = [{"name": "one", "run": run}]
+    asked = bench(rows=rows, profiles=["3g"], run={"rounds": 7})
+    (cell,) = cells(asked)
+    for trial in tuning.trials(asked):
+        over = (trial.config.links, trial.config.profile, trial.config.dilation)
+        assert over == (
+            ("loopback", "ethernet", 1.0) if quick else ("auto", "3g", cell.config.dilation)
+        )
+        assert trial.config.rounds == 7 and trial.config.method == cell.config.method
+    # Those of the table are timed as they were asked.
+    best = outcomes(asked, {rate: [summary(0.5)] for rate in GRID["learning_rate"]})
+    settled = tuning.settled(asked, cell, best)
+    assert isinstance(settled, Cell)
+    assert settled.config.profile == "3g" and settled.config.links == "auto"
+
+
 def test_two_options_are_every_combination() -> None:
     grid = {"learning_rate": [0.1, 0.2], "local_epochs": [1, 2]}
     assert [list(point.values()) for point in tuning.points(bench(grid=grid))] == [
