@@ -26,6 +26,7 @@ from nodes.optimizers import without_compiler
 from nodes.peer import AMONG_CLIENTS
 from nodes.requirements import MIN_SAMPLES, refusing
 from nodes.server import Resumed, serve
+from nodes.spells import least_of_first
 from nodes.throttled_compute import STEP_IMAGES, Stretched, host_flops_per_s
 from nodes.workload import data, models, public_images, splits
 from testbed import clock
@@ -40,9 +41,6 @@ from testbed.record.events import HostRate
 from testbed.run.config import RunConfig, choose, convert
 from testbed.run.feasible import Traffic
 from testbed.seeds import derive
-
-LEAST_OF_FIRST = 0.5
-"""Share of a client's part in a round, as counted, that its first spell of computing has."""
 
 
 class FineTuning:
@@ -356,10 +354,10 @@ class FineTuning:
             assert device is not None
             return Modelled(flops_per_s(device), self._noise)
         ratio = self._ratio(device)
-        flops = self._round_flops(node, 1) if node else None
-        if flops is None or self._core_rate is None:
+        first, second = (self._round_flops(node, number) if node else None for number in (1, 2))
+        if first is None or second is None or self._core_rate is None:
             return Stretched(ratio)
-        return Stretched(ratio, first_s=LEAST_OF_FIRST * ratio * flops / self._core_rate)
+        return Stretched(ratio, first_s=ratio * least_of_first(first, second) / self._core_rate)
 
     def _round_flops(self, node: int, number: int) -> int | None:
         """Floating-point operations of a client's part in a round, where the method tells."""

@@ -15,6 +15,16 @@ SURE = 0.8
 REMEMBERED = 3
 LEAST_S = 0.0005
 """Less is the reading of a message that asks for nothing."""
+LEAST_OF_FIRST = 0.5
+"""Share of a client's operations in its first round, as counted, that its first spell has."""
+
+
+def least_of_first(first: int, second: int) -> float:
+    """Operations of a node's first spell at least, by those of its parts in rounds 1 and 2.
+
+    What the first round alone has is a set-up, answered before the rest begins.
+    """
+    return LEAST_OF_FIRST * (first - second if first > second else first)
 
 
 class Spells:

@@ -2,7 +2,15 @@
 
 import pytest
 
-from nodes.spells import LEAST_S, REMEMBERED, SURE, UNKNOWN_S, Spells
+from nodes.spells import (
+    LEAST_OF_FIRST,
+    LEAST_S,
+    REMEMBERED,
+    SURE,
+    UNKNOWN_S,
+    Spells,
+    least_of_first,
+)
 
 
 def after(*spells_s: float) -> float:
@@ -19,6 +27,11 @@ def after(*spells_s: float) -> float:
 def test_the_first_one_is_what_it_is_told():
     assert Spells().begin() == UNKNOWN_S
     assert Spells(first_s=2.0).begin() == 2.0
+
+
+def test_of_a_first_round_with_a_set_up_the_first_one_is_no_longer_than_that():
+    assert least_of_first(1000, 1000) == least_of_first(1000, 3000) == LEAST_OF_FIRST * 1000
+    assert least_of_first(1000, 900) == LEAST_OF_FIRST * 100
 
 
 def test_the_next_is_no_shorter_than_most_of_the_shortest_of_the_last():
