@@ -1,10 +1,13 @@
-"""SalientGrads: Sparse Models for Communication Efficient and Data Aware Distributed Federated
-Training (Ohib et al., arXiv 2304.07488): one mask for all before training, values only after it.
+"""SalientGrads: one mask of salient weights for all, then values only (Ohib et al., 2023).
+
+Sparse Models for Communication Efficient and Data Aware Distributed Federated Training, arXiv
+2304.07488.
 
 Set-up, in the first round, of everyone who is there, whether that round takes them or not: a client
 takes batches of its samples and sends s = |dL/dm|, the mean over the batches, for a mask m of ones
 on the P weights of its linear and convolutional layers; that is |w dL/dw|. The server takes the
 clients' mean and keeps the k = int(density P) weights with the largest s of all layers together.
+
 Round t from then on is FedAvg: weights that are not kept are 0, as the server sends them, after
 every step of a client's and therefore in the mean. A client gets the mask with its first model.
 
@@ -16,7 +19,8 @@ Payload bytes a client, with D for all that is learnt beside the P weights:
 The set-up is paid back after 4 P / (8 (n - k - D)) rounds of all clients, n = P + D; where c of N
 take part after N / c times as many. Calculated, for ResNet-18 at density 0.05: 2.27 MB each way a
 round, where all weights are 44.70 MB, after a set-up of 44.66 MB up and 1.40 MB down, which the
-authors' code does not count.
+authors' code does not count. The abstract claims less wall-clock time of communication, and gives
+no figure.
 
 Of the authors' code (riohib/SalientGrads): one batch of 16, the magnitude before the mean over
 batches, the plain mean over clients, 5 epochs of SGD without momentum at 0.1 * 0.998^(t - 1),

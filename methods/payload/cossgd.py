@@ -10,10 +10,11 @@ The codes go out without gaps, with them b and N cos b as float32: ceil(n s / 8)
 second is our own; the paper has N, which for large values is more than a float32. The paper rounds
 at random as well, which we do not.
 
-Up the paper quantises updates, of which it drops most at places drawn from a seed, and deflates
-what is left; down it quantises weights. Here these are ``randomk:k=0.05``, ``cossgd:bits=2`` and
-``deflate``, and down ``cossgd:bits=4,weights=true``. It claims more than 1,000 times fewer bytes
-for CIFAR-10, counted up and as float32; the values that defaults have are our own.
+Its abstract has both ways coded, gradients up and weights down. What is left of an update at places
+drawn from a seed is quantised, and the codes deflated: ``randomk:k=0.05``, ``cossgd:bits=2`` and
+``deflate``; down ``cossgd:bits=4,weights=true``. A digest of the paper, which we have not read
+whole, gives more than 1,000 times fewer bytes with random sparsification on CIFAR-10. The values
+that defaults have are our own.
 """
 
 from __future__ import annotations
