@@ -34,10 +34,10 @@ def of(summary: Summary, figures: Mapping[str, float | None]) -> Accounts:
 
     ``up``, ``down``, ``both``: payload; ``up.KIND`` of one kind of message, whose name has "_" for
     what is no letter or digit; ``wire_up`` likewise; ``most_up``, ``most_down``, ``most``: of the
-    client that sent, received or had the most; ``flops``: of a client's part in a round, in the
-    mean; ``rounds``, ``client_rounds``, ``clients``, ``seconds``, ``parameters`` (those that are
-    trained); ``metric.NAME``: after the last round; and ``figures``, those of a target
-    being infinite where the run never reached it.
+    client that sent, received or had the most; ``busiest_mb``: of the client or server that had;
+    ``flops``: of a client's part in a round, in the mean; ``rounds``, ``client_rounds``,
+    ``clients``, ``seconds``, ``parameters`` (those that are trained); ``metric.NAME``: after the
+    last round; and ``figures``, those of a target being infinite where the run never reached it.
     """
     rounds = [entry for entry in summary.rounds if entry.finished]
     payload, wire = summary.bytes.payload, summary.bytes.wire

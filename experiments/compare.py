@@ -46,6 +46,9 @@ class Group(NamedTuple):
 def figures(summary: Summary, target_accuracy: float | None) -> Figures:
     """Numbers of one run. Bytes are of all clients, both ways; MB are of 10^6 bytes.
 
+    ``busiest_mb`` is of the whole run, what the busiest node sent and received, and
+    ``busiest_client_mb`` the same where that is a client.
+
     With a target, time and bytes are those until the end of the round that reached it; and, as
     ``..._interpolated``, until the moment in that round when accuracy, on a straight line from the
     round before, was the target. All are None where no round did, and the latter where nobody knows
@@ -59,6 +62,7 @@ def figures(summary: Summary, target_accuracy: float | None) -> Figures:
     peaks = [each.peak_private_mb for each in clients]
     minutes = sum(map(_SPENT["minutes"], rounds))
     payload = sum(entry.bytes.payload.both for entry in rounds)
+    busiest = summary.busiest
     found: Figures = {
         "accuracy": max((a for a in accuracies if a is not None), default=None),
         "client_accuracy": _clients_at_best(rounds),
@@ -66,11 +70,15 @@ def figures(summary: Summary, target_accuracy: float | None) -> Figures:
         "minutes_a_round": _share(minutes, len(rounds)),
         "wire_mb": sum(entry.bytes.wire.both for entry in rounds) / 1e6,
         "payload_mb": payload / 1e6,
+        "busiest_mb": None if busiest is None else (busiest.sent + busiest.received) / 1e6,
         "one_way_mb": _share(payload / 2e6, parts),
         "client_round_mb": _share(payload / 1e6, parts),
         "client_round_gflop": statistics.fmean(flops) / 1e9 if flops else None,
         "client_memory_mb": max((mb for mb in peaks if mb is not None), default=None),
     }
+    found["busiest_client_mb"] = (
+        None if busiest is None or busiest.node == SERVER else found["busiest_mb"]
+    )
     if target_accuracy is not None:
         found |= _to_target(accuracy(summary.metrics.initial), rounds, target_accuracy)
     return found
@@ -222,6 +230,10 @@ def _columns(bench: Bench, groups: list[Group]) -> Iterable[Column]:
     own: list[Column] = []
     if any(found["client_accuracy"] is not None for found in figures):
         own = [("clients' own then", _number("client_accuracy", "{:.3f}"))]
+    busiest: list[Column] = []
+    if any(found.get("busiest_client_mb") is not None for found in figures):
+        # Elsewhere the server has all bytes, and its own say nothing new.
+        busiest = [("busiest node: payload MB", _number("busiest_mb", "{:.2f}"))]
     if any(group.has for group in groups):
         yield "also has", lambda group: "; ".join(group.has)
     for option in bench.grid:
@@ -237,6 +249,7 @@ def _columns(bench: Bench, groups: list[Group]) -> Iterable[Column]:
             figure = name.replace(" ", "_").lower()
             yield name, _number(f"{figure}_to_target", form, "")
             yield f"{name}, interpolated", _number(f"{figure}_interpolated", form, "")
+        yield from busiest
         yield "client peak memory MB", _number("client_memory_mb", "{:.1f}")
         yield "client GFLOP a round", _number("client_round_gflop", "{:.3g}")
         return
@@ -252,6 +265,7 @@ def _columns(bench: Bench, groups: list[Group]) -> Iterable[Column]:
         yield "FLOP share", _number("flops_share", "{:.4g}")
         yield "time share", _number("minutes_share", "{:.3g}")
     yield "wire MB", _number("wire_mb", "{:.2f}")
+    yield from busiest
     yield "minutes a round", _number("minutes_a_round", "{:.2f}")
 
 

@@ -32,6 +32,9 @@ def _fill_slowest(row: RoundSummary, entry: spans.Round) -> None:
     The slowest is the one whose last message reached the server last. It computes from a
     message's arrival to its own next sending; transfers are from sending to arrival.
     """
+    if entry.among_clients():
+        _fill_from_spans(row, entry)
+        return
     messages = entry.within()
     arrivals = {
         client: max((message.received_ns for message in own if not message.down), default=0)
@@ -55,6 +58,23 @@ def _fill_slowest(row: RoundSummary, entry: spans.Round) -> None:
     row.wait_s = round(max(0.0, seconds - compute_s - transfer_s), 6)
 
 
+def _fill_from_spans(row: RoundSummary, entry: spans.Round) -> None:
+    """The same where a client has many transfers at once: each instant of its round counts once.
+
+    Who among them was the slowest: the one that the server heard of last.
+    """
+    row.compute_s = row.transfer_s = row.wait_s = 0.0
+    heard = {
+        client: max((m.received_ns for m in own if m.with_server and not m.down), default=0)
+        for client, own in entry.within().items()
+    }
+    every = entry.spans()
+    if heard and every:
+        own = spans.seconds(every[max(heard, key=lambda client: heard[client])])
+        row.compute_s, row.wait_s = own.compute_s, own.wait_s
+        row.transfer_s = round(own.receive_s + own.send_s, 6)
+
+
 def _fill_all(
     row: RoundSummary, entry: spans.Round, clients: list[str], links: list[Access]
 ) -> None:
@@ -68,8 +88,10 @@ def _fill_all(
     row.spans_over_clients = None if few else spans.over_clients(rows)
     row.server_spans = server
     row.ideal_s = row.measured_to_ideal = None
-    # How fast a ring of unlike lines could be, step after step, nobody has worked out here.
-    if there and links and entry.seconds and not entry.reduced:
+    # How fast unlike lines among clients could be, all at once or step after step around a ring,
+    # nobody has worked out here.
+    among = entry.reduced or entry.among_clients()
+    if there and links and entry.seconds and not among:
         messages = entry.within()
         compute_s = {client: sums[client].compute_s for client in there}
         own = dict(zip(clients, links[1:], strict=True))

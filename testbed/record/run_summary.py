@@ -192,6 +192,14 @@ class ClientSummary(msgspec.Struct, kw_only=True):
     )
 
 
+class Busiest(msgspec.Struct):
+    """The node that had the most payload bytes, sent and received together."""
+
+    node: str
+    sent: Annotated[Count, "bytes of payload"]
+    received: Annotated[Count, "likewise"]
+
+
 class Process(msgspec.Struct, kw_only=True):
     node: str
     pid: Count = 0
@@ -339,6 +347,9 @@ class Summary(msgspec.Struct, kw_only=True):
     ] = False
     dilation_found: Annotated[str | None, "with `--dilation=auto`: how it was found"] = None
     bytes: Bytes
+    busiest: Annotated[
+        Busiest | None, "the server where all bytes are to it or from it; null: none has any"
+    ] = None
     rounds: Annotated[list[RoundSummary], "that have begun, in their order"]
     metrics: InitialFinal
     evaluated: Evaluated = msgspec.field(default_factory=Evaluated)

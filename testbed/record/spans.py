@@ -92,6 +92,12 @@ class Round:
             for client, own in self.messages.items()
         }
 
+    def among_clients(self) -> bool:
+        """Whether clients sent one another messages in it, all-reduces aside."""
+        return not self.reduced and any(
+            not message.with_server for own in self.messages.values() for message in own
+        )
+
     def spans(self) -> dict[str, list[Span]]:
         """Spans by node, the server first, from the round's beginning to its end without a gap.
 

@@ -21,6 +21,7 @@ from testbed.processes.confinement import Confined
 from testbed.record import events, host_load, round_times, strangers
 from testbed.record.events import Event, Facts, UpDown, known
 from testbed.record.run_summary import (
+    Busiest,
     Bytes,
     Captures,
     Changes,
@@ -105,6 +106,8 @@ class SummaryBuilder:
         """The server's."""
         self._host_gflops: float | None = None
         self._bytes = Bytes.none()
+        self._carried: dict[str, UpDown] = defaultdict(lambda: UpDown(0, 0))
+        """Payload bytes that each node sent (up) and received (down)."""
         self._rounds = _Rounds()
         self._timeline = Timeline()
         self._links: list[Access] = []
@@ -235,6 +238,8 @@ class SummaryBuilder:
         self, number: int, sender: str, receiver: str, kind: str, payload: int, message: int
     ) -> None:
         """Bytes that went from one node to another."""
+        self._carried[sender].up += payload
+        self._carried[receiver].down += payload
         for direction, client in (("up", sender), ("down", receiver)):
             if client in self._clients:
                 round_, own = self._rounds[number].row, self._clients[client]
@@ -477,6 +482,7 @@ class SummaryBuilder:
             elastic=run.elastic,
             dilation_found=known(run.dilation_found),
             bytes=self.bytes(),
+            busiest=self._busiest(),
             rounds=[self.round_summary(number) for number in range(1, self._last_begun + 1)],
             metrics=self._metrics,
             evaluated=self._evaluated,
@@ -506,6 +512,10 @@ class SummaryBuilder:
             ),
             environment=run.environment,
         )
+
+    def _busiest(self) -> Busiest | None:
+        node, own = max(self._carried.items(), key=lambda each: each[1].both, default=(None, None))
+        return Busiest(node, own.up, own.down) if node and own and own.both else None
 
     def _congestion(self) -> str | None:
         """Congestion control really used; None over loopback links, and where nobody tells."""

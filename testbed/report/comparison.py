@@ -16,6 +16,7 @@ from rich.table import Table
 
 from testbed import files
 from testbed.config_error import ConfigError
+from testbed.network.topology import SERVER
 from testbed.record.run_summary import Summary
 from testbed.report import curves, different_networks, summaries
 from testbed.report.curves import Point
@@ -54,6 +55,10 @@ class Row(NamedTuple):
     """Minutes, and MB likewise, at which accuracy was the target on a straight line through the
     round that reached it."""
     wire_mb_interpolated: float | None = None
+    busiest_mb: float | None = None
+    """Payload of the busiest node, sent and received, the server where all bytes pass there."""
+    among_clients: bool = False
+    """Whether that is a client, as clients speak to one another."""
 
     @property
     def minutes(self) -> float:
@@ -236,6 +241,8 @@ def compare(found: Sequence[Run], target: float | None) -> tuple[list[Row], floa
     for n, (run, name) in enumerate(zip(found, names(found), strict=True)):
         at = None if target is None else curves.reached(points[n], target)
         moment = None if target is None else curves.moment(points[n], target)
+        busiest = run.summary.busiest
+        minutes_at, mb_at = moment or (None, None)
         rows.append(
             Row(
                 run.folder.as_posix(),
@@ -248,7 +255,10 @@ def compare(found: Sequence[Run], target: float | None) -> tuple[list[Row], floa
                 at and at.round,
                 at and at.minutes,
                 at and at.wire_mb,
-                *(moment or (None, None)),
+                minutes_at,
+                mb_at,
+                None if busiest is None else (busiest.sent + busiest.received) / 1e6,
+                busiest is not None and busiest.node != SERVER,
             )
         )
     return rows, target
@@ -293,6 +303,11 @@ def cells(rows: Sequence[Row], target: float | None) -> list[list[str]]:
     head += ["minutes, interpolated", "wire MB, interpolated"]
     head += ["minutes in all", "wire MB in all", "front rounds"]
     lines = [head, *(_line(row) for row in rows)]
+    if any(row.among_clients for row in rows):
+        # Elsewhere the server has all bytes, and its own say nothing new.
+        head.append("payload MB of the busiest node")
+        for row, line in zip(rows, lines[1:], strict=True):
+            line.append("-" if row.busiest_mb is None else number(row.busiest_mb))
     several = len({row.where for row in rows}) > 1
     return lines if several else [[first, *rest] for first, _, *rest in lines]
 
@@ -344,6 +359,7 @@ def data(rows: Sequence[Row], target: float | None, notes: Sequence[str] = ()) -
                 "minutes_interpolated": row.minutes_interpolated,
                 "wire_mb_interpolated": row.wire_mb_interpolated,
                 "front_rounds": row.front_rounds,
+                "busiest_mb": row.busiest_mb,
                 "sentence": sentence(row, target),
             }
             for row in rows

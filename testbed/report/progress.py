@@ -174,6 +174,10 @@ def closing_table(summary: Summary) -> Table:
         if level == "wire" and summary.links == "loopback":
             label += " (estimate)"
         table.add_row(label, f"{human_bytes(amounts.up)} / {human_bytes(amounts.down)}")
+    if (busiest := summary.busiest) and busiest.node != SERVER:
+        label = f"payload bytes of {busiest.node}, the busiest, sent / received"
+        amount = f"{human_bytes(busiest.sent)} / {human_bytes(busiest.received)}"
+        table.add_row(label, amount)
     if (used := summary.congestion) and used != (asked := summary.congestion_asked):
         table.add_row("congestion control", f"{used} (asked: {asked})" if asked else used)
     clients = [row for row in summary.processes if row.node != SERVER]

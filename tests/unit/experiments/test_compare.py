@@ -11,7 +11,7 @@ from rich.console import Console
 from experiments.compare import Group, examined, figures, medians, shares, table
 from experiments.plan import Bench, Claim, Row
 from testbed.record.events import UpDown
-from testbed.record.run_summary import Process, Summary
+from testbed.record.run_summary import Busiest, Process, Summary
 
 
 def summary(accuracies: list[float | None], seconds: float = 60.0) -> Summary:
@@ -43,6 +43,19 @@ def test_a_round_and_client() -> None:
     assert found["payload_mb"] == pytest.approx(12.0)
     assert found["wire_mb"] == pytest.approx(13.2)
     assert "rounds_to_target" not in found
+
+
+def test_the_busiest_node_has_a_column_where_it_is_a_client() -> None:
+    def printed(node: str) -> str:
+        found = summary([0.5])
+        found.busiest = Busiest(node, 3_000_000, 1_250_000)
+        groups = [Group("4g", Row("one"), *medians([figures(found, None)]))]
+        console = Console(file=StringIO(), width=200)
+        console.print(table(Bench(rows=[Row("one")]), groups))
+        return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+    assert "busiest" not in printed("server")
+    assert "busiest node" in printed("client-2") and "4.25" in printed("client-2")
 
 
 def test_until_the_target_is_reached_and_no_further() -> None:

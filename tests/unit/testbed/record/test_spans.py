@@ -136,6 +136,18 @@ def test_messages_between_clients_are_theirs_alone() -> None:
     assert found["server_spans"]["send_s"] == 0
 
 
+def test_a_round_among_clients_counts_each_instant_once_and_has_no_ideal() -> None:
+    """Client 2 has two transfers at once, for 4 s; together they would be longer than its round."""
+    events = (
+        *(down(1, 0, 1), down(2, 0, 1), message("client-1", "client-2", 1, 5)),
+        *(message("client-2", "client-1", 1, 5), up(1, 6, 7), up(2, 8, 9)),
+    )
+    lines = [UNLIMITED, [[8.0, 0.0], [8.0, 0.0]], [[8.0, 0.0], [8.0, 0.0]]]
+    found = round_of(*events, seconds=9.0, lines=lines)
+    assert (found["compute_s"], found["transfer_s"], found["wait_s"]) == (3, 6, 0)
+    assert found["ideal_s"] is None and found["measured_to_ideal"] is None
+
+
 def reduced(client: int, *times: float, received: dict[str, int] | None = None) -> dict[str, Any]:
     """An all-reduce: when it began, when the group was connected, when it ended."""
     names = ("began_ns", "connected_ns", "ended_ns")

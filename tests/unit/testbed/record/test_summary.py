@@ -103,6 +103,21 @@ def both(up: int, down: int) -> dict[str, int]:
 # Links that change
 
 
+def test_the_busiest_node_is_the_one_with_the_most_both_ways() -> None:
+    star = (down(1, 1, payload=100), up(1, 1, payload=50), down(2, 1, payload=100))
+    assert summary_of(*star)["busiest"] == {"node": "server", "sent": 200, "received": 50}
+    among = [
+        message("client-1", "client-2", 1, payload=300),
+        message("client-2", "client-1", 1, payload=40),
+    ]
+    assert summary_of(*star, *among, message("client-1", "server", 1, payload=1))["busiest"] == {
+        "node": "client-1",
+        "sent": 351,
+        "received": 140,
+    }
+    assert summary_of()["busiest"] is None
+
+
 def test_changes_of_links_are_counted_with_their_lateness() -> None:
     quiet = {"changes": 0, "lateness_mean_ms": 0, "lateness_max_ms": 0}
     assert summary_of()["dynamics"] == quiet

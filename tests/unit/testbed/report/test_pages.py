@@ -427,6 +427,24 @@ def test_compare_prints_a_table_and_sentences(runs: list[Path], tmp_path: Path) 
     assert (tmp_path / "own.html").is_file() and not (tmp_path / "comparison.html").exists()
 
 
+def test_compare_has_the_busiest_node_where_clients_speak_to_one_another(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    star = json.loads(output("compare", *runs, "--json"))["runs"]
+    # 2 rounds of 2 clients, 0.4 MB each way, all of it the server's.
+    assert star[0]["busiest_mb"] == pytest.approx(3.2)
+    assert "busiest node" not in output("compare", *runs)
+    among = events()
+    for event in among:
+        if event["event"] == "message" and event["peer"] == "server":
+            event["peer"] = "client-1" if event["node"] == "client-2" else "client-2"
+    mesh = folder(tmp_path / "20261121-100009-mesh", among)
+    shown = output("compare", *runs, mesh)
+    assert "payload MB of the busiest node" in shown
+    # Received 0.8, sent 0.8 to the other and as much to the server.
+    assert json.loads(output("compare", mesh, "--json"))["runs"][0]["busiest_mb"] == 2.4
+
+
 def test_results_are_listed_newest_first(runs: list[Path], tmp_path: Path) -> None:
     (tmp_path / "20261121-100003-torn").mkdir()
     (tmp_path / "20261121-100003-torn" / "summary.json").write_text('{"schema"')
