@@ -209,7 +209,7 @@ class FineTuning:
         if run.transport == "gloo":
             share = 2 * (self._clients - 1) / self._clients
             return Traffic(int(share * up), int(share * down), among_clients=True)
-        return Traffic(up, down)
+        return Traffic(up, down, among_clients=self._method.peer_to_peer)
 
     def reach(self, node: Node, port: int) -> Reach:
         """Data, model and states, and the one port; among clients, all of their network's."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import queue
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from nodes.compute import Compute, Real
 from nodes.fleet import Fleet
 from nodes.kinds import HELLO, STOP, WELCOME
 from nodes.peer import Overtaken, Peer, Refused, Stopped
+from testbed import clock
 from testbed.transport.sockets import Encoded, Timeout
 from testbed.transport.wire import Header, Message, decode, encode_header, encode_tensors
 
@@ -30,8 +32,9 @@ class Sent(NamedTuple):
     """A message of a method, in the order in which the server sent and received them."""
 
     way: str
-    """up or down."""
+    """up, down, or among clients."""
     client: str
+    """The one that is not the server; among clients the receiver."""
     message: Message
 
 
@@ -61,7 +64,7 @@ class Network:
         """Bytes by direction and kind."""
         found: dict[str, dict[str, int]] = {"up": {}, "down": {}}
         for way, _, message in self.log:
-            found[way].setdefault(message.kind, 0)
+            found.setdefault(way, {}).setdefault(message.kind, 0)
             found[way][message.kind] += message.payload_bytes
         return found
 
@@ -74,7 +77,10 @@ def carried(
 ) -> Message:
     """A message as it arrives: its tensors are views of buffers that nobody else has."""
     entries, buffers = encoded
-    frames = [encode_header(Header(kind, number, 0, dict(details), entries)), *buffers]
+    frames = [
+        encode_header(Header(kind, number, clock.monotonic_ns(), dict(details), entries)),
+        *buffers,
+    ]
     header, arrived = decode([memoryview(bytearray(frame)) for frame in frames])
     return Message(sender, header, arrived, 0, sum(len(frame) for frame in frames))
 
@@ -121,6 +127,7 @@ class ClientEnd:
 
     def __init__(self, name: str, network: Network, server: ServerEnd) -> None:
         self._name = name
+        self._network = network
         self._server = server
         self._left = network.dies_after.get(name)
         self._waits_for = network.waits_for.get(name)
@@ -140,7 +147,15 @@ class ClientEnd:
             if self._left == 0:
                 raise Died
             self._left -= 1
-        self._server.arrive(carried(self._name, kind, number, encode_tensors(tensors), details))
+        message = carried(self._name, kind, number, encode_tensors(tensors), details)
+        if to == "server":
+            self._server.arrive(message)
+        else:
+            self._network.log.append(Sent("among", to, message))
+            self._server.clients[to].put(message)
+
+    def hang_up(self, neighbour: str) -> None:
+        pass
 
     def receive(self, timeout_s: float) -> Message:
         try:
@@ -178,6 +193,7 @@ def play(
             *(present, report, LIMIT_S),
             per_round=per_round,
             compute=own,
+            peer_to_peer=getattr(sys.modules[type(server).__module__], "peer_to_peer", False),
             coder=coders.get("server"),
         )
         pump = asyncio.create_task(fleet.pump())

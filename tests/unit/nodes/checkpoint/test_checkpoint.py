@@ -38,6 +38,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"dp": "sample", "dp_noise": 1.0},
         {"dp": "client", "dp_epsilon": 20.0, "dp_rounds": 3},
     ],
+    "dispfl": [{}, {"topology": "ring", "regrow": "gradient"}],
     "fedkseed": [
         {"candidates": 64, "steps": 5},
         {"candidates": 64, "steps": 5, "sampling": "importance"},
@@ -110,12 +111,12 @@ class Nodes:
         return play(self.server, self.clients, SAMPLES, last, first=first)
 
 
-def sent(network: Network) -> dict[tuple[str, str], list[tuple[str, dict[str, Tensor], Any]]]:
-    """By way and client, its messages in their order."""
-    found: dict[tuple[str, str], list[tuple[str, dict[str, Tensor], Any]]] = {}
+def sent(network: Network) -> dict[tuple[str, ...], list[tuple[str, dict[str, Tensor], Any]]]:
+    """By way, client and sender, messages in their order."""
+    found: dict[tuple[str, ...], list[tuple[str, dict[str, Tensor], Any]]] = {}
     for way, client, message in network.log:
         own = (message.kind, message.tensors, message.details)
-        found.setdefault((way, client), []).append(own)
+        found.setdefault((way, client, message.sender), []).append(own)
     return found
 
 
