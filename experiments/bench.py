@@ -18,11 +18,14 @@ from testbed import files, outside
 from testbed.config_error import ConfigError
 from testbed.naming import slug
 from testbed.network import mix
+from testbed.record.events import Verdict
 from testbed.report import claims
 from testbed.report.claims import Examined
 from testbed.report.terminal import Output
 from testbed.run.config import RunConfig, choose, convert
 from testbed.transport import congestion
+
+_WORST_FIRST: tuple[Verdict, ...] = ("fail", "skipped", "pass")
 
 
 def bench(
@@ -98,24 +101,15 @@ def bench(
 
 def _row(asked: Bench, group: compare.Group, outcomes: list[Outcome]) -> dict[str, Any]:
     """A row of comparison.json."""
-    own = next(o.cell for o in outcomes if _is_of(o, group))
+    own = next(o.cell for o in outcomes if o.cell.setting == (group.where, group.row.name))
     row: dict[str, Any] = {"links": group.where, "row": group.row.name}
     row["at"] = {"profile": own.config.profile, "clients": own.config.clients, **own.varied}
     row |= {"has": assumptions.of(own.config), **group.figures, "spread": group.spread}
-    tested = [o.summary for o in outcomes if _is_of(o, group) and not o.cell.trial]
-    verdicts = [summary.fidelity.verdict for summary in tested if summary]
-    row["certificate"] = next(each for each in _WORST_FIRST if each in verdicts)
+    row["certificate"] = group.certificate
     if asked.grid:
         tried = msgspec.to_builtins(tuning.tried(asked, own, outcomes))
         row |= {"tuned": group.point, "at_edge": group.at_edge, "tuning": tried}
     return row
-
-
-_WORST_FIRST = ("fail", "skipped", "pass")
-
-
-def _is_of(outcome: Outcome, group: compare.Group) -> bool:
-    return outcome.cell.setting == (group.where, group.row.name)
 
 
 def _asked(
@@ -209,8 +203,12 @@ def _together(asked: Bench, outcomes: list[Outcome]) -> list[compare.Group]:
             counted = [accounts.of(each, compare.figures(each, own)) for each in summaries]
             edge = tuning.at_edge(asked, cell.point)
             sums = accounts.medians(counted)
+            verdicts = {each.fidelity.verdict for each in summaries}
+            worst = next(each for each in _WORST_FIRST if each in verdicts)
             found.append(
-                compare.Group(key[0], cell.row, middles[key], spread, cell.point, edge, has, sums)
+                compare.Group(
+                    key[0], cell.row, middles[key], spread, cell.point, edge, has, sums, worst
+                )
             )
     for each in found:
         baseline = each.row.baseline or asked.baseline

@@ -14,10 +14,10 @@ from experiments import accounts
 from experiments.plan import Bench, Claim, Row
 from testbed.metrics import accuracy
 from testbed.network.topology import SERVER
-from testbed.record.events import known
+from testbed.record.events import Verdict, known
 from testbed.record.run_summary import RoundSummary, Summary
-from testbed.report import curves
-from testbed.report.claims import Examined, Verdict, shown
+from testbed.report import claims, curves
+from testbed.report.claims import Examined, shown
 
 Figures = dict[str, float | None]
 Spread = dict[str, tuple[float, float]]
@@ -41,6 +41,8 @@ class Group(NamedTuple):
     """What the row has that others lack."""
     accounts: Mapping[str, float] = MappingProxyType({})
     """Medians of what a claim can name."""
+    certificate: Verdict = "pass"
+    """The worst of the runs'."""
 
 
 def figures(summary: Summary, target_accuracy: float | None) -> Figures:
@@ -164,7 +166,7 @@ _DIGITS = 9
 
 def examined(group: Group, claim: Claim, base: Mapping[str, float] | None) -> Examined:
     """A claim held against a row's runs; ``base``: what the row has that it is held against."""
-    verdict: Verdict = "not reproducible here"
+    verdict: claims.Verdict = "not reproducible here"
     found, reason = None, claim.because
     if claim.account is not None and claim.figure is not None and claim.tolerance is not None:
         try:
@@ -196,6 +198,7 @@ def examined(group: Group, claim: Claim, base: Mapping[str, float] | None) -> Ex
         account=claim.account,
         wire_mb=group.figures["wire_mb"] or 0.0,
         minutes=group.figures["minutes"] or 0.0,
+        certificate=group.certificate,
         verdict=verdict,
         reason=reason,
     )

@@ -10,6 +10,7 @@ import msgspec
 from rich.table import Table
 
 from testbed import files
+from testbed.record import events
 
 NAME = "comparison.json"
 """In a bench's folder."""
@@ -37,6 +38,8 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True):
     """10^6 bytes of the whole run, both ways."""
     minutes: float
     """The run's rounds took so long."""
+    certificate: events.Verdict = "pass"
+    """Whether these minutes are those of such links and devices."""
     verdict: Verdict
     reason: str
 
@@ -65,14 +68,18 @@ def shown(value: float | None, unit: str) -> str:
 
 
 def cells(claims: Sequence[Examined]) -> list[list[str]]:
-    """A line for each, as HEAD names its parts; where is said if it is not the same of all."""
+    """A line for each, as HEAD names its parts; where is said if it is not the same of all.
+
+    A "?" stands behind minutes of a run whose certificate failed.
+    """
     several = len({claim.links for claim in claims}) > 1
     lines = []
     for claim in claims:
         account = f" = {claim.account}" if claim.recomputed is not None else ""
         line = [f"{claim.row}, {claim.links}" if several else claim.row, claim.paper]
         line += [f"{shown(claim.recomputed, claim.unit)}{account}"]
-        line += [f"{claim.wire_mb:.2f} MB, {claim.minutes:.2f} min"]
+        doubt = "?" if claim.certificate == "fail" else ""
+        line += [f"{claim.wire_mb:.2f} MB, {claim.minutes:.2f} min{doubt}"]
         lines.append([*line, f"{claim.verdict}: {claim.reason}"])
     return lines
 

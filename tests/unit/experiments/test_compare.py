@@ -177,8 +177,9 @@ def verdict(own: float, base: float = 10.0, **claim: Any) -> tuple[str, float | 
     """Of a claim of a share of 0.5, within 0.02."""
     stated = Claim(**{"counts": "up", "figure": 0.5, "tolerance": 0.02} | claim)
     figures = {"wire_mb": 2.0, "minutes": 3.0}
-    group = Group("4g", Row("a"), figures, {}, accounts={"up": own})
+    group = Group("4g", Row("a"), figures, {}, accounts={"up": own}, certificate="fail")
     found = examined(group, stated, {"up": base})
+    assert found.certificate == "fail"
     assert (found.wire_mb, found.minutes, found.row, found.links) == (2.0, 3.0, "a", "4g")
     return found.verdict, found.recomputed, found.reason
 

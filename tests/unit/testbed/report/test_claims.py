@@ -36,6 +36,8 @@ def test_four_columns_of_a_claim() -> None:
         "confirmed: 0.0% below, tolerance 0.005",
     ]
     assert other[2] == "-" and other[4] == "not reproducible here: no such data <b>"
+    doubted = msgspec.structs.replace(ONE, certificate="fail")
+    assert claims.cells([doubted])[0][3] == "5841.57 MB, 3.59 min?"
     elsewhere = msgspec.structs.replace(ONE, links="4g, 20 clients")
     assert [row[0] for row in claims.cells([ONE, elsewhere])] == [
         "full, wifi, 8 clients",
