@@ -10,7 +10,7 @@ are labels only the seed's 8 go down.
 """
 
 from collections.abc import Callable
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import torch
@@ -146,14 +146,14 @@ def digest(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Callable[[Any, Tensor], Tensor],
     optimizer: torch.optim.Optimizer,
     *,
     epochs: int,
     batch_size: int,
     generator: torch.Generator,
 ) -> None:
-    """Train towards ``loss(logits, labels) = 0`` on shuffled batches of the images."""
+    """Train on shuffled batches of the images by ``loss``, of what the model makes and labels."""
     model.train()
     orders = [torch.randperm(len(images), generator=generator) for _ in range(epochs)]
     batches = [batch for order in orders for batch in order.split(batch_size)]

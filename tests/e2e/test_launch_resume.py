@@ -59,6 +59,10 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         ("--method=salientgrads", "--set=local_epochs=1", "--clients-per-round=2"),
         {"event": "message", "kind": "model", "node": "server", "round": 3},
     ),
+    "fedkd of two in three, amid a mean": (
+        ("--method=fedkd", "--set=student_blocks=1", "--clients-per-round=2"),
+        {"event": "message", "kind": "update", "node": "server", "round": 3},
+    ),
     "splitfed, amid its batches": (
         ("--method=splitfed", "--set=variant=v2"),
         {"event": "message", "kind": "smashed", "node": "server", "round": 2},

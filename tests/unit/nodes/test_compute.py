@@ -88,6 +88,8 @@ def played(name: str, options: dict[str, Any], device: str, **compute: Any) -> N
         ("hetlora", {"ranks": "4,2", "self_prune": True}),
         ("kdfft", {"public_samples": 8, "public_batch": 4, "rank": 2}),
         ("fedmd", {"public_samples": 8, "public_batch": 4, "depths": "1,2"}),
+        ("fedkd", {"rank": 2, "batch_size": 4}),
+        ("fedkd", {"rank": 1, "student_blocks": 1, "attention_loss": False}),
         ("split", {"labels": "private", "batch_size": 4}),
         ("splitfed", {"variant": "v1", "batch_size": 4}),
         ("splitfed", {"variant": "v2", "batch_size": 4}),

@@ -55,6 +55,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "fedpeft": [
         {"variant": variant} for variant in ("full", "head", "adapter", "prompt", "lora", "ffalora")
     ],
+    "fedkd": [{}, {"student_blocks": 1, "rank": 1}],
     "flexlora": [{"ranks": "4,2"}],
     "flora": [{"ranks": "4,2"}, {"ranks": "4,2", "downlink": "least"}],
     "hetlora": [{"ranks": "4,2"}, {"ranks": "4,2", "self_prune": True}],
