@@ -75,7 +75,8 @@ def _option(field: str, hint: Any, flag: Flag, help_: str | None) -> Callable[[C
             field,
             is_flag=True,
             default=None,
-            help=f"{flag.help}  [default: {says or option[2:]}]" if says or default else flag.help,
+            help=help_
+            or flag.help + (f"  [default: {says or option[2:]}]" if says or default else ""),
         )
     if default == ():
         settings |= {"multiple": True, "callback": _several}

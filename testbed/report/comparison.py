@@ -168,6 +168,7 @@ def notes(found: Sequence[Run]) -> list[str]:
             f"The runs were made on {len(machines)} different machines "
             f"({'; '.join(sorted(machines))}), which shows in the minutes of real compute."
         )
+    said += _of_connections(found)
     # Methods' names are mostly the same in these.
     folders = [run.folder.name for run in found]
     said += different_networks.notes([run.summary for run in found], folders)
@@ -182,6 +183,17 @@ def notes(found: Sequence[Run]) -> list[str]:
     if called:
         said.append(f"Bytes of strangers are among those of {few(called)}.")
     return said
+
+
+def _of_connections(found: Sequence[Run]) -> list[str]:
+    """A note where some runs' connections have keys and others' have none."""
+    named: dict[str, list[str]] = {}
+    for name, run in zip(names(found), found, strict=True):
+        named.setdefault(run.summary.secure or "none", []).append(name)
+    if len(named) < 2:
+        return []
+    told = "; ".join(f"{word} in {few(own)}" for word, own in sorted(named.items()))
+    return [f"Connections had keys of different kinds, which cost bytes and time: {told}."]
 
 
 def _machine(summary: Summary) -> str:
@@ -223,6 +235,8 @@ def _own_name(run: Run, found: Sequence[Run]) -> str:
     models = {each.summary.model for each in found}
     if len(models) > 1:
         differ.append(f"model={run.summary.model}")
+    if len({each.summary.secure for each in found}) > 1:
+        differ.append(f"secure={run.summary.secure or 'none'}")
     return " ".join([str(run.summary.method), *differ])
 
 

@@ -72,12 +72,32 @@ def test_help_says_what_is_taken_and_what_stands_where_nothing_is_given() -> Non
 
 def test_other_words_may_stand_for_a_fields_own() -> None:
     @click.command()
-    @options.of_a_run("rounds", help_="Of each run.")
-    def command(rounds: int | None) -> None:
+    @options.of_a_run("rounds", "secure", help_="Of each run.")
+    def command(rounds: int | None, secure: bool | None) -> None:
         pass
 
     text = CliRunner().invoke(command, ["--help"]).output
-    assert "Of each run." in text and "default" not in text and "--clients" not in text
+    assert text.count("Of each run.") == 2 and "default" not in text and "--clients" not in text
+
+
+@pytest.mark.parametrize(
+    ("flag", "run"), [("--secure", {"secure": True}), ("--no-secure", {"secure": False}), ("", {})]
+)
+def test_a_bench_hands_on_whether_its_runs_are_secure(
+    flag: str, run: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments import bench as benching
+    from experiments.commands.bench import bench
+
+    seen: list[Any] = []
+
+    def benched(preset: Any, methods: Any, axes: Any, repeat: Any, run: Any, *more: Any) -> int:
+        seen.append(run)
+        return 0
+
+    monkeypatch.setattr(benching, "bench", benched)
+    found = CliRunner().invoke(bench, ["--methods=fedavg", *filter(None, [flag])])
+    assert (found.exit_code, seen) == (0, [run])
 
 
 def test_a_comma_before_an_option_parts_no_stages() -> None:

@@ -325,6 +325,26 @@ def test_what_is_not_comparable_is_told_apart_and_said(tmp_path: Path) -> None:
     assert all(note in words_of(root) for note in notes)
 
 
+def test_where_runs_differ_in_their_keys_names_and_a_note_say_so(tmp_path: Path) -> None:
+    made = []
+    for number, secure in enumerate(["curve", None, None]):
+        found = events()
+        found[0] |= {"secure": secure}
+        made.append(folder(tmp_path / str(number), found))
+    runs = comparison.runs(made)
+    assert [run.summary.secure for run in runs] == ["curve", None, None]
+    curve, one, other = comparison.names(runs)
+    assert curve.endswith("secure=curve") and "secure=none" in one and one != other
+    wanted = (
+        "Connections had keys of different kinds, which cost bytes and time: "
+        f"curve in {curve}; none in {one}, {other}."
+    )
+    assert wanted in comparison.notes(runs)
+    rows, _ = comparison.compare(runs, None)
+    assert len({row.where for row in rows}) == 1
+    assert not any("keys" in note for note in comparison.notes(runs[1:]))
+
+
 def test_a_machine_without_time_for_all_is_not_blamed_on_the_links(tmp_path: Path) -> None:
     found = events()
     for event in found:
