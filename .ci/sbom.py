@@ -64,9 +64,12 @@ def component(found: Distribution, kind: str, scope: str | None) -> dict[str, An
     if told:
         one["licenses"] = [{"expression": told[0]}]
     else:
-        said = [*(found.metadata.get_all("License") or ()), *_classified(found)]
+        names = found.metadata.get_all("License") or ()
+        # Some have the licence's whole text there.
+        names = [each for each in names if "\n" not in each.strip()]
+        said = [*names, *_classified(found)]
         if said:
-            one["licenses"] = [{"license": {"name": said[0].partition("\n")[0][:200]}}]
+            one["licenses"] = [{"license": {"name": said[0].strip()[:200]}}]
     return one | ({} if scope is None else {"scope": scope})
 
 

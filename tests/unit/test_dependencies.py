@@ -117,6 +117,27 @@ class Made(Distribution):
         raise NotImplementedError
 
 
+@pytest.mark.parametrize(
+    ("lines", "licences"),
+    [
+        (["License-Expression: MIT", "License: Other"], [{"expression": "MIT"}]),
+        (["License: BSD-3-Clause"], [{"license": {"name": "BSD-3-Clause"}}]),
+        (
+            [
+                *("License: Copyright (c) 2001 Somebody.", "        All rights reserved."),
+                "Classifier: License :: OSI Approved :: BSD License",
+            ],
+            [{"license": {"name": "BSD License"}}],
+        ),
+        (["License: Copyright (c) 2001 Somebody.", "        All rights reserved."], None),
+        ([], None),
+    ],
+)
+def test_a_licence_is_a_name_and_no_text(lines: list[str], licences: object) -> None:
+    found = Made("\n".join(["Name: a", "Version: 1", *lines]))
+    assert sbom.component(found, "library", "required").get("licenses") == licences
+
+
 def test_markers_and_extras_are_heeded() -> None:
     lines = ["Name: a", "Version: 1", "Requires-Dist: B[x]>=1", "Requires-Dist: c; extra == 'y'"]
     lines += [f"Requires-Dist: d; sys_platform != '{sys.platform}'"]
