@@ -232,6 +232,9 @@ class ClientTransport:
         self._monitors: dict[zmq.Socket[Any], zmq.Socket[Any]] = {}
         self._listener: zmq.Socket[Any] | None = None
         self._neighbours: Neighbours = {}
+        self._addresses: dict[zmq.Socket[Any], str] = {}
+        self._broken: set[zmq.Socket[Any]] = set()
+        """Whose connection has ended, and not come back."""
         self._sockets = {SERVER: self._call(SERVER, host, port)}
 
     def listen(self, host: str, port: int, neighbours: Neighbours) -> None:
@@ -258,12 +261,16 @@ class ClientTransport:
         if to not in self._sockets:
             self._sockets[to] = self._call(to, *self._neighbours[to])
         encoded = _checked(encode_tensors(tensors), self._most_frame_bytes)
-        self._sockets[to].send_multipart(_frames(kind, number, encoded, details), copy=False)
+        sock = self._sockets[to]
+        self._call_again(sock)
+        sock.send_multipart(_frames(kind, number, encoded, details), copy=False)
 
     def hang_up(self, neighbour: str) -> None:
         """Call a neighbour no more, and forget what it has yet to take, until the next sending."""
         sock = self._sockets.pop(neighbour, None)
         if sock is not None:
+            self._broken.discard(sock)
+            del self._addresses[sock]
             self._close(sock, self._monitors.pop(sock), linger_ms=0)
 
     def receive(self, timeout_s: float) -> Message:
@@ -275,14 +282,22 @@ class ClientTransport:
         deadline = clock.monotonic() + timeout_s
         while True:
             remaining_ms = max(0, round(1000 * clock.host_s(deadline - clock.monotonic())))
-            with clock.waiting() if remaining_ms else contextlib.nullcontext():
-                ready = dict(self._poller.poll(remaining_ms))
+            # What becomes of a connection after its end is told by nothing that could be awaited.
+            wait_ms = min(remaining_ms, RECONNECT_MS) if self._broken else remaining_ms
+            with clock.waiting() if wait_ms else contextlib.nullcontext():
+                ready = dict(self._poller.poll(wait_ms))
             for sock, monitor in self._monitors.items():
                 if monitor in ready:
                     event = recv_monitor_message(monitor)
                     _on_connection(event, self._congestion, self._report)
                     if sock is self._listener:
                         self._door.watch(event, self._report)
+                    elif event["event"] == zmq.EVENT_DISCONNECTED:
+                        self._broken.add(sock)
+                    else:
+                        self._broken.discard(sock)
+            for sock in self._broken:
+                self._call_again(sock)
             message = None
             if self._sockets[SERVER] in ready:
                 frames = read(self._sockets[SERVER])
@@ -295,8 +310,16 @@ class ClientTransport:
                 clock.wait_turn()
                 return message
 
+    def _call_again(self, sock: zmq.Socket[Any]) -> None:
+        """Connect where libzmq does not: it gives up a connection over which came what is wrong."""
+        # It keeps a place for messages while it goes on by itself, and without one sending blocks.
+        if not int(sock.getsockopt(zmq.EVENTS)) & zmq.POLLOUT:
+            # A second connection to one address it takes for the first.
+            sock.disconnect(self._addresses[sock])
+            sock.connect(self._addresses[sock])
+
     def _call(self, called: str, host: str, port: int) -> zmq.Socket[Any]:
-        sock = self._open(zmq.DEALER, zmq.EVENT_CONNECTED)
+        sock = self._open(zmq.DEALER, zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED)
         word = self._name
         if self._keys is not None:
             public, word = self._keys.called[called]
@@ -305,7 +328,8 @@ class ClientTransport:
             sock.setsockopt(zmq.CURVE_SECRETKEY, self._keys.secret.encode())
         sock.setsockopt(zmq.IDENTITY, word.encode())
         self._poller.register(sock, zmq.POLLIN)
-        sock.connect(f"tcp://{host}:{port}")
+        self._addresses[sock] = f"tcp://{host}:{port}"
+        sock.connect(self._addresses[sock])
         return sock
 
     def _open(self, kind: int, events: int) -> zmq.Socket[Any]:

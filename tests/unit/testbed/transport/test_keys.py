@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from talking import HOST, LIMIT_S, Reports, free_port, soon
 from testbed.config_error import ConfigError
 from testbed.run.zygote import Address, Told
 from testbed.transport import keys as keys_module
-from testbed.transport import sockets
+from testbed.transport import sockets, wire
 from testbed.transport.keys import Keys, RunKeys, asked, told
 from testbed.transport.sockets import ClientTransport, ServerTransport, Timeout
 from testbed.transport.wire import Header, encode_header, encode_tensors
@@ -176,9 +177,13 @@ def test_a_client_that_comes_back_under_its_key_is_answered() -> None:
 class Between:
     """A man in the middle: passes streams on between one caller and ``port``, and keeps them."""
 
-    def __init__(self, port: int, harm: int | None = None) -> None:
-        """``harm``: which byte of what the client sends is changed; None: none."""
-        self._to, self.harm = port, harm
+    def __init__(self, port: int, harm: int | None = None, up: bool = True) -> None:
+        """``harm``: which byte of what the client sends is changed; None: none.
+
+        ``up``: False, and it is of what the server sends.
+        """
+        self._to, self.harm, self._up = port, harm, up
+        self.harmed = threading.Event()
         self.sent = bytearray()
         self._listener = socket.create_server((HOST, 0))
         self.port: int = self._listener.getsockname()[1]
@@ -200,8 +205,11 @@ class Between:
         seen = 0
         with contextlib.suppress(OSError):
             while data := bytearray(source.recv(1 << 16)):
-                if up and self.harm is not None and seen <= self.harm < seen + len(data):
-                    data[self.harm - seen] ^= 1
+                at = self.harm if up == self._up else None
+                if at is not None and seen <= at < seen + len(data):
+                    data[at - seen] ^= 1
+                    self.harm = None
+                    self.harmed.set()
                 seen += len(data)
                 if up:
                     self.sent += data
@@ -269,6 +277,45 @@ def test_a_changed_byte_ends_the_connection_and_not_the_talk() -> None:
                 assert receiving.result().round == 2
             between.close()
         assert {each["round"] for each in reports.all("message")} == {2}
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["while it waits", "while it computes"])
+@pytest.mark.parametrize("harm", [3000, 130], ids=["amid a message", "amid the handshake"])
+def test_a_changed_byte_that_comes_down_does_not_silence_the_client(harm: int, busy: bool) -> None:
+    """libzmq itself calls no more after that, and sending would block."""
+
+    async def run() -> None:
+        port = free_port()
+        async with serving(port) as (server, _):
+            between = Between(port, harm, up=False)
+            with calling(between.port, "client-1", RUN.of("client-1")) as (client, _):
+                client.send("hello", 0, {}, {})
+                if harm == 3000:
+                    await soon(server.receive())
+                    large = sockets.encode_tensors({"weight": torch.zeros(4096)})
+                    await server.send("client-1", "model", 1, large, {})
+                assert await asyncio.to_thread(between.harmed.wait, LIMIT_S)
+
+                def talk() -> wire.Message:
+                    if busy:
+                        # It learns of it no earlier than when it sends.
+                        while client._sockets["server"].getsockopt(zmq.EVENTS) & zmq.POLLOUT:
+                            time.sleep(0.01)
+                        client.send("update", 1, TENSORS, {})
+                    return client.receive(LIMIT_S)
+
+                talking = asyncio.create_task(asyncio.to_thread(talk))
+                receiving = asyncio.create_task(server.receive())
+                # Whoever has called again can be sent to, and says so where it has something.
+                while not talking.done():
+                    with contextlib.suppress(sockets.Unreachable):
+                        await server.send("client-1", "welcome", 2, ([], []), {})
+                    await asyncio.wait([talking], timeout=0.1)
+                assert talking.result().kind == "welcome"
+                receiving.cancel()
+            between.close()
 
     asyncio.run(run())
 
