@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -100,6 +102,70 @@ def test_a_stranger_changes_nothing_and_is_counted(
     (row,) = [each for each in summary["dropped_messages"] if each["node"] == "server"]
     assert (row["peer"], row["reason"]) == ("stranger", "it proved no key of this run")
     assert {each["peer"] for each in run.events("message")} == {"server", "client-1", "client-2"}
+
+
+def digests(run: Run, what: str) -> set[str]:
+    """Digests of all weights that a node has made, or taken."""
+    lines = (run.folder / "nodes.log").read_text().splitlines()
+    words = [line.split() for line in lines if line.startswith("weights ")]
+    return {digest for _, found, digest in words if found == what}
+
+
+def between(launch, how: str, *flags: str) -> Run:
+    """A run with a man in the middle, at its end."""
+    program = (sys.executable, str(Path(__file__).with_name("middle.py")), how)
+    run = launch(*FLAGS, "--round-timeout=6", *flags, program=program)
+    assert run.finish() == 0, run.describe()
+    return run
+
+
+def told(missed: list[dict[str, Any]]) -> bool:
+    """Whether all were missed since what was on its way was lost with a connection."""
+    lost = ("nothing within round_timeout_s = 6", "no connection with it (Host unreachable)")
+    return all(event["reason"].endswith(lost) for event in missed)
+
+
+def check_weights(run: Run) -> None:
+    """Nobody has trained on, or averaged, what nobody has made."""
+    taken = digests(run, "taken")
+    assert taken and taken <= digests(run, "made")
+
+
+@pytest.mark.parametrize("how", ["flip", "drop", "replay"])
+def test_a_man_in_the_middle_of_relay_and_server_loses_updates_and_forges_none(
+    launch, how: str
+) -> None:
+    run = between(launch, how, "--links=loopback")
+    check_weights(run)
+    # Of the two connections that he harmed both were made anew.
+    missed = run.events("missed")
+    assert len(run.events("connection", node="server")) >= 4
+    assert told(missed)
+    assert {e["round"] for e in missed} == {1}
+    assert [e["peer"] for e in run.events("message", node="server", round=3, kind="model")]
+    assert run.summary["metrics"]["final"]["accuracy"] > 0.8
+    rows = [row for row in run.summary["dropped_messages"] if row["peer"] == "stranger"]
+    # What he says once more is no handshake.
+    assert {row["reason"] for row in rows} == (
+        {"it proved no key of this run"} if how == "replay" else set()
+    )
+
+
+@pytest.mark.parametrize("how", ["flip", "drop", "replay"])
+def test_nor_does_one_in_the_link_process(launch, best_links: str, how: str) -> None:
+    """TCP makes good what is dropped or said twice; what is changed ends a connection."""
+    if best_links != "--links=userspace":
+        pytest.skip("takes links that carry packets")
+    run = between(launch, how, best_links)
+    check_weights(run)
+    assert not run.summary["dropped_messages"]
+    missed = run.events("missed")
+    if how == "flip":
+        assert len(run.events("connection", node="server")) > 2
+        assert missed and told(missed)
+    else:
+        assert len(run.events("connection", node="server")) == 2 and missed == []
+        assert digests(run, "taken") == digests(run, "made")
 
 
 def test_without_keys_a_stranger_is_believed(launch) -> None:
