@@ -39,6 +39,8 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"dp": "client", "dp_epsilon": 20.0, "dp_rounds": 3},
     ],
     "dispfl": [{}, {"topology": "ring", "regrow": "gradient"}],
+    "fedcompress": [{"distill_epochs": 1}, {"representations": "gram", "distill_epochs": 1}],
+    "fedpruning": [{"structures": "both", "prune_rounds": 3}, {"layers": "uniform"}],
     "fedkseed": [
         {"candidates": 64, "steps": 5},
         {"candidates": 64, "steps": 5, "sampling": "importance"},
