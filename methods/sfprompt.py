@@ -292,7 +292,10 @@ class Client:
         self._training(True)
         for batch in self._batches(shard, self.config.split_epochs):
             optimizer.zero_grad(set_to_none=True)
-            train_on(peer, self.parts.head, self.parts.tail, batch, self.parts.body.class_token)
+            train_on(
+                *(peer, self.parts.head, self.parts.tail, batch),
+                class_token=self.parts.body.class_token,
+            )
             optimizer.step()
 
     def _batches(self, shard: Shard, epochs: int) -> Iterator[Batch]:

@@ -31,6 +31,7 @@ from methods import Fleet, Missed, Peer, Shard, fedavg
 from methods.shared import averaging, flops
 from methods.shared.local_training import accuracy_and_loss, learnt, load_trainable, trainable_state
 from methods.split_model import Cut, cut, size, tokens_of
+from methods.split_model.coding import PLAIN, Codings
 from methods.split_model.exchange import batches, serve, sizes, train_on
 from testbed.seeds import derive
 
@@ -126,16 +127,21 @@ class Client:
             load_trainable(part, start[kind])
             part.train()
         # 2. Train together with the server.
+        codings = self.codings(peer.round)
         optimizer = fedavg.new_optimizer(self.config, nn.ModuleDict(self.cut.client_side))
         for batch in batches(
             self.shard, self.config.local_epochs, self.config.batch_size, self.generator
         ):
             optimizer.zero_grad(set_to_none=True)
-            train_on(peer, self.cut.head, self.cut.tail, batch)
+            train_on(peer, self.cut.head, self.cut.tail, batch, codings=codings)
             optimizer.step()
         # 3. Hand the weights back.
         for kind, part in self.cut.client_side.items():
             peer.send(kind, trainable_state(part), base=start[kind])
+
+    def codings(self, number: int) -> Codings:
+        """How what crosses the cut travels in this round."""
+        return PLAIN
 
 
 stageable = ("up", "down")

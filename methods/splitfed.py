@@ -37,6 +37,7 @@ from methods.shared.local_training import (
     trainable_state,
 )
 from methods.split_model import tokens_of
+from methods.split_model.coding import PLAIN, Codings
 from methods.split_model.exchange import serve, sizes
 from methods.split_model.order import Arrival, AtOnce, Drawn, Order
 from testbed.seeds import derive
@@ -87,6 +88,7 @@ class Server:
                 [self.tokens.expand(count, -1, -1) for count in counts[client]],
                 private=self.cut.tail is not None,
                 order=order,
+                codings=self.codings(fleet.round, client),
             )
             # 3. What was learnt enters the means as it comes.
             learnt = {
@@ -110,6 +112,10 @@ class Server:
         # 4. The means are the next round's weights; where nobody was left, nothing changes.
         for kind, part in (*self.cut.client_side.items(), ("server", self.cut.server)):
             load_trainable(part, means[kind].result())
+
+    def codings(self, number: int, client: str) -> Codings:
+        """How what crosses the cut travels in this round, to and from this client."""
+        return PLAIN
 
     def _order(self, number: int, counts: Mapping[str, list[int]]) -> Order:
         if self.config.variant == "v1":

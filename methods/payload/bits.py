@@ -17,10 +17,13 @@ def packed_bytes(count: int, width: int) -> int:
 def pack(numbers: Tensor, width: int) -> Tensor:
     """uint8 (packed_bytes,) of ``numbers`` below 2 ** ``width``, uint8 (n,); ``width`` 1 to 8.
 
-    The highest bit of the first number is the highest of the first byte.
+    The highest bit of the first number is the highest of the first byte. Numbers without values,
+    on the meta device, give bytes without values.
     """
     if width == 8:
         return numbers
+    if numbers.is_meta:
+        return numbers.new_empty(packed_bytes(len(numbers), width))
     if width == 1:
         return torch.from_numpy(np.packbits(numbers.numpy()))
     # Eight numbers, which come to stand in as many bytes as one of them has bits.

@@ -4,6 +4,9 @@ Labels shared, one round trip: the client sends its head's output and the labels
 server answers with the loss's gradient of that output ("gradient"). Labels private, two round
 trips: the server's output goes back ("smashed"), the client's tail computes the loss and sends its
 gradient ("gradient"), and the server answers with that of its own input ("gradient").
+
+What a head puts out, and its gradient, travel as ``codings`` says; what a tail is given and its
+gradient as they are.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods import VALUES, Fleet, Peer, Shard
+from methods.split_model.coding import PLAIN, Codings
 from methods.split_model.order import AtOnce, Order
 
 
@@ -44,25 +48,36 @@ def batches(
 
 
 def train_on(
-    peer: Peer, head: nn.Module, tail: nn.Module | None, batch: Batch, class_token: bool = False
+    peer: Peer,
+    head: nn.Module,
+    tail: nn.Module | None,
+    batch: Batch,
+    *,
+    class_token: bool = False,
+    codings: Codings = PLAIN,
 ) -> None:
     """The client's end: leaves the batch's gradients in the parameters of its parts.
 
     ``class_token``: the server sends back the first token of each image alone.
     """
     tokens = head(batch.images)
+    coded, rebuilt = codings.up.code(tokens.detach())
     if tail is None:
-        peer.send("smashed", {"tokens": tokens, "labels": batch.labels}, base=VALUES)
+        peer.send("smashed", {**coded, "labels": batch.labels}, base=VALUES)
     else:
-        peer.send("smashed", {"tokens": tokens}, base=VALUES)
+        peer.send("smashed", coded, base=VALUES)
         back = tokens[:, :1] if class_token else tokens
         message = peer.receive("smashed", like={"tokens": back}, base=VALUES)
         answer = message.tensors["tokens"].requires_grad_()
         F.cross_entropy(tail(answer), batch.labels).backward()
         assert answer.grad is not None
         peer.send("gradient", {"tokens": answer.grad}, base=VALUES)
-    gradient = peer.receive("gradient", like={"tokens": tokens}, base=VALUES)
-    tokens.backward(gradient.tensors["tokens"])
+    down = codings.down
+    message = peer.receive("gradient", like=down.like(tokens), accept=down.check, base=VALUES)
+    gradient = down.decode(message.tensors, tokens)
+    if codings.correction:
+        gradient = gradient + codings.correction * (tokens.detach() - rebuilt)
+    tokens.backward(gradient)
 
 
 async def serve(
@@ -74,6 +89,7 @@ async def serve(
     *,
     private: bool,
     order: Order | None = None,
+    codings: Codings = PLAIN,
 ) -> None:
     """The server's end of all of a client's batches.
 
@@ -87,11 +103,14 @@ async def serve(
     order = order or AtOnce()
     part.train()
     for like in arriving:
-        expected = {"tokens": like}
+        expected = codings.up.like(like)
         if not private:
             expected["labels"] = torch.empty(len(like), dtype=torch.int64, device="meta")
-        arrived = (await fleet.receive(client, "smashed", like=expected, base=VALUES)).tensors
-        tokens = arrived["tokens"].requires_grad_()
+        message = await fleet.receive(
+            client, "smashed", like=expected, accept=codings.up.check, base=VALUES
+        )
+        arrived = message.tensors
+        tokens = codings.up.decode(arrived, like).requires_grad_()
         async with order.turn(client):
             if optimizer is not None:
                 optimizer.zero_grad(set_to_none=True)
@@ -110,4 +129,5 @@ async def serve(
             if optimizer is not None:
                 optimizer.step()
         assert tokens.grad is not None
-        await fleet.send(client, "gradient", {"tokens": tokens.grad}, base=VALUES)
+        gradient, _ = codings.down.code(tokens.grad)
+        await fleet.send(client, "gradient", gradient, base=VALUES)

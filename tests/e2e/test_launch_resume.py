@@ -67,6 +67,10 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         ("--method=splitfed", "--set=variant=v2"),
         {"event": "message", "kind": "smashed", "node": "server", "round": 2},
     ),
+    "fedlite by codes both ways, amid its batches": (
+        ("--method=fedlite", "--set=quantise_down=true"),
+        {"event": "message", "kind": "smashed", "node": "server", "round": 3},
+    ),
     "sfprompt, the last round over": (("--method=sfprompt",), {"event": "wire", "round": 4}),
 }
 

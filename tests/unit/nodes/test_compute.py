@@ -81,6 +81,7 @@ def played(name: str, options: dict[str, Any], device: str, **compute: Any) -> N
             ("fedptr", {"rank": 2, "match_steps": 3, "projection": projection})
             for projection in ("synthetic", "projected", "client")
         ),
+        ("feddf", {"rank": 2, "public_samples": 8, "drop_worst": True, "distill_patience": 1}),
         ("flora", {"ranks": "4,2"}),
         ("flora", {"ranks": "4,2", "downlink": "least"}),
         ("flexlora", {"ranks": "4,2"}),
@@ -93,6 +94,11 @@ def played(name: str, options: dict[str, Any], device: str, **compute: Any) -> N
         ("split", {"labels": "private", "batch_size": 4}),
         ("splitfed", {"variant": "v1", "batch_size": 4}),
         ("splitfed", {"variant": "v2", "batch_size": 4}),
+        ("fedlite", {"batch_size": 4}),
+        (
+            "fedlite",
+            {"batch_size": 4, "labels": "private", "centroids": 3, "quantise_down": True},
+        ),
         ("sfprompt", {"batch_size": 2, "gamma": 0.5}),
         ("fedcompress", {"adaptive": False, "public_samples": 8}),
         ("fedpruning", {"structures": "both"}),

@@ -49,6 +49,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "split": {},
     "splitfed": {},
     "salientgrads": {},
+    "fedlite": {},
     "sfprompt": {"prompt_length": 2},
 }
 

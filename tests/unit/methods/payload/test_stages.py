@@ -513,6 +513,8 @@ def test_numbers_come_back_from_their_bits(width: int, numbers: list[int]) -> No
     whole = text.ljust(8 * len(packed), "0")
     assert packed.tolist() == [int(whole[at : at + 8], 2) for at in range(0, len(whole), 8)]
     assert torch.equal(bits.unpack(packed, width, len(codes)), codes)
+    shape = bits.pack(codes.to("meta"), width)
+    assert (shape.is_meta, shape.dtype, shape.shape) == (True, packed.dtype, packed.shape)
 
 
 # Names and options.

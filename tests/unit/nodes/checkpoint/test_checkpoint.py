@@ -50,10 +50,18 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"match_steps": 3, "projection": projection}
         for projection in ("synthetic", "projected", "client")
     ],
-    "fedprox": [{"variant": "full"}, {"dp": "sample", "dp_noise": 1.0}],
+    "fedlite": [{"centroids": 4}, {"centroids": 4, "quantise_down": True}],
+    "fedprox": [
+        {"variant": "full"},
+        {"dp": "sample", "dp_noise": 1.0},
+        {"local_epochs": 3, "straggler_share": 0.9},
+    ],
     "fedavgm": [{}, {"nesterov": True, "dp": "client", "dp_noise": 1.0}],
     "fedadam": [{"rule": rule} for rule in ("adam", "yogi", "adagrad")],
-    "diloco": [{"local_steps": 3}, {"local_steps": 3, "optimizer": "sgd"}],
+    "diloco": [
+        {"local_steps": 3, "cosine_rounds": 4, "warmup_steps": 3},
+        {"local_steps": 3, "optimizer": "sgd"},
+    ],
     "fedpeft": [
         {"variant": variant} for variant in ("full", "head", "adapter", "prompt", "lora", "ffalora")
     ],
