@@ -335,18 +335,20 @@ def test_weights_are_coded_where_a_receiver_has_no_base(field: str, text: str, r
 
 def test_a_run_that_goes_on_has_its_residuals() -> None:
     """Taken out and put into new objects amid a run, whose model is then the same."""
-    chains = ["topk:k=0.05,feedback=true", "int8"], ["int8"]
+    chains = ["topk:k=0.05,feedback=true,decay=0.5", "int8"], ["int8"]
     whole, before, after = (Run("fedavg", *chains) for _ in range(3))
-    whole.play(4)
-    before.play(2)
+    whole.play(6, per_round=2)
+    before.play(3, per_round=2)
     for name, (node, shard) in before.nodes.items():
         new, own = after.nodes[name]
         tensors, told = Snapshot(node, before.options, shard).take()
         del node
         kept = {key: each.clone() for key, each in tensors.items()}
         Snapshot(new, after.options, own).put(kept, told)
-    assert before.clients["client-1"].stages.memory
-    after.play(4, first=3)
+    assert any(client.stages.memory for client in before.clients.values())
+    after.play(6, first=4, per_round=2)
+    spoke = [run.clients[name].stages.spoke for name in SAMPLES for run in (whole, after)]
+    assert spoke[::2] == spoke[1::2]
     for name, each in whole.state().items():
         assert torch.allclose(after.state()[name], each, atol=1e-6)
 
