@@ -603,6 +603,17 @@ def test_a_clients_operations_are_those_of_its_round(options: dict[str, Any]) ->
     assert found[1] - found[0] == further - first == sum(2 * each.numel() * 2 for each in matrices)
 
 
+@pytest.mark.parametrize("shape", [(96, 96), (192, 96), (10, 96)])
+def test_singular_values_without_values_are_counted_by_the_formula(shape: tuple[int, int]) -> None:
+    matrix = torch.empty(*shape, device="meta")
+    with flops.Counter() as counter:
+        found = fedkd._svd(matrix)
+    real = torch.linalg.svd(torch.rand(shape), full_matrices=False)
+    assert [each.shape for each in found] == [each.shape for each in real]
+    long, short = max(shape), min(shape)
+    assert counter.flops == fedkd.svd_flops(*shape) == 14 * long * short**2 + 8 * short**3
+
+
 class Told:
     """A peer whose server says this much."""
 
