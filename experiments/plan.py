@@ -68,6 +68,8 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Payload of one client, one way, a round, 10^6 bytes, as the method's formula gives it."""
     claims: list[Claim] = []
     """What its paper says."""
+    named: dict[str, str] = {}
+    """Its method's own names of the grid's options, such as of the rate that is to be tuned."""
 
 
 class Bench(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

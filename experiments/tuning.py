@@ -52,8 +52,12 @@ def check(bench: Bench) -> None:
     for option, values in bench.grid.items():
         if again := [value for place, value in enumerate(values) if value in values[:place]]:
             raise ConfigError(f"grid {option}: {again[0]!r} is there twice; leave one out")
-    for whose, run in [("all rows", bench.run), *((f"row {r.name!r}", r.run) for r in bench.rows)]:
-        fixed = [option for option in bench.grid if option in run.get("options", {})]
+    none: dict[str, str] = {}
+    every = [("all rows", bench.run, none)]
+    every += [(f"row {row.name!r}", row.run, row.named) for row in bench.rows]
+    for whose, run, named in every:
+        options = [named.get(option, option) for option in bench.grid]
+        fixed = [option for option in options if option in run.get("options", {})]
         if fixed:
             raise ConfigError(
                 f"{whose}: {fixed[0]} = {run['options'][fixed[0]]!r} is what the grid is to find; "
@@ -156,9 +160,10 @@ def _is_timeless(config: RunConfig) -> bool:
 
 
 def _at(cell: Cell, point: Point, *, trial: bool = False) -> Cell:
+    own = {cell.row.named.get(option, option): value for option, value in point.items()}
     config = msgspec.structs.replace(
         cell.config,
-        options=cell.config.options | point,
+        options=cell.config.options | own,
         eval_on="validation" if trial else "test",
     )
     if trial and _is_timeless(config):

@@ -48,6 +48,19 @@ def test_every_row_is_tried_at_every_point_on_the_validation_split() -> None:
     assert {cell.setting for cell in found} == {cell.setting for cell in cells(asked)}
 
 
+def test_a_row_can_have_another_name_for_what_is_tuned() -> None:
+    row = Row("one", {"method": "feddm"}, named={"learning_rate": "server_learning_rate"})
+    asked = Bench(rows=[row], grid=GRID)
+    tuning.check(asked)
+    _check_trials(tuning.trials(asked))
+    found = tuned(asked, {0.1: [summary(0.5)], 0.01: [summary(0.9)], 0.001: [summary(0.8)]})
+    assert isinstance(found, Cell) and found.point == {"learning_rate": 0.01}
+    assert found.config.options == {"server_learning_rate": 0.01}
+    fixed = {"method": "feddm", "options": {"server_learning_rate": 1.0}}
+    with pytest.raises(ConfigError, match=r"server_learning_rate = 1\.0 is what the grid"):
+        tuning.check(Bench(rows=[Row("one", fixed, named=row.named)], grid=GRID))
+
+
 @pytest.mark.parametrize(
     ("run", "quick"),
     [
