@@ -27,11 +27,11 @@ neighbour more, and what the busiest node sends; ``busiest`` in summary.json is 
 
 Of the authors' code (rong-dai/DisPFL, with what its script sets): the steps and their order; ERK
 over all trainable tensors; neighbours drawn without the client itself, 10 of them; first masks that
-differ; density 0.5, drop 0.5, growth by chance; 5 epochs, lr 0.1, decay 0.998, weight decay 5e-4,
-clip 10. As there, all start from one model, so that the first exchange changes nothing. Ours: a
-batch of 16 for small shards (128 there); T as an option, drop_rounds (there the run's rounds); that
-a client that is not in a round does nothing in it, where theirs trains alone. A neighbour that does
-not come is in neither sum.
+differ; density 0.5, drop 0.5, growth by chance; 5 epochs, decay 0.998, weight decay 5e-4, clip 10.
+As there, all start from one model, so that the first exchange changes nothing. Ours: lr and a batch
+of 16, for the shipped model and small shards (0.1 and 128 there); T as an option, drop_rounds
+(there the run's rounds); that a client that is not in a round does nothing in it, where theirs
+trains alone. A neighbour that does not come is in neither sum.
 
 Both ends draw an edge alike, from (the run's common seed, round, client), so that no list travels.
 A tensor that is kept in part is multiplied whole: operations are FedAvg's, and what growth by
@@ -75,6 +75,8 @@ class Config(masked_training.Options, frozen=True, forbid_unknown_fields=True, k
     """T: rounds until no weight is exchanged any more."""
     regrow: Literal["random", "gradient"] = "random"
     """Which weights are kept in place of those dropped."""
+    learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 0.03
+    """Of SGD without momentum in the first round."""
 
     def __post_init__(self) -> None:
         if self.neighbours is not None and self.topology != "random":

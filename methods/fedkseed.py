@@ -35,11 +35,10 @@ from torch.nn import functional as F
 
 from methods import Fleet, Peer, Shard
 from methods.shared import flops
+from methods.shared.common_seed import common_seed, planted
 from methods.shared.local_training import accuracy_and_loss
 
 KIND = "scalars"
-SEED = "directions_seed"
-"""Buffer of an adapted model: the first half of Philox' key."""
 CHUNK = 1 << 16
 """Weights that are moved at once: a multiple of the 16 words of 16 bits that a counter has."""
 
@@ -70,10 +69,9 @@ def check(config: Config, model: nn.Module) -> None:
 
 def adapt(config: Config, model: nn.Module) -> nn.Module:
     """The model with the seed of its directions, which all nodes have from here."""
-    model.register_buffer(SEED, torch.randint((1 << 63) - 1, (1,)), persistent=False)
     for parameter in model.parameters():
         parameter.data = parameter.data.contiguous()
-    return model
+    return planted(model)
 
 
 def _quantiles() -> np.ndarray:
@@ -99,7 +97,8 @@ class Directions:
     def __init__(self, config: Config, model: nn.Module) -> None:
         self.config = config
         self.model = model
-        self.seed = int(model.get_buffer(SEED))
+        self.seed = common_seed(model)
+        """The first half of Philox' key."""
         self.chunks = _chunks([each.detach() for each in model.parameters() if each.requires_grad])
 
     def add(self, numbers: Sequence[int], lengths: Sequence[float]) -> None:

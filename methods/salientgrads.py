@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -46,21 +46,21 @@ from torch.nn import functional as F
 
 from methods import Fleet, Peer, Shard
 from methods.payload import bits
-from methods.shared import flops
+from methods.shared import flops, masked_training
 from methods.shared.averaging import WeightedMean, with_unsaid
 from methods.shared.local_training import (
     accuracy_and_loss,
     learnt,
     load_trainable,
-    train,
     trainable_state,
 )
+from methods.shared.masked_training import train_masked
 from testbed.seeds import derive
 
 stageable = ("up", "down")
 
 
-class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Config(masked_training.Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
     density: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.3
     """Share of the P weights that is kept."""
     keep_rows: bool = True
@@ -70,16 +70,6 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     saliency_loss: Literal["cross_entropy", "as_published"] = "cross_entropy"
     weighted: bool = False
     """Whether the clients' saliency is averaged by samples."""
-    local_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
-    batch_size: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 16
-    """Samples, in the set-up too."""
-    learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 0.1
-    """Of SGD in the first round."""
-    rate_decay: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.998
-    """Factor of the learning rate from one round to the next."""
-    weight_decay: Annotated[float, msgspec.Meta(ge=0)] = 5e-4
-    clip: Annotated[float, msgspec.Meta(gt=0)] = 10.0
-    """Greatest norm of a step's gradient."""
 
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -264,7 +254,16 @@ class Client:
         like = self.masks.values(learnt(self.model))
         start = peer.receive("model", like=like, base="held").tensors
         load_trainable(self.model, self.masks.whole(start, learnt(self.model)))
-        self.train(peer.round)
+        masks = [
+            (each, self.masks.of(name, each.shape))
+            for name, each in prunable(self.model).items()
+            if not each.is_meta
+        ]
+        train_masked(
+            *(self.config, self.model, self.shard, masks),
+            number=peer.round,
+            generator=self.generator,
+        )
         # 3. What became of them.
         peer.send("model", self.masks.values(trainable_state(self.model)), base=start)
 
@@ -308,40 +307,6 @@ class Client:
             ]
             mean.add(dict(zip(weights, products, strict=True)), weight=1)
         return mean.result()
-
-    def train(self, number: int) -> None:
-        """Train a round's epochs; what is masked is 0 after every step."""
-        config = self.config
-        parameters = [each for each in self.model.parameters() if each.requires_grad]
-        optimizer = torch.optim.SGD(
-            parameters,
-            lr=config.learning_rate * config.rate_decay ** (number - 1),
-            weight_decay=config.weight_decay,
-        )
-        masked = [
-            (each, self.masks.of(name, each.shape))
-            for name, each in prunable(self.model).items()
-            if not each.is_meta
-        ]
-
-        def clip(*_: Any) -> None:
-            nn.utils.clip_grad_norm_(parameters, config.clip)
-
-        def mask(*_: Any) -> None:
-            with torch.no_grad():
-                for each, own in masked:
-                    each.mul_(own)
-
-        optimizer.register_step_pre_hook(clip)
-        optimizer.register_step_post_hook(mask)
-        train(
-            self.model,
-            self.shard,
-            optimizer,
-            epochs=config.local_epochs,
-            batch_size=config.batch_size,
-            generator=self.generator,
-        )
 
 
 def _magnitudes(tensors: Mapping[str, Tensor]) -> None:

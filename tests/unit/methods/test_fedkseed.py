@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from methods import Peer, Shard, fedkseed
 from methods.shared import flops
+from methods.shared.common_seed import common_seed
 from nodes.compute import Modelled
 from nodes.program import FineTuning
 from nodes.workload.models import ModelSpec, VisionTransformer
@@ -79,7 +80,7 @@ def philox(key: tuple[int, int], counter: int) -> list[int]:
 
 def direction(model: nn.Module, number: int) -> np.ndarray:
     """All of z, without numpy's generator: float64 (n,)."""
-    size, seed = len(flat(model)), int(model.get_buffer(fedkseed.SEED))
+    size, seed = len(flat(model)), common_seed(model)
     found = []
     for block in range(math.ceil(size / 16)):
         # numpy's counts on before it gives the first.
@@ -90,7 +91,7 @@ def direction(model: nn.Module, number: int) -> np.ndarray:
 
 def test_entries_are_those_of_philox_wherever_one_begins() -> None:
     model = a_model()
-    seed, whole = int(model.get_buffer(fedkseed.SEED)), direction(model, 5)
+    seed, whole = common_seed(model), direction(model, 5)
     assert np.array_equal(fedkseed.entries(seed, 5, 0, len(whole)).numpy(), whole)
     assert np.array_equal(fedkseed.entries(seed, 5, 32, 7).numpy(), whole[32:39])
 
@@ -111,7 +112,7 @@ def test_directions_are_unlike_one_another_and_those_of_another_run() -> None:
     assert np.abs(likeness).max() < 0.08
     torch.manual_seed(1)
     other = fedkseed.adapt(config(), VisionTransformer(SPEC, CLASSES))
-    assert not torch.equal(other.get_buffer(fedkseed.SEED), a_model().get_buffer(fedkseed.SEED))
+    assert common_seed(other) != common_seed(a_model())
 
 
 @pytest.mark.parametrize("chunk", [16, 48, 1 << 16])
@@ -154,7 +155,7 @@ def test_the_mean_of_g_z_is_the_gradient() -> None:
     labels = torch.arange(9) % CLASSES
     F.cross_entropy(model(images), labels).backward()
     truth = torch.cat([each.grad.flatten() for each in model.parameters() if each.grad is not None])
-    directions, seed = fedkseed.Directions(own, model), int(model.get_buffer(fedkseed.SEED))
+    directions, seed = fedkseed.Directions(own, model), common_seed(model)
     found, count = torch.zeros(len(truth)), 6000
     for number in range(count):
         gradient = directions.step(number, images, labels)
