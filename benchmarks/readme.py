@@ -21,13 +21,14 @@ CLI = ROOT / "cli.py"
 README = ROOT / "README.md"
 TUNED = (
     *("--preset=digits", "--seeds=0,1,2"),
-    "--grid=learning_rate=0.0003,0.001,0.003,0.01,0.03",
+    *("--grid=learning_rate=0.001,0.003,0.01,0.03,0.1", "--grid-seeds=0"),
 )
 """What the table of methods is of."""
 TOLD = """\
 each row with the rate that was best for it on the validation split (`edge`: the grid's least or
-greatest), then run on the test images; medians of three seeds (least to greatest). Minutes and MB
-are until the end of the round that reached it, and interpolated to the moment within it."""
+greatest; by the first seed), then run on the test images; medians of three seeds (least to
+greatest). Minutes and MB are until the end of the round that reached it, and interpolated to the
+moment within it."""
 COLUMNS = {
     "accuracy": ("accuracy", "{:.3f}"),
     "clients' own then": ("client_accuracy", "{:.3f}"),

@@ -95,6 +95,8 @@ class Bench(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     repeat: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
     grid: dict[str, Annotated[list[OptionValue], msgspec.Meta(min_length=1)]] = {}
     """Values of methods' options that each row is tuned with on the validation split."""
+    grid_seeds: list[int] = []
+    """By which each row is tuned; by all of ``seeds`` where there are none."""
 
 
 class Cell(msgspec.Struct, frozen=True):
@@ -207,7 +209,9 @@ def _rows_of(name: str, bench: Bench) -> Iterator[Row]:
     found = load(name)
     several = [own for own in ("profiles", "clients") if len(getattr(found, own)) > 1]
     several += [
-        own for own in ("presets", "vary", "seeds", "stages", "grid") if getattr(found, own)
+        own
+        for own in ("presets", "vary", "seeds", "stages", "grid", "grid_seeds")
+        if getattr(found, own)
     ]
     if several or found.repeat > 1:
         wrong = (several or ["repeat"])[0]

@@ -49,6 +49,8 @@ def points(bench: Bench) -> list[Point]:
 
 def check(bench: Bench) -> None:
     """Raises ConfigError where the grid does not fit the rows, whatever their methods are."""
+    if bench.grid_seeds and not bench.grid:
+        raise ConfigError(f"grid_seeds = {bench.grid_seeds}: there is no grid to tune rows by")
     for option, values in bench.grid.items():
         if again := [value for place, value in enumerate(values) if value in values[:place]]:
             raise ConfigError(f"grid {option}: {again[0]!r} is there twice; leave one out")
@@ -71,8 +73,8 @@ def check(bench: Bench) -> None:
 
 
 def trials(bench: Bench) -> list[Cell]:
-    """The runs on the validation split: each row's, of every point, by all seeds."""
-    once = msgspec.structs.replace(bench, repeat=1)
+    """The runs on the validation split: each row's, of every point, by all its seeds."""
+    once = msgspec.structs.replace(bench, repeat=1, seeds=bench.grid_seeds or bench.seeds)
     return [
         _at(cell, point, trial=True)
         for cell in (plan.cells(once) if bench.grid else [])

@@ -106,6 +106,12 @@ def _grid(
     help="Tune each row first: an option of all its methods, and the values to try on the "
     "validation split; may be repeated.",
 )
+@click.option(
+    "--grid-seeds",
+    callback=_list,
+    metavar="N,...",
+    help="Seeds that rows are tuned by.  [default: all]",
+)
 @click.option("--repeat", type=int, metavar="N", help="Runs of each; figures are medians.")
 @common.of_a_run(
     *("rounds", "target_accuracy", "links", "compute", "device_class", "secure"),
@@ -131,6 +137,7 @@ def bench(
     clients: list[int],
     seeds: list[int],
     grid: dict[str, list[Any]],
+    grid_seeds: list[int],
     repeat: int | None,
     options: dict[str, Any],
     budget: float | None,
@@ -160,5 +167,6 @@ def bench(
         "vary": vary,
         "seeds": seeds,
         "grid": grid,
+        "grid_seeds": grid_seeds,
     }
     sys.exit(benching.bench(preset, methods, axes, repeat, run, out, budget, output))

@@ -215,3 +215,17 @@ def test_a_grid_of_no_values_is_refused(tmp_path: Path) -> None:
 def test_trials_count_among_a_benchs_runs() -> None:
     with pytest.raises(ConfigError, match="these are 12000 runs"):
         cells(bench(seeds=list(range(1500))))
+
+
+def test_rows_may_be_tuned_by_fewer_seeds_than_they_are_measured_by() -> None:
+    asked = bench(seeds=[3, 4, 5], grid_seeds=[3])
+    assert [trial.config.seed for trial in tuning.trials(asked)] == [3] * 2 * 3
+    assert {cell.config.seed for cell in cells(asked)} == {3, 4, 5}
+    # The choice is for each of them.
+    best = outcomes(asked, {rate: [summary(rate)] for rate in GRID["learning_rate"]})
+    chosen = [tuning.settled(asked, cell, best) for cell in cells(asked) if cell.row.name == "one"]
+    assert [isinstance(each, Cell) and each.point for each in chosen] == 3 * [
+        {"learning_rate": 0.1}
+    ]
+    with pytest.raises(ConfigError, match=r"grid_seeds = \[3\]: there is no grid"):
+        tuning.check(bench(grid={}, grid_seeds=[3]))
