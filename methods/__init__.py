@@ -70,6 +70,8 @@ client spends its round on that.
     Floating-point operations of a client's part in a round for each sample that it has, by
     ``methods.shared.flops``; ``image`` is a batch of one. Counted once, before nodes are forked.
     Where rounds differ, a list: of rounds 1, 2, ..., and the last one of all that follow.
+``class_flops(config, model, image)`` (optional)
+    The same for each class of which it has samples.
 ``fixed_flops(config, model, image)`` (optional)
     The same of what it does however many samples it has, such as with public images.
 
@@ -309,6 +311,7 @@ class Method:
     all_reduce: Callable[..., None] | None = None
     traffic: Callable[..., tuple[int, int]] | None = None
     client_flops: Callable[..., Flops] | None = None
+    class_flops: Callable[..., Flops] = lambda config, model, image: 0.0
     fixed_flops: Callable[..., Flops] = lambda config, model, image: 0.0
 
 

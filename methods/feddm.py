@@ -293,7 +293,6 @@ def client_flops(config: Config, model: nn.Module, image: Tensor) -> float:
     return config.iterations * flops.forward(model, image)
 
 
-def fixed_flops(config: Config, model: nn.Module, image: Tensor) -> float:
-    """Synthetic images of every class, forward and back to the pixels, in each iteration."""
-    one = flops.step(model, image, input_gradient=True)
-    return config.iterations * config.ipc * classes(model) * one
+def class_flops(config: Config, model: nn.Module, image: Tensor) -> float:
+    """Synthetic images of a class, forward and back to the pixels, in each iteration."""
+    return config.iterations * config.ipc * flops.step(model, image, input_gradient=True)

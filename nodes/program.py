@@ -99,9 +99,9 @@ class FineTuning:
         self._shards: list[np.ndarray] = []
         self._local_tests: list[np.ndarray] = []
         self._public: Tensor
-        self._flops: methods.Flops | None = None
-        """Of a client's part in a round, a sample that it has; None: the method does not say."""
-        self._fixed_flops: methods.Flops = 0.0
+        self._flops: tuple[methods.Flops, ...] | None = None
+        """Of a client's part in a round: for each sample that it has, for each class, and beside
+        these; None: the method does not say."""
         self._states: Path | None = None
         self._start = Start()
         self._host_rate: float | None = None
@@ -196,9 +196,10 @@ class FineTuning:
             self._refuse_faster_devices()
         elif not self._modelled and run.dilation == "elastic":
             self._core_rate = host_flops_per_s(self._model, some, steps=1)
-        if self._method.client_flops and not self._modelled:
-            self._flops = self._method.client_flops(self._options, self._model, two[:1])
-            self._fixed_flops = self._method.fixed_flops(self._options, self._model, two[:1])
+        method = self._method
+        if method.client_flops and not self._modelled:
+            counts = [method.client_flops, method.class_flops, method.fixed_flops]
+            self._flops = tuple(each(self._options, self._model, two[:1]) for each in counts)
         meter.usage()
         traffic = self._method.traffic
         if traffic is None:
@@ -363,8 +364,10 @@ class FineTuning:
         """Floating-point operations of a client's part in a round, where the method tells."""
         if self._flops is None:
             return None
-        each, fixed = (flops.of_round(own, number) for own in (self._flops, self._fixed_flops))
-        return round(each * len(self._shards[node - 1]) + fixed)
+        shard = self._shards[node - 1]
+        times = len(shard), len(np.unique(self._data.train_labels[shard])), 1
+        counts = (flops.of_round(own, number) for own in self._flops)
+        return round(sum(count * often for count, often in zip(counts, times, strict=True)))
 
     def _ratio(self, device: str | None) -> float:
         """How many times slower than a core of this machine a device is."""
