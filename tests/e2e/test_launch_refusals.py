@@ -56,7 +56,7 @@ CASES = {
     ),
     "own test samples where clients have no models of their own": (
         ["--local-test=0.2"],
-        ["local_test = 0.2", "dispfl, fedmd, kdfft"],
+        ["local_test = 0.2", "dispfl, fedkd, fedmd, kdfft"],
     ),
     "no rounds": (["--rounds=0"], ["rounds = 0", ">= 1"]),
     "rounds that are no number": (["--rounds=many"], ["--rounds", "many"]),

@@ -85,7 +85,7 @@ def test_what_cannot_be_evaluated_is_refused() -> None:
         FineTuning(RunConfig(local_test=SHARE), 2)
     assert str(caught.value).startswith(
         "local_test = 0.25: clients of method fedpeft have no models of their own to evaluate; "
-        "those of dispfl, fedmd, kdfft"
+        "those of dispfl, fedkd, fedmd, kdfft"
     )
     with pytest.raises(ConfigError, match=r"local_test = 0.25: .*nothing is learnt"):
         FineTuning(RunConfig(method="kdfft", local_test=SHARE, compute="modelled"), 2)
