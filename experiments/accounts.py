@@ -92,6 +92,11 @@ def check(account: str, where: str) -> None:
         raise ConfigError(f"{where}: account = {account!r}: names no figure of a run")
 
 
+def is_of_time(account: str) -> bool:
+    """Whether it names minutes or seconds, which are a network's only where it was as asked."""
+    return any("minutes" in name or "seconds" in name for name in names(account))
+
+
 def names(account: str) -> set[str]:
     """Figures that it names. ValueError or SyntaxError where it is no account."""
     found: set[str] = set()

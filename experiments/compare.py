@@ -187,6 +187,11 @@ def examined(group: Group, claim: Claim, base: Mapping[str, float] | None) -> Ex
                 f"{abs(beside):.1%} {'above' if beside > 0 else 'below'}" if beside else "the same"
             )
             reason = _also(f"{off}, tolerance {claim.tolerance:.3g}", claim.because)
+            if group.certificate == "fail" and accounts.is_of_time(claim.account):
+                verdict = "not reproducible here"
+                reason = _also(
+                    "the run's certificate failed, so that its time says nothing", reason
+                )
     stated = "" if claim.figure is None else f"{shown(claim.figure, claim.unit)}: "
     return Examined(
         links=group.where,

@@ -219,6 +219,15 @@ def test_a_verdict_has_its_reason() -> None:
     assert verdict(math.inf, math.inf, account=account)[:2] == missing
 
 
+def test_time_of_a_run_whose_certificate_failed_says_nothing() -> None:
+    claim = Claim(counts="time", figure=0.5, tolerance=0.1, account="minutes / base.minutes")
+    figures = {"wire_mb": 2.0, "minutes": 3.0}
+    group = Group("4g", Row("a"), figures, {}, accounts={"minutes": 5.0})
+    assert examined(group, claim, {"minutes": 10.0}).verdict == "confirmed"
+    found = examined(group._replace(certificate="fail"), claim, {"minutes": 10.0})
+    assert found.verdict == "not reproducible here" and "certificate failed" in found.reason
+
+
 def test_a_claim_says_what_the_paper_counts() -> None:
     group = Group("4g", Row("a"), {"wire_mb": None, "minutes": None}, {}, accounts={"up": 1.0})
     claim = Claim(counts="up, of all", figure=490.2, unit="x", holds="at least", because="so")
