@@ -43,6 +43,17 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         ),
         {"event": "message", "node": "server", "round": 3},
     ),
+    "fedcompress of two in three, amid codes": (
+        (
+            *("--method=fedcompress", "--set=local_epochs=1", "--set=distill_epochs=1"),
+            *("--set=public_samples=16", "--clients-per-round=2"),
+        ),
+        {"event": "message", "kind": "clustered", "node": "server", "round": 3},
+    ),
+    "fedpruning of two in three, amid masks": (
+        ("--method=fedpruning", "--set=structures=both", "--clients-per-round=2"),
+        {"event": "message", "node": "server", "round": 3},
+    ),
     "feddm of two in three, amid images": (
         ("--method=feddm", "--set=iterations=3", "--set=server_epochs=2", "--clients-per-round=2"),
         {"event": "message", "node": "server", "round": 3},

@@ -55,6 +55,8 @@ class Played:
             name: shard._replace(public=PUBLIC)
             for name, shard in shards(SAMPLES, SHAPE, CLASSES).items()
         }
+        # One has no other class.
+        self.parts["client-3"].labels.zero_()
         nothing = Shard(torch.empty(0, *SHAPE), torch.empty(0, dtype=torch.int64), PUBLIC, 0)
         self.server = Server(self.config, copy.deepcopy(self.before), nothing, 0)
         self.clients = {
@@ -141,6 +143,7 @@ def test_what_validates_is_not_trained_on_and_stays_the_same() -> None:
         again = client.split()
         assert len(validation.labels) == held_back(SAMPLES[name]) == HELD[name]
         assert torch.equal(validation.images, again[1].images)
+        assert len(own.labels) + len(validation.labels) == SAMPLES[name]
         together = torch.cat([own.images, validation.images])
         assert len(together.flatten(1).unique(dim=0)) == SAMPLES[name]
 

@@ -51,6 +51,8 @@ class Played:
         self.config = Config(**{"batch_size": 4, "learning_rate": 1e-2} | options)
         self.before = backbone()
         self.parts = shards(SAMPLES, SHAPE, CLASSES)
+        # One has no other class.
+        self.parts["client-3"].labels.zero_()
         nothing = self.parts["client-1"]._replace(client=0)
         self.server = fedpruning.Server(self.config, copy.deepcopy(self.before), nothing, 0)
         self.clients = {
