@@ -16,6 +16,8 @@ from testbed.run.config import RunConfig
 
 FOLDER = "tuning"
 """In the bench's, of the runs on the validation split."""
+GIVEN_UP_AFTER = 2
+"""Times as many rounds as the fastest value took."""
 _QUICK = {
     **{"profile": "ethernet", "server_profile": None, "links": "loopback", "dilation": 1.0},
     **{"device_class": None, "server_device_class": None, "secure": False, "strict": False},
@@ -85,12 +87,33 @@ def trials(bench: Bench) -> list[Cell]:
 def settled(bench: Bench, cell: Cell, outcomes: Sequence[Outcome]) -> Cell | str:
     """The cell with the values that its row does best with, or why there are none.
 
-    ``outcomes``: among others, of all its row's trials.
+    A trial is given up on after twice the rounds that another value took with its seed.
+
+    ``outcomes``: among others, of its row's trials; of all of them, unless it is one itself.
     """
-    if not bench.grid or cell.trial:
+    if not bench.grid:
         return cell
+    if cell.trial:
+        return _bounded(bench, cell, outcomes)
     best = choice(tried(bench, cell, outcomes))
     return "no run of its tuning has a result" if best is None else _at(cell, best.options)
+
+
+def _bounded(bench: Bench, cell: Cell, outcomes: Sequence[Outcome]) -> Cell:
+    target = bench.run.get("target_accuracy")
+    there = [
+        compare.figures(o.summary, target)["rounds_to_target"]
+        for o in outcomes
+        if o.cell.trial
+        and o.cell.setting == cell.setting
+        and o.cell.config.seed == cell.config.seed
+        and o.summary is not None
+    ]
+    fewest = min((rounds for rounds in there if rounds is not None), default=None)
+    if target is None or fewest is None:
+        return cell
+    rounds = min(cell.config.rounds, GIVEN_UP_AFTER * int(fewest))
+    return msgspec.structs.replace(cell, config=msgspec.structs.replace(cell.config, rounds=rounds))
 
 
 def tried(bench: Bench, cell: Cell, outcomes: Sequence[Outcome]) -> list[Tried]:

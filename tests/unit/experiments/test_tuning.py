@@ -229,3 +229,26 @@ def test_rows_may_be_tuned_by_fewer_seeds_than_they_are_measured_by() -> None:
     ]
     with pytest.raises(ConfigError, match=r"grid_seeds = \[3\]: there is no grid"):
         tuning.check(bench(grid={}, grid_seeds=[3]))
+
+
+def test_a_trial_is_given_up_on_after_twice_the_rounds_of_another() -> None:
+    asked = bench(seeds=[0, 1], run={"target_accuracy": 0.8, "rounds": 20})
+    trials = [cell for cell in tuning.trials(asked) if cell.row.name == "one"]
+    of = {(cell.config.seed, cell.point["learning_rate"]): cell for cell in trials}
+    before: list[Outcome] = []
+
+    def rounds(seed: int, rate: float) -> int:
+        settled = tuning.settled(asked, of[seed, rate], before)
+        assert isinstance(settled, Cell) and settled.id == of[seed, rate].id
+        return settled.config.rounds
+
+    assert rounds(0, 0.1) == 20
+    before.append(Outcome(of[0, 0.1], summary(0.2, 0.5, 0.7), None))
+    assert rounds(0, 0.01) == 20
+    before.append(Outcome(of[0, 0.01], summary(0.2, 0.5, 0.9), None))
+    before.append(Outcome(of[0, 0.1], None, "it failed"))
+    assert rounds(0, 0.001) == 6
+    # What another seed or another row took says nothing of it.
+    assert rounds(1, 0.1) == 20
+    other = next(cell for cell in tuning.trials(asked) if cell.row.name == "other")
+    assert tuning.settled(asked, other, before) == other
