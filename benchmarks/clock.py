@@ -33,7 +33,8 @@ CASES = {
     "fedbuff": ("--method=fedbuff", "--profile=4g", "--clients=10", "--rounds=8"),
     "splitfed": ("--method=splitfed", "--profile=4g", "--clients=10", "--rounds=2"),
     "vit-b16": (
-        *("--compute=modelled", "--model=vit-b16", "--profile=4g", "--clients=10", "--rounds=3"),
+        *("--compute=modelled", "--model=vit-b16", "--device-class=laptop"),
+        *("--profile=4g", "--clients=10", "--rounds=3"),
     ),
 }
 """Flags of each case."""
