@@ -67,7 +67,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     real_init: bool = False
     """Images begin as training images of the client, which they then show; else as noise."""
     pixels: Literal["float32", "uint8"] = "float32"
-    """How pixels are sent; uint8: clipped to 0..1, in 256 steps."""
+    """How pixels are sent; uint8: kept within 0..1 as they are learnt, in 256 steps."""
     server_epochs: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 20
     """The server's passes a round over all synthetic images."""
     server_batch_size: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 32
@@ -197,6 +197,10 @@ class Client:
             loss = mismatch(self.model, weights, self.shard.images[batch], counts, images)
             (images.grad,) = torch.autograd.grad(loss, images)
             optimizer.step()
+            if config.pixels == "uint8":
+                # What would be clipped as it is sent is to be learnt as it then is.
+                with torch.no_grad():
+                    images.clamp_(0, 1)
         return images.detach()
 
     def _first(self, members: Sequence[Tensor]) -> Tensor:

@@ -418,3 +418,14 @@ def test_bad_options_are_refused(option: str, value: object, reason: str) -> Non
     with pytest.raises(ConfigError) as refused:
         FineTuning(RunConfig(method="feddm", options={option: value}), 2)  # type: ignore[dict-item]
     assert reason in str(refused.value)
+
+
+def test_what_is_sent_as_bytes_is_learnt_within_their_range() -> None:
+    """Clipped only as they are sent, images would not be those that were learnt."""
+    nodes = Nodes(config(pixels="uint8", image_learning_rate=10.0, iterations=5))
+    images = nodes.clients["client-3"].learn(nodes.present("client-3"))
+    assert float(images.min()) == 0 and float(images.max()) == 1
+    back = feddm.received(feddm.outgoing(images, "uint8"))
+    assert float((back - images).abs().max()) <= 0.5 / 255 + 1e-6
+    free = Nodes(config(image_learning_rate=10.0, iterations=5))
+    assert float(free.clients["client-3"].learn(free.present("client-3")).max()) > 1
