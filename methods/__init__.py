@@ -6,10 +6,10 @@ What a method file holds:
     A frozen Struct of the method's options, each with unit, range and default.
 ``Server(config, model, shard, seed)``
     ``model`` (its present global model, or None where there is none), ``async round(fleet)`` and
-    ``evaluate(images, labels)``: metrics by name, numbers or tensors of one element.
+    ``evaluate(inputs, targets)``: metrics by name, numbers or tensors of one element.
 ``Client(config, model, shard, seed)``
     ``round(peer)``: its part in one round, a plain function that may block. Where clients keep
-    models of their own, also ``evaluate(images, labels)``: the mean over clients joins the
+    models of their own, also ``evaluate(inputs, targets)``: the mean over clients joins the
     server's metrics as ``client_accuracy`` and so on. With ``--local-test`` each is asked about
     its ``shard.test`` too, and the mean joins as ``client_local_accuracy`` and so on.
 
@@ -112,12 +112,12 @@ _NOT_METHODS = {"__init__"}
 class Shard(NamedTuple):
     """Data of a node: its own, none at the server, and what all have in common."""
 
-    images: Tensor
-    """float32 (n, channels, height, width), values in 0..1."""
-    labels: Tensor
-    """int64 (n,)."""
+    inputs: Tensor
+    """Images, float32 (n, channels, height, width) in 0..1, or ids of text, int64 (n, tokens)."""
+    targets: Tensor
+    """Labels, int64 (n,), or the ids that come next, int64 (n, tokens)."""
     public: Tensor
-    """Unlabelled images (m, channels, height, width), the same for every node, in one order."""
+    """Inputs without targets, (m, ...), the same for every node, in one order."""
     client: int
     """The client's number, from 1; 0 is the server."""
     test: tuple[Tensor, Tensor] | None = None

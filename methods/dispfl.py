@@ -46,14 +46,14 @@ from typing import Annotated, Literal
 import msgspec
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from methods import Fleet, Missed, Peer, Shard
 from methods.payload import bits
 from methods.shared import flops, masked_training
 from methods.shared.common_seed import common_seed, planted
-from methods.shared.local_training import accuracy_and_loss, learnt
+from methods.shared.local_training import learnt
 from methods.shared.masked_training import train_masked
+from methods.shared.objective import loss, scores
 from testbed.seeds import derive
 
 peer_to_peer = True
@@ -253,7 +253,7 @@ class Server:
         async for _ in fleet.gather(DONE, like={}):
             pass
 
-    def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+    def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, float]:
         """Nothing: all models are the clients'."""
         return {}
 
@@ -290,7 +290,7 @@ class Client:
         self._load(mean * self.next)
         self.held = self.next
         if self.shard.test is not None:
-            self.before = accuracy_and_loss(self.model, *self.shard.test)["accuracy"]
+            self.before = scores(self.model, *self.shard.test)["accuracy"]
         # 3. Local training under the mask.
         weights = trainable(self.model).values()
         parts = zip(weights, self.held.split(self.layout.sizes), strict=True)
@@ -331,12 +331,12 @@ class Client:
         """How soon each weight is to grow back, at least 0: (n,)."""
         if self.config.regrow == "random":
             return _scores(self.held, self.generator)
-        order = torch.randperm(len(self.shard.labels), generator=self.generator)
+        order = torch.randperm(len(self.shard.targets), generator=self.generator)
         batch = order[: self.config.batch_size]
         self.model.eval()
-        loss = F.cross_entropy(self.model(self.shard.images[batch]), self.shard.labels[batch])
-        found = torch.autograd.grad(loss, list(trainable(self.model).values()))
-        return torch.cat([each.flatten() for each in found]).abs()
+        found = loss(self.model(self.shard.inputs[batch]), self.shard.targets[batch])
+        slopes = torch.autograd.grad(found, list(trainable(self.model).values()))
+        return torch.cat([each.flatten() for each in slopes]).abs()
 
     def _weights(self) -> Tensor:
         """A copy of them, one after the other: (n,)."""
@@ -348,10 +348,10 @@ class Client:
             for each, part in zip(own, weights.split(self.layout.sizes), strict=True):
                 each.copy_(part.view_as(each))
 
-    def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+    def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, float]:
         """The client's own model's; on its own samples that before the training too."""
-        found = accuracy_and_loss(self.model, images, labels)
-        if self.before is not None and self.shard.test and images is self.shard.test[0]:
+        found = scores(self.model, inputs, targets)
+        if self.before is not None and self.shard.test and inputs is self.shard.test[0]:
             found["accuracy_before_training"] = self.before
         return found
 

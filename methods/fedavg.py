@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from methods import Fleet, Peer, Shard, privacy
 from methods.shared import flops
 from methods.shared.averaging import Training, with_unsaid
-from methods.shared.local_training import accuracy_and_loss, learnt, load_trainable, trainable_state
+from methods.shared.local_training import learnt, load_trainable, trainable_state
+from methods.shared.objective import scores
 
 if TYPE_CHECKING:
     from testbed.transport.wire import Message
@@ -93,8 +94,8 @@ class Server:
         found: dict[str, float] = self.privacy.metrics()
         return found
 
-    def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        return accuracy_and_loss(self.model, images, labels) | self.metrics()
+    def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, float]:
+        return scores(self.model, inputs, targets) | self.metrics()
 
 
 class Client:
@@ -106,7 +107,7 @@ class Client:
         self.model = model
         self.shard = shard
         self.generator = torch.Generator().manual_seed(seed)
-        self.privacy = privacy.load(config.dp).ClientSide(config, len(shard.labels))
+        self.privacy = privacy.load(config.dp).ClientSide(config, len(shard.targets))
 
     def round(self, peer: Peer) -> None:
         start = peer.receive(self.kind, like=learnt(self.model), base="held").tensors

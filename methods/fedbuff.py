@@ -77,8 +77,8 @@ class Server(fedpeft.Server):
         mean = buffer.result()
         load_trainable(self.model, {name: state[name] + rate * mean[name] for name in mean})
 
-    def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        metrics = super().evaluate(images, labels)
+    def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, float]:
+        metrics = super().evaluate(inputs, targets)
         if self.staleness:
             mean = sum(self.staleness) / len(self.staleness)
             metrics |= {"staleness_mean": mean, "staleness_max": max(self.staleness)}

@@ -52,13 +52,8 @@ from methods.shared import flops
 from methods.shared.averaging import WeightedMean
 from methods.shared.backbone import staged
 from methods.shared.clustering import FEWEST, MOST, Clustered, clusters_of, layout, rebuilt
-from methods.shared.local_training import (
-    EVALUATION_BATCH,
-    accuracy_and_loss,
-    load_trainable,
-    train,
-    trainable_state,
-)
+from methods.shared.local_training import load_trainable, train, trainable_state
+from methods.shared.objective import EVALUATION_BATCH, scores
 from testbed.seeds import derive
 
 KIND = "clustered"
@@ -274,8 +269,8 @@ class Server:
         )
         return student.strip()
 
-    def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        metrics = accuracy_and_loss(self.model, images, labels)
+    def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, float]:
+        metrics = scores(self.model, inputs, targets)
         if self.score:
             metrics["score"] = self.score[-1]
         values = [each.contiguous().numpy() for each in trainable_state(self.model).values()]
@@ -306,8 +301,8 @@ class Client:
         # 4. Send the values and which weight has which, and what the model makes of the rest.
         peer.send(KIND, clustered.strip())
         if config.adaptive:
-            found, logits = features(self.model, validation.images)
-            right = (logits.argmax(dim=1) == validation.labels).float().mean()
+            found, logits = features(self.model, validation.inputs)
+            right = (logits.argmax(dim=-1) == validation.targets).float().mean()
             kind = config.representations
             told: dict[str, Tensor] = {kind: gram(found) if kind == "gram" else found}
             peer.send(REPRESENTATION, told, accuracy=float(right))
@@ -324,12 +319,12 @@ class Client:
 
     def split(self) -> tuple[Shard, Shard]:
         """Samples to train on, and those to validate with: the same in every round."""
-        images, labels = self.shard.images, self.shard.labels
+        images, labels = self.shard.inputs, self.shard.targets
         generator = torch.Generator().manual_seed(self.order_seed)
         order = torch.randperm(len(labels), generator=generator)
         held = held_back(len(labels))
         trained, rest = (
-            self.shard._replace(images=images[some], labels=labels[some])
+            self.shard._replace(inputs=images[some], targets=labels[some])
             for some in (order[held:], order[:held])
         )
         return trained, rest

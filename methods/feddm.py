@@ -37,13 +37,8 @@ from torch.func import functional_call
 from methods import Fleet, Peer, Shard
 from methods.shared import flops
 from methods.shared.backbone import staged
-from methods.shared.local_training import (
-    accuracy_and_loss,
-    learnt,
-    load_trainable,
-    train,
-    trainable_state,
-)
+from methods.shared.local_training import learnt, load_trainable, train, trainable_state
+from methods.shared.objective import scores
 
 stageable = ("down",)
 KIND = "model"
@@ -101,7 +96,7 @@ class Server:
     def __init__(self, config: Config, model: nn.Module, shard: Shard, seed: int) -> None:
         self.config = config
         self.model = model
-        self.shape = tuple(shard.images.shape[1:])
+        self.shape = tuple(shard.inputs.shape[1:])
         self.generator = torch.Generator().manual_seed(seed)
 
     async def round(self, fleet: Fleet) -> None:
@@ -155,8 +150,8 @@ class Server:
             generator=self.generator,
         )
 
-    def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        return accuracy_and_loss(self.model, images, labels)
+    def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, float]:
+        return scores(self.model, inputs, targets)
 
 
 class Client:
@@ -172,7 +167,7 @@ class Client:
         # 2. Learn images of each class that there is, around the server's weights.
         start = peer.receive(KIND, like=learnt(self.model), base="held").tensors
         load_trainable(self.model, start)
-        present = self.shard.labels.unique()
+        present = self.shard.targets.unique()
         images = self.learn(present.tolist())
         # 3. They are the answer.
         labels = present.repeat_interleave(self.config.ipc).to(torch.uint8)
@@ -181,7 +176,7 @@ class Client:
     def learn(self, present: Sequence[int]) -> Tensor:
         """Synthetic images (len(present) * ipc, channels, height, width), class by class."""
         config = self.config
-        members = [(self.shard.labels == each).nonzero().flatten() for each in present]
+        members = [(self.shard.targets == each).nonzero().flatten() for each in present]
         batches = [
             torch.cat([self._some(own, config.real_batch) for own in members])
             for _ in range(config.iterations)
@@ -194,7 +189,7 @@ class Client:
         self.model.eval()
         for batch in flops.each_size(batches) if images.is_meta else batches:
             weights = nearby(self.model, config.rho, self.generator)
-            loss = mismatch(self.model, weights, self.shard.images[batch], counts, images)
+            loss = mismatch(self.model, weights, self.shard.inputs[batch], counts, images)
             (images.grad,) = torch.autograd.grad(loss, images)
             optimizer.step()
             if config.pixels == "uint8":
@@ -205,7 +200,7 @@ class Client:
 
     def _first(self, members: Sequence[Tensor]) -> Tensor:
         """Images to begin with: uniform noise, or training images, repeated where too few."""
-        ipc, real = self.config.ipc, self.shard.images
+        ipc, real = self.config.ipc, self.shard.inputs
         if not self.config.real_init:
             empty = real.new_empty(len(members) * ipc, *real.shape[1:])
             return empty.uniform_(generator=self.generator)

@@ -57,12 +57,8 @@ from methods.distillation.mutual import Pair, loss, student_of, tells_attention
 from methods.shared import flops
 from methods.shared.averaging import WeightedMean
 from methods.shared.backbone import staged
-from methods.shared.local_training import (
-    accuracy_and_loss,
-    learnt,
-    load_trainable,
-    trainable_state,
-)
+from methods.shared.local_training import learnt, load_trainable, trainable_state
+from methods.shared.objective import scores
 from methods.split_model import size
 
 State = Mapping[str, Tensor]
@@ -301,9 +297,9 @@ class Server:
                     found[f"rank_{way}.{name}"] = values_of(update[name], each)
         return found
 
-    def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+    def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, float]:
         """The student's, and what of it was sent."""
-        return accuracy_and_loss(self.model, images, labels) | self.told
+        return scores(self.model, inputs, targets) | self.told
 
 
 class Client:
@@ -328,8 +324,8 @@ class Client:
         # 2. It and the teacher learn from the samples, and from one another.
         digest(
             self.pair,
-            self.shard.images,
-            self.shard.labels,
+            self.shard.inputs,
+            self.shard.targets,
             partial(loss, as_published=self.config.as_published),
             self.optimizer,
             epochs=self.config.local_epochs,
@@ -356,9 +352,9 @@ class Client:
         elif version != self.version:
             raise peer.refuse(f"no student {version}, and here it is {self.version}")
 
-    def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+    def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, float]:
         """The teacher's."""
-        return accuracy_and_loss(self.pair.teacher, images, labels)
+        return scores(self.pair.teacher, inputs, targets)
 
 
 def traffic(config: Config, model: nn.Module) -> tuple[int, int]:

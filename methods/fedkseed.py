@@ -31,12 +31,11 @@ import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from methods import Fleet, Peer, Shard
 from methods.shared import flops
 from methods.shared.common_seed import common_seed, planted
-from methods.shared.local_training import accuracy_and_loss
+from methods.shared.objective import loss, scores
 
 KIND = "scalars"
 CHUNK = 1 << 16
@@ -129,22 +128,22 @@ class Directions:
         lengths = -self.config.learning_rate * change[numbers]
         self.add(numbers.tolist(), lengths.tolist())
 
-    def step(self, number: int, images: Tensor, labels: Tensor) -> float:
+    def step(self, number: int, inputs: Tensor, targets: Tensor) -> float:
         """A step along one direction: its g, and 0 where that is no number."""
         epsilon = self.config.epsilon
         self.add([number], [epsilon])
-        above = self._loss(images, labels)
+        above = self._loss(inputs, targets)
         self.add([number], [-2 * epsilon])
         # As it is sent: what the client's weights go along is what the server hears.
-        gradient = float((above - self._loss(images, labels)) / (2 * epsilon))
+        gradient = float((above - self._loss(inputs, targets)) / (2 * epsilon))
         if not math.isfinite(gradient):
             gradient = 0.0
         self.add([number], [epsilon - self.config.learning_rate * gradient])
         return gradient
 
-    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         with torch.no_grad():
-            return F.cross_entropy(self.model(images), labels).float()
+            return loss(self.model(inputs), targets).float()
 
 
 def _chunks(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
@@ -207,8 +206,8 @@ class Server:
         self.sizes = self.sizes.index_add(0, numbers, size)
         self.counts = self.counts.index_add(0, numbers, (gradients != 0).long())
 
-    def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        return accuracy_and_loss(self.model, images, labels)
+    def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, float]:
+        return scores(self.model, inputs, targets)
 
 
 class Client:
@@ -230,10 +229,10 @@ class Client:
         numbers, batches = self._drawn(told.get("means"))
         gradients = torch.zeros(self.config.steps)
         self.model.eval()
-        some = flops.each_size(batches) if self.shard.images.is_meta else batches
+        some = flops.each_size(batches) if self.shard.inputs.is_meta else batches
         for place, batch in enumerate(some):
             number = int(numbers[place])
-            gradient = directions.step(number, self.shard.images[batch], self.shard.labels[batch])
+            gradient = directions.step(number, self.shard.inputs[batch], self.shard.targets[batch])
             self.sums[number] += gradient
             gradients[place] = gradient
         # 4. Say what came of each.
@@ -244,7 +243,11 @@ class Client:
 
         Samples are shuffled anew once each had its turn.
         """
-        steps, batch_size, count = self.config.steps, self.config.batch_size, len(self.shard.labels)
+        steps, batch_size, count = (
+            self.config.steps,
+            self.config.batch_size,
+            len(self.shard.targets),
+        )
         if means is None:
             numbers = torch.randint(self.config.candidates, (steps,), generator=self.generator)
         else:

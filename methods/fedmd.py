@@ -29,8 +29,9 @@ from torch.nn import functional as F
 from methods import Fleet, Peer, Shard, distillation
 from methods.distillation import Labels, Public, adam, classes, digest
 from methods.shared.backbone import staged
-from methods.shared.local_training import accuracy_and_loss, train
+from methods.shared.local_training import train
 from methods.shared.numbers import whole_numbers
+from methods.shared.objective import scores
 from methods.split_model import Part
 
 
@@ -87,7 +88,7 @@ class Server:
         if scores is not None:
             self.consensus = Labels(fleet.round, scores)
 
-    def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+    def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, float]:
         """Nothing: all models are the clients'."""
         return {}
 
@@ -139,9 +140,9 @@ class Client:
             generator=self.generator,
         )
 
-    def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+    def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, float]:
         """The client's own model's."""
-        return accuracy_and_loss(self.model, images, labels)
+        return scores(self.model, inputs, targets)
 
 
 stageable = distillation.stageable

@@ -51,13 +51,8 @@ from methods.payload import bits
 from methods.shared import flops, layout
 from methods.shared.averaging import Training, WeightedMean
 from methods.shared.backbone import staged
-from methods.shared.local_training import (
-    accuracy_and_loss,
-    learnt,
-    load_trainable,
-    train,
-    trainable_state,
-)
+from methods.shared.local_training import learnt, load_trainable, train, trainable_state
+from methods.shared.objective import scores
 
 KIND = "model"
 MASK = "mask."
@@ -287,13 +282,13 @@ class Server:
         if any(not torch.equal(masks[kind], self.masks[kind]) for kind in masks):
             self.masks, self.holders = masks, set()
 
-    def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+    def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, float]:
         """Metrics of the model that is left, and the share of parameters that it has."""
         state = learnt(self.model)
         part = cut(self.model, state, self.masks)
         small = shrunk(self.model, part, self.masks)
         kept, all_of_it = (sum(each.numel() for each in own.values()) for own in (part, state))
-        return accuracy_and_loss(small, images, labels) | {"kept": kept / all_of_it}
+        return scores(small, inputs, targets) | {"kept": kept / all_of_it}
 
 
 class Client:

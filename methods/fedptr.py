@@ -77,7 +77,7 @@ class Server(fedprox.Server):
         """The weights before the last round."""
         self.imitation = None
         if config.projection != "client":
-            self.imitation = Imitation(config, model, shard.images, derive(seed, SYNTHETIC))
+            self.imitation = Imitation(config, model, shard.inputs, derive(seed, SYNTHETIC))
 
     async def announce(self, state: Mapping[str, Tensor], fleet: Fleet) -> Mapping[str, Tensor]:
         if self.imitation is None:
@@ -107,8 +107,8 @@ class Client(fedprox.Client):
         """The model that it was sent last, where it learns by itself."""
         self.imitation = None
         if config.projection == "client":
-            self.imitation = Imitation(config, model, shard.images, derive(seed, SYNTHETIC))
-        self.like = outline(config, model, shard.images)
+            self.imitation = Imitation(config, model, shard.inputs, derive(seed, SYNTHETIC))
+        self.like = outline(config, model, shard.inputs)
 
     def round(self, peer: Peer) -> None:
         self.number = peer.round

@@ -34,14 +34,9 @@ from methods import Fleet, Peer, Shard, fedavg
 from methods.payload.chain import Chain
 from methods.peft import lora
 from methods.shared import low_rank
-from methods.shared.local_training import (
-    accuracy_and_loss,
-    learnt,
-    load_trainable,
-    train,
-    trainable_state,
-)
+from methods.shared.local_training import learnt, load_trainable, train, trainable_state
 from methods.shared.low_rank import Update, first
+from methods.shared.objective import scores
 
 
 class Config(low_rank.Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -100,8 +95,8 @@ class Server:
             found[f"{path}.lora_B"] = (left * sizes)[:, :highest] / self.config.scale(highest)
         return found
 
-    def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        return accuracy_and_loss(self.model, images, labels)
+    def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, float]:
+        return scores(self.model, inputs, targets)
 
 
 def split(b: Tensor, a: Tensor, least: int) -> tuple[Tensor, Tensor, Tensor]:

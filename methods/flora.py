@@ -35,13 +35,9 @@ from methods import Fleet, Peer, Shard, flexlora
 from methods.payload.chain import Chain
 from methods.peft import lora
 from methods.shared import low_rank
-from methods.shared.local_training import (
-    accuracy_and_loss,
-    learnt,
-    load_trainable,
-    trainable_state,
-)
+from methods.shared.local_training import learnt, load_trainable, trainable_state
 from methods.shared.low_rank import Update, first, of_others
+from methods.shared.objective import scores
 
 
 class Config(low_rank.Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -121,8 +117,8 @@ class Server:
             found[f"{path}.lora_B"] = torch.cat(columns, dim=1).float()
         return found
 
-    def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        return accuracy_and_loss(self.model, images, labels)
+    def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, float]:
+        return scores(self.model, inputs, targets)
 
 
 class Client(flexlora.Client):

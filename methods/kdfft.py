@@ -28,7 +28,8 @@ from methods.distillation import Labels, Public, adam, classes, digest, kd_loss
 from methods.peft import lora
 from methods.shared import flops
 from methods.shared.averaging import BY_OTHERS
-from methods.shared.local_training import accuracy_and_loss, train
+from methods.shared.local_training import train
+from methods.shared.objective import scores
 from testbed.seeds import derive
 
 
@@ -119,9 +120,9 @@ class Server:
         # As logits that digesting divides by T: what is left is the sharpened distribution.
         return mean * (self.config.temperature / self.config.sharpen_temperature)
 
-    def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+    def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, float]:
         """The student's."""
-        return {} if self.model is None else accuracy_and_loss(self.model, images, labels)
+        return {} if self.model is None else scores(self.model, inputs, targets)
 
 
 class Client:
@@ -161,9 +162,9 @@ class Client:
         # 4. Send what this client knows of the round's public images.
         self.public.answer(peer, seed, self.model)
 
-    def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+    def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, float]:
         """The client's own model's."""
-        return accuracy_and_loss(self.model, images, labels)
+        return scores(self.model, inputs, targets)
 
 
 def client_flops(config: Config, model: nn.Module, image: Tensor) -> float:

@@ -48,13 +48,9 @@ from methods import Fleet, Peer, Shard
 from methods.payload import bits
 from methods.shared import flops, masked_training
 from methods.shared.averaging import WeightedMean, with_unsaid
-from methods.shared.local_training import (
-    accuracy_and_loss,
-    learnt,
-    load_trainable,
-    trainable_state,
-)
+from methods.shared.local_training import learnt, load_trainable, trainable_state
 from methods.shared.masked_training import train_masked
+from methods.shared.objective import IGNORED, loss, scores
 from testbed.seeds import derive
 
 stageable = ("up", "down")
@@ -225,8 +221,8 @@ class Server:
     def load(self, values: Mapping[str, Tensor]) -> None:
         load_trainable(self.model, self.masks.whole(values, learnt(self.model)))
 
-    def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        return accuracy_and_loss(self.model, images, labels)
+    def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, float]:
+        return scores(self.model, inputs, targets)
 
 
 class Client:
@@ -293,20 +289,23 @@ class Client:
         mean = WeightedMean()
         self.model.train()
         for _ in range(self.config.saliency_batches):
-            batch = torch.randperm(len(self.shard.labels), generator=self.choice)
+            batch = torch.randperm(len(self.shard.targets), generator=self.choice)
             batch = batch[: self.config.batch_size]
-            logits = self.model(self.shard.images[batch])
-            if self.config.saliency_loss == "as_published":
-                loss = F.nll_loss(logits, self.shard.labels[batch])
-            else:
-                loss = F.cross_entropy(logits, self.shard.labels[batch])
-            slopes = torch.autograd.grad(loss, list(weights.values()))
+            logits = self.model(self.shard.inputs[batch])
+            of = as_published if self.config.saliency_loss == "as_published" else loss
+            found = of(logits, self.shard.targets[batch])
+            slopes = torch.autograd.grad(found, list(weights.values()))
             products = [
                 (slope * own.detach()).abs()
                 for slope, own in zip(slopes, weights.values(), strict=True)
             ]
             mean.add(dict(zip(weights, products, strict=True)), weight=1)
         return mean.result()
+
+
+def as_published(logits: Tensor, targets: Tensor) -> Tensor:
+    """The likelihood's loss of what are no log-probabilities, as the authors' code has it."""
+    return F.nll_loss(logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORED)
 
 
 def _magnitudes(tensors: Mapping[str, Tensor]) -> None:

@@ -45,13 +45,8 @@ from methods import Fleet, Missed, Peer, Shard
 from methods.shared import flops
 from methods.shared.averaging import WeightedMean
 from methods.shared.backbone import staged
-from methods.shared.local_training import (
-    EVALUATION_BATCH,
-    accuracy_and_loss,
-    learnt,
-    load_trainable,
-    trainable_state,
-)
+from methods.shared.local_training import learnt, load_trainable, trainable_state
+from methods.shared.objective import EVALUATION_BATCH, IGNORED, loss, scores
 from methods.split_model import Part, cut, size, tokens_of
 from methods.split_model.exchange import Batch, batches, serve, sizes, train_on
 
@@ -169,11 +164,17 @@ def adapt(config: Config, model: nn.Module) -> nn.Module:
     return model
 
 
-def el2n(logits: Tensor, labels: Tensor) -> Tensor:
-    """Each sample's distance of its probabilities from the truth, 0 to sqrt(2)."""
-    truth = F.one_hot(labels, logits.shape[1])
-    distance: Tensor = (logits.softmax(dim=1) - truth).norm(dim=1)
-    return distance
+def el2n(logits: Tensor, targets: Tensor) -> Tensor:
+    """Each sample's distance of its probabilities from the truth, 0 to sqrt(2).
+
+    Of text the mean over the tokens that count.
+    """
+    truth = F.one_hot(targets.clamp(min=0), logits.shape[-1])
+    distance: Tensor = (logits.softmax(dim=-1) - truth).norm(dim=-1)
+    if targets.dim() == 1:
+        return distance
+    counts = targets != IGNORED
+    return (distance * counts).sum(dim=1) / counts.sum(dim=1)
 
 
 def kept(samples: int, gamma: float) -> int:
@@ -227,8 +228,8 @@ class Server:
         for kind, part in self.parts.trained.items():
             load_trainable(part, means[kind].result())
 
-    def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        return accuracy_and_loss(self.model, images, labels)
+    def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, float]:
+        return scores(self.model, inputs, targets)
 
 
 class Client:
@@ -272,11 +273,11 @@ class Client:
         self._training(True)
         for images, labels in self._batches(self.shard, self.config.local_epochs):
             optimizer.zero_grad(set_to_none=True)
-            F.cross_entropy(self.parts.joined(images), labels).backward()
+            loss(self.parts.joined(images), labels).backward()
             optimizer.step()
 
     def _hardest(self) -> Shard:
-        images, labels = self.shard.images, self.shard.labels
+        images, labels = self.shard.inputs, self.shard.targets
         count = kept(len(labels), self.config.gamma)
         if count == len(labels):
             return self.shard
@@ -285,7 +286,7 @@ class Client:
             logits = [self.parts.joined(some) for some in images.split(EVALUATION_BATCH)]
             scores = el2n(torch.cat(logits), labels)
         chosen = scores.argsort(descending=True, stable=True)[:count]
-        return self.shard._replace(images=images[chosen], labels=labels[chosen])
+        return self.shard._replace(inputs=images[chosen], targets=labels[chosen])
 
     def _split_pass(self, peer: Peer, shard: Shard) -> None:
         optimizer = self._adam(self.config.learning_rate)

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 
 from methods import Fleet, Missed, Peer, Shard, fedavg
 from methods.shared import averaging, flops
-from methods.shared.local_training import accuracy_and_loss, learnt, load_trainable, trainable_state
+from methods.shared.local_training import learnt, load_trainable, trainable_state
+from methods.shared.objective import scores
 from methods.split_model import Cut, cut, size, tokens_of
 from methods.split_model.coding import PLAIN, Codings
 from methods.split_model.exchange import batches, serve, sizes, train_on
@@ -106,8 +107,8 @@ class Server:
         for kind, part in self.cut.client_side.items():
             load_trainable(part, left[kind])
 
-    def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        return accuracy_and_loss(self.model, images, labels)
+    def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, float]:
+        return scores(self.model, inputs, targets)
 
 
 class Client:

@@ -30,12 +30,8 @@ from torch import Tensor, nn
 
 from methods import Fleet, Missed, Shard, fedavg, split
 from methods.shared.averaging import WeightedMean
-from methods.shared.local_training import (
-    accuracy_and_loss,
-    copy_of,
-    load_trainable,
-    trainable_state,
-)
+from methods.shared.local_training import copy_of, load_trainable, trainable_state
+from methods.shared.objective import scores
 from methods.split_model import tokens_of
 from methods.split_model.coding import PLAIN, Codings
 from methods.split_model.exchange import serve, sizes
@@ -125,8 +121,8 @@ class Server:
         batches = {client: len(having) for client, having in counts.items()}
         return Drawn(batches, derive(self.seed, "turns", number))
 
-    def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        return accuracy_and_loss(self.model, images, labels)
+    def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, float]:
+        return scores(self.model, inputs, targets)
 
 
 class Client(split.Client):

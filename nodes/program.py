@@ -279,7 +279,7 @@ class FineTuning:
         neighbours = {}
         if self._method.peer_to_peer:
             neighbours = {name: (address, PORT) for name, address in self._addresses()}
-        samples = len(shard.labels)
+        samples = len(shard.targets)
         if run.transport == "gloo":
             others = {address: name for name, address in self._addresses()}
             limit_s = AMONG_CLIENTS * run.round_timeout_s

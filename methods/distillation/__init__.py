@@ -21,7 +21,7 @@ from methods import VALUES, Fleet, Peer
 from methods.shared import flops
 from methods.shared.averaging import WeightedMean
 from methods.shared.backbone import staged
-from methods.shared.local_training import EVALUATION_BATCH
+from methods.shared.objective import EVALUATION_BATCH
 from testbed.seeds import derive
 
 stageable = ("up", "down")
@@ -137,9 +137,9 @@ def kd_loss(scores: Tensor, labels: Tensor, temperature: float) -> Tensor:
 
     Hinton et al., arXiv 1503.02531: with T^2 the gradient's size does not depend on T.
     """
-    soft = F.log_softmax(labels / temperature, dim=1)
-    own = F.log_softmax(scores / temperature, dim=1)
-    return temperature**2 * (soft.exp() * (soft - own)).sum(dim=1).mean()
+    soft = F.log_softmax(labels / temperature, dim=-1)
+    own = F.log_softmax(scores / temperature, dim=-1)
+    return temperature**2 * (soft.exp() * (soft - own)).sum(dim=-1).mean()
 
 
 def digest(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from methods.shared import objective
 from methods.shared.backbone import staged
 from methods.shared.local_training import copy_of
 from methods.split_model import Part
@@ -112,11 +113,11 @@ def tells_attention(block: nn.Module) -> bool:
     return all(hasattr(attention, name) for name in ("query", "key", "heads"))
 
 
-def loss(views: tuple[View, View], labels: Tensor, *, as_published: bool) -> Tensor:
+def loss(views: tuple[View, View], targets: Tensor, *, as_published: bool) -> Tensor:
     """Both models' cross-entropy and what they learn of one another, 0-dim."""
     teacher, student = views
-    task = F.cross_entropy(teacher.logits, labels) + F.cross_entropy(student.logits, labels)
-    ours, theirs = (F.log_softmax(view.logits, dim=1) for view in (student, teacher))
+    task = objective.loss(teacher.logits, targets) + objective.loss(student.logits, targets)
+    ours, theirs = (F.log_softmax(view.logits, dim=-1) for view in (student, teacher))
     # The sum of both divergences, one of which is sum p_s (log p_s - log p_t).
     mutual = ((ours.exp() - theirs.exp()) * (ours - theirs)).mean()
     pairs = zip(teacher.hidden + teacher.attention, student.hidden + student.attention, strict=True)

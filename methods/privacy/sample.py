@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
-from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from methods import Fleet, Shard
 from methods.privacy import none
 from methods.privacy.budget import Budget
+from methods.shared import objective
 
 if TYPE_CHECKING:
     from methods.fedavg import Config
@@ -69,7 +69,7 @@ class ClientSide(none.ClientSide):
         epochs: int,
     ) -> None:
         if self.budget.spend(self._rate, self._steps(epochs)):
-            if shard.images.is_meta:
+            if shard.inputs.is_meta:
                 # As many samples on average, or a few more, and only products are counted.
                 super().train(model, shard, optimizer, generator, epochs)
             else:
@@ -102,23 +102,25 @@ def descend(
 ) -> None:
     """So many steps on cross-entropy, as above; ``generator`` draws the samples and the noise."""
     model.train()
-    count = len(shard.labels)
+    count = len(shard.targets)
     trained = _trained(model)
     for _ in range(steps):
         chosen = torch.rand(count, generator=generator) < rate
-        sums = clipped_sum(model, shard.images[chosen], shard.labels[chosen], clip)
+        sums = clipped_sum(model, shard.inputs[chosen], shard.targets[chosen], clip)
         for name, parameter in trained.items():
             drawn = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
             parameter.grad = (sums[name] + clip * noise * drawn) / (rate * count)
         optimizer.step()
 
 
-def clipped_sum(model: nn.Module, images: Tensor, labels: Tensor, clip: float) -> dict[str, Tensor]:
+def clipped_sum(
+    model: nn.Module, inputs: Tensor, targets: Tensor, clip: float
+) -> dict[str, Tensor]:
     """Sums by name over samples of gradients that have at most the L2 norm ``clip``."""
     sums = {name: torch.zeros_like(each) for name, each in _trained(model).items()}
-    if not len(images):
+    if not len(inputs):
         return sums
-    for some, truth in zip(images.split(AT_ONCE), labels.split(AT_ONCE), strict=True):
+    for some, truth in zip(inputs.split(AT_ONCE), targets.split(AT_ONCE), strict=True):
         found = gradients(model, some, truth)
         squares = [each.flatten(1).square().sum(dim=1) for each in found.values()]
         scales = (clip / torch.stack(squares).sum(dim=0).sqrt()).clamp(max=1)
@@ -127,19 +129,19 @@ def clipped_sum(model: nn.Module, images: Tensor, labels: Tensor, clip: float) -
     return sums
 
 
-def gradients(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+def gradients(model: nn.Module, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """Gradients by name of each sample's cross-entropy: (batch, shape of the parameter)."""
 
-    def loss(values: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+    def loss(values: dict[str, Tensor], each: Tensor, target: Tensor) -> Tensor:
         # Weights are tied where blocks share a layer, which is given its values once: torch would
         # do so at each of its places, and leave the last ones there.
-        logits = functional_call(model, values, (image[None],), tie_weights=False)
-        return F.cross_entropy(logits, label[None])
+        logits = functional_call(model, values, (each[None],), tie_weights=False)
+        return objective.loss(logits, target[None])
 
     # The fused attention of the CPU has no rule for batches of gradients.
     with sdpa_kernel(SDPBackend.MATH):
         each = vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")
-        found: dict[str, Tensor] = each(_trained(model), images, labels)
+        found: dict[str, Tensor] = each(_trained(model), inputs, targets)
     return found
 
 

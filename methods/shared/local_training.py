@@ -7,13 +7,12 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from methods import Shard
 from methods.shared import flops
 from methods.shared.averaging import rounded
+from methods.shared.objective import loss, scores
 
-EVALUATION_BATCH = 256
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -69,7 +68,7 @@ def train(
     ``penalty``: what is added to each batch's loss, 0-dim.
     """
     model.train()
-    count = len(shard.labels)
+    count = len(shard.targets)
     if steps is not None:
         epochs = math.ceil(steps * batch_size / count)
     orders = [torch.randperm(count, generator=generator) for _ in range(epochs)]
@@ -77,25 +76,11 @@ def train(
         batches = [batch for order in orders for batch in order.split(batch_size)]
     else:
         batches = list(torch.cat(orders)[: steps * batch_size].split(batch_size))
-    for batch in flops.each_size(batches) if shard.images.is_meta else batches:
+    for batch in flops.each_size(batches) if shard.inputs.is_meta else batches:
         optimizer.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(model(shard.images[batch]), shard.labels[batch])
-        (loss if penalty is None else loss + penalty()).backward()
+        found = loss(model(shard.inputs[batch]), shard.targets[batch])
+        (found if penalty is None else found + penalty()).backward()
         optimizer.step()
-
-
-def accuracy_and_loss(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, float]:
-    """Share of right answers and mean cross-entropy over held-out images."""
-    model.eval()
-    right, total = 0, 0.0
-    with torch.inference_mode():
-        for some, truth in zip(
-            images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True
-        ):
-            logits = model(some)
-            right += int((logits.argmax(dim=1) == truth).sum())
-            total += float(F.cross_entropy(logits, truth, reduction="sum"))
-    return {"accuracy": right / len(labels), "loss": total / len(labels)}
 
 
 def warm_up(model: nn.Module, images: Tensor) -> None:
@@ -107,4 +92,4 @@ def warm_up(model: nn.Module, images: Tensor) -> None:
     shard = Shard(images, labels, public=images[:0], client=1)
     optimizer = torch.optim.AdamW(model.parameters())
     train(model, shard, optimizer, epochs=1, batch_size=len(images), generator=torch.Generator())
-    accuracy_and_loss(model, images, labels)
+    scores(model, images, labels)

@@ -19,16 +19,16 @@ import torch
 # ``backward`` with a gradient that is given takes it: imported here, and not by every node.
 import torch.fx.experimental.symbolic_shapes
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from methods import VALUES, Fleet, Peer, Shard
+from methods.shared.objective import IGNORED, loss
 from methods.split_model.coding import PLAIN, Codings
 from methods.split_model.order import AtOnce, Order
 
 
 class Batch(NamedTuple):
-    images: Tensor
-    labels: Tensor
+    inputs: Tensor
+    targets: Tensor
 
 
 def sizes(samples: int, epochs: int, batch_size: int) -> list[int]:
@@ -42,9 +42,9 @@ def batches(
 ) -> Iterator[Batch]:
     """The shard's samples, shuffled anew each epoch."""
     for _ in range(epochs):
-        order = torch.randperm(len(shard.labels), generator=generator)
+        order = torch.randperm(len(shard.targets), generator=generator)
         for chosen in order.split(batch_size):
-            yield Batch(shard.images[chosen], shard.labels[chosen])
+            yield Batch(shard.inputs[chosen], shard.targets[chosen])
 
 
 def train_on(
@@ -60,16 +60,16 @@ def train_on(
 
     ``class_token``: the server sends back the first token of each image alone.
     """
-    tokens = head(batch.images)
+    tokens = head(batch.inputs)
     coded, rebuilt = codings.up.code(tokens.detach())
     if tail is None:
-        peer.send("smashed", {**coded, "labels": batch.labels}, base=VALUES)
+        peer.send("smashed", {**coded, "labels": batch.targets}, base=VALUES)
     else:
         peer.send("smashed", coded, base=VALUES)
         back = tokens[:, :1] if class_token else tokens
         message = peer.receive("smashed", like={"tokens": back}, base=VALUES)
         answer = message.tensors["tokens"].requires_grad_()
-        F.cross_entropy(tail(answer), batch.labels).backward()
+        loss(tail(answer), batch.targets).backward()
         assert answer.grad is not None
         peer.send("gradient", {"tokens": answer.grad}, base=VALUES)
     down = codings.down
@@ -78,6 +78,16 @@ def train_on(
     if codings.correction:
         gradient = gradient + codings.correction * (tokens.detach() - rebuilt)
     tokens.backward(gradient)
+
+
+def targets_like(part: nn.Module, tokens: Tensor) -> Tensor:
+    """Targets of these tokens as they must be, one a sample or one a token, on the meta device.
+
+    ``part``: has the model's head.
+    """
+    each_token = getattr(part.head, "each_token", False)
+    shape = tokens.shape[:2] if each_token else tokens.shape[:1]
+    return torch.empty(shape, dtype=torch.int64, device="meta")
 
 
 async def serve(
@@ -105,7 +115,7 @@ async def serve(
     for like in arriving:
         expected = codings.up.like(like)
         if not private:
-            expected["labels"] = torch.empty(len(like), dtype=torch.int64, device="meta")
+            expected["labels"] = targets_like(part, like)
         message = await fleet.receive(
             client, "smashed", like=expected, accept=codings.up.check, base=VALUES
         )
@@ -122,10 +132,11 @@ async def serve(
                 )
                 output.backward(answer.tensors["tokens"])
             else:
-                labels, classes = arrived["labels"], output.shape[1]
-                if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-                    raise fleet.refuse(client, f"a label outside 0 to {classes - 1}")
-                F.cross_entropy(output, labels).backward()
+                labels, classes = arrived["labels"], output.shape[-1]
+                asked = labels[labels != IGNORED]
+                if not len(asked) or not 0 <= int(asked.min()) <= int(asked.max()) < classes:
+                    raise fleet.refuse(client, f"a label outside 0 to {classes - 1}, or none")
+                loss(output, labels).backward()
             if optimizer is not None:
                 optimizer.step()
         assert tokens.grad is not None

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from methods.shared.averaging import rounded
-from methods.shared.local_training import accuracy_and_loss, load_trainable, trainable_state
+from methods.shared.local_training import load_trainable, trainable_state
+from methods.shared.objective import scores
 from nodes.allreduce import (
     ADDRESS,
     ADDRESSES,
@@ -74,9 +75,9 @@ class ReducingClient:
         # 3. The sum is the new model, if the server says so.
         self._adopt(order.details["attempt"])
 
-    def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+    def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, float]:
         """Metrics of the model that counts."""
-        return accuracy_and_loss(self._method.model, images, labels)
+        return scores(self._method.model, inputs, targets)
 
     def _adopt(self, counts: object) -> None:
         if self._candidate is not None and self._candidate[0] == counts:

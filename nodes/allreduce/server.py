@@ -39,9 +39,9 @@ class ReducingServer:
         """Of the group that is connected, by rank."""
         self._evaluator: str | None = None
 
-    def evaluate(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+    def evaluate(self, inputs: Tensor, targets: Tensor) -> dict[str, float]:
         """Metrics of the model that all begin with."""
-        return self._method.evaluate(images, labels)
+        return self._method.evaluate(inputs, targets)
 
     async def ask_metrics(self, fleet: Fleet) -> Metrics:
         """Metrics of the model that counts, by who evaluates it; empty where that is lost."""

@@ -58,8 +58,8 @@ class Played:
 
     def loss(self, model: nn.Module) -> float:
         """Over all the clients' samples."""
-        images = torch.cat([part.images for part in self.parts.values()])
-        labels = torch.cat([part.labels for part in self.parts.values()])
+        images = torch.cat([part.inputs for part in self.parts.values()])
+        labels = torch.cat([part.targets for part in self.parts.values()])
         server = fedpeft.Server(fedpeft.Config(), model, self.parts["client-1"], 0)
         return server.evaluate(images, labels)["loss"]
 

@@ -30,7 +30,7 @@ clients = {
     )
     for number, name in enumerate(names, start=1)
 }
-samples = {name: len(client.shard.labels) for name, client in clients.items()}
+samples = {name: len(client.shard.targets) for name, client in clients.items()}
 # What is asked is not how long it takes.
 in_process.LIMIT_S = 110.0
 in_process.play(server, clients, samples, rounds=2)

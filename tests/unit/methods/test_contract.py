@@ -112,7 +112,7 @@ def one_round(
         name: method.Client(config, copy.deepcopy(model), shard, 10 + number)
         for number, (name, shard) in enumerate(parts.items())
     }
-    fleet = FakeFleet(clients, {name: len(shard.labels) for name, shard in parts.items()})
+    fleet = FakeFleet(clients, {name: len(shard.targets) for name, shard in parts.items()})
     asyncio.run(server.round(fleet))
     return server, fleet
 
@@ -218,11 +218,11 @@ def linear() -> nn.Module:
 
 def sgd_step(model: nn.Linear, shard: Shard, rate: float, decay: float) -> dict[str, np.ndarray]:
     """A first full-batch step of SGD with Nesterov momentum 0.9, by the softmax's own gradient."""
-    x = shard.images.double().numpy()
+    x = shard.inputs.double().numpy()
     weight = model.weight.detach().double().numpy()
     bias = model.bias.detach().double().numpy()
     scores = np.exp(x @ weight.T + bias)
-    errors = scores / scores.sum(axis=1, keepdims=True) - np.eye(CLASSES)[shard.labels.numpy()]
+    errors = scores / scores.sum(axis=1, keepdims=True) - np.eye(CLASSES)[shard.targets.numpy()]
     gradients = {"weight": errors.T @ x / len(x), "bias": errors.mean(axis=0)}
     return {
         name: value - rate * 1.9 * (gradients[name] + decay * value)
@@ -317,7 +317,7 @@ STATISTICS = {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked
 
 
 def test_what_batch_normalisation_learns_is_sent_and_averaged() -> None:
-    parts = {name: shard for name, shard in shards((4,)).items() if len(shard.labels) > 1}
+    parts = {name: shard for name, shard in shards((4,)).items() if len(shard.targets) > 1}
     config = fedavg.Config(local_epochs=3, batch_size=9)
     server, fleet = one_round(fedavg, config, Normalised(), parts)
     weights = {"classifier.weight", "classifier.bias"}

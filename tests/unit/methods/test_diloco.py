@@ -43,10 +43,10 @@ def test_three_rounds_against_both_loops_by_hand(lost: dict[str, int]) -> None:
         present = [name for name in SAMPLES if number == 1 or name not in lost]
         ends = []
         for name in present:
-            x = played.parts[name].images.flatten(1).double().numpy()
+            x = played.parts[name].inputs.flatten(1).double().numpy()
             w, (m, v) = [each.copy() for each in outer], inner[name]
             for step in range(steps * (number - 1) + 1, steps * number + 1):
-                for k, g in enumerate(slopes(x, played.parts[name].labels.numpy(), *w)):
+                for k, g in enumerate(slopes(x, played.parts[name].targets.numpy(), *w)):
                     w[k] -= rate * decay * w[k]
                     m[k] = 0.9 * m[k] + 0.1 * g
                     v[k] = 0.999 * v[k] + 0.001 * g**2

@@ -205,11 +205,11 @@ def test_the_share_that_is_exchanged_goes_down_by_a_cosine(
 
 def test_growth_by_gradient_takes_the_largest_of_those_not_kept() -> None:
     client = Run(regrow="gradient").clients["client-1"]
-    shard = client.shard._replace(images=client.shard.images[:4], labels=client.shard.labels[:4])
+    shard = client.shard._replace(inputs=client.shard.inputs[:4], targets=client.shard.targets[:4])
     client.shard = shard
     growth = client._growth()
     client.model.zero_grad()
-    nn.functional.cross_entropy(client.model(shard.images), shard.labels).backward()
+    nn.functional.cross_entropy(client.model(shard.inputs), shard.targets).backward()
     expected = torch.cat([e.grad.flatten() for e in dispfl.trainable(client.model).values()])
     torch.testing.assert_close(growth, expected.abs())
 
@@ -244,7 +244,7 @@ def test_it_learns() -> None:
 def test_a_client_without_a_class_learns_all_the_same() -> None:
     some = shards(SAMPLES, (1, 4, 4), CLASSES)
     one = some["client-1"]
-    some["client-1"] = one._replace(labels=torch.zeros_like(one.labels))
+    some["client-1"] = one._replace(targets=torch.zeros_like(one.targets))
     own = config()
     clients = {n: dispfl.Client(own, model(), s, s.client) for n, s in some.items()}
     play(dispfl.Server(own, model(), one, 0), clients, SAMPLES, 2)

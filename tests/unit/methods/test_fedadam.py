@@ -63,7 +63,7 @@ def test_privacy_is_fedavgs(dp: dict[str, str]) -> None:
     options = {**TRAINING, **dp, "dp_noise": 1.0}
     ours, theirs = (Rounds(each, **options) for each in (fedadam, fedavg))
     some = ours.parts["client-1"]
-    spent = [each.server.evaluate(some.images, some.labels)["epsilon"] for each in (ours, theirs)]
+    spent = [each.server.evaluate(some.inputs, some.targets)["epsilon"] for each in (ours, theirs)]
     assert spent[0] == spent[1] > 0
 
 

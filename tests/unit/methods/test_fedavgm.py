@@ -64,7 +64,7 @@ def test_without_momentum_and_at_a_rate_of_one_it_is_fedavg(options: dict[str, o
     without = Rounds(fedavgm, server_momentum=0.0, server_learning_rate=1.0, **options)
     assert same(without.states, plain.states)
     some = plain.parts["client-1"]
-    metrics = [each.server.evaluate(some.images, some.labels) for each in (plain, without)]
+    metrics = [each.server.evaluate(some.inputs, some.targets) for each in (plain, without)]
     assert metrics[0] == metrics[1] and ("epsilon" in metrics[0]) == ("dp" in options)
     assert not same(Rounds(fedavgm, **options).states, plain.states)
 

@@ -134,9 +134,9 @@ def test_it_learns_with_real_clients_that_overtake_each_other() -> None:
         name: fedbuff.Client(config, copy.deepcopy(model), shard, number)
         for number, name in enumerate(SAMPLES)
     }
-    before = server.evaluate(shard.images, shard.labels)["loss"]
+    before = server.evaluate(shard.inputs, shard.targets)["loss"]
     network = play(server, clients, SAMPLES, rounds=12)
-    assert server.evaluate(shard.images, shard.labels)["loss"] < before - 0.02
+    assert server.evaluate(shard.inputs, shard.targets)["loss"] < before - 0.02
     assert network.missed() == set()
     # Everybody's answer is a change, and is to a round in which it was asked.
     asked = {(sent.client, sent.message.round) for sent in network.log if sent.way == "down"}

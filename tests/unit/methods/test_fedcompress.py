@@ -56,7 +56,7 @@ class Played:
             for name, shard in shards(SAMPLES, SHAPE, CLASSES).items()
         }
         # One has no other class.
-        self.parts["client-3"].labels.zero_()
+        self.parts["client-3"].targets.zero_()
         nothing = Shard(torch.empty(0, *SHAPE), torch.empty(0, dtype=torch.int64), PUBLIC, 0)
         self.server = Server(self.config, copy.deepcopy(self.before), nothing, 0)
         self.clients = {
@@ -141,10 +141,10 @@ def test_what_validates_is_not_trained_on_and_stays_the_same() -> None:
     for name, client in played.clients.items():
         own, validation = client.split()
         again = client.split()
-        assert len(validation.labels) == held_back(SAMPLES[name]) == HELD[name]
-        assert torch.equal(validation.images, again[1].images)
-        assert len(own.labels) + len(validation.labels) == SAMPLES[name]
-        together = torch.cat([own.images, validation.images])
+        assert len(validation.targets) == held_back(SAMPLES[name]) == HELD[name]
+        assert torch.equal(validation.inputs, again[1].inputs)
+        assert len(own.targets) + len(validation.targets) == SAMPLES[name]
+        together = torch.cat([own.inputs, validation.inputs])
         assert len(together.flatten(1).unique(dim=0)) == SAMPLES[name]
 
 
@@ -224,8 +224,8 @@ def test_more_clusters_are_used_by_all_from_the_next_round_on() -> None:
     for way in ("up", "down"):
         sizes = {each.round: each.payload_bytes for each in played.network.of(way, "clustered")}
         assert [sizes[number] for number in range(1, 11)] == [expected_bytes(c) for c in used]
-    images = played.parts["client-1"].images
-    found = played.server.evaluate(images, played.parts["client-1"].labels)
+    images = played.parts["client-1"].inputs
+    found = played.server.evaluate(images, played.parts["client-1"].targets)
     assert found["clusters"] == 10
     assert found["score"] == played.server.score[-1]
 

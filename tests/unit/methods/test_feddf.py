@@ -198,7 +198,7 @@ def test_privacy_by_sample_is_fedavgs_and_by_client_refused() -> None:
         Rounds(each, rounds=2, dp="sample", dp_noise=1.0, **TRAINING) for each in (feddf, fedavg)
     )
     some = ours.parts["client-1"]
-    spent = [each.server.evaluate(some.images, some.labels)["epsilon"] for each in (ours, theirs)]
+    spent = [each.server.evaluate(some.inputs, some.targets)["epsilon"] for each in (ours, theirs)]
     assert spent[0] == spent[1] > 0
     config = feddf.Config(dp="client", dp_noise=1.0)
     with pytest.raises(ValueError, match=r"dp = 'client'.*take dp=sample"):
@@ -212,7 +212,7 @@ def test_where_public_images_come_from(source: str, private: int) -> None:
     assert program.prepare() == Traffic(4 * 970, 4 * 970)
     nodes = [program._shard(number) for number in range(3)]
     assert len(nodes[0].public) == 400
-    assert sum(len(node.labels) for node in nodes) == private
+    assert sum(len(node.targets) for node in nodes) == private
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ class Nodes:
     def __init__(self, own: feddm.Config, model: nn.Module | None = None) -> None:
         self.start = model or a_model()
         self.parts = shards(SAMPLES, SHAPE, CLASSES)
-        self.parts["client-2"].labels[:] = torch.arange(20) % 2 * 2
+        self.parts["client-2"].targets[:] = torch.arange(20) % 2 * 2
         nothing = Shard(torch.empty(0, *SHAPE), torch.empty(0, dtype=torch.int64), None, 0)  # type: ignore[arg-type]
         self.server = feddm.Server(own, copy.deepcopy(self.start), nothing, 0)
         self.clients: dict[str, Any] = {
@@ -57,7 +57,7 @@ class Nodes:
         return play(self.server, self.clients, SAMPLES, rounds, **more)
 
     def present(self, client: str) -> list[int]:
-        return sorted(set(self.parts[client].labels.tolist()))
+        return sorted(set(self.parts[client].targets.tolist()))
 
 
 # Matching
@@ -127,15 +127,15 @@ def test_learning_brings_the_means_together_and_leaves_the_model() -> None:
     nodes = Nodes(config(iterations=60, rho=0.1, image_learning_rate=0.5, real_batch=64))
     client = nodes.clients["client-1"]
     shard, before = nodes.parts["client-1"], trainable_state(client.model)
-    order = shard.labels.argsort()
-    counts = shard.labels.bincount(minlength=CLASSES).tolist()
+    order = shard.targets.argsort()
+    counts = shard.targets.bincount(minlength=CLASSES).tolist()
     images = client.learn(range(CLASSES))
     noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(1))
     client.model.eval()
     far, near = (
         float(
             feddm.mismatch(
-                client.model, parameters(client.model), shard.images[order], counts, some
+                client.model, parameters(client.model), shard.inputs[order], counts, some
             )
         )
         for some in (noise, images)
@@ -347,12 +347,12 @@ def test_images_that_begin_as_samples_show_them_and_those_of_noise_do_not() -> N
         own_rate = {"image_learning_rate": 0.01, "real_batch": 32, "real_init": real}
         options = config(iterations=10, **own_rate)
         client = feddm.Client(options, model, own, 3)
-        found[real] = client.learn(sorted(set(own.labels.tolist()))).clamp(0, 1)
+        found[real] = client.learn(sorted(set(own.targets.tolist()))).clamp(0, 1)
     # A training image is as far from a client's as one that the client has never had.
-    strangers = nearest(others[:200], own.images).median()
-    assert nearest(found[True], own.images).median() < 0.5 * strangers
-    assert nearest(found[False], own.images).min() > strangers
-    assert nearest(found[False], own.images).median() == pytest.approx(
+    strangers = nearest(others[:200], own.inputs).median()
+    assert nearest(found[True], own.inputs).median() < 0.5 * strangers
+    assert nearest(found[False], own.inputs).min() > strangers
+    assert nearest(found[False], own.inputs).median() == pytest.approx(
         float(nearest(found[False], others[:60]).median()), rel=0.1
     )
 
@@ -367,7 +367,7 @@ def test_training_images_are_repeated_where_a_class_has_too_few() -> None:
     shard = nodes.parts["client-3"]
     images = nodes.clients["client-3"].learn(nodes.present("client-3"))
     assert len(images) == 9 * len(nodes.present("client-3"))
-    assert float(nearest(images, shard.images).max()) < 5e-3
+    assert float(nearest(images, shard.inputs).max()) < 5e-3
 
 
 # Compute
@@ -376,7 +376,7 @@ def test_training_images_are_repeated_where_a_class_has_too_few() -> None:
 def test_operations_are_those_that_modelled_compute_counts() -> None:
     own = config(real_batch=10, ipc=2, iterations=5)
     shard = shards({"one": 9}, SHAPE, CLASSES)["one"]
-    shard.labels[:] = torch.arange(9) % CLASSES
+    shard.targets[:] = torch.arange(9) % CLASSES
     with torch.device("meta"):
         model = VisionTransformer(SPEC, CLASSES)
     image = torch.empty(1, *SHAPE, device="meta")
@@ -384,7 +384,7 @@ def test_operations_are_those_that_modelled_compute_counts() -> None:
     told = 9 * each + 3 * of_class
     device = Modelled(1e18, torch.rand(1000))
     with device.active():
-        feddm.Client(own, model, shard._replace(images=shard.images.to("meta")), 1).learn([0, 1, 2])
+        feddm.Client(own, model, shard._replace(inputs=shard.inputs.to("meta")), 1).learn([0, 1, 2])
     device.settle()
     assert device.facts()["flops"] == told > 0
 

@@ -503,13 +503,13 @@ def test_a_client_refuses_what_it_has_no_student_for(told: str, found: str) -> N
 def test_clients_without_some_classes_learn_too() -> None:
     parts = shards(SAMPLES, SHAPE, CLASSES)
     parts = {
-        name: shard._replace(labels=torch.full_like(shard.labels, shard.client - 1))
+        name: shard._replace(targets=torch.full_like(shard.targets, shard.client - 1))
         for name, shard in parts.items()
     }
     played = Played(rounds=4, parts=parts, local_epochs=4, learning_rate=0.02)
     assert played.network.missed() == set()
     for client in played.clients.values():
-        found = client.evaluate(client.shard.images, client.shard.labels)
+        found = client.evaluate(client.shard.inputs, client.shard.targets)
         assert found["accuracy"] == 1.0
 
 
@@ -586,7 +586,7 @@ def test_attention_loss_is_a_choice() -> None:
 def test_a_clients_operations_are_those_of_its_round(options: dict[str, Any]) -> None:
     played = Played(rounds=0, local_epochs=3, **options)
     client = played.clients["client-2"]
-    image = client.shard.images[:1]
+    image = client.shard.inputs[:1]
     whole = model(played.config)
     own = fedkd.client_flops(played.config, whole, image)
     first, further = fedkd.fixed_flops(played.config, whole, image)
@@ -599,7 +599,7 @@ def test_a_clients_operations_are_those_of_its_round(options: dict[str, Any]) ->
     matrices = [each for each in played.first.values() if each.dim() == 2]
     # What LAPACK does has no formula of torch's.
     cut = sum(fedkd.svd_flops(*each.shape) for each in matrices)
-    assert first == cut and found[0] == len(client.shard.labels) * own
+    assert first == cut and found[0] == len(client.shard.targets) * own
     assert found[1] - found[0] == further - first == sum(2 * each.numel() * 2 for each in matrices)
 
 

@@ -139,11 +139,11 @@ def test_a_step_by_hand() -> None:
         for name, each in model.named_parameters():
             parameters[name] = weights[place : place + each.numel()].view_as(each).float()
             place += each.numel()
-        logits = functional_call(model, parameters, (shard.images,))
-        return float(F.cross_entropy(logits.double(), shard.labels))
+        logits = functional_call(model, parameters, (shard.inputs,))
+        return float(F.cross_entropy(logits.double(), shard.targets))
 
     expected = (loss(before + 1e-2 * along) - loss(before - 1e-2 * along)) / 2e-2
-    found = fedkseed.Directions(own, model).step(4, shard.images, shard.labels)
+    found = fedkseed.Directions(own, model).step(4, shard.inputs, shard.targets)
     assert found == pytest.approx(expected, abs=1e-4) and abs(found) > 1e-2
     torch.testing.assert_close(flat(model), before - 1e-3 * found * along, rtol=0, atol=1e-6)
 
@@ -192,7 +192,7 @@ def test_losses_are_of_the_model_in_evaluation() -> None:
 
 def test_a_step_whose_loss_is_no_number_is_left_out() -> None:
     nodes = Nodes(config())
-    nodes.clients["client-2"].shard.images[:] = math.nan
+    nodes.clients["client-2"].shard.inputs[:] = math.nan
     network = nodes.play(1, 1)
     sent = {each.sender: each.tensors["gradients"] for each in network.of("up")}
     assert not sent["client-2"].any() and sent["client-1"].all()
@@ -292,12 +292,12 @@ def test_a_run_makes_the_loss_smaller() -> None:
     own = config(candidates=512, steps=50, learning_rate=5e-3, batch_size=4)
     nodes = Nodes(own)
     for client in nodes.clients.values():
-        labels = torch.randint(CLASSES, (len(client.shard.labels),), generator=generator)
+        labels = torch.randint(CLASSES, (len(client.shard.targets),), generator=generator)
         images = torch.rand(len(labels), 1, 4, 4, generator=generator) * 0.3
         images[torch.arange(len(labels)), 0, labels] += 0.7
         client.shard = Shard(images, labels, images[:0], client.shard.client)
-    images = torch.cat([each.shard.images for each in nodes.clients.values()])
-    labels = torch.cat([each.shard.labels for each in nodes.clients.values()])
+    images = torch.cat([each.shard.inputs for each in nodes.clients.values()])
+    labels = torch.cat([each.shard.targets for each in nodes.clients.values()])
     losses = [nodes.server.evaluate(images, labels)["loss"]]
     for number in (1, 2, 3):
         nodes.play(number, number)
@@ -344,7 +344,7 @@ def test_operations_are_those_that_modelled_compute_counts(some_noise: Tensor) -
     assert fedkseed.fixed_flops(own, model, image) == by_hand
     assert fedkseed.client_flops(own, model, image) == 0
     device = Modelled(1e18, some_noise)
-    client = fedkseed.Client(own, model, shard._replace(images=shard.images.to("meta")), 1)
+    client = fedkseed.Client(own, model, shard._replace(inputs=shard.inputs.to("meta")), 1)
     with device.active():
         client.round(Told({"sums": torch.empty(16, device="meta")}))
     device.settle()

@@ -225,7 +225,7 @@ def by_hand(options: fedlite.Config, rounds: int = 1) -> nn.Module:
             optimizer = fedavg.new_optimizer(options, whole)
             for batch in batches(shard, EPOCHS, BATCH, draws[name]):
                 _descend(whole, options, batch, reference, optimizer)
-            mean.add(trainable_state(whole), len(shard.labels))
+            mean.add(trainable_state(whole), len(shard.targets))
         load_trainable(whole, mean.result())
     return whole
 
@@ -233,14 +233,14 @@ def by_hand(options: fedlite.Config, rounds: int = 1) -> nn.Module:
 def _descend(
     whole: Any, options: fedlite.Config, batch: Any, reference: Reference, optimizer: Any
 ) -> None:
-    tokens = whole.blocks[0](whole.embed(batch.images))
+    tokens = whole.blocks[0](whole.embed(batch.inputs))
     rebuilt = torch.from_numpy(reference.rebuilt(tokens.detach())[0]).float()
     through = tokens + (rebuilt - tokens).detach()
     for block in whole.blocks[1:]:
         through = block(through)
     near = (tokens - rebuilt).square().sum()
     optimizer.zero_grad()
-    loss = F.cross_entropy(whole.head(through), batch.labels)
+    loss = F.cross_entropy(whole.head(through), batch.targets)
     (loss + options.correction / 2 * near).backward()
     optimizer.step()
 
@@ -352,7 +352,7 @@ def test_a_round_takes_as_many_clients_as_it_is_to() -> None:
 
 def test_clients_that_lack_classes_take_part() -> None:
     data = {
-        name: shard._replace(labels=torch.full_like(shard.labels, shard.client - 1))
+        name: shard._replace(targets=torch.full_like(shard.targets, shard.client - 1))
         for name, shard in shards(SAMPLES, (1, 4, 4), CLASSES).items()
     }
     options = config()
@@ -396,7 +396,7 @@ def test_codes_that_no_centroid_has_are_refused(down: bool) -> None:
 def test_evaluation_does_not_quantise() -> None:
     shard = shards(SAMPLES, (1, 4, 4), CLASSES)["client-2"]
     ours, theirs = (
-        of.Server(given, model(), shard, SEED).evaluate(shard.images, shard.labels)
+        of.Server(given, model(), shard, SEED).evaluate(shard.inputs, shard.targets)
         for of, given in ((fedlite, config()), (splitfed, splitfed.Config()))
     )
     assert ours == theirs

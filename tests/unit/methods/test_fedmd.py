@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from methods import Shard, fedmd
 from methods.distillation import predict
-from methods.shared.local_training import accuracy_and_loss
+from methods.shared.objective import scores
 from nodes.program import FineTuning
 from nodes.server import count_parameters
 from nodes.workload.models import ModelSpec, VisionTransformer
@@ -116,7 +116,7 @@ def test_the_server_has_no_model() -> None:
     assert found.server.model is None and count_parameters(None) == {}
     assert found.server.evaluate(public(), torch.zeros(PUBLIC, dtype=torch.int64)) == {}
     client, labels = found.clients["client-1"], torch.zeros(PUBLIC, dtype=torch.int64)
-    assert client.evaluate(public(), labels) == accuracy_and_loss(client.model, public(), labels)
+    assert client.evaluate(public(), labels) == scores(client.model, public(), labels)
 
 
 # A round

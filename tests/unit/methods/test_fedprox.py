@@ -43,9 +43,9 @@ def test_rounds_against_gradients_of_the_whole_loss_by_hand() -> None:
             w, b = weight.clone().requires_grad_(), bias.clone().requires_grad_()
             velocity = [torch.zeros_like(w), torch.zeros_like(b)]
             for _ in range(3):
-                logits = shard.images.double().flatten(1) @ w.T + b
+                logits = shard.inputs.double().flatten(1) @ w.T + b
                 near = (w - weight).square().sum() + (b - bias).square().sum()
-                loss = F.cross_entropy(logits, shard.labels) + mu / 2 * near
+                loss = F.cross_entropy(logits, shard.targets) + mu / 2 * near
                 for k, (each, slope) in enumerate(
                     zip((w, b), torch.autograd.grad(loss, (w, b)), strict=True)
                 ):

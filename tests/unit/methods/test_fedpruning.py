@@ -52,7 +52,7 @@ class Played:
         self.before = backbone()
         self.parts = shards(SAMPLES, SHAPE, CLASSES)
         # One has no other class.
-        self.parts["client-3"].labels.zero_()
+        self.parts["client-3"].targets.zero_()
         nothing = self.parts["client-1"]._replace(client=0)
         self.server = fedpruning.Server(self.config, copy.deepcopy(self.before), nothing, 0)
         self.clients = {

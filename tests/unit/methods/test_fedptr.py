@@ -260,7 +260,7 @@ def test_a_lost_client_and_a_draw_leave_a_round_of_the_others(projection: str) -
 def test_a_client_without_a_class_learns_of_all() -> None:
     played = Rounds(fedptr, rounds=1, projection="client", **TRAINING)
     client = played.clients["client-3"]
-    client.shard.labels[:] = 0
+    client.shard.targets[:] = 0
     network = play(played.server, played.clients, SAMPLES, 2, first=2)
     assert network.missed() == set() and len(client.imitation.images) == CLASSES
     assert float(client.imitation.step) > 0 and client.aim is None
@@ -315,7 +315,7 @@ def test_privacy_is_fedavgs_since_models_alone_are_looked_at(dp: str) -> None:
     theirs = Rounds(fedavg, learning_rate=0.05, batch_size=4, **more)
     shard = ours.parts["client-1"]
     found, expected = (
-        each.server.evaluate(shard.images, shard.labels)["epsilon"] for each in (ours, theirs)
+        each.server.evaluate(shard.inputs, shard.targets)["epsilon"] for each in (ours, theirs)
     )
     assert found == expected > 0
 
@@ -344,7 +344,7 @@ class Told(Peer):
 def test_operations_are_those_that_modelled_compute_counts(projection: str) -> None:
     own = config(projection=projection, batch_size=12)
     shard = shards({"one": 12}, SHAPE, CLASSES)["one"]
-    shard = shard._replace(images=shard.images.to("meta"))
+    shard = shard._replace(inputs=shard.inputs.to("meta"))
     with torch.device("meta"):
         model = VisionTransformer(SPEC, CLASSES)
     image = torch.empty(1, *SHAPE, device="meta")

@@ -18,7 +18,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from methods import Peer, Shard, kdfft
 from methods.distillation import Public, PublicImages, kd_loss, predict, traffic
 from methods.shared import flops
-from methods.shared.local_training import accuracy_and_loss, trainable_state
+from methods.shared.local_training import trainable_state
+from methods.shared.objective import scores
 from nodes.program import FineTuning
 from nodes.workload.models import ModelSpec, VisionTransformer
 from testbed.config_error import ConfigError
@@ -320,7 +321,7 @@ def test_a_clients_operations_are_those_of_its_round(monkeypatch: pytest.MonkeyP
         client.round(Told(2, SEED, 1, torch.zeros(BATCH, CLASSES)))
     image = public()[:1]
     own = kdfft.client_flops(options, client.model, image)
-    assert counter.flops == len(shard.labels) * own + kdfft.fixed_flops(
+    assert counter.flops == len(shard.targets) * own + kdfft.fixed_flops(
         options, client.model, image
     )
 
@@ -360,9 +361,9 @@ def test_the_student_learns_what_no_client_knows_whole() -> None:
         clients[f"client-{missing + 1}"] = kdfft.Client(options, own, part, missing)
     play(server, clients, dict.fromkeys(clients, 30), rounds=3)
     found = server.evaluate(test, truth)
-    assert found["accuracy"] > 0.9 > accuracy_and_loss(start, test, truth)["accuracy"]
+    assert found["accuracy"] > 0.9 > scores(start, test, truth)["accuracy"]
     one = clients["client-1"]
-    assert one.evaluate(test, truth) == accuracy_and_loss(one.model, test, truth)
+    assert one.evaluate(test, truth) == scores(one.model, test, truth)
 
 
 def test_without_a_student_the_server_has_no_model() -> None:
@@ -405,9 +406,9 @@ def test_where_public_images_come_from(source: str, private: int) -> None:
     program = FineTuning(RunConfig(method="kdfft", options=options), clients=2)
     assert program.prepare() == Traffic(200 * 10 * 4 + 8, 200 * 10 * 4 + 8)
     nodes = [program._shard(number) for number in range(3)]
-    assert len(nodes[0].labels) == 0
-    assert sum(len(node.labels) for node in nodes) == private
-    own = {image.numpy().tobytes() for node in nodes for image in node.images}
+    assert len(nodes[0].targets) == 0
+    assert sum(len(node.targets) for node in nodes) == private
+    own = {image.numpy().tobytes() for node in nodes for image in node.inputs}
     shared = {image.numpy().tobytes() for image in nodes[0].public}
     assert len(shared) == 400 and own.isdisjoint(shared)
     assert all(torch.equal(node.public, nodes[0].public) for node in nodes)

@@ -126,7 +126,8 @@ def test_saliency_and_the_mask_of_a_linear_model_against_its_gradient_by_hand(
     run = Run(linear(), density=0.25, weighted=weighted, keep_rows=False, **WHOLE)
     network = run.play(1)
     expected = {
-        name: by_softmax(run.model, shard.images, shard.labels) for name, shard in run.parts.items()
+        name: by_softmax(run.model, shard.inputs, shard.targets)
+        for name, shard in run.parts.items()
     }
     for message in network.of("up", "saliency"):
         (found,) = message.tensors.values()
@@ -152,7 +153,7 @@ def test_saliency_is_the_gradient_of_a_mask_of_ones() -> None:
                 flat = weight.data.view(-1)
                 before = float(flat[place])
                 flat[place] = before * (1 + step)
-                losses.append(float(F.cross_entropy(model(shard.images.double()), shard.labels)))
+                losses.append(float(F.cross_entropy(model(shard.inputs.double()), shard.targets)))
                 flat[place] = before
             slope = abs(losses[0] - losses[1]) / 2e-4
             assert float(found[name].view(-1)[place]) == pytest.approx(slope, rel=1e-2, abs=1e-6)
@@ -162,8 +163,8 @@ def test_the_published_loss_is_of_outputs_that_are_no_logarithms() -> None:
     """Its gradient by an output is -1 for the right class, whatever the others are."""
     run = Run(linear(), saliency_loss="as_published", density=0.5, **WHOLE)
     shard = run.parts["client-1"]
-    x, layer = shard.images.flatten(1).double(), run.model[1]
-    slopes = F.one_hot(shard.labels, CLASSES).double().T @ x / len(x)
+    x, layer = shard.inputs.flatten(1).double(), run.model[1]
+    slopes = F.one_hot(shard.targets, CLASSES).double().T @ x / len(x)
     expected = (layer.weight.detach().double() * slopes).abs()
     found = run.clients["client-1"].saliency()["1.weight"]
     assert torch.allclose(found.double(), expected, atol=1e-6)
@@ -176,7 +177,7 @@ def test_batches_of_the_set_up_are_drawn_anew_and_their_magnitudes_averaged() ->
     client, shard = run.clients["client-1"], run.parts["client-1"]
     drawn = copy.deepcopy(client.choice)
     batches = [torch.randperm(12, generator=drawn)[:4] for _ in range(5)]
-    each = [by_softmax(run.model, shard.images[own], shard.labels[own]) for own in batches]
+    each = [by_softmax(run.model, shard.inputs[own], shard.targets[own]) for own in batches]
     found = client.saliency()["1.weight"]
     np.testing.assert_allclose(found.numpy(), np.mean(each, axis=0), rtol=1e-4, atol=1e-8)
 
@@ -203,7 +204,7 @@ def test_bytes_are_those_of_the_formula_with_values_and_without(options: dict[st
     assert found["down"] == {"mask": 3 * size["mask"], "model": 9 * size["model"]}
     assert salientgrads.traffic(real.config, real.model) == (size["model"], size["model"])
     parts = {
-        name: each._replace(images=each.images.to("meta")) for name, each in real.parts.items()
+        name: each._replace(inputs=each.inputs.to("meta")) for name, each in real.parts.items()
     }
     modelled = Run(real.model.to("meta"), parts, **options)
     made = noise(0)
@@ -234,7 +235,7 @@ def test_rounds_are_steps_of_masked_sgd_and_a_mean_by_hand() -> None:
         ends = []
         for shard in run.parts.values():
             w, b = weight.clone().requires_grad_(), bias.clone().requires_grad_()
-            loss = F.cross_entropy(shard.images.double().flatten(1) @ w.T + b, shard.labels)
+            loss = F.cross_entropy(shard.inputs.double().flatten(1) @ w.T + b, shard.targets)
             slopes = torch.autograd.grad(loss, (w, b))
             ends.append(
                 (
@@ -346,7 +347,7 @@ def test_without_any_answer_the_set_up_is_asked_for_again() -> None:
 
 def test_a_client_without_a_class_has_its_part() -> None:
     parts = shards(SAMPLES, SHAPE, CLASSES)
-    parts["client-1"] = parts["client-1"]._replace(labels=torch.zeros(12, dtype=torch.int64))
+    parts["client-1"] = parts["client-1"]._replace(targets=torch.zeros(12, dtype=torch.int64))
     run = Run(parts=parts)
     network = run.play(2)
     assert network.missed() == set() and len(network.of("up", "model")) == 6
@@ -395,7 +396,7 @@ def test_it_learns_what_clients_have_in_common() -> None:
     images = F.one_hot(labels, 16).float().view(12, *SHAPE)
     own = shards(SAMPLES, SHAPE, CLASSES)
     parts = {
-        n: s._replace(images=images[: SAMPLES[n]], labels=labels[: SAMPLES[n]])
+        n: s._replace(inputs=images[: SAMPLES[n]], targets=labels[: SAMPLES[n]])
         for n, s in own.items()
     }
     run = Run(parts=parts, density=0.3, learning_rate=0.1)

@@ -57,7 +57,7 @@ def played(
         name: sfprompt.Client(options, adapted(options), shard, 10 + shard.client)
         for name, shard in data.items()
     }
-    network = play(server, clients, {n: len(d.labels) for n, d in data.items()}, rounds, network)
+    network = play(server, clients, {n: len(d.targets) for n, d in data.items()}, rounds, network)
     return server.model, network
 
 
@@ -99,7 +99,7 @@ def test_gradients_of_prompts_over_the_wire_are_autograds(head: int, transfer: s
     server = sfprompt.Server(options, adapted(options), data["client-2"], 0)
     play(server, {"client-2": client}, SAMPLES)
     whole = adapted(options)
-    F.cross_entropy(whole(data["client-2"].images), data["client-2"].labels).backward()
+    F.cross_entropy(whole(data["client-2"].inputs), data["client-2"].targets).backward()
     for part in client.parts.trained.values():
         for name, parameter in part.named_parameters():
             expected = dict(whole.named_parameters())[name].grad
@@ -197,11 +197,11 @@ def test_the_hardest_are_kept_and_as_many_as_gamma_says(gamma: float) -> None:
     client = one_client(config(gamma=gamma))
     hardest = client._hardest()
     with torch.no_grad():
-        scores = sfprompt.el2n(client.parts.joined(client.shard.images), client.shard.labels)
+        scores = sfprompt.el2n(client.parts.joined(client.shard.inputs), client.shard.targets)
     count = math.ceil(gamma * 9)
-    assert len(hardest.labels) == len(hardest.images) == count
+    assert len(hardest.targets) == len(hardest.inputs) == count
     with torch.no_grad():
-        found = sfprompt.el2n(client.parts.joined(hardest.images), hardest.labels)
+        found = sfprompt.el2n(client.parts.joined(hardest.inputs), hardest.targets)
     expected = scores.sort(descending=True).values[:count]
     torch.testing.assert_close(found.sort(descending=True).values, expected)
 
@@ -219,7 +219,7 @@ def test_what_the_class_token_of_the_joined_path_has_seen(head: int, pool: str, 
     """The trap: without a block in the head, EL2N depends on the label and on nothing else."""
     client = one_client(config(head, pool=pool))
     with torch.no_grad():
-        logits = client.parts.joined(client.shard.images)
+        logits = client.parts.joined(client.shard.inputs)
     assert (float(logits.std(dim=0).max()) > 1e-6) == sees
 
 
@@ -235,9 +235,9 @@ def shares_of_the_label(clients: int, **options: Any) -> list[float]:
         )
         client._update_by_itself()
         client._training(False)
-        labels = client.shard.labels
+        labels = client.shard.targets
         with torch.no_grad():
-            scores = sfprompt.el2n(client.parts.joined(client.shard.images), labels)
+            scores = sfprompt.el2n(client.parts.joined(client.shard.inputs), labels)
         known, which = labels.unique(return_inverse=True)
         means = torch.stack([scores[labels == label].mean() for label in known])[which]
         found.append(float(means.var() / scores.var()))
@@ -329,7 +329,7 @@ def test_labels_never_leave() -> None:
 def test_traffic_is_what_a_client_of_one_sample_has(transfer: str) -> None:
     options = config(transfer=transfer, send_head=False)
     shard = parts("client-1")["client-1"]
-    one = shard._replace(images=shard.images[:1], labels=shard.labels[:1])
+    one = shard._replace(inputs=shard.inputs[:1], targets=shard.targets[:1])
     _, network = played(options, {"client-1": one})
     found = tuple(sum(network.payload()[way].values()) for way in ("up", "down"))
     assert sfprompt.traffic(options, adapted(options)) == found
@@ -374,4 +374,4 @@ def test_batches_and_their_sizes_agree() -> None:
     shard = parts("client-2")["client-2"]
     for size in (1, 2, 4, 9, 100):
         made = list(batches(shard, 3, size, torch.Generator()))
-        assert [len(batch.labels) for batch in made] == sizes(9, 3, size)
+        assert [len(batch.targets) for batch in made] == sizes(9, 3, size)

@@ -52,7 +52,7 @@ def played(
         name: method.Client(options, model(), shard, 10 + shard.client)
         for name, shard in data.items()
     }
-    counts = {name: len(shard.labels) for name, shard in data.items()}
+    counts = {name: len(shard.targets) for name, shard in data.items()}
     network = play(server, clients, counts, rounds, network)
     return server.model, network
 
@@ -129,8 +129,8 @@ class Alone:
 
 def assert_same(found: nn.Module, expected: nn.Module, data: dict[str, Shard]) -> None:
     """Equal losses and weights, and not because nothing has moved."""
-    images = torch.cat([shard.images for shard in data.values()])
-    labels = torch.cat([shard.labels for shard in data.values()])
+    images = torch.cat([shard.inputs for shard in data.values()])
+    labels = torch.cat([shard.targets for shard in data.values()])
     with torch.no_grad():
         losses = [F.cross_entropy(m(images), labels) for m in (found, expected, model())]
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-5)
@@ -235,7 +235,7 @@ def test_bytes_are_the_formulas(labels: str, head: int, tail: int) -> None:
 def test_traffic_is_what_a_client_of_one_sample_has(labels: str, head: int, tail: int) -> None:
     options = config(labels, head, tail)
     image = parts("client-3")["client-3"]
-    one = image._replace(images=image.images[:1], labels=image.labels[:1])
+    one = image._replace(inputs=image.inputs[:1], targets=image.targets[:1])
     _, network = played(split, options, {"client-3": one})
     payload = network.payload()
     found = tuple(sum(payload[way].values()) for way in ("up", "down"))
@@ -245,9 +245,9 @@ def test_traffic_is_what_a_client_of_one_sample_has(labels: str, head: int, tail
 @pytest.mark.parametrize("wrong", [-1, CLASSES, 10**12])
 def test_a_label_that_is_none_costs_the_client_its_turn(wrong: int) -> None:
     data = parts(*SAMPLES)
-    labels = data["client-2"].labels.clone()
+    labels = data["client-2"].targets.clone()
     labels[-1] = wrong
-    data["client-2"] = data["client-2"]._replace(labels=labels)
+    data["client-2"] = data["client-2"]._replace(targets=labels)
     found, network = played(split, config(), data)
     ((client, reason),) = network.missed()
     assert client == "client-2" and "a label outside 0 to 2" in reason

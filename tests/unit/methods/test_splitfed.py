@@ -58,7 +58,7 @@ def played(
         name: method.Client(options, model(), shard, 10 + shard.client)
         for name, shard in data.items()
     }
-    network = play(server, clients, {n: len(d.labels) for n, d in data.items()}, rounds, network)
+    network = play(server, clients, {n: len(d.targets) for n, d in data.items()}, rounds, network)
     return server.model, network
 
 
@@ -143,18 +143,18 @@ def by_hand(options: splitfed.Config, data: dict[str, Shard], order: list[str]) 
     for name in order:
         batch = next(rest[name])
         head, _, tail = cut_of(clients[name])
-        logits = middle(head(batch.images))
+        logits = middle(head(batch.inputs))
         logits = logits if tail is None else tail(logits)
         for optimizer in (*steps, own[name]):
             optimizer.zero_grad()
-        F.cross_entropy(logits, batch.labels).backward()
+        F.cross_entropy(logits, batch.targets).backward()
         for optimizer in (*steps, own[name]):
             optimizer.step()
     assert all(next(iterator, None) is None for iterator in rest.values())
     for kind, part in cut_of(whole).client_side.items():
         mean = WeightedMean()
         for name, one in clients.items():
-            mean.add(trainable_state(cut_of(one).client_side[kind]), len(data[name].labels))
+            mean.add(trainable_state(cut_of(one).client_side[kind]), len(data[name].targets))
         load_trainable(part, mean.result())
     return whole
 

@@ -38,7 +38,7 @@ def backbone(device: str) -> nn.Module:
 
 
 def without_values(shard: Shard) -> Shard:
-    return shard._replace(images=shard.images.to("meta"), public=shard.public.to("meta"))
+    return shard._replace(inputs=shard.inputs.to("meta"), public=shard.public.to("meta"))
 
 
 def played(name: str, options: dict[str, Any], device: str, **compute: Any) -> Network:

@@ -34,12 +34,12 @@ def test_each_client_has_its_share_of_its_own_samples_and_trains_on_the_rest() -
         whole, shard = without._shard(number), held._shard(number)
         assert whole.test is None and shard.test is not None
         images, labels = shard.test
-        count = len(whole.labels)
+        count = len(whole.targets)
         assert len(labels) == len(images) == round(SHARE * count)
-        assert len(shard.labels) == len(shard.images) == count - len(labels)
-        both = torch.cat([shard.images, images]).flatten(1), torch.cat([shard.labels, labels])
+        assert len(shard.targets) == len(shard.inputs) == count - len(labels)
+        both = torch.cat([shard.inputs, images]).flatten(1), torch.cat([shard.targets, labels])
         found = {(label.item(), tuple(image.tolist())) for image, label in zip(*both, strict=True)}
-        known = zip(whole.images.flatten(1), whole.labels, strict=True)
+        known = zip(whole.inputs.flatten(1), whole.targets, strict=True)
         assert found == {(label.item(), tuple(image.tolist())) for image, label in known}
     assert held._shard(0).test is None
 
@@ -71,7 +71,7 @@ def test_methods_hear_before_the_start_how_few_a_client_may_train_on(
         "methods.fedmd.check_samples", lambda config, samples: heard.append(samples), raising=False
     )
     found = task(SHARE)
-    assert heard == [[6] * 4, [len(found._shard(number).labels) for number in range(1, 5)]]
+    assert heard == [[6] * 4, [len(found._shard(number).targets) for number in range(1, 5)]]
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1])

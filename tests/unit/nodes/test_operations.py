@@ -15,7 +15,7 @@ def test_a_client_of_few_classes_has_fewer_operations_where_they_are_by_class() 
     program.prepare()
     found = []
     for node in range(1, CLIENTS + 1):
-        labels = program._shard(node).labels
+        labels = program._shard(node).targets
         found.append((len(labels), len(np.unique(labels)), program._round_flops(node, 1)))
     # Two unknowns, a sample's and a class's, from all clients: nothing is left over.
     counts = np.array([[samples, classes] for samples, classes, _ in found], float)

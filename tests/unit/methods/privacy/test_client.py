@@ -105,11 +105,11 @@ class Rounds:
         parts = shards(SAMPLES, (1, 4, 4), CLASSES)
         some = parts["client-1"]
         server = fedavg.Server(config, copy.deepcopy(model), some, 7)
-        self.epsilons = [server.evaluate(some.images, some.labels)["epsilon"]]
+        self.epsilons = [server.evaluate(some.inputs, some.targets)["epsilon"]]
         self.states = [trainable_state(model)]
 
         def note(number: int) -> None:
-            self.epsilons.append(server.evaluate(some.images, some.labels)["epsilon"])
+            self.epsilons.append(server.evaluate(some.inputs, some.targets)["epsilon"])
             self.states.append(trainable_state(server.model))
 
         clients = {
@@ -172,7 +172,7 @@ def test_the_rate_is_the_share_of_clients_that_a_round_takes() -> None:
         asyncio.run(server.round(SomeOf()))  # type: ignore[arg-type]
     accountant = RDPAccountant()
     accountant.history = [(1.2, 4 / 20, 10)]
-    found = server.evaluate(nothing.images, nothing.labels)["epsilon"]
+    found = server.evaluate(nothing.inputs, nothing.targets)["epsilon"]
     assert found == pytest.approx(accountant.get_epsilon(1e-3), rel=0.01)
     # That nobody answered does not show: the noise is there all the same.
     assert not torch.equal(model.weight, before)

@@ -42,7 +42,7 @@ def some(count: int) -> Shard:
 def one_by_one(model: nn.Module, shard: Shard) -> list[dict[str, Tensor]]:
     """Each sample's gradient, by autograd."""
     found = []
-    for image, label in zip(shard.images, shard.labels, strict=True):
+    for image, label in zip(shard.inputs, shard.targets, strict=True):
         model.zero_grad()
         F.cross_entropy(model(image[None]), label[None]).backward()
         found.append(
@@ -58,7 +58,7 @@ def one_by_one(model: nn.Module, shard: Shard) -> list[dict[str, Tensor]]:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gradients_by_sample_are_those_of_single_samples(variant: str) -> None:
     model, shard = adapted(variant), some(5)
-    found = sample.gradients(model, shard.images, shard.labels)
+    found = sample.gradients(model, shard.inputs, shard.targets)
     assert found.keys() == trainable_state(model).keys()
     for number, expected in enumerate(one_by_one(model, shard)):
         for name, each in expected.items():
@@ -71,7 +71,7 @@ def test_the_model_keeps_its_own_parameters(variant: str) -> None:
     model, shard = adapted(variant), some(2)
     before = {name: (each, each.clone()) for name, each in model.named_parameters()}
     places = [id(own) for each in model.modules() for own in each.parameters(recurse=False)]
-    sample.gradients(model, shard.images, shard.labels)
+    sample.gradients(model, shard.inputs, shard.targets)
     for name, each in model.named_parameters():
         assert each is before[name][0] and torch.equal(each, before[name][1])
     assert places == [id(own) for each in model.modules() for own in each.parameters(recurse=False)]
@@ -84,7 +84,7 @@ def test_a_clipped_sum_by_hand(count: int) -> None:
     norms = [torch.cat([each.flatten() for each in one.values()]).norm().item() for one in alone]
     # Of five samples two or three are clipped.
     clip = sorted(norms)[len(norms) // 2] * 0.99
-    found = sample.clipped_sum(model, shard.images, shard.labels, clip)
+    found = sample.clipped_sum(model, shard.inputs, shard.targets, clip)
     for name in found:
         expected = sum(
             one[name] * min(1.0, clip / norm) for one, norm in zip(alone, norms, strict=True)
@@ -95,8 +95,8 @@ def test_a_clipped_sum_by_hand(count: int) -> None:
 def test_one_sample_moves_the_sum_by_no_more_than_the_clip() -> None:
     model, shard = adapted("lora"), some(6)
     clip = 0.01
-    whole = sample.clipped_sum(model, shard.images, shard.labels, clip)
-    less = sample.clipped_sum(model, shard.images[1:], shard.labels[1:], clip)
+    whole = sample.clipped_sum(model, shard.inputs, shard.targets, clip)
+    less = sample.clipped_sum(model, shard.inputs[1:], shard.targets[1:], clip)
     change = torch.cat([(whole[name] - less[name]).flatten() for name in whole])
     # Any sample's gradient is longer than this clip, so it is met.
     assert change.norm().item() == pytest.approx(clip, rel=1e-4)
@@ -104,7 +104,7 @@ def test_one_sample_moves_the_sum_by_no_more_than_the_clip() -> None:
 
 def test_the_sum_over_no_sample_is_zero() -> None:
     model, shard = adapted("head"), some(1)
-    found = sample.clipped_sum(model, shard.images[:0], shard.labels[:0], 1.0)
+    found = sample.clipped_sum(model, shard.inputs[:0], shard.targets[:0], 1.0)
     assert found.keys() == trainable_state(model).keys()
     assert not any(each.any() for each in found.values())
 
@@ -223,7 +223,7 @@ class Rounds:
 
     def epsilon(self, server: fedpeft.Server) -> float:
         part = self.parts["client-1"]
-        return server.evaluate(part.images, part.labels)["epsilon"]
+        return server.evaluate(part.inputs, part.targets)["epsilon"]
 
 
 @pytest.mark.usefixtures("plain_attention")

@@ -246,7 +246,7 @@ class Server:
         generator = torch.Generator().manual_seed(1)
         self.config = config
         self.shard = shard
-        self.some = shard.images[1:3]
+        self.some = shard.inputs[1:3]
         self.model = Layer()
         with torch.no_grad():
             for parameter in self.model.parameters():
@@ -300,7 +300,7 @@ def train(server: Server) -> None:
     server.model.train()
     server.model.steps += 1
     server.optimizer.zero_grad()
-    server.model.norm(server.model.linear(server.shard.images)).square().sum().backward()
+    server.model.norm(server.model.linear(server.shard.inputs)).square().sum().backward()
     server.optimizer.step()
     server.schedule.step()
 
@@ -503,7 +503,7 @@ REFUSED: dict[str, tuple[Callable[[Server], None], str]] = {
         last(lambda s: s.model.linear.weight.detach()[0]),
         "Server.values: shares memory with .model.linear.weight",
     ),
-    "other data": (lambda s: setattr(s, "some", s.shard.images[0:2]), "Server.some: a Tensor"),
+    "other data": (lambda s: setattr(s, "some", s.shard.inputs[0:2]), "Server.some: a Tensor"),
     "what is more than its attributes": (
         last(lambda s: Table(a=1)),
         f"Server.values: a {__name__}.Table",

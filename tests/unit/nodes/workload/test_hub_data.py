@@ -315,10 +315,10 @@ def test_a_run_trains_on_fractions_and_shares_pixels(tmp_path: Path) -> None:
     torch.set_num_threads(threads)
     assert program._data.train_images.dtype == np.uint8
     shards = [program._shard(number) for number in (1, 2)]
-    assert sum(len(shard.labels) for shard in shards) == 30
+    assert sum(len(shard.targets) for shard in shards) == 30
     for shard in shards:
-        assert shard.images.dtype == torch.float32 and shard.images.shape[1:] == (3, 32, 32)
-        assert 0.9 < shard.images.max() <= 1
+        assert shard.inputs.dtype == torch.float32 and shard.inputs.shape[1:] == (3, 32, 32)
+        assert 0.9 < shard.inputs.max() <= 1
 
 
 def test_a_run_asks_for_its_data_before_anything_starts() -> None:
