@@ -1,10 +1,23 @@
 """Backbone: what methods ask of a model, its stages and a classifier with a name."""
 
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from torch import nn
 
 STAGES = ("embed", "blocks", "head")
+
+
+class Roles(NamedTuple):
+    """Modules of a block that variants act on, by the last words of their paths."""
+
+    low_rank: tuple[str, ...] = ("query", "value")
+    """Linear layers that low-rank adapters are added to."""
+    scaled_outputs: tuple[str, ...] = ("key", "value")
+    """Layers whose outputs (IA)3 scales."""
+    scaled_inputs: tuple[str, ...] = ("contract",)
+    """Layers whose inputs (IA)3 scales: those that read the perceptron's hidden features."""
+    perceptron_output: str = "contract"
+    """The layer that gives what a block's perceptron adds to the tokens."""
 
 
 class Spec(Protocol):
@@ -46,6 +59,25 @@ class Backbone(nn.Module):
     blocks: nn.ModuleList
     """Tokens to tokens, one after another."""
     head: Head
+
+
+def roles(model: nn.Module) -> Roles:
+    """A model's own ``roles``, or the names that the shipped models have."""
+    found: Roles = getattr(model, "roles", Roles())
+    return found
+
+
+def causal(model: nn.Module) -> bool:
+    """Whether a token sees those before it alone, and each has a target: a language model."""
+    return bool(getattr(getattr(model, "spec", None), "causal", False))
+
+
+def learnt_classifier(model: nn.Module) -> list[nn.Parameter]:
+    """Parameters of a classifier that every run starts anew; of a language model none.
+
+    What a language model names tokens by is pretrained like the rest of it.
+    """
+    return [] if causal(model) else list(staged(model).head.classifier.parameters())
 
 
 def staged(model: nn.Module) -> Backbone:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from nodes.workload.glyphs import DIGITS, LETTERS, glyphs
 from nodes.workload.models import WEIGHTS, ModelSpec, VisionTransformer
+from nodes.workload.text.model import LanguageModel
 
 CHARACTERS = DIGITS + LETTERS
 BATCH = 256
@@ -68,8 +69,11 @@ def accuracy(model: VisionTransformer, seed: int) -> float:
     return float((model(images).argmax(1) == labels).float().mean())
 
 
-def save(model: VisionTransformer, out: Path, facts: dict[str, str]) -> None:
-    """Write the backbone, without its classifier, and its architecture to a safetensors file."""
+def save(model: VisionTransformer | LanguageModel, out: Path, facts: dict[str, str]) -> None:
+    """Write the backbone, without its classifier, and its architecture to a safetensors file.
+
+    A classifier that is tied to the embedding is written as the embedding.
+    """
     state = {
         name: tensor.contiguous()
         for name, tensor in model.state_dict().items()

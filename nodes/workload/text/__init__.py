@@ -1,0 +1,1 @@
+"""Language models and what they read: documentation, instructions, and files of users."""
