@@ -41,6 +41,31 @@ class LanguageSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         return self.width // self.heads * (self.kv_heads or self.heads)
 
 
+PAPER_SIZE = {
+    "llama-2-7b": LanguageSpec(
+        vocabulary=32_000,
+        width=4096,
+        depth=32,
+        heads=32,
+        mlp_width=11_008,
+        context=4096,
+        tied=False,
+    ),
+    "mistral-7b": LanguageSpec(
+        vocabulary=32_768,
+        width=4096,
+        depth=32,
+        heads=32,
+        kv_heads=8,
+        mlp_width=14_336,
+        context=32_768,
+        rope_theta=1e6,
+        tied=False,
+    ),
+}
+"""Touvron et al., arXiv 2307.09288; version 0.3 of Jiang et al., arXiv 2310.06825."""
+
+
 class Attention(nn.Module):
     """Causal multi-head attention: tokens (batch, tokens, width) to the same shape."""
 
