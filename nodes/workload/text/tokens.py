@@ -1,9 +1,171 @@
-"""Ids of texts: the shipped tokenizer, and those of models that have their own."""
+"""Ids of texts and dialogues: by the shipped tokenizer, or by one of `transformers`.
+
+No call here starts a thread, as `encode_batch` would, and a tokenizer of `transformers` when it is
+called: nodes are forked from the process that encodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from tokenizers import Tokenizer
+
+from testbed.config_error import ConfigError
 
 PAD, BEGIN, END, USER, ASSISTANT = SPECIAL = ("<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>")
 """Of the shipped tokenizer, in the order of their ids."""
+SHIPPED = Path(__file__).parents[1] / "weights" / "llama-docs.tokenizer.json"
+
+
+class Message(NamedTuple):
+    """What one side of a dialogue says."""
+
+    role: str
+    """"system", "user" or "assistant"."""
+    content: str
+
+
+class Segment(NamedTuple):
+    """Ids of a dialogue in a row that are all learnt, or all only read."""
+
+    ids: list[int]
+    learnt: bool
+
+
+class Encoder(Protocol):
+    """A model's tokenizer, as far as texts need it."""
+
+    @property
+    def begin(self) -> int | None:
+        """What stands before a text; None: nothing."""
+
+    @property
+    def end(self) -> int:
+        """What stands after a text."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text alone; the name of a special token in it is text like any other."""
+
+    def chat(self, messages: Sequence[Message]) -> list[Segment] | None:
+        """Ids of a whole dialogue, of which what the assistant says is learnt, and how it ends.
+
+        None: the model has no form for dialogues. ConfigError for one that does not fit its form.
+        """
 
 
 def dialogue(prompt: str) -> str:
     """A prompt as the shipped model is asked it: what follows is its answer."""
     return f"{BEGIN}{USER}{prompt}{ASSISTANT}"
+
+
+def document(encoder: Encoder, text: str) -> list[int]:
+    """Ids of a text with what stands before it, and without its end."""
+    begin = [] if encoder.begin is None else [encoder.begin]
+    return begin + encoder.encode(text)
+
+
+class ShippedEncoder:
+    """The tokenizer of the shipped language model."""
+
+    def __init__(self, file: Path = SHIPPED) -> None:
+        self._tokenizer = Tokenizer.from_file(str(file))
+        self._tokenizer.encode_special_tokens = True
+        numbers: dict[str, int] = self._tokenizer.get_vocab()
+        self.begin, self.end = numbers[BEGIN], numbers[END]
+        self._user, self._assistant = numbers[USER], numbers[ASSISTANT]
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def chat(self, messages: Sequence[Message]) -> list[Segment]:
+        """As `dialogue` has it, once more for each turn; a system's message is plain text."""
+        segments = [Segment([self.begin], False)]
+        for role, content in messages:
+            ids = self.encode(content)
+            if role == "assistant":
+                segments += [Segment([self._assistant], False), Segment([*ids, self.end], True)]
+            else:
+                segments.append(Segment([self._user, *ids] if role == "user" else ids, False))
+        return segments
+
+
+class TransformersEncoder:
+    """A fast tokenizer of `transformers` and the chat template that it has."""
+
+    def __init__(self, tokenizer: Any, name: str) -> None:
+        """``tokenizer``: a PreTrainedTokenizerFast; ``name`` of its model begins a refusal.
+
+        ConfigError where it is none, or ends no text.
+        """
+        self._where = f"model = {name!r}: its tokenizer"
+        if not isinstance(getattr(tokenizer, "backend_tokenizer", None), Tokenizer):
+            raise ConfigError(
+                f"{self._where} is a {type(tokenizer).__name__}, which says of no token where in "
+                "the text it lies; take a model with tokenizer.json"
+            )
+        if tokenizer.eos_token_id is None:
+            raise ConfigError(f"{self._where} has no eos_token, which is to end each text")
+        self._templates = tokenizer
+        self._tokenizer: Tokenizer = tokenizer.backend_tokenizer
+        self.end: int = tokenizer.eos_token_id
+        first = self._tokenizer.encode("a").ids[0]
+        self.begin: int | None = first if first == tokenizer.bos_token_id else None
+
+    def encode(self, text: str) -> list[int]:
+        self._tokenizer.encode_special_tokens = True
+        try:
+            return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        finally:
+            self._tokenizer.encode_special_tokens = False
+
+    def chat(self, messages: Sequence[Message]) -> list[Segment] | None:
+        """The template's text, encoded at once as the model would be asked, special tokens too.
+
+        Learnt is what a turn of the assistant adds to the text that asks for it.
+        """
+        if not self._templates.chat_template:
+            return None
+        whole = self._rendered(messages)
+        spans = list(self._spans(messages, whole))
+        found = self._tokenizer.encode(whole, add_special_tokens=False)
+        segments: list[Segment] = []
+        for number, (first, _) in zip(found.ids, found.offsets, strict=True):
+            learnt = any(start <= first < end for start, end in spans)
+            if not segments or segments[-1].learnt != learnt:
+                segments.append(Segment([], learnt))
+            segments[-1].ids.append(number)
+        return segments
+
+    def _spans(self, messages: Sequence[Message], whole: str) -> Iterator[tuple[int, int]]:
+        """First characters and ends of what the assistant says, in the whole text."""
+        for place, message in enumerate(messages):
+            if message.role != "assistant":
+                continue
+            before = self._rendered(messages[:place], asks=True)
+            is_last = place == len(messages) - 1
+            after = whole if is_last else self._rendered(messages[: place + 1])
+            if not (after.startswith(before) and whole.startswith(after)):
+                raise ConfigError(
+                    f"{self._where}: its chat template writes turn {place + 1} of a dialogue in "
+                    "another way when another follows or is asked for, so that what is to be "
+                    "learnt cannot be told; take dialogues of one turn, or the template alpaca"
+                )
+            yield len(before), len(after)
+
+    def _rendered(self, messages: Sequence[Message], *, asks: bool = False) -> str:
+        """``asks``: with what makes the model answer at its end."""
+        from jinja2 import TemplateError
+
+        turns = [message._asdict() for message in messages]
+        try:
+            text: str = self._templates.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=asks
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            roles = ", ".join(message.role for message in messages)
+            raise ConfigError(
+                f"{self._where}: its chat template refuses a dialogue of {roles}: {error}"
+            ) from error
+        return text
