@@ -80,7 +80,7 @@ class ShippedEncoder:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def chat(self, messages: Sequence[Message]) -> list[Segment]:
-        """As `dialogue` has it, once more for each turn; a system's message is plain text."""
+        """Ids as `dialogue` has them, once more for each turn; a system's message is plain text."""
         segments = [Segment([self.begin], False)]
         for role, content in messages:
             ids = self.encode(content)
