@@ -13,11 +13,14 @@ A variant's file holds
     The model with what the variant inserts; ``requires_grad`` on exactly what is trained and sent.
 
 A model has the stages ``embed``, ``blocks`` and ``head``, its classifier being ``head.classifier``,
-and a ``spec`` with the ``width`` of its tokens.
+a ``spec`` with the ``width`` of its tokens, and ``roles`` where its modules have other names than
+those of the models that ship. An image model's classifier, which every run starts anew, is trained
+with all variants; a language model's, which is pretrained and may be its embedding, with ``head``
+and ``full`` alone.
 """
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -35,19 +38,20 @@ def load(name: str) -> ModuleType:
 
 
 def require(model: nn.Module, variant: str, *paths: str) -> None:
-    """Raise ValueError where no module of the model is called as one of ``paths`` is.
-
-    A path of one word may end a module's name anywhere in the model, as peft looks for it; a
-    longer one is the whole name.
-    """
-    there = [name for name, _ in model.named_modules()]
-    last = {name.rpartition(".")[2] for name in there}
-    missing = [path for path in paths if path not in there and path not in last]
+    """Raise ValueError where no module's path in the model ends with one of ``paths``."""
+    missing = [path for path in paths if next(named(model, path), None) is None]
     if missing:
         raise ValueError(
             f"variant {variant} needs {' and '.join(missing)}, which this model lacks: "
             "take another model, or another variant"
         )
+
+
+def named(model: nn.Module, *endings: str) -> Iterator[tuple[str, nn.Module]]:
+    """Modules whose paths end with the words of one of these, as peft looks for them."""
+    for path, module in model.named_modules():
+        if any(f".{path}".endswith(f".{ending}") for ending in endings):
+            yield path, module
 
 
 def train_only(model: nn.Module, wanted: Iterable[nn.Parameter]) -> nn.Module:

@@ -6,7 +6,7 @@ m is what a block's perceptron gives, before it is added to the tokens: the bloc
 m + up(gelu(down(m))). That place, and one module for all blocks, is how the authors of FedPEFT do
 it in the code of their next paper (FedPerfix, ICCV 2023); its size is what FedPEFT's counts give.
 The place is Pfeiffer et al.'s (arXiv 2005.00247). Reconstructed: GELU, as in the visual prompt
-tuning code that theirs follows; FedPerfix has tanh.
+tuning code that theirs follows; FedPerfix has tanh. Of a language model the classifier stays.
 That code starts with both projections at zero, from where no gradient reaches either weight; here
 the first is random and the second zero, so that the model's function is at first unchanged.
 """
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods import peft
-from methods.shared.backbone import staged
+from methods.shared.backbone import learnt_classifier, roles, staged
 
 if TYPE_CHECKING:
     from methods.fedpeft import Config
@@ -60,7 +60,7 @@ class Adapted(nn.Module):
 
 
 def check(config: Config, model: nn.Module) -> None:
-    peft.require(model, "adapter", "blocks", "contract", "head.classifier")
+    peft.require(model, "adapter", "blocks", roles(model).perceptron_output, "head.classifier")
 
 
 def adapt(config: Config, model: nn.Module) -> nn.Module:
@@ -68,6 +68,7 @@ def adapt(config: Config, model: nn.Module) -> nn.Module:
     width = stages.spec.width
     with torch.device(next(model.parameters()).device):
         adapter = Adapter(width, config.adapter_width or width // 8)
-    for block in stages.blocks:
-        block.contract = Adapted(block.get_submodule("contract"), adapter)
-    return peft.train_only(model, [*adapter.parameters(), *stages.head.classifier.parameters()])
+    for path, layer in list(peft.named(stages.blocks, roles(model).perceptron_output)):
+        owner, _, name = path.rpartition(".")
+        setattr(stages.blocks.get_submodule(owner), name, Adapted(layer, adapter))
+    return peft.train_only(model, [*adapter.parameters(), *learnt_classifier(model)])

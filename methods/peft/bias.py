@@ -1,7 +1,8 @@
 """BitFit: every bias and the classifier (Ben-Zaken et al., arXiv 2106.10199).
 
 Biases are those of the linear layers, of the norms and of the patch embedding: 11 widths a block
-where the perceptron has 4 widths, one for the patches and one for the last norm.
+where the perceptron has 4 widths, one for the patches and one for the last norm. Most language
+models have none, and are refused.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from methods import peft
+from methods.shared.backbone import learnt_classifier
 
 if TYPE_CHECKING:
     from methods.fedpeft import Config
@@ -22,9 +24,13 @@ LEARNING_RATE = {"sgd": 1e-2, "adamw": 1e-2}
 
 def check(config: Config, model: nn.Module) -> None:
     peft.require(model, "bias", "head.classifier")
+    if not biases(model):
+        raise ValueError("variant bias needs biases, and this model has none: take another variant")
 
 
 def adapt(config: Config, model: nn.Module) -> nn.Module:
-    biases = [each for name, each in model.named_parameters() if name.endswith("bias")]
-    classifier = model.get_submodule("head.classifier").parameters()
-    return peft.train_only(model, [*biases, *classifier])
+    return peft.train_only(model, [*biases(model), *learnt_classifier(model)])
+
+
+def biases(model: nn.Module) -> list[nn.Parameter]:
+    return [each for name, each in model.named_parameters() if name.endswith("bias")]

@@ -14,7 +14,7 @@ from torch import nn
 
 from methods import peft
 from methods.peft import lora
-from methods.shared.backbone import staged
+from methods.shared.backbone import learnt_classifier
 
 KIND = lora.KIND
 LEARNING_RATE = lora.LEARNING_RATE
@@ -24,4 +24,4 @@ check = lora.check
 def adapt(config: lora.Config, model: nn.Module) -> nn.Module:
     adapted = lora.adapt(config, model)
     trained = [each.lora_B for each in lora.adapters(adapted).values()]
-    return peft.train_only(adapted, [*trained, *staged(adapted).head.classifier.parameters()])
+    return peft.train_only(adapted, [*trained, *learnt_classifier(adapted)])

@@ -1,4 +1,8 @@
-"""Linear probing: the classifier alone. width * classes + classes."""
+"""Linear probing: the classifier alone. width * classes + classes.
+
+Of a language model the scores of its tokens, width * vocabulary; refused where they are its
+embedding, for to train that is to change what every block is given.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from methods import peft
+from methods.shared.backbone import STAGES, tied
 
 if TYPE_CHECKING:
     from methods.fedpeft import Config
@@ -18,6 +23,11 @@ LEARNING_RATE = {"sgd": 5e-3, "adamw": 3e-2}
 
 def check(config: Config, model: nn.Module) -> None:
     peft.require(model, "head", "head.classifier")
+    if all(hasattr(model, stage) for stage in STAGES) and tied(model):
+        raise ValueError(
+            "variant head trains the classifier alone, and this model's is its embedding too, on "
+            "which all blocks rest: take another variant, or a model whose weights are not tied"
+        )
 
 
 def adapt(config: Config, model: nn.Module) -> nn.Module:

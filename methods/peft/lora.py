@@ -2,7 +2,8 @@
 
 Hu et al., arXiv 2106.09685: a layer's output gets B(A x) * lora_alpha / rank. 2 * rank * width
 parameters for each of the two, in every block. A's first values are uniform within
-1 / sqrt(width), as in peft; B starts at zero, so the model's function is at first unchanged.
+1 / sqrt(width), as in peft; B starts at zero, so the model's function is at first unchanged. A
+language model's layers may be other ones (``roles``), and its classifier stays.
 
 Not peft's own, which gives the same numbers: to import it takes twice as long as all else that a
 run of a ViT needs, and this is the default.
@@ -19,12 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods import peft
-from methods.shared.backbone import staged
+from methods.shared.backbone import learnt_classifier, roles
 
 KIND = "adapter"
 LEARNING_RATE = {"sgd": 3e-2, "adamw": 1e-2}
 """Both ours, for the shipped model."""
-TARGETS = ["query", "value"]
 
 
 class Config(Protocol):
@@ -77,7 +77,7 @@ def check(config: Config, model: nn.Module) -> None:
 
 def check_targets(model: nn.Module) -> None:
     """Raises ValueError where the model lacks a layer to adapt, or it is not linear."""
-    peft.require(model, "lora", *TARGETS, "head.classifier")
+    peft.require(model, "lora", *roles(model).low_rank, "head.classifier")
     for path, module in _targets(model):
         if not isinstance(module, nn.Linear):
             raise ValueError(
@@ -103,13 +103,13 @@ def adapt(config: Config, model: nn.Module) -> nn.Module:
 
 
 def insert(model: nn.Module, rank: int, scale: float) -> nn.Module:
-    """The model with adapters; only they and the classifier require a gradient."""
+    """The model with adapters; only they and a new classifier require a gradient."""
     for path, layer in list(_targets(model)):
         assert isinstance(layer, nn.Linear)
         owner, _, name = path.rpartition(".")
         setattr(model.get_submodule(owner), name, LowRank(layer, rank, scale))
     factors = [each for one in adapters(model).values() for each in (one.lora_A, one.lora_B)]
-    return peft.train_only(model, [*factors, *staged(model).head.classifier.parameters()])
+    return peft.train_only(model, [*factors, *learnt_classifier(model)])
 
 
 def adapters(model: nn.Module) -> dict[str, LowRank]:
@@ -118,7 +118,5 @@ def adapters(model: nn.Module) -> dict[str, LowRank]:
 
 
 def _targets(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Modules whose names' last word is a target's, with their paths."""
-    for path, module in model.named_modules():
-        if path.rpartition(".")[2] in TARGETS:
-            yield path, module
+    """Modules that get an adapter, with their paths."""
+    return peft.named(model, *roles(model).low_rank)

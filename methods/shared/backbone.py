@@ -8,7 +8,7 @@ STAGES = ("embed", "blocks", "head")
 
 
 class Roles(NamedTuple):
-    """Modules of a block that variants act on, by the last words of their paths."""
+    """Modules of a block that variants act on, by the last word or words of their paths."""
 
     low_rank: tuple[str, ...] = ("query", "value")
     """Linear layers that low-rank adapters are added to."""
@@ -77,7 +77,13 @@ def learnt_classifier(model: nn.Module) -> list[nn.Parameter]:
 
     What a language model names tokens by is pretrained like the rest of it.
     """
-    return [] if causal(model) else list(staged(model).head.classifier.parameters())
+    return [] if causal(model) else list(model.get_submodule("head.classifier").parameters())
+
+
+def tied(model: nn.Module) -> bool:
+    """Whether the classifier's weights are the embedding's too."""
+    stages = staged(model)
+    return any(each is stages.head.classifier.weight for each in stages.embed.parameters())
 
 
 def staged(model: nn.Module) -> Backbone:

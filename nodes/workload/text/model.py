@@ -83,7 +83,7 @@ class Attention(nn.Module):
             for project in (self.query, self.key, self.value)
         )
         turned = rotated(query, self.theta), rotated(key, self.theta)
-        shared = self.query.out_features != self.key.out_features
+        shared = query.shape[1] != key.shape[1]
         mixed = F.scaled_dot_product_attention(*turned, value, is_causal=True, enable_gqa=shared)
         output: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return output

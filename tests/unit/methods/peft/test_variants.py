@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods import fedpeft, peft
-from methods.peft import lora
+from methods.shared.backbone import Roles
 from nodes.workload import models
 from nodes.workload.models import ModelSpec, VisionTransformer
 
@@ -262,7 +262,7 @@ def test_adapters_of_a_model_in_16_bits_are_trained_in_32(plain: VisionTransform
 
 def test_lora_starts_apart_and_within_its_bound(plain: VisionTransformer) -> None:
     model = adapted(plain, "lora", rank=8)
-    layers = [getattr(block.attention, name) for block in model.blocks for name in lora.TARGETS]
+    layers = [getattr(block.attention, name) for block in model.blocks for name in Roles().low_rank]
     values = torch.cat([layer.lora_A for layer in layers]).detach()
     assert 0.99 / math.sqrt(16) < values.abs().max() <= 1 / math.sqrt(16)
     assert len(values.unique()) > 0.99 * values.numel()
@@ -273,11 +273,11 @@ def test_lora_gives_the_outputs_and_gradients_of_peft(plain: VisionTransformer) 
     from peft import LoraConfig, inject_adapter_in_model
 
     ours = adapted(plain, "lora", rank=3, lora_alpha=6.0)
-    given = LoraConfig(r=3, lora_alpha=6, target_modules=lora.TARGETS)
+    given = LoraConfig(r=3, lora_alpha=6, target_modules=list(Roles().low_rank))
     theirs = inject_adapter_in_model(given, copy.deepcopy(plain))
     pairs = []
     for mine, other in zip(ours.blocks, theirs.blocks, strict=True):
-        for name in lora.TARGETS:
+        for name in Roles().low_rank:
             layer, reference = getattr(mine.attention, name), getattr(other.attention, name)
             pairs.append((layer.lora_A, reference.lora_A["default"].weight))
             pairs.append((layer.lora_B, reference.lora_B["default"].weight))
