@@ -115,6 +115,7 @@ def _launch(
         links=backend.name,
         model=program.model,
         options=program.options,
+        **program.data_settings,
         # The model is the clients' own there, and no file of one of them says which it is.
         checkpoints=config.checkpoints and config.transport != "gloo",
     )

@@ -1,4 +1,4 @@
-"""Images that models are evaluated on: all of a small set, and of a large one a bounded part.
+"""Samples that models are evaluated on: all of a small set, and of a large one a bounded part.
 
 The bound is of operations, which are the same on every machine, and not of time: two runs of one
 seed must give equal metrics.
@@ -10,32 +10,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 import methods
-from nodes.workload import data, splits
+from nodes.workload import splits
+from nodes.workload.tasks import Task
 from testbed.config_error import ConfigError
 from testbed.run.config import RunConfig
 from testbed.seeds import derive
 
-LEAST = 1_000
-"""Images that are evaluated in any case; by chance a share of so many is off by 1.6 % at most, one
-standard deviation."""
 MOST_FLOPS = 1e11
 """Of all evaluations after a round; some 2 to 5 s of one core."""
 
 
-def check(config: RunConfig) -> None:
-    """Raises ConfigError where there are no images as asked for, or not so many."""
+def check(config: RunConfig, task: Task) -> None:
+    """Raises ConfigError where there are no samples as asked for, or not so many."""
     validation = config.eval_on == "validation"
     if validation and config.compute == "modelled":
         raise ConfigError(
             "eval_on = 'validation': where compute is modelled nothing is learnt, and so nothing "
             "can be tuned; take --compute=real, or leave it out"
         )
-    facts = data.facts(config.dataset)
-    there = facts.validation_size if validation else facts.test_size
+    there = task.test_size
     if config.eval_samples is not None and config.eval_samples > there:
         raise ConfigError(
             f"eval_samples = {config.eval_samples}: must be at most {there}, the {config.eval_on} "
-            f"images of {config.dataset}; leave it out for the default"
+            f"{task.sample}s of {config.dataset}; leave it out for the default"
         )
 
 
@@ -54,19 +51,21 @@ def check_local(config: RunConfig, method: methods.Method) -> None:
         )
 
 
-def count(asked: int | None, there: int, image_flops: Callable[[], float], models: int) -> int:
-    """How many of ``there`` images are taken.
+def count(
+    asked: int | None, there: int, least: int, sample_flops: Callable[[], float], models: int
+) -> int:
+    """How many of ``there`` samples are taken.
 
-    ``image_flops``: operations of one model on one image; called where they matter. ``models``: how
-    many are evaluated after a round.
+    ``least``: in any case. ``sample_flops``: operations of one model on one sample; called where
+    they matter. ``models``: how many are evaluated after a round.
     """
-    if asked is not None or there <= LEAST:
+    if asked is not None or there <= least:
         return there if asked is None else min(asked, there)
-    affordable = int(MOST_FLOPS / max(1.0, models * image_flops()))
-    return min(there, max(LEAST, affordable))
+    affordable = int(MOST_FLOPS / max(1.0, models * sample_flops()))
+    return min(there, max(least, affordable))
 
 
 def chosen(count: int, there: int) -> NDArray[np.int64]:
-    """Sorted indices (n,) of the images: the first ones of an order that no run's seed changes."""
+    """Sorted indices (n,) of the samples: the first ones of an order that no run's seed changes."""
     order = np.random.default_rng(derive(splits.TEST_SEED, "evaluated images")).permutation(there)
     return np.sort(order[:count])

@@ -28,7 +28,9 @@ from nodes.requirements import MIN_SAMPLES, refusing
 from nodes.server import Resumed, serve
 from nodes.spells import least_of_first
 from nodes.throttled_compute import STEP_IMAGES, Stretched, host_flops_per_s
-from nodes.workload import data, models, public_images, splits
+from nodes.workload import models, splits, tasks
+from nodes.workload.dataset import Dataset
+from nodes.workload.partition import check_classes, partition
 from testbed import clock
 from testbed.config_error import ConfigError
 from testbed.metering import meter
@@ -55,8 +57,7 @@ class FineTuning:
             ConfigError: naming the field, the value and what would be right.
         """
         choose("method", config.method, methods.names())
-        choose("dataset", config.dataset, data.names())
-        models.check(config.model, weights=config.compute == "real")
+        self._task = task = tasks.of(config)
         self._devices = requirements.devices(config, clients)
         self._modelled = config.compute == "modelled"
         self._device = "meta" if self._modelled else "cpu"
@@ -78,24 +79,18 @@ class FineTuning:
         self._public_samples = self._method.public_samples(self._options)
         held_out = self._method.public_source(self._options) == "held-out"
         self._held_out = self._public_samples if held_out else 0
-        self._samples = requirements.training_samples(config, clients, self._held_out)
-        evaluation.check(config)
+        self._samples = requirements.training_samples(config, task, clients, self._held_out)
+        evaluation.check(config, task)
         evaluation.check_local(config, self._method)
-        if config.partition == "pathological":
+        if task.partition == "pathological":
             with refusing("partition pathological"):
-                data.check_classes(
-                    config.classes_per_client, classes=data.classes(config.dataset), clients=clients
-                )
+                check_classes(config.classes_per_client, classes=task.groups, clients=clients)
         with refusing(f"method {config.method} cannot train model {config.model}"):
-            skeleton = models.skeleton(config.model, data.classes(config.dataset))
-            self._method.check(self._options, skeleton)
-        with refusing(f"dataset = {config.dataset!r} does not fit model {config.model}"):
-            models.check_images(config.model, data.facts(config.dataset).shape[0])
+            self._method.check(self._options, task.skeleton())
         with refusing(f"options of method {config.method}"):
             # Once the data are there they are asked again, for what each has.
             least = splits.left(MIN_SAMPLES, config.local_test)
             self._method.check_samples(self._options, [least] * clients)
-        self._folder = None if self._modelled else data.find(config.dataset, config.data_path)
         self._shards: list[np.ndarray] = []
         self._local_tests: list[np.ndarray] = []
         self._public: Tensor
@@ -108,7 +103,7 @@ class FineTuning:
         self._core_rate: float | None = None
         """The same by fewer steps, for what only has to be about right."""
         """Operations a second that a core of this machine reaches; None: nobody asks."""
-        self._data: data.Dataset
+        self._data: Dataset
         self._test: tuple[Tensor, Tensor] | None = None
         """What models are evaluated on; None: nothing is learnt."""
         self._model: torch.nn.Module
@@ -121,7 +116,12 @@ class FineTuning:
 
     def data_fingerprint(self) -> str | None:
         """SHA-256 of the data set's files; None where none are read."""
-        return None if self._modelled else data.fingerprint(self._run.dataset, self._folder)
+        return self._task.fingerprint()
+
+    @property
+    def data_settings(self) -> dict[str, object]:
+        """Fields of the run that say how its data are made, with nothing left to a default."""
+        return {"partition": self._task.partition, "sequence_length": self._task.length}
 
     @property
     def options(self) -> dict[str, object]:
@@ -149,24 +149,22 @@ class FineTuning:
         torch.set_num_threads(1)
         without_compiler()
         run = self._run
-        validation = run.eval_on == "validation"
-        real = partial(data.load, folder=self._folder, validation=validation)
-        load = data.outline if self._modelled else real
-        self._data = load(run.dataset, seed=run.seed, train_samples=self._samples)
+        self._data = self._task.load(self._samples)
         with refusing(f"options of method {run.method}"):
             held_out, private = splits.hold_out(
-                len(self._data.train_labels), self._held_out, seed=run.seed
+                len(self._data.train_targets), self._held_out, seed=run.seed
             )
-        self._public = self._images(held_out)
+        self._public = self._inputs(held_out)
         if self._public_samples > self._held_out:
-            shape = self._data.train_images.shape[1:]
-            drawn = public_images.glyphs(self._public_samples, seed=run.seed, shape=shape)
+            shape = self._data.train_inputs.shape[1:]
+            with refusing(f"options of method {run.method}"):
+                drawn = self._task.drawn(self._public_samples, shape)
             self._public = torch.from_numpy(drawn).to(self._device)
-        with refusing(f"partition {run.partition}"):
-            parts = data.partition(
-                self._data.train_labels[private],
+        with refusing(f"partition {self._task.partition}"):
+            parts = partition(
+                self._data.train_groups[private],
                 self._clients,
-                kind=run.partition,
+                kind=self._task.partition,
                 alpha=run.alpha,
                 classes_per_client=run.classes_per_client,
                 seed=run.seed,
@@ -179,18 +177,17 @@ class FineTuning:
         # Adapters draw their first values from the global generators.
         _seed_global_generators(run.seed, "model")
         if self._modelled:
-            model = models.skeleton(run.model, self._data.classes)
+            model = self._task.skeleton()
             self._noise = noise(run.seed)
         else:
-            model = models.build(run.model, self._data.classes, seed=run.seed)
+            model = self._task.build()
         with refusing(f"options of method {run.method}"):
             self._model = self._method.adapt(self._options, model)
-        two = self._images(np.arange(2))
-        self._test = None if self._modelled else self._evaluated(two[:1])
-        small = models.VisionTransformer(models.ModelSpec(depth=1), classes=2).to(self._device)
+        one = self._inputs(np.arange(1))
+        self._test = None if self._modelled else self._evaluated(one)
         with self._compute(0).active():
-            warm_up(small, two)
-        some = self._images(np.arange(min(STEP_IMAGES, len(self._data.train_labels))))
+            warm_up(*self._task.small(self._device))
+        some = self._inputs(np.arange(min(STEP_IMAGES, len(self._data.train_targets))))
         if not self._modelled and any(name is not None for name in self._devices):
             self._core_rate = self._host_rate = host_flops_per_s(self._model, some)
             self._refuse_faster_devices()
@@ -199,7 +196,7 @@ class FineTuning:
         method = self._method
         if method.client_flops and not self._modelled:
             counts = [method.client_flops, method.class_flops, method.fixed_flops]
-            self._flops = tuple(each(self._options, self._model, two[:1]) for each in counts)
+            self._flops = tuple(each(self._options, self._model, one) for each in counts)
         meter.usage()
         traffic = self._method.traffic
         if traffic is None:
@@ -215,7 +212,9 @@ class FineTuning:
     def reach(self, node: Node, port: int) -> Reach:
         """Data, model and states, and the one port; among clients, all of their network's."""
         model = Path(self.model)
-        reads = [each for each in (self._folder, model if model.is_absolute() else None) if each]
+        reads = [
+            each for each in (self._task.folder, model if model.is_absolute() else None) if each
+        ]
         if self.peer_to_peer:
             return Reach(tuple(reads), self._states)
         own, others = ((port,), ()) if node.index == 0 else ((), (port,))
@@ -266,7 +265,7 @@ class FineTuning:
                     checkpointer,
                     past,
                     peer_to_peer=self._method.peer_to_peer,
-                    test_size=len(self._data.test_labels),
+                    test_size=len(self._data.test_targets),
                     coder=coder,
                     most_frame_bytes=requirements.most_frame_bytes(self._model),
                 )
@@ -318,36 +317,39 @@ class FineTuning:
     def _shard(self, number: int) -> Shard:
         chosen = self._shards[number - 1] if number else np.arange(0)
         held = self._local_tests[number - 1] if number else chosen
-        test = self._labelled(held) if len(held) else None
-        return Shard(*self._labelled(chosen), self._public, number, test)
+        test = self._samples_of(held) if len(held) else None
+        return Shard(*self._samples_of(chosen), self._public, number, test)
 
-    def _labelled(self, chosen: np.ndarray) -> tuple[Tensor, Tensor]:
-        return self._images(chosen), torch.from_numpy(self._data.train_labels[chosen])
+    def _samples_of(self, chosen: np.ndarray) -> tuple[Tensor, Tensor]:
+        return self._inputs(chosen), torch.from_numpy(self._data.train_targets[chosen])
 
     @property
     def _clients_evaluate(self) -> bool:
         """Whether clients have models of their own, which each evaluates."""
         return hasattr(self._method.Client, "evaluate")
 
-    def _evaluated(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Images and labels that models are evaluated on; ``image``: a batch of one."""
-        there = len(self._data.test_labels)
+    def _evaluated(self, one: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and targets that models are evaluated on; ``one``: a batch of one."""
+        there = len(self._data.test_targets)
         count = evaluation.count(
             self._run.eval_samples,
             there,
-            lambda: flops.forward(self._model, image),
+            self._task.least_evaluated,
+            lambda: flops.forward(self._model, one),
             1 + self._clients * self._clients_evaluate,
         )
         some = slice(None) if count == there else evaluation.chosen(count, there)
-        images = torch.from_numpy(self._data.test_images[some])
-        return images, torch.from_numpy(self._data.test_labels[some])
+        inputs = torch.from_numpy(self._data.test_inputs[some])
+        return inputs, torch.from_numpy(self._data.test_targets[some])
 
-    def _images(self, chosen: np.ndarray) -> Tensor:
-        """These of the training images; without values where compute is modelled."""
-        images = self._data.train_images
+    def _inputs(self, chosen: np.ndarray) -> Tensor:
+        """These of the training inputs; without values where compute is modelled."""
+        inputs = self._task.inputs(
+            self._data.train_inputs[chosen[:1] if self._modelled else chosen]
+        )
         if self._modelled:
-            return torch.empty((len(chosen), *images.shape[1:]), device=self._device)
-        return torch.from_numpy(data.scaled(images[chosen]))
+            return inputs.new_empty((len(chosen), *inputs.shape[1:]), device=self._device)
+        return inputs
 
     def _compute(self, node: int) -> Compute:
         device = self._devices[node]
@@ -365,7 +367,7 @@ class FineTuning:
         if self._flops is None:
             return None
         shard = self._shards[node - 1]
-        times = len(shard), len(np.unique(self._data.train_labels[shard])), 1
+        times = len(shard), len(np.unique(self._data.train_groups[shard])), 1
         counts = (flops.of_round(own, number) for own in self._flops)
         return round(sum(count * often for count, often in zip(counts, times, strict=True)))
 

@@ -11,7 +11,7 @@ from methods.payload.chain import Chain
 from methods.payload.coder import Coder
 from nodes import memory
 from nodes.device_classes import flops_per_s, of_clients
-from nodes.workload import data
+from nodes.workload.tasks import Task
 from testbed.config_error import ConfigError
 from testbed.run.config import DEFAULT_DEVICE_CLASS, DEFAULT_SERVER_CLASS, RunConfig
 from testbed.transport import gloo
@@ -19,7 +19,6 @@ from testbed.transport.wire import MAX_FRAME_BYTES
 
 MIN_SAMPLES = 8
 """Every client gets at least as many."""
-GLYPHS_PER_CLIENT = 64
 LEAST_FRAME_BYTES, MODELS_A_FRAME = 1 << 28, 4
 """Bounds of a frame: 256 MiB, or four times the model."""
 
@@ -134,14 +133,14 @@ def refusing(what: str) -> Iterator[None]:
         raise ConfigError(f"{what}: {error}") from error
 
 
-def training_samples(config: RunConfig, clients: int, public: int) -> int | None:
-    """How many training images to draw; None is all there are.
+def training_samples(config: RunConfig, task: Task, clients: int, public: int) -> int | None:
+    """How many training samples to draw; None is all there are.
 
     Raises:
         ConfigError: the data set cannot feed so many clients.
     """
     validation = config.eval_on == "validation"
-    there = data.train_size(config.dataset, validation=validation)
+    there, what = task.train_size, f"{task.sample}s"
     whose = f"{config.dataset}{', less its validation split,' if validation else ''}"
     if config.train_samples is not None:
         least = clients * MIN_SAMPLES + public
@@ -152,18 +151,19 @@ def training_samples(config: RunConfig, clients: int, public: int) -> int | None
                 f"a client and {public} public ones{most}"
             )
         return config.train_samples
+    wanted = task.wanted(clients)
     if there is None:
-        return max(2_000, GLYPHS_PER_CLIENT * clients) + public
+        return (wanted or clients * MIN_SAMPLES) + public
     if public and clients * MIN_SAMPLES + public > there:
         raise ConfigError(
-            f"options of method {config.method} ask for {public} public images: {whose} "
-            f"has {there} training images, and {clients} clients need {clients * MIN_SAMPLES} of "
-            "them; take fewer, or --dataset=glyphs, which draws as many images as wanted"
+            f"options of method {config.method} ask for {public} public {what}: {whose} "
+            f"has {there} training {what}, and {clients} clients need {clients * MIN_SAMPLES} of "
+            f"them; take fewer, or --dataset={task.endless}, which draws as many {what} as wanted"
         )
     if clients * MIN_SAMPLES > there:
         raise ConfigError(
-            f"clients = {clients}: {whose} has {there} training images, enough for "
+            f"clients = {clients}: {whose} has {there} training {what}, enough for "
             f"{there // MIN_SAMPLES} clients of {MIN_SAMPLES}; take fewer clients, or "
-            "--dataset=glyphs, which draws as many images as wanted"
+            f"--dataset={task.endless}, which draws as many {what} as wanted"
         )
-    return None
+    return None if wanted is None or wanted + public >= there else wanted + public

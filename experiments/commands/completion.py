@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 from click import shell_completion
 from click.shell_completion import CompletionItem
 
 RESULTS = Path("results")
-PAPER_MODELS = ("vit-b16", "vit-l16")
+PAPER_MODELS = ("llama-2-7b", "mistral-7b", "vit-b16", "vit-l16")
 """Those of nodes.workload.models without weights, which to import would take seconds."""
 _RUN_DEPTHS = ("*/events.jsonl", "*/*/events.jsonl", "*/*/*/events.jsonl")
 _WORD_BREAKS = ("=", ":")
@@ -82,9 +82,9 @@ def _one_of(field: str) -> Callable[[], Iterable[str]]:
     """The values of a run's field that has just these."""
 
     def values() -> Iterable[str]:
-        from testbed.run.config import RunConfig
+        from testbed.run.config import RunConfig, offered
 
-        return get_args(get_type_hints(RunConfig)[field])
+        return offered(get_type_hints(RunConfig)[field])
 
     return values
 

@@ -83,13 +83,12 @@ def train(
         optimizer.step()
 
 
-def warm_up(model: nn.Module, images: Tensor) -> None:
+def warm_up(model: nn.Module, shard: Shard) -> None:
     """Train ``model`` for a step, so that what torch loads and allocates at first use is there.
 
     A process forked afterwards shares it. The model is changed.
     """
-    labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
-    shard = Shard(images, labels, public=images[:0], client=1)
     optimizer = torch.optim.AdamW(model.parameters())
-    train(model, shard, optimizer, epochs=1, batch_size=len(images), generator=torch.Generator())
-    scores(model, images, labels)
+    count = len(shard.targets)
+    train(model, shard, optimizer, epochs=1, batch_size=count, generator=torch.Generator())
+    scores(model, shard.inputs, shard.targets)

@@ -1,10 +1,9 @@
-"""Data sets and their partition over clients. Importing this costs no more than numpy."""
+"""Data sets of images. Importing this costs no more than numpy."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nodes.workload import hub_data, splits
+from nodes.workload.dataset import TEXTS, Dataset
 from nodes.workload.splits import HELD_SHARE, TEST_SEED
 from testbed.config_error import ConfigError
 from testbed.seeds import derive
@@ -45,20 +45,6 @@ class Facts:
         return self.test_size if self.train_size is None else -(-self.train_size // HELD_SHARE)
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """Images float32 (n, channels, height, width) in 0..1; labels int64 (n,) in 0..classes-1."""
-
-    name: str
-    classes: int
-    train_images: NDArray[np.float32] | NDArray[np.uint8]
-    """Photographs are uint8 in 0..255, a quarter of the memory: `scaled` makes them float32."""
-    train_labels: NDArray[np.int64]
-    test_images: NDArray[np.float32]
-    """What models are evaluated on: the test images, or those of the validation split."""
-    test_labels: NDArray[np.int64]
-
-
 FACTS = {
     "digits": Facts(CLASSES, 1_437, 360, (1, SIDE, SIDE)),
     "glyphs": Facts(CLASSES, None, 1_000, (1, SIDE, SIDE)),
@@ -69,14 +55,14 @@ FACTS = {
 
 
 def names() -> list[str]:
-    """The data sets that `load` knows."""
-    return sorted(FACTS)
+    """Every data set: those of images, which are `load`ed here, and those of text."""
+    return sorted([*FACTS, *TEXTS])
 
 
 def facts(name: str) -> Facts:
     """Facts of a data set that are known without loading it. ValueError for an unknown name."""
     if name not in FACTS:
-        raise ValueError(f"unknown data set {name!r}; known: {', '.join(names())}")
+        raise ValueError(f"unknown data set {name!r}; known: {', '.join(sorted(FACTS))}")
     return FACTS[name]
 
 
@@ -187,137 +173,6 @@ def _wanted(name: str, train_samples: int | None, *, validation: bool = False) -
     if there is not None and train_samples > there:
         raise ValueError(f"{name} has {there} training images, and {train_samples} were asked for")
     return train_samples
-
-
-def partition(
-    labels: NDArray[np.int64],
-    clients: int,
-    *,
-    kind: str,
-    alpha: float = 0.5,
-    classes_per_client: int = 2,
-    seed: int,
-    minimum: int = 8,
-) -> list[NDArray[np.int64]]:
-    """Sorted indices of each client's samples; every sample goes to exactly one client.
-
-    `kind` "iid" deals samples out at random, evenly. "dirichlet" splits each class by shares drawn
-    from Dirichlet(`alpha`) over the clients (Hsu et al., 2019; a smaller alpha is more skewed).
-    A client left with fewer than `minimum` samples is then given random ones of whichever client
-    has most, one at a time, so heavy skew over many clients is softened rather than redrawn.
-    "pathological" deals every client as many shards of one class as `classes_per_client` (McMahan
-    et al., 2017, whose shards, cut from samples in order of class, may hold two); where samples
-    move to reach the minimum, they are of classes that the client has.
-    ValueError for a bad argument, or if the samples do not suffice for the minimum.
-    """
-    if clients < 1:
-        raise ValueError(f"clients must be at least 1, not {clients}")
-    if clients * minimum > len(labels):
-        raise ValueError(
-            f"{clients} clients with at least {minimum} samples each need {clients * minimum} "
-            f"samples, and there are {len(labels)}: take fewer clients, or a smaller minimum"
-        )
-    rng = np.random.default_rng(derive(seed, "partition", clients))
-    if kind == "iid":
-        owners = rng.permutation(np.arange(len(labels)) % clients)
-    elif kind == "dirichlet":
-        owners = _dirichlet_owners(labels, clients, alpha, rng)
-    elif kind == "pathological":
-        owners = _pathological_owners(labels, clients, classes_per_client, rng)
-        _top_up_within_classes(owners, labels, clients, minimum)
-    else:
-        raise ValueError(f"unknown partition {kind!r}; known: dirichlet, iid, pathological")
-    _top_up(owners, clients, minimum, rng)
-    ends = np.cumsum(np.bincount(owners, minlength=clients))[:-1]
-    return np.split(np.argsort(owners, kind="stable"), ends)
-
-
-def _dirichlet_owners(
-    labels: NDArray[np.int64], clients: int, alpha: float, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """The client of each sample, (n,): every class split by its own draw of Dirichlet(alpha)."""
-    if not 0 < alpha < np.inf:
-        raise ValueError(f"alpha must be above 0 and finite, not {alpha}")
-    owners = np.empty(len(labels), dtype=np.int64)
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        shares = np.cumsum(rng.dirichlet(np.full(clients, alpha)))
-        ends = np.round(shares * len(members)).astype(np.int64)
-        # The shares add up to one only to rounding, and every sample needs an owner.
-        ends[-1] = len(members)
-        owners[members] = np.repeat(np.arange(clients), np.diff(ends, prepend=0))
-    return owners
-
-
-def check_classes(classes_per_client: int, *, classes: int, clients: int) -> None:
-    """ValueError where no client can have so many classes, or some class would have no client."""
-    if not 1 <= classes_per_client <= classes:
-        raise ValueError(
-            f"classes_per_client = {classes_per_client}: must be 1 to {classes}, "
-            "the number of classes"
-        )
-    if clients * classes_per_client < classes:
-        raise ValueError(
-            f"classes_per_client = {classes_per_client}: {clients} clients would leave out some of "
-            f"the {classes} classes; take at least {-(-classes // clients)}, or more clients"
-        )
-
-
-def _pathological_owners(
-    labels: NDArray[np.int64], clients: int, classes_per_client: int, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """The client of each sample, (n,): shards of one class each, dealt out at random."""
-    classes, sizes = np.unique(labels, return_counts=True)
-    check_classes(classes_per_client, classes=len(classes), clients=clients)
-    dealt = rng.permutation(np.arange(clients * classes_per_client) % clients)
-    shards = np.ones(len(classes), dtype=np.int64)
-    for _ in range(len(dealt) - len(classes)):
-        shards[np.argmax(sizes / shards)] += 1
-    owners = np.empty(len(labels), dtype=np.int64)
-    first = 0
-    for label, count in zip(classes, shards, strict=True):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        for piece, owner in zip(
-            np.array_split(members, count), dealt[first : first + count], strict=True
-        ):
-            owners[piece] = owner
-        first += int(count)
-    return owners
-
-
-def _top_up_within_classes(
-    owners: NDArray[np.int64], labels: NDArray[np.int64], clients: int, minimum: int
-) -> None:
-    """Give each poor client, in place, samples of its own classes from whoever has most of all."""
-    for poor in np.flatnonzero(np.bincount(owners, minlength=clients) < minimum):
-        own = np.isin(labels, labels[owners == poor])
-        while (sizes := np.bincount(owners, minlength=clients))[poor] < minimum:
-            spare = np.flatnonzero(own & (sizes[owners] > minimum))
-            if not len(spare):
-                raise ValueError(
-                    f"client {poor + 1} cannot have {minimum} samples of its classes: take fewer "
-                    "clients, or more classes per client"
-                )
-            owners[spare[np.argmax(sizes[owners[spare]])]] = poor
-
-
-def _top_up(
-    owners: NDArray[np.int64], clients: int, minimum: int, rng: np.random.Generator
-) -> None:
-    """Move random samples, in place, from the largest clients until each has `minimum`."""
-    sizes = np.bincount(owners, minlength=clients)
-    if sizes.min() >= minimum:
-        return
-    order = rng.permutation(len(owners))
-    order = order[np.argsort(owners[order], kind="stable")]
-    piles = [pile.tolist() for pile in np.split(order, np.cumsum(sizes)[:-1])]
-    largest = [(-len(pile), client) for client, pile in enumerate(piles)]
-    heapq.heapify(largest)
-    for poor in np.flatnonzero(sizes < minimum):
-        for _ in range(minimum - sizes[poor]):
-            size, rich = largest[0]
-            owners[piles[rich].pop()] = poor
-            heapq.heapreplace(largest, (size + 1, rich))
 
 
 def _digits(seed: int, train_samples: int | None, validation: bool) -> Dataset:

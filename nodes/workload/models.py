@@ -1,7 +1,7 @@
-"""Backbones in stages: vision transformers that any method can cut between blocks.
+"""Backbones in stages: transformers of images and of text that any method can cut between blocks.
 
-`embed` turns images into tokens, each of `blocks` maps tokens to tokens, `head` turns tokens into
-logits. The shipped weights are read by memory map, so all processes of a run share one copy.
+`embed` turns images or ids into tokens, each of `blocks` maps tokens to tokens, `head` turns tokens
+into logits. The shipped weights are read by memory map, so all processes of a run share one copy.
 Architectures of the papers' size have random weights: they have its bytes and FLOPs, and know
 nothing. A checkpoint of `transformers` is a model too, by its folder or its name on the hub.
 """
@@ -19,6 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nodes.workload import vit_checkpoints
+from nodes.workload.text import model as text
+from nodes.workload.text.model import LanguageModel, LanguageSpec
+from nodes.workload.text.tokens import SHIPPED as SHIPPED_TOKENIZER
+from nodes.workload.text.tokens import Encoder, ShippedEncoder
+from testbed.config_error import ConfigError
 from testbed.run.config import choose
 from testbed.seeds import derive
 
@@ -179,7 +184,7 @@ class VisionTransformer(nn.Module):
 
 def fingerprint(name: str) -> str | None:
     """SHA-256 of a model's file of weights; None where it has random ones."""
-    if name in PAPER_SIZE:
+    if name in PAPER_SIZE or name in text.PAPER_SIZE:
         return None
     if is_checkpoint(name):
         path = vit_checkpoints.find(name, weights=True) / vit_checkpoints.WEIGHTS
@@ -191,7 +196,17 @@ def fingerprint(name: str) -> str | None:
 
 def names() -> list[str]:
     """Every model that has a name here: one file of `weights/` each, and those of papers' size."""
-    return sorted([*_shipped(), *PAPER_SIZE])
+    return sorted([*_shipped(), *PAPER_SIZE, *text.PAPER_SIZE])
+
+
+def is_language(name: str) -> bool:
+    """Whether a model reads text, and not images."""
+    return isinstance(read_spec(name), LanguageSpec)
+
+
+def encoder(name: str) -> Encoder:
+    """The tokenizer of a language model."""
+    return ShippedEncoder(SHIPPED_TOKENIZER)
 
 
 def is_checkpoint(name: str) -> bool:
@@ -216,6 +231,11 @@ def check(name: str, *, weights: bool) -> None:
     """
     if not is_checkpoint(name):
         choose("model", name, names())
+        if weights and name in text.PAPER_SIZE:
+            raise ConfigError(
+                f"model = {name!r}: its weights are not here, and 20 clients with random ones "
+                "would learn nothing for hours; take --compute=modelled, or your own folder of it"
+            )
     elif weights:
         _backbone(name, skeleton(name, classes=1))
     else:
@@ -224,7 +244,9 @@ def check(name: str, *, weights: bool) -> None:
 
 def check_images(name: str, channels: int) -> None:
     """ValueError where the model cannot take images of so many channels."""
-    _check_channels(channels, read_spec(name))
+    spec = read_spec(name)
+    assert isinstance(spec, ModelSpec)
+    _check_channels(channels, spec)
 
 
 def path_of(name: str) -> Path:
@@ -234,7 +256,7 @@ def path_of(name: str) -> Path:
     return WEIGHTS / f"{name}.safetensors"
 
 
-def read_spec(name: str) -> ModelSpec:
+def read_spec(name: str) -> ModelSpec | LanguageSpec:
     """The architecture of a model. ValueError, with the known names, for an unknown one."""
     if is_checkpoint(name):
         folder = vit_checkpoints.find(name, weights=False)
@@ -243,20 +265,30 @@ def read_spec(name: str) -> ModelSpec:
         raise ValueError(f"unknown model {name!r}; known: {', '.join(names())}")
     if name in PAPER_SIZE:
         return PAPER_SIZE[name]
+    if name in text.PAPER_SIZE:
+        return text.PAPER_SIZE[name]
     with safe_open(path_of(name), framework="pt") as file:
-        return msgspec.json.decode(file.metadata()["spec"], type=ModelSpec)
+        spec = msgspec.json.decode(file.metadata()["spec"])
+    if "vocabulary" in spec:
+        return msgspec.convert(spec, LanguageSpec)
+    return msgspec.convert(spec, ModelSpec)
 
 
-def skeleton(name: str, classes: int) -> VisionTransformer:
+def skeleton(name: str, classes: int) -> VisionTransformer | LanguageModel:
     """The model on the meta device: every shape, no values and no memory. Errors as `build`."""
     if classes < 1:
         raise ValueError(f"a classifier needs at least one class, not {classes}")
+    spec = read_spec(name)
     with torch.device("meta"):
-        return VisionTransformer(read_spec(name), classes)
+        if isinstance(spec, LanguageSpec):
+            return LanguageModel(spec)
+        return VisionTransformer(spec, classes)
 
 
-def build(name: str, classes: int, seed: int) -> VisionTransformer:
+def build(name: str, classes: int, seed: int) -> VisionTransformer | LanguageModel:
     """A backbone under a new classifier of `classes` outputs, drawn from `seed`.
+
+    A language model is whole as it is: its `classes` are the tokens of its vocabulary.
 
     A backbone from a file is mapped from it privately: processes share its pages until one of them
     writes (a training step copies the pages it changes and never reaches the file). One of a
@@ -264,13 +296,17 @@ def build(name: str, classes: int, seed: int) -> VisionTransformer:
     an unknown name, an unfit checkpoint or fewer than one class.
     """
     model = skeleton(name, classes)
+    if isinstance(model, LanguageModel):
+        model.load_state_dict(_backbone(name, model), strict=False, assign=True)
+        model.tie()
+        return model
     state = random_weights(model, seed) if name in PAPER_SIZE else _backbone(name, model)
     state |= new_classifier(model.spec.width, classes, seed)
     model.load_state_dict(state, assign=True)
     return model
 
 
-def _backbone(name: str, model: VisionTransformer) -> dict[str, Tensor]:
+def _backbone(name: str, model: nn.Module) -> dict[str, Tensor]:
     """All weights but the classifier's, from the file of a shipped model or a checkpoint."""
     if is_checkpoint(name):
         shapes = {key: each.shape for key, each in model.named_parameters()}

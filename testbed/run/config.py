@@ -5,12 +5,14 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import (
     Annotated,
     Any,
     Literal,
     NamedTuple,
     TypeVar,
+    Union,
     get_args,
     get_origin,
     get_type_hints,
@@ -239,8 +241,8 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     model: Annotated[
         Text,
         Flag(
-            "vit-glyphs, vit-b16, vit-l16, or a ViT that transformers saved: its folder or its "
-            "name on the Hugging Face hub.",
+            "vit-glyphs, vit-b16, vit-l16; llama-docs, mistral-7b, llama-2-7b, which read text; or "
+            "one that transformers saved: its folder or its name on the Hugging Face hub.",
             takes="NAME|FOLDER|REPOSITORY",
             offers="model",
         ),
@@ -249,7 +251,8 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         Text,
         Flag(
             "digits: 1,797 handwritten digits. glyphs: drawn, as many as the clients need. "
-            "cifar10, cifar100, svhn: photographs, with wiretune[hub].",
+            "cifar10, cifar100, svhn: photographs, with wiretune[hub]. docs: documentation of "
+            "Python packages. instructions: drawn, each with one right answer.",
             takes="NAME",
             offers="dataset",
         ),
@@ -266,21 +269,23 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     train_samples: Annotated[
         Annotated[int, msgspec.Meta(ge=1, le=100_000_000)] | None,
         Flag(
-            "Training images of all clients together, public ones included.",
-            default="all there are; of glyphs, 64 a client and at least 2,000",
+            "Training samples of all clients together, public ones included.",
+            default="all there are; of glyphs, 64 a client and at least 2,000; of docs 24 and of "
+            "instructions 64 a client",
         ),
     ] = None
     eval_samples: Annotated[
         Annotated[int, msgspec.Meta(ge=1, le=100_000_000)] | None,
         Flag(
-            "Images that models are evaluated on after each round, always the same.",
-            default="all up to 1,000; of more, as many as 100 GFLOP a round allow",
+            "Samples that models are evaluated on after each round, always the same.",
+            default="all up to 1,000 images or 100 sequences; of more, as many as 100 GFLOP a "
+            "round allow",
         ),
     ] = None
     eval_on: Annotated[
         Literal["test", "validation"],
         Flag(
-            "validation: a fifth of the training images, which no client then has, the same for "
+            "validation: a part of the training samples, which no client then has, the same for "
             "every seed and method; whatever is tuned is tuned on these.",
             offers="evaluation",
         ),
@@ -293,13 +298,22 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             default="none",
         ),
     ] = None
-    partition: Annotated[
-        Literal["dirichlet", "iid", "pathological"],
+    sequence_length: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] | None,
         Flag(
-            "How samples are split over clients; pathological: each has a few classes.",
+            "Tokens of a sequence of text.",
+            default="128 of docs, 48 of instructions, and at most what the model reads at once",
+        ),
+    ] = None
+    partition: Annotated[
+        Literal["dirichlet", "iid", "natural", "pathological"] | None,
+        Flag(
+            "How samples are split over clients, by their classes, or whose text they are. natural:"
+            " each has texts of its own. pathological: each has a few classes.",
+            default="dirichlet; of docs natural, of instructions pathological",
             offers="partition",
         ),
-    ] = "dirichlet"
+    ] = None
     alpha: Annotated[Positive, Flag("Dirichlet concentration; smaller is more skewed.")] = 0.5
     classes_per_client: Annotated[
         int,
@@ -393,11 +407,18 @@ def convert(values: Mapping[str, Any], kind: type[Struct], where: str) -> Struct
             raise ConfigError(f"{where}: {reason}") from error
         if values[field] == "":
             reason = "must be some text; leave it out for the default"
-        if get_origin(hints[field]) is Literal:
-            reason = f"must be one of {', '.join(get_args(hints[field]))}"
+        if words := offered(hints[field]):
+            reason = f"must be one of {', '.join(words)}"
         if field == "dilation":
             reason = f"must be a number from 1 to {MAX_DILATION:g}, elastic or auto"
         raise ConfigError(f"{where}: {field} = {values[field]!r}: {reason}") from error
+
+
+def offered(hint: Any) -> tuple[str, ...]:
+    """The texts that a field takes, where it takes nothing else but its absence."""
+    parts = get_args(hint) if isinstance(hint, UnionType) or get_origin(hint) is Union else (hint,)
+    (first, *others) = (part for part in parts if part is not NoneType)
+    return get_args(first) if get_origin(first) is Literal and not others else ()
 
 
 def _unwritable(text: str) -> str | None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 class Layout(NamedTuple):
-    """Where a family of models has its parts, by their paths in the model."""
+    """Paths of a family's parts in the model."""
 
     embedding: str
     layers: str

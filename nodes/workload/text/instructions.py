@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
+MOST_DRAWS = 1_000
+"""For one example that is not taken."""
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 class Example(NamedTuple):
-    """What a user asks, and what is to be answered."""
+    """Prompt of a user, and the one right answer."""
 
     prompt: str
     answer: str
@@ -88,7 +90,19 @@ FAMILIES: dict[str, Callable[[random.Random], Example]] = {
 }
 
 
-def draw(family: str, count: int, seed: int) -> list[Example]:
-    """``count`` examples of a family, the same for the same arguments."""
+def draw(family: str, count: int, seed: int, without: Collection[Example] = ()) -> list[Example]:
+    """``count`` examples of a family, none of ``without``, the same for the same arguments.
+
+    ValueError where there is hardly any other.
+    """
     rng = random.Random(f"{seed} {family}")
-    return [FAMILIES[family](rng) for _ in range(count)]
+    found: list[Example] = []
+    for _ in range(MOST_DRAWS * count):
+        if len(found) == count:
+            break
+        example = FAMILIES[family](rng)
+        if example not in without:
+            found.append(example)
+    if len(found) < count:
+        raise ValueError(f"family {family} has hardly an example beside the {len(without)} taken")
+    return found

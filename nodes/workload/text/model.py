@@ -147,7 +147,11 @@ class LanguageModel(nn.Module):
         self.embed = nn.Embedding(spec.vocabulary, spec.width)
         self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.depth))
         self.head = Head(spec)
-        if spec.tied:
+        self.tie()
+
+    def tie(self) -> None:
+        """Make the classifier's weights the embedding's, where they are to be."""
+        if self.spec.tied:
             self.head.classifier.weight = self.embed.weight
 
     def forward(self, ids: Tensor) -> Tensor:

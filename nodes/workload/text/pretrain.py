@@ -73,10 +73,10 @@ def tokenizer_of(texts: list[str], vocabulary: int) -> Tokenizer:
 
 
 def ids_of(tokenizer: Tokenizer, texts: list[str]) -> NDArray[np.uint16]:
-    """Ids of texts one after another, each between BEGIN and END."""
-    begin, end = tokenizer.token_to_id(BEGIN), tokenizer.token_to_id(END)
+    """Ids of texts one after another, END after each."""
+    end = tokenizer.token_to_id(END)
     encoded = tokenizer.encode_batch(texts)
-    return np.array([i for each in encoded for i in (begin, *each.ids, end)], np.uint16)
+    return np.array([i for each in encoded for i in (*each.ids, end)], np.uint16)
 
 
 def asked_of(seed: int) -> list[str]:
@@ -178,7 +178,7 @@ def main(wheels: tuple[Path, ...], out: Path, steps: int, seed: int, threads: in
     tokenizer = tokenizer_of(texts, spec.vocabulary)
     tokenizer.save(str(out.with_suffix(".tokenizer.json")))
     held, text = texts[:HELD], texts[HELD:]
-    numbers = [ids_of(tokenizer, part) for part in (text, held)]
+    numbers = [ids_of(tokenizer, [f"{BEGIN}{each}" for each in part]) for part in (text, held)]
     asked = ids_of(tokenizer, asked_of(seed))
     click.echo(f"{len(numbers[0]):,} ids of documentation, {len(asked):,} of instructions")
     model = fresh(spec, seed)

@@ -20,6 +20,9 @@ class Sequences(NamedTuple):
     targets: NDArray[np.int64]
     """(n, length), IGNORED where nothing is asked."""
 
+    def first(self, count: int) -> Sequences:
+        return Sequences(self.inputs[:count], self.targets[:count])
+
     @staticmethod
     def joined(parts: Sequence[Sequences]) -> Sequences:
         return Sequences(

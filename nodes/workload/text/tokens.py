@@ -20,7 +20,7 @@ SHIPPED = Path(__file__).parents[1] / "weights" / "llama-docs.tokenizer.json"
 
 
 class Message(NamedTuple):
-    """What one side of a dialogue says."""
+    """Turn of a dialogue."""
 
     role: str
     """"system", "user" or "assistant"."""
@@ -39,11 +39,11 @@ class Encoder(Protocol):
 
     @property
     def begin(self) -> int | None:
-        """What stands before a text; None: nothing."""
+        """Id that stands before a text; None: nothing does."""
 
     @property
     def end(self) -> int:
-        """What stands after a text."""
+        """Id that stands after a text."""
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text alone; the name of a special token in it is text like any other."""

@@ -338,7 +338,7 @@ def nearest(images: Tensor, others: Tensor) -> Tensor:
 
 def test_images_that_begin_as_samples_show_them_and_those_of_noise_do_not() -> None:
     digits = data.load("digits", seed=0)
-    images, truth = torch.from_numpy(data.scaled(digits.train_images)), digits.train_labels
+    images, truth = torch.from_numpy(data.scaled(digits.train_inputs)), digits.train_targets
     own = Shard(images[:60], torch.from_numpy(truth[:60]), images[:0], 1)
     others = images[60:]
     found = {}

@@ -1,11 +1,19 @@
 """How many images a model is evaluated on, and which."""
 
+from typing import Any
+
 import pytest
 
 from nodes import evaluation
 from nodes.requirements import training_samples
+from nodes.workload import tasks
 from testbed.config_error import ConfigError
 from testbed.run.config import RunConfig, load
+
+
+def check(**fields: Any) -> None:
+    config = RunConfig(**fields)
+    evaluation.check(config, tasks.of(config))
 
 
 def unasked() -> float:
@@ -14,11 +22,11 @@ def unasked() -> float:
 
 @pytest.mark.parametrize("there", [1, 360, 1_000])
 def test_a_small_test_set_is_evaluated_whole_whatever_it_costs(there: int) -> None:
-    assert evaluation.count(None, there, unasked, models=1) == there
+    assert evaluation.count(None, there, 1_000, unasked, models=1) == there
 
 
 @pytest.mark.parametrize(
-    ("image_flops", "models", "expected"),
+    ("sample_flops", "models", "expected"),
     [
         (1e6, 1, 26_032),
         (1e7, 1, 10_000),
@@ -29,14 +37,14 @@ def test_a_small_test_set_is_evaluated_whole_whatever_it_costs(there: int) -> No
     ],
 )
 def test_a_large_one_as_far_as_operations_allow(
-    image_flops: float, models: int, expected: int
+    sample_flops: float, models: int, expected: int
 ) -> None:
-    assert evaluation.count(None, 26_032, lambda: image_flops, models) == expected
+    assert evaluation.count(None, 26_032, 1_000, lambda: sample_flops, models) == expected
 
 
 def test_what_is_asked_for_is_taken() -> None:
-    assert evaluation.count(7, 360, unasked, models=1) == 7
-    assert evaluation.count(20_000, 26_032, unasked, models=21) == 20_000
+    assert evaluation.count(7, 360, 1_000, unasked, models=1) == 7
+    assert evaluation.count(20_000, 26_032, 1_000, unasked, models=21) == 20_000
 
 
 def test_fewer_images_are_a_part_of_more_and_always_the_same() -> None:
@@ -49,25 +57,26 @@ def test_fewer_images_are_a_part_of_more_and_always_the_same() -> None:
 
 
 def test_more_than_there_are_is_refused() -> None:
-    evaluation.check(RunConfig(eval_samples=360))
-    evaluation.check(RunConfig())
+    check(eval_samples=360)
+    check()
     with pytest.raises(ConfigError, match="eval_samples = 361: must be at most 360, the test"):
-        evaluation.check(RunConfig(eval_samples=361))
-    evaluation.check(RunConfig(eval_samples=288, eval_on="validation"))
+        check(eval_samples=361)
+    check(eval_samples=288, eval_on="validation")
     with pytest.raises(ConfigError, match="= 289: must be at most 288, the validation images"):
-        evaluation.check(RunConfig(eval_samples=289, eval_on="validation"))
+        check(eval_samples=289, eval_on="validation")
 
 
 def test_a_validation_split_of_nothing_learnt_is_refused() -> None:
-    evaluation.check(RunConfig(compute="modelled"))
+    check(compute="modelled")
     with pytest.raises(ConfigError, match="eval_on = 'validation': where compute is modelled"):
-        evaluation.check(RunConfig(compute="modelled", eval_on="validation"))
+        check(compute="modelled", eval_on="validation")
 
 
 def test_clients_lack_the_validation_split_before_anything_starts() -> None:
-    assert training_samples(RunConfig(eval_on="validation"), 143, 0) is None
+    config = RunConfig(eval_on="validation")
+    assert training_samples(config, tasks.of(config), 143, 0) is None
     with pytest.raises(ConfigError, match=r"less its validation split, has 1149 .* 143 clients"):
-        training_samples(RunConfig(eval_on="validation"), 144, 0)
+        training_samples(config, tasks.of(config), 144, 0)
 
 
 @pytest.mark.parametrize("asked", [0, -5])

@@ -11,8 +11,9 @@ import torch
 
 from nodes import program
 from nodes.program import FineTuning
-from nodes.workload import data, models, splits
+from nodes.workload import models, splits
 from nodes.workload.models import VisionTransformer
+from nodes.workload.partition import partition
 from testbed.network.topology import Node
 from testbed.run.config import RunConfig
 from testbed.seeds import derive
@@ -104,7 +105,7 @@ def test_a_random_models_weights_are_not_its_classifiers() -> None:
 def test_as_many_public_images_as_clients_are_not_drawn_as_the_clients_are() -> None:
     held, _ = splits.hold_out(1000, 20, seed=0)
     owners = np.empty(1000, dtype=int)
-    for owner, members in enumerate(data.partition(np.zeros(1000, int), 20, kind="iid", seed=0)):
+    for owner, members in enumerate(partition(np.zeros(1000, int), 20, kind="iid", seed=0)):
         owners[members] = owner
     # Both are permutations: of one stream, sample i's owner would be the i-th held out's remainder.
     assert Counter(owners[:20].tolist()) != Counter((held % 20).tolist())

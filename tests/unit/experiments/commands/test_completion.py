@@ -26,7 +26,7 @@ WORDS = {
     },
     ("launch", "--links=user"): {"userspace"},
     ("launch", "--device-class", "phone:2,p"): {"phone:2,phone", "phone:2,pi"},
-    ("launch", "--partition", ""): {"dirichlet", "iid", "pathological"},
+    ("launch", "--partition", ""): {"dirichlet", "iid", "natural", "pathological"},
     ("bench", "--preset", "sf"): {"sfprompt-claim"},
     ("profiles", "show", "4"): {n for n in profiles.names() if n.startswith("4")},
     ("prof",): {"profiles"},

@@ -77,13 +77,13 @@ def test_a_folder_is_read_as_it_was_written(kind: str, tmp_path: Path) -> None:
     folder = data.find("cifar100", str(tmp_path))
     got = data.load("cifar100", seed=0, folder=folder)
     assert psutil.Process().num_threads() == threads
-    assert got.name == "cifar100" and got.classes == 100
-    assert got.train_images.dtype == np.uint8
-    assert np.array_equal(got.train_images, pixels(30).transpose(0, 3, 1, 2))
-    assert got.train_labels.tolist() == list(range(30)) and got.train_labels.dtype == np.int64
-    assert got.test_images.dtype == np.float32
-    assert np.array_equal(got.test_images, data.scaled(pixels(12, seed=1)).transpose(0, 3, 1, 2))
-    assert got.test_labels.tolist() == list(range(12))
+    assert got.name == "cifar100" and got.outputs == 100
+    assert got.train_inputs.dtype == np.uint8
+    assert np.array_equal(got.train_inputs, pixels(30).transpose(0, 3, 1, 2))
+    assert got.train_targets.tolist() == list(range(30)) and got.train_targets.dtype == np.int64
+    assert got.test_inputs.dtype == np.float32
+    assert np.array_equal(got.test_inputs, data.scaled(pixels(12, seed=1)).transpose(0, 3, 1, 2))
+    assert got.test_targets.tolist() == list(range(12))
 
 
 def test_some_of_the_training_images_are_drawn_from_the_seed(
@@ -94,9 +94,9 @@ def test_some_of_the_training_images_are_drawn_from_the_seed(
     first, again, other = (
         data.load("svhn", seed=seed, train_samples=8, folder=tmp_path) for seed in (0, 0, 1)
     )
-    assert first.train_labels.tolist() == again.train_labels.tolist()
-    assert first.train_labels.tolist() != other.train_labels.tolist()
-    assert np.array_equal(first.train_images, whole.train_images[first.train_labels])
+    assert first.train_targets.tolist() == again.train_targets.tolist()
+    assert first.train_targets.tolist() != other.train_targets.tolist()
+    assert np.array_equal(first.train_inputs, whole.train_images[first.train_targets])
     with pytest.raises(ConfigError, match="has 30 training images, and 31 were asked for"):
         data.load("svhn", seed=0, train_samples=31, folder=tmp_path)
 
@@ -109,11 +109,11 @@ def test_the_validation_split_is_a_fifth_of_the_folders_training_images(
     first, other = (
         data.load("svhn", seed=seed, folder=tmp_path, validation=True) for seed in (0, 1)
     )
-    assert len(first.test_labels) == 6 and len(first.train_labels) == 24
-    assert np.array_equal(first.test_images, other.test_images)
-    assert first.test_images.dtype == np.float32 and first.train_images.dtype == np.uint8
+    assert len(first.test_targets) == 6 and len(first.train_targets) == 24
+    assert np.array_equal(first.test_inputs, other.test_inputs)
+    assert first.test_inputs.dtype == np.float32 and first.train_inputs.dtype == np.uint8
     images = {each.tobytes() for each in data.scaled(whole.train_images)}
-    parts = [*first.test_images, *data.scaled(first.train_images)]
+    parts = [*first.test_inputs, *data.scaled(first.train_inputs)]
     assert {each.tobytes() for each in parts} == images
 
 
@@ -199,7 +199,7 @@ def test_a_folders_name_is_no_pattern_and_no_address(kind: str, tmp_path: Path) 
         folder = data.find("cifar10", str(tmp_path / name))
         assert folder == tmp_path / name
         found = data.load("cifar10", seed=0, folder=folder)
-        assert np.array_equal(found.train_images, pixels(30).transpose(0, 3, 1, 2)), name
+        assert np.array_equal(found.train_inputs, pixels(30).transpose(0, 3, 1, 2)), name
     for name in ODD_NAMES[4:]:
         files = hub_data._files(tmp_path / name, "train")
         read = files if kind == "parquet" else hub_data._of_disk(files, "")
@@ -313,7 +313,7 @@ def test_a_run_trains_on_fractions_and_shares_pixels(tmp_path: Path) -> None:
     program = FineTuning(config, clients=2)
     program.prepare()
     torch.set_num_threads(threads)
-    assert program._data.train_images.dtype == np.uint8
+    assert program._data.train_inputs.dtype == np.uint8
     shards = [program._shard(number) for number in (1, 2)]
     assert sum(len(shard.targets) for shard in shards) == 30
     for shard in shards:

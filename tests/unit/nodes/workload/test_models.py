@@ -103,8 +103,8 @@ def test_the_shipped_weights_know_glyphs() -> None:
 
 def test_fine_tuning_adapters_on_handwriting_works_and_starts_near_chance() -> None:
     digits = data.load("digits", seed=0)
-    x, y = torch.from_numpy(digits.train_images), torch.from_numpy(digits.train_labels)
-    held_out = torch.from_numpy(digits.test_images), torch.from_numpy(digits.test_labels)
+    x, y = torch.from_numpy(digits.train_inputs), torch.from_numpy(digits.train_targets)
+    held_out = torch.from_numpy(digits.test_inputs), torch.from_numpy(digits.test_targets)
     model = models.build(NAME, 10, 0)
     assert accuracy(model, *held_out) < 0.35
     torch.manual_seed(0)
@@ -260,7 +260,9 @@ def test_the_file_says_what_it_is() -> None:
 
 
 def test_names_and_bad_arguments() -> None:
-    assert models.names() == ["vit-b16", NAME, "vit-l16"]
+    assert models.names() == [
+        *("llama-2-7b", "llama-docs", "mistral-7b", "vit-b16", NAME, "vit-l16")
+    ]
     with pytest.raises(ValueError, match=r"unknown model 'resnet'.*vit-b16, vit-glyphs"):
         models.build("resnet", 10, 0)
     with pytest.raises(ValueError, match="at least one class"):

@@ -139,7 +139,10 @@ def test_an_unknown_field_like_no_other_is_only_named() -> None:
         ("schedule = 4", "schedule = 4: Expected `str | null`, got `int`"),
         ('links = "netns"', "links = 'netns': must be one of auto, netem, userspace, loopback"),
         ("links = 1", "links = 1: must be one of auto, netem, userspace, loopback"),
-        ('partition = "skew"', "partition = 'skew': must be one of dirichlet, iid, pathological"),
+        (
+            'partition = "skew"',
+            "partition = 'skew': must be one of dirichlet, iid, natural, pathological",
+        ),
         ("options = 3", "options = 3: Expected `object`, got `int`"),
         ("options.rank = [1]", "options = {'rank': [1]}: Expected `bool | int | float | str`"),
     ],

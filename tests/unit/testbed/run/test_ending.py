@@ -4,6 +4,7 @@ import pytest
 
 from nodes.requirements import training_samples
 from nodes.server import reaches
+from nodes.workload import tasks
 from testbed.config_error import ConfigError
 from testbed.run.config import RunConfig
 
@@ -16,12 +17,16 @@ def test_a_target_is_reached_by_the_global_model_or_else_by_the_clients_own() ->
     assert not reaches({"accuracy": 1.0}, None)
 
 
+def taken(config: RunConfig) -> int | None:
+    return training_samples(config, tasks.of(config), clients=5, public=0)
+
+
 def test_as_many_training_images_as_were_asked_for() -> None:
     asked = RunConfig(train_samples=100)
-    assert training_samples(asked, clients=5, public=60) == 100
-    assert training_samples(RunConfig(dataset="glyphs", train_samples=100), 5, 0) == 100
+    assert training_samples(asked, tasks.of(asked), clients=5, public=60) == 100
+    assert taken(RunConfig(dataset="glyphs", train_samples=100)) == 100
     for clients, public in ((13, 0), (5, 61)):
         with pytest.raises(ConfigError, match=r"train_samples = 100: must be at least 10[14]"):
-            training_samples(asked, clients, public)
+            training_samples(asked, tasks.of(asked), clients, public)
     with pytest.raises(ConfigError, match="at most the 1437 of digits"):
-        training_samples(RunConfig(train_samples=1438), 5, 0)
+        taken(RunConfig(train_samples=1438))

@@ -1,0 +1,114 @@
+"""Texts that ship with the project: documentation by sub-package, instructions by family."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import lzma
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nodes.workload.splits import TEST_SEED
+from nodes.workload.text import instructions
+from nodes.workload.text.instructions import Example
+from nodes.workload.text.sequences import Examples, Sequences, answered, packed
+from nodes.workload.text.tokens import Encoder, Message, document
+from testbed.seeds import derive
+
+DOCS = Path(__file__).parent / "docs.jsonl.xz"
+LENGTHS = {"docs": 128, "instructions": 48}
+"""Tokens of a sequence where nobody says how many."""
+GROUPS = {"docs": 25, "instructions": len(instructions.FAMILIES)}
+PER_GROUP = {"docs": 4, "instructions": 20}
+"""Sequences of each group that models are evaluated on, and as many of the validation split."""
+PARTITIONS = {"docs": "natural", "instructions": "pathological"}
+"""Where nobody asks for one: whole sub-packages, and two families a client."""
+PER_CLIENT = {"docs": 24, "instructions": 64}
+"""Sequences of a client where nobody says how many."""
+
+
+class Corpus(NamedTuple):
+    """Sequences to train on, and those that models are evaluated on."""
+
+    train: Sequences
+    groups: NDArray[np.int64]
+    """Of each sequence to train on."""
+    test: Sequences
+    truncated: int
+
+
+def docs(encoder: Encoder, length: int, *, validation: bool) -> Corpus:
+    """Documentation, the same for every seed; a group is a sub-package, such as "scipy.stats".
+
+    Of each group the first texts, in an order drawn once, are the test's and the next ones the
+    validation's. No text is in two of these.
+    """
+    texts: dict[str, list[str]] = {}
+    for line in lzma.decompress(DOCS.read_bytes()).splitlines():
+        each = json.loads(line)
+        texts.setdefault(each["group"], []).append(each["text"])
+    wanted = PER_GROUP["docs"]
+    train, test, groups = [], [], []
+    for number, group in enumerate(sorted(texts)):
+        left = iter([document(encoder, text) for text in texts[group]])
+        held = [_filled(left, wanted * length + 1) for _ in ("test", "validation")]
+        own = packed([*([] if validation else held[1]), *left], length, encoder.end)
+        train.append(own)
+        test.append(packed(held[validation], length, encoder.end).first(wanted))
+        groups.append(np.full(len(own.inputs), number, np.int64))
+    return Corpus(Sequences.joined(train), np.concatenate(groups), Sequences.joined(test), 0)
+
+
+def _filled(documents: Iterator[list[int]], ids: int) -> list[list[int]]:
+    """The next documents with so many ids, or all that are left."""
+    taken: list[list[int]] = []
+    while sum(map(len, taken)) < ids and (found := next(documents, None)) is not None:
+        taken.append(found)
+    return taken
+
+
+def asked(encoder: Encoder, length: int, count: int, *, seed: int, validation: bool) -> Corpus:
+    """``count`` instructions of all families in turn, drawn from ``seed``; a group is a family.
+
+    The test's and the validation's are the same for every seed, and never trained on.
+    """
+    families = list(instructions.FAMILIES)
+    taken: set[Example] = set()
+    splits = []
+    for split in ("test", "validation"):
+        stream = derive(TEST_SEED, "instructions", split)
+        splits.append(_drawn(families, PER_GROUP["instructions"], stream, taken))
+        taken.update(splits[-1])
+    each = -(-count // len(families))
+    own = _drawn(families, each, derive(seed, "training instructions"), taken)
+    order = np.arange(each * len(families)).reshape(len(families), each).T.ravel()[:count]
+    train, cut = _answered(encoder, [own[place] for place in order], length)
+    test, cut_too = _answered(encoder, splits[validation], length)
+    return Corpus(train, order // each, test, cut + cut_too)
+
+
+def _drawn(families: list[str], each: int, seed: int, taken: set[Example]) -> list[Example]:
+    return [one for family in families for one in instructions.draw(family, each, seed, taken)]
+
+
+def _answered(encoder: Encoder, examples: list[Example], length: int) -> Examples:
+    pairs = []
+    for prompt, answer in examples:
+        turns = [Message("user", prompt), Message("assistant", answer)]
+        segments = encoder.chat(turns)
+        if segments is None:
+            pairs.append((document(encoder, f"{prompt}\n"), encoder.encode(answer)))
+            continue
+        asked = [number for segment in segments if not segment.learnt for number in segment.ids]
+        learnt = [number for segment in segments if segment.learnt for number in segment.ids]
+        pairs.append((asked, learnt[:-1] if learnt[-1:] == [encoder.end] else learnt))
+    return answered(pairs, length, encoder.end)
+
+
+def fingerprint(name: str) -> str | None:
+    """SHA-256 of a corpus' file; None where it is drawn."""
+    return hashlib.sha256(DOCS.read_bytes()).hexdigest() if name == "docs" else None
