@@ -47,13 +47,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods import Fleet, Missed, Peer, Shard
-from methods.distillation import adam, digest, kd_loss, predict
+from methods.distillation import TEXTS_AT_ONCE, adam, digest, kd_loss, predict
 from methods.shared import flops
 from methods.shared.averaging import WeightedMean
-from methods.shared.backbone import staged
+from methods.shared.backbone import causal, staged
 from methods.shared.clustering import FEWEST, MOST, Clustered, clusters_of, layout, rebuilt
 from methods.shared.local_training import load_trainable, train, trainable_state
-from methods.shared.objective import EVALUATION_BATCH, scores
+from methods.shared.objective import EVALUATION_BATCH, IGNORED, scores
 from testbed.seeds import derive
 
 KIND = "clustered"
@@ -102,6 +102,17 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 def check(config: Config, model: nn.Module) -> None:
     """Raises ValueError where the model has no classifier to take features before."""
     staged(model)
+    if not causal(model):
+        return
+    if config.public_source == "glyphs":
+        raise ValueError(
+            "public_source = 'glyphs': a language model reads text; take public_source=held-out"
+        )
+    if config.adaptive and config.representations == "embeddings":
+        raise ValueError(
+            "representations = 'embeddings': a language model has features of each token, which "
+            "are more than its weights; take representations=gram, or adaptive=false"
+        )
 
 
 def check_samples(config: Config, samples: list[int]) -> None:
@@ -141,14 +152,18 @@ def server_sees(config: Config) -> str:
 
 
 def features(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Inputs of the classifier, rows of length 1 (n, width), and the logits (n, classes)."""
+    """Inputs of the classifier, rows of length 1 (n, width), and the logits (n, classes).
+
+    Of text a row a token, (n T, width), and logits (n, T, classes).
+    """
     inputs: list[Tensor] = []
     classifier = staged(model).head.classifier
     hook = classifier.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
     model.eval()
     with torch.no_grad(), hook:
-        logits = torch.cat([model(some) for some in images.split(EVALUATION_BATCH)])
-    return F.normalize(torch.cat(inputs), dim=1), logits
+        batch = TEXTS_AT_ONCE if causal(model) else EVALUATION_BATCH
+        logits = torch.cat([model(some) for some in images.split(batch)])
+    return F.normalize(torch.cat(inputs).flatten(0, -2), dim=1), logits
 
 
 def gram(rows: Tensor) -> Tensor:
@@ -302,7 +317,8 @@ class Client:
         peer.send(KIND, clustered.strip())
         if config.adaptive:
             found, logits = features(self.model, validation.inputs)
-            right = (logits.argmax(dim=-1) == validation.targets).float().mean()
+            counts = validation.targets != IGNORED
+            right = (logits.argmax(dim=-1) == validation.targets)[counts].float().mean()
             kind = config.representations
             told: dict[str, Tensor] = {kind: gram(found) if kind == "gram" else found}
             peer.send(REPRESENTATION, told, accuracy=float(right))

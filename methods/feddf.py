@@ -4,7 +4,9 @@ arXiv 2006.07242, algorithm 1, clients of one architecture. FedAvg, and then the
 the student begins as the mean of the clients' weights, by samples; the teacher is the plain mean
 of the logits of all clients' models on unlabelled public images; and the student descends on
 
-    KL(softmax(teacher) || softmax(student)), the mean over a batch of the images.
+    KL(softmax(teacher) || softmax(student)), the mean over a batch of the images,
+
+of a language model over all tokens of public texts.
 
 With drop_worst, clients whose models are no better than chance are left out of both means: those
 whose label is the one of all clients' mean logits for at most 1/C of the images. With
@@ -162,12 +164,12 @@ def better_than_chance(updates: list[Update]) -> list[Update]:
     """Those whose labels are all together's for more than 1/C of the images; all where none is."""
     if not updates:
         return []
-    labels = torch.stack([update.logits for update in updates]).mean(dim=0).argmax(dim=1)
-    chance = 1 / updates[0].logits.shape[1]
+    labels = torch.stack([update.logits for update in updates]).mean(dim=0).argmax(dim=-1)
+    chance = 1 / updates[0].logits.shape[-1]
     found = [
         update
         for update in updates
-        if bool((update.logits.argmax(dim=1) == labels).double().mean() > chance)
+        if bool((update.logits.argmax(dim=-1) == labels).double().mean() > chance)
     ]
     return found or updates
 

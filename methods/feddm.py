@@ -36,7 +36,7 @@ from torch.func import functional_call
 
 from methods import Fleet, Peer, Shard
 from methods.shared import flops
-from methods.shared.backbone import staged
+from methods.shared.backbone import images_only, staged
 from methods.shared.local_training import learnt, load_trainable, train, trainable_state
 from methods.shared.objective import scores
 
@@ -75,6 +75,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 def check(config: Config, model: nn.Module) -> None:
     """Raises ValueError where the model has no classifier to match before, or a byte no label."""
+    images_only(model)
     count = classes(model)
     if count > MOST_CLASSES:
         raise ValueError(f"a label is sent as a byte, which {count} classes are too many for")

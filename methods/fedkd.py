@@ -20,9 +20,9 @@ over elements. Of T rounds, in round t:
    round sends.
 
 Bytes of an update: 4 K (P + Q + 1) a matrix, or 4 P Q where that is not more; 4 a value of the
-rest; embeddings are frozen and are not sent. Up each round; down from round 2 to whom the server
-heard in the round before, and to others the dense student; nothing in round 1. U, S and V go as one
-vector, from whose length K follows.
+rest; embeddings are frozen and are not sent, nor is a language model's classifier that is one. Up
+each round; down from round 2 to whom the server heard in the round before, and to others the dense
+student; nothing in round 1. U, S and V go as one vector, from whose length K follows.
 
 The paper's claim, from its abstract: up to 94.89 % less communication than FedAvg of the whole
 model, 2.05 GB a client with UniLM over all rounds. It does not say there of which direction or
@@ -56,7 +56,7 @@ from methods.distillation import adam, digest
 from methods.distillation.mutual import Pair, loss, student_of, tells_attention
 from methods.shared import flops
 from methods.shared.averaging import WeightedMean
-from methods.shared.backbone import staged
+from methods.shared.backbone import causal, staged
 from methods.shared.local_training import learnt, load_trainable, trainable_state
 from methods.shared.objective import scores
 from methods.split_model import size
@@ -372,7 +372,8 @@ def traffic(config: Config, model: nn.Module) -> tuple[int, int]:
 def client_flops(config: Config, model: nn.Module, image: Tensor) -> float:
     """Each epoch: both models forward and backward."""
     pair = _pair(config, model)
-    label = torch.zeros(len(image), dtype=torch.int64, device=image.device)
+    each = image.shape if causal(model) else image.shape[:1]
+    label = torch.zeros(each, dtype=torch.int64, device=image.device)
 
     def of_both(images: Tensor) -> Tensor:
         return loss(pair(images), label, as_published=config.as_published)

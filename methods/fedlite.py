@@ -12,7 +12,8 @@ quantisation. Of a batch of B samples, d activations z each (tokens times featur
 
 Payload bytes a batch, b = 4: up b*L*R*d/q + ceil(B*q*ceil(log2 L) / 8), and 8 a label; down b*B*d.
 All else, both private labels' further transfers included, is as for ``splitfed``, and evaluation is
-by the model as it is. A last, smaller batch sends as large a codebook as the others.
+by the model as it is. Of a language model q is of each token, d/q a token's features by it, and the
+R groups are of all tokens'. A last, smaller batch sends as large a codebook as the others.
 
 The claim, 490 times less, is of one batch of FEMNIST (B 20, d 9,216, q 1,152, R 1, L 2), of the
 activations up alone, without labels and weights, and counts numbers of 64 bits: 490.2. Of 32 bits
@@ -50,7 +51,7 @@ VALUES_EACH = 8
 
 class Config(splitfed.Config, frozen=True, forbid_unknown_fields=True, kw_only=True):
     subvectors: Annotated[int, msgspec.Meta(ge=1)] = BY_OTHERS
-    """q, of a sample's activations; as many as have 8 values each where it is not given."""
+    """q, of a sample's activations, of a text's by token; absent: as many as have 8 values each."""
     groups: Annotated[int, msgspec.Meta(ge=1)] = 1
     """R, each with a codebook of its own."""
     centroids: Annotated[int, msgspec.Meta(ge=2, le=256)] = 8
@@ -69,6 +70,9 @@ def check(config: Config, model: nn.Module) -> None:
     form_of(config, model)
 
 
+adapt = splitfed.adapt
+
+
 class Form(NamedTuple):
     """Sizes of what a batch is quantised to."""
 
@@ -82,8 +86,11 @@ class Form(NamedTuple):
         return (self.centroids - 1).bit_length()
 
 
-def form_of(config: Config, model: nn.Module) -> Form:
-    """The form of a model's batches. Raises ValueError as ``check`` does."""
+def form_of(config: Config, model: nn.Module, inputs: Tensor | None = None) -> Form:
+    """The form of a model's batches. Raises ValueError as ``check`` does.
+
+    ``inputs``: samples (n, ...); without them a text's are of one token.
+    """
     values = tokens_of(model).numel()
     count = config.subvectors or max(1, values // VALUES_EACH)
     if values % count:
@@ -103,7 +110,8 @@ def form_of(config: Config, model: nn.Module) -> Form:
             f"centroids = {config.centroids}: must be at most the {most} sub-vectors that a group "
             f"has of a batch of {config.batch_size}"
         )
-    return Form(count, config.groups, config.centroids)
+    tokens = tokens_of(model, inputs).numel() // values
+    return Form(tokens * count, config.groups, config.centroids)
 
 
 def _near(number: int, wanted: int) -> list[int]:
@@ -220,7 +228,7 @@ class Server(splitfed.Server):
 
     def __init__(self, config: Config, model: nn.Module, shard: Shard, seed: int) -> None:
         super().__init__(config, model, shard, seed)
-        self.form = form_of(config, model)
+        self.form = form_of(config, model, shard.inputs)
 
     def codings(self, number: int, client: str) -> Codings:
         # Whose batch comes first is the links' doing, so that each client has draws of its own.
@@ -233,7 +241,7 @@ class Client(splitfed.Client):
 
     def __init__(self, config: Config, model: nn.Module, shard: Shard, seed: int) -> None:
         super().__init__(config, model, shard, seed)
-        self.form = form_of(config, model)
+        self.form = form_of(config, model, shard.inputs)
         self.seed = seed
 
     def codings(self, number: int) -> Codings:
@@ -260,7 +268,7 @@ def traffic(config: Config, model: nn.Module) -> tuple[int, int]:
 
 def client_flops(config: Config, model: nn.Module, image: Tensor) -> float:
     """Splitfed's operations, and in each epoch those of k-means."""
-    tokens = torch.zeros(tokens_of(model).shape, device=image.device)
-    quantiser = Quantiser(form_of(config, model), config.iterations, 0)
+    tokens = torch.zeros(tokens_of(model, image).shape, device=image.device)
+    quantiser = Quantiser(form_of(config, model, image), config.iterations, 0)
     a_sample = flops.forward(lambda values: quantiser.code(values)[1], tokens)
     return splitfed.client_flops(config, model, image) + config.local_epochs * a_sample

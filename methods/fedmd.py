@@ -8,7 +8,9 @@ mean |f - Y| (digest), then on its own samples (revisit), and sends its scores o
 (communicate); their mean is the next consensus (aggregate). In its first round a client trains on
 its own samples alone (transfer learning).
 
-Payload bytes a client and round: up = down = |S| * C * 4 + 8; in round 1, 8 down.
+Payload bytes a client and round: up = down = |S| * C * 4 + 8; in round 1, 8 down. Of a language
+model, and with top_k, see ``methods.distillation``. Its clients' classifiers are those of its
+tokens, and an embedding that is one is trained as both.
 
 From the paper and its authors' code (diogenes0319/FedMD_clean): these steps in this order; scores
 before the softmax; their plain mean; the mean absolute error; an S drawn anew each round; Adam with
@@ -71,6 +73,7 @@ def check(config: Config, model: nn.Module) -> None:
         raise ValueError(
             f"depths = {config.depths}: the model has {len(staged(model).blocks)} blocks"
         )
+    distillation.check(config, model)
 
 
 class Server:

@@ -22,7 +22,8 @@ the best one of each block in any case; uniform keeps as many in each. Phases:
 In the first two the mask is looked at every mask_rounds.
 
 Payload bytes a client and round, each way: 4 for each parameter that is kept. A hidden unit has
-2 width + 1, a head of h features h (4 width + 3). Down also ceil(structures / 8) of each kind that
+2 width + 1, a gated one without biases 3 width, a head of h features h (4 width + 3), without
+biases 4 h width. Down also ceil(structures / 8) of each kind that
 is pruned, to clients that have not the mask. The shipped model, less half of its hidden units:
 918,184 of 1,214,632, and 96 for a mask.
 
@@ -101,6 +102,12 @@ def check(config: Config, model: nn.Module) -> None:
                 f"structures = {config.structures!r}: block {number} has no {', '.join(missing)}; "
                 "take another model"
             )
+        attention = cast(Any, block).attention if "heads" in config.kinds else None
+        if attention and attention.key.out_features != attention.query.out_features:
+            raise ValueError(
+                f"structures = {config.structures!r}: heads of block {number} share keys and "
+                "values, which all of them need; take structures=hidden"
+            )
 
 
 # Structures
@@ -118,19 +125,30 @@ class Group(NamedTuple):
 
 
 def groups(model: nn.Module, kind: str) -> list[Group]:
-    """Structures of that kind, "hidden" or "heads", by block."""
+    """Structures of that kind, "hidden" or "heads", by block.
+
+    Of a gated perceptron a hidden unit has a row of the gate too.
+    """
     into, out = {
-        "hidden": (["expand"], "contract"),
+        "hidden": (["expand", "gate"], "contract"),
         "heads": (["attention.query", "attention.key", "attention.value"], "attention.output"),
     }[kind]
     found = []
     for number, block in enumerate(staged(model).blocks):
         long = cast(nn.Linear, block.get_submodule(out)).weight.shape[1]
-        count = long if kind == "hidden" else cast(int, block.get_submodule("attention").heads)
+        count = long if kind == "hidden" else _heads(cast(Any, block).attention, long)
         path = f"blocks.{number}."
-        rows = tuple(f"{path}{each}.{what}" for each in into for what in ("weight", "bias"))
+        own = dict(block.named_parameters())
+        names = (f"{each}.{what}" for each in into for what in ("weight", "bias"))
+        rows = tuple(f"{path}{name}" for name in names if name in own)
         found.append(Group(count, long // count, rows, f"{path}{out}.weight"))
     return found
+
+
+def _heads(attention: Any, features: int) -> int:
+    """Heads of a layer whose heads have so many features together."""
+    own = getattr(attention, "heads", None)
+    return int(features // attention.head_width if own is None else own)
 
 
 def whole(model: nn.Module, kinds: list[str]) -> Masks:
@@ -209,13 +227,20 @@ def shrunk(model: nn.Module, part: Mapping[str, Tensor], masks: Masks) -> nn.Mod
     """A model of what is kept alone, of copies of these tensors; the model stays as it is."""
     small = copy.deepcopy(model, memo={id(each): each for each in model.parameters()})
     parameters = dict(model.named_parameters())
-    for name, tensor in part.items():
-        if name in parameters:
-            path, _, leaf = name.rpartition(".")
-            setattr(small.get_submodule(path), leaf, nn.Parameter(tensor.detach().clone()))
+    made = {
+        id(parameters[name]): nn.Parameter(tensor.detach().clone())
+        for name, tensor in part.items()
+        if name in parameters
+    }
+    # Weights that layers share are theirs together in the small model too.
+    for module in small.modules():
+        for leaf, each in list(module._parameters.items()):
+            if id(each) in made:
+                setattr(module, leaf, made[id(each)])
     load_trainable(small, {name: part[name] for name in part.keys() - parameters.keys()})
     for block, kept in zip(staged(small).blocks, masks.get("heads", ()), strict=False):
-        cast(Any, block).attention.heads = int(kept.sum())
+        if hasattr(cast(Any, block).attention, "heads"):
+            cast(Any, block).attention.heads = int(kept.sum())
     return small
 
 

@@ -42,6 +42,7 @@ from torch.overrides import TorchFunctionMode
 
 from methods import Fleet, Flops, Peer, Shard, fedavg, fedprox
 from methods.shared import flops
+from methods.shared.backbone import images_only
 from methods.shared.local_training import learnt, load_trainable
 from testbed.seeds import derive
 
@@ -309,7 +310,12 @@ class TwiceDifferentiable(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-check = fedprox.check
+def check(config: Config, model: nn.Module) -> None:
+    """Raises ValueError where the model reads ids, or lacks what the variant or privacy needs."""
+    images_only(model)
+    fedprox.check(config, model)
+
+
 stageable = fedprox.stageable
 check_samples = fedprox.check_samples
 adapt = fedprox.adapt

@@ -6,7 +6,9 @@ labels Y; a client digests them, minimising T^2 * KL(softmax(Y / T) || softmax(f
 with cross-entropy on its own samples, and sends its logits on a new S; their mean is the next Y.
 
 Payload bytes a client and round: up = down = |S| * C * 4 + 8, whatever LoRA's rank. In round 1
-there is nothing to digest yet, and 8 go down.
+there is nothing to digest yet, and 8 go down. Of a language model, T tokens an input and a
+vocabulary of C, |S| * T * C * 4 + 8, a thousand times an image's; with top_k = k
+|S| * T * (4 k + 4 + i k) + 8, i = 1, 2 or 4 (see ``methods.distillation``). top_k is ours.
 
 From the paper, by its abstract: LoRA for local training, and that knowledge distillation takes the
 place of averaging, so that LoRA's size does not show in the traffic. Reconstructed: the steps of a
@@ -72,6 +74,7 @@ class Config(distillation.PublicImages, frozen=True, forbid_unknown_fields=True,
 def check(config: Config, model: nn.Module) -> None:
     """Raises ValueError where the model has nothing that LoRA adapts."""
     lora.check(config, model)
+    distillation.check(config, model)
 
 
 def adapt(config: Config, model: nn.Module) -> nn.Module:
@@ -114,7 +117,7 @@ class Server:
     async def _mean(self, fleet: Fleet) -> Tensor | None:
         if not self.config.sharpen:
             return await self.public.mean(fleet, self.seed)
-        mean = await self.public.mean(fleet, self.seed, of=lambda logits: logits.softmax(dim=1))
+        mean = await self.public.mean(fleet, self.seed, of=lambda logits: logits.softmax(dim=-1))
         if mean is None:
             return None
         # As logits that digesting divides by T: what is left is the sharpened distribution.

@@ -75,6 +75,8 @@ LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def prunable(model: nn.Module) -> dict[str, Tensor]:
     """Weights of linear and convolutional layers that are trained, by name."""
     own = {id(module.weight) for module in model.modules() if isinstance(module, LAYERS)}
+    # A tied embedding is read a row a token, and stays whole.
+    own -= {id(each.weight) for each in model.modules() if isinstance(each, nn.Embedding)}
     return {
         name: each
         for name, each in model.named_parameters()

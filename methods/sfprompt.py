@@ -13,6 +13,12 @@ Round t:
     update of prompts and tail;
 (c) the client sends prompts and tail; the server takes their mean weighted by n_k.
 
+Of a language model prompts stand before the tokens, which see what is before them alone, and what
+the last block makes of them is dropped before the classifier; EL2N of a sequence is the mean over
+the tokens that count. Its tail, which is trained and sent, has the classifier: where that is the
+embedding too it is untied first. It has no class token, so that there is no ``pool``, and
+transfer = cls is refused.
+
 Payload bytes a client and round, b = 4, D features, T tokens with the n_p prompts, m = S *
 ceil(gamma * n_k) samples in S split epochs: 2*(n_p*D + |tail|)*b + m*4*T*D*b; with transfer = cls,
 where body and tail exchange the class token alone, m*(2*T*D + 2*D)*b. Once a client: |head|*b.
@@ -34,6 +40,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import partial
 from typing import Annotated, Literal
 
 import msgspec
@@ -44,10 +51,10 @@ from torch.nn import functional as F
 from methods import Fleet, Missed, Peer, Shard
 from methods.shared import flops
 from methods.shared.averaging import WeightedMean
-from methods.shared.backbone import staged
+from methods.shared.backbone import causal, staged
 from methods.shared.local_training import learnt, load_trainable, trainable_state
 from methods.shared.objective import EVALUATION_BATCH, IGNORED, loss, scores
-from methods.split_model import Part, cut, size, tokens_of
+from methods.split_model import Part, cut, size, tokens_of, untied
 from methods.split_model.exchange import Batch, batches, serve, sizes, train_on
 
 Rate = Annotated[float, msgspec.Meta(gt=0)]
@@ -89,17 +96,24 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Prompted(nn.Module):
-    """An embedding with soft prompts behind its tokens."""
+    """An embedding with soft prompts behind its tokens, or before them."""
 
-    def __init__(self, embed: nn.Module, length: int, width: int) -> None:
+    def __init__(self, embed: nn.Module, length: int, width: int, *, first: bool) -> None:
         super().__init__()
         self.embed = embed
+        self.first = first
         device = next(embed.parameters()).device
         self.prompt = nn.Parameter(0.02 * torch.randn(1, length, width, device=device))
 
     def forward(self, images: Tensor) -> Tensor:
         tokens = self.embed(images)
-        return torch.cat([tokens, self.prompt.expand(len(tokens), -1, -1)], dim=1)
+        prompt = self.prompt.expand(len(tokens), -1, -1)
+        return torch.cat([prompt, tokens] if self.first else [tokens, prompt], dim=1)
+
+
+def without_prompts(length: int, head: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
+    """What a language model's head is given, without the prompts in front: a hook before it."""
+    return (given[0][:, length:],)
 
 
 class Body(nn.Module):
@@ -125,7 +139,7 @@ class Parts:
         assert tail is not None
         self.tail = tail
         self.body = Body(body, config.transfer == "cls")
-        self._pool = config.pool
+        self._mean = config.pool == "mean" and not causal(model)
 
     @property
     def trained(self) -> dict[str, Part]:
@@ -139,7 +153,7 @@ class Parts:
     def joined(self, images: Tensor) -> Tensor:
         """Logits of head and tail without the body between them."""
         tokens = self.head(images)
-        if self._pool == "mean":
+        if self._mean:
             tokens = torch.cat([tokens.mean(dim=1, keepdim=True), tokens[:, 1:]], dim=1)
         logits: Tensor = self.tail(tokens)
         return logits
@@ -148,6 +162,11 @@ class Parts:
 def check(config: Config, model: nn.Module) -> None:
     """Raises ValueError where the model cannot be cut so."""
     Parts(config, model)
+    if config.transfer == "cls" and causal(model):
+        raise ValueError(
+            "transfer = 'cls': a language model has no class token, and each token's own next one "
+            "is asked; take transfer=tokens"
+        )
     if config.transfer == "cls" and config.tail_blocks:
         raise ValueError(
             f"tail_blocks = {config.tail_blocks}: with transfer = cls the tail gets no tokens for "
@@ -156,11 +175,14 @@ def check(config: Config, model: nn.Module) -> None:
 
 
 def adapt(config: Config, model: nn.Module) -> nn.Module:
-    """Freeze all but the tail and put prompts behind the embedding's tokens."""
-    model.requires_grad_(False)
+    """Freeze all but the tail and put prompts beside the embedding's tokens."""
+    untied(model).requires_grad_(False)
     Parts(config, model).tail.requires_grad_(True)
     stages = staged(model)
-    stages.embed = Prompted(stages.embed, config.prompt_length, tokens_of(model).shape[-1])
+    text, length = causal(model), config.prompt_length
+    stages.embed = Prompted(stages.embed, length, tokens_of(model).shape[-1], first=text)
+    if text:
+        stages.head.register_forward_pre_hook(partial(without_prompts, length))
     return model
 
 
@@ -187,7 +209,7 @@ class Server:
         self.config = config
         self.model = model
         self.parts = Parts(config, model)
-        self.tokens = tokens_of(model, more=config.prompt_length)
+        self.tokens = tokens_of(model, shard.inputs, more=config.prompt_length)
         self.have_head: set[str] = set()
 
     async def round(self, fleet: Fleet) -> None:
@@ -207,7 +229,7 @@ class Server:
                 kept(samples, self.config.gamma), self.config.split_epochs, self.config.batch_size
             )
             arriving = [self.tokens.expand(count, -1, -1) for count in counts]
-            await serve(fleet, client, self.parts.body, None, arriving, private=True)
+            await serve(fleet, client, self.parts.body, None, arriving, labels=None)
             # 3. (c) What was learnt enters the means as it comes.
             learnt = {
                 kind: (await fleet.receive(client, kind, like=state, base=state)).tensors
@@ -283,8 +305,9 @@ class Client:
             return self.shard
         self._training(False)
         with torch.inference_mode():
-            logits = [self.parts.joined(some) for some in images.split(EVALUATION_BATCH)]
-            scores = el2n(torch.cat(logits), labels)
+            batch = EVALUATION_BATCH if labels.dim() == 1 else self.config.batch_size
+            some = zip(images.split(batch), labels.split(batch), strict=True)
+            scores = torch.cat([el2n(self.parts.joined(each), truth) for each, truth in some])
         chosen = scores.argsort(descending=True, stable=True)[:count]
         return self.shard._replace(inputs=images[chosen], targets=labels[chosen])
 

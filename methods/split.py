@@ -12,8 +12,11 @@ epochs of batches of B on the client's n_k samples; the client sends its weights
 client is lost in its turn, both sides go on from where they were before it.
 
 Payload bytes a client and round, b = 4, T tokens of D features: weights 2 * |client side| * b;
-labels shared, up n_k * E * (T*D*b + 8), down n_k * E * T*D*b; labels private, 2 * n_k * E * T*D*b
-each way.
+labels shared, up n_k * E * (T*D*b + 8), of a language model T*D*b + 8*T, down n_k * E * T*D*b;
+labels private, 2 * n_k * E * T*D*b each way.
+
+A language model whose classifier is its embedding is untied, and then trains both: they are in
+different parts, with labels shared at different nodes.
 
 From the papers: the exchange and the order of turns. Chosen here: the cut, that it is between a
 transformer's blocks, the optimizer, that both sides' begin anew with each turn, that the order
@@ -31,9 +34,9 @@ from methods import Fleet, Missed, Peer, Shard, fedavg
 from methods.shared import averaging, flops
 from methods.shared.local_training import learnt, load_trainable, trainable_state
 from methods.shared.objective import scores
-from methods.split_model import Cut, cut, size, tokens_of
+from methods.split_model import Cut, cut, size, tokens_of, untied
 from methods.split_model.coding import PLAIN, Codings
-from methods.split_model.exchange import batches, serve, sizes, train_on
+from methods.split_model.exchange import batches, labels_of, serve, sizes, train_on
 from testbed.seeds import derive
 
 
@@ -64,13 +67,19 @@ def check(config: Config, model: nn.Module) -> None:
     cut_of(config, model)
 
 
+def adapt(config: Config, model: nn.Module) -> nn.Module:
+    """The model with weights of its own in either part."""
+    return untied(model)
+
+
 class Server:
     def __init__(self, config: Config, model: nn.Module, shard: Shard, seed: int) -> None:
         self.config = config
         self.model = model
         self.seed = seed
         self.cut = cut_of(config, model)
-        self.tokens = tokens_of(model)
+        self.tokens = tokens_of(model, shard.inputs)
+        self.labels = None if self.cut.tail is not None else labels_of(shard.targets)
 
     async def round(self, fleet: Fleet) -> None:
         # 1. Clients take turns.
@@ -95,7 +104,7 @@ class Server:
             self.cut.server,
             fedavg.new_optimizer(self.config, self.cut.server),
             [self.tokens.expand(count, -1, -1) for count in arriving],
-            private=self.cut.tail is not None,
+            labels=self.labels,
         )
         # 4. It leaves its weights for the next.
         left = {
@@ -154,6 +163,7 @@ def traffic(config: Config, model: nn.Module) -> tuple[int, int]:
     tokens = size({"tokens": tokens_of(model)}) * config.local_epochs
     if config.labels == "private":
         return weights + 2 * tokens, weights + 2 * tokens
+    # Of a text, whose length is not known here, one token.
     return weights + tokens + 8 * config.local_epochs, weights + tokens
 
 

@@ -34,7 +34,7 @@ from methods.shared.local_training import copy_of, load_trainable, trainable_sta
 from methods.shared.objective import scores
 from methods.split_model import tokens_of
 from methods.split_model.coding import PLAIN, Codings
-from methods.split_model.exchange import serve, sizes
+from methods.split_model.exchange import labels_of, serve, sizes
 from methods.split_model.order import Arrival, AtOnce, Drawn, Order
 from testbed.seeds import derive
 
@@ -54,7 +54,8 @@ class Server:
         self.model = model
         self.seed = seed
         self.cut = split.cut_of(config, model)
-        self.tokens = tokens_of(model)
+        self.tokens = tokens_of(model, shard.inputs)
+        self.labels = None if self.cut.tail is not None else labels_of(shard.targets)
 
     async def round(self, fleet: Fleet) -> None:
         start = {kind: trainable_state(part) for kind, part in self.cut.client_side.items()}
@@ -82,7 +83,7 @@ class Server:
                 side,
                 optimizer,
                 [self.tokens.expand(count, -1, -1) for count in counts[client]],
-                private=self.cut.tail is not None,
+                labels=self.labels,
                 order=order,
                 codings=self.codings(fleet.round, client),
             )
@@ -131,6 +132,7 @@ class Client(split.Client):
 
 stageable = split.stageable
 check = split.check
+adapt = split.adapt
 traffic = split.traffic
 server_sees = split.server_sees
 client_flops = split.client_flops

@@ -6,10 +6,13 @@ their own samples, and send their logits on this round's subset. The server's se
 number name its subset: whoever holds the images draws the same ones, and no index travels.
 
 Payload bytes a client and round, each way: |S| * C * 4 + 8, the logits and the seed. Before there
-are labels only the seed's 8 go down.
+are labels only the seed's 8 go down. A language model predicts at each of an input's T tokens, C
+the vocabulary: |S| * T * C * 4 + 8. With ``top_k`` = k the k largest of a prediction's logits go
+with their places, and one value for the rest: |S| * T * (4 k + 4 + i k) + 8, T = 1 of images, i the
+bytes of a place, 1 up to C = 256, 2 up to 32,768, else 4 (``methods.distillation.largest``).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -18,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods import VALUES, Fleet, Peer
+from methods.distillation import largest
 from methods.shared import flops
 from methods.shared.averaging import WeightedMean
 from methods.shared.backbone import staged
@@ -26,6 +30,7 @@ from testbed.seeds import derive
 
 stageable = ("up", "down")
 KIND = "logits"
+TEXTS_AT_ONCE = 8
 
 
 class PublicImages(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -37,6 +42,8 @@ class PublicImages(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Public images that the server and all clients hold."""
     public_batch: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] = 200
     """|S|: how many of them a round's predictions are on, drawn anew each round."""
+    top_k: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
+    """Logits of each prediction that are sent, the largest; 0: all."""
 
     def __post_init__(self) -> None:
         if self.public_batch > self.public_samples:
@@ -55,9 +62,20 @@ def public_source(config: PublicImages) -> str:
 
 
 def traffic(config: PublicImages, model: nn.Module) -> tuple[int, int]:
-    """Both ways |S| * C logits and the seed; the first round's download is less."""
-    size = 4 * config.public_batch * classes(model) + 8
-    return size, size
+    """Both ways |S| * C logits and the seed, of a text at least one token's; at first less down."""
+    size = sum(
+        each.numel() * each.element_size() for each in _like(config, classes(model)).values()
+    )
+    return config.public_batch * size + 8, config.public_batch * size + 8
+
+
+def check(config: PublicImages, model: nn.Module) -> None:
+    """Raises ValueError where as many logits as are to be sent are all there are."""
+    if config.top_k >= classes(model):
+        raise ValueError(
+            f"top_k = {config.top_k}: must be less than the {classes(model)} logits of a "
+            "prediction, or 0 to send all"
+        )
 
 
 def classes(model: nn.Module) -> int:
@@ -71,7 +89,7 @@ class Labels(NamedTuple):
     round: int
     """They are of this round's subset."""
     logits: Tensor
-    """float32 (|S|, C)."""
+    """float32 (|S|, C), of text (|S|, T, C)."""
 
 
 class Public:
@@ -80,8 +98,11 @@ class Public:
     def __init__(self, config: PublicImages, images: Tensor, classes: int) -> None:
         self.images = images
         self.count = config.public_batch
+        self.top_k = config.top_k
+        self.classes = classes
         self._seed = torch.empty(1, dtype=torch.int64, device="meta")
-        self._logits = torch.empty(self.count, classes, device="meta")
+        each = () if images.is_floating_point() else images.shape[1:2]
+        self._logits = _like(config, self.count, *each, self.classes)
 
     def subset(self, seed: int, number: int) -> Tensor:
         """The images of round ``number`` of a run with this seed."""
@@ -93,7 +114,7 @@ class Public:
         known = labels.round if labels else 0
         await fleet.broadcast(KIND, {"seed": torch.tensor([seed])}, labels_of=known)
         if labels:
-            await fleet.broadcast(KIND, {"logits": labels.logits}, base=VALUES)
+            await fleet.broadcast(KIND, self._sent(labels.logits), base=VALUES)
 
     def receive_labels(self, peer: Peer) -> tuple[int, Labels | None]:
         """The client's end of ``announce``."""
@@ -101,41 +122,60 @@ class Public:
         seed, known = int(first.tensors["seed"]), first.details.get("labels_of")
         if not isinstance(known, int) or not 0 < known < peer.round:
             return seed, None
-        logits = peer.receive(KIND, like={"logits": self._logits}, base=VALUES).tensors["logits"]
-        return seed, Labels(known, logits)
+        told = peer.receive(KIND, like=self._logits, accept=self._accept, base=VALUES).tensors
+        return seed, Labels(known, self._whole(told))
 
     def answer(self, peer: Peer, seed: int, model: nn.Module) -> None:
         """Send the model's logits on this round's subset."""
         logits = predict(model, self.subset(seed, peer.round))
-        peer.send(KIND, {"seed": torch.tensor([seed]), "logits": logits}, base=VALUES)
+        peer.send(KIND, {"seed": torch.tensor([seed]), **self._sent(logits)}, base=VALUES)
 
     async def mean(
         self, fleet: Fleet, seed: int, of: Callable[[Tensor], Tensor] = lambda logits: logits
     ) -> Tensor | None:
         """The plain mean over clients of ``of`` their logits; None where no client answered."""
         mean = WeightedMean()
-        like = {"seed": self._seed, "logits": self._logits}
-        async for update in fleet.gather(KIND, like=like, base=VALUES):
+        like = {"seed": self._seed, **self._logits}
+        async for update in fleet.gather(KIND, like=like, accept=self._accept, base=VALUES):
             if int(update.tensors["seed"]) != seed:
                 fleet.refuse(update.sender, "its logits are on another seed's images")
                 continue
-            mean.add({"logits": of(update.tensors["logits"])}, weight=1)
+            mean.add({"logits": of(self._whole(update.tensors))}, weight=1)
         return mean.result().get("logits")
+
+    def _sent(self, logits: Tensor) -> dict[str, Tensor]:
+        return largest.cut(logits, self.top_k) if self.top_k else {"logits": logits}
+
+    def _whole(self, sent: Mapping[str, Tensor]) -> Tensor:
+        return largest.rebuilt(sent, self.classes) if self.top_k else sent["logits"]
+
+    def _accept(self, sent: Mapping[str, Tensor]) -> None:
+        if self.top_k:
+            largest.check(sent, self.classes)
+
+
+def _like(config: PublicImages, *shape: int) -> dict[str, Tensor]:
+    """Tensors of a message of logits of such a shape, without values."""
+    if config.top_k:
+        return largest.like(shape, config.top_k)
+    return {"logits": torch.empty(shape, device="meta")}
 
 
 def predict(model: nn.Module, images: Tensor) -> Tensor:
-    """The model's logits, float32 (n, C)."""
+    """The model's logits, float32 (n, C), of text (n, T, C)."""
     model.eval()
+    batch = EVALUATION_BATCH if images.is_floating_point() else TEXTS_AT_ONCE
     with torch.inference_mode():
-        found = torch.cat([model(some) for some in images.split(EVALUATION_BATCH)])
+        found = torch.cat([model(some) for some in images.split(batch)])
     # Training may not touch a tensor that was made in inference mode.
     return found.clone()
 
 
 def kd_loss(scores: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """T^2 * KL(softmax(labels / T) || softmax(scores / T)), the mean over images; both are logits.
+    """T^2 * KL(softmax(labels / T) || softmax(scores / T)), the mean over predictions.
 
-    Hinton et al., arXiv 1503.02531: with T^2 the gradient's size does not depend on T.
+    Both are logits. Hinton et al., arXiv 1503.02531: with T^2 the gradient's size does not depend
+    on T.
     """
     soft = F.log_softmax(labels / temperature, dim=-1)
     own = F.log_softmax(scores / temperature, dim=-1)

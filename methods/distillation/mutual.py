@@ -84,7 +84,7 @@ def student_of(model: nn.Module, blocks: int) -> Part:
 
 
 def with_attention_maps(block: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """The block's output, and what its attention weighs tokens by.
+    """The block's output, and what its attention weighs tokens by, as it says or as here.
 
     A fused kernel tells no weights: they are worked out once more, from queries and keys as the
     block made them, by one matrix product.
@@ -100,6 +100,8 @@ def with_attention_maps(block: nn.Module, tokens: Tensor) -> tuple[Tensor, Tenso
             hook = attention.get_submodule(name).register_forward_hook(keep)
             hooks.callback(hook.remove)
         tokens = block(tokens)
+    if hasattr(attention, "maps"):
+        return tokens, attention.maps(made["query"], made["key"])
     query, key = (
         made[name].unflatten(-1, (attention.heads, -1)).transpose(1, 2) for name in ("query", "key")
     )
@@ -110,16 +112,25 @@ def with_attention_maps(block: nn.Module, tokens: Tensor) -> tuple[Tensor, Tenso
 def tells_attention(block: nn.Module) -> bool:
     """Whether ``with_attention_maps`` takes such a block."""
     attention = getattr(block, "attention", None)
-    return all(hasattr(attention, name) for name in ("query", "key", "heads"))
+    says = hasattr(attention, "maps") or hasattr(attention, "heads")
+    return says and all(hasattr(attention, name) for name in ("query", "key"))
 
 
 def loss(views: tuple[View, View], targets: Tensor, *, as_published: bool) -> Tensor:
-    """Both models' cross-entropy and what they learn of one another, 0-dim."""
+    """Both models' cross-entropy and what they learn of one another, 0-dim.
+
+    Of text predictions count where their targets do, and tokens and attention maps everywhere.
+    """
     teacher, student = views
     task = objective.loss(teacher.logits, targets) + objective.loss(student.logits, targets)
     ours, theirs = (F.log_softmax(view.logits, dim=-1) for view in (student, teacher))
     # The sum of both divergences, one of which is sum p_s (log p_s - log p_t).
-    mutual = ((ours.exp() - theirs.exp()) * (ours - theirs)).mean()
+    divergences = (ours.exp() - theirs.exp()) * (ours - theirs)
+    if targets.dim() == 1:
+        mutual = divergences.mean()
+    else:
+        counts = targets != objective.IGNORED
+        mutual = (divergences.mean(dim=-1) * counts).sum() / counts.sum()
     pairs = zip(teacher.hidden + teacher.attention, student.hidden + student.attention, strict=True)
     inner = sum((F.mse_loss(one, other) for one, other in pairs), start=torch.zeros_like(task))
     divisor = (task if as_published else task.detach()).clamp(min=LEAST_DIVISOR)

@@ -13,7 +13,6 @@ A level's file holds
 from __future__ import annotations
 
 import importlib
-from collections import Counter
 from collections.abc import Sequence
 from importlib.util import find_spec
 from types import ModuleType
@@ -24,7 +23,7 @@ import torch
 from torch import nn
 
 from methods.shared.averaging import Training
-from methods.shared.backbone import Backbone
+from methods.shared.backbone import Backbone, causal
 from methods.shared.local_training import learnt
 
 
@@ -64,7 +63,11 @@ def load(level: str) -> ModuleType:
 
 
 def check(config: Options, model: nn.Module) -> None:
-    """Raises ValueError where a model would send what has no noise, or samples share gradients."""
+    """Raises ValueError where a model would send what has no noise, or samples share gradients.
+
+    Weights that two layers share, such as a tied embedding's, are no such case: a sample's gradient
+    of them is the sum over their places.
+    """
     if config.dp == "none":
         return
     parameters = dict(model.named_parameters())
@@ -80,15 +83,6 @@ def check(config: Options, model: nn.Module) -> None:
                 f"dp = {config.dp!r}: buffer {name} is no weight that noise can be added to; take "
                 "a model with layer or group norms, or register it with persistent=False where "
                 "clients do not change it"
-            )
-    if config.dp == "client":
-        return
-    uses = Counter(id(own) for each in model.modules() for own in each._parameters.values())
-    for name, parameter in model.named_parameters():
-        if uses[id(parameter)] > 1:
-            raise ValueError(
-                f"dp = 'sample': {name} is a parameter of two layers, whose gradients by sample "
-                "would be incomplete; take another model, or dp=client"
             )
 
 
@@ -118,10 +112,13 @@ def prepare(config: Options, model: nn.Module) -> nn.Module:
     if config.dp == "sample":
         spec = cast(Backbone, model).spec
         with torch.device(next(model.parameters()).device):
-            image = torch.zeros(1, spec.channels, spec.side, spec.side)
-            label = torch.zeros(1, dtype=torch.int64)
+            if causal(model):
+                inputs = targets = torch.zeros(1, 2, dtype=torch.int64)
+            else:
+                inputs = torch.zeros(1, spec.channels, spec.side, spec.side)
+                targets = torch.zeros(1, dtype=torch.int64)
         try:
-            level.gradients(model, image, label)
+            level.gradients(model, inputs, targets)
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             raise ValueError(

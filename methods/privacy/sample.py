@@ -130,12 +130,17 @@ def clipped_sum(
 
 
 def gradients(model: nn.Module, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Gradients by name of each sample's cross-entropy: (batch, shape of the parameter)."""
+    """Gradients by name of each sample's cross-entropy: (batch, shape of the parameter).
+
+    Of a parameter that layers share it is the sum over these.
+    """
+    places = _places(model)
 
     def loss(values: dict[str, Tensor], each: Tensor, target: Tensor) -> Tensor:
+        everywhere = {place: values[name] for place, name in places.items()}
         # Weights are tied where blocks share a layer, which is given its values once: torch would
         # do so at each of its places, and leave the last ones there.
-        logits = functional_call(model, values, (each[None],), tie_weights=False)
+        logits = functional_call(model, everywhere, (each[None],), tie_weights=False)
         return objective.loss(logits, target[None])
 
     # The fused attention of the CPU has no rule for batches of gradients.
@@ -143,6 +148,17 @@ def gradients(model: nn.Module, inputs: Tensor, targets: Tensor) -> dict[str, Te
         each = vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")
         found: dict[str, Tensor] = each(_trained(model), inputs, targets)
     return found
+
+
+def _places(model: nn.Module) -> dict[str, str]:
+    """Where each layer has a parameter that is trained, and that parameter's own name."""
+    names = {id(each): name for name, each in _trained(model).items()}
+    return {
+        f"{path}.{leaf}" if path else leaf: names[id(each)]
+        for path, module in model.named_modules()
+        for leaf, each in module._parameters.items()
+        if id(each) in names
+    }
 
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:

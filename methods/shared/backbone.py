@@ -72,6 +72,15 @@ def causal(model: nn.Module) -> bool:
     return bool(getattr(getattr(model, "spec", None), "causal", False))
 
 
+def images_only(model: nn.Module) -> None:
+    """Raises ValueError where a model reads ids, of which no gradient can make others."""
+    if causal(model):
+        raise ValueError(
+            "it learns images by their gradient, and a language model reads ids, which have none; "
+            "take another method, such as fedpeft, or a vision model"
+        )
+
+
 def learnt_classifier(model: nn.Module) -> list[nn.Parameter]:
     """Parameters of a classifier that every run starts anew; of a language model none.
 

@@ -20,12 +20,19 @@ LLOYD_STEPS = 10
 
 
 def matrices(model: nn.Module) -> dict[str, Tensor]:
-    """Weights of the linear and convolution layers that are trained, by name."""
-    return {
-        f"{path}.weight" if path else "weight": module.weight
-        for path, module in model.named_modules()
+    """Weights of the linear and convolution layers that are trained, by name.
+
+    Those that are an embedding's too have its name.
+    """
+    own = {
+        id(module.weight)
+        for module in model.modules()
         if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
-        and module.weight.requires_grad
+    }
+    return {
+        name: each
+        for name, each in model.named_parameters()
+        if id(each) in own and each.requires_grad
     }
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from methods.shared.backbone import staged
+from methods.shared.backbone import causal, staged, tied
 
 
 class Part(nn.Module):
@@ -92,11 +92,28 @@ def _check(depth: int, head_blocks: int, tail_blocks: int, private: bool) -> Non
         )
 
 
-def tokens_of(model: nn.Module, more: int = 0) -> Tensor:
-    """Tokens of an image between two blocks: (1, tokens + more, width), on the meta device."""
+def untied(model: nn.Module) -> nn.Module:
+    """The same model; a classifier whose weights are the embedding's has a copy of its own.
+
+    Embedding and classifier are in different parts, each of which is sent and trained by itself.
+    """
+    if tied(model):
+        classifier = staged(model).head.classifier
+        classifier.weight = nn.Parameter(
+            classifier.weight.detach().clone(), classifier.weight.requires_grad
+        )
+    return model
+
+
+def tokens_of(model: nn.Module, inputs: Tensor | None = None, more: int = 0) -> Tensor:
+    """Tokens of a sample between two blocks: (1, tokens + more, width), on the meta device.
+
+    ``inputs``: samples, (n, ...), which tell how long texts are; without them these have one token.
+    """
     parameter = next(model.parameters())
     spec = staged(model).spec
-    shape = (1, spec.tokens + more, spec.width)
+    length = 1 if inputs is None else inputs.shape[1]
+    shape = (1, (length if causal(model) else spec.tokens) + more, spec.width)
     return torch.empty(shape, dtype=parameter.dtype, device="meta")
 
 

@@ -80,14 +80,9 @@ def train_on(
     tokens.backward(gradient)
 
 
-def targets_like(part: nn.Module, tokens: Tensor) -> Tensor:
-    """Targets of these tokens as they must be, one a sample or one a token, on the meta device.
-
-    ``part``: has the model's head.
-    """
-    each_token = getattr(part.head, "each_token", False)
-    shape = tokens.shape[:2] if each_token else tokens.shape[:1]
-    return torch.empty(shape, dtype=torch.int64, device="meta")
+def labels_of(targets: Tensor) -> Tensor:
+    """The labels of one of such samples (n, ...): (1, ...), on the meta device."""
+    return torch.empty((1, *targets.shape[1:]), dtype=torch.int64, device="meta")
 
 
 async def serve(
@@ -97,15 +92,15 @@ async def serve(
     optimizer: torch.optim.Optimizer | None,
     arriving: list[Tensor],
     *,
-    private: bool,
+    labels: Tensor | None,
     order: Order | None = None,
     codings: Codings = PLAIN,
 ) -> None:
     """The server's end of all of a client's batches.
 
     ``optimizer``: of ``part``; None leaves it as it is. ``arriving``: what each batch's tokens are
-    to be like. ``private``: no labels come with them. ``order``: where ``part`` is not the client's
-    alone.
+    to be like. ``labels``: what those of one sample are to be like, (1, ...); None: none come.
+    ``order``: where ``part`` is not the client's alone.
 
     Raises:
         Missed: the client's part will not come, or cannot be taken.
@@ -114,8 +109,8 @@ async def serve(
     part.train()
     for like in arriving:
         expected = codings.up.like(like)
-        if not private:
-            expected["labels"] = targets_like(part, like)
+        if labels is not None:
+            expected["labels"] = labels.expand(len(like), *labels.shape[1:])
         message = await fleet.receive(
             client, "smashed", like=expected, accept=codings.up.check, base=VALUES
         )
@@ -125,18 +120,18 @@ async def serve(
             if optimizer is not None:
                 optimizer.zero_grad(set_to_none=True)
             output = part(tokens)
-            if private:
+            if labels is None:
                 await fleet.send(client, "smashed", {"tokens": output}, base=VALUES)
                 answer = await fleet.receive(
                     client, "gradient", like={"tokens": output}, base=VALUES
                 )
                 output.backward(answer.tensors["tokens"])
             else:
-                labels, classes = arrived["labels"], output.shape[-1]
-                asked = labels[labels != IGNORED]
+                truth, classes = arrived["labels"], output.shape[-1]
+                asked = truth[truth != IGNORED]
                 if not len(asked) or not 0 <= int(asked.min()) <= int(asked.max()) < classes:
                     raise fleet.refuse(client, f"a label outside 0 to {classes - 1}, or none")
-                loss(output, labels).backward()
+                loss(output, truth).backward()
             if optimizer is not None:
                 optimizer.step()
         assert tokens.grad is not None

@@ -88,6 +88,17 @@ class Attention(nn.Module):
         output: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return output
 
+    def maps(self, query: Tensor, key: Tensor) -> Tensor:
+        """What tokens are weighed by (batch, heads, tokens, tokens), of what two layers gave."""
+        queries, keys = (
+            rotated(each.unflatten(-1, (-1, self.head_width)).transpose(1, 2), self.theta)
+            for each in (query, key)
+        )
+        keys = keys.repeat_interleave(queries.shape[1] // keys.shape[1], dim=1)
+        scores = queries @ keys.transpose(-2, -1) / math.sqrt(self.head_width)
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        return scores.masked_fill(later, -math.inf).softmax(dim=-1)
+
 
 def rotated(features: Tensor, theta: float) -> Tensor:
     """Features (batch, heads, tokens, size), pair (i, i + size / 2) turned by its place's angle.
