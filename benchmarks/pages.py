@@ -24,7 +24,9 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from experiments import assumptions  # noqa: E402
+from testbed import metrics  # noqa: E402
 from testbed.report import claims  # noqa: E402
+from testbed.run import config  # noqa: E402
 
 Row = dict[str, Any]
 """Of comparison.json."""
@@ -38,10 +40,11 @@ GRIDS = (
 def which_method(folder: Path) -> str:
     """Two grids for each model, links by devices, of the methods that took least."""
     comparison = json.loads((folder / claims.NAME).read_text())
-    target = json.loads((folder / "bench.json").read_text())["run"]["target_accuracy"]
+    run = config.renamed(json.loads((folder / "bench.json").read_text())["run"], "bench.json")
+    metric, value = metrics.target(run["target"])
     parts = []
     for where, own in grouped(comparison["rows"], lambda row: settled(row["at"])).items():
-        parts += [f"### Accuracy {target:g} with {where}"]
+        parts += [f"### {metrics.words(metric).capitalize()} {value:g} with {where}"]
         parts += [grid(own, *how) for how in GRIDS]
     has = {row["row"]: row["has"] for row in comparison["rows"]}
     beside = assumptions.alone(list(has.values()))

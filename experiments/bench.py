@@ -16,10 +16,11 @@ from experiments.progress import Lines, LiveTable
 from experiments.runner import claimed, conduct
 from testbed import files, outside
 from testbed.config_error import ConfigError
+from testbed.metrics import Target
 from testbed.naming import slug
 from testbed.network import mix
 from testbed.record.events import Verdict
-from testbed.report import claims
+from testbed.report import claims, curves
 from testbed.report.claims import Examined
 from testbed.report.terminal import Output
 from testbed.run.config import RunConfig, choose, convert
@@ -92,7 +93,7 @@ def bench(
     for name, reason in left.items():
         output.error(f"no result of {name}: {reason}")
     if found:
-        whole = _compare(folder, asked.run.get("target_accuracy"), examined, output) and whole
+        whole = _compare(folder, plan.aim(asked), examined, output) and whole
     if INTERRUPTED in left.values():
         return 130
     # What a trial lacks is its point's result: a rate that is too high, say.
@@ -105,7 +106,7 @@ def _row(asked: Bench, group: compare.Group, outcomes: list[Outcome]) -> dict[st
     row: dict[str, Any] = {"links": group.where, "row": group.row.name}
     row["at"] = {"profile": own.config.profile, "clients": own.config.clients, **own.varied}
     row |= {"has": assumptions.of(own.config), **group.figures, "spread": group.spread}
-    row["certificate"] = group.certificate
+    row |= {"certificate": group.certificate, "metric": group.metric}
     if asked.grid:
         tried = msgspec.to_builtins(tuning.tried(asked, own, outcomes))
         row |= {"tuned": group.point, "at_edge": group.at_edge, "tuning": tried}
@@ -131,8 +132,7 @@ def _asked(
             Bench(rows=[plan.row(each) for text in methods for each in mix.listed(text)]),
             "--methods",
         )
-    options = {**asked.run.get("options", {}), **run.pop("options", {})}
-    shared = {**asked.run, **run, **({"options": options} if options else {})}
+    shared = plan.over(asked.run, run)
     changed: dict[str, Any] = {key: value for key, value in axes.items() if value}
     changed["vary"] = asked.vary | axes["vary"]
     if repeat is not None:
@@ -186,7 +186,7 @@ def _check(config: RunConfig) -> dict[str, str]:
 
 def _together(asked: Bench, outcomes: list[Outcome]) -> list[compare.Group]:
     """Seeds and repeats of a row put together, in the order of the rows."""
-    target = asked.run.get("target_accuracy")
+    target = plan.aim(asked)
     groups: dict[tuple[str, str], list[Outcome]] = {}
     for outcome in outcomes:
         groups.setdefault(outcome.cell.setting, []).append(outcome)
@@ -196,10 +196,11 @@ def _together(asked: Bench, outcomes: list[Outcome]) -> list[compare.Group]:
     for has, (key, group) in zip(alone, groups.items(), strict=True):
         cell = group[0].cell
         summaries = [o.summary for o in group if o.summary is not None]
-        runs = [compare.figures(each, target) for each in summaries]
+        metric = target.metric if target else curves.metric(*summaries)
+        runs = [compare.figures(each, target, metric) for each in summaries]
         if runs:
             middles[key], spread = compare.medians(runs)
-            own = cell.config.target_accuracy
+            own = cell.config.aim
             counted = [accounts.of(each, compare.figures(each, own)) for each in summaries]
             edge = tuning.at_edge(asked, cell.point)
             sums = accounts.medians(counted)
@@ -207,7 +208,8 @@ def _together(asked: Bench, outcomes: list[Outcome]) -> list[compare.Group]:
             worst = next(each for each in _WORST_FIRST if each in verdicts)
             found.append(
                 compare.Group(
-                    key[0], cell.row, middles[key], spread, cell.point, edge, has, sums, worst
+                    *(key[0], cell.row, middles[key], spread, cell.point, edge, has, sums, worst),
+                    metric,
                 )
             )
     for each in found:
@@ -231,14 +233,14 @@ def _examined(asked: Bench, found: list[compare.Group]) -> list[Examined]:
     ]
 
 
-def _compare(folder: Path, target: float | None, examined: list[Examined], output: Output) -> bool:
+def _compare(folder: Path, target: Target | None, examined: list[Examined], output: Output) -> bool:
     """Write the bench's page; whether it is there."""
-    from testbed.report import comparison, comparison_page
+    from testbed.report import comparability, comparison, comparison_page
 
     try:
         found = comparison.runs([folder])
         rows, reached = comparison.compare(found, target)
-        notes = comparison.notes(found)
+        notes = comparability.notes(found, target)
         page = comparison_page.write(rows, reached, [folder], None, notes, examined)
     except Exception as error:
         output.error(f"no comparison: {type(error).__name__}: {error}")

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 from experiments import accounts
-from experiments.plan import Bench, Claim, Row
-from testbed.metrics import accuracy
+from experiments.plan import Bench, Claim, Row, aim
+from testbed import metrics
+from testbed.metrics import OWN, Metrics, Target, words
 from testbed.network.topology import SERVER
 from testbed.record.events import Verdict, known
 from testbed.record.run_summary import RoundSummary, Summary
@@ -43,21 +44,25 @@ class Group(NamedTuple):
     """Medians of what a claim can name."""
     certificate: Verdict = "pass"
     """The worst of the runs'."""
+    metric: str = "accuracy"
+    """What the runs are shown by."""
 
 
-def figures(summary: Summary, target_accuracy: float | None) -> Figures:
+def figures(summary: Summary, target: Target | None, metric: str | None = None) -> Figures:
     """Numbers of one run. Bytes are of all clients, both ways; MB are of 10^6 bytes.
 
-    ``busiest_mb`` is of the whole run, what the busiest node sent and received, and
-    ``busiest_client_mb`` the same where that is a client.
+    By its own name stands the best of ``metric``: where none is given of the target's, or of the
+    one that leads. ``busiest_mb`` is of the whole run, what the busiest node sent and received,
+    and ``busiest_client_mb`` the same where that is a client.
 
     With a target, time and bytes are those until the end of the round that reached it; and, as
-    ``..._interpolated``, until the moment in that round when accuracy, on a straight line from the
-    round before, was the target. All are None where no round did, and the latter where nobody knows
-    the accuracy before the round.
+    ``..._interpolated``, until the moment in that round when the metric, on a straight line from
+    the round before, was the target. All are None where no round did, and the latter where nobody
+    knows the metric before the round.
     """
     rounds = [entry for entry in summary.rounds if entry.finished]
-    accuracies = [accuracy(entry.metrics) for entry in rounds]
+    name = metric or (target.metric if target else curves.metric(summary))
+    reached = [metrics.value(entry.metrics, name) for entry in rounds]
     parts = sum(entry.clients_ok or 0 for entry in rounds)
     flops = [own for each in summary.per_client if (own := known(each.round_flops))]
     clients = [each for each in summary.processes if each.node != SERVER]
@@ -66,8 +71,8 @@ def figures(summary: Summary, target_accuracy: float | None) -> Figures:
     payload = sum(entry.bytes.payload.both for entry in rounds)
     busiest = summary.busiest
     found: Figures = {
-        "accuracy": max((a for a in accuracies if a is not None), default=None),
-        "client_accuracy": _clients_at_best(rounds),
+        name: metrics.best(reached, name),
+        OWN + name: _clients_at_best(rounds, name),
         "minutes": minutes,
         "minutes_a_round": _share(minutes, len(rounds)),
         "wire_mb": sum(entry.bytes.wire.both for entry in rounds) / 1e6,
@@ -81,19 +86,20 @@ def figures(summary: Summary, target_accuracy: float | None) -> Figures:
     found["busiest_client_mb"] = (
         None if busiest is None or busiest.node == SERVER else found["busiest_mb"]
     )
-    if target_accuracy is not None:
-        found |= _to_target(accuracy(summary.metrics.initial), rounds, target_accuracy)
+    if target is not None:
+        found |= _to_target(summary.metrics.initial, rounds, target)
     return found
 
 
-def _to_target(first: float | None, rounds: list[RoundSummary], target: float) -> Figures:
-    """Figures of what the target took; ``first``: accuracy before the first round."""
-    accuracies = [first, *(accuracy(entry.metrics) for entry in rounds)]
-    good = (n for n, a in enumerate(accuracies) if n and a is not None and a >= target)
+def _to_target(first: Metrics, rounds: list[RoundSummary], target: Target) -> Figures:
+    """Figures of what the target took; ``first``: metrics before the first round."""
+    told = [first, *(entry.metrics for entry in rounds)]
+    values = [metrics.value(each, target.metric) for each in told]
+    good = (n for n, value in enumerate(values) if n and target.reached_by(value))
     last = next(good, None)
     share = None
     if last is not None:
-        share = curves.crossing(accuracies[last - 1], accuracies[last] or 0.0, target)
+        share = curves.crossing(values[last - 1], values[last] or 0.0, target)
     found: Figures = {}
     for name, of_round in _SPENT.items():
         spent = [of_round(entry) for entry in rounds[:last]]
@@ -113,13 +119,11 @@ _SPENT: dict[str, Callable[[RoundSummary], float]] = {
 """What a round takes, by name."""
 
 
-def _clients_at_best(rounds: list[RoundSummary]) -> float | None:
-    """Accuracy of the clients' own models, after the round whose accuracy is the best."""
-    found = [(accuracy(entry.metrics), entry.metrics) for entry in rounds]
-    learnt = [(best, metrics) for best, metrics in found if best is not None]
-    if not learnt:
-        return None
-    return max(learnt, key=lambda each: each[0])[1].get("client_accuracy")
+def _clients_at_best(rounds: list[RoundSummary], name: str) -> float | None:
+    """The metric of the clients' own models, after the round in which it is the best."""
+    values = [metrics.value(entry.metrics, name) for entry in rounds]
+    best = metrics.best(values, name)
+    return None if best is None else rounds[values.index(best)].metrics.get(OWN + name)
 
 
 def _share(part: float, whole: float) -> float | None:
@@ -135,7 +139,7 @@ def medians(runs: Iterable[Figures]) -> tuple[Figures, Spread]:
     middle: Figures = {}
     spread: Spread = {}
     for name in found[0]:
-        values = [each[name] for each in found]
+        values = [each.get(name) for each in found]
         present = [value for value in values if value is not None]
         middle[name] = statistics.median(present) if len(present) == len(values) else None
         if middle[name] is not None:
@@ -236,8 +240,14 @@ def _columns(bench: Bench, groups: list[Group]) -> Iterable[Column]:
     yield "", lambda group: group.row.name
     figures = [group.figures for group in groups]
     own: list[Column] = []
-    if any(found["client_accuracy"] is not None for found in figures):
-        own = [("clients' own then", _number("client_accuracy", "{:.3f}"))]
+    # Several where rows are of different tasks.
+    shown = list(dict.fromkeys(group.metric for group in groups))
+    best: list[Column] = []
+    for name in shown:
+        if any(found.get(OWN + name) is not None for found in figures):
+            own.append(("clients' own then", _number(OWN + name, "{:.3f}")))
+        if any(found.get(name) is not None for found in figures):
+            best.append((f"best {words(name)}", _number(name, "{:.3f}")))
     busiest: list[Column] = []
     if any(found.get("busiest_client_mb") is not None for found in figures):
         # Elsewhere the server has all bytes, and its own say nothing new.
@@ -249,10 +259,12 @@ def _columns(bench: Bench, groups: list[Group]) -> Iterable[Column]:
     if any((found["runs"] or 1) > 1 for found in figures):
         yield "runs", _number("runs", "{:.0f}")
     if any("rounds_to_target" in found for found in figures):
-        target = bench.run.get("target_accuracy")
-        yield "best accuracy", _number("accuracy", "{:.3f}")
+        target = aim(bench)
+        assert target is not None
+        yield f"best {words(target.metric)}", _number(target.metric, "{:.3f}")
         yield from own
-        yield f"rounds to {target}", _rounds_to_target
+        named = "" if target.metric == "accuracy" else f"{words(target.metric)} "
+        yield f"rounds to {named}{target.value:g}", _rounds_to_target
         for name, form in (("minutes", "{:.3f}"), ("payload MB", "{:.2f}"), ("wire MB", "{:.2f}")):
             figure = name.replace(" ", "_").lower()
             yield name, _number(f"{figure}_to_target", form, "")
@@ -261,9 +273,8 @@ def _columns(bench: Bench, groups: list[Group]) -> Iterable[Column]:
         yield "client peak memory MB", _number("client_memory_mb", "{:.1f}")
         yield "client GFLOP a round", _number("client_round_gflop", "{:.3g}")
         return
-    if any(found["accuracy"] is not None for found in figures):
-        yield "best accuracy", _number("accuracy", "{:.3f}")
-        yield from own
+    yield from best
+    yield from own
     if any(group.row.formula_mb is not None for group in groups):
         yield "formula: MB one way", _formula
     yield "MB one way", _number("one_way_mb", "{:.3f}")
@@ -293,7 +304,7 @@ def _rounds_to_target(group: Group) -> str:
 
 def _number(name: str, form: str, missing: str = "-") -> Callable[[Group], str]:
     def text(group: Group) -> str:
-        value = group.figures[name]
+        value = group.figures.get(name)
         if value is None:
             return missing
         ends = [form.format(end) for end in group.spread.get(name, ())]

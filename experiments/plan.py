@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 
 from experiments import accounts
-from testbed import naming, outside
+from testbed import metrics, naming, outside
 from testbed.config_error import ConfigError, closest
 from testbed.record.run_summary import Summary
-from testbed.run.config import OptionValue, RunConfig, convert, option_value
+from testbed.run.config import OptionValue, RunConfig, convert, option_value, renamed
 
 PRESETS = Path(__file__).parent / "presets"
 INTERRUPTED = "the bench was interrupted"
@@ -28,9 +28,11 @@ _AXES = {
     "stage": "stages",
     "options": "grid",
     "eval_on": "grid",
+    "target": "run",
     "target_accuracy": "run",
 }
 """Fields of a run that a bench varies in another way, or not at all."""
+_TARGETS = ("target", "target_accuracy")
 Point = dict[str, OptionValue]
 """A point of a grid: a value for each of its options."""
 Name = Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f\x7f]{1,120}$")]
@@ -219,16 +221,18 @@ def _rows_of(name: str, bench: Bench) -> Iterator[Row]:
             f"presets: {name!r} has {wrong} = {getattr(found, wrong)!r}: a bench that is a part of "
             "another has one setting; leave that to the other"
         )
-    common = _over(found.run, bench.run)
+    common = over(found.run, bench.run)
     for axis, own in (("profile", found.profiles), ("clients", found.clients)):
         common = ({axis: own[0]} if own else {}) | common
     for row in found.rows:
         base = row.baseline or found.baseline
-        yield msgspec.structs.replace(row, run=_over(common, row.run), baseline=base)
+        yield msgspec.structs.replace(row, run=over(common, row.run), baseline=base)
 
 
-def _over(common: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+def over(common: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """A run's fields: those of ``own``, and of ``common`` what it lacks; of options likewise."""
+    if own.keys() & set(_TARGETS):
+        common = {name: value for name, value in common.items() if name not in _TARGETS}
     values = {**common, **own}
     for each in (common, own):
         if not isinstance(each.get("options", {}), dict):
@@ -236,6 +240,17 @@ def _over(common: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     if "options" in values:
         values["options"] = {**common.get("options", {}), **own.get("options", {})}
     return values
+
+
+def aim(bench: Bench) -> metrics.Target | None:
+    """The target that its rows are compared at."""
+    text = renamed(bench.run, "all rows").get("target")
+    if text is None:
+        return None
+    try:
+        return metrics.target(str(text))
+    except ValueError as error:
+        raise ConfigError(f"all rows: target = {text!r}: {error}") from error
 
 
 def staged(bench: Bench) -> Bench:
@@ -310,12 +325,12 @@ def _cell(
 ) -> Cell:
     where = f"row {row.name!r}"
     try:
-        values = _over(bench.run, row.run)
+        values = over(bench.run, row.run)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     axis = {"profile": profile, "clients": clients, "seed": seed, **varied}
     values |= {field: value for field, value in axis.items() if value is not None}
-    config = convert(values, RunConfig, where)
+    config = convert(renamed(values, where), RunConfig, where)
     parts = [row.name, config.profile, f"{config.clients}c" if config.clients else None]
     parts += map(str, varied.values())
     parts += [f"seed{config.seed}", f"run{repeat + 1}" if bench.repeat > 1 else None]

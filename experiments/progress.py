@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from experiments.plan import Cell, Outcome
-from testbed.metrics import accuracy
+from testbed.metrics import words
+from testbed.report import curves
 from testbed.report.terminal import styled
 from testbed.units import human_seconds
 
@@ -200,10 +201,10 @@ def table(course: BenchProgress, rows: int) -> Table:
 def _ended(outcome: Outcome) -> Text:
     if outcome.summary is None:
         return styled(outcome.reason or "no result", "red")
-    found = [entry.metrics for entry in outcome.summary.rounds]
-    best = max((a for a in map(accuracy, found) if a is not None), default=None)
+    metric = curves.metric(outcome.summary)
+    best = curves.best(curves.points(outcome.summary, metric), metric)
     text = "there already" if outcome.earlier else "done"
-    return styled(text + ("" if best is None else f", accuracy {best:.3f}"), "green")
+    return styled(text + ("" if best is None else f", {words(metric)} {best:.3f}"), "green")
 
 
 def last_line(log: Path) -> str:

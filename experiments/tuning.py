@@ -12,6 +12,8 @@ import methods
 from experiments import compare, plan
 from experiments.plan import Bench, Cell, Outcome, Point
 from testbed.config_error import ConfigError
+from testbed.metrics import sign
+from testbed.report import curves
 from testbed.run.config import RunConfig
 
 FOLDER = "tuning"
@@ -22,7 +24,7 @@ _QUICK = {
     **{"profile": "ethernet", "server_profile": None, "links": "loopback", "dilation": 1.0},
     **{"device_class": None, "server_device_class": None, "secure": False, "strict": False},
 }
-"""What makes a run over of which only rounds and accuracy are asked."""
+"""What makes a run over of which only rounds and metrics are asked."""
 
 
 class Tried(msgspec.Struct, frozen=True):
@@ -32,11 +34,13 @@ class Tried(msgspec.Struct, frozen=True):
     runs: int
     """Those that have a result."""
     reached: int
-    """Those of them that reached the target; without one, those that have an accuracy."""
+    """Those of them that reached the target; without one, those that have a metric."""
     rounds: float | None
     """Median of the rounds to the target, interpolated; None: some run never reached it."""
-    accuracy: float | None
+    best: float | None
     """Median of the best after any round."""
+    metric: str = "accuracy"
+    """What that is of."""
 
 
 def points(bench: Bench) -> list[Point]:
@@ -100,7 +104,7 @@ def settled(bench: Bench, cell: Cell, outcomes: Sequence[Outcome]) -> Cell | str
 
 
 def _bounded(bench: Bench, cell: Cell, outcomes: Sequence[Outcome]) -> Cell:
-    target = bench.run.get("target_accuracy")
+    target = plan.aim(bench)
     there = [
         compare.figures(o.summary, target)["rounds_to_target"]
         for o in outcomes
@@ -118,18 +122,22 @@ def _bounded(bench: Bench, cell: Cell, outcomes: Sequence[Outcome]) -> Cell:
 
 def tried(bench: Bench, cell: Cell, outcomes: Sequence[Outcome]) -> list[Tried]:
     """Each point's result, in the grid's order; empty without a grid."""
-    target = bench.run.get("target_accuracy")
+    target = plan.aim(bench)
     own = [o for o in outcomes if o.cell.trial and o.cell.setting == cell.setting]
     found = []
     for point in points(bench):
         there = [o.summary for o in own if o.cell.point == point]
-        runs = [compare.figures(each, target) for each in there if each is not None]
-        found.append(_tried(point, runs, len(there), target is not None))
+        summaries = [each for each in there if each is not None]
+        metric = target.metric if target else curves.metric(*summaries)
+        runs = [compare.figures(each, target, metric) for each in summaries]
+        found.append(_tried(point, runs, len(there), target is not None, metric))
     return found
 
 
-def _tried(point: Point, runs: list[compare.Figures], asked: int, aimed: bool) -> Tried:
-    best = [each["accuracy"] for each in runs if each["accuracy"] is not None]
+def _tried(
+    point: Point, runs: list[compare.Figures], asked: int, aimed: bool, metric: str
+) -> Tried:
+    best = [own for each in runs if (own := each[metric]) is not None]
     rounds: list[float] = []
     for each in runs if aimed else []:
         whole, moment = each["rounds_to_target"], each["rounds_interpolated"]
@@ -142,6 +150,7 @@ def _tried(point: Point, runs: list[compare.Figures], asked: int, aimed: bool) -
         len(rounds) if aimed else len(best),
         statistics.median(rounds) if rounds and len(rounds) == asked else None,
         statistics.median(best) if best else None,
+        metric,
     )
 
 
@@ -158,7 +167,7 @@ def choice(found: Sequence[Tried]) -> Tried | None:
         key=lambda each: (
             -each.reached,
             float("inf") if each.rounds is None else each.rounds,
-            0.0 if each.accuracy is None else -each.accuracy,
+            float("inf") if each.best is None else -sign(each.metric) * each.best,
         ),
     )
 

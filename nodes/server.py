@@ -20,8 +20,9 @@ from nodes.fleet import Fleet
 from nodes.kinds import EVALUATE, METRICS
 from nodes.metrics import Metrics, mean, numbers
 from testbed import clock
+from testbed import metrics as measures
 from testbed.metering import meter
-from testbed.metrics import accuracy
+from testbed.metrics import OWN, SCORES, Target
 from testbed.processes import heap
 from testbed.processes.channel import Channel
 from testbed.record import events
@@ -133,13 +134,16 @@ async def serve(
         images = len(test[1]) if test else 0
         of = test_size if test else 0
         report(events.Evaluated(metrics=metrics, split=config.eval_on, images=images, of=of))
+        if config.aim and config.aim.metric in SCORES and not clients_evaluate:
+            check_there(metrics, config.aim)
     else:
         check_alike(metrics, past)
     # 1. Wait for the clients.
     await _unless_broken(fleet.join(config.join_timeout_s), background)
     report(events.Joined(clients=fleet.joined))
     clock.follow(True)
-    for number in range(past.round + 1, 1 if past.over else config.rounds + 1):
+    first = past.round + 1
+    for number in range(first, 1 if past.over else config.rounds + 1):
         # 2. A round of the method.
         await _unless_broken(fleet.attended(), background)
         began_s = clock.monotonic()
@@ -162,10 +166,14 @@ async def serve(
                 own = asked
         metrics = dict(own)
         compute.rest()
+        told: Metrics = {}
         if clients_evaluate and test:
-            metrics |= await _unless_broken(_clients_metrics(fleet), background)
+            told = await _unless_broken(_clients_metrics(fleet), background)
+        metrics |= told
+        if number == first and (told or not clients_evaluate):
+            check_there(metrics, config.aim)
         evaluated_s = clock.monotonic()
-        over = number == config.rounds or reaches(metrics, config.target_accuracy)
+        over = number == config.rounds or reaches(metrics, config.aim)
         parts = past.parts | fleet.took_part
         past = Resumed(number, parts, own, over)
         with clock.beside():
@@ -196,10 +204,19 @@ async def serve(
     transport.close()
 
 
-def reaches(metrics: Metrics, target_accuracy: float | None) -> bool:
+def reaches(metrics: Metrics, target: Target | None) -> bool:
     """Whether a round's metrics end the run: the global model's, or else the clients' mean."""
-    reached = accuracy(metrics)
-    return target_accuracy is not None and reached is not None and reached >= target_accuracy
+    return target is not None and target.reached_by(measures.value(metrics, target.metric))
+
+
+def check_there(metrics: Metrics, target: Target | None) -> None:
+    """Raise RuntimeError where a run that is evaluated has no metric of its target's name."""
+    if target is None or not metrics or target.metric in metrics or OWN + target.metric in metrics:
+        return
+    raise RuntimeError(
+        f"target = '{target}': the run has no metric {target.metric}, and so never reaches it; it "
+        f"has {', '.join(metrics)}"
+    )
 
 
 def check_alike(metrics: Metrics, past: Resumed) -> None:

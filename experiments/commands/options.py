@@ -52,9 +52,16 @@ def of_a_run(*fields: str, help_: str | None = None) -> Callable[[Command], Comm
             flags = [each for each in _notes(hints[name]) if isinstance(each, Flag)]
             if flags:
                 command = _option(name, hints[name], flags[0], help_)(command)
+                if name == "target":
+                    command = _target_accuracy(command)
         return command
 
     return decorate
+
+
+_target_accuracy = click.option(
+    "--target-accuracy", type=float, metavar="X", help="The same as --target=accuracy=X."
+)
 
 
 def _notes(hint: Any) -> tuple[Any, ...]:

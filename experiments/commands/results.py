@@ -91,9 +91,9 @@ def export(
 )
 @click.option(
     "--target",
-    type=click.FloatRange(0, 1),
-    metavar="X",
-    help="Accuracy to compare at.  [default: the greatest that all reached, rounded down to 0.01]",
+    metavar="X|METRIC=X",
+    help="What to compare at: a value of the runs' own metric, or of another.  [default: the best "
+    "that all reached, to 0.01]",
 )
 @click.option(
     "--out",
@@ -103,7 +103,7 @@ def export(
 )
 @common.says(quietly=True)
 def compare(
-    runs: tuple[Path, ...], target: float | None, out: Path | None, output: terminal.Output
+    runs: tuple[Path, ...], target: str | None, out: Path | None, output: terminal.Output
 ) -> None:
     """Hold runs against one another: a table, and a page with their curves.
 
@@ -114,11 +114,12 @@ def compare(
       python cli.py compare results/RUN results/OTHER-RUN
       python cli.py compare results/bench-digits --target=0.9
     """
-    from testbed.report import claims, comparison, comparison_page
+    from testbed.report import claims, comparability, comparison, comparison_page
 
     found = comparison.runs(runs)
-    rows, reached = comparison.compare(found, target)
-    notes = comparison.notes(found)
+    aim = None if target is None else comparison.aimed(target, found)
+    rows, reached = comparison.compare(found, aim)
+    notes = comparability.notes(found, aim)
     try:
         path = comparison_page.write(rows, reached, runs, out, notes, claims.read(runs))
     except OSError as error:

@@ -332,6 +332,7 @@ class Summary(msgspec.Struct, kw_only=True):
         "`curve`: every connection is encrypted and both its ends proved "
         "([security.md](security.md)); `curve, but for the all-reduce`: with gloo; null: none is",
     ] = None
+    target: Annotated[str | None, "what was to end it, as `accuracy=0.9`; null: all rounds"] = None
     clients: Count
     rounds_done: Annotated[Count, "that are finished"]
     seed: Count | None

@@ -464,6 +464,7 @@ class SummaryBuilder:
             congestion_asked=run.congestion,
             staged=self._staged,
             secure=run.secure,
+            target=self._target(),
             clients=len(self._clients),
             rounds_done=self.rounds_done(),
             seed=run.seed,
@@ -512,6 +513,11 @@ class SummaryBuilder:
             ),
             environment=run.environment,
         )
+
+    def _target(self) -> str | None:
+        told, share = (self._run.config.get(name) for name in ("target", "target_accuracy"))
+        # A share is what older versions had.
+        return str(told) if told else None if share is None else f"accuracy={share}"
 
     def _busiest(self) -> Busiest | None:
         node, own = max(self._carried.items(), key=lambda each: each[1].both, default=(None, None))

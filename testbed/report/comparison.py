@@ -14,14 +14,15 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from testbed import files
+from testbed import files, metrics
 from testbed.config_error import ConfigError
+from testbed.metrics import Target, words
 from testbed.network.topology import SERVER
 from testbed.record.run_summary import Summary
 from testbed.report import curves, different_networks, summaries
 from testbed.report.curves import Point
 from testbed.report.svg import number
-from testbed.report.text import few, one_line
+from testbed.report.text import one_line
 
 TEXTS = ("run", "where")
 """Columns that are no figures."""
@@ -46,7 +47,7 @@ class Row(NamedTuple):
     status: str
     points: list[Point]
     front: list[bool]
-    """Of each point: no other there is as good in accuracy, minutes and MB and better in one."""
+    """Of each point: no other there is as good in metric, minutes and MB and better in one."""
     best: float | None
     rounds_to_target: int | None
     minutes_to_target: float | None
@@ -59,6 +60,8 @@ class Row(NamedTuple):
     """Payload of the busiest node, sent and received, the server where all bytes pass there."""
     among_clients: bool = False
     """Whether that is a client, as clients speak to one another."""
+    metric: str = "accuracy"
+    """What its points and its best are of."""
 
     @property
     def minutes(self) -> float:
@@ -147,60 +150,37 @@ def _place(summary: Summary, tell_backend: bool, tell_mode: bool) -> str:
     return f"{summary.profile} with {clients}{server}, {summary.dataset}{split}{device}{backend}"
 
 
-def notes(found: Sequence[Run]) -> list[str]:
-    """Reasons why these runs are not comparable, in sentences."""
-    said = []
-    backends = sorted({run.summary.links for run in found if run.summary.links})
-    if len(backends) > 1:
-        text = f"Runs over {' and '.join(backends)} links are not comparable with one another"
-        if "loopback" in backends:
-            text += ": over loopback links bytes on the wire are an estimate"
-        said.append(f"{text}.")
-    modes = {run.summary.compute.mode for run in found}
-    if len(modes) > 1:
-        said.append(
-            "Runs of real and of modelled compute are not comparable with one another: minutes are "
-            "of this machine in the one, of a device in the other."
-        )
-    machines = {_machine(run.summary) for run in found}
-    if len(machines) > 1 and "real" in modes:
-        said.append(
-            f"The runs were made on {len(machines)} different machines "
-            f"({'; '.join(sorted(machines))}), which shows in the minutes of real compute."
-        )
-    said += _of_connections(found)
-    # Methods' names are mostly the same in these.
-    folders = [run.folder.name for run in found]
-    said += different_networks.notes([run.summary for run in found], folders)
-    told = list(zip(names(found), found, strict=True))
-    wrong = [name for name, run in told if run.summary.fidelity.links.verdict == "fail"]
-    if wrong:
-        said.append(f"Links were not as their profiles say in {few(wrong)}.")
-    late = [name for name, run in told if run.summary.fidelity.host.verdict == "fail"]
-    if late:
-        said.append(f"The machine had no time for all nodes in {few(late)}.")
-    called = [name for name, run in told if run.summary.fidelity.strangers.verdict == "fail"]
-    if called:
-        said.append(f"Bytes of strangers are among those of {few(called)}.")
-    return said
+def metrics_of(found: Sequence[Run], target: Target | None) -> list[str]:
+    """The metric that each run is shown by: the target's, or its own if it has values of that."""
+    if target is not None:
+        return [target.metric] * len(found)
+    own = [curves.metric(run.summary) for run in found]
+    learnt = {
+        name
+        for name, run in zip(own, found, strict=True)
+        if curves.best(curves.points(run.summary, name), name) is not None
+    }
+    return [*learnt] * len(found) if len(learnt) == 1 else own
 
 
-def _of_connections(found: Sequence[Run]) -> list[str]:
-    """A note where some runs' connections have keys and others' have none."""
-    named: dict[str, list[str]] = {}
-    for name, run in zip(names(found), found, strict=True):
-        named.setdefault(run.summary.secure or "none", []).append(name)
-    if len(named) < 2:
-        return []
-    told = "; ".join(f"{word} in {few(own)}" for word, own in sorted(named.items()))
-    return [f"Connections had keys of different kinds, which cost bytes and time: {told}."]
+def aimed(text: str, found: Sequence[Run]) -> Target:
+    """The target that ``text`` says, of the runs' own metric where it is a number alone.
 
-
-def _machine(summary: Summary) -> str:
-    own = summary.environment
-    if own is None:
-        return "None cores, None MB, None"
-    return f"{own.cores} cores, {own.memory_mb} MB, {own.kernel}"
+    Raises:
+        ConfigError: it is none, or the runs have several metrics.
+    """
+    whole = text
+    if "=" not in text:
+        own = sorted(set(metrics_of(found, None)))
+        if len(own) > 1:
+            raise ConfigError(
+                f"--target {text!r}: the runs are shown by {' and '.join(own)}; write METRIC=VALUE"
+            )
+        whole = f"{own[0]}={text}"
+    try:
+        return metrics.target(whole)
+    except ValueError as error:
+        raise ConfigError(f"--target {text!r}: {error}") from error
 
 
 def names(found: Sequence[Run]) -> list[str]:
@@ -240,16 +220,22 @@ def _own_name(run: Run, found: Sequence[Run]) -> str:
     return " ".join([str(run.summary.method), *differ])
 
 
-def compare(found: Sequence[Run], target: float | None) -> tuple[list[Row], float | None]:
-    """A row for each run, and the target: the given one, or the best that all reached."""
-    points = [curves.points(run.summary) for run in found]
-    if target is None:
-        target = curves.common_target(points)
+def compare(found: Sequence[Run], target: Target | None) -> tuple[list[Row], Target | None]:
+    """A row for each run, and the target: the given one, or the best that all reached.
+
+    There is none where runs are shown by different metrics.
+    """
+    by = metrics_of(found, target)
+    points = [curves.points(run.summary, name) for run, name in zip(found, by, strict=True)]
+    if target is None and len(set(by)) == 1:
+        target = curves.common_target(points, by[0])
     fronts: dict[int, list[bool]] = {}
     where = places(found)
+    if len(set(by)) > 1:
+        where = [f"{place}, by {words(name)}" for place, name in zip(where, by, strict=True)]
     for place in dict.fromkeys(where):
         members = [n for n, own in enumerate(where) if own == place]
-        on = curves.front([points[n] for n in members])
+        on = curves.front([points[n] for n in members], by[members[0]])
         fronts |= dict(zip(members, on, strict=True))
     rows = []
     for n, (run, name) in enumerate(zip(found, names(found), strict=True)):
@@ -265,7 +251,7 @@ def compare(found: Sequence[Run], target: float | None) -> tuple[list[Row], floa
                 run.summary.status,
                 points[n],
                 fronts[n],
-                curves.best(points[n]),
+                curves.best(points[n], by[n]),
                 at and at.round,
                 at and at.minutes,
                 at and at.wire_mb,
@@ -273,19 +259,24 @@ def compare(found: Sequence[Run], target: float | None) -> tuple[list[Row], floa
                 mb_at,
                 None if busiest is None else (busiest.sent + busiest.received) / 1e6,
                 busiest is not None and busiest.node != SERVER,
+                by[n],
             )
         )
     return rows, target
 
 
-def sentence(row: Row, target: float | None) -> str:
+def sentence(row: Row, target: Target | None) -> str:
     """The run's result in plain words."""
     rounds = row.points[-1].round
     spent = f"{number(row.minutes)} min with {number(row.wire_mb)} MB"
     if not rounds:
         return f"On {row.where}: {row.name} finished no round ({row.status})."
     if row.best is None or target is None:
-        return f"On {row.where}: {row.name} took {spent} for {rounds} rounds; it has no accuracy."
+        took = f"On {row.where}: {row.name} took {spent} for {rounds} rounds"
+        metric = words(row.metric)
+        if row.best is None:
+            return f"{took}; it has no {metric}."
+        return f"{took}; its best {metric} was {row.best:.3f}."
     if row.minutes_to_target is None or row.wire_mb_to_target is None:
         missed = f"did not reach {goal(target)}; its best was {row.best:.3f}, in {spent}"
         return f"On {row.where}: {row.name} {missed}."
@@ -293,9 +284,12 @@ def sentence(row: Row, target: float | None) -> str:
     return f"On {row.where}: {row.name} reached {goal(target)} in {cost}."
 
 
-def goal(target: float) -> str:
-    """ "0.90", "0.925" """
-    return f"{target:.2f}" if round(target, 2) == target else f"{target:.4g}"
+def goal(target: Target) -> str:
+    """ "0.90", "0.925", "perplexity 20" """
+    metric, value = target
+    if metric != "accuracy":
+        return f"{words(metric)} {value:.4g}"
+    return f"{value:.2f}" if round(value, 2) == value else f"{value:.4g}"
 
 
 def rounds_text(rounds: Sequence[int]) -> str:
@@ -309,14 +303,22 @@ def rounds_text(rounds: Sequence[int]) -> str:
     return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in parts) or "none"
 
 
-def cells(rows: Sequence[Row], target: float | None) -> list[list[str]]:
+def common_metric(rows: Sequence[Row]) -> str | None:
+    """The metric that all are shown by; None: they have several."""
+    own = {row.metric for row in rows}
+    return None if len(own) > 1 else own.pop() if own else "accuracy"
+
+
+def cells(rows: Sequence[Row], target: Target | None) -> list[list[str]]:
     """A head, and a line for each run; where they ran is said if it is not the same of all."""
     aim = "target" if target is None else goal(target)
-    head = ["run", "where", "best accuracy"]
+    metric = common_metric(rows)
+    mixed = metric is None
+    head = ["run", "where", "best" if metric is None else f"best {words(metric)}"]
     head += [f"{what} to {aim}" for what in ("rounds", "minutes", "wire MB")]
     head += ["minutes, interpolated", "wire MB, interpolated"]
     head += ["minutes in all", "wire MB in all", "front rounds"]
-    lines = [head, *(_line(row) for row in rows)]
+    lines = [head, *(_line(row, mixed, target) for row in rows)]
     if any(row.among_clients for row in rows):
         # Elsewhere the server has all bytes, and its own say nothing new.
         head.append("payload MB of the busiest node")
@@ -326,14 +328,15 @@ def cells(rows: Sequence[Row], target: float | None) -> list[list[str]]:
     return lines if several else [[first, *rest] for first, _, *rest in lines]
 
 
-def _line(row: Row) -> list[str]:
-    never = "-" if row.best is None else "never"
+def _line(row: Row, tell_metric: bool, target: Target | None) -> list[str]:
+    named = f"{words(row.metric)} " if tell_metric else ""
+    never = "-" if row.best is None or target is None else "never"
     to_target = (row.minutes_to_target, row.wire_mb_to_target)
     moment = (row.minutes_interpolated, row.wire_mb_interpolated)
     return [
         one_line(row.name),
         one_line(row.where),
-        "-" if row.best is None else f"{row.best:.3f}",
+        "-" if row.best is None else f"{named}{row.best:.3f}",
         never if row.rounds_to_target is None else str(row.rounds_to_target),
         *(never if value is None else number(value) for value in to_target),
         *("-" if value is None else number(value) for value in moment),
@@ -343,7 +346,7 @@ def _line(row: Row) -> list[str]:
     ]
 
 
-def table(rows: Sequence[Row], target: float | None) -> Table:
+def table(rows: Sequence[Row], target: Target | None) -> Table:
     head, *lines = cells(rows, target)
     shown = Table(title=f"{len(rows)} runs", title_justify="left")
     for name in head:
@@ -353,10 +356,11 @@ def table(rows: Sequence[Row], target: float | None) -> Table:
     return shown
 
 
-def data(rows: Sequence[Row], target: float | None, notes: Sequence[str] = ()) -> dict[str, Any]:
+def data(rows: Sequence[Row], target: Target | None, notes: Sequence[str] = ()) -> dict[str, Any]:
     """The comparison as data, for scripts."""
     return {
-        "target_accuracy": target,
+        "target": None if target is None else str(target),
+        "target_accuracy": target.value if target and target.metric == "accuracy" else None,
         "notes": list(notes),
         "runs": [
             {
@@ -364,7 +368,9 @@ def data(rows: Sequence[Row], target: float | None, notes: Sequence[str] = ()) -
                 "run": row.name,
                 "where": row.where,
                 "status": row.status,
-                "accuracy": row.best,
+                "accuracy": row.best if row.metric == "accuracy" else None,
+                "metric": row.metric,
+                "best": row.best,
                 "minutes": row.minutes,
                 "wire_mb": row.wire_mb,
                 "rounds_to_target": row.rounds_to_target,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from testbed.metrics import Target, one_of, words
 from testbed.report import claims, comparison, html, svg
 from testbed.report.claims import Examined
 from testbed.report.comparison import Row
@@ -17,7 +18,7 @@ MOST_SENTENCES = 40
 
 def page(
     rows: Sequence[Row],
-    target: float | None,
+    target: Target | None,
     notes: Sequence[str] = (),
     examined: Sequence[Examined] = (),
 ) -> str:
@@ -58,7 +59,7 @@ def page(
 
 def write(
     rows: Sequence[Row],
-    target: float | None,
+    target: Target | None,
     folders: Sequence[Path],
     out: Path | None,
     notes: Sequence[str] = (),
@@ -77,19 +78,23 @@ def write(
 
 
 _FRONT = (
-    "A round's end is on the front if no other there was as accurate in as few minutes with as few "
+    "A round's end is on the front if no other there was as good in as few minutes with as few "
     "MB, and better in one of the three: stopping there is a choice that nothing beats."
 )
 
 
-def _lead(rows: Sequence[Row], target: float | None, notes: Sequence[str]) -> list[Markup]:
+def _lead(rows: Sequence[Row], target: Target | None, notes: Sequence[str]) -> list[Markup]:
     said = [tag("li", comparison.sentence(row, target)) for row in rows[:MOST_SENTENCES]]
     if len(rows) > MOST_SENTENCES:
         said.append(tag("li", f"{len(rows) - MOST_SENTENCES} more are in the table."))
     if target is None:
-        first = "No run has an accuracy, so there is no target to compare at."
+        metric = comparison.common_metric(rows)
+        first = "The runs have no metric in common, so there is no target to compare at."
+        if metric is not None:
+            first = f"No run has {one_of(metric)}, so there is no target to compare at."
     else:
-        first = f"What each took to reach accuracy {comparison.goal(target)}:"
+        named = "accuracy " if target.metric == "accuracy" else ""
+        first = f"What each took to reach {named}{comparison.goal(target)}:"
     warned = [tag("p", note, class_="bad") for note in notes]
     return [tag("p", first, class_="lead"), tag("ul", *said), *warned]
 
@@ -107,14 +112,15 @@ def _place(
 ) -> Markup:
     learnt = [row for row in rows if row.best is not None]
     if not learnt:
-        return section(name, place, tag("p", "No run here has an accuracy."))
+        return section(name, place, tag("p", f"No run here has {one_of(rows[0].metric)}."))
+    metric = words(learnt[0].metric)
     plots = []
     for label, pick in (("minutes", 0), ("MB on the wire", 1)):
         found = []
         for row in learnt:
-            kept = [n for n, point in enumerate(row.points) if point.accuracy is not None]
+            kept = [n for n, point in enumerate(row.points) if point.value is not None]
             along = [(row.points[n].minutes, row.points[n].wire_mb)[pick] for n in kept]
-            heights = [row.points[n].accuracy or 0.0 for n in kept]
+            heights = [row.points[n].value or 0.0 for n in kept]
             points = list(zip(along, heights, strict=True))
             solid = [row.front[n] for n in kept]
             found.append(Curve(row.name, points, styles[row.name], solid))
@@ -123,9 +129,9 @@ def _place(
             for row, own in zip(learnt, found, strict=True)
         )
         drawn = svg.curves(
-            f"Accuracy against {label}", description, found, label, "accuracy", marks
+            f"{metric.capitalize()} against {label}", description, found, label, metric, marks
         )
-        plots.append(svg.figure(f"Accuracy against {label}", drawn))
+        plots.append(svg.figure(f"{metric.capitalize()} against {label}", drawn))
     legend = svg.legend((row.name, styles[row.name]) for row in learnt)
     note = (
         "A mark is a round's end: solid where it is on the front, hollow where another is better."

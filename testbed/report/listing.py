@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from testbed.config_error import ConfigError
+from testbed.metrics import words
 from testbed.report import curves, summaries
 from testbed.report.svg import number
 from testbed.report.text import one_line
@@ -38,25 +39,33 @@ def _row(path: Path) -> dict[str, Any]:
         summary = summaries.load(path)
     except ConfigError as error:
         return {**row, "status": "unreadable", "reason": str(error)}
-    points = curves.points(summary)
+    metric = curves.metric(summary)
+    points = curves.points(summary, metric)
+    best = curves.best(points, metric)
     row |= {name: getattr(summary, name) for name in ("status", "reason", "method", "profile")}
     row |= {"clients": summary.clients, "rounds": summary.rounds_done}
-    row |= {"accuracy": curves.best(points), "minutes": points[-1].minutes}
+    row |= {"accuracy": best if metric == "accuracy" else None, "metric": metric, "best": best}
+    row["minutes"] = points[-1].minutes
     return {**row, "wire_mb": summary.bytes.wire.both / 1e6}
 
 
 def table(found: Iterable[dict[str, Any]]) -> Table:
+    found = list(found)
+    metrics = {row["metric"] for row in found if row.get("best") is not None}
+    # Each says its own where they differ.
+    one = metrics.pop() if len(metrics) == 1 else None if metrics else "accuracy"
     shown = Table()
     columns = ("folder", "status", "method", "profile", "clients", "rounds")
-    for name in (*columns, "best accuracy", "minutes", "wire MB"):
+    for name in (*columns, f"best {words(one)}" if one else "best", "minutes", "wire MB"):
         text = name in ("folder", "status", "method", "profile")
         shown.add_column(name, justify="left" if text else "right", overflow="fold")
     for row in found:
-        accuracy, minutes, wire = (row.get(name) for name in ("accuracy", "minutes", "wire_mb"))
+        best, minutes, wire = (row.get(name) for name in ("best", "minutes", "wire_mb"))
+        named = "" if one else f"{words(str(row.get('metric')))} "
         own = {**row, "status": _status(row)}
         shown.add_row(
             *(one_line(str(own.get(name, "-"))) for name in columns),
-            "-" if accuracy is None else f"{accuracy:.3f}",
+            "-" if best is None else f"{named}{best:.3f}",
             "-" if minutes is None else number(minutes),
             "-" if wire is None else number(wire),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from testbed.metrics import OWN, one_of, words
 from testbed.record import trust
 from testbed.record.events import Environment, UpDown
 from testbed.record.reading import EVENTS
@@ -57,7 +58,7 @@ def page(story: Story, folder: Path) -> str:
             tag("p", trust.line(summary)),
             _tiles(summary),
         ),
-        _accuracy_section(summary),
+        _metric_section(summary),
         timeline_section(story),
         _bytes_section(summary),
         links_section(story),
@@ -74,7 +75,8 @@ def result(story: Story) -> str:
     done, asked = summary.rounds_done, story.config.get("rounds")
     wire = summary.bytes.wire
     clients = _count(summary.clients, "client")
-    found = curves.points(summary)
+    metric = curves.metric(summary)
+    found = curves.points(summary, metric)
     where = f"with {clients} on {summary.profile}"
     if not done:
         text = f"{summary.method} {where} finished no round."
@@ -84,15 +86,15 @@ def result(story: Story) -> str:
             f"{_minutes(found[-1].minutes)}, with {number(wire.both / 1e6)} MB on the "
             f"wire ({number(wire.up / 1e6)} up, {number(wire.down / 1e6)} down)"
         )
-        before, after = found[0].accuracy, found[-1].accuracy
+        before, after = found[0].value, found[-1].value
         if after is None:
             text = f"{rounds} of {summary.method} {where} took {cost}."
             if summary.compute.mode == "modelled":
                 text += " Computing was modelled, so nothing was learnt."
-            elif summary.metrics.final.keys() & {"accuracy", "client_accuracy"}:
-                text += " Its accuracy was no finite number then."
+            elif summary.metrics.final.keys() & {metric, OWN + metric}:
+                text += f" Its {words(metric)} was no finite number then."
         else:
-            name = curves.accuracy_name(summary)
+            name = curves.label(summary, metric)
             rise = f"reached {name} {after:.3f}"
             if before is not None:
                 rise = f"went from {name} {before:.3f} to {after:.3f}"
@@ -139,8 +141,9 @@ def _count(count: int, noun: str) -> str:
 
 
 def _tiles(summary: Summary) -> Markup:
-    found = curves.points(summary)
-    top = curves.best(found)
+    metric = curves.metric(summary)
+    found = curves.points(summary, metric)
+    top = curves.best(found, metric)
     parts = summary.fidelity
     verdicts = [parts.links.verdict, parts.host.verdict, parts.strangers.verdict]
     checked = [
@@ -148,7 +151,7 @@ def _tiles(summary: Summary) -> Markup:
         for verdict in verdicts
     ]
     tiles: list[tuple[str, object]] = [
-        ("best accuracy", "-" if top is None else f"{top:.3f}"),
+        (f"best {words(metric)}", "-" if top is None else f"{top:.3f}"),
         ("minutes of rounds", number(found[-1].minutes)),
         ("MB on the wire", number(summary.bytes.wire.both / 1e6)),
         ("rounds", summary.rounds_done),
@@ -161,19 +164,20 @@ def _tiles(summary: Summary) -> Markup:
     )
 
 
-def _accuracy_section(summary: Summary) -> Markup:
-    title = "Accuracy against minutes and bytes"
-    found = [point for point in curves.points(summary) if point.accuracy is not None]
+def _metric_section(summary: Summary) -> Markup:
+    metric = curves.metric(summary)
+    title = f"{words(metric).capitalize()} against minutes and bytes"
+    found = [point for point in curves.points(summary, metric) if point.value is not None]
     if len(found) < 2:
         why = (
             "Computing was modelled: times and bytes are those of the real method, and nothing "
             "was learnt."
             if summary.compute.mode == "modelled"
-            else "No finished round has an accuracy."
+            else f"No finished round has {one_of(metric)}."
         )
         return section("accuracy", title, tag("p", why))
-    name = curves.accuracy_name(summary)
-    heights = [point.accuracy or 0.0 for point in found]
+    name = curves.label(summary, metric)
+    heights = [point.value or 0.0 for point in found]
     plots = []
     for label, along in (
         ("minutes", [point.minutes for point in found]),

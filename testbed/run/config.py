@@ -21,7 +21,7 @@ from typing import (
 import msgspec
 import tomli_w
 
-from testbed import files, outside
+from testbed import files, metrics, outside
 from testbed.config_error import ConfigError, closest
 from testbed.network.profiles import MAX_CLIENTS
 
@@ -113,10 +113,12 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     ] = None
     method: Annotated[Text, Flag("A file of methods/.", takes="NAME", offers="method")] = "fedpeft"
     rounds: Annotated[int, msgspec.Meta(ge=1, le=100_000), Flag("How many there are.")] = 5
-    target_accuracy: Annotated[
-        Annotated[float, msgspec.Meta(gt=0, le=1)] | None,
+    target: Annotated[
+        Text | None,
         Flag(
-            "End after the round that reaches it; by the clients' own models where none is global.",
+            "End after the round that reaches it, such as accuracy=0.9 or perplexity=20; by the "
+            "clients' own models where none is global. Of a loss or a perplexity less is better.",
+            takes="METRIC=VALUE",
             default="all rounds",
         ),
     ] = None
@@ -354,6 +356,16 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
                 f"deadline_s = {self.deadline_s:g}: must be below round_timeout_s = "
                 f"{self.round_timeout_s:g}, the limit of every wait"
             )
+        if self.target is not None:
+            try:
+                metrics.target(self.target)
+            except ValueError as error:
+                raise ValueError(f"target = {self.target!r}: {error}") from error
+
+    @property
+    def aim(self) -> metrics.Target | None:
+        """The metric and value that end the run after the round that reaches them."""
+        return None if self.target is None else metrics.target(self.target)
 
 
 def pace(config: RunConfig) -> float:
@@ -372,8 +384,10 @@ def load(file: Path | None, flags: Mapping[str, Any]) -> RunConfig:
     if file is not None:
         values = outside.toml(file, "--config")
         # By itself first, so that a mistake is blamed on the right one of the two.
+        values = renamed(values, str(file))
         convert(values, RunConfig, str(file))
     options = values.get("options", {})
+    flags = renamed(flags, "the flags")
     given = {key: value for key, value in flags.items() if value is not None and key != "options"}
     options = {**options, **flags.get("options", {})}
     options = {key: value for key, value in options.items() if value is not None}
@@ -381,6 +395,28 @@ def load(file: Path | None, flags: Mapping[str, Any]) -> RunConfig:
         if one in given and other not in given:
             values.pop(other, None)
     return convert({**values, **given, "options": options}, RunConfig, "the flags")
+
+
+def renamed(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A run's fields, with ``target_accuracy`` as the target that it says.
+
+    Raises:
+        ConfigError: it is no share, or there is another target beside it.
+    """
+    found = dict(values)
+    share = found.pop("target_accuracy", None)
+    if share is None:
+        return found
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        raise ConfigError(
+            f"{where}: target_accuracy = {share!r}: must be a number above 0, and at most 1"
+        )
+    if found.get("target") is not None:
+        raise ConfigError(
+            f"{where}: target = {found['target']!r} and target_accuracy = {share:g}: a run has one "
+            "target; leave one out"
+        )
+    return {**found, "target": str(metrics.Target("accuracy", share))}
 
 
 def convert(values: Mapping[str, Any], kind: type[Struct], where: str) -> Struct:

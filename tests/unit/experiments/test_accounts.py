@@ -9,6 +9,7 @@ from experiments import accounts
 from experiments.compare import figures
 from experiments.plan import PRESETS, load
 from testbed.config_error import ConfigError
+from testbed.metrics import Target
 from testbed.record.events import UpDown
 from testbed.record.run_summary import Summary
 
@@ -19,7 +20,9 @@ def run(target: float | None = None) -> tuple[Summary, accounts.Accounts]:
     for client, flops in zip(summary.per_client, (2e9, 4e9), strict=True):
         client.round_flops = flops
     summary.per_client[1].bytes.payload = UpDown(5, 7_000_000)
-    return summary, accounts.of(summary, figures(summary, target))
+    return summary, accounts.of(
+        summary, figures(summary, None if target is None else Target("accuracy", target))
+    )
 
 
 def test_figures_of_a_run_by_name() -> None:

@@ -9,9 +9,14 @@ import pytest
 from rich.console import Console
 
 from experiments.compare import Group, examined, figures, medians, shares, table
-from experiments.plan import Bench, Claim, Row
+from experiments.plan import Bench, Claim, Row, aim
+from testbed.metrics import Target
 from testbed.record.events import UpDown
 from testbed.record.run_summary import Busiest, Process, Summary
+
+
+def at(accuracy: float) -> Target:
+    return Target("accuracy", accuracy)
 
 
 def summary(accuracies: list[float | None], seconds: float = 60.0) -> Summary:
@@ -59,7 +64,7 @@ def test_the_busiest_node_has_a_column_where_it_is_a_client() -> None:
 
 
 def test_until_the_target_is_reached_and_no_further() -> None:
-    found = figures(summary([0.5, 0.91, 0.89]), 0.9)
+    found = figures(summary([0.5, 0.91, 0.89]), at(0.9))
     assert found["rounds_to_target"] == 2
     assert found["minutes_to_target"] == pytest.approx(2.0)
     assert found["payload_mb_to_target"] == pytest.approx(12.0)
@@ -69,28 +74,28 @@ def test_until_the_target_is_reached_and_no_further() -> None:
 
 def test_to_the_moment_of_the_target_on_a_straight_line_through_the_round() -> None:
     # 0.7 at its begin, 0.95 at its end: 0.9 after four fifths of the second round.
-    found = figures(summary([0.7, 0.95]), 0.9)
+    found = figures(summary([0.7, 0.95]), at(0.9))
     assert found["rounds_interpolated"] == pytest.approx(1.8)
     assert found["minutes_interpolated"] == pytest.approx(1.8)
     assert found["payload_mb_interpolated"] == pytest.approx(6.0 + 0.8 * 6.0)
     assert found["wire_mb_interpolated"] == pytest.approx(1.8 * 6.6)
     # The first round begins at the accuracy from before it: 0.1.
-    assert figures(summary([0.6]), 0.35)["minutes_interpolated"] == pytest.approx(0.5)
-    assert figures(summary([0.6]), 0.05)["minutes_interpolated"] == 0.0
+    assert figures(summary([0.6]), at(0.35))["minutes_interpolated"] == pytest.approx(0.5)
+    assert figures(summary([0.6]), at(0.05))["minutes_interpolated"] == 0.0
     # At a round's end exactly, there is no difference.
-    assert figures(summary([0.5, 0.9]), 0.9)["minutes_interpolated"] == pytest.approx(2.0)
+    assert figures(summary([0.5, 0.9]), at(0.9))["minutes_interpolated"] == pytest.approx(2.0)
 
 
 def test_a_round_whose_begin_nobody_evaluated_has_no_moment() -> None:
     run = summary([None])
     run.rounds[0].metrics, run.metrics.initial = {"client_accuracy": 0.95}, {}
-    found = figures(run, 0.9)
+    found = figures(run, at(0.9))
     assert found["rounds_to_target"] == 1 and found["minutes_to_target"] == pytest.approx(1.0)
     assert found["rounds_interpolated"] is found["wire_mb_interpolated"] is None
 
 
 def test_a_target_that_is_never_reached_has_no_figures() -> None:
-    found = figures(summary([0.5, 0.6]), 0.9)
+    found = figures(summary([0.5, 0.6]), at(0.9))
     ends = ("to_target", "interpolated")
     assert [name for name in found if name.endswith(ends) and found[name] is not None] == []
     assert sum(name.endswith(ends) for name in found) == 8
@@ -98,7 +103,7 @@ def test_a_target_that_is_never_reached_has_no_figures() -> None:
 
 def test_a_row_says_what_it_was_tuned_to_and_what_it_has_beside() -> None:
     bench = Bench(rows=[Row("a"), Row("b")], run={"target_accuracy": 0.9}, grid={"rate": [0.1, 1]})
-    middle, spread = medians([figures(summary([0.95]), 0.9)])
+    middle, spread = medians([figures(summary([0.95]), at(0.9))])
     groups = [
         Group("4g", bench.rows[0], middle, spread, {"rate": 0.1}, ["rate"], ["400 images"]),
         Group("4g", bench.rows[1], middle, spread, {"rate": 0.5}, [], []),
@@ -114,16 +119,16 @@ def test_a_row_says_what_it_was_tuned_to_and_what_it_has_beside() -> None:
 def test_clients_own_accuracy_where_no_model_is_global() -> None:
     run = summary([None])
     run.rounds[0].metrics = {"client_accuracy": 0.7}
-    assert figures(run, 0.7)["rounds_to_target"] == 1
+    assert figures(run, at(0.7))["rounds_to_target"] == 1
 
 
 def test_clients_own_models_stand_beside_the_servers_of_the_same_round() -> None:
     run = summary([0.9, 0.95, 0.93])
     for entry, own in zip(run.rounds, (0.5, 0.6, 0.8), strict=True):
         entry.metrics = {**entry.metrics, "client_accuracy": own}
-    found = figures(run, 0.9)
+    found = figures(run, at(0.9))
     assert (found["accuracy"], found["client_accuracy"]) == (0.95, 0.6)
-    assert figures(summary([0.9]), 0.9)["client_accuracy"] is None
+    assert figures(summary([0.9]), at(0.9))["client_accuracy"] is None
     for target in ({"target_accuracy": 0.9}, {}):
         bench = Bench(rows=[Row("distilled"), Row("averaged")], run=target)
         text = shown(bench, [[run], [summary([0.9])]])
@@ -131,10 +136,46 @@ def test_clients_own_models_stand_beside_the_servers_of_the_same_round() -> None
     assert "clients' own" not in shown(Bench(rows=[Row("averaged")]), [[summary([0.9])]])
 
 
+def of_text(*perplexities: float) -> Summary:
+    run = summary([None] * len(perplexities))
+    run.metrics.initial = {"accuracy": 0.1, "perplexity": 100.0}
+    for entry, perplexity in zip(run.rounds, perplexities, strict=True):
+        entry.metrics = {"accuracy": 0.1, "perplexity": perplexity, "client_perplexity": 9.0}
+    return run
+
+
+def test_text_is_compared_by_its_perplexity_of_which_less_is_better() -> None:
+    found = figures(of_text(60.0, 20.0, 30.0), None)
+    assert (found["perplexity"], found["client_perplexity"]) == (20.0, 9.0)
+    assert "accuracy" not in found
+    # From 60 at its begin to 20: at 30 after three quarters of the second round.
+    found = figures(of_text(60.0, 20.0, 30.0), Target("perplexity", 30.0))
+    assert (found["rounds_to_target"], found["rounds_interpolated"]) == (2, 1.75)
+    assert figures(of_text(60.0), Target("perplexity", 30.0))["rounds_to_target"] is None
+    assert figures(of_text(60.0), Target("perplexity", 200.0))["rounds_interpolated"] == 0.0
+
+
+def test_a_table_of_text_and_images_has_a_column_of_each_ones_metric() -> None:
+    groups = [
+        Group("4g", Row("images"), *medians([figures(summary([0.9]), None)])),
+        Group("4g", Row("text"), *medians([figures(of_text(20.0), None)]), metric="perplexity"),
+    ]
+    drawn = table(Bench(rows=[Row("images"), Row("text")]), groups)
+    columns = {str(column.header): list(column.cells) for column in drawn.columns}
+    assert columns["best accuracy"] == ["0.900", "-"]
+    assert columns["best perplexity"] == ["-", "20.000"]
+
+
+def test_a_table_to_a_target_of_text_names_its_metric() -> None:
+    bench = Bench(rows=[Row("text")], run={"target": "perplexity=30"})
+    text = shown(bench, [[of_text(60.0, 20.0)]])
+    assert "best perplexity" in text and "rounds to perplexity 30" in text
+
+
 def test_a_round_that_did_not_finish_does_not_count() -> None:
     run = summary([0.5, 0.95])
     run.rounds[1].finished = False
-    assert figures(run, 0.9)["rounds_to_target"] is None
+    assert figures(run, at(0.9))["rounds_to_target"] is None
 
 
 def test_medians_and_spreads_and_a_missing_value_misses() -> None:
@@ -152,7 +193,7 @@ def test_shares_of_the_baseline() -> None:
 
 def shown(bench: Bench, runs: list[list[Summary]]) -> str:
     """The table of each row's runs."""
-    target = bench.run.get("target_accuracy")
+    target = aim(bench)
     found = [medians(figures(run, target) for run in own) for own in runs]
     groups = [
         Group("4g", row, middle | shares(middle, found[0][0]), spread)

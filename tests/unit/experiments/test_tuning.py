@@ -140,7 +140,7 @@ def test_more_seeds_that_reach_the_target_outweigh_fewer_rounds() -> None:
     # A run that failed is one that never reached it.
     found = tuned(asked, {0.1: failed, 0.01: lucky, 0.001: [None, None]})
     assert tuning.tried(asked, cells(asked)[0], outcomes(asked, {0.1: failed, **EMPTY}))[0] == (
-        Tried({"learning_rate": 0.1}, runs=1, reached=1, rounds=None, accuracy=0.9)
+        Tried({"learning_rate": 0.1}, runs=1, reached=1, rounds=None, best=0.9)
     )
 
 
@@ -149,6 +149,17 @@ EMPTY: dict[float, list[Summary | None]] = {0.01: [None, None], 0.001: [None, No
 
 def test_without_a_target_the_best_accuracy_is_chosen() -> None:
     found = tuned(bench(), {0.1: [summary(0.5)], 0.01: [summary(0.9, 0.6)], 0.001: [summary(0.8)]})
+    assert isinstance(found, Cell) and found.point == {"learning_rate": 0.01}
+
+
+def test_less_of_a_perplexity_is_chosen() -> None:
+    def text(perplexity: float) -> Summary:
+        found = summary(0.5)
+        found.metrics.initial = {}
+        found.rounds[0].metrics = {"accuracy": 0.5, "perplexity": perplexity}
+        return found
+
+    found = tuned(bench(), {0.1: [text(30.0)], 0.01: [text(12.0)], 0.001: [text(20.0)]})
     assert isinstance(found, Cell) and found.point == {"learning_rate": 0.01}
 
 

@@ -20,6 +20,7 @@ from experiments.compare import Group, figures, medians, table
 from experiments.plan import Bench, Row
 from nodes.metrics import mean, numbers
 from nodes.server import Resumed, check_alike, reaches
+from testbed.metrics import Target
 from testbed.record.summary import SummaryBuilder
 from testbed.report import tables
 from testbed.report.progress import RoundLines, closing_table
@@ -77,7 +78,7 @@ def test_a_metric_without_a_number_is_like_itself_alone_and_reaches_no_target() 
             check_alike(found, past)
     with pytest.raises(RuntimeError, match=r"was 0\.5 and is nan"):
         check_alike({"loss": math.nan}, Resumed(3, {}, {"loss": 0.5}, over=False))
-    assert not reaches({"accuracy": math.nan, "client_accuracy": 1.0}, 0.5)
+    assert not reaches({"accuracy": math.nan, "client_accuracy": 1.0}, Target("accuracy", 0.5))
 
 
 @pytest.fixture

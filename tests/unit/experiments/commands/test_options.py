@@ -10,7 +10,16 @@ from experiments.commands import options
 from experiments.commands.launch import launch
 from testbed.run.config import RunConfig
 
-BY_HAND = {"config", "options", "tensorboard", "resume", "as_json", "plain", "quiet"}
+BY_HAND = {
+    "target_accuracy",
+    "config",
+    "options",
+    "tensorboard",
+    "resume",
+    "as_json",
+    "plain",
+    "quiet",
+}
 
 
 def given(*words: str) -> dict[str, Any]:
@@ -24,7 +33,7 @@ def given(*words: str) -> dict[str, Any]:
 
     result = CliRunner().invoke(command, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    assert found.keys() == set(RunConfig.__struct_fields__) - {"options"}
+    assert found.keys() == {*RunConfig.__struct_fields__, "target_accuracy"} - {"options"}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -46,6 +55,8 @@ def test_what_is_not_given_is_left_to_the_configuration() -> None:
         (["--no-calibrate", "--pcap"], {"calibrate": False, "pcap": True}),
         (["--calibrate", "--no-checkpoints"], {"calibrate": True, "checkpoints": False}),
         (["--dilation=4"], {"dilation": 4.0}),
+        (["--target=loss=1.5"], {"target": "loss=1.5"}),
+        (["--target-accuracy=0.9"], {"target_accuracy": 0.9}),
         (["--dilation=auto"], {"dilation": "auto"}),
         (["--links=netem", "--client-memory-mb=64"],
          {"links": "netem", "client_memory_mb": 64.0}),

@@ -7,7 +7,7 @@ import pytest
 from made_run import events, folder, summary
 from msgspec.structs import replace
 
-from testbed.report import comparison
+from testbed.report import comparability, comparison
 from testbed.report.comparison import Run
 
 
@@ -24,7 +24,7 @@ def run(path: Path, used: str | None = "cubic", links: str = "userspace", **told
 
 def compared(*paths: Path) -> tuple[list[str], list[str]]:
     found: list[Run] = comparison.runs(paths)
-    notes = [note for note in comparison.notes(found) if not note.startswith("Links were not")]
+    notes = [note for note in comparability.notes(found) if not note.startswith("Links were not")]
     return notes, [row.where for row in comparison.compare(found, None)[0]]
 
 

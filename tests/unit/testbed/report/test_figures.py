@@ -5,7 +5,8 @@ import itertools
 import pytest
 from made_run import S, events, lines, message, summary
 
-from testbed.metrics import accuracy
+from testbed import metrics
+from testbed.metrics import Target
 from testbed.record.reading import read
 from testbed.record.spans import Span
 from testbed.report import curves
@@ -18,7 +19,7 @@ from testbed.report.timeline import columns
 
 def test_points_add_up_minutes_and_both_ways_of_all_clients() -> None:
     # Two clients, 0.5 MB each way a round: 2 MB; and 6 s are 0.1 min.
-    assert curves.points(summary(events())) == [
+    assert curves.points(summary(events()), "accuracy") == [
         (0, 0.1, 0.0, 0.0),
         (1, 0.5, pytest.approx(0.1), pytest.approx(2.0)),
         (2, 0.75, pytest.approx(0.2), pytest.approx(4.0)),
@@ -27,12 +28,16 @@ def test_points_add_up_minutes_and_both_ways_of_all_clients() -> None:
 
 def test_a_round_that_did_not_end_is_no_point() -> None:
     begun = [*events(closed=False)[:-2]]
-    assert [point.round for point in curves.points(summary(begun))] == [0, 1]
+    assert [point.round for point in curves.points(summary(begun), "accuracy")] == [0, 1]
 
 
 def test_accuracy_may_be_the_clients_own() -> None:
-    assert accuracy({"client_accuracy": 0.7, "client_loss": 1.0}) == 0.7
-    assert accuracy({"loss": 1.0}) is None
+    assert metrics.value({"client_accuracy": 0.7, "client_loss": 1.0}, "accuracy") == 0.7
+    assert metrics.value({"loss": 1.0}, "accuracy") is None
+
+
+def at(accuracy: float) -> Target:
+    return Target("accuracy", accuracy)
 
 
 def run(*found: tuple[float | None, float, float]) -> list[Point]:
@@ -41,28 +46,32 @@ def run(*found: tuple[float | None, float, float]) -> list[Point]:
 
 
 def test_the_target_is_what_all_reached_rounded_down() -> None:
-    assert curves.common_target([run((0.29, 1, 1)), run((0.9, 1, 1), (0.4, 2, 2))]) == 0.29
-    assert curves.common_target([run((0.9199, 1, 1)), run((None, 1, 1))]) == 0.91
-    assert curves.common_target([run((None, 1, 1))]) is None
+    both = [run((0.29, 1, 1)), run((0.9, 1, 1), (0.4, 2, 2))]
+    assert curves.common_target(both, "accuracy") == at(0.29)
+    assert curves.common_target([run((0.9199, 1, 1)), run((None, 1, 1))], "accuracy") == at(0.91)
+    assert curves.common_target([run((None, 1, 1))], "accuracy") is None
+    # Of what less is better all have reached the greatest, rounded up.
+    text = [run((30.0, 1, 1), (20.001, 2, 2)), run((12.0, 1, 1))]
+    assert curves.common_target(text, "perplexity") == Target("perplexity", 20.01)
 
 
 def test_a_target_is_reached_at_the_end_of_the_first_round_as_accurate() -> None:
     found = run((0.5, 1, 10), (0.8, 2, 20), (0.7, 3, 30), (0.9, 4, 40))
-    assert curves.reached(found, 0.7) == (2, 0.8, 2, 20)
-    assert curves.reached(found, 0.91) is None
+    assert curves.reached(found, at(0.7)) == (2, 0.8, 2, 20)
+    assert curves.reached(found, at(0.91)) is None
     # What the model was worth before the run is no result of it.
-    assert curves.reached(found, 0.1) == (1, 0.5, 1, 10)
+    assert curves.reached(found, at(0.1)) == (1, 0.5, 1, 10)
 
 
 def test_the_moment_of_a_target_is_on_the_line_from_the_round_before() -> None:
     found = run((0.5, 1, 10), (0.8, 2, 20), (0.7, 3, 30), (0.9, 4, 40))
-    assert curves.moment(found, 0.7) == pytest.approx((1 + 2 / 3, 10 + 20 / 3))
-    assert curves.moment(found, 0.3) == pytest.approx((0.5, 5))
-    assert curves.moment(found, 0.85) == pytest.approx((3.75, 37.5))
+    assert curves.moment(found, at(0.7)) == pytest.approx((1 + 2 / 3, 10 + 20 / 3))
+    assert curves.moment(found, at(0.3)) == pytest.approx((0.5, 5))
+    assert curves.moment(found, at(0.85)) == pytest.approx((3.75, 37.5))
     # Reached before the first round; never; and from nobody knows where.
-    assert curves.moment(found, 0.1) == curves.moment(found, 0.05) == (0, 0)
-    assert curves.moment(found, 0.91) is None
-    assert curves.moment(run((None, 1, 10), (0.8, 2, 20)), 0.7) is None
+    assert curves.moment(found, at(0.1)) == curves.moment(found, at(0.05)) == (0, 0)
+    assert curves.moment(found, at(0.91)) is None
+    assert curves.moment(run((None, 1, 10), (0.8, 2, 20)), at(0.7)) is None
 
 
 def test_the_front_is_what_nothing_beats() -> None:
@@ -70,7 +79,7 @@ def test_the_front_is_what_nothing_beats() -> None:
     small = run((0.5, 3, 1), (0.8, 6, 2))
     # As accurate as fast's second and slower and larger; and its equal in all three.
     beaten = run((0.8, 2.5, 21), (0.8, 2, 20))
-    assert curves.front([fast, small, beaten]) == [
+    assert curves.front([fast, small, beaten], "accuracy") == [
         [False, True, True],
         [False, True, True],
         [False, False, True],
@@ -83,12 +92,34 @@ def test_the_front_is_as_the_definition_says() -> None:
     points = [each[1] for each in found]
 
     def beats(one: Point, other: Point) -> bool:
-        ours = (-one.accuracy, one.minutes, one.wire_mb)
-        theirs = (-other.accuracy, other.minutes, other.wire_mb)
+        ours = (-one.value, one.minutes, one.wire_mb)
+        theirs = (-other.value, other.minutes, other.wire_mb)
         return ours != theirs and all(a <= b for a, b in zip(ours, theirs, strict=True))
 
     wanted = [not any(beats(other, own) for other in points) for own in points]
-    assert [each[1] for each in curves.front(found)] == wanted
+    assert [each[1] for each in curves.front(found, "accuracy")] == wanted
+
+
+def test_less_of_a_perplexity_is_better_everywhere() -> None:
+    target = Target("perplexity", 30.0)
+    found = [Point(0, 100.0, 0.0, 0.0), *run((60.0, 1, 10), (20.0, 2, 20), (40.0, 3, 30))[1:]]
+    assert curves.best(found, "perplexity") == 20.0
+    assert curves.reached(found, target) == (2, 20.0, 2, 20)
+    assert curves.moment(found, target) == pytest.approx((1.75, 17.5))
+    assert curves.moment(found, Target("perplexity", 100.0)) == (0, 0)
+    assert curves.reached(found, Target("perplexity", 19.0)) is None
+    assert curves.front([found], "perplexity") == [[False, True, True, False]]
+
+
+def test_a_run_is_shown_by_its_targets_metric_or_the_one_that_leads() -> None:
+    made = summary(events())
+    assert curves.metric(made) == "accuracy"
+    made.metrics.initial = {"accuracy": 0.1, "loss": 4.0, "perplexity": 55.0}
+    assert curves.metric(made) == "perplexity"
+    made.rounds[0].metrics = {"client_exact_match": 0.5, **made.metrics.initial}
+    assert curves.metric(made) == "exact_match"
+    made.target = "loss=1.5"
+    assert curves.metric(made) == "loss"
 
 
 def test_a_story_has_each_nodes_spans_and_who_came_last() -> None:

@@ -28,7 +28,7 @@ from testbed.record.reading import Damaged
 from testbed.record.recorder import Recorder
 from testbed.record.recovery import Killed
 from testbed.record.run_summary import Summary
-from testbed.report import comparison, export, listing, run_page, summaries
+from testbed.report import comparability, comparison, export, listing, run_page, summaries
 from testbed.report.read import gather, refusing
 
 Event = dict[str, Any]
@@ -207,7 +207,7 @@ def test_no_field_of_a_summary_is_believed(tmp_path: Path) -> None:
                 found = comparison.runs([good, run])
                 rows_, target = comparison.compare(found, None)
                 comparison.table(rows_, target)
-                comparison.data(rows_, target, comparison.notes(found))
+                comparison.data(rows_, target, comparability.notes(found))
             except ConfigError as error:
                 assert "summary.json" in str(error)
                 refused += 1

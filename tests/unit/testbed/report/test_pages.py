@@ -13,9 +13,10 @@ from made_run import HOSTILE, events, folder, lines
 
 import cli
 from testbed.config_error import ConfigError
+from testbed.metrics import Target
 from testbed.network.topology import client_address
 from testbed.record.reading import read
-from testbed.report import comparison, comparison_page, html, listing, run_page
+from testbed.report import comparability, comparison, comparison_page, html, listing, run_page
 from testbed.report.read import gather
 
 SECTIONS = ["accuracy", "timeline", "bytes", "links", "failures", "host", "run", "repeat"]
@@ -226,6 +227,75 @@ def test_an_accuracy_of_clients_own_models_is_named_so() -> None:
     assert "reached accuracy (mean of clients) 0.600 in 2 rounds" in report(found)
 
 
+def of_text(*perplexities: float, target: str | None = None) -> list[dict[str, Any]]:
+    found = events(method="flora", rounds=len(perplexities))
+    if target is not None:
+        found[0]["config"]["target"] = target
+    told = iter([100.0, *perplexities])
+    for event in found:
+        if "metrics" in event:
+            event["metrics"] = {"accuracy": 0.3, "loss": 3.5, "perplexity": next(told)}
+    return found
+
+
+def test_a_run_on_text_is_shown_by_its_perplexity() -> None:
+    text = report(of_text(60.0, 20.0))
+    check(text)
+    assert "went from perplexity 100.000 to 20.000 in 2 rounds" in text
+    for part in ("best perplexity", "Perplexity against minutes and bytes", "<dd>20.000</dd>"):
+        assert part in text
+    assert "went from loss 3.500 to 3.500" in report(of_text(60.0, 20.0, target="loss=1.5"))
+
+
+def test_runs_on_text_are_compared_by_perplexity(tmp_path: Path) -> None:
+    one = folder(tmp_path / "20261121-100000-a", of_text(60.0, 20.0))
+    two = folder(tmp_path / "20261121-100001-b", of_text(50.0, 30.0))
+    found = comparison.runs([one, two])
+    rows, target = comparison.compare(found, None)
+    assert target == Target("perplexity", 30.0) and comparability.notes(found) != []
+    assert comparison.cells(rows, target)[0][1:3] == ["best perplexity", "rounds to perplexity 30"]
+    assert [row.rounds_to_target for row in rows] == [2, 2]
+    assert [row.front_rounds for row in rows] == [[2], [1]]
+    assert "reached perplexity 30 in 0.2 min" in comparison.sentence(rows[0], target)
+    page = check(comparison_page.page(rows, target))
+    assert "Perplexity against minutes" in "".join(page.itertext())
+    data = comparison.data(rows, target)
+    assert (data["target"], data["target_accuracy"]) == ("perplexity=30", None)
+    assert [(run["metric"], run["best"], run["accuracy"]) for run in data["runs"]] == [
+        ("perplexity", 20.0, None),
+        ("perplexity", 30.0, None),
+    ]
+    assert "perplexity to 25" not in output("compare", one, two, "--target=25")
+    assert "rounds to perplexity 25" in output("compare", one, two, "--target=25")
+    assert "rounds to loss 3.6" in output("compare", one, two, "--target=loss=3.6")
+    listed = json.loads(output("results", f"--out={tmp_path}", "--json"))
+    assert [(row["metric"], row["best"]) for row in listed] == [
+        ("perplexity", 30.0),
+        ("perplexity", 20.0),
+    ]
+    assert "best perplexity" in output("results", f"--out={tmp_path}")
+
+
+def test_runs_of_different_metrics_are_not_compared_at_one_target(tmp_path: Path) -> None:
+    text = folder(tmp_path / "20261121-100000-a", of_text(60.0, 20.0))
+    images = folder(tmp_path / "20261121-100001-b", events())
+    found = comparison.runs([text, images])
+    rows, target = comparison.compare(found, None)
+    assert target is None
+    (said,) = [note for note in comparability.notes(found) if "different metrics" in note]
+    assert "perplexity in flora; accuracy in fedpeft" in said
+    assert [row.where.rpartition(", ")[2] for row in rows] == ["by perplexity", "by accuracy"]
+    assert comparison.sentence(rows[0], None).endswith("its best perplexity was 20.000.")
+    assert comparison.cells(rows, None)[1][2] == "perplexity 20.000"
+    check(comparison_page.page(rows, None, comparability.notes(found)))
+    with pytest.raises(ConfigError, match="shown by accuracy and perplexity; write METRIC=VALUE"):
+        comparison.aimed("0.5", found)
+    # By one that both have they are.
+    rows, target = comparison.compare(found, comparison.aimed("accuracy=0.3", found))
+    assert [row.rounds_to_target for row in rows] == [1, 1]
+    assert "perplexity 20.000" in output("results", f"--out={tmp_path}")
+
+
 @pytest.fixture
 def runs(tmp_path: Path) -> list[Path]:
     return [
@@ -240,7 +310,7 @@ def runs(tmp_path: Path) -> list[Path]:
 
 def test_runs_are_compared_at_what_all_reached(runs: list[Path]) -> None:
     rows, target = comparison.compare(comparison.runs(runs), None)
-    assert target == 0.75
+    assert target == Target("accuracy", 0.75)
     assert [comparison.sentence(row, target) for row in rows] == [
         "On 4g with 2 clients, digits: fedpeft rank=4 reached 0.75 in 0.2 min with 4 MB.",
         "On 4g with 2 clients, digits: fedpeft rank=8 reached 0.75 in 0.4 min with 4 MB.",
@@ -253,9 +323,10 @@ def test_runs_are_compared_at_what_all_reached(runs: list[Path]) -> None:
     assert moment == pytest.approx((0.15, 30))
     assert comparison.cells(rows, target)[3][5:7] == ["0.15", "30"]
     assert comparison.data(rows, target)["runs"][2]["wire_mb_interpolated"] == moment[1]
-    rows, _ = comparison.compare(comparison.runs(runs), 0.8)
-    assert comparison.cells(rows, 0.8)[1][3:7] == ["never", "never", "-", "-"]
-    assert comparison.sentence(rows[0], 0.8).endswith(
+    higher = Target("accuracy", 0.8)
+    rows, _ = comparison.compare(comparison.runs(runs), higher)
+    assert comparison.cells(rows, higher)[1][3:7] == ["never", "never", "-", "-"]
+    assert comparison.sentence(rows[0], higher).endswith(
         "did not reach 0.80; its best was 0.750, in 0.2 min with 4 MB."
     )
 
@@ -316,7 +387,7 @@ def test_what_is_not_comparable_is_told_apart_and_said(tmp_path: Path) -> None:
     assert "where" in comparison.cells(rows, target)[0]
     # None is a rival of another.
     assert all(row.front_rounds == [1, 2] for row in rows)
-    notes = comparison.notes(found)
+    notes = comparability.notes(found)
     for note, word in zip(notes, ("estimate", "modelled", "2 different machines"), strict=False):
         assert word in note
     assert notes[3].startswith("Links were not as their profiles say in fedpeft")
@@ -339,10 +410,10 @@ def test_where_runs_differ_in_their_keys_names_and_a_note_say_so(tmp_path: Path)
         "Connections had keys of different kinds, which cost bytes and time: "
         f"curve in {curve}; none in {one}, {other}."
     )
-    assert wanted in comparison.notes(runs)
+    assert wanted in comparability.notes(runs)
     rows, _ = comparison.compare(runs, None)
     assert len({row.where for row in rows}) == 1
-    assert not any("keys" in note for note in comparison.notes(runs[1:]))
+    assert not any("keys" in note for note in comparability.notes(runs[1:]))
 
 
 def test_a_machine_without_time_for_all_is_not_blamed_on_the_links(tmp_path: Path) -> None:
@@ -353,13 +424,13 @@ def test_a_machine_without_time_for_all_is_not_blamed_on_the_links(tmp_path: Pat
     late = {"latest": "client-1", "late_share": 0.7, "links_late_ms": 0.1, "dilation_needed": 16.0}
     judged = {"t": 98, "node": "supervisor", "event": "host", "verdict": "fail", "reason": "late"}
     found.insert(-1, judged | late | {"busy_cores": 2.0})
-    notes = comparison.notes(comparison.runs([folder(tmp_path / "a", found)]))
+    notes = comparability.notes(comparison.runs([folder(tmp_path / "a", found)]))
     assert notes == ["The machine had no time for all nodes in fedpeft."]
 
 
 def test_runs_on_the_same_terms_have_no_notes(runs: list[Path], tmp_path: Path) -> None:
     good = on_other_terms(tmp_path / "more")[0]
-    assert comparison.notes(comparison.runs([good])) == []
+    assert comparability.notes(comparison.runs([good])) == []
     shown = output("compare", *runs, f"--out={tmp_path / 'own.html'}")
     assert "comparable" not in shown and "over userspace" not in shown
 
@@ -410,7 +481,7 @@ def test_a_comparison_of_many_runs_is_small() -> None:
     points = [comparison.curves.Point(n, n / 101, n, n) for n in range(101)]
     row = comparison.Row("x", "a", "4g", "ok", points, [True] * 101, 0.99, 1, 1.0, 1.0)
     rows = [row._replace(name=f"run {n}", where=f"4g-{n % 10}") for n in range(300)]
-    text = comparison_page.page(rows, 0.9)
+    text = comparison_page.page(rows, Target("accuracy", 0.9))
     check(text)
     assert len(text.encode()) < MEGABYTE
 

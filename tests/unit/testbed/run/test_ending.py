@@ -1,20 +1,74 @@
 """When a run ends before its last round, and how much data it asks for."""
 
+from pathlib import Path
+
 import pytest
 
 from nodes.requirements import training_samples
-from nodes.server import reaches
+from nodes.server import check_there, reaches
 from nodes.workload import tasks
 from testbed.config_error import ConfigError
-from testbed.run.config import RunConfig
+from testbed.metrics import Target
+from testbed.run.config import RunConfig, load
 
 
 def test_a_target_is_reached_by_the_global_model_or_else_by_the_clients_own() -> None:
-    assert reaches({"accuracy": 0.9}, 0.9)
-    assert not reaches({"accuracy": 0.89, "client_accuracy": 0.95}, 0.9)
-    assert reaches({"client_accuracy": 0.95}, 0.9)
-    assert not reaches({}, 0.9)
+    target = Target("accuracy", 0.9)
+    assert reaches({"accuracy": 0.9}, target)
+    assert not reaches({"accuracy": 0.89, "client_accuracy": 0.95}, target)
+    assert reaches({"client_accuracy": 0.95}, target)
+    assert not reaches({}, target)
     assert not reaches({"accuracy": 1.0}, None)
+
+
+def test_a_target_of_what_less_is_better_is_reached_from_above() -> None:
+    for metric in ("loss", "perplexity", "client_loss"):
+        assert reaches({metric: 19.5}, Target(metric, 20.0))
+        assert not reaches({metric: 20.5}, Target(metric, 20.0))
+    assert reaches({"exact_match": 0.5, "loss": 9.0}, Target("exact_match", 0.5))
+
+
+def test_a_metric_that_the_run_does_not_have_ends_it() -> None:
+    with pytest.raises(RuntimeError, match=r"no metric perplexity.* it has accuracy, loss"):
+        check_there({"accuracy": 0.1, "loss": 2.0}, Target("perplexity", 20.0))
+    check_there({"client_accuracy": 0.1}, Target("accuracy", 0.9))
+    check_there({}, Target("accuracy", 0.9))
+    check_there({"accuracy": 0.1}, None)
+
+
+@pytest.mark.parametrize(
+    ("target", "wrong"),
+    [
+        ("0.9", "write METRIC=VALUE, such as accuracy=0.9 or perplexity=20"),
+        ("accuracy=", "write METRIC=VALUE"),
+        ("accuracy=much", "'much' is no number"),
+        ("accuracy=inf", "inf: must be a finite number"),
+        ("accuracy=1.5", "accuracy is a share: must be above 0, and at most 1"),
+        ("client_exact_match=0", "client_exact_match is a share"),
+        ("perplexity=1", "perplexity must be above 1"),
+        ("loss=0", "loss must be above 0"),
+        ("my metric=1", "a metric's name has letters, digits and _, and not 'my metric'"),
+    ],
+)
+def test_a_target_that_is_none_is_refused(target: str, wrong: str) -> None:
+    with pytest.raises(ConfigError, match=f"target = '{target}': {wrong}"):
+        load(None, {"target": target})
+
+
+def test_a_share_to_reach_is_a_target_in_old_files_and_flags(tmp_path: Path) -> None:
+    old = tmp_path / "config.toml"
+    old.write_text("target_accuracy = 0.9\n")
+    assert load(old, {}).target == load(None, {"target_accuracy": 0.9}).target == "accuracy=0.9"
+    # A flag wins over the file, whichever of the two it is.
+    assert load(old, {"target": "loss=1.5"}).aim == Target("loss", 1.5)
+    new = tmp_path / "new.toml"
+    new.write_text('target = "loss=1.5"\n')
+    assert load(new, {"target_accuracy": 0.8}).aim == Target("accuracy", 0.8)
+    with pytest.raises(ConfigError, match=r"'loss=1\.5' and target_accuracy = 0\.9: .* leave one"):
+        load(None, {"target": "loss=1.5", "target_accuracy": 0.9})
+    for wrong in (0, 1.5, "much", True):
+        with pytest.raises(ConfigError, match=r"target_accuracy = .*: must be a number above 0"):
+            load(None, {"target_accuracy": wrong})
 
 
 def taken(config: RunConfig) -> int | None:
