@@ -18,9 +18,11 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nodes.workload import vit_checkpoints
+from nodes.workload import saved, vit_checkpoints
+from nodes.workload.text import checkpoints
 from nodes.workload.text import model as text
 from nodes.workload.text.model import LanguageModel, LanguageSpec
+from nodes.workload.text.stages import CausalModel, CausalSpec
 from nodes.workload.text.tokens import SHIPPED as SHIPPED_TOKENIZER
 from nodes.workload.text.tokens import Encoder, ShippedEncoder
 from testbed.config_error import ConfigError
@@ -187,10 +189,8 @@ def fingerprint(name: str) -> str | None:
     if name in PAPER_SIZE or name in text.PAPER_SIZE:
         return None
     if is_checkpoint(name):
-        path = vit_checkpoints.find(name, weights=True) / vit_checkpoints.WEIGHTS
-    else:
-        path = path_of(name)
-    with path.open("rb") as file:
+        return saved.fingerprint(name, saved.find(name, weights=True))
+    with path_of(name).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -201,27 +201,25 @@ def names() -> list[str]:
 
 def is_language(name: str) -> bool:
     """Whether a model reads text, and not images."""
-    return isinstance(read_spec(name), LanguageSpec)
+    return not isinstance(read_spec(name), ModelSpec)
 
 
 def encoder(name: str) -> Encoder:
-    """The tokenizer of a language model."""
+    """The tokenizer of a language model. ConfigError where a checkpoint has none that fits."""
+    if is_checkpoint(name):
+        return checkpoints.encoder(name, saved.find(name, weights=False))
     return ShippedEncoder(SHIPPED_TOKENIZER)
 
 
 def is_checkpoint(name: str) -> bool:
     """Whether a model's name, none of `names`, is that of a folder or of a hub repository."""
-    return name not in names() and (
-        "/" in name or vit_checkpoints.is_folder(vit_checkpoints.local(name))
-    )
+    return name not in names() and ("/" in name or saved.is_folder(saved.local(name)))
 
 
 def absolute(name: str) -> str:
     """A model's name; that of a local checkpoint is its absolute path."""
-    folder = vit_checkpoints.local(name)
-    return (
-        str(folder.resolve()) if is_checkpoint(name) and vit_checkpoints.is_folder(folder) else name
-    )
+    folder = saved.local(name)
+    return str(folder.resolve()) if is_checkpoint(name) and saved.is_folder(folder) else name
 
 
 def check(name: str, *, weights: bool) -> None:
@@ -236,6 +234,8 @@ def check(name: str, *, weights: bool) -> None:
                 f"model = {name!r}: its weights are not here, and 20 clients with random ones "
                 "would learn nothing for hours; take --compute=modelled, or your own folder of it"
             )
+    elif weights and (folder := _language(name, weights=True)) is not None:
+        checkpoints.check(name, folder)
     elif weights:
         _backbone(name, skeleton(name, classes=1))
     else:
@@ -256,10 +256,19 @@ def path_of(name: str) -> Path:
     return WEIGHTS / f"{name}.safetensors"
 
 
-def read_spec(name: str) -> ModelSpec | LanguageSpec:
+def _language(name: str, *, weights: bool) -> Path | None:
+    """The folder of a checkpoint that is a causal language model; None for any other model."""
+    if not is_checkpoint(name) or not checkpoints.is_causal(saved.find(name, weights=False)):
+        return None
+    return saved.find(name, weights=weights)
+
+
+def read_spec(name: str) -> ModelSpec | LanguageSpec | CausalSpec:
     """The architecture of a model. ValueError, with the known names, for an unknown one."""
+    if (language := _language(name, weights=False)) is not None:
+        return checkpoints.architecture(name, language)
     if is_checkpoint(name):
-        folder = vit_checkpoints.find(name, weights=False)
+        folder = saved.find(name, weights=False)
         return msgspec.convert(vit_checkpoints.architecture(name, folder), ModelSpec)
     if name not in names():
         raise ValueError(f"unknown model {name!r}; known: {', '.join(names())}")
@@ -274,18 +283,21 @@ def read_spec(name: str) -> ModelSpec | LanguageSpec:
     return msgspec.convert(spec, ModelSpec)
 
 
-def skeleton(name: str, classes: int) -> VisionTransformer | LanguageModel:
+def skeleton(name: str, classes: int) -> VisionTransformer | LanguageModel | CausalModel:
     """The model on the meta device: every shape, no values and no memory. Errors as `build`."""
+    if (folder := _language(name, weights=False)) is not None:
+        return checkpoints.skeleton(name, folder)
     if classes < 1:
         raise ValueError(f"a classifier needs at least one class, not {classes}")
     spec = read_spec(name)
     with torch.device("meta"):
         if isinstance(spec, LanguageSpec):
             return LanguageModel(spec)
+        assert isinstance(spec, ModelSpec)
         return VisionTransformer(spec, classes)
 
 
-def build(name: str, classes: int, seed: int) -> VisionTransformer | LanguageModel:
+def build(name: str, classes: int, seed: int) -> VisionTransformer | LanguageModel | CausalModel:
     """A backbone under a new classifier of `classes` outputs, drawn from `seed`.
 
     A language model is whole as it is: its `classes` are the tokens of its vocabulary.
@@ -295,6 +307,8 @@ def build(name: str, classes: int, seed: int) -> VisionTransformer | LanguageMod
     paper's size is drawn from `seed` as well. Every parameter requires a gradient. ValueError for
     an unknown name, an unfit checkpoint or fewer than one class.
     """
+    if (folder := _language(name, weights=True)) is not None:
+        return checkpoints.build(name, folder)
     model = skeleton(name, classes)
     if isinstance(model, LanguageModel):
         model.load_state_dict(_backbone(name, model), strict=False, assign=True)
@@ -311,7 +325,7 @@ def _backbone(name: str, model: nn.Module) -> dict[str, Tensor]:
     if is_checkpoint(name):
         shapes = {key: each.shape for key, each in model.named_parameters()}
         shapes = {key: shape for key, shape in shapes.items() if not key.startswith(CLASSIFIER)}
-        return vit_checkpoints.backbone(name, vit_checkpoints.find(name, weights=True), shapes)
+        return vit_checkpoints.backbone(name, saved.find(name, weights=True), shapes)
     with safe_open(path_of(name), framework="pt") as file:
         keys = file.keys()
         return {key: file.get_tensor(key) for key in keys}
@@ -324,7 +338,7 @@ def new_classifier(width: int, classes: int, seed: int) -> dict[str, Tensor]:
     return {f"{CLASSIFIER}weight": weight, f"{CLASSIFIER}bias": torch.zeros(classes)}
 
 
-def random_weights(model: VisionTransformer, seed: int) -> dict[str, Tensor]:
+def random_weights(model: nn.Module, seed: int) -> dict[str, Tensor]:
     """A backbone's first weights: normal with deviation 0.02, norms one, biases zero."""
     generator = torch.Generator().manual_seed(derive(seed, "backbone"))
     state = {}

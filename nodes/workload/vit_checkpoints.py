@@ -7,29 +7,16 @@ Of its weights the pooler and the classifier are left out.
 
 from __future__ import annotations
 
-import functools
-import json
-import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from nodes.workload import hub
+from nodes.workload import saved
+from nodes.workload.saved import CONFIG, PROCESSORS, size
 from testbed.config_error import ConfigError
-
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-PROCESSORS = ("processor_config.json", "preprocessor_config.json")
-"""Where a checkpoint says how images are to be normalised; the first that is there counts."""
-DTYPES = ("F64", "F32", "F16", "BF16")
-"""Of weights that are plain numbers, as safetensors calls them."""
-PLAIN = "take the checkpoint from before it was quantised, in float32, float16 or bfloat16"
-REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 EMBED = {
     "embed.class_token": "embeddings.cls_token",
@@ -49,69 +36,22 @@ BLOCK = {
 }
 
 
-def local(name: str) -> Path:
-    """The path of a checkpoint, if it is a folder here."""
-    return hub.expanded(name)
-
-
-def find(name: str, *, weights: bool) -> Path:
-    """The checkpoint's folder, downloaded where it is on the hub; its weights only if asked for.
-
-    ConfigError where there is none, or the hub cannot be reached.
-    """
-    folder, whole = local(name), True
-    if not is_folder(folder):
-        if not REPOSITORY.fullmatch(name):
-            raise ConfigError(
-                f"model = {name!r}: there is no such folder, and no repository of the hub is "
-                "called so"
-            )
-        folder, whole = _fetched(name, (CONFIG, *PROCESSORS, *([WEIGHTS] if weights else [])))
-    for file in (CONFIG, WEIGHTS) if weights else (CONFIG,):
-        if not (folder / file).is_file():
-            if not whole:
-                raise ConfigError(
-                    f"model = {name!r}: the hub cannot be reached, and what is cached of it has no "
-                    f"{file}: {hub.advice('model')}"
-                )
-            raise ConfigError(
-                f"model = {name!r}: has no {file}; take what save_pretrained of a ViT writes "
-                "(other formats of weights are not read)"
-            )
-        if (reason := hub.unfit(folder / file)) is not None:
-            raise ConfigError(f"model = {name!r}: its {file} {reason}")
-    return folder
-
-
-def is_folder(path: Path) -> bool:
-    """Path's own raises for a name that is too long."""
-    return os.path.isdir(path)
-
-
-@functools.cache
-def _fetched(repository: str, files: tuple[str, ...]) -> hub.Fetched:
-    return hub.fetch("model", repository, repository, list(files))
-
-
 def architecture(name: str, folder: Path) -> dict[str, int | float]:
     """The fields of a ModelSpec. ConfigError for what a VisionTransformer of ours is not."""
-    config = _read(name, folder / CONFIG)
-    if config.get("quantization_config") is not None:
-        raise ConfigError(
-            f"model = {name!r}: quantization_config in its {CONFIG}: its weights are no plain "
-            f"numbers; {PLAIN}"
-        )
+    config = saved.read_config(name, folder)
     # What its own library takes where the file is silent.
     defaults = {"hidden_act": "gelu", "qkv_bias": True, "num_channels": 3, "layer_norm_eps": 1e-12}
     wanted = {"model_type": "vit", "hidden_act": "gelu", "qkv_bias": True}
     for field, right in wanted.items():
         found = config.get(field, defaults.get(field))
         if found != right:
+            also = " and causal language models" if field == "model_type" else ""
             raise ConfigError(
-                f"model = {name!r}: {field} = {found!r} in its {CONFIG}; only {right!r} is known"
+                f"model = {name!r}: {field} = {found!r} in its {CONFIG}; only {right!r}{also} is "
+                "known"
             )
     side, patch, width, depth, heads, hidden, channels = (
-        _size(name, field, config.get(field, defaults.get(field)))
+        size(name, field, config.get(field, defaults.get(field)))
         for field in (
             "image_size",
             "patch_size",
@@ -152,43 +92,17 @@ def backbone(name: str, folder: Path, shapes: Mapping[str, torch.Size]) -> dict[
     Those saved as float32 are mapped from the file and not copied, but for the patch convolution:
     it takes in the images' normalisation. ConfigError where one is missing or has another shape.
     """
-    state = {}
-    try:
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
-            there = set(file.keys())
-            prefix = "vit." if f"vit.{EMBED['embed.class_token']}" in there else ""
-            _check_plain(name, there, {prefix + _their_name(ours) for ours in shapes})
-            for ours, shape in shapes.items():
-                theirs = prefix + _their_name(ours)
-                if theirs not in there:
-                    raise ConfigError(f"model = {name!r}: its {WEIGHTS} has no {theirs}")
-                dtype = file.get_slice(theirs).get_dtype()
-                if dtype not in DTYPES:
-                    raise ConfigError(f"model = {name!r}: {theirs} is {dtype}; {PLAIN}")
-                state[ours] = file.get_tensor(theirs).float()
-                if state[ours].shape != shape:
-                    raise ConfigError(
-                        f"model = {name!r}: {theirs} is {tuple(state[ours].shape)}, and by its "
-                        f"{CONFIG} {tuple(shape)}"
-                    )
-    except SafetensorError as error:
-        raise ConfigError(f"model = {name!r}: {WEIGHTS} is no safetensors file: {error}") from error
+    weights = saved.Weights(name, folder)
+    prefix = "vit." if f"vit.{EMBED['embed.class_token']}" in weights.files else ""
+    theirs = {ours: prefix + _their_name(ours) for ours in shapes}
+    read = weights.read({theirs[ours]: shape for ours, shape in shapes.items()})
+    state = {ours: read[theirs[ours]].float() for ours in shapes}
     weight, bias = state["embed.patches.weight"], state["embed.patches.bias"]
     mean, deviation = _normalisation(name, folder, weight.shape[1])
     weight = weight / deviation[:, None, None]
     state["embed.patches.bias"] = bias - (weight * mean[:, None, None]).sum(dim=(1, 2, 3))
     state["embed.patches.weight"] = weight
     return state
-
-
-def _check_plain(name: str, there: set[str], read: set[str]) -> None:
-    """ConfigError where a layer has more than its weight and bias, as scales of a quantised one."""
-    layers = {each.rpartition(".")[0] for each in read if each.endswith(".weight")}
-    for each in sorted(there - read):
-        if any(each.startswith(f"{layer}.") for layer in layers):
-            raise ConfigError(
-                f"model = {name!r}: its {WEIGHTS} has {each}, which plain weights do not; {PLAIN}"
-            )
 
 
 def _their_name(ours: str) -> str:
@@ -238,38 +152,16 @@ def _processor(name: str, folder: Path) -> tuple[str, dict[str, Any]]:
     """The file that says how images are prepared, as `transformers` finds it, and what it says."""
     both, alone = PROCESSORS
     if (folder / both).is_file():
-        found = _read(name, folder / both)
+        found = saved.read(name, folder / both)
         if "image_processor" in found:
             if not isinstance(found["image_processor"], dict):
                 raise ConfigError(
                     f"model = {name!r}: image_processor in its {both} must be a JSON object"
                 )
             return both, found["image_processor"]
-    return alone, _read(name, folder / alone) if (folder / alone).is_file() else {}
+    return alone, saved.read(name, folder / alone) if (folder / alone).is_file() else {}
 
 
 def _is_number(found: Any) -> bool:
     is_one = isinstance(found, int | float) and not isinstance(found, bool)
     return is_one and abs(found) < 1e30
-
-
-def _size(name: str, field: str, found: Any) -> int:
-    """A size, which may stand as a pair of equal ones."""
-    if isinstance(found, list) and len(found) == 2 and found[0] == found[1]:
-        found = found[0]
-    if not isinstance(found, int) or found < 1:
-        raise ConfigError(
-            f"model = {name!r}: {field} = {found!r} in its {CONFIG}; must be a whole number, "
-            "at least 1"
-        )
-    return found
-
-
-def _read(name: str, path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"model = {name!r}: {path.name} cannot be read: {error}") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"model = {name!r}: {path.name} must be a JSON object")
-    return found

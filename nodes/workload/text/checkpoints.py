@@ -1,94 +1,312 @@
-"""Causal language models of `transformers`, in stages that any method can cut between blocks.
+"""Causal language models as `transformers` saves them, in the stages of `stages`.
 
-The model's own modules do the work: the embedding, each decoder layer, and the last norm with the
-classifier. What a layer is given beside the tokens, such as the angles of rotary embeddings, is
-worked out anew for each length, since nothing but tokens passes between stages. Whether that gives
-what the model itself gives is checked once, when it is loaded.
+A checkpoint is a folder with config.json and model.safetensors, or shards of it with an index, as
+`save_pretrained` writes it, or a repository of such files on the hub. `transformers` makes the
+modules; the weights are mapped privately from the files, and no code of the checkpoint's is run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+import math
+import re
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nodes.workload import saved
+from nodes.workload.saved import CONFIG
+from nodes.workload.text.layouts import LAYOUTS, roles
+from nodes.workload.text.stages import Attended, Block, CausalModel, CausalSpec, Embed, Head
+from nodes.workload.text.tokens import TransformersEncoder
+from testbed.config_error import ConfigError, excerpt
 
-class Layout(NamedTuple):
-    """Paths of a family's parts in the model."""
-
-    embedding: str
-    layers: str
-    norm: str
-    rotary: str | None
-    """Makes a layer's ``position_embeddings``; None: places are learnt, at ``places``."""
-    places: str | None = None
-
-
-_LLAMA = Layout("model.embed_tokens", "model.layers", "model.norm", "model.rotary_emb")
-LAYOUTS: Mapping[str, Layout] = {
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-    "gemma": _LLAMA,
-    "gemma2": _LLAMA,
-    "gemma3_text": _LLAMA,
-    "phi": _LLAMA._replace(norm="model.final_layernorm"),
-    "phi3": _LLAMA,
-    "smollm3": _LLAMA,
-    "olmo2": _LLAMA,
-    "gpt2": Layout("transformer.wte", "transformer.h", "transformer.ln_f", None, "transformer.wpe"),
-}
-"""By ``model_type`` of config.json."""
+LANGUAGE = re.compile(r"\w+(ForCausalLM|LMHeadModel)")
+"""Classes of language models, as config.json names them."""
+SLIDING = "sliding_attention"
+"""Kind of a layer whose tokens see a window."""
+BUFFERS = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias)")
+"""What older files have among their weights and is none."""
+CHECKED = 8
+"""Tokens on which the stages are held against the model's own forward pass."""
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
+"""Of logits, as a share of the largest, by the dtypes that models are trained in: float16, whose
+range is too small for that, becomes float32."""
 
 
-class Embed(nn.Module):
-    """Ids (batch, tokens) to tokens (batch, tokens, width)."""
-
-    def __init__(self, tokens: nn.Module, places: nn.Embedding | None) -> None:
-        super().__init__()
-        self.tokens = tokens
-        self.places = places
-
-    def forward(self, ids: Tensor) -> Tensor:
-        found: Tensor = self.tokens(ids)
-        if self.places is None:
-            return found
-        placed: Tensor = self.places(torch.arange(ids.shape[1], device=ids.device))
-        return found + placed
+def is_causal(folder: Path) -> bool:
+    """Whether a checkpoint is a causal language model, by what its config.json says."""
+    config = saved.read(str(folder), folder / CONFIG)
+    named = config.get("architectures")
+    classes = named if isinstance(named, list) else []
+    return config.get("model_type") in LAYOUTS or any(
+        isinstance(each, str) and LANGUAGE.fullmatch(each) for each in classes
+    )
 
 
-class Block(nn.Module):
-    """A decoder layer, tokens (batch, tokens, width) to the same shape."""
-
-    def __init__(self, layer: nn.Module, angles: Callable[[Tensor, Tensor], Any] | None) -> None:
-        super().__init__()
-        self.layer = layer
-        self._angles = (angles,)
-        """In a tuple, so that the module which all layers share is none of this one's."""
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        (angles,) = self._angles
-        given: dict[str, Any] = {}
-        if angles is not None:
-            places = torch.arange(tokens.shape[1], device=tokens.device)[None]
-            given = {"position_embeddings": angles(tokens, places), "position_ids": places}
-        found = self.layer(tokens, attention_mask=None, **given)
-        result: Tensor = found[0] if isinstance(found, tuple) else found
-        return result
+def architecture(name: str, folder: Path) -> CausalSpec:
+    """The sizes that config.json states. ConfigError for a model that is not known to be whole."""
+    return _spec(name, _config(name, folder))
 
 
-class Head(nn.Module):
-    """Tokens (batch, tokens, width) to the logits of each next one (batch, tokens, vocabulary)."""
+def _config(name: str, folder: Path) -> dict[str, Any]:
+    config = saved.read_config(name, folder)
+    if "auto_map" in config:
+        raise ConfigError(
+            f"model = {name!r}: auto_map in its {CONFIG}: it asks for code of its own, which is "
+            "never run; where transformers has the same model, take auto_map out of a copy"
+        )
+    if (model_type := config.get("model_type")) not in LAYOUTS:
+        raise ConfigError(
+            f"model = {name!r}: model_type = {model_type!r} in its {CONFIG}; known language models "
+            f"are {', '.join(LAYOUTS)}"
+        )
+    return config
 
-    def __init__(self, norm: nn.Module, classifier: nn.Linear, cap: float | None) -> None:
-        super().__init__()
-        self.norm = norm
-        self.classifier = classifier
-        self.cap = cap
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.norm(tokens))
-        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+def _spec(name: str, config: dict[str, Any]) -> CausalSpec:
+    layout = LAYOUTS[config["model_type"]]
+    found = {
+        ours: saved.size(name, field, config.get(field))
+        for ours, field in layout.sizes._asdict().items()
+    }
+    tied = config.get("tie_word_embeddings", layout.tied)
+    if not isinstance(tied, bool):
+        raise ConfigError(
+            f"model = {name!r}: tie_word_embeddings = {tied!r} in its {CONFIG}; must be true or "
+            "false"
+        )
+    return CausalSpec(model_type=config["model_type"], tied=tied, **found)
+
+
+def encoder(name: str, folder: Path) -> TransformersEncoder:
+    """The tokenizer of a checkpoint, from its tokenizer.json. ConfigError where it has none."""
+    from transformers import AutoTokenizer
+
+    vocabulary = architecture(name, folder).vocabulary
+    for file in saved.TOKENIZER:
+        saved.require(name, folder, file, "what save_pretrained of a fast tokenizer writes")
+    try:
+        found = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # Each format has errors of its own.
+        raise ConfigError(
+            f"model = {name!r}: its tokenizer cannot be read: {excerpt(error)}"
+        ) from error
+    if (largest := max(found.get_vocab().values(), default=0)) >= vocabulary:
+        raise ConfigError(
+            f"model = {name!r}: its tokenizer has a token {largest}, and those of the model end at "
+            f"{vocabulary - 1}; take the tokenizer that it was trained with"
+        )
+    return TransformersEncoder(found, name)
+
+
+def skeleton(name: str, folder: Path) -> CausalModel:
+    """The model on the meta device: every shape, no values and no memory.
+
+    ConfigError for a model that is not known, or whose configuration `transformers` refuses.
+    """
+    config = _config(name, folder)
+    dtype = _plain(_told(name, config) or torch.float32)
+    theirs = _made(name, config, dtype, torch.device("meta"))
+    return _staged(theirs, _spec(name, config))
+
+
+def check(name: str, folder: Path) -> None:
+    """ConfigError where the weights are not those of the model in config.json."""
+    config = _config(name, folder)
+    theirs = _made(name, config, torch.float32, torch.device("meta"))
+    _Source(name, folder, theirs, tied=_spec(name, config).tied).check()
+
+
+def build(name: str, folder: Path, dtype: torch.dtype | None = None) -> CausalModel:
+    """The model with its weights, mapped from their files where these have the dtype.
+
+    That is ``dtype``, or what config.json says, or the files'; float32 in place of float16.
+    Processes share the mapped pages until one writes. Every parameter requires a gradient.
+
+    Raises:
+        ConfigError: the checkpoint is not whole, or not what its config.json says.
+        ValueError: the stages do not give what the model as a whole gives.
+    """
+    # Here and not above: its import takes seconds, which models that ship do without.
+    from accelerate import init_empty_weights
+
+    config = _config(name, folder)
+    spec, told = _spec(name, config), dtype or _told(name, config)
+    if told is None:
+        told = _plain(_of_files(name, folder))
+    theirs = _made(name, config, _plain(told), init_empty_weights(include_buffers=False))
+    state = _Source(name, folder, theirs, tied=spec.tied).read()
+    theirs.load_state_dict(
+        {key: each.to(_plain(told)) for key, each in state.items()}, strict=False, assign=True
+    )
+    if spec.tied:
+        theirs.get_output_embeddings().weight = theirs.get_input_embeddings().weight
+    ids = torch.arange(min(CHECKED, spec.context))[None] * 37 % spec.vocabulary
+    with torch.inference_mode():
+        expected = theirs(ids, attention_mask=torch.ones_like(ids)).logits
+    model = _staged(theirs, spec)
+    with torch.inference_mode():
+        _compare(name, spec, model(ids), expected)
+    return model
+
+
+def _compare(name: str, spec: CausalSpec, found: Tensor, expected: Tensor) -> None:
+    """Raises ValueError where the logits of the stages are not the model's."""
+    largest, apart = expected.abs().max().item(), (found - expected).abs().max().item()
+    if not math.isfinite(largest):
+        raise ConfigError(f"model = {name!r}: its weights give logits that are not finite")
+    if apart > TOLERANCE[found.dtype] * largest:
+        raise ValueError(
+            f"model = {name!r}: model_type = {spec.model_type!r}: cut between its blocks, its "
+            f"logits are {apart:.3g} from those of the whole, of which the largest is "
+            f"{largest:.3g}: its {CONFIG} asks for what stages cannot do"
+        )
+
+
+def _told(name: str, config: Mapping[str, Any]) -> torch.dtype | None:
+    """The dtype that config.json states, which older ones call otherwise."""
+    field = "dtype" if "dtype" in config else "torch_dtype"
+    found = config.get(field)
+    if found is None:
+        return None
+    known = {str(each).removeprefix("torch."): each for each in saved.DTYPES.values()}
+    if found not in known:
+        raise ConfigError(
+            f"model = {name!r}: {field} = {found!r} in its {CONFIG}; must be one of "
+            f"{', '.join(known)}"
+        )
+    return known[found]
+
+
+def _plain(dtype: torch.dtype) -> torch.dtype:
+    return dtype if dtype in TOLERANCE else torch.float32
+
+
+def _of_files(name: str, folder: Path) -> torch.dtype:
+    """The dtype of the first matrix in the files."""
+    weights = saved.Weights(name, folder)
+    return weights.dtype(next(key for key in sorted(weights.files) if key.endswith(".weight")))
+
+
+def _made(
+    name: str, config: Mapping[str, Any], dtype: torch.dtype, empty: AbstractContextManager[Any]
+) -> Any:
+    """The model of `transformers`, in `empty`, without dropout."""
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    try:
+        own = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+        for field, value in vars(own).items():
+            if "drop" in field and isinstance(value, int | float):
+                setattr(own, field, 0.0)
+        own.use_cache = False
+        # Softcapped scores are what the fused kernel does not have.
+        capped = getattr(own, "attn_logit_softcapping", None) is not None
+        with empty:
+            return AutoModelForCausalLM.from_config(
+                own, attn_implementation="eager" if capped else "sdpa", dtype=dtype
+            ).eval()
+    except Exception as error:  # Each field has checks of its own.
+        raise ConfigError(
+            f"model = {name!r}: transformers refuses its {CONFIG}: {excerpt(error)}"
+        ) from error
+
+
+class _Source:
+    """Weights of a model of `transformers`, and what they are called in a checkpoint's files."""
+
+    def __init__(self, name: str, folder: Path, theirs: Any, *, tied: bool) -> None:
+        self._name, self._tied = name, tied
+        self._weights = saved.Weights(name, folder)
+        prefix = f"{theirs.base_model_prefix}."
+        whole = any(key.startswith(prefix) for key in self._weights.files)
+        modules = {id(module): path for path, module in theirs.named_modules()}
+        classifier = f"{modules[id(theirs.get_output_embeddings())]}."
+        self._head = f"{LAYOUTS[theirs.config.model_type].head}.weight"
+        embedding = f"{modules[id(theirs.get_input_embeddings())]}.weight"
+        shapes = {key: tuple(each.shape) for key, each in theirs.named_parameters()}
+        if tied:
+            shapes.pop(f"{classifier}weight", None)
+        self._keys = {key: key if whole else key.removeprefix(prefix) for key in shapes}
+        self._keys |= {
+            key: f"{LAYOUTS[theirs.config.model_type].head}.{key.removeprefix(classifier)}"
+            for key in shapes
+            if key.startswith(classifier)
+        }
+        self._embedding = self._keys[embedding]
+        self._shapes = {self._keys[key]: shape for key, shape in shapes.items()}
+
+    def check(self) -> None:
+        """ConfigError where they are not those of the model, one and all."""
+        self._weights.check(self._shapes)
+        for key in sorted(self._weights.files.keys() - self._shapes.keys()):
+            if not (self._tied and key == self._head) and not BUFFERS.fullmatch(key):
+                raise ConfigError(
+                    f"model = {self._name!r}: its {self._weights.files[key]} has {key}, which by "
+                    f"its {CONFIG} the model has not"
+                )
+        if self._tied and self._head in self._weights.files:
+            shapes = dict.fromkeys((self._head, self._embedding), self._shapes[self._embedding])
+            found = self._weights.read(shapes)
+            if not torch.equal(found[self._head], found[self._embedding]):
+                raise ConfigError(
+                    f"model = {self._name!r}: its {self._head} is another than its "
+                    f"{self._embedding}, and by its {CONFIG} they are one; set tie_word_embeddings "
+                    "to false there"
+                )
+
+    def read(self) -> dict[str, Tensor]:
+        """The weights by the names of the model. Errors as `check`."""
+        self.check()
+        found = self._weights.read(self._shapes)
+        return {ours: found[key] for ours, key in self._keys.items()}
+
+
+def _staged(theirs: Any, spec: CausalSpec) -> CausalModel:
+    """The same modules in stages, Conv1D as nn.Linear."""
+    layout, config, base = LAYOUTS[spec.model_type], theirs.config, theirs.base_model
+    classifier = theirs.get_output_embeddings()
+    tokens, norm = base.get_input_embeddings(), base.get_submodule(layout.norm)
+    places = None if layout.places is None else base.get_submodule(layout.places)
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None) or [SLIDING if window else ""] * spec.depth
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    blocks = []
+    for kind, layer in zip(kinds, base.get_submodule(layout.layers), strict=True):
+        _make_linear(layer)
+        angles = None
+        if layout.rotary is not None:
+            angles = base.get_submodule(layout.rotary)
+            angles = partial(angles, layer_type=kind) if layout.by_kind else angles
+        blocks.append(Block(layer, Attended(angles, window if kind == SLIDING else None, capped)))
+    cap = getattr(config, "final_logit_softcapping", None)
+    model = CausalModel(
+        spec,
+        roles(spec.model_type),
+        Embed(tokens, places, spec.context),
+        blocks,
+        Head(norm, classifier, cap),
+    )
+    if spec.tied:
+        model.head.classifier.weight = tokens.weight
+    return model.requires_grad_()
+
+
+def _make_linear(layer: nn.Module) -> None:
+    """Replace what computes x W + b by an nn.Linear, whose weight is W transposed, as a copy."""
+    from transformers.pytorch_utils import Conv1D
+
+    for path, module in list(layer.named_modules()):
+        if isinstance(module, Conv1D):
+            inputs, outputs = module.weight.shape
+            linear = nn.Linear(inputs, outputs, device="meta", dtype=module.weight.dtype)
+            linear.weight = nn.Parameter(module.weight.detach().t().contiguous())
+            linear.bias = module.bias
+            layer.set_submodule(path, linear)

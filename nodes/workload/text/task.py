@@ -16,6 +16,7 @@ from nodes.workload.dataset import Dataset
 from nodes.workload.text import corpora
 from nodes.workload.text.corpora import Corpus
 from nodes.workload.text.model import LanguageModel, LanguageSpec
+from nodes.workload.text.stages import CausalSpec
 from testbed.config_error import ConfigError
 from testbed.run.config import RunConfig
 from testbed.seeds import derive
@@ -39,7 +40,7 @@ class TextTask:
         if config.data_path is not None:
             raise ConfigError(f"data_path = {config.data_path!r}: dataset {name} needs none")
         spec = models.read_spec(config.model)
-        assert isinstance(spec, LanguageSpec)
+        assert isinstance(spec, LanguageSpec | CausalSpec)
         self.outputs = spec.vocabulary
         self.length: int | None = _length(config, spec)
         self.groups = corpora.GROUPS[name]
@@ -115,7 +116,7 @@ class TextTask:
         return corpora.fingerprint(self._config.dataset)
 
 
-def _length(config: RunConfig, spec: LanguageSpec) -> int:
+def _length(config: RunConfig, spec: LanguageSpec | CausalSpec) -> int:
     """Tokens of a sequence."""
     length = config.sequence_length
     if length is None:
