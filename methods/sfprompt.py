@@ -112,7 +112,7 @@ class Prompted(nn.Module):
 
 
 def without_prompts(length: int, head: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
-    """What a language model's head is given, without the prompts in front: a hook before it."""
+    """Tokens that a head is given, without the prompts in front: a hook before it."""
     return (given[0][:, length:],)
 
 

@@ -32,7 +32,7 @@ def like(shape: tuple[int, ...], count: int) -> dict[str, Tensor]:
 
 
 def cut(logits: Tensor, count: int) -> dict[str, Tensor]:
-    """What is sent of logits (..., V), ``count`` < V of them."""
+    """Tensors to send of logits (..., V), ``count`` < V of them."""
     width = logits.shape[-1]
     values, places = logits.topk(count, dim=-1)
     left = logits.scatter(-1, places, -math.inf)

@@ -151,7 +151,7 @@ def gradients(model: nn.Module, inputs: Tensor, targets: Tensor) -> dict[str, Te
 
 
 def _places(model: nn.Module) -> dict[str, str]:
-    """Where each layer has a parameter that is trained, and that parameter's own name."""
+    """Names of trained parameters by each place that has them, also where layers share one."""
     names = {id(each): name for name, each in _trained(model).items()}
     return {
         f"{path}.{leaf}" if path else leaf: names[id(each)]

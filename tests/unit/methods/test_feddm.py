@@ -343,7 +343,7 @@ def test_images_that_begin_as_samples_show_them_and_those_of_noise_do_not() -> N
     others = images[60:]
     found = {}
     for real in (True, False):
-        model = models.build("vit-glyphs", digits.classes, seed=0)
+        model = models.build("vit-glyphs", digits.outputs, seed=0)
         own_rate = {"image_learning_rate": 0.01, "real_batch": 32, "real_init": real}
         options = config(iterations=10, **own_rate)
         client = feddm.Client(options, model, own, 3)
