@@ -57,7 +57,7 @@ class FineTuning:
             ConfigError: naming the field, the value and what would be right.
         """
         choose("method", config.method, methods.names())
-        self._task = task = tasks.of(config)
+        self._task = task = tasks.of(config, clients)
         self._devices = requirements.devices(config, clients)
         self._modelled = config.compute == "modelled"
         self._device = "meta" if self._modelled else "cpu"

@@ -66,8 +66,8 @@ class Task(Protocol):
         """SHA-256 of the data's files; None where none are read."""
 
 
-def of(config: RunConfig) -> Task:
-    """The task that a run asks for.
+def of(config: RunConfig, clients: int) -> Task:
+    """The task that a run of so many clients asks for.
 
     Raises:
         ConfigError: naming the field, the value and what would be right.
@@ -85,4 +85,4 @@ def of(config: RunConfig) -> Task:
             f"{said}{what}, and model {config.model} reads {reads}; take "
             f"one of {', '.join(kinds)}, or another model"
         )
-    return TextTask(config) if text else ImageTask(config)
+    return TextTask(config, clients) if text else ImageTask(config)

@@ -25,8 +25,6 @@ LENGTHS = {"docs": 128, "instructions": 48}
 GROUPS = {"docs": 25, "instructions": len(instructions.FAMILIES)}
 PER_GROUP = {"docs": 4, "instructions": 20}
 """Sequences of each group that models are evaluated on, and as many of the validation split."""
-PARTITIONS = {"docs": "natural", "instructions": "pathological"}
-"""Where nobody asks for one: whole sub-packages, and two families a client."""
 PER_CLIENT = {"docs": 24, "instructions": 64}
 """Sequences of a client where nobody says how many."""
 

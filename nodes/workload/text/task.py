@@ -33,7 +33,7 @@ class TextTask:
     least_evaluated = 100
     folder: Path | None = None
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, clients: int) -> None:
         """Encode the texts, but where compute is modelled: nothing is read then."""
         self._config = config
         name = config.dataset
@@ -44,7 +44,10 @@ class TextTask:
         self.outputs = spec.vocabulary
         self.length: int | None = _length(config, spec)
         self.groups = corpora.GROUPS[name]
-        self.partition: str = config.partition or corpora.PARTITIONS[name]
+        self.partition: str = config.partition or "natural"
+        dealt = clients * config.classes_per_client
+        if config.partition is None and name == "instructions" and dealt >= self.groups:
+            self.partition = "pathological"
         self._corpus: Corpus | None = None
         self.train_size: int | None = None
         if name == "docs" and config.compute == "real":
@@ -103,7 +106,7 @@ class TextTask:
         return torch.from_numpy(rows)
 
     def drawn(self, count: int, shape: tuple[int, ...]) -> NDArray[Any]:
-        raise ValueError("public inputs that are drawn are images; take public=held-out")
+        raise ValueError("public inputs that are drawn are images; take public_source=held-out")
 
     def small(self, device: str) -> tuple[nn.Module, Shard]:
         inputs = torch.zeros(2, 8, dtype=torch.int64, device=device)

@@ -13,7 +13,7 @@ from testbed.run.config import RunConfig, load
 
 def check(**fields: Any) -> None:
     config = RunConfig(**fields)
-    evaluation.check(config, tasks.of(config))
+    evaluation.check(config, tasks.of(config, 20))
 
 
 def unasked() -> float:
@@ -74,9 +74,9 @@ def test_a_validation_split_of_nothing_learnt_is_refused() -> None:
 
 def test_clients_lack_the_validation_split_before_anything_starts() -> None:
     config = RunConfig(eval_on="validation")
-    assert training_samples(config, tasks.of(config), 143, 0) is None
+    assert training_samples(config, tasks.of(config, 20), 143, 0) is None
     with pytest.raises(ConfigError, match=r"less its validation split, has 1149 .* 143 clients"):
-        training_samples(config, tasks.of(config), 144, 0)
+        training_samples(config, tasks.of(config, 20), 144, 0)
 
 
 @pytest.mark.parametrize("asked", [0, -5])

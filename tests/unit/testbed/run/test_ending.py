@@ -72,15 +72,15 @@ def test_a_share_to_reach_is_a_target_in_old_files_and_flags(tmp_path: Path) -> 
 
 
 def taken(config: RunConfig) -> int | None:
-    return training_samples(config, tasks.of(config), clients=5, public=0)
+    return training_samples(config, tasks.of(config, 20), clients=5, public=0)
 
 
 def test_as_many_training_images_as_were_asked_for() -> None:
     asked = RunConfig(train_samples=100)
-    assert training_samples(asked, tasks.of(asked), clients=5, public=60) == 100
+    assert training_samples(asked, tasks.of(asked, 20), clients=5, public=60) == 100
     assert taken(RunConfig(dataset="glyphs", train_samples=100)) == 100
     for clients, public in ((13, 0), (5, 61)):
         with pytest.raises(ConfigError, match=r"train_samples = 100: must be at least 10[14]"):
-            training_samples(asked, tasks.of(asked), clients, public)
+            training_samples(asked, tasks.of(asked, 20), clients, public)
     with pytest.raises(ConfigError, match="at most the 1437 of digits"):
         taken(RunConfig(train_samples=1438))

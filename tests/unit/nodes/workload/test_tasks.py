@@ -1,0 +1,91 @@
+"""Tasks: which model and data fit, and what they say of themselves."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nodes.program import FineTuning
+from nodes.workload import tasks
+from testbed.config_error import ConfigError
+from testbed.run.config import RunConfig
+
+TEXT: dict[str, Any] = {"model": "llama-docs", "dataset": "docs"}
+
+
+def task(clients: int = 20, **fields: Any) -> tasks.Task:
+    return tasks.of(RunConfig(**fields), clients)
+
+
+def test_text_is_for_models_that_read_it_and_images_for_the_others() -> None:
+    with pytest.raises(ConfigError, match=r"dataset = 'digits': are images, and model llama-docs"):
+        task(model="llama-docs")
+    with pytest.raises(ConfigError, match=r"'docs': is text, and model vit-glyphs reads images;"):
+        task(dataset="docs")
+    with pytest.raises(ConfigError, match=r"unknown dataset 'doc'.*docs"):
+        task(dataset="doc")
+
+
+def test_fields_of_the_other_kind_are_refused() -> None:
+    with pytest.raises(ConfigError, match="sequence_length = 64: dataset digits has images"):
+        task(sequence_length=64)
+    with pytest.raises(ConfigError, match="partition = 'natural': nobody is named as the owner"):
+        task(partition="natural")
+    with pytest.raises(ConfigError, match="data_path = 'x': dataset docs needs none"):
+        task(**TEXT, data_path="x")
+
+
+@pytest.mark.parametrize("length", [7, 257])
+def test_a_sequence_is_of_tokens_that_the_model_reads_at_once(length: int) -> None:
+    with pytest.raises(ConfigError, match=f"sequence_length = {length}: must be 8 to 256, the"):
+        task(**TEXT, sequence_length=length)
+
+
+def test_a_partition_that_nobody_asked_for_is_the_datas_own() -> None:
+    assert task().partition == "dirichlet"
+    assert task(**TEXT).partition == "natural"
+    assert task(model="llama-docs", dataset="instructions").partition == "pathological"
+    # Two families each would leave some out.
+    assert task(4, model="llama-docs", dataset="instructions").partition == "natural"
+    asked = task(4, model="llama-docs", dataset="instructions", partition="iid")
+    assert asked.partition == "iid"
+
+
+@pytest.mark.parametrize("dataset", ["docs", "instructions"])
+@pytest.mark.parametrize("compute", ["real", "modelled"])
+def test_sizes_are_those_of_what_is_loaded(dataset: str, compute: Any) -> None:
+    found = task(model="llama-docs", dataset=dataset, compute=compute, sequence_length=32)
+    data = found.load(60)
+    assert data.train_inputs.shape == data.train_targets.shape == (60, 32)
+    assert data.train_inputs.dtype == data.train_targets.dtype == np.int64
+    assert data.outputs == found.outputs == 1024 > data.train_inputs.max()
+    # As many of each group as can be.
+    counts = np.bincount(data.train_groups, minlength=found.groups)
+    assert len(counts) == found.groups and np.ptp(counts) <= 1
+    if compute == "real":
+        assert len(data.test_inputs) == len(data.test_targets) == found.test_size
+
+
+def test_a_run_of_text_hands_out_its_sequences_whole_clients_apart() -> None:
+    program = FineTuning(RunConfig(**TEXT, method="fedavg"), 20)
+    assert program.data_settings == {"partition": "natural", "sequence_length": 128}
+    program.prepare()
+    groups = program._data.train_groups
+    owners = [set(groups[own].tolist()) for own in program._shards]
+    assert sum(map(len, owners)) == len(set().union(*owners)) == 25
+    shard = program._shard(1)
+    assert shard.inputs.dtype == torch.int64 and shard.inputs.shape == shard.targets.shape
+    # What is to be said next is what stands there next.
+    assert torch.equal(shard.inputs[:, 1:], shard.targets[:, :-1])
+
+
+def test_more_clients_than_documentation_are_told_what_has_more() -> None:
+    with pytest.raises(ConfigError, match=r"clients = 900: docs has \d+ training sequences, .*"):
+        FineTuning(RunConfig(**TEXT), 900)
+
+
+def test_glyphs_are_no_public_text() -> None:
+    config = RunConfig(**TEXT, method="kdfft", options={"public_source": "glyphs"})
+    with pytest.raises(ConfigError, match="public inputs that are drawn are images"):
+        FineTuning(config, 4).prepare()

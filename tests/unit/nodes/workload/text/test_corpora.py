@@ -1,0 +1,72 @@
+"""Texts that ship with the project, as sequences."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from nodes.workload.text import corpora
+from nodes.workload.text.corpora import Corpus
+from nodes.workload.text.sequences import IGNORED
+from nodes.workload.text.tokens import ShippedEncoder
+
+ENCODER = ShippedEncoder()
+
+
+def docs(validation: bool = False) -> Corpus:
+    return corpora.docs(ENCODER, 64, validation=validation)
+
+
+def asked(validation: bool = False, seed: int = 0) -> Corpus:
+    return corpora.asked(ENCODER, 48, 200, seed=seed, validation=validation)
+
+
+def rows(sequences: object) -> set[bytes]:
+    return {each.tobytes() for each in sequences}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("make", "name"), [(docs, "docs"), (asked, "instructions")])
+def test_no_sequence_is_of_two_splits(make: Callable[..., Corpus], name: str) -> None:
+    test, validation = make(), make(validation=True)
+    wanted = corpora.PER_GROUP[name] * corpora.GROUPS[name]
+    assert len(test.test.inputs) == len(validation.test.inputs) == wanted
+    held = rows(test.test.inputs)
+    assert not held & rows(validation.test.inputs)
+    # Texts may begin alike: so do those of functions that are called alike.
+    for corpus in (test, validation):
+        assert len(rows(corpus.train.inputs) & held) < 0.05 * len(held)
+    own = rows(validation.test.inputs)
+    assert len(rows(validation.train.inputs) & own) < 0.05 * len(own)
+    assert set(test.groups.tolist()) == set(range(corpora.GROUPS[name]))
+
+
+def test_documentation_reads_as_it_was_written() -> None:
+    corpus = docs()
+    text = ENCODER._tokenizer.decode(corpus.train.inputs[:40].ravel().tolist())
+    assert "Parameters\n----------" in text
+    assert np.array_equal(corpus.train.inputs[:, 1:], corpus.train.targets[:, :-1])
+    assert (corpus.train.targets != IGNORED).all() and corpus.truncated == 0
+
+
+def test_an_instructions_answer_alone_is_learnt() -> None:
+    corpus = asked()
+    assert corpus.truncated == 0
+    for inputs, targets, group in zip(*corpus.train, corpus.groups, strict=True):
+        learnt = targets[targets != IGNORED]
+        assert learnt[-1] == ENCODER.end
+        answer = ENCODER._tokenizer.decode(learnt[:-1].tolist())
+        whole = ENCODER._tokenizer.decode(inputs.tolist(), skip_special_tokens=True)
+        family = list(corpora.instructions.FAMILIES)[group]
+        if family == "reverse":
+            letters = whole.removeprefix("Reverse: ")[: len(answer)]
+            assert answer.split() == letters.split()[::-1]
+        if family == "largest":
+            prompt = whole.removeprefix("Largest of: ")
+            assert int(answer) == max(map(int, prompt[: -len(answer)].split()))
+
+
+def test_other_seeds_are_asked_other_things_and_tested_on_the_same() -> None:
+    one, other = asked(), asked(seed=1)
+    assert np.array_equal(one.test.inputs, other.test.inputs)
+    assert not np.array_equal(one.train.inputs, other.train.inputs)
+    assert np.array_equal(one.train.inputs, asked().train.inputs)
