@@ -312,8 +312,8 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         Flag(
             "How samples are split over clients, by their classes, or whose text they are. natural:"
             " each has texts of its own. pathological: each has a few classes.",
-            default="dirichlet; of docs natural; of instructions two families a client where there are "
-            "clients enough",
+            default="dirichlet; of docs natural; of instructions two families a client where there "
+            "are clients enough",
             offers="partition",
         ),
     ] = None
