@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
-
-from tokenizers import Tokenizer
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from testbed.config_error import ConfigError
+
+if TYPE_CHECKING:  # Most runs read no text.
+    from tokenizers import Tokenizer
 
 PAD, BEGIN, END, USER, ASSISTANT = SPECIAL = ("<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>")
 """Of the shipped tokenizer, in the order of their ids."""
@@ -70,6 +71,8 @@ class ShippedEncoder:
     """The tokenizer of the shipped language model."""
 
     def __init__(self, file: Path = SHIPPED) -> None:
+        from tokenizers import Tokenizer
+
         self._tokenizer = Tokenizer.from_file(str(file))
         self._tokenizer.encode_special_tokens = True
         numbers: dict[str, int] = self._tokenizer.get_vocab()
@@ -99,6 +102,8 @@ class TransformersEncoder:
 
         ConfigError where it is none, or ends no text.
         """
+        from tokenizers import Tokenizer
+
         self._where = f"model = {name!r}: its tokenizer"
         if not isinstance(getattr(tokenizer, "backend_tokenizer", None), Tokenizer):
             raise ConfigError(

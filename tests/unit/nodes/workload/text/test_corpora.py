@@ -70,3 +70,10 @@ def test_other_seeds_are_asked_other_things_and_tested_on_the_same() -> None:
     assert np.array_equal(one.test.inputs, other.test.inputs)
     assert not np.array_equal(one.train.inputs, other.train.inputs)
     assert np.array_equal(one.train.inputs, asked().train.inputs)
+
+
+def test_the_documentation_is_the_one_whose_licences_are_here() -> None:
+    licence = corpora.DOCS.with_name("LICENSE").read_text()
+    assert f"SHA-256 {corpora.fingerprint('docs')}\n" in licence
+    assert "SciPy Developers" in licence and "The scikit-learn developers" in licence
+    assert corpora.fingerprint("instructions") is None
