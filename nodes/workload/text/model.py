@@ -89,7 +89,7 @@ class Attention(nn.Module):
         return output
 
     def maps(self, query: Tensor, key: Tensor) -> Tensor:
-        """What tokens are weighed by (batch, heads, tokens, tokens), of what two layers gave."""
+        """Weights of tokens (batch, heads, tokens, tokens), of what two layers gave."""
         queries, keys = (
             rotated(each.unflatten(-1, (-1, self.head_width)).transpose(1, 2), self.theta)
             for each in (query, key)
