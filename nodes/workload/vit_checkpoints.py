@@ -45,10 +45,10 @@ def architecture(name: str, folder: Path) -> dict[str, int | float]:
     for field, right in wanted.items():
         found = config.get(field, defaults.get(field))
         if found != right:
-            also = " and causal language models" if field == "model_type" else ""
+            also = ", and causal language models" if field == "model_type" else ""
             raise ConfigError(
-                f"model = {name!r}: {field} = {found!r} in its {CONFIG}; only {right!r}{also} is "
-                "known"
+                f"model = {name!r}: {field} = {found!r} in its {CONFIG}; only {right!r} is known"
+                f"{also}"
             )
     side, patch, width, depth, heads, hidden, channels = (
         size(name, field, config.get(field, defaults.get(field)))

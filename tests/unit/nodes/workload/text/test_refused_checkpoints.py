@@ -1,0 +1,233 @@
+"""Checkpoints of language models that are refused, with what is wrong and what would be right."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import made_causal
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nodes.workload import models
+from testbed.config_error import ConfigError
+
+INDEX = "model.safetensors.index.json"
+QUERY = "model.layers.1.self_attn.q_proj.weight"
+VALUE = "model.layers.1.self_attn.v_proj.weight"
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return made_causal.folder_of("llama", tmp_path / "llama")
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    made_causal.theirs("llama").save_pretrained(tmp_path / "shards", max_shard_size="10KB")
+    return tmp_path / "shards"
+
+
+def edit(path: Path, change: Change) -> None:
+    found = json.loads(path.read_text())
+    change(found)
+    path.write_text(json.dumps(found))
+
+
+def edit_weights(folder: Path, change: Change) -> None:
+    state = load_file(folder / "model.safetensors")
+    change(state)
+    save_file(state, folder / "model.safetensors")
+
+
+def refused(folder: Path, why: str, *, weights: bool = True) -> None:
+    with pytest.raises(ConfigError, match=f"^model = '{folder}': {why}"):
+        models.check(str(folder), weights=weights)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"model_type": "bloom"}, "model_type = 'bloom' in its config.json; known .* are .*llama"),
+        ({"auto_map": {}}, "auto_map in its config.json: it asks for code .* never run"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config in its config.json"),
+        ({"hidden_size": "32"}, "hidden_size = '32' in its config.json; must be a whole number"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers = 0 in its config.json; must be a whole"),
+        ({"vocab_size": None}, "vocab_size = None in its config.json; must be a whole number"),
+        ({"max_position_embeddings": True}, "max_position_embeddings = True in its config.json"),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings = 'no' .*; must be true or false"),
+    ],
+)
+def test_configurations_of_other_models_are(folder: Path, change: dict[str, Any], why: str) -> None:
+    edit(folder / "config.json", lambda found: found.update(change))
+    refused(folder, why, weights=False)
+
+
+def test_what_transformers_refuses_is(folder: Path) -> None:
+    edit(folder / "config.json", lambda found: found.update(num_attention_heads=5))
+    refused(folder, "transformers refuses its config.json")
+    edit(folder / "config.json", lambda found: found.update(num_attention_heads=4))
+    edit(folder / "config.json", lambda found: found.update(hidden_act="no such"))
+    refused(folder, "transformers refuses its config.json: .*no such")
+
+
+def test_a_byte_order_mark_is_no_reason(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    models.check(str(folder), weights=True)
+    models.build(str(folder), 1, 0)
+
+
+def test_weights_that_are_not_the_configurations_are(folder: Path) -> None:
+    original = (folder / "model.safetensors").read_bytes()
+
+    def changed(change: Change, why: str) -> None:
+        edit_weights(folder, change)
+        refused(folder, why)
+        with pytest.raises(ConfigError, match=why):
+            models.build(str(folder), 1, 0)
+        (folder / "model.safetensors").write_bytes(original)
+
+    changed(lambda state: state.pop(QUERY), f"its model.safetensors has no {QUERY}")
+    changed(
+        lambda state: state.update({QUERY: torch.zeros(4, 32)}),
+        rf"{QUERY} is \(4, 32\), and by its config.json \(32, 32\)",
+    )
+    changed(
+        lambda state: state.update({QUERY: state[QUERY].to(torch.float8_e4m3fn)}),
+        f"{QUERY} is F8_E4M3; take the checkpoint from before it was quantised",
+    )
+    changed(
+        lambda state: state.update({f"{QUERY}_scale": torch.ones(1)}),
+        f"its model.safetensors has {QUERY}_scale, which plain weights do not",
+    )
+    changed(
+        lambda state: state.update({"model.layers.3.mlp.up_proj.weight": torch.ones(1)}),
+        r"its model.safetensors has model.layers.3.mlp.up_proj.weight, which by its config.json",
+    )
+    (folder / "model.safetensors").write_bytes(original[:-10])
+    refused(folder, "model.safetensors is no safetensors file")
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    refused(folder, "its model.safetensors is a Git LFS pointer")
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"pickled")
+    refused(folder, "has no model.safetensors; take .*other formats of weights are not read")
+    # What an older release saved beside the weights is none.
+    (folder / "model.safetensors").write_bytes(original)
+    angles = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    edit_weights(folder, lambda state: state.update({angles: torch.ones(4)}))
+    models.check(str(folder), weights=True)
+
+
+def test_a_classifier_beside_a_tied_embedding_has_to_be_the_same(tmp_path: Path) -> None:
+    folder = made_causal.folder_of("llama", tmp_path, tie_word_embeddings=True)
+    head, embedding = "lm_head.weight", "model.embed_tokens.weight"
+    edit_weights(folder, lambda state: state.update({head: state[embedding].clone()}))
+    models.build(str(folder), 1, 0)
+    edit_weights(folder, lambda state: state.update({head: state[embedding] + 1}))
+    refused(folder, f"its {head} is another than its {embedding}.* set tie_word_embeddings to fal")
+
+
+def test_weights_that_are_not_finite_are(folder: Path) -> None:
+    edit_weights(folder, lambda state: state[VALUE].fill_(float("nan")))
+    with pytest.raises(ConfigError, match="its weights give logits that are not finite"):
+        models.build(str(folder), 1, 0)
+
+
+def test_shards_that_are_not_the_indexs_are(shards: Path) -> None:
+    index = (shards / INDEX).read_text()
+    file = json.loads(index)["weight_map"][QUERY]
+
+    def changed(change: Change, why: str) -> None:
+        edit(shards / INDEX, change)
+        refused(shards, why)
+        (shards / INDEX).write_text(index)
+
+    models.check(str(shards), weights=True)
+    for outside in ("../x.safetensors", "/x.safetensors", "x/y.safetensors", "x.bin", 1):
+        changed(
+            lambda found, outside=outside: found["weight_map"].update({QUERY: outside}),
+            rf"{QUERY} is in .* by its {INDEX}; must be the name of a safetensors file of the same",
+        )
+    for empty in ({}, [], None):
+        changed(
+            lambda found, empty=empty: found.update(weight_map=empty),
+            f"weight_map in its {INDEX} must have a file for each weight",
+        )
+    changed(
+        lambda found: found["weight_map"].update({"model.other": file}),
+        f"its {file} has no model.other, which is there by its {INDEX}",
+    )
+    (shards / INDEX).write_text("{")
+    refused(shards, f"{INDEX} cannot be read")
+    (shards / INDEX).write_text(index)
+    whole = (shards / file).read_bytes()
+    (shards / file).write_bytes(whole[:-4])
+    refused(shards, f"{file} is no safetensors file")
+    (shards / file).unlink()
+    refused(shards, f"has no {file}")
+    with pytest.raises(ConfigError, match=f"has no {file}"):
+        models.fingerprint(str(shards))
+
+
+def test_a_fingerprint_is_of_every_shard(shards: Path, folder: Path) -> None:
+    first = models.fingerprint(str(shards))
+    assert first == models.fingerprint(str(shards)) != models.fingerprint(str(folder))
+    last = sorted(shards.glob("model-*.safetensors"))[-1]
+    changed = bytearray(last.read_bytes())
+    changed[-1] ^= 1
+    last.write_bytes(bytes(changed))
+    assert models.fingerprint(str(shards)) != first
+
+
+def test_what_stages_cannot_do_is_refused_once_it_is_loaded(tmp_path: Path) -> None:
+    made_causal.folder_of("gemma3_text", tmp_path)
+    edit(tmp_path / "config.json", lambda found: found.update(use_bidirectional_attention=True))
+    with pytest.raises(ValueError, match="model_type = 'gemma3_text': cut between its blocks"):
+        models.build(str(tmp_path), 1, 0)
+
+
+def test_gpt2_as_its_first_release_has_it_is_read(tmp_path: Path) -> None:
+    theirs = made_causal.theirs("gpt2")
+    theirs.save_pretrained(tmp_path)
+
+    def older(state: dict[str, torch.Tensor]) -> None:
+        whole = dict(state)
+        state.clear()
+        state |= {key.removeprefix("transformer."): each for key, each in whole.items()}
+        state["h.0.attn.bias"] = torch.ones(1, 1, 64, 64)
+
+    edit_weights(tmp_path, older)
+    with torch.inference_mode():
+        expected = theirs(made_causal.ids()).logits
+        assert torch.equal(models.build(str(tmp_path), 1, 0)(made_causal.ids()), expected)
+
+
+def test_a_name_on_the_hub_is_looked_up_in_its_cache(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ConfigError, match=r"'someone/llama': the hub cannot be reached.*--model"):
+        models.check("someone/llama", weights=False)
+    cached = tmp_path / "hub" / "models--someone--whole"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0" * 40)
+    there = cached / "snapshots" / ("0" * 40)
+    shutil.copytree(shards, there)
+    models.check("someone/whole", weights=True)
+    assert models.read_spec("someone/whole") == models.read_spec(str(shards))
+    assert models.fingerprint("someone/whole") == models.fingerprint(str(shards))
+    last = sorted(there.glob("model-*.safetensors"))[-1]
+    last.unlink()
+    with pytest.raises(ConfigError, match=f"what is cached of it has no {last.name}"):
+        models.check("someone/whole", weights=True)
+
+
+def test_other_models_are_told_from_language_models(folder: Path) -> None:
+    assert models.is_language(str(folder))
+    edit(folder / "config.json", lambda found: found.update(model_type="dinov2", architectures=[]))
+    refused(folder, "model_type = 'dinov2' .*; only 'vit' is known, and causal language models")
