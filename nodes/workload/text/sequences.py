@@ -1,4 +1,4 @@
-"""Text as sequences of ids: packed to one length, or an example each whose answer is learnt."""
+"""Text as sequences of ids: packed to one length, or an example each whose answers are learnt."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from nodes.workload.text.tokens import Segment
 
 IGNORED = -100
 """A target that no loss and no metric counts: padding, and what a user says."""
@@ -36,10 +38,86 @@ def packed(documents: Iterable[Sequence[int]], length: int, end: int) -> Sequenc
 
     The last piece is left out where it is shorter: n may be 0.
     """
-    stream = [number for document in documents for number in (*document, end)]
+    stream = _stream(documents, end)
     count = max(0, len(stream) - 1) // length
-    ids = np.array(stream[: count * length + 1], np.int64)
+    ids = stream[: count * length + 1]
     return Sequences(ids[:-1].reshape(count, length), ids[1:].reshape(count, length))
+
+
+def packed_whole(documents: Iterable[Sequence[int]], length: int, end: int) -> Sequences:
+    """Documents as `packed` has them, and the last piece padded with ``end``: no id is lost."""
+    stream = _stream(documents, end)
+    count = -(-max(0, len(stream) - 1) // length)
+    inputs = np.full(count * length, end)
+    targets = np.full(count * length, IGNORED)
+    inputs[: len(stream)] = stream[: len(inputs)]
+    targets[: max(0, len(stream) - 1)] = stream[1:]
+    return Sequences(inputs.reshape(count, length), targets.reshape(count, length))
+
+
+def _stream(documents: Iterable[Sequence[int]], end: int) -> NDArray[np.int64]:
+    parts = [np.array([*document, end], np.int64) for document in documents]
+    return np.concatenate([*parts, np.empty(0, np.int64)])
+
+
+class Example(NamedTuple):
+    """An example's ids, not yet padded."""
+
+    ids: NDArray[np.int64]
+    """(tokens,), at most one more than a sequence has."""
+    learnt: NDArray[np.bool_]
+    """(tokens,): which of them a model should say."""
+    is_truncated: bool
+
+
+def example(parts: Sequence[Segment], length: int) -> Example | None:
+    """Segments in a row, cut at their end for sequences of ``length``.
+
+    None: nothing of it is learnt, or nothing is left of what is.
+    """
+    ids = [number for part in parts for number in part.ids]
+    learnt = [part.learnt for part in parts for _ in part.ids]
+    # The first id has nothing before it to be told from.
+    if not any(learnt[1 : length + 1]):
+        return None
+    return Example(
+        np.array(ids[: length + 1], np.int64),
+        np.array(learnt[: length + 1], np.bool_),
+        len(ids) > length + 1,
+    )
+
+
+def padded(examples: Sequence[Example], length: int, end: int) -> Sequences:
+    """An example a sequence: shorter ones are followed by ``end``, which is not learnt."""
+    inputs = np.full((len(examples), length), end)
+    targets = np.full((len(examples), length), IGNORED)
+    for row, each in enumerate(examples):
+        read = each.ids[:length]
+        inputs[row, : len(read)] = read
+        targets[row, : len(each.ids) - 1] = np.where(each.learnt, each.ids, IGNORED)[1:]
+    return Sequences(inputs, targets)
+
+
+def merged(examples: Iterable[Example], length: int) -> list[Example]:
+    """Examples one after another, as many as fit whole into each sequence of ``length``.
+
+    One reads those before it as if they were its own beginning.
+    """
+    found: list[Example] = []
+    for each in examples:
+        if found and len(found[-1].ids) + len(each.ids) <= length + 1:
+            last = found[-1]
+            # What begins an example is no answer to the one before.
+            learnt = each.learnt.copy()
+            learnt[0] = False
+            found[-1] = Example(
+                np.concatenate([last.ids, each.ids]),
+                np.concatenate([last.learnt, learnt]),
+                last.is_truncated or each.is_truncated,
+            )
+        else:
+            found.append(each)
+    return found
 
 
 class Examples(NamedTuple):
@@ -57,22 +135,10 @@ def answered(
     One that is too long is cut at its end; where nothing is left to learn of it, it is left out.
     Shorter ones are padded with ``end``.
     """
-    inputs, targets, truncated = [], [], 0
+    kept, truncated = [], 0
     for prompt, answer in examples:
-        ids = [*prompt, *answer, end]
-        truncated += len(ids) > length + 1
-        asked = len(prompt) - 1
-        ids = ids[: length + 1]
-        if len(ids) <= len(prompt):
-            continue
-        padding = length + 1 - len(ids)
-        following = [IGNORED] * asked + ids[asked + 1 :]
-        inputs.append((ids + [end] * padding)[:length])
-        targets.append((following + [IGNORED] * padding)[:length])
-    return Examples(
-        Sequences(
-            np.array(inputs, np.int64).reshape(-1, length),
-            np.array(targets, np.int64).reshape(-1, length),
-        ),
-        truncated,
-    )
+        found = example([Segment([*prompt], False), Segment([*answer, end], True)], length)
+        truncated += len(prompt) + len(answer) > length
+        if found is not None:
+            kept.append(found)
+    return Examples(padded(kept, length, end), truncated)

@@ -1,10 +1,36 @@
 """Packing of documents, and answers that alone are learnt."""
 
+import itertools
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nodes.workload.text import instructions
-from nodes.workload.text.sequences import IGNORED, answered, packed
+from nodes.workload.text.sequences import (
+    IGNORED,
+    Example,
+    answered,
+    example,
+    merged,
+    packed,
+    packed_whole,
+    padded,
+)
+from nodes.workload.text.tokens import Segment
+
+END = 1
+IDS = st.lists(st.integers(2, 50), max_size=12)
+LENGTHS = st.integers(1, 16)
+DIALOGUES = st.lists(st.builds(Segment, IDS, st.booleans()), max_size=6)
+
+
+def pairs(sequences: object) -> list[tuple[int, int]]:
+    """Each id that is learnt, after the one before it."""
+    inputs, targets = sequences  # type: ignore[misc]
+    asked = targets != IGNORED
+    return list(zip(inputs[asked].tolist(), targets[asked].tolist(), strict=True))
 
 
 def test_documents_follow_one_another_with_an_end_between() -> None:
@@ -45,3 +71,61 @@ def test_a_family_that_has_no_other_example_says_so() -> None:
     with pytest.raises(ValueError, match="family next has hardly an example beside the 25 taken"):
         instructions.draw("next", 1, seed=1, without=every)
     assert np.unique([example.prompt for example in every]).size == 25
+
+
+@settings(deadline=None)
+@given(st.lists(IDS, max_size=6), LENGTHS)
+def test_packing_whole_keeps_every_id_in_order(documents: list[list[int]], length: int) -> None:
+    stream = [number for document in documents for number in (*document, END)]
+    found = packed_whole(documents, length, END)
+    assert pairs(found) == list(itertools.pairwise(stream))
+    assert found.inputs.shape == found.targets.shape
+    assert found.inputs.shape[1] == length or not len(found.inputs)
+    cut = packed(documents, length, END)
+    assert len(cut.inputs) == max(0, len(stream) - 1) // length
+    assert np.array_equal(cut.inputs, found.inputs[: len(cut.inputs)])
+    assert np.array_equal(cut.targets, found.targets[: len(cut.inputs)])
+
+
+@settings(deadline=None)
+@given(DIALOGUES, LENGTHS)
+def test_an_example_learns_what_is_learnt_and_lies_within(
+    parts: list[Segment], length: int
+) -> None:
+    flat = [(number, part.learnt) for part in parts for number in part.ids]
+    expected = [
+        (before, number) for (before, _), (number, learnt) in itertools.pairwise(flat) if learnt
+    ]
+    within = sum(learnt for _, learnt in flat[1 : length + 1])
+    found = example(parts, length)
+    assert (found is None) == (within == 0)
+    if found is not None:
+        assert pairs(padded([found], length, END)) == expected[:within]
+        assert found.is_truncated == (len(flat) > length + 1)
+
+
+@settings(deadline=None)
+@given(st.lists(DIALOGUES, max_size=8), LENGTHS)
+def test_merged_examples_learn_the_same_in_fewer_sequences(
+    dialogues: list[list[Segment]], length: int
+) -> None:
+    # As any dialogue, each begins with what is not learnt.
+    begun = [[Segment([9], False), *parts] for parts in dialogues]
+    kept = [found for parts in begun if (found := example(parts, length)) is not None]
+    together = merged(kept, length)
+    assert pairs(padded(together, length, END)) == pairs(padded(kept, length, END))
+    sizes = [len(each.ids) for each in together]
+    assert all(size <= length + 1 for size in sizes)
+    assert all(one + len(other.ids) > length + 1 for one, other in firsts(together, kept))
+
+
+def firsts(together: list[Example], kept: list[Example]) -> list[tuple[int, Example]]:
+    """The size of each merged sequence, and the example that begins the next."""
+    found, at = [], 0
+    for each in together[:-1]:
+        size = 0
+        while size < len(each.ids):
+            size += len(kept[at].ids)
+            at += 1
+        found.append((len(each.ids), kept[at]))
+    return found
