@@ -101,12 +101,12 @@ def _check_whole(path: Path) -> None:
             "docs/data.md says how to make either"
         )
     for file in [file for split in SPLITS for file in _files(path, split)]:
-        reason = hub.unfit(file) or (_torn(file) if file.suffix == ".parquet" else None)
+        reason = hub.unfit(file) or (torn(file) if file.suffix == ".parquet" else None)
         if reason is not None:
             raise ConfigError(f"{file.relative_to(path)} {reason}")
 
 
-def _torn(file: Path) -> str | None:
+def torn(file: Path) -> str | None:
     """The reason why a file is no whole parquet file, or None."""
     with file.open("rb") as opened:
         first = opened.read(len(PARQUET))

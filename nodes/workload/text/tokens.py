@@ -114,6 +114,9 @@ class TransformersEncoder:
             raise ConfigError(f"{self._where} has no eos_token, which is to end each text")
         self._templates = tokenizer
         self._tokenizer: Tokenizer = tokenizer.backend_tokenizer
+        # A tokenizer.json may have been saved with either.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
         self.end: int = tokenizer.eos_token_id
         first = self._tokenizer.encode("a").ids[0]
         self.begin: int | None = first if first == tokenizer.bos_token_id else None
