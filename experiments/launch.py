@@ -115,7 +115,8 @@ def _launch(
         links=backend.name,
         model=program.model,
         options=program.options,
-        **program.data_settings,
+        partition=program.task.partition,
+        sequence_length=program.task.length,
         # The model is the clients' own there, and no file of one of them says which it is.
         checkpoints=config.checkpoints and config.transport != "gloo",
     )
@@ -124,7 +125,8 @@ def _launch(
     facts = run_facts(config, layout, profile, command, asynchronous=program.asynchronous)
     facts["congestion"] = asked
     facts["secure"] = keys.told(config.secure)
-    facts["data"] = program.data_fingerprint()
+    facts["data"] = program.task.fingerprint()
+    facts["data_told"] = program.task.told
     facts["files"] = client_links.files(config, [*profiles, *([server] if server else [])])
     again = None
     if killed is None:
@@ -156,6 +158,8 @@ def _launch(
         facts["config"] = msgspec.to_builtins(config)
     output.result("results", folder)
     output.say(why)
+    if program.task.told is not None:
+        output.say(f"texts: {program.task.told}")
     if told is not None:
         output.say(told, style="yellow")
     if config.checkpoints:

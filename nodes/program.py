@@ -24,7 +24,7 @@ from nodes.compute import Compute, Modelled, noise
 from nodes.device_classes import flops_per_s, memory_mb
 from nodes.optimizers import without_compiler
 from nodes.peer import AMONG_CLIENTS
-from nodes.requirements import MIN_SAMPLES, refusing
+from nodes.requirements import MIN_SAMPLES
 from nodes.server import Resumed, serve
 from nodes.spells import least_of_first
 from nodes.throttled_compute import STEP_IMAGES, Stretched, host_flops_per_s
@@ -32,7 +32,7 @@ from nodes.workload import models, splits, tasks
 from nodes.workload.dataset import Dataset
 from nodes.workload.partition import check_classes, partition
 from testbed import clock
-from testbed.config_error import ConfigError
+from testbed.config_error import ConfigError, refusing
 from testbed.metering import meter
 from testbed.network.topology import PORT, Node, client_address, client_name
 from testbed.processes import heap
@@ -57,7 +57,7 @@ class FineTuning:
             ConfigError: naming the field, the value and what would be right.
         """
         choose("method", config.method, methods.names())
-        self._task = task = tasks.of(config, clients)
+        self.task = task = tasks.of(config, clients)
         self._devices = requirements.devices(config, clients)
         self._modelled = config.compute == "modelled"
         self._device = "meta" if self._modelled else "cpu"
@@ -114,15 +114,6 @@ class FineTuning:
         """The model's name, the same in whatever folder it is asked for."""
         return models.absolute(self._run.model)
 
-    def data_fingerprint(self) -> str | None:
-        """SHA-256 of the data set's files; None where none are read."""
-        return self._task.fingerprint()
-
-    @property
-    def data_settings(self) -> dict[str, object]:
-        """Fields of the run that say how its data are made, with nothing left to a default."""
-        return {"partition": self._task.partition, "sequence_length": self._task.length}
-
     @property
     def options(self) -> dict[str, object]:
         """Every option of the method, defaults included; those that are None are left out."""
@@ -149,7 +140,7 @@ class FineTuning:
         torch.set_num_threads(1)
         without_compiler()
         run = self._run
-        self._data = self._task.load(self._samples)
+        self._data = self.task.load(self._samples)
         with refusing(f"options of method {run.method}"):
             held_out, private = splits.hold_out(
                 len(self._data.train_targets), self._held_out, seed=run.seed
@@ -158,13 +149,13 @@ class FineTuning:
         if self._public_samples > self._held_out:
             shape = self._data.train_inputs.shape[1:]
             with refusing(f"options of method {run.method}"):
-                drawn = self._task.drawn(self._public_samples, shape)
+                drawn = self.task.drawn(self._public_samples, shape)
             self._public = torch.from_numpy(drawn).to(self._device)
-        with refusing(f"partition {self._task.partition}"):
+        with refusing(f"partition {self.task.partition}"):
             parts = partition(
                 self._data.train_groups[private],
                 self._clients,
-                kind=self._task.partition,
+                kind=self.task.partition,
                 alpha=run.alpha,
                 classes_per_client=run.classes_per_client,
                 seed=run.seed,
@@ -177,16 +168,16 @@ class FineTuning:
         # Adapters draw their first values from the global generators.
         _seed_global_generators(run.seed, "model")
         if self._modelled:
-            model = self._task.skeleton()
+            model = self.task.skeleton()
             self._noise = noise(run.seed)
         else:
-            model = self._task.build()
+            model = self.task.build()
         with refusing(f"options of method {run.method}"):
             self._model = self._method.adapt(self._options, model)
         one = self._inputs(np.arange(1))
         self._test = None if self._modelled else self._evaluated(one)
         with self._compute(0).active():
-            warm_up(*self._task.small(self._device))
+            warm_up(*self.task.small(self._device))
         some = self._inputs(np.arange(min(STEP_IMAGES, len(self._data.train_targets))))
         if not self._modelled and any(name is not None for name in self._devices):
             self._core_rate = self._host_rate = host_flops_per_s(self._model, some)
@@ -213,7 +204,7 @@ class FineTuning:
         """Data, model and states, and the one port; among clients, all of their network's."""
         model = Path(self.model)
         reads = [
-            each for each in (self._task.folder, model if model.is_absolute() else None) if each
+            each for each in (self.task.folder, model if model.is_absolute() else None) if each
         ]
         if self.peer_to_peer:
             return Reach(tuple(reads), self._states)
@@ -334,7 +325,7 @@ class FineTuning:
         count = evaluation.count(
             self._run.eval_samples,
             there,
-            self._task.least_evaluated,
+            self.task.least_evaluated,
             lambda: flops.forward(self._model, one),
             1 + self._clients * self._clients_evaluate,
         )
@@ -344,7 +335,7 @@ class FineTuning:
 
     def _inputs(self, chosen: np.ndarray) -> Tensor:
         """These of the training inputs; without values where compute is modelled."""
-        inputs = self._task.inputs(
+        inputs = self.task.inputs(
             self._data.train_inputs[chosen[:1] if self._modelled else chosen]
         )
         if self._modelled:

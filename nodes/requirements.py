@@ -1,7 +1,5 @@
 """Requirements of a run: devices, an all-reduce, images and samples, or the refusal of it."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -12,7 +10,7 @@ from methods.payload.coder import Coder
 from nodes import memory
 from nodes.device_classes import flops_per_s, of_clients
 from nodes.workload.tasks import Task
-from testbed.config_error import ConfigError
+from testbed.config_error import ConfigError, refusing
 from testbed.run.config import DEFAULT_DEVICE_CLASS, DEFAULT_SERVER_CLASS, RunConfig
 from testbed.transport import gloo
 from testbed.transport.wire import MAX_FRAME_BYTES
@@ -122,15 +120,6 @@ def most_frame_bytes(model: nn.Module) -> int:
     tensors = [*model.parameters(), *model.buffers()]
     size = sum(each.numel() * each.element_size() for each in tensors)
     return min(MAX_FRAME_BYTES, max(LEAST_FRAME_BYTES, MODELS_A_FRAME * size))
-
-
-@contextlib.contextmanager
-def refusing(what: str) -> Iterator[None]:
-    """A ValueError from within becomes a ConfigError that begins with ``what``."""
-    try:
-        yield
-    except ValueError as error:
-        raise ConfigError(f"{what}: {error}") from error
 
 
 def training_samples(config: RunConfig, task: Task, clients: int, public: int) -> int | None:

@@ -1,6 +1,7 @@
 """ConfigError: what was asked for cannot be run; and how a wrong name is worded."""
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -10,6 +11,15 @@ MOST_LETTERS = 300
 
 class ConfigError(ValueError):
     """Refused before anything starts; the text names the field, the value and what is right."""
+
+
+@contextlib.contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """A ValueError from within becomes a ConfigError that begins with ``what``."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(f"{what}: {error}") from error
 
 
 def closest(wrong: str, known: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-TEXTS = ("docs", "instructions")
+TEXTS = ("docs", "instructions", "text")
 """Names of the data sets of text; the others are images."""
 
 

@@ -27,6 +27,7 @@ class ImageTask:
     least_evaluated = 1_000
     """By chance a share of so many is off by 1.6 % at most, one standard deviation."""
     length: int | None = None
+    told: str | None = None
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
@@ -34,6 +35,11 @@ class ImageTask:
             raise ConfigError(
                 f"sequence_length = {config.sequence_length}: dataset {config.dataset} has images, "
                 "which are no sequences; leave it out"
+            )
+        if config.template != "auto" or config.pack:
+            raise ConfigError(
+                f"{'pack = true' if config.pack else f'template = {config.template!r}'}: dataset "
+                f"{config.dataset} has images; leave it out"
             )
         if config.partition == "natural":
             raise ConfigError(

@@ -40,6 +40,8 @@ class Task(Protocol):
     """Tokens of a sequence."""
     folder: Path | None
     """Where the data are read."""
+    told: str | None
+    """What was read of a user's files, and what was not; None: they are none of a user's."""
 
     def wanted(self, clients: int) -> int | None:
         """Samples to train on, of all clients, where nobody says how many; None: all there are."""

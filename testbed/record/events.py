@@ -182,6 +182,9 @@ class Run(Event, tag="run", kw_only=True):
     data: Annotated[
         str | UnsetType | None, "SHA-256 of the data set's files; null where none are read"
     ] = UNSET
+    data_told: Annotated[
+        str | UnsetType | None, "what was read of a user's own texts, what was cut or left out"
+    ] = UNSET
     files: Annotated[
         dict[str, str] | UnsetType,
         "SHA-256 of each file that the links were read from: profiles, traces, schedule, "

@@ -254,7 +254,8 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         Flag(
             "digits: 1,797 handwritten digits. glyphs: drawn, as many as the clients need. "
             "cifar10, cifar100, svhn: photographs, with wiretune[hub]. docs: documentation of "
-            "Python packages. instructions: drawn, each with one right answer.",
+            "Python packages. instructions: drawn, each with one right answer. text: your own, "
+            "from --data-path.",
             takes="NAME",
             offers="dataset",
         ),
@@ -262,9 +263,9 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     data_path: Annotated[
         Text | None,
         Flag(
-            "Where cifar10, cifar100 or svhn is.",
-            takes="FOLDER",
-            default="downloaded from the Hugging Face hub",
+            "Where cifar10, cifar100, svhn or text is; text may be a repository's name too.",
+            takes="FOLDER|FILE|REPOSITORY",
+            default="photographs are downloaded from the Hugging Face hub",
             offers="folder",
         ),
     ] = None
@@ -304,9 +305,20 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] | None,
         Flag(
             "Tokens of a sequence of text.",
-            default="128 of docs, 48 of instructions, and at most what the model reads at once",
+            default="128 of docs, 48 of instructions, 512 of text, or all that the model takes",
         ),
     ] = None
+    template: Annotated[
+        Text,
+        Flag(
+            "How a dialogue of dataset text is written: chat, alpaca, flowertune or plain.",
+            takes="NAME",
+            default="the model's own chat template, or else alpaca",
+        ),
+    ] = "auto"
+    pack: Annotated[
+        bool, Flag("Put as many dialogues of dataset text into a sequence as fit whole.")
+    ] = False
     partition: Annotated[
         Literal["dirichlet", "iid", "natural", "pathological"] | None,
         Flag(

@@ -37,6 +37,8 @@ class Corpus(NamedTuple):
     """Of each sequence to train on."""
     test: Sequences
     truncated: int
+    told: str | None = None
+    """What was read of a user's files, and what was not."""
 
 
 def docs(encoder: Encoder, length: int, *, validation: bool) -> Corpus:

@@ -17,12 +17,13 @@ from nodes.workload.text import corpora
 from nodes.workload.text.corpora import Corpus
 from nodes.workload.text.model import LanguageModel, LanguageSpec
 from nodes.workload.text.stages import CausalSpec
-from testbed.config_error import ConfigError
+from nodes.workload.text.tokens import Encoder
+from testbed.config_error import ConfigError, refusing
 from testbed.run.config import RunConfig
 from testbed.seeds import derive
 
-SHORTEST = 8
-"""Tokens of a sequence."""
+SHORTEST, LENGTH = 8, 512
+"""Tokens of a sequence at least, and of a user's texts where nobody says."""
 
 
 class TextTask:
@@ -34,35 +35,45 @@ class TextTask:
     folder: Path | None = None
 
     def __init__(self, config: RunConfig, clients: int) -> None:
-        """Encode the texts, but where compute is modelled: nothing is read then."""
+        """Read and encode the texts, but where compute is modelled: nothing is read then."""
         self._config = config
         name = config.dataset
-        if config.data_path is not None:
-            raise ConfigError(f"data_path = {config.data_path!r}: dataset {name} needs none")
         spec = models.read_spec(config.model)
         assert isinstance(spec, LanguageSpec | CausalSpec)
         self.outputs = spec.vocabulary
-        self.length: int | None = _length(config, spec)
-        self.groups = corpora.GROUPS[name]
-        self.partition: str = config.partition or "natural"
-        dealt = clients * config.classes_per_client
-        if config.partition is None and name == "instructions" and dealt >= self.groups:
-            self.partition = "pathological"
+        length = _length(config, spec)
+        self.length: int | None = length
+        _check_fields(config)
         self._corpus: Corpus | None = None
         self.train_size: int | None = None
-        if name == "docs" and config.compute == "real":
-            self._corpus = corpora.docs(
-                models.encoder(config.model), self.length, validation=self._validation
-            )
-            self.train_size = len(self._corpus.train.inputs)
-        self.test_size = corpora.PER_GROUP[name] * self.groups
+        self.told: str | None = None
+        self._digest = corpora.fingerprint(name)
+        if config.compute == "real" and name != "instructions":
+            encoder = models.encoder(config.model)
+            if name == "docs":
+                corpus = corpora.docs(encoder, length, validation=self._validation)
+            else:
+                corpus, self._digest = _of_user(config, encoder, length)
+            self._corpus, self.told = corpus, corpus.told
+            self.train_size = len(corpus.train.inputs)
+            self.groups = int(corpus.groups.max()) + 1
+            self.test_size = len(corpus.test.inputs)
+        else:
+            self.groups = corpora.GROUPS.get(name, clients)
+            self.test_size = corpora.PER_GROUP.get(name, 1) * self.groups
+        dealt = clients * config.classes_per_client
+        own = "natural" if self.groups > 1 else "iid"
+        if name == "instructions" and dealt >= self.groups:
+            own = "pathological"
+        self.partition: str = config.partition or own
 
     @property
     def _validation(self) -> bool:
         return self._config.eval_on == "validation"
 
     def wanted(self, clients: int) -> int | None:
-        return corpora.PER_CLIENT[self._config.dataset] * clients
+        each = corpora.PER_CLIENT.get(self._config.dataset)
+        return None if each is None else each * clients
 
     def skeleton(self) -> nn.Module:
         return models.skeleton(self._config.model, self.outputs)
@@ -71,7 +82,6 @@ class TextTask:
         return models.build(self._config.model, self.outputs, seed=self._config.seed)
 
     def load(self, samples: int | None) -> Dataset:
-        assert self.length is not None
         name, seed = self._config.dataset, self._config.seed
         if self._config.compute == "modelled":
             assert samples is not None
@@ -116,14 +126,63 @@ class TextTask:
     def fingerprint(self) -> str | None:
         if self._config.compute == "modelled":
             return None
-        return corpora.fingerprint(self._config.dataset)
+        return self._digest
+
+
+def _check_fields(config: RunConfig) -> None:
+    """Raises ConfigError where a field is for texts of a user's own, or lacks for them."""
+    of_users = config.dataset == "text"
+    if of_users and config.data_path is None and config.compute == "real":
+        raise ConfigError(
+            "dataset = 'text': are texts of your own; say where by --data-path: a file, a folder "
+            "or a repository of the Hugging Face hub"
+        )
+    given = {
+        "data_path": config.data_path,
+        "template": None if config.template == "auto" else config.template,
+        "pack": config.pack or None,
+    }
+    for field, value in given.items():
+        if value is not None and not of_users:
+            raise ConfigError(
+                f"{field} = {value!r}: dataset {config.dataset} has texts of its own, as they are; "
+                "leave it out, or take --dataset=text"
+            )
+
+
+def _of_user(config: RunConfig, encoder: Encoder, length: int) -> tuple[Corpus, str]:
+    """Texts of a user, and the fingerprint of their files."""
+    # Their readers are not needed by others.
+    from nodes.workload.text import texts
+
+    assert config.data_path is not None
+    with refusing("dataset = 'text'"):
+        found = texts.load(
+            config.data_path,
+            encoder,
+            length,
+            seed=config.seed,
+            validation=config.eval_on == "validation",
+            template=config.template,
+            pack=config.pack,
+        )
+    said = f"{found.records:,} records, by {found.columns}"
+    if found.examples:
+        said += (
+            f"; {found.truncated:,} of {found.examples:,} dialogues are longer than {length} "
+            f"tokens and were cut ({found.truncated_share:.1%})"
+        )
+    said += "".join(f"; {count:,} left out: {why}" for why, count in found.left_out.items())
+    if found.left_alone:
+        said += f"; not read: {', '.join(found.left_alone)}"
+    return Corpus(found.train, found.groups, found.test, found.truncated, said), found.fingerprint
 
 
 def _length(config: RunConfig, spec: LanguageSpec | CausalSpec) -> int:
     """Tokens of a sequence."""
     length = config.sequence_length
     if length is None:
-        return min(spec.context, corpora.LENGTHS[config.dataset])
+        return min(spec.context, corpora.LENGTHS.get(config.dataset, LENGTH))
     if not SHORTEST <= length <= spec.context:
         raise ConfigError(
             f"sequence_length = {length}: must be {SHORTEST} to {spec.context}, the most tokens "

@@ -69,7 +69,7 @@ def test_sizes_are_those_of_what_is_loaded(dataset: str, compute: Any) -> None:
 
 def test_a_run_of_text_hands_out_its_sequences_whole_clients_apart() -> None:
     program = FineTuning(RunConfig(**TEXT, method="fedavg"), 20)
-    assert program.data_settings == {"partition": "natural", "sequence_length": 128}
+    assert (program.task.partition, program.task.length) == ("natural", 128)
     program.prepare()
     groups = program._data.train_groups
     owners = [set(groups[own].tolist()) for own in program._shards]
