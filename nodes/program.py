@@ -335,9 +335,7 @@ class FineTuning:
 
     def _inputs(self, chosen: np.ndarray) -> Tensor:
         """These of the training inputs; without values where compute is modelled."""
-        inputs = self.task.inputs(
-            self._data.train_inputs[chosen[:1] if self._modelled else chosen]
-        )
+        inputs = self.task.inputs(self._data.train_inputs[chosen[:1] if self._modelled else chosen])
         if self._modelled:
             return inputs.new_empty((len(chosen), *inputs.shape[1:]), device=self._device)
         return inputs

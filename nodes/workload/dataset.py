@@ -30,8 +30,6 @@ class Dataset:
     test_targets: NDArray[np.int64]
     groups: NDArray[np.int64] | None = None
     """Whose text each training sample is, (n,); None: images, which go by their classes."""
-    truncated: int = 0
-    """Samples, of training and evaluation, that were longer than a sequence and were cut."""
 
     @property
     def train_groups(self) -> NDArray[np.int64]:

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from nodes.workload.splits import TEST_SEED
 from nodes.workload.text import instructions
+from nodes.workload.text.columns import Dialogue
 from nodes.workload.text.instructions import Example
-from nodes.workload.text.sequences import Examples, Sequences, answered, packed
+from nodes.workload.text.sequences import Sequences, example, packed, padded
+from nodes.workload.text.templates import segments
 from nodes.workload.text.tokens import Encoder, Message, document
 from testbed.seeds import derive
 
@@ -36,7 +38,6 @@ class Corpus(NamedTuple):
     groups: NDArray[np.int64]
     """Of each sequence to train on."""
     test: Sequences
-    truncated: int
     told: str | None = None
     """What was read of a user's files, and what was not."""
 
@@ -60,7 +61,7 @@ def docs(encoder: Encoder, length: int, *, validation: bool) -> Corpus:
         train.append(own)
         test.append(packed(held[validation], length, encoder.end).first(wanted))
         groups.append(np.full(len(own.inputs), number, np.int64))
-    return Corpus(Sequences.joined(train), np.concatenate(groups), Sequences.joined(test), 0)
+    return Corpus(Sequences.joined(train), np.concatenate(groups), Sequences.joined(test))
 
 
 def _filled(documents: Iterator[list[int]], ids: int) -> list[list[int]]:
@@ -74,7 +75,8 @@ def _filled(documents: Iterator[list[int]], ids: int) -> list[list[int]]:
 def asked(encoder: Encoder, length: int, count: int, *, seed: int, validation: bool) -> Corpus:
     """``count`` instructions of all families in turn, drawn from ``seed``; a group is a family.
 
-    The test's and the validation's are the same for every seed, and never trained on.
+    The test's and the validation's are the same for every seed, and never trained on. ValueError
+    where one is longer than a sequence.
     """
     families = list(instructions.FAMILIES)
     taken: set[Example] = set()
@@ -86,27 +88,25 @@ def asked(encoder: Encoder, length: int, count: int, *, seed: int, validation: b
     each = -(-count // len(families))
     own = _drawn(families, each, derive(seed, "training instructions"), taken)
     order = np.arange(each * len(families)).reshape(len(families), each).T.ravel()[:count]
-    train, cut = _answered(encoder, [own[place] for place in order], length)
-    test, cut_too = _answered(encoder, splits[validation], length)
-    return Corpus(train, order // each, test, cut + cut_too)
+    train = _answered(encoder, [own[place] for place in order], length)
+    return Corpus(train, order // each, _answered(encoder, splits[validation], length))
 
 
 def _drawn(families: list[str], each: int, seed: int, taken: set[Example]) -> list[Example]:
     return [one for family in families for one in instructions.draw(family, each, seed, taken)]
 
 
-def _answered(encoder: Encoder, examples: list[Example], length: int) -> Examples:
-    pairs = []
+def _answered(encoder: Encoder, examples: list[Example], length: int) -> Sequences:
+    made = []
     for prompt, answer in examples:
-        turns = [Message("user", prompt), Message("assistant", answer)]
-        segments = encoder.chat(turns)
-        if segments is None:
-            pairs.append((document(encoder, f"{prompt}\n"), encoder.encode(answer)))
-            continue
-        asked = [number for segment in segments if not segment.learnt for number in segment.ids]
-        learnt = [number for segment in segments if segment.learnt for number in segment.ids]
-        pairs.append((asked, learnt[:-1] if learnt[-1:] == [encoder.end] else learnt))
-    return answered(pairs, length, encoder.end)
+        turns = (Message("user", prompt), Message("assistant", answer))
+        parts = segments(Dialogue(turns), encoder, "auto")
+        found = example(parts, length)
+        if found is None or found.is_truncated:
+            most = sum(len(part.ids) for part in parts)
+            raise ValueError(f"an instruction has {most} tokens; take at least that")
+        made.append(found)
+    return padded(made, length, encoder.end)
 
 
 def fingerprint(name: str) -> str | None:

@@ -118,27 +118,3 @@ def merged(examples: Iterable[Example], length: int) -> list[Example]:
         else:
             found.append(each)
     return found
-
-
-class Examples(NamedTuple):
-    """Examples as sequences, and how many were too long to be whole."""
-
-    sequences: Sequences
-    truncated: int
-
-
-def answered(
-    examples: Iterable[tuple[Sequence[int], Sequence[int]]], length: int, end: int
-) -> Examples:
-    """An example a row: what is asked, then the answer and ``end``, which alone are learnt.
-
-    One that is too long is cut at its end; where nothing is left to learn of it, it is left out.
-    Shorter ones are padded with ``end``.
-    """
-    kept, truncated = [], 0
-    for prompt, answer in examples:
-        found = example([Segment([*prompt], False), Segment([*answer, end], True)], length)
-        truncated += len(prompt) + len(answer) > length
-        if found is not None:
-            kept.append(found)
-    return Examples(padded(kept, length, end), truncated)

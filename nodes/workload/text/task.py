@@ -83,6 +83,7 @@ class TextTask:
 
     def load(self, samples: int | None) -> Dataset:
         name, seed = self._config.dataset, self._config.seed
+        assert self.length is not None
         if self._config.compute == "modelled":
             assert samples is not None
             zeros = np.broadcast_to(np.int64(0), (samples, self.length))
@@ -93,13 +94,11 @@ class TextTask:
         corpus = self._corpus
         if corpus is None:
             assert samples is not None
-            corpus = corpora.asked(
-                models.encoder(self._config.model),
-                self.length,
-                samples,
-                seed=seed,
-                validation=self._validation,
-            )
+            encoder = models.encoder(self._config.model)
+            with refusing(f"sequence_length = {self.length}"):
+                corpus = corpora.asked(
+                    encoder, self.length, samples, seed=seed, validation=self._validation
+                )
         chosen = evenly(corpus.groups, samples, seed)
         return Dataset(
             name,
@@ -109,7 +108,6 @@ class TextTask:
             corpus.test.inputs,
             corpus.test.targets,
             corpus.groups[chosen],
-            corpus.truncated,
         )
 
     def inputs(self, rows: NDArray[Any]) -> Tensor:
@@ -175,14 +173,16 @@ def _of_user(config: RunConfig, encoder: Encoder, length: int) -> tuple[Corpus, 
     said += "".join(f"; {count:,} left out: {why}" for why, count in found.left_out.items())
     if found.left_alone:
         said += f"; not read: {', '.join(found.left_alone)}"
-    return Corpus(found.train, found.groups, found.test, found.truncated, said), found.fingerprint
+    return Corpus(found.train, found.groups, found.test, said), found.fingerprint
 
 
 def _length(config: RunConfig, spec: LanguageSpec | CausalSpec) -> int:
     """Tokens of a sequence."""
     length = config.sequence_length
     if length is None:
-        return min(spec.context, corpora.LENGTHS.get(config.dataset, LENGTH))
+        usual = corpora.LENGTHS.get(config.dataset, LENGTH)
+        # Another tokenizer and template may take several times as many as the shipped ones.
+        return min(spec.context, usual if isinstance(spec, LanguageSpec) else max(usual, 128))
     if not SHORTEST <= length <= spec.context:
         raise ConfigError(
             f"sequence_length = {length}: must be {SHORTEST} to {spec.context}, the most tokens "

@@ -1,5 +1,7 @@
 """Tasks: which model and data fit, and what they say of themselves."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +34,7 @@ def test_fields_of_the_other_kind_are_refused() -> None:
         task(sequence_length=64)
     with pytest.raises(ConfigError, match="partition = 'natural': nobody is named as the owner"):
         task(partition="natural")
-    with pytest.raises(ConfigError, match="data_path = 'x': dataset docs needs none"):
+    with pytest.raises(ConfigError, match="data_path = 'x': dataset docs has texts of its own"):
         task(**TEXT, data_path="x")
 
 
@@ -89,3 +91,34 @@ def test_glyphs_are_no_public_text() -> None:
     config = RunConfig(**TEXT, method="kdfft", options={"public_source": "glyphs"})
     with pytest.raises(ConfigError, match="public inputs that are drawn are images"):
         FineTuning(config, 4).prepare()
+
+
+def test_texts_of_a_user_are_read_and_told_of(tmp_path: Path) -> None:
+    records = [
+        {"instruction": f"Add {n} and 1.", "output": str(n + 1), "user": f"u{n % 3}"}
+        for n in range(60)
+    ]
+    records.append({"instruction": "Say " + "more " * 99, "output": "no", "user": "u0"})
+    lines = "\r\n".join(json.dumps(record) for record in records)
+    (tmp_path / "train.jsonl").write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    own = {"model": "llama-docs", "dataset": "text", "data_path": str(tmp_path)}
+    found = task(**own, sequence_length=64)
+    assert found.groups == 3 and found.partition == "natural" and found.fingerprint()
+    assert found.told is not None and "61 records, by instruction, output, user" in found.told
+    assert "were cut" in found.told and "1 left out: no answer within the length" in found.told
+    assert found.train_size == 60 - found.test_size
+    program = FineTuning(RunConfig(**own, sequence_length=64), 3)
+    program.prepare()
+    assert sorted(len(set(program._data.train_groups[own])) for own in program._shards) == [1, 1, 1]
+
+
+def test_texts_of_a_user_are_somewhere() -> None:
+    with pytest.raises(ConfigError, match="dataset = 'text': are texts of your own; say where"):
+        task(model="llama-docs", dataset="text")
+    with pytest.raises(ConfigError, match=r"'text': .*nowhere.*"):
+        task(model="llama-docs", dataset="text", data_path="/nowhere at all")
+    for field, value in (("template", "alpaca"), ("pack", True)):
+        with pytest.raises(ConfigError, match=f"{field} = {value!r}: dataset docs has texts of"):
+            task(**TEXT, **{field: value})
+    with pytest.raises(ConfigError, match="pack = true: dataset digits has images"):
+        task(pack=True)

@@ -45,12 +45,11 @@ def test_documentation_reads_as_it_was_written() -> None:
     text = ENCODER._tokenizer.decode(corpus.train.inputs[:40].ravel().tolist())
     assert "Parameters\n----------" in text
     assert np.array_equal(corpus.train.inputs[:, 1:], corpus.train.targets[:, :-1])
-    assert (corpus.train.targets != IGNORED).all() and corpus.truncated == 0
+    assert (corpus.train.targets != IGNORED).all()
 
 
 def test_an_instructions_answer_alone_is_learnt() -> None:
     corpus = asked()
-    assert corpus.truncated == 0
     for inputs, targets, group in zip(*corpus.train, corpus.groups, strict=True):
         learnt = targets[targets != IGNORED]
         assert learnt[-1] == ENCODER.end
@@ -77,3 +76,8 @@ def test_the_documentation_is_the_one_whose_licences_are_here() -> None:
     assert f"SHA-256 {corpora.fingerprint('docs')}\n" in licence
     assert "SciPy Developers" in licence and "The scikit-learn developers" in licence
     assert corpora.fingerprint("instructions") is None
+
+
+def test_a_sequence_too_short_for_an_instruction_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"an instruction has \d+ tokens; take at least that"):
+        corpora.asked(ENCODER, 16, 100, seed=0, validation=False)

@@ -11,7 +11,6 @@ from nodes.workload.text import instructions
 from nodes.workload.text.sequences import (
     IGNORED,
     Example,
-    answered,
     example,
     merged,
     packed,
@@ -42,18 +41,11 @@ def test_documents_follow_one_another_with_an_end_between() -> None:
 
 
 def test_a_prompt_is_read_and_its_answer_learnt() -> None:
-    found, truncated = answered([([1, 2], [3, 4])], length=6, end=0)
+    made = example([Segment([1, 2], False), Segment([3, 4, 0], True)], length=6)
+    assert made is not None and not made.is_truncated
+    found = padded([made], length=6, end=0)
     assert found.inputs.tolist() == [[1, 2, 3, 4, 0, 0]]
     assert found.targets.tolist() == [[IGNORED, 3, 4, 0, IGNORED, IGNORED]]
-    assert truncated == 0
-
-
-def test_what_is_too_long_is_cut_and_told() -> None:
-    examples = [([1, 2], [3, 4, 5]), ([1] * 6, [2]), ([1], [2, 3, 4])]
-    found, truncated = answered(examples, length=4, end=0)
-    assert found.inputs.tolist() == [[1, 2, 3, 4], [1, 2, 3, 4]]
-    assert found.targets.tolist() == [[IGNORED, 3, 4, 5], [2, 3, 4, 0]]
-    assert truncated == 2
 
 
 @pytest.mark.parametrize("family", instructions.FAMILIES)
