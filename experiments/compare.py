@@ -55,6 +55,9 @@ def figures(summary: Summary, target: Target | None, metric: str | None = None) 
     one that leads. ``busiest_mb`` is of the whole run, what the busiest node sent and received,
     and ``busiest_client_mb`` the same where that is a client.
 
+    With a budget, ``budget_share`` is how much of it the payload was, and ``rounds_in_budget`` how
+    many such rounds it allows.
+
     With a target, time and bytes are those until the end of the round that reached it; and, as
     ``..._interpolated``, until the moment in that round when the metric, on a straight line from
     the round before, was the target. All are None where no round did, and the latter where nobody
@@ -83,6 +86,9 @@ def figures(summary: Summary, target: Target | None, metric: str | None = None) 
         "client_round_gflop": statistics.fmean(flops) / 1e9 if flops else None,
         "client_memory_mb": max((mb for mb in peaks if mb is not None), default=None),
     }
+    if summary.budget_mb:
+        found["budget_share"] = payload / 1e6 / summary.budget_mb
+        found["rounds_in_budget"] = _share(summary.budget_mb * 1e6 * len(rounds), payload)
     found["busiest_client_mb"] = (
         None if busiest is None or busiest.node == SERVER else found["busiest_mb"]
     )
@@ -252,6 +258,10 @@ def _columns(bench: Bench, groups: list[Group]) -> Iterable[Column]:
     if any(found.get("busiest_client_mb") is not None for found in figures):
         # Elsewhere the server has all bytes, and its own say nothing new.
         busiest = [("busiest node: payload MB", _number("busiest_mb", "{:.2f}"))]
+    budget: list[Column] = []
+    if any(found.get("budget_share") is not None for found in figures):
+        budget.append(("of its budget", _number("budget_share", "{:.2%}")))
+        budget.append(("rounds in budget", _number("rounds_in_budget", "{:,.0f}")))
     if any(group.has for group in groups):
         yield "also has", lambda group: "; ".join(group.has)
     for option in bench.grid:
@@ -269,6 +279,7 @@ def _columns(bench: Bench, groups: list[Group]) -> Iterable[Column]:
             figure = name.replace(" ", "_").lower()
             yield name, _number(f"{figure}_to_target", form, "")
             yield f"{name}, interpolated", _number(f"{figure}_interpolated", form, "")
+        yield from budget
         yield from busiest
         yield "client peak memory MB", _number("client_memory_mb", "{:.1f}")
         yield "client GFLOP a round", _number("client_round_gflop", "{:.3g}")
@@ -284,6 +295,7 @@ def _columns(bench: Bench, groups: list[Group]) -> Iterable[Column]:
         yield "FLOP share", _number("flops_share", "{:.4g}")
         yield "time share", _number("minutes_share", "{:.3g}")
     yield "wire MB", _number("wire_mb", "{:.2f}")
+    yield from budget
     yield from busiest
     yield "minutes a round", _number("minutes_a_round", "{:.2f}")
 

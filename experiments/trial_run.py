@@ -54,7 +54,7 @@ def find(
     """
     trial = msgspec.structs.replace(
         config,
-        **{"dilation": 1.0, "rounds": 1, "target": None, "deadline_s": None},
+        **{"dilation": 1.0, "rounds": 1, "target": None, "budget_mb": None, "deadline_s": None},
         **{"pcap": False, "strict": False, "checkpoints": False},
     )
     program = FineTuning(trial, len(layout.clients), any_device=True)

@@ -75,6 +75,7 @@ class FineTuning:
         )
         if config.transport == "gloo":
             requirements.check_all_reduce(config, self._method, self._options, clients)
+        requirements.check_budget(config, self._method)
         requirements.coder(config, self._method, self._options)
         self._public_samples = self._method.public_samples(self._options)
         held_out = self._method.public_source(self._options) == "held-out"

@@ -89,6 +89,17 @@ def coder(config: RunConfig, method: methods.Method, options: Any) -> Coder:
     return Coder(chains["up"], chains["down"], config.seed)
 
 
+def check_budget(config: RunConfig, method: methods.Method) -> None:
+    """Raises ConfigError where no node counts all bytes that a run's budget is of."""
+    if config.budget_mb is None or not (method.peer_to_peer or config.transport == "gloo"):
+        return
+    whose = f"of method {config.method}" if method.peer_to_peer else "with transport=gloo"
+    raise ConfigError(
+        f"budget_mb = {config.budget_mb:g}: clients {whose} speak to one another, so that the "
+        "server does not see what is spent; leave it out, and take fewer rounds"
+    )
+
+
 def check_all_reduce(config: RunConfig, method: methods.Method, options: Any, clients: int) -> None:
     """Raises ConfigError where clients cannot take the run's mean by an all-reduce."""
     gloo.check()

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
+from msgspec import UNSET
 from torch import Tensor, nn
 
 from methods import Fleet as MethodFleet
@@ -48,11 +49,17 @@ class Resumed(NamedTuple):
     """Of the server's own evaluation after the last round."""
     over: bool
     """No further round follows."""
+    payload: int = 0
+    """Bytes of it in these rounds, of all clients, both ways."""
+    because: events.Because | None = None
+    """Why no round follows, where none does."""
 
     @classmethod
     def of(cls, told: Any) -> "Resumed":
         """The same out of what ``_asdict`` gave. Raises ValidationError where it is none."""
-        return msgspec.convert([told.get(name) for name in cls._fields], cls)
+        return msgspec.convert(
+            [told.get(name, cls._field_defaults.get(name)) for name in cls._fields], cls
+        )
 
 
 class MethodServer(Protocol):
@@ -142,7 +149,7 @@ async def serve(
     await _unless_broken(fleet.join(config.join_timeout_s), background)
     report(events.Joined(clients=fleet.joined))
     clock.follow(True)
-    first = past.round + 1
+    first, before = past.round + 1, past.payload - transport.payload_bytes
     for number in range(first, 1 if past.over else config.rounds + 1):
         # 2. A round of the method.
         await _unless_broken(fleet.attended(), background)
@@ -173,9 +180,11 @@ async def serve(
         if number == first and (told or not clients_evaluate):
             check_there(metrics, config.aim)
         evaluated_s = clock.monotonic()
-        over = number == config.rounds or reaches(metrics, config.aim)
+        payload = before + transport.payload_bytes
+        because = ended(config, number, metrics, payload)
+        over = because is not None
         parts = past.parts | fleet.took_part
-        past = Resumed(number, parts, own, over)
+        past = Resumed(number, parts, own, over, payload, because)
         with clock.beside():
             if checkpointer is not None:
                 checkpointer.save(number, **past._asdict())
@@ -197,11 +206,20 @@ async def serve(
             break
     # 4. Everybody goes home; from here on a client that ends is not lost.
     clock.follow(False)
-    report(events.Done())
+    report(events.Done(because=past.because or UNSET))
     await fleet.stop()
     for task in background:
         task.cancel()
     transport.close()
+
+
+def ended(config: RunConfig, number: int, metrics: Metrics, payload: int) -> events.Because | None:
+    """Reason why no round follows that of this ``number``; ``payload``: bytes of it until then."""
+    if reaches(metrics, config.aim):
+        return "target"
+    if config.budget_mb is not None and payload >= config.budget_mb * 1e6:
+        return "budget"
+    return "rounds" if number == config.rounds else None
 
 
 def reaches(metrics: Metrics, target: Target | None) -> bool:

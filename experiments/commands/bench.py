@@ -114,7 +114,7 @@ def _grid(
 )
 @click.option("--repeat", type=int, metavar="N", help="Runs of each; figures are medians.")
 @common.of_a_run(
-    *("rounds", "target", "links", "compute", "device_class", "secure"),
+    *("rounds", "target", "budget_mb", "links", "compute", "device_class", "secure"),
     help_="As for launch.",
 )
 @common.of_a_method("An option of every row's method; may be repeated.")

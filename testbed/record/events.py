@@ -535,8 +535,15 @@ class Host(Event, tag="host", kw_only=True):
     busy_cores: Annotated[Figure | None, "that worked in the mean, for whatever program"]
 
 
+Because = Literal["rounds", "target", "budget"]
+
+
 class Done(Event, tag="done", kw_only=True):
     """By the server: the last round is over."""
+
+    because: Annotated[
+        Because | UnsetType, "why none follows: `rounds` (all are done), `target` or `budget`"
+    ] = UNSET
 
 
 class Closed(Event, tag="closed", kw_only=True):

@@ -14,6 +14,7 @@ from msgspec import UNSET, UnsetType
 
 from testbed.record.events import (
     MOST_ROUNDS,
+    Because,
     Check,
     Count,
     Environment,
@@ -333,6 +334,12 @@ class Summary(msgspec.Struct, kw_only=True):
         "([security.md](security.md)); `curve, but for the all-reduce`: with gloo; null: none is",
     ] = None
     target: Annotated[str | None, "what was to end it, as `accuracy=0.9`; null: all rounds"] = None
+    budget_mb: Annotated[
+        Figure | None, "payload, both ways, that was to end it, 10^6 bytes; null: none"
+    ] = None
+    ended: Annotated[
+        Because | None, "why no further round follows: `rounds`, `target`, `budget`; null: one may"
+    ] = None
     clients: Count
     rounds_done: Annotated[Count, "that are finished"]
     seed: Count | None

@@ -153,6 +153,7 @@ class SummaryBuilder:
         self._resumed: list[Resumed] = []
         self._kept = Checkpoints()
         self._startup_s = 0.0
+        self._ended: events.Because | None = None
         self._closed = events.Closed(
             status="interrupted",
             reason="the run was not closed: its supervisor ended before it could",
@@ -185,6 +186,7 @@ class SummaryBuilder:
             events.Computed: self._on_computed,
             events.HostRate: self._on_host_rate,
             events.Captured: self._on_captured,
+            events.Done: self._on_done,
             events.Closed: self._on_closed,
         }
 
@@ -412,6 +414,9 @@ class SummaryBuilder:
             failure=event.failure,
         )
 
+    def _on_done(self, event: events.Done) -> None:
+        self._ended = known(event.because)
+
     def _on_closed(self, event: events.Closed) -> None:
         self._closed = event
 
@@ -465,6 +470,8 @@ class SummaryBuilder:
             staged=self._staged,
             secure=run.secure,
             target=self._target(),
+            budget_mb=self._budget_mb(),
+            ended=self._ended,
             clients=len(self._clients),
             rounds_done=self.rounds_done(),
             seed=run.seed,
@@ -518,6 +525,10 @@ class SummaryBuilder:
         told, share = (self._run.config.get(name) for name in ("target", "target_accuracy"))
         # A share is what older versions had.
         return str(told) if told else None if share is None else f"accuracy={share}"
+
+    def _budget_mb(self) -> float | None:
+        told = self._run.config.get("budget_mb")
+        return float(told) if isinstance(told, int | float) else None
 
     def _busiest(self) -> Busiest | None:
         node, own = max(self._carried.items(), key=lambda each: each[1].both, default=(None, None))

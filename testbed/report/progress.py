@@ -174,6 +174,10 @@ def closing_table(summary: Summary) -> Table:
         if level == "wire" and summary.links == "loopback":
             label += " (estimate)"
         table.add_row(label, f"{human_bytes(amounts.up)} / {human_bytes(amounts.down)}")
+    if summary.budget_mb:
+        share = summary.bytes.payload.both / 1e6 / summary.budget_mb
+        ends = ", spent" if summary.ended == "budget" else ""
+        table.add_row(f"of the payload budget of {summary.budget_mb:,g} MB{ends}", f"{share:.2%}")
     if (busiest := summary.busiest) and busiest.node != SERVER:
         label = f"payload bytes of {busiest.node}, the busiest, sent / received"
         amount = f"{human_bytes(busiest.sent)} / {human_bytes(busiest.received)}"

@@ -99,6 +99,8 @@ def result(story: Story) -> str:
             if before is not None:
                 rise = f"went from {name} {before:.3f} to {after:.3f}"
             text = f"{summary.method} {where} {rise} in {rounds} and {cost}."
+    if summary.ended == "budget":
+        text += " It ended there, for its budget was spent."
     if summary.resumed:
         text += f" It was killed and went on after {_after(summary)}."
     if summary.status != "ok":
@@ -249,6 +251,13 @@ def _bytes_section(summary: Summary) -> Markup:
         )
         names = [("up: to the server", "var(--c1)"), ("down: to clients", "var(--c2)")]
         parts.append(svg.figure("Payload by kind of message", svg.swatches(names), drawn))
+    if summary.budget_mb:
+        used = amounts.payload.both / 1e6
+        text = (
+            f"Of its budget of {number(summary.budget_mb)} MB of payload, all clients and both "
+            f"ways, it used {number(used)} MB, {used / summary.budget_mb:.1%}."
+        )
+        parts.append(tag("p", text))
     parts += staged(summary)
     wire = sorted(row.bytes.wire.both for row in summary.per_client)
     if wire:

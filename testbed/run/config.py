@@ -122,6 +122,15 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             default="all rounds",
         ),
     ] = None
+    budget_mb: Annotated[
+        Annotated[float, msgspec.Meta(gt=0, le=1e12)] | None,
+        Flag(
+            "End after the round in which the payload of all clients, both ways, reaches it. Of "
+            "10^6 bytes; FlowerTune's 200,000 are of 2^20, which is 209715.2 here.",
+            takes="MB",
+            default="none",
+        ),
+    ] = None
     links: Annotated[
         Literal["auto", "netem", "userspace", "loopback"],
         Flag(

@@ -145,6 +145,8 @@ class ServerTransport:
         Raises:
             zmq.ZMQError: the address cannot be bound.
         """
+        self.payload_bytes = 0
+        """Of tensors that were sent and received."""
         self._report = report
         self._congestion = congestion
         self._most_frame_bytes = most_frame_bytes
@@ -176,6 +178,7 @@ class ServerTransport:
         frames = [self._door.word(peer), *_frames(kind, number, encoded, details)]
         try:
             self._socket.send_multipart(frames, zmq.DONTWAIT, copy=False)
+            self.payload_bytes += sum(buffer.nbytes for buffer in encoded[1])
         except zmq.ZMQError as error:
             raise Unreachable(f"{peer}: no connection with it ({error.strerror})") from error
         finally:
@@ -186,6 +189,7 @@ class ServerTransport:
         while True:
             message = self._door.take(await self._arrivals.receive(), self._report)
             if message is not None:
+                self.payload_bytes += message.payload_bytes
                 return message
 
     async def watch_connections(self) -> None:

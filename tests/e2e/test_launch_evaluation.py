@@ -67,3 +67,23 @@ def test_a_run_on_the_validation_split_says_so(launch):
     assert "validation images evaluated" in run.stdout and "288 of 288" in run.stdout
     assert sum(each["samples"] for each in run.summary["per_client"]) == 1149
     assert "288 of 288 validation images" in (run.folder / "report.html").read_text()
+
+
+def test_a_run_ends_after_the_round_that_spends_its_budget_of_payload(launch):
+    # A head of 970 weights each way of 3 clients: 23,280 bytes a round.
+    head = ("--set=variant=head", "--set=local_epochs=1", "--rounds=9")
+    run = launch(*SMALL, *head, "--budget-mb=0.04")
+    assert run.finish() == 0, run.describe()
+    summary = run.summary
+    assert (summary["rounds_done"], summary["ended"]) == (2, "budget")
+    assert summary["bytes"]["payload"] == {"up": 23_280, "down": 23_280}
+    (done,) = run.events("done")
+    assert done["because"] == "budget"
+    assert "of the payload budget of 0.04 MB, spent" in run.stdout and "116.40%" in run.stdout
+
+
+def test_a_target_that_the_run_has_no_metric_for_ends_it(launch):
+    run = launch(*SMALL, "--set=variant=head", "--target=perplexity=20")
+    assert run.finish() == 1, run.describe()
+    assert "the run has no metric perplexity" in run.summary["reason"]
+    assert run.summary["rounds_done"] == 0

@@ -136,6 +136,18 @@ def test_clients_own_models_stand_beside_the_servers_of_the_same_round() -> None
     assert "clients' own" not in shown(Bench(rows=[Row("averaged")]), [[summary([0.9])]])
 
 
+def test_a_budget_has_columns_of_what_was_used_and_how_many_rounds_it_allows() -> None:
+    run = summary([None, None])
+    bench = Bench(rows=[Row("one")])
+    assert "budget" not in shown(bench, [[run]])
+    run.budget_mb = 48.0
+    # 6 MB a round.
+    found = figures(run, None)
+    assert (found["budget_share"], found["rounds_in_budget"]) == (0.25, 8.0)
+    text = shown(bench, [[run]])
+    assert "of its budget" in text and "25.00%" in text and "rounds in budget" in text
+
+
 def of_text(*perplexities: float) -> Summary:
     run = summary([None] * len(perplexities))
     run.metrics.initial = {"accuracy": 0.1, "perplexity": 100.0}

@@ -227,6 +227,18 @@ def test_an_accuracy_of_clients_own_models_is_named_so() -> None:
     assert "reached accuracy (mean of clients) 0.600 in 2 rounds" in report(found)
 
 
+def test_a_report_says_what_of_its_budget_a_run_used() -> None:
+    found = events()
+    found[0]["config"]["budget_mb"] = 2.0
+    done = {"t": 98, "node": "server", "event": "done", "because": "budget"}
+    text = report([*found[:-1], done, found[-1]])
+    check(text)
+    # 2 rounds of 2 clients, 0.4 MB each way.
+    assert "both ways, it used 3.2 MB, 160.0%." in text
+    assert "It ended there, for its budget was spent." in text
+    assert "budget" not in report(events())
+
+
 def of_text(*perplexities: float, target: str | None = None) -> list[dict[str, Any]]:
     found = events(method="flora", rounds=len(perplexities))
     if target is not None:

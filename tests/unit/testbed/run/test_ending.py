@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from nodes.requirements import training_samples
-from nodes.server import check_there, reaches
+import methods
+from nodes.requirements import check_budget, training_samples
+from nodes.server import check_there, ended, reaches
 from nodes.workload import tasks
 from testbed.config_error import ConfigError
 from testbed.metrics import Target
@@ -26,6 +27,29 @@ def test_a_target_of_what_less_is_better_is_reached_from_above() -> None:
         assert reaches({metric: 19.5}, Target(metric, 20.0))
         assert not reaches({metric: 20.5}, Target(metric, 20.0))
     assert reaches({"exact_match": 0.5, "loss": 9.0}, Target("exact_match", 0.5))
+
+
+def test_a_budget_of_payload_ends_a_run_too() -> None:
+    run = RunConfig(rounds=5, target="accuracy=0.9", budget_mb=2.0)
+    assert ended(run, 1, {"accuracy": 0.5}, 1_999_999) is None
+    assert ended(run, 1, {"accuracy": 0.5}, 2_000_000) == "budget"
+    assert ended(run, 1, {"accuracy": 0.9}, 2_000_000) == "target"
+    assert ended(run, 5, {"accuracy": 0.5}, 0) == "rounds"
+    assert ended(RunConfig(rounds=5), 4, {}, 10**12) is None
+
+
+@pytest.mark.parametrize("value", [0, -1, float("inf"), "much"])
+def test_a_budget_that_is_none_is_refused(value: object) -> None:
+    with pytest.raises(ConfigError, match="budget_mb = "):
+        load(None, {"budget_mb": value})
+
+
+def test_a_budget_is_refused_where_the_server_does_not_see_what_is_spent() -> None:
+    for run in (RunConfig(method="dispfl", budget_mb=1), RunConfig(transport="gloo", budget_mb=1)):
+        with pytest.raises(ConfigError, match=r"budget_mb = 1: clients .* speak to one another"):
+            check_budget(run, methods.load(run.method))
+    check_budget(RunConfig(budget_mb=1), methods.load("fedpeft"))
+    check_budget(RunConfig(method="dispfl"), methods.load("dispfl"))
 
 
 def test_a_metric_that_the_run_does_not_have_ends_it() -> None:
