@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from in_process import Network, play
@@ -13,10 +14,13 @@ from made_text import LENGTH, SAMPLES, SPEC, language_model, nobody, text_shards
 from torch import Tensor
 
 import methods
-from methods.distillation.mutual import with_attention_maps
+from methods import sfprompt
+from methods.distillation.mutual import View, with_attention_maps
+from methods.distillation.mutual import loss as mutual_loss
 from methods.payload.chain import Chain
 from methods.payload.coder import Coder
 from methods.shared.local_training import trainable_state
+from methods.shared.objective import IGNORED
 from nodes.compute import Modelled, noise
 
 V, D, H, DEPTH, T = SPEC.vocabulary, SPEC.width, SPEC.mlp_width, SPEC.depth, LENGTH
@@ -344,6 +348,55 @@ def test_what_a_variant_does_not_train_stays() -> None:
     start = dict(found.before.named_parameters())
     for name, each in found.server.model.named_parameters():
         assert torch.equal(each, start[name]) != each.requires_grad, name
+
+
+# Losses and scores of sequences
+
+
+def some_logits() -> tuple[Tensor, Tensor]:
+    """Of three sequences, and targets of which not all count."""
+    generator = torch.Generator().manual_seed(5)
+    targets = text_shards()["client-1"].targets[:3]
+    return torch.randn(3, T, V, generator=generator), targets
+
+
+def probabilities(logits: Tensor) -> np.ndarray:
+    found = np.exp(logits.double().numpy())
+    return np.asarray(found / found.sum(axis=-1, keepdims=True))
+
+
+def test_a_sequence_is_as_hard_as_the_tokens_that_count() -> None:
+    logits, targets = some_logits()
+    expected = [
+        np.mean([np.linalg.norm(p - np.eye(V)[t]) for p, t in zip(own, truth, strict=True)
+                 if t != IGNORED])
+        for own, truth in zip(probabilities(logits), targets.tolist(), strict=True)
+    ]  # fmt: skip
+    np.testing.assert_allclose(sfprompt.el2n(logits, targets).numpy(), expected, rtol=1e-5)
+
+
+def test_teacher_and_student_learn_of_one_another_where_targets_count() -> None:
+    ours, targets = some_logits()
+    theirs = 2 * ours.flip(dims=(0,))
+    own, other = View(theirs, [], []), View(ours, [], [])
+    p, q = probabilities(ours), probabilities(theirs)
+    counts = (targets != IGNORED).numpy()
+    ce = [-np.log(each[counts][np.arange(counts.sum()), targets.numpy()[counts]]).mean()
+          for each in (p, q)]  # fmt: skip
+    mutual = ((p - q) * (np.log(p) - np.log(q))).mean(axis=-1)[counts].mean()
+    found = float(mutual_loss((own, other), targets, as_published=False))
+    assert found == pytest.approx(sum(ce) + mutual / sum(ce), rel=1e-5)
+
+
+def test_clusters_of_a_language_model_grow_by_the_features_of_its_tokens() -> None:
+    options = {"representations": "gram", "public_source": "held-out", "public_samples": 8}
+    found = played(Case("fedcompress", options))
+    assert found.network.payload()["up"] == {
+        "clustered": EACH * clustered(8),
+        "representation": EACH * 4 * D * D,
+    }
+    metrics = found.server.evaluate(*text_shards()["client-1"][:2])
+    assert 1 < metrics["score"] <= D and metrics["clusters"] == 8
 
 
 # Attention maps
