@@ -73,6 +73,12 @@ def refused(data_path: object, reason: str) -> None:
             [],
         ),
         (["train/0.parquet", "test/0.parquet"], ["train/0.parquet"], ["test/0.parquet"], []),
+        (
+            ["train_and_test/test.jsonl", "train_and_test/train.jsonl"],
+            ["train_and_test/train.jsonl"],
+            ["train_and_test/test.jsonl"],
+            [],
+        ),
         (["TRAIN.JSONL", "my_test_set.JSONL"], ["TRAIN.JSONL"], ["my_test_set.JSONL"], []),
         ([".hidden.jsonl", ".git/a.jsonl", "dataset_info.json", "a.jsonl"], ["a.jsonl"], [], []),
     ],

@@ -101,14 +101,19 @@ def test_an_example_learns_what_is_learnt_and_lies_within(
 def test_merged_examples_learn_the_same_in_fewer_sequences(
     dialogues: list[list[Segment]], length: int
 ) -> None:
-    # As any dialogue, each begins with what is not learnt.
-    begun = [[Segment([9], False), *parts] for parts in dialogues]
-    kept = [found for parts in begun if (found := example(parts, length)) is not None]
+    kept = [found for parts in dialogues if (found := example(parts, length)) is not None]
     together = merged(kept, length)
     assert pairs(padded(together, length, END)) == pairs(padded(kept, length, END))
     sizes = [len(each.ids) for each in together]
     assert all(size <= length + 1 for size in sizes)
     assert all(one + len(other.ids) > length + 1 for one, other in firsts(together, kept))
+
+
+def test_what_begins_an_example_is_no_answer_to_the_one_before() -> None:
+    one = example([Segment([5, 6], True)], 4)
+    assert one is not None
+    (both,) = merged([one, one], 4)
+    assert both.ids.tolist() == [5, 6, 5, 6] and both.learnt.tolist() == [True, True, False, True]
 
 
 def firsts(together: list[Example], kept: list[Example]) -> list[tuple[int, Example]]:

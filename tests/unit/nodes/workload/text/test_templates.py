@@ -3,11 +3,18 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from nodes.workload.text.columns import Dialogue
 from nodes.workload.text.templates import TEMPLATES, segments
-from nodes.workload.text.tokens import SHIPPED, Message, Segment, ShippedEncoder
+from nodes.workload.text.tokens import (
+    SHIPPED,
+    Message,
+    Segment,
+    ShippedEncoder,
+    TransformersEncoder,
+)
 from testbed.config_error import ConfigError
 
 ENCODER = ShippedEncoder()
@@ -101,6 +108,26 @@ def test_all_that_the_assistant_says_is_learnt_and_nothing_else(
     space = " " if template == "flowertune" else ""
     learnt = [DECODE(part.ids, skip_special_tokens=False) for part in found if part.learnt]
     assert learnt == [f"{space}{text}</s>" for role, text in messages if role == "assistant"]
+
+
+def test_an_answer_that_would_melt_into_its_question_is_encoded_by_itself() -> None:
+    assert len(ENCODER.encode("number")) < len(ENCODER.encode("num")) + len(ENCODER.encode("ber"))
+    melting = Dialogue((Message("user", "num"), Message("assistant", "ber")))
+    assert shown(segments(melting, ENCODER, "plain")) == "<s>num[ber</s>]"
+
+
+def test_no_space_is_put_before_an_answer_that_goes_on() -> None:
+    """As a tokenizer of Llama 2 does before a text that stands by itself."""
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), ("▁", -2.0)]
+    pieces += [(letter, -3.0) for letter in {*f"{TASK}{REQUEST}#\n:Input"} - {" "}]
+    backend = Tokenizer(models.Unigram(pieces, unk_id=0))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    encoder = TransformersEncoder(tokenizer, "made")
+    one = Dialogue((Message("user", "Add."), Message("assistant", "a")))
+    found = [number for part in segments(one, encoder, "alpaca") for number in part.ids]
+    text = f"{TASK}. {REQUEST}\n\n### Instruction:\nAdd.\n\n### Response:a"
+    assert found == [*encoder.encode(text), encoder.end]
 
 
 @pytest.mark.parametrize("template", ["alpaca", "flowertune"])
