@@ -45,6 +45,11 @@ def load_trainable(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             own[name].copy_(rounded(tensor, own[name].dtype))
 
 
+def without_values(model: nn.Module) -> bool:
+    """Whether it is modelled: its weights are on the meta device, whatever its inputs are."""
+    return next(model.parameters()).is_meta
+
+
 def copy_of(model: Model) -> Model:
     """A model with trainable parameters of its own; what is frozen stays common."""
     frozen = {id(p): p for p in model.parameters() if not p.requires_grad}
@@ -76,7 +81,7 @@ def train(
         batches = [batch for order in orders for batch in order.split(batch_size)]
     else:
         batches = list(torch.cat(orders)[: steps * batch_size].split(batch_size))
-    for batch in flops.each_size(batches) if shard.inputs.is_meta else batches:
+    for batch in flops.each_size(batches) if without_values(model) else batches:
         optimizer.zero_grad(set_to_none=True)
         found = loss(model(shard.inputs[batch]), shard.targets[batch])
         (found if penalty is None else found + penalty()).backward()

@@ -13,6 +13,8 @@ from nodes.workload.text.model import LanguageModel, LanguageSpec
 SPEC = LanguageSpec(vocabulary=40, width=16, depth=4, heads=2, mlp_width=24, context=6)
 LENGTH = 6
 SAMPLES = {"client-1": 9, "client-2": 12, "client-3": 8}
+TEXT_ALONE = {"fedsp"}
+"""Methods that take no model of images."""
 
 
 def language_model(device: str = "cpu", **spec: Any) -> LanguageModel:

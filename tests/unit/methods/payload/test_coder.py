@@ -9,6 +9,7 @@ import msgspec
 import pytest
 import torch
 from in_process import Network, play, shards
+from made_text import TEXT_ALONE, language_model, nobody, text_shards
 from torch import nn
 
 import methods
@@ -42,6 +43,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "flora": {"ranks": "3,1,2"},
     "hetlora": {"ranks": "3,1,2"},
     "flexlora": {"ranks": "3,1,2"},
+    "fedsp": {"align_steps": 2, "local_steps": 2, "batch_size": 4, "prefix_length": 8},
     "feddm": {"iterations": 2, "server_epochs": 2},
     "fedptr": {"rank": 2, "match_steps": 2, "unrolled_steps": 2},
     "fedmd": {"depths": "2,3", "public_batch": 8, "public_samples": 12},
@@ -70,15 +72,19 @@ class Run:
         method = methods.load(name)
         given = {**OPTIONS[name], **more}
         self.options = msgspec.convert(given, method.Config)
-        self.data = {
-            client: shard._replace(public=torch.rand(12, 1, 4, 4, generator=_draw()))
-            for client, shard in shards(SAMPLES, (1, 4, 4), CLASSES).items()
-        }
-        none = torch.empty(0, 1, 4, 4)
-        public = self.data["client-1"].public
-        at_server = Shard(none, torch.empty(0, dtype=torch.int64), public, 0)
+        if name in TEXT_ALONE:
+            self.data, at_server = text_shards(SAMPLES), nobody()
+        else:
+            self.data = {
+                client: shard._replace(public=torch.rand(12, 1, 4, 4, generator=_draw()))
+                for client, shard in shards(SAMPLES, (1, 4, 4), CLASSES).items()
+            }
+            none = torch.empty(0, 1, 4, 4)
+            public = self.data["client-1"].public
+            at_server = Shard(none, torch.empty(0, dtype=torch.int64), public, 0)
+        whole = language_model() if name in TEXT_ALONE else plain()
         torch.manual_seed(1)
-        model = method.adapt(self.options, plain())
+        model = method.adapt(self.options, whole)
         self.server = method.Server(self.options, copy.deepcopy(model), at_server, 0)
         self.coders = {node: Coder(Chain(up), Chain(down), 7) for node in ("server", *self.data)}
         self.server.stages = self.coders["server"].lasting

@@ -18,6 +18,7 @@ import pytest
 import torch
 from in_process import Network, play, shards
 from made_events import Reported
+from made_text import TEXT_ALONE, language_model, text_shards
 from torch import Tensor, nn
 
 import methods
@@ -46,6 +47,10 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"candidates": 64, "steps": 5, "sampling": "importance"},
     ],
     "feddm": [{"iterations": 3, "server_epochs": 2}],
+    "fedsp": [
+        {"align_steps": 3, "local_steps": 3, "batch_size": 4, **more}
+        for more in ({}, {"projection": 5, "rate_rounds": 5})
+    ],
     "fedptr": [
         {"match_steps": 3, "projection": projection}
         for projection in ("synthetic", "projected", "client")
@@ -95,12 +100,18 @@ class Nodes:
             {key: value for key, value in SMALL.items() if key in fields} | options, method.Config
         )
         torch.manual_seed(0)
-        model = method.adapt(self.config, VisionTransformer(SPEC, CLASSES))
-        parts = {
-            name: shard._replace(public=PUBLIC)
-            for name, shard in shards(SAMPLES, SHAPE, CLASSES).items()
-        }
-        nothing = Shard(torch.empty(0, *SHAPE), torch.empty(0, dtype=torch.int64), PUBLIC, 0)
+        if name in TEXT_ALONE:
+            plain: nn.Module = language_model()
+            parts = text_shards(SAMPLES, public=len(PUBLIC))
+        else:
+            plain = VisionTransformer(SPEC, CLASSES)
+            parts = {
+                name: shard._replace(public=PUBLIC)
+                for name, shard in shards(SAMPLES, SHAPE, CLASSES).items()
+            }
+        model = method.adapt(self.config, plain)
+        inputs, targets, public, *_ = parts["client-1"]
+        nothing = Shard(inputs[:0], targets[:0], public, 0)
         self.server = method.Server(self.config, copy.deepcopy(model), nothing, 3)
         self.clients = {
             name: method.Client(self.config, copy.deepcopy(model), shard, 10 + shard.client)
