@@ -74,11 +74,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     own values are."""
     prefix_deviation: Annotated[float, msgspec.Meta(ge=0)] = 1.0
     """Of a prefix's first values."""
-    local_steps: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 10
+    local_steps: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 3
     """Batches a round, all full, of a client's auxiliary model, of its prefix, and of the server's
-    prefix."""
-    batch_size: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 16
-    """Sequences."""
+    prefix; 10 in the paper."""
+    batch_size: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 8
+    """Sequences; 16 in the paper."""
     learning_rate: Rate = 5e-4
     """AdamW's of the auxiliary model, at clients; its state lasts."""
     prefix_learning_rate: Rate = 5e-4
@@ -88,7 +88,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """AdamW's; 1e-4 in the paper's code."""
     rate_rounds: Annotated[int, msgspec.Meta(ge=1, le=100_000)] | None = None
     """Rounds in whose first tenth both rates go up, and then down to 0; absent: they stay."""
-    align_steps: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 200
+    align_steps: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 40
     """Batches by which the server aligns the auxiliary model; 5,000 in the paper's code."""
     align_learning_rate: Rate = 5e-4
     """AdamW's at its highest."""
@@ -103,7 +103,7 @@ def auxiliary_of(model: Prefixed) -> Prefixed:
 
 
 def train_only(model: Prefixed, *parts: nn.Module) -> None:
-    """Of its parameters only those of ``parts`` require a gradient."""
+    """Have only the parameters of ``parts`` require a gradient."""
     model.requires_grad_(False)
     for part in parts:
         part.requires_grad_(True)
@@ -290,7 +290,7 @@ def traffic(config: Config, model: nn.Module) -> tuple[int, int]:
 
 
 def client_flops(config: Config, model: nn.Module, image: Tensor) -> float:
-    """None: its steps are as many whatever it has."""
+    """Nothing: its steps are as many whatever it has."""
     return 0.0
 
 
