@@ -314,10 +314,10 @@ def test_the_loss_falls_over_rounds() -> None:
     before = played.server.evaluate(inputs, targets)
     losses = [before["loss"]]
     for _ in range(3):
-        played.play(4)
+        played.play(2)
         losses.append(played.server.evaluate(inputs, targets)["loss"])
     assert losses == sorted(losses, reverse=True)
-    assert losses[-1] < losses[0] / 2
+    assert losses[-1] < losses[0] - 0.3
     assert before["perplexity"] == pytest.approx(math.exp(losses[0]))
 
 

@@ -213,6 +213,12 @@ CASES = [
         EACH * SALIENT + CLIENTS * MASK,
     ),
     Case("dispfl", {"batch_size": 4, "topology": "full"}),
+    Case(
+        "fedsp",
+        {"prefix_length": 3, "align_steps": 2, "server_samples": 8},
+        EACH * 4 * 3 * DEPTH * 2 * D,
+        EACH * 4 * 3 * DEPTH * 2 * D + CLIENTS * 4 * (HEAD_PART + D),
+    ),
 ]
 REFUSED = [
     ("fedpeft", {"variant": "head"}, "its embedding too"),
@@ -318,7 +324,7 @@ def test_what_makes_no_sense_of_text_is_refused_before_anything_starts(
 
 def test_every_method_plays_or_is_refused() -> None:
     known = {case.name for case in CASES} | {name for name, _, _ in REFUSED}
-    assert set(methods.names()) - {"fedsp"} == known
+    assert set(methods.names()) == known
 
 
 # Tied weights
