@@ -282,7 +282,7 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         Annotated[int, msgspec.Meta(ge=1, le=100_000_000)] | None,
         Flag(
             "Training samples of all clients together, public ones included.",
-            default="all there are; of glyphs, 64 a client and at least 2,000; of docs 24 and of "
+            default="all there are; of glyphs, 64 a client and at least 2,000; of docs 48 and of "
             "instructions 64 a client",
         ),
     ] = None

@@ -27,7 +27,7 @@ LENGTHS = {"docs": 128, "instructions": 48}
 GROUPS = {"docs": 25, "instructions": len(instructions.FAMILIES)}
 PER_GROUP = {"docs": 4, "instructions": 20}
 """Sequences of each group that models are evaluated on, and as many of the validation split."""
-PER_CLIENT = {"docs": 24, "instructions": 64}
+PER_CLIENT = {"docs": 48, "instructions": 64}
 """Sequences of a client where nobody says how many."""
 
 
