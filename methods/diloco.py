@@ -11,8 +11,9 @@ variant of ``methods/peft/``, as for fedpeft. One way a client: 4 bytes a traina
 whatever H.
 
 With cosine_rounds = T the inner rate follows one cosine over all T * H steps, from learning_rate to
-0, where it stays; before it warmup_steps of them rise to it in a line. Which of them a step is the
-round says, so that a client that was not drawn meanwhile has the others' rate.
+final_learning_rate, 0 by default, where it stays; before it warmup_steps of them rise to it in a
+line. Which of them a step is the round says, so that a client that was not drawn meanwhile has the
+others' rate.
 
 From the paper: steps instead of epochs, AdamW inside, Nesterov's momentum outside with these two
 numbers, states of AdamW that are neither sent nor averaged; the cosine and the warm-up, of 1,000
@@ -41,7 +42,8 @@ class Config(fedavgm.Config, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     nesterov: bool = True
     """The server's momentum is Nesterov's."""
     cosine_rounds: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
-    """T: rounds of the whole run, over which the inner rate falls to 0; absent: it does not."""
+    """T: rounds of the whole run, over which the inner rate falls, step by step, to
+    final_learning_rate; absent: it does not."""
     warmup_steps: Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)] = 0
     """Inner steps, of the first rounds, over which the inner rate rises."""
 
@@ -64,7 +66,8 @@ class Config(fedavgm.Config, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         if self.cosine_rounds is None:
             return self.learning_rate
         done = (step - 1 - self.warmup_steps) / (self._steps - self.warmup_steps)
-        return self.learning_rate * (1 + math.cos(math.pi * min(1.0, done))) / 2
+        above = self.learning_rate - self.final_learning_rate
+        return self.final_learning_rate + above * (1 + math.cos(math.pi * min(1.0, done))) / 2
 
 
 Server = fedavgm.Server
@@ -75,7 +78,7 @@ class Client(fedpeft.Client):
 
     def __init__(self, config: Config, model: nn.Module, shard: Shard, seed: int) -> None:
         super().__init__(config, model, shard, seed)
-        self.inner = fedavg.new_optimizer(config, model)
+        self.inner = fedavg.new_optimizer(config, model, 1)
         self.inner.register_step_pre_hook(self._pace)
         self.step = 0
         """The run's last inner step, had it taken part in each round."""

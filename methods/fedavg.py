@@ -9,9 +9,8 @@ parameter.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -29,10 +28,7 @@ stageable = ("up", "down")
 
 
 class Config(privacy.Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``averaging.Training`` and what privacy adds to it."""
-
-    local_steps: Annotated[int, msgspec.Meta(ge=1, le=100_000)] | None = None
-    """Batches a round, all full, in place of local_epochs: where one epoch ends, another begins."""
+    """``averaging.LocalTraining`` and what privacy adds to it."""
 
 
 def check(config: Config, model: nn.Module) -> None:
@@ -53,6 +49,11 @@ def all_reduce(config: Config) -> None:
         raise ValueError(
             "dp = 'client': its noise is the server's to add, and an all-reduce has none; take "
             "dp=sample, or transport=zmq"
+        )
+    if config.cosine_rounds is not None:
+        raise ValueError(
+            f"cosine_rounds = {config.cosine_rounds}: the rate goes by the round, which an "
+            "all-reduce tells nobody; leave it out, or take transport=zmq"
         )
 
 
@@ -108,8 +109,11 @@ class Client:
         self.shard = shard
         self.generator = torch.Generator().manual_seed(seed)
         self.privacy = privacy.load(config.dp).ClientSide(config, len(shard.targets))
+        self.number = 1
+        """The present round's."""
 
     def round(self, peer: Peer) -> None:
+        self.number = peer.round
         start = peer.receive(self.kind, like=learnt(self.model), base="held").tensors
         end, details = self.update(start)
         peer.send(self.kind, end, to="server", base=start, **details)
@@ -136,7 +140,7 @@ class Client:
 
     def optimizer(self, start: Mapping[str, Tensor]) -> torch.optim.Optimizer:
         """The optimizer of a round that begins at ``start``."""
-        return new_optimizer(self.config, self.model)
+        return new_optimizer(self.config, self.model, self.number)
 
 
 def traffic(config: Config, model: nn.Module) -> tuple[int, int]:
@@ -156,14 +160,16 @@ def fixed_flops(config: Config, model: nn.Module, image: Tensor) -> float:
     return samples * flops.step(model, image, model) if samples else 0.0
 
 
-def new_optimizer(config: Training, model: nn.Module) -> torch.optim.Optimizer:
+def new_optimizer(config: Training, model: nn.Module, number: int) -> torch.optim.Optimizer:
+    """The optimizer of a round, from 1, of all that the model has to train."""
+    rate = config.round_rate(number)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if config.optimizer == "sgd":
         return torch.optim.SGD(
             parameters,
-            lr=config.learning_rate,
+            lr=rate,
             momentum=0.9,
             nesterov=True,
             weight_decay=config.weight_decay,
         )
-    return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(parameters, lr=rate, weight_decay=config.weight_decay)

@@ -87,6 +87,7 @@ class Server(fedpeft.Server):
 
 class Client(fedpeft.Client):
     def round(self, peer: Peer) -> None:
+        self.number = peer.round
         start = peer.receive(self.kind, like=learnt(self.model)).tensors
         end = self.trained(start)
         change = {name: end[name] - start[name] for name in end}

@@ -26,7 +26,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from methods import Peer, Shard, fedpeft
+from methods import Shard, fedpeft
 from testbed.seeds import derive
 
 
@@ -55,11 +55,6 @@ class Client(fedpeft.Client):
     def __init__(self, config: Config, model: nn.Module, shard: Shard, seed: int) -> None:
         super().__init__(config, model, shard, seed)
         self.seed = seed
-        self.number = 0
-
-    def round(self, peer: Peer) -> None:
-        self.number = peer.round
-        super().round(peer)
 
     @property
     def epochs(self) -> int:

@@ -338,7 +338,7 @@ class Client:
         train(
             small,
             self.shard,
-            new_optimizer(self.config, small),
+            new_optimizer(self.config, small, peer.round),
             epochs=self.config.local_epochs,
             batch_size=self.config.batch_size,
             generator=self.generator,

@@ -151,7 +151,7 @@ class Client(fedprox.Client):
     def optimizer(self, start: Mapping[str, Tensor]) -> torch.optim.Optimizer:
         """fedprox's, drawn towards the projected weights; fedavg's where there are none."""
         if self.aim is None:
-            return fedavg.new_optimizer(self.config, self.model)
+            return fedavg.new_optimizer(self.config, self.model, self.number)
         return super().optimizer(self.aim)
 
 

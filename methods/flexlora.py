@@ -127,8 +127,11 @@ class Client:
         self.generator = torch.Generator().manual_seed(seed)
         self.rank = config.rank_of(shard.client)
         low_rank.resize(config, model, self.rank)
+        self.number = 1
+        """The present round's."""
 
     def round(self, peer: Peer) -> None:
+        self.number = peer.round
         start = peer.receive(self.kind, like=learnt(self.model)).tensors
         load_trainable(self.model, start)
         self.train()
@@ -138,10 +141,11 @@ class Client:
         train(
             self.model,
             self.shard,
-            fedavg.new_optimizer(self.config, self.model),
+            fedavg.new_optimizer(self.config, self.model, self.number),
             epochs=self.config.local_epochs,
             batch_size=self.config.batch_size,
             generator=self.generator,
+            steps=self.config.local_steps,
             penalty=penalty,
         )
 
@@ -157,3 +161,4 @@ check = low_rank.check
 adapt = low_rank.adapt
 traffic = low_rank.traffic
 client_flops = low_rank.client_flops
+fixed_flops = low_rank.fixed_flops

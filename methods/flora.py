@@ -128,6 +128,7 @@ class Client(flexlora.Client):
         """How many stacks its base has."""
 
     def round(self, peer: Peer) -> None:
+        self.number = peer.round
         # 1. The classifier, and what its base lacks.
         head = peer.receive("head", like=of_others(learnt(self.model)))
         load_trainable(self.model, head.tensors)
@@ -197,3 +198,4 @@ def check_stages(up: Chain, down: Chain) -> None:
 check = low_rank.check
 adapt = low_rank.adapt
 client_flops = low_rank.client_flops
+fixed_flops = low_rank.fixed_flops

@@ -107,6 +107,7 @@ class Client(flexlora.Client):
         if not self.config.self_prune:
             super().round(peer)
             return
+        self.number = peer.round
         # 1. What the server has of its rank; beyond that all is zero, and gets no gradient.
         told = peer.receive("rank", like={}).details.get("rank")
         rank = min(told, self.rank) if isinstance(told, int) and told >= 1 else self.rank
@@ -136,3 +137,4 @@ check = low_rank.check
 adapt = low_rank.adapt
 traffic = low_rank.traffic
 client_flops = low_rank.client_flops
+fixed_flops = low_rank.fixed_flops

@@ -102,7 +102,7 @@ class Server:
             fleet,
             client,
             self.cut.server,
-            fedavg.new_optimizer(self.config, self.cut.server),
+            fedavg.new_optimizer(self.config, self.cut.server, fleet.round),
             [self.tokens.expand(count, -1, -1) for count in arriving],
             labels=self.labels,
         )
@@ -138,7 +138,9 @@ class Client:
             part.train()
         # 2. Train together with the server.
         codings = self.codings(peer.round)
-        optimizer = fedavg.new_optimizer(self.config, nn.ModuleDict(self.cut.client_side))
+        optimizer = fedavg.new_optimizer(
+            self.config, nn.ModuleDict(self.cut.client_side), peer.round
+        )
         for batch in batches(
             self.shard, self.config.local_epochs, self.config.batch_size, self.generator
         ):

@@ -65,7 +65,7 @@ class Server:
             for client in fleet.clients
         }
         order = self._order(fleet.round, counts)
-        common = fedavg.new_optimizer(self.config, self.cut.server)
+        common = fedavg.new_optimizer(self.config, self.cut.server, fleet.round)
 
         async def train(client: str) -> None:
             # 1. Client and server begin with the present weights; in v1 the server has a copy of
@@ -75,7 +75,7 @@ class Server:
             side, optimizer = self.cut.server, common
             if self.config.variant == "v1":
                 side = copy_of(self.cut.server)
-                optimizer = fedavg.new_optimizer(self.config, side)
+                optimizer = fedavg.new_optimizer(self.config, side, fleet.round)
             # 2. Batches are worked on as they arrive.
             await serve(
                 fleet,

@@ -22,12 +22,12 @@ import msgspec
 import torch
 from torch import nn
 
-from methods.shared.averaging import Training
+from methods.shared.averaging import LocalTraining
 from methods.shared.backbone import Backbone, causal
 from methods.shared.local_training import learnt
 
 
-class Options(Training, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Options(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_only=True):
     dp: Literal["none", "sample", "client"] = "none"
     """What (epsilon, delta)-differential privacy holds for: a sample of a client, or a client."""
     dp_clip: Annotated[float, msgspec.Meta(gt=0)] = 1.0
@@ -42,6 +42,7 @@ class Options(Training, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Less than one in the samples of any client (sample), or in the clients (client)."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         options = ("dp_noise", "dp_epsilon", "dp_rounds")
         given = [name for name in options if getattr(self, name) is not None]
         if self.dp == "none":

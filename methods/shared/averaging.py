@@ -1,5 +1,6 @@
 """Weighted averaging, and the options of local training."""
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, cast
 
@@ -20,6 +21,32 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """A client's; its state begins anew each round. sgd has Nesterov momentum 0.9."""
     learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
     weight_decay: Annotated[float, msgspec.Meta(ge=0)] = 1e-4
+    cosine_rounds: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
+    """T: rounds over which the learning rate falls by a cosine, one rate a round; absent: never."""
+    final_learning_rate: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """With cosine_rounds: where it ends, from round T + 1 on."""
+
+    def __post_init__(self) -> None:
+        if self.final_learning_rate and self.cosine_rounds is None:
+            raise ValueError(
+                f"final_learning_rate = {self.final_learning_rate:g}: the learning rate falls to "
+                "it over cosine_rounds, which are not given"
+            )
+
+    def round_rate(self, number: int) -> float:
+        """The learning rate of a round, from 1."""
+        if self.cosine_rounds is None:
+            return self.learning_rate
+        done = min(1.0, (number - 1) / self.cosine_rounds)
+        above = self.learning_rate - self.final_learning_rate
+        return self.final_learning_rate + above * (1 + math.cos(math.pi * done)) / 2
+
+
+class LocalTraining(Training, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Training of a client by itself."""
+
+    local_steps: Annotated[int, msgspec.Meta(ge=1, le=100_000)] | None = None
+    """Batches a round, all full, in place of local_epochs: where one epoch ends, another begins."""
 
 
 class WeightedMean:

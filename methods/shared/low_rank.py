@@ -20,7 +20,7 @@ from methods import Fleet, Missed
 from methods.payload.chain import Chain
 from methods.peft import lora
 from methods.shared import flops
-from methods.shared.averaging import BY_OTHERS, Training, WeightedMean
+from methods.shared.averaging import BY_OTHERS, LocalTraining, WeightedMean
 from methods.shared.local_training import copy_of, learnt
 from methods.shared.numbers import whole_numbers
 
@@ -30,7 +30,7 @@ Update = Mapping[str, Tensor]
 """What one client learns, by name."""
 
 
-class Options(Training, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Options(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_only=True):
     learning_rate: Annotated[float, msgspec.Meta(gt=0)] = BY_OTHERS
     """A client's; absent: LoRA's own for the optimizer."""
     ranks: int | float | str = "16,8,4"
@@ -39,6 +39,7 @@ class Options(Training, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """An adapter's output is scaled by lora_alpha / its rank; absent: by 2, whatever the rank."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         numbers = whole_numbers(self.ranks)
         if not numbers or not 1 <= min(numbers) <= max(numbers) <= MOST:
             raise ValueError(
@@ -186,6 +187,17 @@ def payload(state: Update) -> int:
 
 def client_flops(config: Options, model: nn.Module, image: Tensor) -> float:
     """Each epoch: the model forward and backward; the mean over the ranks that are dealt out."""
+    return 0.0 if config.local_steps else config.local_epochs * a_sample(config, model, image)
+
+
+def fixed_flops(config: Options, model: nn.Module, image: Tensor) -> float:
+    """The same of the samples of local_steps."""
+    samples = (config.local_steps or 0) * config.batch_size
+    return samples * a_sample(config, model, image) if samples else 0.0
+
+
+def a_sample(config: Options, model: nn.Module, image: Tensor) -> float:
+    """Operations of a training step on one sample, the mean over the ranks that are dealt out."""
     ranks = whole_numbers(config.ranks)
 
     def step(rank: int) -> int:
@@ -194,4 +206,4 @@ def client_flops(config: Options, model: nn.Module, image: Tensor) -> float:
         return flops.step(own, image, own)
 
     counts = {rank: step(rank) for rank in set(ranks)}
-    return config.local_epochs * sum(counts[rank] for rank in ranks) / len(ranks)
+    return sum(counts[rank] for rank in ranks) / len(ranks)

@@ -222,7 +222,7 @@ def by_hand(options: fedlite.Config, rounds: int = 1) -> nn.Module:
             load_trainable(whole, start)
             seed = derive(10 + shard.client, "k-means", number)
             reference = Reference(fedlite.form_of(options, whole), options.iterations, seed)
-            optimizer = fedavg.new_optimizer(options, whole)
+            optimizer = fedavg.new_optimizer(options, whole, 1)
             for batch in batches(shard, EPOCHS, BATCH, draws[name]):
                 _descend(whole, options, batch, reference, optimizer)
             mean.add(trainable_state(whole), len(shard.targets))

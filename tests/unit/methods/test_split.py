@@ -120,7 +120,7 @@ class Alone:
         train(
             self.model,
             self.data[client],
-            fedavg.new_optimizer(self.options, self.model),
+            fedavg.new_optimizer(self.options, self.model, 1),
             epochs=self.options.local_epochs,
             batch_size=self.options.batch_size,
             generator=self.generators[client],

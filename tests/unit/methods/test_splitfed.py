@@ -133,10 +133,12 @@ def by_hand(options: splitfed.Config, data: dict[str, Shard], order: list[str]) 
         )
         for name, shard in data.items()
     }
-    steps = [fedavg.new_optimizer(options, middle)]
+    steps = [fedavg.new_optimizer(options, middle, 1)]
     own = {
         name: fedavg.new_optimizer(
-            options, nn.ModuleList(p for p in (cut_of(one).head, cut_of(one).tail) if p is not None)
+            options,
+            nn.ModuleList(p for p in (cut_of(one).head, cut_of(one).tail) if p is not None),
+            1,
         )
         for name, one in clients.items()
     }

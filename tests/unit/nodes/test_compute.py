@@ -132,7 +132,7 @@ def test_operations_are_those_that_torch_counts_with_values(
         train(
             model,
             data,
-            fedavg.new_optimizer(config, model),
+            fedavg.new_optimizer(config, model, 1),
             epochs=3,
             batch_size=4,
             generator=torch.Generator().manual_seed(0),
