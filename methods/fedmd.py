@@ -30,6 +30,7 @@ from torch.nn import functional as F
 
 from methods import Fleet, Peer, Shard, distillation
 from methods.distillation import Labels, Public, adam, classes, digest
+from methods.distillation.largest import loss_of_largest
 from methods.shared.backbone import staged
 from methods.shared.local_training import train
 from methods.shared.numbers import whole_numbers
@@ -122,7 +123,7 @@ class Client:
                 self.model,
                 self.public.subset(seed, consensus.round),
                 consensus.logits,
-                F.l1_loss,
+                loss_of_largest(F.l1_loss, self.config.top_k),
                 self.digesting,
                 epochs=self.config.digest_epochs,
                 batch_size=self.config.digest_batch_size,

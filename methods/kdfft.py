@@ -19,7 +19,7 @@ little of how well it knows these images). Sharpening is DS-FL's (Itahara et al.
 """
 
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import torch
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from methods import Fleet, Peer, Shard, distillation
 from methods.distillation import Labels, Public, adam, classes, digest, kd_loss
+from methods.distillation.largest import loss_of_largest
 from methods.peft import lora
 from methods.shared import flops
 from methods.shared.averaging import BY_OTHERS
@@ -82,6 +83,11 @@ def adapt(config: Config, model: nn.Module) -> nn.Module:
     return lora.adapt(config, model)
 
 
+def loss_of(config: Config) -> Any:
+    """The loss of digesting, of a model's logits and the labels."""
+    return loss_of_largest(partial(kd_loss, temperature=config.temperature), config.top_k)
+
+
 class Server:
     def __init__(self, config: Config, model: nn.Module, shard: Shard, seed: int) -> None:
         self.config = config
@@ -107,7 +113,7 @@ class Server:
                 self.model,
                 self.public.subset(self.seed, fleet.round),
                 logits,
-                partial(kd_loss, temperature=self.config.temperature),
+                loss_of(self.config),
                 self.optimizer,
                 epochs=self.config.student_epochs,
                 batch_size=self.config.digest_batch_size,
@@ -147,7 +153,7 @@ class Client:
                 self.model,
                 self.public.subset(seed, labels.round),
                 labels.logits,
-                partial(kd_loss, temperature=self.config.temperature),
+                loss_of(self.config),
                 self.digesting,
                 epochs=self.config.digest_epochs,
                 batch_size=self.config.digest_batch_size,

@@ -2,12 +2,16 @@
 
 Of V logits x the message has the k largest, their indices, and r = log(mean(exp(x_i))) over the
 others, so that a softmax of what is rebuilt gives the k their own probabilities and the others the
-rest in equal parts. Bytes a prediction: 4 k + 4 + k * (1, 2 or 4), the bytes of the smallest whole
-number that has place for V - 1.
+rest in equal parts. Nobody learns these parts: a loss is of k + 1 values, the last being the
+logarithm of all others' exponentials together, and leaves their shares as they are.
+
+Bytes a prediction: 4 k + 4 + k * (1, 2 or 4), the bytes of the smallest whole number that has place
+for V - 1.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,8 +39,7 @@ def cut(logits: Tensor, count: int) -> dict[str, Tensor]:
     """Tensors to send of logits (..., V), ``count`` < V of them."""
     width = logits.shape[-1]
     values, places = logits.topk(count, dim=-1)
-    left = logits.scatter(-1, places, -math.inf)
-    rest = left.logsumexp(dim=-1, keepdim=True) - math.log(width - count)
+    rest = _others(logits, places) - math.log(width - count)
     return {VALUES: values, PLACES: places.to(places_dtype(width)), REST: rest}
 
 
@@ -44,6 +47,28 @@ def rebuilt(sent: Mapping[str, Tensor], width: int) -> Tensor:
     """Logits (..., V) that a message stands for."""
     values, places, rest = (sent[name] for name in (VALUES, PLACES, REST))
     return rest.expand(*rest.shape[:-1], width).scatter(-1, places.long(), values)
+
+
+def loss_of_largest(loss: Callable[[Tensor, Tensor], Tensor], count: int) -> Any:
+    """The loss of scores and labels (..., V), all but the ``count`` largest labels taken as one.
+
+    0: of each.
+    """
+
+    def found(scores: Tensor, labels: Tensor) -> Tensor:
+        places = labels.topk(count, dim=-1).indices
+        return loss(*(_as_one(each, places) for each in (scores, labels)))
+
+    return found if count else loss
+
+
+def _as_one(logits: Tensor, places: Tensor) -> Tensor:
+    """Logits at these places, and behind them the logit of all others together."""
+    return torch.cat([logits.gather(-1, places), _others(logits, places)], dim=-1)
+
+
+def _others(logits: Tensor, places: Tensor) -> Tensor:
+    return logits.scatter(-1, places, -math.inf).logsumexp(dim=-1, keepdim=True)
 
 
 def check(sent: Mapping[str, Tensor], width: int) -> None:

@@ -51,3 +51,26 @@ def test_a_place_that_no_logit_has_is_refused(place: int) -> None:
     sent["places"][1, 2, 0] = place
     with pytest.raises(ValueError, match="a place outside 0 to 39"):
         largest.check(sent, 40)
+
+
+def test_a_loss_is_of_the_largest_labels_and_of_the_others_sum() -> None:
+    labels, scores = logits(4, 3, 30), logits(4, 3, 30).flip(0).requires_grad_()
+    seen = []
+
+    def loss(one: Tensor, other: Tensor) -> Tensor:
+        seen.append((one.softmax(dim=-1), other.softmax(dim=-1)))
+        return (one - other).square().sum()
+
+    largest.loss_of_largest(loss, 5)(scores, labels).backward()
+    order = labels.argsort(dim=-1, descending=True)
+    for found, given in zip(seen[0], (scores, labels), strict=True):
+        sorted_ones = given.softmax(dim=-1).gather(-1, order)
+        assert found.shape == (4, 3, 6)
+        assert torch.allclose(found[..., :5], sorted_ones[..., :5], atol=1e-6)
+        assert torch.allclose(found[..., 5], sorted_ones[..., 5:].sum(dim=-1), atol=1e-6)
+    # Of the others each is moved by its share of their sum, so that shares stay as they are.
+    assert scores.grad is not None
+    moved, own = scores.grad.gather(-1, order)[..., 5:], scores.detach().gather(-1, order)[..., 5:]
+    shares = own.softmax(dim=-1)
+    assert torch.allclose(moved, shares * moved.sum(dim=-1, keepdim=True), atol=1e-5)
+    assert largest.loss_of_largest(loss, 0) is loss
