@@ -2,14 +2,17 @@
 
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
+import made_causal
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods.shared.prefix import Attention, Keys, Prefix, Prefixed, attend, keys_of
+from nodes.workload import models
 from nodes.workload.models import ModelSpec, VisionTransformer
 from nodes.workload.text.model import LanguageModel, LanguageSpec
 
@@ -200,3 +203,30 @@ def test_a_vision_transformer_reads_a_prefix_too() -> None:
     with Attention(lambda *args, **options: attend(drawn(2, 4, 5, 4), *args, **options)):
         found = own(images)
     assert found.shape == (2, 3) and not torch.allclose(found, own(images))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "qwen2"])
+def test_models_of_transformers_read_a_prefix_as_their_own_cache(kind: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, DynamicCache
+
+    folder = str(made_causal.folder_of(kind, tmp_path))
+    own = models.build(folder, 1, 0)
+    keys, like = keys_of(own), next(own.parameters()).detach()
+    prefix = Prefix(5, len(own.blocks), keys, own.spec.width, like, hidden=None, deviation=1.0)
+    ours = Prefixed(own, own.blocks, prefix)
+    theirs = AutoModelForCausalLM.from_pretrained(folder).eval()
+    cache = DynamicCache(config=theirs.config)
+    for layer, each in enumerate(prefix().detach()):
+        cache.update(*(part.expand(3, -1, -1, -1) for part in each), layer)
+    text = ids() % made_causal.VOCABULARY
+    with torch.no_grad():
+        places = torch.arange(7).expand(3, -1)
+        given = {"past_key_values": cache, "position_ids": places, "use_cache": True}
+        expected = theirs(text, **given).logits
+        torch.testing.assert_close(ours.eval()(text), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_model_that_caps_its_scores_is_refused(tmp_path: Path) -> None:
+    folder = str(made_causal.folder_of("gemma2", tmp_path))
+    with pytest.raises(ValueError, match="attends 0 times"):
+        keys_of(models.skeleton(folder, 1))
