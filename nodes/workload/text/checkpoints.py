@@ -287,16 +287,13 @@ def _staged(theirs: Any, spec: CausalSpec) -> CausalModel:
             angles = partial(angles, layer_type=kind) if layout.by_kind else angles
         blocks.append(Block(layer, Attended(angles, window if kind == SLIDING else None, capped)))
     cap = getattr(config, "final_logit_softcapping", None)
-    model = CausalModel(
+    return CausalModel(
         spec,
         roles(spec.model_type),
         Embed(tokens, places, spec.context),
         blocks,
         Head(norm, classifier, cap),
-    )
-    if spec.tied:
-        model.head.classifier.weight = tokens.weight
-    return model.requires_grad_()
+    ).requires_grad_()
 
 
 def _make_linear(layer: nn.Module) -> None:

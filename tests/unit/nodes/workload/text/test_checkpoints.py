@@ -246,3 +246,9 @@ def test_weights_are_mapped_and_a_forward_pass_copies_none(model_type: str, tmp_
         # What GPT-2 has as x W is kept as its transposition, which is a copy.
         turned = model_type == "gpt2" and re.search(r"\.c_\w+\.weight$", name)
         assert mapped == (not turned), name
+
+
+def test_nothing_is_dropped_in_training(tmp_path: Path) -> None:
+    made_causal.folder_of("gpt2", tmp_path, resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5)
+    model = models.build(str(tmp_path), 1, 0)
+    assert torch.equal(logits(model.train()), logits(model.eval()))

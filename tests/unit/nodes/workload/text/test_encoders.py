@@ -1,0 +1,97 @@
+"""Tokenizers of checkpoints: the fast ones that transformers saves, and what is refused."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import made_causal
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from nodes.workload import models
+from nodes.workload.text.tokens import SHIPPED, Message
+from testbed.config_error import ConfigError
+
+CHAT = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}"
+    "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+TEXT = "Return the sum of two arrays."
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made_causal.folder_of("llama", tmp_path)
+    edit(tmp_path / "config.json", vocab_size=1024)
+    saved(tmp_path, eos_token="</s>", chat_template=CHAT)
+    return tmp_path
+
+
+def saved(folder: Path, **fields: Any) -> None:
+    PreTrainedTokenizerFast(tokenizer_file=str(SHIPPED), **fields).save_pretrained(folder)
+
+
+def edit(path: Path, **fields: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def refused(folder: Path, why: str) -> None:
+    with pytest.raises(ConfigError, match=f"^model = '{folder}': {why}"):
+        models.encoder(str(folder))
+
+
+def test_ids_are_those_of_the_checkpoints_own_tokenizer(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    encoder = models.encoder(str(folder))
+    own = PreTrainedTokenizerFast.from_pretrained(folder)
+    assert encoder.encode(TEXT) == own(TEXT, add_special_tokens=False)["input_ids"]
+    assert (encoder.begin, encoder.end) == (None, own.eos_token_id)
+    said = encoder.chat([Message("user", "Sum?"), Message("assistant", TEXT)])
+    assert said is not None
+    asked, answered = said
+    assert (asked.learnt, answered.learnt) == (False, True)
+    assert own.decode(asked.ids) == "<|user|>Sum?<|assistant|>"
+    assert own.decode(answered.ids) == f"{TEXT}</s>"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_encoding_leaves_no_thread(folder: Path) -> None:
+    encoder = models.encoder(str(folder))
+    before = len(os.listdir("/proc/self/task"))
+    encoder.encode(TEXT * 100)
+    assert len(os.listdir("/proc/self/task")) == before
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_checkpoint_without_its_tokenizer_is_refused(folder: Path, file: str) -> None:
+    (folder / file).write_text("")
+    refused(folder, f"its {file} is empty")
+    (folder / file).unlink()
+    refused(folder, f"has no {file}; take what save_pretrained of a fast tokenizer writes")
+    # For a model of given shapes alone it is not asked for.
+    models.check(str(folder), weights=False)
+
+
+def test_tokenizers_that_do_not_fit_are_refused(folder: Path) -> None:
+    edit(folder / "config.json", vocab_size=1000)
+    refused(folder, "its tokenizer has a token 1023, and those of the model end at 999; take")
+    edit(folder / "config.json", vocab_size=1024)
+    (folder / "tokenizer.json").write_text("{")
+    refused(folder, "its tokenizer cannot be read")
+    saved(folder)
+    refused(folder, "its tokenizer has no eos_token")
+
+
+def test_code_of_a_tokenizers_own_is_never_run(folder: Path) -> None:
+    (folder / "own.py").write_text("raise SystemExit('was run')")
+    edit(
+        folder / "tokenizer_config.json",
+        auto_map={"AutoTokenizer": ["own.Own", "own.Own"]},
+        tokenizer_class="Own",
+    )
+    refused(folder, "its tokenizer cannot be read: .*custom code")
