@@ -252,3 +252,8 @@ def test_nothing_is_dropped_in_training(tmp_path: Path) -> None:
     made_causal.folder_of("gpt2", tmp_path, resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5)
     model = models.build(str(tmp_path), 1, 0)
     assert torch.equal(logits(model.train()), logits(model.eval()))
+
+
+def test_the_docs_name_every_layout() -> None:
+    page = (Path(__file__).parents[5] / "docs" / "data.md").read_text()
+    assert [each for each in LAYOUTS if f"`{each}`" not in page] == []
