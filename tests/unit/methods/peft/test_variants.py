@@ -326,8 +326,10 @@ def test_a_layer_that_is_not_linear_cannot_have_lora() -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_model_that_ships_can_have_every_variant(variant: str) -> None:
+def test_every_model_of_images_that_ships_can_have_every_variant(variant: str) -> None:
     for name in models.names():
+        if models.is_language(name):
+            continue
         peft.load(variant).check(fedpeft.Config(), models.skeleton(name, 10))
 
 
