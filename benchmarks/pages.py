@@ -2,7 +2,7 @@
 
     python benchmarks/pages.py atlas --runs=results/bench-atlas [--budget=600 ...]
     python benchmarks/pages.py related-ten --runs=results/bench-related-ten [...]
-    python benchmarks/pages.py fedpeft-table --runs=... [...]   # and fedsp, sfprompt-claim, kdfft-bytes
+    python benchmarks/pages.py fedpeft-table --runs=... [...]   # and fedsp, kdfft-bytes, ...
 
 Each carries out `cli.py bench --preset=PAGE` with the flags, or another bench where a flag names
 one, and writes what came of it into its place. Runs that the folder has are not made again.
