@@ -22,6 +22,8 @@ from testbed.config_error import ConfigError, refusing
 from testbed.run.config import RunConfig
 from testbed.seeds import derive
 
+MOST_TESTED = 2_000
+"""Sequences of a user's texts that are kept for evaluation where nobody says how many."""
 SHORTEST, LENGTH = 8, 512
 """Tokens of a sequence at least, and of a user's texts where nobody says."""
 
@@ -160,6 +162,8 @@ def _of_user(config: RunConfig, encoder: Encoder, length: int) -> tuple[Corpus, 
             encoder,
             length,
             seed=config.seed,
+            train_samples=config.train_samples,
+            test_samples=config.eval_samples or MOST_TESTED,
             validation=config.eval_on == "validation",
             template=config.template,
             pack=config.pack,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,8 +32,6 @@ class Texts:
     """In an order drawn from the seed."""
     test: Sequences
     """In an order that is the same for every seed."""
-    public: NDArray[np.int64]
-    """Sequences (m, length) of texts that are in neither, without targets."""
     groups: NDArray[np.int64]
     """Of each training sequence, the place in ``names`` of whose it is."""
     names: tuple[str, ...]
@@ -132,7 +130,6 @@ def load(
     seed: int,
     train_samples: int | None = None,
     test_samples: int | None = None,
-    public: int = 0,
     validation: bool = False,
     template: str = "auto",
     pack: bool = False,
@@ -143,7 +140,7 @@ def load(
     the last one padded; of dialogues each is a sequence, or as many as fit where ``pack`` asks for
     it. Where no file is for the test, it has a fifth of each client's texts, the same for every
     seed; texts that are equal are all in it or all not. ``validation``: so much of the training
-    texts in the test's place. ``public``: so many sequences of training texts that no client has.
+    texts in the test's place.
     ``train_samples``, ``test_samples``: how many sequences of each at most are encoded, of training
     no fewer; None: all.
 
@@ -165,7 +162,6 @@ def load(
                 f"{found.where}: has {records} records, and none of them is left to {name}; "
                 f"{HELD_SHARE} different ones are the least"
             )
-    nobodys, train = _public(train, public, encoding, seed)
     order = np.random.default_rng(derive(seed, "training texts")).permutation(len(train))
     trained, owners, _ = encoding.sequences((train[place] for place in order), train_samples)
     tested, _, _ = encoding.sequences(sorted(test, key=_digest), test_samples)
@@ -183,7 +179,6 @@ def load(
     return Texts(
         train=Sequences(trained.inputs[rows], trained.targets[rows]),
         test=Sequences(tested.inputs[order_of_test], tested.targets[order_of_test]),
-        public=nobodys,
         groups=np.array([places[owners[row]] for row in rows], np.int64),
         names=tuple(names),
         records=records,
@@ -232,27 +227,6 @@ def held_out(texts: Sequence[Text], stream: int) -> tuple[list[Text], list[Text]
     for text in texts:
         sides[_digest(text, stream) in held].append(text)
     return sides
-
-
-def _public(
-    texts: list[Text], count: int, encoding: _Encoding, seed: int
-) -> tuple[NDArray[np.int64], list[Text]]:
-    """Sequences of the first texts in an order drawn by contents, and the texts that are left."""
-    if not count:
-        return np.empty((0, encoding.length), np.int64), texts
-    stream = derive(seed, "public texts")
-    own = _Encoding(encoding.encoder, encoding.length, encoding.template, pack=encoding.pack)
-    in_order = sorted(texts, key=lambda text: _digest(text, stream))
-    # Nobody's, and so packed without regard to whose they were.
-    unowned: Iterator[Text] = (text._replace(client="") for text in in_order)
-    found, _, taken = own.sequences(unowned, count)
-    if len(found.inputs) < count:
-        raise ValueError(
-            f"{count} public texts cannot be held out of {len(found.inputs)} training sequences"
-        )
-    contents = {_digest(text, stream) for text in taken}
-    left = [text for text in texts if _digest(text, stream) not in contents]
-    return found.inputs[:count], left
 
 
 def _digest(text: Text, stream: int = 0) -> str:

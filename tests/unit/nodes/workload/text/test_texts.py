@@ -54,7 +54,7 @@ def test_examples_are_a_sequence_each_and_a_fifth_is_for_the_test(tmp_path: Path
     assert sorted(answers) == sorted(f"{n + 1}</s>" for n in range(50))
     assert (found.records, found.examples, found.truncated) == (50, 50, 0)
     assert found.left_out == {} and found.columns == "prompt, completion"
-    assert found.names == ("",) and not found.groups.any() and found.public.shape == (0, 32)
+    assert found.names == ("",) and not found.groups.any()
     assert found.train.inputs.dtype == found.groups.dtype == np.int64
 
 
@@ -177,23 +177,6 @@ def test_equal_texts_are_never_on_both_sides(said: list[tuple[str, str]], stream
     assert held_out(texts[::-1], stream)[1] == held[::-1] or len({*dict(said).values()}) > 1
 
 
-def test_public_texts_are_no_clients_and_not_for_the_test(tmp_path: Path) -> None:
-    path = written(tmp_path / "a.jsonl", pairs(50))
-    found, without = got(path, public=7), got(path)
-    assert found.public.shape == (7, 32)
-    rows = {tuple(row) for row in found.public.tolist()}
-    assert len(rows) == 7
-    for part in (found.train, found.test):
-        assert not rows & {tuple(row) for row in part.inputs.tolist()}
-    assert np.array_equal(found.test.inputs, without.test.inputs)
-    assert len(found.train.inputs) == 33
-    assert np.array_equal(found.public, got(path, public=7).public)
-    assert np.array_equal(found.public[:3], got(path, public=3).public)
-    assert not np.array_equal(found.public, got(path, public=7, seed=1).public)
-    with pytest.raises(ValueError, match="41 public texts cannot be held out of 40 training"):
-        got(path, public=41)
-
-
 def test_so_many_training_sequences_as_were_asked_for(tmp_path: Path) -> None:
     path = written(tmp_path / "a.jsonl", pairs(50))
     found = got(path, train_samples=12)
@@ -255,7 +238,7 @@ def test_a_column_of_later_records_alone_is_seen(tmp_path: Path) -> None:
 
 
 def test_the_shipped_documentation_is_such_a_file() -> None:
-    found = got(str(DOCS), 256, public=400)
-    assert len(found.public) == 400 and found.columns == "text, group"
+    found = got(str(DOCS), 256)
+    assert found.columns == "text, group"
     assert len(found.names) == 25 and "scipy.stats" in found.names
     assert found.left_out == {} and found.records == 789
