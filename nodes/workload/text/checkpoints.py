@@ -85,14 +85,18 @@ def _spec(name: str, config: dict[str, Any]) -> CausalSpec:
 
 def encoder(name: str, folder: Path) -> TransformersEncoder:
     """The tokenizer of a checkpoint, from its tokenizer.json. ConfigError where it has none."""
-    from transformers import AutoTokenizer
+    from transformers import CONFIG_MAPPING, AutoTokenizer
 
-    vocabulary = architecture(name, folder).vocabulary
+    config = _config(name, folder)
+    vocabulary = _spec(name, config).vocabulary
     for file in saved.TOKENIZER:
         saved.require(name, folder, file, "what save_pretrained of a fast tokenizer writes")
     try:
         found = AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
+            str(folder),
+            config=CONFIG_MAPPING[config["model_type"]].from_dict(config),
+            local_files_only=True,
+            trust_remote_code=False,
         )
     except Exception as error:  # Each format has errors of its own.
         raise ConfigError(

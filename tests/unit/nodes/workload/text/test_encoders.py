@@ -47,7 +47,10 @@ def test_ids_are_those_of_the_checkpoints_own_tokenizer(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    path = folder / "config.json"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
     encoder = models.encoder(str(folder))
+    path.write_text(path.read_text(encoding="utf-8-sig"))
     own = PreTrainedTokenizerFast.from_pretrained(folder)
     assert encoder.encode(TEXT) == own(TEXT, add_special_tokens=False)["input_ids"]
     assert (encoder.begin, encoder.end) == (None, own.eos_token_id)
