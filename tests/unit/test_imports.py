@@ -17,7 +17,7 @@ from experiments import launch, trial_run
 from experiments.resume import Resumption
 from nodes.program import FineTuning
 from testbed.run.config import RunConfig
-program = FineTuning(RunConfig(method=METHOD), clients=20)
+program = FineTuning(RunConfig(method=METHOD, **TASK), clients=20)
 program.prepare()
 """
 TWO_ROUNDS = """
@@ -37,6 +37,7 @@ in_process.LIMIT_S = 110.0
 in_process.play(server, clients, samples, rounds=2)
 print(json.dumps(sorted(set(sys.modules) - before)))
 """
+TESTS = "import sys\nsys.path.insert(0, 'tests/unit')"
 SLOW = {
     *("accelerate", "datasets", "huggingface_hub", "opacus", "pandas", "peft", "PIL", "pyarrow"),
     *("scipy", "sklearn", "sympy", "tensorboard", "torchvision", "transformers"),
@@ -47,7 +48,8 @@ SLOW = {
 
 def modules(code: str, method: str) -> set[str]:
     """What ``code`` prints, run in a process of its own."""
-    code = f"METHOD = {method!r}\nimport sys\nsys.path.insert(0, 'tests/unit')\n{code}"
+    task = {"model": "llama-docs", "dataset": "docs"} if method in TEXT_ALONE else {}
+    code = f"METHOD, TASK = {method!r}, {task}\n{TESTS}\n{code}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout))
@@ -59,7 +61,7 @@ def test_the_default_run_imports_nothing_slow_that_it_has_no_use_for() -> None:
     assert found & SLOW == set()
 
 
-@pytest.mark.parametrize("method", sorted({*methods.names()} - TEXT_ALONE))
+@pytest.mark.parametrize("method", methods.names())
 def test_nodes_import_nothing_that_the_zygote_could_have_for_them(method: str) -> None:
     new = modules(PREPARED + TWO_ROUNDS, method)
     assert {name for name in new if not name.startswith("zmq.")} == set()
