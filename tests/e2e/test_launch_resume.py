@@ -74,6 +74,14 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         ("--method=fedkd", "--set=student_blocks=1", "--clients-per-round=2"),
         {"event": "message", "kind": "update", "node": "server", "round": 3},
     ),
+    "fedsp of two in three, who came later gets the auxiliary model then": (
+        (
+            *("--method=fedsp", "--model=llama-docs", "--dataset=docs", "--clients-per-round=2"),
+            *("--set=align_steps=2", "--set=local_steps=1", "--set=server_samples=8"),
+            *("--train-samples=40", "--eval-samples=8"),
+        ),
+        {"event": "message", "kind": "prefix", "node": "server", "round": 3},
+    ),
     "splitfed, amid its batches": (
         ("--method=splitfed", "--set=variant=v2"),
         {"event": "message", "kind": "smashed", "node": "server", "round": 2},
