@@ -81,6 +81,7 @@ def _launch(
     # They bring in torch, which takes seconds.
     from experiments import trial_run
     from experiments.resume import Resumption
+    from nodes import accelerators
     from nodes.checkpoint import store
     from nodes.program import FineTuning
 
@@ -117,6 +118,7 @@ def _launch(
         options=program.options,
         partition=program.task.partition,
         sequence_length=program.task.length,
+        server_accelerator=accelerators.kind(program.places[0]),
         # The model is the clients' own there, and no file of one of them says which it is.
         checkpoints=config.checkpoints and config.transport != "gloo",
     )
@@ -127,6 +129,7 @@ def _launch(
     facts["secure"] = keys.told(config.secure)
     facts["data"] = program.task.fingerprint()
     facts["data_told"] = program.task.told
+    facts["accelerators"] = accelerators.names(program.places)
     facts["files"] = client_links.files(config, [*profiles, *([server] if server else [])])
     again = None
     if killed is None:
@@ -303,6 +306,8 @@ def run_facts(
         "elastic": config.dilation == "elastic",
         "device_class": config.device_class,
         "server_device_class": config.server_device_class,
+        "accelerator": config.accelerator,
+        "server_accelerator": config.server_accelerator,
         "client_memory_mb": config.client_memory_mb,
         "client_names": [node.name for node in layout.clients],
         "client_profiles": [node.profile.name for node in layout.clients if node.profile],

@@ -87,7 +87,7 @@ def entries(seed: int, number: int, start: int, count: int) -> Tensor:
     key = np.array([seed, number], dtype=np.uint64)
     words = np.random.Philox(key=key, counter=start // 16).random_raw(math.ceil(count / 4))
     # To clip what cannot be outside takes a fifth less time than to raise.
-    return torch.from_numpy(QUANTILES.take(words.view(np.uint16)[:count], mode="clip"))
+    return torch.as_tensor(QUANTILES.take(words.view(np.uint16)[:count], mode="clip"))
 
 
 class Directions:

@@ -118,7 +118,7 @@ def masks_of(config: Config, saliency: Mapping[str, Tensor]) -> dict[str, Tensor
     chosen = scores > least
     chosen[np.flatnonzero(scores == least)[: count - int(chosen.sum())]] = True
     sizes = [each.numel() for each in saliency.values()]
-    found = dict(zip(saliency, torch.from_numpy(chosen).split(sizes), strict=True))
+    found = dict(zip(saliency, torch.as_tensor(chosen).split(sizes), strict=True))
     if empty := [name for name, own in found.items() if not own.any()]:
         others = f" and {len(empty) - 1} more" if empty[1:] else ""
         raise ValueError(

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from methods import Peer as MethodPeer
 from methods.payload.coder import Coder
+from nodes.accelerated_compute import memory
 from nodes.checkpoint.store import Checkpointer
 from nodes.compute import Compute
 from nodes.kinds import METRICS
@@ -106,8 +107,8 @@ def participate(
                     facts["flops"] = known
                 if facts:
                     report(events.Computed(round=peer.round, **facts))
-                report(events.Usage(**meter.usage()))
+                report(events.Usage(**meter.usage(), **memory()))
     except Stopped:
         # The last one came before the last upload had ended.
-        report(events.Usage(**meter.usage()))
+        report(events.Usage(**meter.usage(), **memory()))
         transport.close()

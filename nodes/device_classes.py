@@ -7,6 +7,8 @@ all that a device's time says: give a rate of your own where you have measured o
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from testbed.config_error import ConfigError, closest
@@ -115,19 +117,33 @@ def of_clients(text: str, clients: int) -> list[str]:
     Raises:
         ConfigError: naming the part and what would be right.
     """
+    return mixed("device_class", text, clients, flops_per_s, "phone:12")
+
+
+def mixed(
+    field: str, text: str, clients: int, check: Callable[[str], object], example: str
+) -> list[str]:
+    """What each client has: one name for all, or a mix of names and how many clients have each.
+
+    ``check`` raises ConfigError where a name is none.
+
+    Raises:
+        ConfigError: naming the part and what would be right, such as ``example``.
+    """
     if ":" not in text and "," not in text:
-        flops_per_s(text)
+        check(text)
         return [text] * clients
     counts: list[tuple[str, int]] = []
     for part in text.split(","):
         name, colon, count = part.strip().partition(":")
         if not colon or not count.isdecimal() or int(count) < 1:
+            what = "a class" if field == "device_class" else "cpu or cuda"
             raise ConfigError(
-                f"device_class {text!r}: {part!r} must be a class and how many clients, as phone:12"
+                f"{field} {text!r}: {part!r} must be {what} and how many clients, as {example}"
             )
-        flops_per_s(name)
+        check(name)
         counts.append((name, int(count)))
     total = sum(count for _, count in counts)
     if total != clients:
-        raise ConfigError(f"device_class {text!r}: is for {total} clients, the run has {clients}")
+        raise ConfigError(f"{field} {text!r}: is for {total} clients, the run has {clients}")
     return [name for name, count in counts for _ in range(count)]

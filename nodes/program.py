@@ -1,7 +1,7 @@
 """The program of a run's processes: prepared once in the zygote, then one node each."""
 
-import random
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,8 @@ import methods
 from methods import Shard
 from methods.shared import flops
 from methods.shared.local_training import warm_up
-from nodes import evaluation, memory, requirements
+from nodes import accelerators, evaluation, generators, memory, requirements
+from nodes.accelerated_compute import Accelerated, of_cuda
 from nodes.allreduce.client import ReducingClient
 from nodes.allreduce.server import ReducingServer
 from nodes.checkpoint import Json, Snapshot
@@ -22,6 +23,7 @@ from nodes.checkpoint.store import Checkpointer, Start
 from nodes.client import participate
 from nodes.compute import Compute, Modelled, noise
 from nodes.device_classes import flops_per_s, memory_mb
+from nodes.host_coder import HostCoder
 from nodes.optimizers import without_compiler
 from nodes.peer import AMONG_CLIENTS
 from nodes.requirements import MIN_SAMPLES
@@ -59,6 +61,7 @@ class FineTuning:
         choose("method", config.method, methods.names())
         self.task = task = tasks.of(config, clients)
         self._devices = requirements.devices(config, clients)
+        self.places = accelerators.places(config, clients)
         self._modelled = config.compute == "modelled"
         self._device = "meta" if self._modelled else "cpu"
         if config.clients_per_round is not None and config.clients_per_round > clients:
@@ -167,7 +170,7 @@ class FineTuning:
         with refusing(f"options of method {run.method}"):
             self._method.check_samples(self._options, [len(own) for own in self._shards])
         # Adapters draw their first values from the global generators.
-        _seed_global_generators(run.seed, "model")
+        generators.seed_all(run.seed, "model")
         if self._modelled:
             model = self.task.skeleton()
             self._noise = noise(run.seed)
@@ -177,7 +180,7 @@ class FineTuning:
             self._model = self._method.adapt(self._options, model)
         one = self._inputs(np.arange(1))
         self._test = None if self._modelled else self._evaluated(one)
-        with self._compute(0).active():
+        with self._compute(0).active() if self._modelled else nullcontext():
             warm_up(*self.task.small(self._device))
         some = self._inputs(np.arange(min(STEP_IMAGES, len(self._data.train_targets))))
         if not self._modelled and any(name is not None for name in self._devices):
@@ -204,13 +207,13 @@ class FineTuning:
     def reach(self, node: Node, port: int) -> Reach:
         """Data, model and states, and the one port; among clients, all of their network's."""
         model = Path(self.model)
-        reads = [
-            each for each in (self.task.folder, model if model.is_absolute() else None) if each
-        ]
-        if self.peer_to_peer:
-            return Reach(tuple(reads), self._states)
+        theirs = self.task.folder, model if model.is_absolute() else None
+        reads = [each for each in theirs if each]
+        devices = accelerators.device_files() if self.places[node.index] else ()
         own, others = ((port,), ()) if node.index == 0 else ((), (port,))
-        return Reach(tuple(reads), self._states, listens=own, calls=others)
+        if self.peer_to_peer:
+            return Reach(tuple(reads), devices, self._states)
+        return Reach(tuple(reads), devices, self._states, own, others)
 
     def run_node(self, node: Node, channel: Channel) -> None:
         compute = self._compute(node.index)
@@ -224,12 +227,17 @@ class FineTuning:
 
     def _run_node(self, node: Node, compute: Compute, channel: Channel) -> None:
         run = self._run
-        _seed_global_generators(run.seed, node.name)
+        generators.seed_all(run.seed, node.name)
         # Of a method's own draws in this node.
         seed = derive(run.seed, "method", node.name)
         shard = self._shard(node.index)
         # What it knows is kept as part of what the method knows.
         coder = requirements.coder(run, self._method, self._options)
+        if isinstance(compute, Accelerated):
+            self._model.to(compute.place.device)
+            shard, self._test = compute.place.moved((shard, self._test))
+            coder = HostCoder(coder, compute.place)
+            warm_up(*compute.place.moved(self.task.small("cpu")))
         if node.index == 0:
             heap.keep_large()
             own = zip(self._addresses(), self._shards, strict=True)
@@ -240,7 +248,6 @@ class FineTuning:
             server = self._method.Server(self._options, self._model, shard, seed)
             if run.transport == "gloo":
                 server = ReducingServer(server, list(samples_of))
-            evaluating = self._clients_evaluate
             server.stages = coder.lasting
             checkpointer, told = self._kept(node, server, shard, channel)
             coder.lasting = server.stages
@@ -251,7 +258,7 @@ class FineTuning:
                     server,
                     self._test,
                     samples_of,
-                    evaluating,
+                    self._clients_evaluate,
                     compute,
                     channel,
                     checkpointer,
@@ -343,9 +350,10 @@ class FineTuning:
 
     def _compute(self, node: int) -> Compute:
         device = self._devices[node]
-        if self._modelled:
-            assert device is not None
+        if self._modelled and device is not None:
             return Modelled(flops_per_s(device), self._noise)
+        if (place := self.places[node]) is not None:
+            return of_cuda(place, derive(self._run.seed, "accelerator", node))
         ratio = self._ratio(device)
         first, second = (self._round_flops(node, number) if node else None for number in (1, 2))
         if first is None or second is None or self._core_rate is None:
@@ -379,11 +387,3 @@ class FineTuning:
                 f"{(self._host_rate or 0) / 1e9:.3g} GFLOP/s on {self._run.model}: "
                 f"--dilation=elastic over userspace or loopback links, or at least {least:g}"
             )
-
-
-def _seed_global_generators(seed: int, whose: str) -> None:
-    """Seed the generators that a method draws from where it names none of its own."""
-    # Not torch.manual_seed, which also looks for accelerators.
-    torch.default_generator.manual_seed(derive(seed, "torch", whose))
-    np.random.seed(derive(seed, "numpy", whose) % 2**32)
-    random.seed(derive(seed, "python", whose))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from methods import Fleet as MethodFleet
 from methods import Missed
 from methods.payload.coder import Coder
+from nodes.accelerated_compute import memory
 from nodes.checkpoint.store import Checkpointer
 from nodes.compute import Compute
 from nodes.fleet import Fleet
@@ -201,7 +202,7 @@ async def serve(
             if facts := compute.facts():
                 report(events.Computed(round=number, **facts))
             heap.release()
-            report(events.Usage(**meter.usage()))
+            report(events.Usage(**meter.usage(), **memory()))
         if over:
             break
     # 4. Everybody goes home; from here on a client that ends is not lost.

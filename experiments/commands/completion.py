@@ -106,6 +106,7 @@ _NAMES: dict[str, Callable[[], Iterable[str]]] = {
     "dataset": _datasets,
     "model": _models,
     "device class": _device_classes,
+    "accelerator": lambda: ("cpu", "cuda"),
     "preset": _presets,
     "congestion": _congestion,
     "links": _one_of("links"),
@@ -117,7 +118,7 @@ _NAMES: dict[str, Callable[[], Iterable[str]]] = {
     "run": _runs,
     "run or bench": _runs_and_benches,
 }
-_LISTS = ("profile", "device class")
+_LISTS = ("profile", "device class", "accelerator")
 """Of these an option may take several, after commas."""
 _PATHS = dict.fromkeys(("profile", "preset", "file"), "file") | dict.fromkeys(
     ("model", "folder", "run", "run or bench"), "dir"

@@ -25,7 +25,7 @@ def pack(numbers: Tensor, width: int) -> Tensor:
     if numbers.is_meta:
         return numbers.new_empty(packed_bytes(len(numbers), width))
     if width == 1:
-        return torch.from_numpy(np.packbits(numbers.numpy()))
+        return torch.as_tensor(np.packbits(numbers.numpy()))
     # Eight numbers, which come to stand in as many bytes as one of them has bits.
     whole = _groups(numbers.numpy(), 8)
     for lane in _LANES:
@@ -33,7 +33,7 @@ def pack(numbers: Tensor, width: int) -> Tensor:
         low = _low_bits(used, 2 * lane)
         whole = whole & low | whole >> np.uint64(lane - used) & low << np.uint64(used)
     packed = _bytes(whole << np.uint64(64 - 8 * width))[:, :width].reshape(-1)
-    return torch.from_numpy(packed[: packed_bytes(len(numbers), width)])
+    return torch.as_tensor(packed[: packed_bytes(len(numbers), width)])
 
 
 def unpack(packed: Tensor, width: int, count: int) -> Tensor:
@@ -41,13 +41,13 @@ def unpack(packed: Tensor, width: int, count: int) -> Tensor:
     if width == 8:
         return packed
     if width == 1:
-        return torch.from_numpy(np.unpackbits(packed.numpy(), count=count))
+        return torch.as_tensor(np.unpackbits(packed.numpy(), count=count))
     whole = _groups(packed.numpy(), width) >> np.uint64(64 - 8 * width)
     for lane in reversed(_LANES):
         used = lane * width // 8
         low = _low_bits(used, 2 * lane)
         whole = whole & low | (whole & low << np.uint64(used)) << np.uint64(lane - used)
-    return torch.from_numpy(_bytes(whole).reshape(-1)[:count])
+    return torch.as_tensor(_bytes(whole).reshape(-1)[:count])
 
 
 def _groups(data: NDArray[np.uint8], size: int) -> NDArray[np.uint64]:

@@ -19,6 +19,7 @@ from nodes.allreduce import (
     AveragingClient,
 )
 from nodes.compute import Compute
+from nodes.device_tensors import moved
 from nodes.peer import Peer
 from testbed import clock
 from testbed.metering import retransmissions
@@ -89,7 +90,7 @@ class ReducingClient:
     def _update(self, peer: Peer, start: dict[str, Tensor], trains: bool) -> Tensor:
         """The part that this client gives, said to the server."""
         state, details = self._method.update(start) if trains else (start, {})
-        bucket = flat(self._compute.outgoing(state), self._samples)
+        bucket = flat(moved(self._compute.outgoing(state), "cpu"), self._samples)
         finite = bool(torch.isfinite(bucket).all())
         peer.send(TRAINED, {}, to=SERVER, model=self._has, finite=int(finite), base=None, **details)
         return bucket

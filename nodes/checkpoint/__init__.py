@@ -51,6 +51,8 @@ class Snapshot:
         """
         self.root = root
         self.options = options
+        self.device = shard.inputs.device
+        """Where its node computes."""
         self.kind = f"{type(root).__module__}.{type(root).__qualname__}"
         self._homes = (methods.__name__, _home(type(root).__module__))
         data = (*shard, *(shard.test or ()))

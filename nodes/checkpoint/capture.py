@@ -16,6 +16,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from nodes.checkpoint.kinds import (
     ABSENT,
+    DEVICE,
+    DEVICE_RANDOM,
     DICTS,
     OWN_OF_MODULES,
     RANDOM,
@@ -65,6 +67,8 @@ class Capture:
                 self._tensors[name] = tensor
         root = self.value(of.root, "")
         self._tensors[RANDOM] = torch.get_rng_state()
+        if torch.cuda.is_initialized():
+            self._tensors[DEVICE_RANDOM] = torch.cuda.get_rng_state()
         # Who never draws from them spares its states 13 KB.
         drawn = {name: s for name, s in global_states().items() if hash(str(s)) != of.undrawn[name]}
         return self._tensors, {
@@ -160,7 +164,9 @@ class Capture:
         if owner != path:
             raise Unkept(f"{self._of.kind}{path}: shares memory with {owner}; keep a clone")
         self._tensors[path] = tensor
-        return {"tensor": [path, tensor.requires_grad]}
+        # Where it is written it is on the CPU.
+        there = [] if tensor.device.type == "cpu" else [DEVICE]
+        return {"tensor": [path, tensor.requires_grad, *there]}
 
     def _module(self, module: nn.Module, path: str) -> Json:
         self._check_there(module, path)

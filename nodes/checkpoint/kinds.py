@@ -36,6 +36,10 @@ OWN_OF_MODULES = frozenset(vars(nn.Module()))
 """Attributes that every module has."""
 RANDOM = "torch"
 """The state of torch's own generator, which dropout and new adapters draw from; no path is so."""
+DEVICE_RANDOM = "cuda"
+"""The same of the node's accelerator, where it has one."""
+DEVICE = "device"
+"""Said of a tensor that was on that."""
 ABSENT = object()
 _HEAP_TYPE = 1 << 9
 """Py_TPFLAGS_HEAPTYPE: a class that Python code made."""

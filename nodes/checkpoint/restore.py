@@ -25,6 +25,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from nodes.checkpoint.kinds import (
     ABSENT,
     BIT_GENERATORS,
+    DEVICE,
+    DEVICE_RANDOM,
     DICTS,
     OWN_OF_MODULES,
     RANDOM,
@@ -63,6 +65,8 @@ class Restore:
             tensor.copy_(kept)
         self.value(told["root"], self._of.root, "")
         torch.set_rng_state(self._tensors.pop(RANDOM).clone())
+        if torch.cuda.is_initialized() and DEVICE_RANDOM in self._tensors:
+            torch.cuda.set_rng_state(self._tensors.pop(DEVICE_RANDOM).clone())
         drawn = told["drawn"]
         if "numpy" in drawn:
             kind, words, position, *rest = drawn["numpy"]
@@ -106,9 +110,10 @@ class Restore:
         return torch.empty(shape, dtype=kind, device="meta")
 
     def _tensor(self, what: Json, now: Any, path: str) -> Tensor:
-        name, requires_grad = what
+        name, requires_grad, *there = what
+        device = self._of.device if there == [DEVICE] else "cpu"
         # What is read from a file may go on standing in it.
-        return self._tensors.pop(name).clone().requires_grad_(requires_grad)
+        return self._tensors.pop(name).to(device, copy=True).requires_grad_(requires_grad)
 
     def _array(self, what: Json, now: Any, path: str) -> Any:
         name, dtype, shape = what

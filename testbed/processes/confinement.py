@@ -40,6 +40,8 @@ class Reach(msgspec.Struct, frozen=True):
     """Files and TCP ports that a process has to do with, beside the interpreter's own."""
 
     reads: tuple[Path, ...] = ()
+    devices: tuple[Path, ...] = ()
+    """Devices, or folders of such, that it reads, writes and calls."""
     folder: Path | None = None
     """Where it makes, changes and removes files. It stands in it: no other way there is needed."""
     listens: tuple[int, ...] | None = None
@@ -92,7 +94,9 @@ def confine(reach: Reach, keep: Collection[int] = ()) -> Confined:
             reads = {*_interpreter(), *map(Path, _SYSTEM + _DEVICES), *reach.reads}
             writes = {Path("/dev/null"), *([] if reach.folder is None else [Path()])}
             version = landlock.restrict(
-                reads, writes, reach.listens, reach.calls, signals=reach.signals
+                *(reads, writes, reach.listens, reach.calls),
+                devices=reach.devices,
+                signals=reach.signals,
             )
         except landlock.Unavailable as error:
             missing.append(str(error))

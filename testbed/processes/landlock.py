@@ -55,11 +55,13 @@ def restrict(
     listens: Iterable[int] | None = None,
     calls: Iterable[int] | None = None,
     *,
+    devices: Iterable[Path] = (),
     signals: bool = False,
 ) -> int:
     """Leave this thread, and what it starts, no other files than those; the version that does it.
 
     ``reads``, ``writes``: files, or folders with all in them; what is written may be read.
+    ``devices``: files that are read, written and called by ioctl.
     ``listens``, ``calls``: TCP ports that it may still take and connect to; None: any. What is
     open stays so. Nothing may be executed, and without ``signals`` no process outside be sent any.
     The thread has given up new privileges (``PR_SET_NO_NEW_PRIVS``) before.
@@ -85,6 +87,8 @@ def restrict(
         change = _READ | _WRITE_FILE | _REMOVE_FILE | _MAKE_FILE | _TRUNCATE
         for path in writes:
             _allow_path(ruleset, path, change & rights)
+        for path in devices:
+            _allow_path(ruleset, path, (_READ | _WRITE_FILE | _DEVICE_CALLS) & rights)
         for right, allowed in ports:
             for port in allowed or ():
                 _add(ruleset, _PORT, _PORT_RULE.pack(right, port))

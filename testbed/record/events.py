@@ -155,6 +155,9 @@ class Run(Event, tag="run", kw_only=True):
     compute: Annotated[str | None, "`real` or `modelled`"] = None
     device_class: Annotated[str | None, "null: a core of this machine"] = None
     server_device_class: Annotated[str | None, "the server's, likewise"] = None
+    accelerator: Annotated[str | None, "`cpu`, `cuda`, or a mix as `cuda:12,cpu:8`"] = None
+    server_accelerator: Annotated[str | None, "the server's, `cpu` or `cuda`"] = None
+    accelerators: Annotated[list[str], "names of the GPUs that nodes compute on"] = []
     transport: Annotated[str | None, "`zmq` or `gloo`"] = None
     congestion: Annotated[
         str | None, "TCP congestion control that was asked for; null over loopback links"
@@ -455,6 +458,9 @@ class Usage(Event, tag="usage", kw_only=True):
     pid: Count
     private_mb: Annotated[Figure, "memory that is its alone, MB of 10^6 bytes"]
     peak_private_mb: Annotated[Figure | None, "the most of that since the last time"] = None
+    peak_accelerator_mb: Annotated[
+        Figure | None, "the most that its tensors took on its GPU since then; null: it has none"
+    ] = None
     cpu_s: Annotated[Figure, "seconds on a core, since it began"]
     run_delay_s: Annotated[Figure | None, "seconds that it was ready and had no core"]
     retransmitted: Annotated[

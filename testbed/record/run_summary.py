@@ -210,6 +210,9 @@ class Process(msgspec.Struct, kw_only=True):
     cpu_s: Annotated[Figure, "seconds on a core"] = 0.0
     run_delay_s: Annotated[Figure | None, "seconds that it was ready and had no core"] = None
     peak_private_mb: Annotated[Figure | None, "the most that was its alone in any round"] = None
+    peak_accelerator_mb: Annotated[
+        Figure | None, "the most that its tensors took on its GPU; null: it has none"
+    ] = None
 
 
 class Computed(msgspec.Struct, kw_only=True):
@@ -227,6 +230,9 @@ class Compute(msgspec.Struct, kw_only=True):
     mode: Annotated[str | None, "`real` or `modelled`"]
     device_class: Annotated[str | None, "null: a core of this machine"] = None
     server_device_class: Annotated[str | None, "the server's, likewise"] = None
+    accelerator: Annotated[str | None, "`cpu`, `cuda`, or a mix as `cuda:12,cpu:8`"] = None
+    server_accelerator: Annotated[str | None, "the server's, `cpu` or `cuda`"] = None
+    accelerators: Annotated[list[str], "names of the GPUs that nodes compute on"] = []
     host_gflops: Annotated[
         Figure | None, "what a core trains the model at, in 10^9 operations a second, if asked"
     ] = None

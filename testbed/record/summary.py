@@ -363,10 +363,12 @@ class SummaryBuilder:
             cpu_s=event.cpu_s,
             run_delay_s=event.run_delay_s,
             peak_private_mb=event.peak_private_mb,
+            peak_accelerator_mb=event.peak_accelerator_mb,
         )
         before = self._processes.get(node)
         if before is not None:
             row.peak_private_mb = _most(row.peak_private_mb, before.peak_private_mb)
+            row.peak_accelerator_mb = _most(row.peak_accelerator_mb, before.peak_accelerator_mb)
             if row.pid == before.pid:
                 # What only grows: a thread that has ended is not in a later reading.
                 row.cpu_s = max(row.cpu_s, before.cpu_s)
@@ -502,6 +504,9 @@ class SummaryBuilder:
                 mode=run.compute,
                 device_class=run.device_class,
                 server_device_class=run.server_device_class,
+                accelerator=run.accelerator,
+                server_accelerator=run.server_accelerator,
+                accelerators=run.accelerators,
                 host_gflops=self._host_gflops,
                 nodes=list(self._computed.values()),
             ),

@@ -191,6 +191,9 @@ def closing_table(summary: Summary) -> Table:
         peaks = [row.peak_private_mb for row in clients if row.peak_private_mb is not None]
         if peaks:
             table.add_row("at its peak within a round, MB", f"{max(peaks):.1f}")
+        on_gpus = [r.peak_accelerator_mb for r in clients if r.peak_accelerator_mb is not None]
+        if on_gpus:
+            table.add_row("most memory of a client on its GPU, MB", f"{max(on_gpus):.1f}")
     compute = summary.compute
     computed = [row for row in compute.nodes if row.node != SERVER]
     modelled = compute.mode == "modelled"

@@ -284,6 +284,10 @@ def _what_ran(story: Story) -> Markup:
     compute = str(summary.compute.mode)
     if summary.compute.device_class:
         compute += f", {summary.compute.device_class}"
+    if summary.compute.accelerators:
+        names = ", ".join(dict.fromkeys(summary.compute.accelerators))
+        compute += f", clients on {summary.compute.accelerator}, "
+        compute += f"server on {summary.compute.server_accelerator} ({names})"
     taken = config.get("clients_per_round")
     pairs: list[tuple[str, object]] = [
         ("run", summary.run_id),

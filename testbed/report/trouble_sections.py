@@ -331,6 +331,7 @@ def _load_plot(rows: list[Process]) -> Markup:
 
 
 def _load_table(rows: list[Process]) -> Markup:
+    on_gpus = any(row.peak_accelerator_mb is not None for row in rows)
     cells = [
         (
             row.node,
@@ -338,13 +339,19 @@ def _load_table(rows: list[Process]) -> Markup:
             f"{_delay_s(row):.2f}",
             f"{100 * _share(row):.0f}",
             f"{row.private_mb:.1f}",
-            "-" if row.peak_private_mb is None else f"{row.peak_private_mb:.1f}",
+            _megabytes(row.peak_private_mb),
+            *([_megabytes(row.peak_accelerator_mb)] if on_gpus else []),
         )
         for row in _ranked(rows)[:MOST_ROWS]
     ]
     heads = (
         *("process", "on a core, s", "waiting for one, s", "waiting, %"),
         *("private memory, MB", "its peak, MB"),
+        *(["peak on its GPU, MB"] if on_gpus else []),
     )
     shown = table(f"{len(cells)} of {len(rows)} processes", heads, cells)
     return tag("details", tag("summary", "Every figure"), shown)
+
+
+def _megabytes(amount: float | None) -> str:
+    return "-" if amount is None else f"{amount:.1f}"

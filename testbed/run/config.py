@@ -212,6 +212,19 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             offers="device class",
         ),
     ] = None
+    accelerator: Annotated[
+        Text,
+        Flag(
+            "Where clients compute: cpu, cuda, or a mix such as cuda:12,cpu:8. Nodes are dealt to "
+            "several GPUs in turn.",
+            takes="cpu|cuda|MIX",
+            offers="accelerator",
+        ),
+    ] = "cpu"
+    server_accelerator: Annotated[
+        Literal["cpu", "cuda"] | None,
+        Flag("The same of the server.", default="cuda where all clients are on it, else cpu"),
+    ] = None
     client_memory_mb: Annotated[
         Positive | None,
         Flag(

@@ -68,6 +68,15 @@ CASES = {
         ["--compute=modelled", "--device-class=fone"],
         ["device_class 'fone'", "did you mean phone"],
     ),
+    "accelerator": (["--accelerator=cudda"], ["accelerator 'cudda'", "did you mean cuda"]),
+    "accelerator of other clients": (
+        ["--accelerator=cuda:3,cpu:4"],
+        ["accelerator 'cuda:3,cpu:4'", "is for 7 clients, the run has 20"],
+    ),
+    "accelerator where compute is modelled": (
+        ["--accelerator=cuda", "--compute=modelled"],
+        ["accelerator = 'cuda'", "compute = 'modelled'"],
+    ),
     "device classes of other clients": (
         ["--compute=modelled", "--device-class=phone:3,pi:4"],
         ["is for 7 clients, the run has 20"],
