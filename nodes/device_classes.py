@@ -123,7 +123,7 @@ def of_clients(text: str, clients: int) -> list[str]:
 def mixed(
     field: str, text: str, clients: int, check: Callable[[str], object], example: str
 ) -> list[str]:
-    """What each client has: one name for all, or a mix of names and how many clients have each.
+    """The name that each client has: one for all, or of a mix such as "phone:12,pi:8".
 
     ``check`` raises ConfigError where a name is none.
 

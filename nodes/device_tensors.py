@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -40,22 +41,26 @@ _MADE_ON_HOST = {torch.tensor, torch.as_tensor, torch.asarray, torch.scalar_tens
 _READ_ON_HOST: set[Any] = {Tensor.numpy, Tensor.__array__}
 
 
+_thread = threading.local()
+"""``at_rest``: within ``on_host``."""
+
+
+@contextlib.contextmanager
+def on_host() -> Iterator[None]:
+    """Within, this thread makes tensors where they would be without a mode."""
+    before, _thread.at_rest = getattr(_thread, "at_rest", False), True
+    try:
+        yield
+    finally:
+        _thread.at_rest = before
+
+
 class DeviceTensors(TorchFunctionMode):
-    """Mode in which a method's tensors are on ``device``; for one thread."""
+    """Mode in which a method's tensors are on ``device``."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
         self.device = device
-        self._at_rest = False
-
-    @contextlib.contextmanager
-    def on_host(self) -> Iterator[None]:
-        """Within, tensors are made where they would be without this mode."""
-        before, self._at_rest = self._at_rest, True
-        try:
-            yield
-        finally:
-            self._at_rest = before
 
     def moved(self, value: Value) -> Value:
         """The same with its tensors on the device, but those without values."""
@@ -94,7 +99,7 @@ class DeviceTensors(TorchFunctionMode):
 
     def _is_method(self, frame: Any) -> bool:
         """Whether a method's code runs there, and not a node's own, which works on the host."""
-        if self._at_rest:
+        if getattr(_thread, "at_rest", False):
             return False
         return f"{frame.f_globals.get('__name__')}.".startswith(f"{methods.__name__}.")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from methods.payload.chain import Size
 from methods.payload.coder import Base, Coded, Coder
-from nodes.device_tensors import DeviceTensors, moved
+from nodes.device_tensors import DeviceTensors, moved, on_host
 
 
 class HostCoder(Coder):
@@ -28,7 +28,7 @@ class HostCoder(Coder):
     ) -> Coded:
         if base is None or not self.up:
             return super().encode(kind, number, tensors, base, client)
-        with self._place.on_host():
+        with on_host():
             return super().encode(kind, number, moved(tensors, "cpu"), _based(base), client)
 
     def decode(
@@ -43,7 +43,7 @@ class HostCoder(Coder):
     ) -> tuple[dict[str, Tensor], list[Size]]:
         if base is None or not (self.up if way == "up" else self.down):
             return super().decode(way, kind, number, tensors, like, base, client)
-        with self._place.on_host():
+        with on_host():
             found, sizes = super().decode(
                 way, kind, number, moved(tensors, "cpu"), like, _based(base), client
             )
@@ -54,7 +54,7 @@ class HostCoder(Coder):
     ) -> Mapping[str, Tensor]:
         if not self.down:
             return tensors
-        with self._place.on_host():
+        with on_host():
             return super().encode_values(kind, number, moved(tensors, "cpu"), client)
 
     def encode_model(
@@ -63,7 +63,7 @@ class HostCoder(Coder):
         if not self.down:
             return None, tensors
         here = moved(dict(tensors), "cpu")
-        with self._place.on_host():
+        with on_host():
             coded, whole = super().encode_model(kind, number, here)
         # Who sent all that there is asks whether it is the same object.
         return coded, tensors if whole is here else self._place.moved(whole)
