@@ -38,6 +38,7 @@ COMMANDS = {
     "calibrate": "network",
     "compare": "results",
     "doctor": "network",
+    "exec": "exec",
     "export": "results",
     "launch": "launch",
     "links": "results",

@@ -11,7 +11,7 @@ import made_run
 import pytest
 from made_events import typed
 
-from experiments import launch
+from experiments import aftermath
 from testbed.network.profiles import load
 from testbed.network.topology import plan
 from testbed.processes.channel import Channel
@@ -125,10 +125,10 @@ def test_what_is_not_written_beside_the_results_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = made_run.folder(tmp_path / "run", made_run.events(1))
-    assert launch._write_about(run, False, Output())
+    assert aftermath.write_about(run, False, Output())
     (run / "report.html").unlink()
     (run / ".report.html").mkdir()
-    assert not launch._write_about(run, False, Output())
+    assert not aftermath.write_about(run, False, Output())
     told = capsys.readouterr()
     assert told.err.startswith("no report: ") and "report: " in told.out
 
