@@ -22,7 +22,7 @@ from experiments.aftermath import (
 )
 from testbed.config_error import ConfigError
 from testbed.exec import config as configuration
-from testbed.exec import doubts, isolation
+from testbed.exec import isolation
 from testbed.exec.config import Request
 from testbed.exec.endings import NOT_FOUND
 from testbed.exec.jobs import Job, job
@@ -37,6 +37,7 @@ from testbed.network.profiles import load as load_profile
 from testbed.network.topology import SERVER, Plan, client_name, plan
 from testbed.record import trust
 from testbed.record.recorder import Recorder, create_folder
+from testbed.report import doubts
 from testbed.report.programs import ProgramLines, closing_table
 from testbed.report.terminal import Output
 from testbed.run import client_links

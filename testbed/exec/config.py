@@ -14,15 +14,13 @@ from testbed.config_error import ConfigError, closest
 from testbed.exec.jobs import Port
 from testbed.network.topology import SERVER, Plan
 from testbed.run.config import Flag, Positive, RunConfig, Text, convert
+from testbed.units import byte_count
 
 OF_LINKS = (
     *("profile", "positions", "schedule", "server_profile", "clients", "links", "congestion"),
     *("calibrate", "pcap", "strict", "dilation", "time_limit_s", "out"),
 )
 """Fields of RunConfig that a run of programs has too."""
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(|k|K|M|G|T)B?")
-_POWERS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-
 TcpPort = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Command = Text | tuple[Text, ...]
 
@@ -97,7 +95,10 @@ class ExecConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             except re.error as error:
                 raise ValueError(f"round_regex = {self.round_regex!r}: {error}") from None
         if self.expect_bytes is not None:
-            size(self.expect_bytes)
+            try:
+                byte_count(self.expect_bytes)
+            except ValueError as error:
+                raise ValueError(f"expect_bytes = {error}") from None
 
 
 class Request(NamedTuple):
@@ -105,14 +106,6 @@ class Request(NamedTuple):
 
     links: RunConfig
     programs: ExecConfig
-
-
-def size(text: str) -> int:
-    """Bytes of a size such as ``500MB``, by powers of 1,000. Raises ValueError where it is none."""
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
-        raise ValueError(f"expect_bytes = {text!r}: must be a size such as 500MB")
-    return round(float(found[1]) * _POWERS[found[2]])
 
 
 def load(file: Path | None, flags: Mapping[str, Any]) -> Request:

@@ -14,7 +14,7 @@ import msgspec
 
 from testbed import files
 from testbed.exec import config as configuration
-from testbed.exec import doubts, lines
+from testbed.exec import lines
 from testbed.exec.config import Request
 from testbed.exec.endings import INTERRUPTED, TIMED_OUT, Ending, code_of, how_of
 from testbed.exec.isolation import View
@@ -29,6 +29,7 @@ from testbed.record import events, host_load
 from testbed.record.reading import SUPERVISOR
 from testbed.record.recorder import Recorder
 from testbed.record.run_summary import Status, Summary
+from testbed.report import doubts
 from testbed.run.dynamics import Dynamics
 from testbed.run.ledger import Ledger, Progress, RunFailed
 from testbed.run.meters import Meters

@@ -1,8 +1,8 @@
 """Doubts about a run of programs: what its meters cannot have seen, and what was not to be had."""
 
-from testbed.exec.config import size
 from testbed.record.run_summary import Summary
 from testbed.report.text import few
+from testbed.units import byte_count
 
 
 def of(summary: Summary, expected: str | None) -> list[str]:
@@ -28,7 +28,7 @@ def of(summary: Summary, expected: str | None) -> list[str]:
 def less_than_expected(summary: Summary, expected: str | None) -> str | None:
     """A sentence where less has crossed the clients' links than was to."""
     wire = summary.bytes.wire.both
-    if expected is None or wire >= size(expected):
+    if expected is None or wire >= byte_count(expected):
         return None
     return (
         f"{wire:,} bytes crossed the clients' links, which is less than the {expected} of "
