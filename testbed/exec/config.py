@@ -102,7 +102,7 @@ class ExecConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class Request(NamedTuple):
-    """What is asked for: the links, and the programs on them."""
+    """Links, and the programs on them, as they are asked for."""
 
     links: RunConfig
     programs: ExecConfig
@@ -169,7 +169,7 @@ def write(request: Request, path: Path) -> None:
 
 
 class NodePrograms(NamedTuple):
-    """What one node is to run."""
+    """Command and surroundings of one node."""
 
     command: Command
     env: dict[str, str]
@@ -178,7 +178,7 @@ class NodePrograms(NamedTuple):
 
 
 def programs_of(programs: ExecConfig, layout: Plan) -> list[NodePrograms]:
-    """What each node of ``layout`` runs, in its order.
+    """Programs of each node of ``layout``, in its order.
 
     Raises:
         ConfigError: a table of no node, a node without a command, a port of no node.

@@ -1,7 +1,6 @@
 """Output of the nodes' programs: read from their files as it comes, a line at a time."""
 
 import os
-import re
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -60,24 +59,3 @@ def _append(descriptor: int) -> None:
 
     flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
     fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_APPEND)
-
-
-class RoundMarks:
-    """Rounds by the lines of the first node that prints one that matches."""
-
-    def __init__(self, regex: str) -> None:
-        self._regex = re.compile(regex)
-        self._node: str | None = None
-        self._last: str | None = None
-
-    def begins(self, line: Line) -> bool:
-        """Whether the line begins a round; the same number again does not."""
-        found = self._regex.search(line.text)
-        if found is None or self._node not in (None, line.node):
-            return False
-        self._node = line.node
-        number = found[1] if found.re.groups else None
-        if number is not None and number == self._last:
-            return False
-        self._last = number
-        return True

@@ -17,14 +17,15 @@ from testbed.exec import config as configuration
 from testbed.exec import lines
 from testbed.exec.config import Request
 from testbed.exec.endings import INTERRUPTED, TIMED_OUT, Ending, code_of, how_of
-from testbed.exec.isolation import View
-from testbed.exec.jobs import Job, hosts, kept_paths, name_service
-from testbed.exec.output import Line, Output, RoundMarks
+from testbed.exec.jobs import Job
+from testbed.exec.nodes import Node, views
+from testbed.exec.output import Line, Output
+from testbed.exec.rounds import Rounds
 from testbed.exec.spawner import Reaped, Spawner
 from testbed.links.interface import Backend, LinkCounters, LinkError, Network
 from testbed.network.topology import SERVER, Plan
 from testbed.processes import signals
-from testbed.processes.channel import Channel, ChannelClosed, Garbled
+from testbed.processes.channel import ChannelClosed, Garbled
 from testbed.record import events, host_load
 from testbed.record.reading import SUPERVISOR
 from testbed.record.recorder import Recorder
@@ -66,33 +67,6 @@ def run(
     return _Run(request, plan, jobs, backend, recorder, progress, say, open_files).execute(facts)
 
 
-class _Node:
-    """A node on its way from its namespaces to its program's end."""
-
-    def __init__(self, job: Job, output: Output) -> None:
-        self.job, self.output = job, output
-        self.name = job.node.name
-        self.channel: Channel | None = None
-        self.up = self.asked = self.began = False
-        self.began_s = 0.0
-        self.ports: dict[int, bool] = {}
-        """Ports that are waited for, and whether other nodes get to them."""
-        self.local: set[int] = set()
-        """Those that somebody listens on, be it on 127.0.0.1."""
-        self.ending: Ending | None = None
-        self.told = False
-        """Init has said its last line."""
-
-    @property
-    def running(self) -> bool:
-        return self.asked and self.ending is None
-
-    def send(self, order: msgspec.Struct) -> None:
-        with contextlib.suppress(ChannelClosed):
-            if self.channel is not None:
-                self.channel.send(order)
-
-
 class _Run:
     def __init__(
         self,
@@ -109,13 +83,10 @@ class _Run:
         self._plan, self._jobs, self._backend = plan, jobs, backend
         self._say, self._open_files = say, open_files
         self._ledger = Ledger(recorder, progress)
-        self._nodes: list[_Node] = []
+        self._nodes: list[Node] = []
         self._dynamics = Dynamics(plan)
         self._asked = signals.Interruption()
-        self._marks = RoundMarks(regex) if (regex := self._programs.round_regex) else None
-        self._round = 0
-        self._round_began_s = 0.0
-        self._round_open = False
+        self._rounds = Rounds(self._programs.round_regex, self._ledger.record, self._clients)
         self._read: list[LinkCounters] | None = None
         """Counters as they were recorded last."""
         self._began_s = self._read_s = self._kept_s = 0.0
@@ -168,13 +139,17 @@ class _Run:
     def _carry_out(self, owned: contextlib.ExitStack, closing: dict[str, Any]) -> None:
         began_s = time.monotonic()
         # 1. Every node's init is forked into its place while the links are probed.
-        views = self._prepare(owned)
-        spawner = Spawner(self._jobs, views, self._open_files)
+        seen = views(self._plan, self._jobs, self._ledger.recorder.folder / "nodes")
+        for job in self._jobs:
+            output = Output(job.node.name, Path(job.own_folder))
+            owned.callback(output.close)
+            self._nodes.append(Node(job, output))
+        spawner = Spawner(self._jobs, seen, self._open_files)
         owned.callback(spawner.down)
         network = self._backend.up(self._plan)
         owned.callback(lambda: closing.update(network.down()))
         meters = Meters(self._plan, network, self._ledger, owned)
-        start_capture = meters.prepare_capture(self._links.pcap)
+        start_capture = meters.prepare_capture(self._links.pcap, server=True)
         finish_probing = meters.probe_links(self._links.calibrate, self._links.strict)
         meters.record_links()
         for node in self._nodes:
@@ -203,29 +178,6 @@ class _Run:
             finally:
                 with contextlib.suppress(OSError, LinkError, ChannelClosed):
                     self._hear_last_words(meters)
-
-    def _prepare(self, owned: contextlib.ExitStack) -> list[View]:
-        """Make the nodes' folders and files."""
-        folder = self._ledger.recorder.folder / "nodes"
-        folder.mkdir()
-        switch = Path("/etc/nsswitch.conf")
-        services = switch.read_text() if switch.is_file() else ""
-        seen = {
-            "hosts": hosts(self._plan),
-            "resolv.conf": "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n",
-            "nsswitch.conf": name_service(services),
-        }
-        for name, text in seen.items():
-            files.write(folder / name, text.encode())
-        shown = tuple((str(folder / name), f"/etc/{name}") for name in seen)
-        views = []
-        for job in self._jobs:
-            Path(job.own_folder).mkdir()
-            output = Output(job.node.name, Path(job.own_folder))
-            owned.callback(output.close)
-            self._nodes.append(_Node(job, output))
-            views.append(View(job.node.name, shown, kept_paths(job)))
-        return views
 
     def _wait_until_up(self, network: Network, spawner: Spawner) -> None:
         deadline = time.monotonic() + UP_LIMIT_S + UP_LIMIT_A_NODE_S * len(self._nodes)
@@ -283,7 +235,7 @@ class _Run:
             node.began_s = time.monotonic()
             node.send(lines.Start())
 
-    def _refuse_vain_wait(self, node: _Node, other: _Node) -> None:
+    def _refuse_vain_wait(self, node: Node, other: Node) -> None:
         after = node.job.after
         text = f"{node.name} waits for {after}"
         if other.ending is not None:
@@ -335,7 +287,7 @@ class _Run:
             if node.running:
                 node.send(lines.Signal(number))
 
-    def _hear(self, node: _Node) -> None:
+    def _hear(self, node: Node) -> None:
         if node.channel is None:
             return
         for line in node.channel.drain():
@@ -358,7 +310,7 @@ class _Run:
         if node.channel.closed and not node.told:
             raise RunFailed(f"{node.name}: the first process of its namespaces was killed")
 
-    def _on_over(self, node: _Node, line: lines.Over) -> None:
+    def _on_over(self, node: Node, line: lines.Over) -> None:
         self._read_output()
         code, how = code_of(line.status, line.reason), how_of(line.status, line.reason)
         node.ending = Ending(code, how)
@@ -396,35 +348,20 @@ class _Run:
         for node in self._nodes:
             for line in node.output.lines(last=last):
                 self._say(line)
-                if self._marks is not None and self._marks.begins(line):
-                    self._end_round()
-                    self._round += 1
-                    self._round_open, self._round_began_s = True, time.monotonic()
-                    self._record(SERVER, events.RoundStarted(round=self._round))
+                self._rounds.take(line)
 
-    def _end_round(self) -> None:
-        if not self._round_open:
-            return
-        self._round_open = False
+    def _clients(self) -> tuple[int, int]:
+        """How many have not failed, and how many have."""
         clients = [node for node in self._nodes if node.name != SERVER]
-        well = [node for node in clients if node.ending is None or not node.ending.code]
-        self._record(
-            SERVER,
-            events.Round(
-                round=self._round,
-                seconds=round(time.monotonic() - self._round_began_s, 6),
-                metrics={},
-                clients_ok=len(well),
-                clients_failed=len(clients) - len(well),
-            ),
-        )
+        failed = sum(node.ending is not None and bool(node.ending.code) for node in clients)
+        return len(clients) - failed, failed
 
     def _read_meters(self, network: Network, meters: Meters) -> None:
         now_s = time.monotonic()
         apart_s = max(TICK_S, (now_s - self._began_s) / MOST_READINGS)
         if now_s - self._read_s >= apart_s and (found := network.counters()) != self._read:
             self._read, self._read_s = found, now_s
-            meters.record_wire(self._round if self._round_open else None)
+            meters.record_wire(self._rounds.open)
         if now_s - self._kept_s >= SUMMARY_S:
             self._kept_s = now_s
             self._ledger.recorder.keep_summary(self._ledger.tally.summary)
@@ -438,8 +375,8 @@ class _Run:
 
     def _hear_last_words(self, meters: Meters) -> None:
         self._read_output(last=True)
-        meters.record_wire(self._round if self._round_open else None)
-        self._end_round()
+        meters.record_wire(self._rounds.open)
+        self._rounds.end()
         for node in self._nodes:
             node.send(lines.Finish())
         deadline = time.monotonic() + END_LIMIT_S

@@ -481,9 +481,10 @@ class Usage(Event, tag="usage", kw_only=True):
 class Captured(Event, tag="captured", kw_only=True):
     """By the supervisor at the end of a run with `--pcap`."""
 
-    packets: Annotated[list[Count], "a figure a client: written"]
+    packets: Annotated[list[Count], "a figure a node: written"]
     dropped: Annotated[list[Count], "likewise: too fast to be written"]
     failure: Annotated[str | None, "why capturing ended early"]
+    nodes: Annotated[list[str] | UnsetType, "whose they are; absent: the clients'"] = UNSET
 
 
 class Saved(Event, tag="saved", kw_only=True):

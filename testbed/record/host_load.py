@@ -69,7 +69,7 @@ def judge(summary: Summary, links: Facts, busy_cores: float | None = None) -> Ho
 
 
 def _of_programs(summary: Summary, links: Facts) -> Host:
-    """Of programs nothing is known but how long their threads were ready and had no core."""
+    """The same of programs, of which all that is known is how long threads waited for a core."""
     took_s = {row.node: row.seconds for row in summary.programs if row.seconds}
     shares = {
         row.node: row.run_delay_s / took_s[row.node]

@@ -251,7 +251,7 @@ class Compute(msgspec.Struct, kw_only=True):
 class Captures(msgspec.Struct):
     packets: Count
     dropped_packets: Annotated[Count, "too fast to be written"]
-    incomplete: Annotated[list[str], "clients that lack some"]
+    incomplete: Annotated[list[str], "nodes that lack some"]
     failure: Annotated[str | None, "why capturing ended early"]
 
 

@@ -411,7 +411,8 @@ class SummaryBuilder:
         self._host_gflops = event.gflops
 
     def _on_captured(self, event: events.Captured) -> None:
-        names = zip(self._clients, event.dropped, strict=False)
+        nodes = known(event.nodes) or list(self._clients)
+        names = zip(nodes, event.dropped, strict=False)
         self._captures = Captures(
             packets=sum(event.packets),
             dropped_packets=sum(event.dropped),

@@ -33,15 +33,21 @@ class Meters:
         links = {"facts": self._network.facts, "lines": lines, **self._network.record}
         self._ledger.record(SUPERVISOR, msgspec.convert(msgspec.to_builtins(links), events.Links))
 
-    def prepare_capture(self, pcap: bool) -> Callable[[], None]:
-        """Ready the capturing process, where one is asked for; what is returned starts it."""
+    def prepare_capture(self, pcap: bool, server: bool = False) -> Callable[[], None]:
+        """Ready the capturing process, where one is asked for; what is returned starts it.
+
+        ``server``: of the server's interface too, beside the clients'.
+        """
         if not pcap:
             return lambda: None
-        capture = Capture(self._plan, self._network, self._ledger.recorder.folder)
+        nodes = self._plan.nodes if server else self._plan.clients
+        capture = Capture(nodes, self._network, self._ledger.recorder.folder)
         self._owned.callback(capture.close)
 
         def finish() -> None:
             captured = msgspec.convert(capture.stop(), events.Captured, from_attributes=True)
+            if server:
+                captured.nodes = [node.name for node in nodes]
             self._ledger.record(SUPERVISOR, captured)
 
         def start() -> None:

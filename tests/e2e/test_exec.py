@@ -6,6 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
+import captured
 import pytest
 from running import Run, alive, all_gone
 
@@ -65,6 +66,23 @@ def test_bytes_of_unmodified_programs_are_metered_by_client_and_flow(execute, se
     assert f"client-1: {SIZE}\n" in run.stdout
     assert len(run.events("wire")) > 2
     assert {path.name for path in run.folder.iterdir()} >= {"report.html", "trace.json"}
+
+
+def test_captures_have_the_bytes_of_the_counters_the_servers_too(execute, served):
+    run = execute(
+        *("--clients=1", "--wait-port=8000", "--until=clients", "--pcap"),
+        *(f"--server={served}", f"--client={FETCH}"),
+    )
+    assert run.finish() == 0, run.describe()
+    files = {path.stem: captured.read(path) for path in (run.folder / "captures").iterdir()}
+    assert files.keys() == {"server", "client-1"}
+    last = run.events("wire")[-1]["counters"]
+    for counters, (node, address) in zip(
+        last, (("server", "10.0.0.1"), ("client-1", "10.1.0.1")), strict=True
+    ):
+        found = captured.wire(files[node], address)
+        assert [found[way][1] for way in ("up", "down")] == [way[1] for way in counters]
+    assert run.summary["captures"]["packets"] == sum(map(len, files.values()))
 
 
 def test_each_node_is_a_machine_of_its_own(execute, tmp_path):
