@@ -346,7 +346,11 @@ class _Run:
 
     def _read_output(self, *, last: bool = False) -> None:
         for node in self._nodes:
-            for line in node.output.lines(last=last):
+            found = node.output.lines()
+            while last and (more := node.output.lines()):
+                found += more
+            found += node.output.lines(last=True) if last else []
+            for line in found:
                 self._say(line)
                 self._rounds.take(line)
 

@@ -348,3 +348,36 @@ def test_lines_of_output_begin_rounds(execute):
     rounds = run.summary["rounds"]
     assert [row["finished"] for row in rounds] == 3 * [True]
     assert all(row["seconds"] > 0.1 for row in rounds)
+
+
+def test_links_change_by_a_schedule_and_the_server_has_its_own(execute, served, tmp_path):
+    schedule = tmp_path / "changes.toml"
+    schedule.write_text("[[schedule]]\nat_s = 0.01\nclients = [1]\ndown = { rate_kbit = 1000 }\n")
+    run = execute(
+        *("--clients=2", "--wait-port=8000", "--until=clients", "--server-profile=wifi"),
+        *(f"--schedule={schedule}", f"--server={served}", f"--client={FETCH}"),
+    )
+    assert run.finish() == 0, run.describe()
+    (shaped,) = run.events("shaped")
+    assert (shaped["node"], shaped["down"]["rate_kbit"]) == ("client-1", 1000)
+    assert run.summary["server_profile"] == "wifi"
+    took = {row["node"]: row["seconds"] for row in run.summary["programs"]}
+    # At that rate as much takes 3.2 s, but for what a queue holds at once.
+    assert took["client-1"] > 2.5
+
+
+def test_stations_have_links_by_where_they_are(execute, tmp_path):
+    positions = tmp_path / "walk.toml"
+    positions.write_text(
+        '[access_point]\nposition = [0, 0]\nmode = "g"\nrange_m = 100\n'
+        "[[station]]\nposition = [10, 0]\n[[station]]\nposition = [50, 0]\n"
+    )
+    run = Run(
+        tmp_path / "positions",
+        *(f"--positions={positions}", "--no-calibrate", "--quiet", "--", "hostname"),
+        command="exec",
+    )
+    assert run.finish() == 0, run.describe()
+    assert run.summary["clients"] == 2
+    assert output_of(run, "client-2") == "client-2\n"
+    assert run.stdout == f"{run.folder}\n"
