@@ -36,6 +36,7 @@ INTERRUPTED_EXIT = 130
 COMMANDS = {
     "bench": "bench",
     "calibrate": "network",
+    "certify": "network",
     "compare": "results",
     "doctor": "network",
     "exec": "exec",

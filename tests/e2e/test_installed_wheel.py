@@ -61,11 +61,11 @@ def needed(one):
 
 @pytest.fixture(scope="module")
 def core(wheel, tmp_path_factory):
-    """`wiretune` of an environment with what the wheel asks for without extras, and no more."""
+    """`wiretune` of an environment with what the wheel asks for without extras, and pytest."""
     folder = tmp_path_factory.mktemp("core")
     site = environment(folder, wheel)
     (own,) = distributions(name="wiretune", path=[str(site)])
-    waiting, there = needed(own), set()
+    waiting, there = needed(own) | {"pytest"}, set()
     while waiting:
         there.add(name := waiting.pop())
         one = distribution(name)
@@ -225,3 +225,35 @@ def test_a_core_completes_options_of_runs(run_core, option):
     line = f"wiretune launch --{option} "
     done = run_core(_WIRETUNE_COMPLETE="fish_complete", COMP_WORDS=line, COMP_CWORD="")
     assert done.stdout and not done.stderr
+
+
+USES = """
+import wiretune
+
+def test_has_a_network(wiretune_network):
+    assert isinstance(wiretune_network, wiretune.Network)
+    assert wiretune_network.clients[0].run("hostname").stdout == "client-1\\n"
+
+def test_refuses():
+    try:
+        wiretune.Network("4gg")
+    except wiretune.ConfigError as error:
+        assert "did you mean 4g" in str(error)
+
+def test_has_all_that_it_names():
+    assert all(getattr(wiretune, name).__name__ == name for name in wiretune.__all__)
+"""
+
+
+def test_a_core_brings_networks_to_other_peoples_tests(core, elsewhere, userspace_links):
+    (elsewhere / "wiretune.py").unlink()  # A test's own folder comes first there.
+    (elsewhere / "test_it.py").write_text(USES)
+    python = Path(core).with_name("python")
+    done = subprocess.run(
+        [python, "-m", "pytest", "-c", os.devnull, "--rootdir=.", "--strict-markers", "test_it.py"],
+        cwd=elsewhere,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+    assert "3 passed" in done.stdout, done.stdout + done.stderr

@@ -15,7 +15,8 @@ WINGS = (
     *("testbed", "testbed.network", "testbed.processes", "testbed.links"),
     *("testbed.probing", "testbed.metering", "testbed.fidelity", "testbed.record"),
     *("testbed.transport", "testbed.run", "testbed.report", "testbed.exec"),
-    *("testbed.calibration", "testbed.machine", "methods", "nodes", "experiments", "cli"),
+    *("testbed.calibration", "testbed.machine", "testbed.library"),
+    *("methods", "nodes", "experiments", "cli"),
 )
 """Each imports of those before it alone; ``testbed`` are the files at its top."""
 MOST_LINES = 400
