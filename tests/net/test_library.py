@@ -1,6 +1,7 @@
 """wiretune.Network and its pytest fixture: programs in nodes, their bytes, and their ends."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -251,6 +252,7 @@ def test_what_cannot_be_is_refused_before_anything_starts(asked, words, monkeypa
         Network(**asked)
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 @pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
 def test_the_example_of_a_page_runs(page, tmp_path):
     blocks = (ROOT / page).read_text().split("```python\n")[1:]
