@@ -47,7 +47,7 @@ def page(summary: Summary) -> str:
     lines = [
         f"### Wiretune: {_cell(summary.profile)}",
         "",
-        f"{_cell(summary.status)}; links checked: **{summary.fidelity.verdict}**, "
+        f"{_cell(summary.status)}; certificate: **{summary.fidelity.verdict}**, "
         f"{_cell(summary.fidelity.reason)}",
         "",
         _cell(trust.line(summary)),

@@ -93,7 +93,7 @@ def test_programs_run_and_the_job_says_what_they_sent(job):
 
 @pytest.mark.usefixtures("userspace_links", "root")
 def test_a_program_that_fails_fails_the_step_and_is_told_of(job):
-    done = job.step("run", server="true", client="exit 3")
+    done = job.step("run", clients="1", server="true", client="exit 3")
     assert done.returncode == 3, done.stdout + done.stderr
     assert "| client-1 | 3 |" in job.files["GITHUB_STEP_SUMMARY"].read_text()
     assert job.outputs()["verdict"]

@@ -202,6 +202,15 @@ def test_a_core_calibrates(run_core):
     assert json.loads(run_core(*words, codes=(0, 1)).stdout)
 
 
+@pytest.mark.usefixtures("userspace_links")
+def test_a_core_runs_programs(run_core, elsewhere):
+    words = ("exec", "--profile=wifi", "--clients=1", "--no-calibrate", "--", "hostname")
+    out = run_core(*words).stdout
+    assert "server: server" in out and "client-1: client-1" in out
+    (folder,) = (elsewhere / "results").iterdir()
+    assert (folder / "report.html").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "packages"),
     [
