@@ -11,7 +11,7 @@ import signal
 import sys
 
 KINDS = ("user", "net", "mnt", "uts", "ipc", "pid")
-KILL_ALL = signal.SIGRTMIN
+KILL_ALL = getattr(signal, "SIGRTMIN", signal.SIGUSR2)
 """Sent to this process, ends the command and what it started with SIGKILL."""
 HANDED_ON = {
     *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT),

@@ -91,8 +91,8 @@ def main() -> None:
     # A terminal's signals are for the caller, who tells by the channel's end.
     os.setsid()
     channel = Channel(socket.socket(fileno=int(sys.argv[1])), Order, "the caller")
-    caller = os.pidfd_open(os.getppid())
-    with contextlib.ExitStack() as owned, contextlib.suppress(ConnectionError):
+    caller = os.getppid()
+    with contextlib.ExitStack() as owned, contextlib.suppress(ConnectionError, ProcessLookupError):
         try:
             asked = channel.receive()
             layout = asked.plan
@@ -110,7 +110,7 @@ def main() -> None:
             owned.callback(_end, inits)
             _start_inits(layout, links, inits)
             channel.send(Built(why, inits, certificate))
-            _serve(layout, links, channel, caller)
+            _serve(layout, links, channel, os.pidfd_open(caller))
         except (ConfigError, LinkError) as error:
             channel.send(Refused(str(error), isinstance(error, ConfigError)))
 

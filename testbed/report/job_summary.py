@@ -32,9 +32,8 @@ def write(run: Path) -> None:
 
 def outputs(summary: Summary, run: Path) -> str:
     """The step's outputs, one a line."""
-    wire = summary.bytes.wire
     values = {
-        "wire-bytes": (wire.up or 0) + (wire.down or 0),
+        "wire-bytes": summary.bytes.wire.both,
         "verdict": summary.fidelity.verdict,
         "report": run.resolve() / REPORT,
         "folder": run.resolve(),
