@@ -36,8 +36,10 @@ INTERRUPTED_EXIT = 130
 COMMANDS = {
     "bench": "bench",
     "calibrate": "network",
+    "certify": "network",
     "compare": "results",
     "doctor": "network",
+    "exec": "exec",
     "export": "results",
     "launch": "launch",
     "links": "results",

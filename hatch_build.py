@@ -15,6 +15,29 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 NAME = "wiretune"
+ROOT_MODULE = """\
+\"\"\"Wiretune: links of a given kind, federated fine-tuning over them, and what it takes.\"\"\"
+
+__all__ = ["ConfigError", "LinkError", "MininetNetwork", "Network", "NotAsAsked", "Wiretune"]
+
+
+def __getattr__(name):
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # The command line has no use for them.
+    from testbed.config_error import ConfigError
+    from testbed.library.mininet import MininetNetwork, Wiretune
+    from testbed.library.network import Network, NotAsAsked
+    from testbed.links.interface import LinkError
+
+    return locals()[name]
+"""
+PLUGIN = (
+    "from testbed.library.pytest_plugin import pytest_configure, wiretune_network  # noqa: F401\n"
+)
+FACADES = {"__init__.py": ROOT_MODULE, "pytest_plugin.py": PLUGIN}
+"""Modules of the package that the repository has no file for: what others import."""
+COMMAND = "from cli import main, run  # noqa: F401\n"
 SHIPPED = ("cli.py", "experiments", "testbed", "nodes", "methods", "netem_profiles")
 MODULES = {Path(name).stem for name in SHIPPED}
 
@@ -27,8 +50,8 @@ class WheelHook(BuildHookInterface[Any]):
         package = self._made / NAME
         if version == "editable":
             package.mkdir()
-            (package / "__init__.py").touch()
-            (package / "cli.py").write_text("from cli import main, run  # noqa: F401\n")
+            for name, text in {**FACADES, "cli.py": COMMAND}.items():
+                (package / name).write_text(text)
             build_data["force_include_editable"] = {str(package): NAME}
         else:
             _lay_out(Path(self.root), package)
@@ -46,7 +69,8 @@ def _lay_out(root: Path, package: Path) -> None:
             shutil.copytree(root / name, package / name, ignore=unwanted)
         else:
             shutil.copy2(root / name, package / name)
-    (package / "__init__.py").touch()
+    for name, text in FACADES.items():
+        (package / name).write_text(text)
     for path in package.rglob("*.py"):
         path.write_text(inside_package(path.read_text()))
 

@@ -14,7 +14,7 @@ from experiments import accounts, assumptions, compare, plan, tuning
 from experiments.plan import INTERRUPTED, Bench, Cell, Outcome
 from experiments.progress import Lines, LiveTable
 from experiments.runner import claimed, conduct
-from testbed import files, outside
+from testbed import extras, files, outside
 from testbed.config_error import ConfigError
 from testbed.metrics import Target
 from testbed.naming import slug
@@ -169,6 +169,7 @@ def _check(config: RunConfig) -> dict[str, str]:
 
     Returns digests of the files that the run's links are read from.
     """
+    extras.require("bench", "train")
     from nodes.program import FineTuning
     from testbed.network.profiles import load
     from testbed.run import client_links

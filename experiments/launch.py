@@ -1,10 +1,7 @@
 """One run from flags to a closing table: what `cli.py launch` does."""
 
 import contextlib
-import os
 import shlex
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +9,27 @@ import msgspec
 
 import methods
 from experiments import elastic
+from experiments.aftermath import (
+    EXIT_CODES,
+    UNWRITTEN_EXIT,
+    capture_warnings,
+    give_to_caller,
+    mix_label,
+    remove_if_empty,
+    write_about,
+)
 from nodes.workload import data
-from testbed import files
 from testbed.config_error import ConfigError
 from testbed.links import choice
 from testbed.links.dilation import plan as dilated
 from testbed.machine import limits
 from testbed.metering import meter
 from testbed.naming import slug
-from testbed.network.profiles import LinkProfile
 from testbed.network.profiles import load as load_profile
 from testbed.network.topology import Plan, plan
-from testbed.record import chrome_trace, trust
+from testbed.record import trust
 from testbed.record.recorder import Recorder, create_folder
 from testbed.record.recovery import Killed
-from testbed.record.run_summary import Captures
 from testbed.report.progress import RoundLines, closing_table
 from testbed.report.terminal import Output
 from testbed.report.text import few
@@ -34,9 +37,6 @@ from testbed.run import client_links
 from testbed.run.config import RunConfig, choose, load, pace
 from testbed.run.supervisor import run
 from testbed.transport import congestion, keys
-
-EXIT_CODES = {"ok": 0, "failed": 1, "interrupted": 130}
-UNWRITTEN_EXIT = 1
 
 
 def launch(
@@ -134,7 +134,7 @@ def _launch(
     again = None
     if killed is None:
         folder = create_folder(Path(config.out), f"{slug(label)}-{len(profiles)}")
-        owned.callback(_remove_if_empty, folder)
+        owned.callback(remove_if_empty, folder)
         facts["run_id"] = folder.name
     else:
         again = Resumption(killed, config, [node.name for node in layout.clients])
@@ -146,7 +146,7 @@ def _launch(
         for text in again.differences(facts):
             output.say(text, style="yellow")
         facts = again.facts(facts)
-    owned.callback(_give_to_caller, folder)
+    owned.callback(give_to_caller, folder)
     # 3. The run, after a trial round where one is to say how slow it must be.
     if config.dilation == "auto":
         output.say("a trial round comes first, to find the dilation")
@@ -195,7 +195,7 @@ def _launch(
         )
         trusted = summary.fidelity.verdict == "pass"
         output.say(trust.line(summary), style=None if trusted else "yellow")
-    whole = _write_about(folder, tensorboard, output)
+    whole = write_about(folder, tensorboard, output)
     if summary.status != "ok":
         # Last, as a bench tells of it.
         output.error(f"{summary.status}: {summary.reason}")
@@ -218,65 +218,6 @@ def _congestion(
         return None, None, None
     pinned, told = congestion.default()
     return pinned, congestion.DEFAULT, told
-
-
-def _give_to_caller(folder: Path) -> None:
-    """Results of a run by ``sudo`` are whose it is, and the folder of results with them."""
-    if (owner := files.caller()) is not None:
-        with contextlib.suppress(OSError):
-            files.give(folder, owner)
-            if folder.parent.stat().st_uid == 0 and not folder.parent.is_symlink():
-                os.chown(folder.parent, *owner, follow_symlinks=False)
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        folder.rmdir()
-
-
-def _write_about(folder: Path, tensorboard: bool, output: Output) -> bool:
-    """Write the run's page and what else is asked for; whether all of it is there.
-
-    What is not is no reason for a run to fail, and one for the command to say so.
-    """
-    from testbed.report import export, run_page
-
-    writers: dict[str, Callable[[], object]] = {
-        "trace": lambda: chrome_trace.write(folder),
-        "report": lambda: run_page.write(folder),
-    }
-    if tensorboard:
-        writers["tensorboard"] = lambda: export.export(folder, ["tensorboard"])[0]
-    whole = True
-    for name, write in writers.items():
-        try:
-            if (where := write()) is not None:
-                output.say(f"{name}: {where}")
-        except Exception as error:
-            whole = False
-            output.error(f"no {name}: {type(error).__name__}: {error}")
-    return whole
-
-
-def capture_warnings(captures: Captures | None) -> list[str]:
-    """Warnings to a reader of a run's captures; ``captures`` is the summary's."""
-    found = []
-    if captures and captures.failure:
-        found.append(f"the captures end early: {captures.failure}")
-    if captures and captures.dropped_packets:
-        found.append(
-            f"the captures lack {captures.dropped_packets} packets, which came faster than they "
-            f"could be written: those of {', '.join(captures.incomplete)}"
-        )
-    return found
-
-
-def mix_label(profiles: list[LinkProfile]) -> str:
-    """ "4g", or "4g:12,wifi:5" for a mix."""
-    counts = Counter(profile.name for profile in profiles)
-    if len(counts) == 1:
-        return profiles[0].name
-    return ",".join(f"{name}:{count}" for name, count in counts.items())
 
 
 def run_facts(

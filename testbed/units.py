@@ -1,4 +1,17 @@
-"""Numbers as people read them."""
+"""Numbers as people read and write them."""
+
+import re
+
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(|k|K|M|G|T)B?")
+_POWERS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def byte_count(text: str) -> int:
+    """Bytes of a size such as ``500MB``, by powers of 1,000. Raises ValueError where it is none."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text!r}: must be a size such as 500MB")
+    return round(float(found[1]) * _POWERS[found[2]])
 
 
 def human_seconds(seconds: float) -> str:

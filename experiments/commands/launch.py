@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from experiments.commands import options as common
+from testbed import extras
 from testbed.config_error import ConfigError
 from testbed.report import terminal
 
@@ -57,6 +58,7 @@ def launch(
       python cli.py launch --links=loopback --clients=2 --rounds=1
       python cli.py launch --resume=results/RUN
     """
+    extras.require("launch", "train")
     if tensorboard:
         from testbed.report.tensorboard import check
 

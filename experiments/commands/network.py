@@ -88,6 +88,40 @@ def calibrate(names: tuple[str, ...], links: str, seconds: float, output: termin
 
 
 @click.command()
+@click.option(
+    "--mininet",
+    required=True,
+    shell_complete=common.offers("file"),
+    metavar="FILE.py:NAME",
+    help="The running net's topology: of the file's `topos`, as for `mn --custom`.",
+)
+@click.option("--server", metavar="HOST", help="The host that the others probe.")
+@common.says()
+def certify(mininet: str, server: str | None, output: terminal.Output) -> None:
+    """Hold a running Mininet's links against its topology; exit 1 where one is not as asked.
+
+    \b
+    Example:
+      sudo python cli.py certify --mininet=net.py:mytopo
+    """
+    import msgspec
+
+    from testbed.library import mininet as nets
+    from testbed.report import certificate
+
+    topo = nets.topology(mininet)
+    running = nets.Running(topo, nets.running_hosts(topo.hosts()))
+    network = nets.MininetNetwork(running, server)
+    try:
+        found = network.certificate()
+    finally:
+        network.down()
+    output.show(certificate.table(found), msgspec.to_builtins(found))
+    terminal.say(f"links checked: {found.verdict}: {found.reason}")
+    sys.exit(0 if found.verdict == "pass" else 1)
+
+
+@click.command()
 @common.says()
 def doctor(output: terminal.Output) -> None:
     """Say what this machine can do, and how to close each gap."""

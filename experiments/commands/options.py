@@ -10,6 +10,7 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
+import msgspec
 
 from testbed.config_error import ConfigError
 from testbed.outside import expanded
@@ -45,13 +46,21 @@ def of_a_run(*fields: str, help_: str | None = None) -> Callable[[Command], Comm
 
     ``help_``: in place of what the field says.
     """
-    hints = get_type_hints(RunConfig, include_extras=True)
+    return of_a_struct(RunConfig, *fields, help_=help_)
+
+
+def of_a_struct(
+    kind: type[msgspec.Struct], *fields: str, help_: str | None = None
+) -> Callable[[Command], Command]:
+    """Give a command the options of another struct's fields, likewise."""
+    hints = get_type_hints(kind, include_extras=True)
+    defaults = dict(zip(kind.__struct_fields__, kind.__struct_defaults__, strict=True))
 
     def decorate(command: Command) -> Command:
-        for name in reversed(fields or RunConfig.__struct_fields__):
+        for name in reversed(fields or kind.__struct_fields__):
             flags = [each for each in _notes(hints[name]) if isinstance(each, Flag)]
             if flags:
-                command = _option(name, hints[name], flags[0], help_)(command)
+                command = _option(name, hints[name], flags[0], defaults[name], help_)(command)
                 if name == "target":
                     command = _target_accuracy(command)
         return command
@@ -68,8 +77,9 @@ def _notes(hint: Any) -> tuple[Any, ...]:
     return getattr(hint, "__metadata__", ())
 
 
-def _option(field: str, hint: Any, flag: Flag, help_: str | None) -> Callable[[Command], Command]:
-    default = RunConfig.__struct_defaults__[RunConfig.__struct_fields__.index(field)]
+def _option(
+    field: str, hint: Any, flag: Flag, default: Any, help_: str | None
+) -> Callable[[Command], Command]:
     option = "--" + field.removesuffix("_s").replace("_", "-")
     kinds = _kinds(hint)
     settings: dict[str, Any] = {"default": None, "metavar": flag.takes}

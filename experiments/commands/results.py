@@ -14,7 +14,10 @@ from testbed.report.text import visible
 
 @click.command()
 @click.argument("run", metavar="RUN", type=common.File(), shell_complete=common.offers("run"))
-def report(run: Path) -> None:
+@click.option(
+    "--job", is_flag=True, help="Also a table in the summary of a GitHub job, and a step's outputs."
+)
+def report(run: Path, job: bool) -> None:
     """Write RUN/report.html, one page that opens from disk; launch does so by itself.
 
     \b
@@ -25,6 +28,10 @@ def report(run: Path) -> None:
 
     try:
         click.echo(visible(f"report: {run_page.write(run)}"))
+        if job:
+            from testbed.report import job_summary
+
+            job_summary.write(run)
     except OSError as error:
         raise ConfigError(f"RUN {run}: cannot write the report: {error.strerror}") from error
 

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
 
 from nodes.workload import hub
 from testbed.config_error import ConfigError
@@ -132,6 +131,8 @@ def read(name: str, classes: int, folder: Path) -> Splits:
 
     ConfigError where its columns, images or labels are not those of the data set.
     """
+    from safetensors.numpy import load_file
+
     with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
         asked = [name, str(classes), str(folder), file.name]
         hub.run_apart(f"{__package__}.hub_data", *asked, limit_s=READ_LIMIT_S)
@@ -162,6 +163,7 @@ def _read_here() -> str:
     # Heeded at import: a folder is all that is needed, and torch would take a second to load.
     os.environ |= {"HF_HUB_OFFLINE": "1", "USE_TORCH": "0"}
     import datasets
+    from safetensors.numpy import save_file
 
     name, classes, folder, path = sys.argv[1:]
     datasets.disable_progress_bars()

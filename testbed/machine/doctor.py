@@ -3,12 +3,14 @@
 import os
 import resource
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 import psutil
 from rich.table import Table
 
+from testbed import extras
 from testbed.links import choice
 from testbed.links.linux import namespaces
 from testbed.machine import kernel_modules
@@ -49,6 +51,7 @@ def examine() -> list[Finding]:
         _cores(),
         _memory(),
         _descriptors(),
+        _training(),
     ]
 
 
@@ -166,6 +169,12 @@ def _descriptors() -> Finding:
         f"hard limit {hard}: up to {most[False]} clients, {most[True]} over loopback",
         "" if enough else "ulimit -Hn 65536, as root",
     )
+
+
+def _training() -> Finding:
+    missing = extras.missing("train")
+    found = f"without {', '.join(missing)}" if missing else f"torch {version('torch')}"
+    return Finding("launch, bench", not missing, found, extras.install("train") if missing else "")
 
 
 def _refusal(path: str) -> str | None:

@@ -1,6 +1,6 @@
-"""Packet capture at each client's own interface, into one pcap file a client.
+"""Packet capture at nodes' own interfaces, into one pcap file a node.
 
-One process opens a packet socket in every client's namespace, where a socket stays once it is
+One process opens a packet socket in every such node's namespace, where a socket stays once it is
 made, and writes what they see, with the kernel's times, until it is told to stop.
 """
 
@@ -10,6 +10,7 @@ import select
 import socket
 import struct
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import msgspec
 
 from testbed.links.interface import LinkError, Network
 from testbed.metering.pcap import SNAP_BYTES, Writer, packets
-from testbed.network.topology import Plan
+from testbed.network.topology import Node
 from testbed.probing.timestamps import TIMESTAMP_SPACE, enter, stamp_arrivals, timestamp_ns
 from testbed.processes import confinement
 from testbed.processes.channel import Channel
@@ -45,7 +46,7 @@ class Captured(msgspec.Struct):
     """The result of a capture."""
 
     packets: list[int] = []
-    """Written, one figure a client."""
+    """Written, one figure a node."""
     dropped: list[int] = []
     """Seen by the kernel and not written, for want of room; of a burst, once for all of it."""
     failure: str | None = None
@@ -55,9 +56,9 @@ class Captured(msgspec.Struct):
 class Capture:
     """Owns the capturing process. Captures nothing until ``start``."""
 
-    def __init__(self, plan: Plan, network: Network, folder: Path) -> None:
+    def __init__(self, nodes: Sequence[Node], network: Network, folder: Path) -> None:
         """``folder`` is the run's. Forks, so the caller may not have threads yet."""
-        self._worker = Worker("capture", lambda c: _serve(plan, network, folder, c), LinkError)
+        self._worker = Worker("capture", lambda c: _serve(nodes, network, folder, c), LinkError)
 
     def start(self) -> None:
         """Capture from now on.
@@ -83,12 +84,11 @@ class Capture:
 
 
 class _Tap:
-    """One client's packet socket and its file."""
+    """One node's packet socket and its file."""
 
-    def __init__(self, network: Network, plan: Plan, index: int, folder: Path) -> None:
+    def __init__(self, network: Network, node: Node, folder: Path) -> None:
         from testbed.links.linux.namespaces import INTERFACE
 
-        node = plan.clients[index]
         enter(network.endpoint(node))
         self.writer = Writer(folder / f"{node.name}.pcap")
         # Of no protocol, it sees nothing before it is bound.
@@ -141,17 +141,19 @@ def _without_ethernet(data: bytes) -> bytes:
     return header + data[_VNET_BYTES + _ETHERNET_BYTES :]
 
 
-def _serve(plan: Plan, network: Network, folder: Path, channel: Channel) -> dict[str, Any]:
+def _serve(
+    nodes: Sequence[Node], network: Network, folder: Path, channel: Channel
+) -> dict[str, Any]:
     """The capturing process, from its start to its end."""
     folder = _unused(folder)
     channel.receive()
     taps: list[_Tap] = []
     try:
         folder.mkdir()
-        for index in range(len(plan.clients)):
-            taps.append(_Tap(network, plan, index, folder))
+        for node in nodes:
+            taps.append(_Tap(network, node, folder))
     except (OSError, LinkError) as error:
-        raise LinkError(f"{plan.clients[len(taps)].name}: {error}") from error
+        raise LinkError(f"{nodes[len(taps)].name}: {error}") from error
     # A packet socket that is open asks for no capability any more.
     confinement.confine(Reach())
     channel.send(Ready())

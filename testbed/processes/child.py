@@ -2,7 +2,9 @@
 
 import contextlib
 import ctypes
+import errno
 import os
+import platform
 import random
 import signal
 import sys
@@ -18,6 +20,8 @@ from testbed.processes.channel import ChannelClosed
 PR_SET_PDEATHSIG = 1
 PARENT_CHECK_S = 1.0
 ABOUT_TO_END_S = 1.0
+_CLONE = {"x86_64": 56, "aarch64": 220}
+"""Number of the system call by machine."""
 # Loaded once: to load a library makes a class, which only the collector can remove.
 _libc = ctypes.PyDLL(None, use_errno=True)
 
@@ -119,8 +123,10 @@ class Child:
             self.wait(10)
 
 
-def fork_alone() -> int:
+def fork_alone(namespaces: int = 0) -> int:
     """Fork a process of one thread, as ``os.fork`` but without most of what Python does after it.
+
+    ``namespaces``: new ones that the child is the first process of, as flags of clone(2).
 
     That renews locks and forgets threads, of which there are none, in Python and in a dozen
     packages: a megabyte that each child would write to and no longer share. What is left is that
@@ -129,7 +135,15 @@ def fork_alone() -> int:
     Raises:
         OSError: the system takes no more processes.
     """
-    pid: int = _libc.fork()
+    if namespaces:
+        number = _CLONE.get(platform.machine())
+        if number is None:
+            raise OSError(errno.ENOSYS, f"no number of clone(2) is known for {platform.machine()}")
+        # Without a stack of its own the child goes on with a copy of this one, as from fork.
+        flags = ctypes.c_ulong(namespaces | signal.SIGCHLD)
+        pid: int = _libc.syscall(number, flags, 0, 0, 0, 0)
+    else:
+        pid = _libc.fork()
     if pid < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

@@ -35,9 +35,12 @@ class Interruption:
     def __init__(self) -> None:
         self._raising = False
         self._came: str | None = None
+        self.times = 0
+        """How many signals have come."""
 
     def take(self, number: int, frame: FrameType | None) -> None:
         self._came = self._came or signal.Signals(number).name
+        self.times += 1
         if self._raising:
             self._raising = False
             raise Interrupted(self._came)

@@ -2,7 +2,8 @@
 
 Chrome's trace event format. A process is a node: its rounds with its spans in them, on one track;
 each message as an asynchronous event of the client that sent or received it; changes of its link,
-and what it lost, as instants. Times are microseconds since the command.
+and what it lost, as instants. A program of `exec` is a span, its link's kB/s are counters. Times
+are microseconds since the command.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,10 +13,12 @@ from typing import Any
 import msgspec
 
 from testbed import files
+from testbed.network.direction import WAYS
 from testbed.network.topology import SERVER
 from testbed.record import recovery
 from testbed.record.events import (
     Event,
+    Exited,
     Lost,
     Message,
     Missed,
@@ -23,7 +26,9 @@ from testbed.record.events import (
     Resumed,
     Run,
     Shaped,
+    Wire,
     as_dict,
+    known,
 )
 from testbed.record.reading import EVENTS
 from testbed.record.spans import Timeline
@@ -38,6 +43,8 @@ _INSTANTS: dict[type[Event], str] = {
     Resumed: "resumed",
 }
 _ROUNDS_TRACK = 1
+_BYTES = 1
+"""Place of bytes among a direction's counters."""
 
 Json = dict[str, Any]
 
@@ -69,6 +76,7 @@ def trace(record: Iterator[Event], most: int = MOST_EVENTS) -> Json:
             # As text an event takes less memory.
             moments.append((*order, msgspec.Raw(msgspec.json.encode(one))))
 
+    rates = None
     whole = True
     for event in record:
         # Spans come from what was read.
@@ -78,6 +86,11 @@ def trace(record: Iterator[Event], most: int = MOST_EVENTS) -> Json:
         timeline.take(event)
         if isinstance(event, Run):
             places |= {name: place for place, name in enumerate(timeline.clients, start=1)}
+            rates = _Rates(list(places.values())) if known(event.programs) else None
+        elif isinstance(event, Wire) and rates is not None:
+            keep(rates.take(event))
+        elif isinstance(event, Exited):
+            keep([_program(event, places)])
         elif isinstance(event, Message):
             keep(_message(event, places, timeline.origin_ns or 0, len(moments)))
         elif isinstance(event, Reduced):
@@ -155,6 +168,33 @@ def _spans(timeline: Timeline, places: dict[str, int]) -> Iterator[Json]:
                     "ts": _microseconds(begins - origin_ns),
                     "dur": _microseconds(ends - begins),
                 }
+
+
+def _program(event: Exited, places: dict[str, int]) -> Json:
+    began_s = max(0.0, event.t - event.seconds)
+    own = {"name": "program", "ph": "X", "pid": places[event.node], "tid": _ROUNDS_TRACK}
+    args = {"code": event.code, "how": event.how, "stopped": event.stopped}
+    return {**own, "ts": 1e6 * began_s, "dur": 1e6 * event.seconds, "args": args}
+
+
+class _Rates:
+    """Counters of a run of programs as kB a second since the reading before."""
+
+    def __init__(self, places: list[int]) -> None:
+        self._places = places
+        self._before: Wire | None = None
+
+    def take(self, event: Wire) -> Iterator[Json]:
+        before, self._before = self._before, event
+        if before is None or event.t <= before.t:
+            return
+        for place in self._places:
+            ways = zip(WAYS, before.counters[place], event.counters[place], strict=True)
+            rates = {
+                way: round((now[_BYTES] - was[_BYTES]) / (event.t - before.t) / 1000, 3)
+                for way, was, now in ways
+            }
+            yield {"name": "kB/s", "ph": "C", "pid": place, "ts": 1e6 * before.t, "args": rates}
 
 
 def _interval(begins_ns: int, ends_ns: int, origin_ns: int) -> tuple[float, float]:

@@ -101,6 +101,19 @@ class Redone(msgspec.Struct):
     seconds: Annotated[Figure, "since that round"]
 
 
+class Flow(msgspec.Struct):
+    """TCP connections of a node with one peer and of one service."""
+
+    peer: Annotated[str, "the peer's address"]
+    port: Annotated[Count, "of the service: the node's own where it `serves`, else the peer's"]
+    serves: Annotated[bool, "whether the node listened on it"] = False
+    connections: Annotated[Count, "that carried anything"] = 0
+    sent: Annotated[Count, "bytes of payload that the node sent, each once"] = 0
+    received: Annotated[Count, "that it received"] = 0
+    resent_segments: Annotated[Count, "that it sent again"] = 0
+    resent_bytes: Annotated[Count, "of payload in them"] = 0
+
+
 class WayIn(msgspec.Struct):
     """The process that holds a run's namespaces while it goes on, and its descriptors."""
 
@@ -170,6 +183,9 @@ class Run(Event, tag="run", kw_only=True):
     client_memory_mb: Annotated[
         Figure | None, "what each client may take; null: what its device class has"
     ] = None
+    programs: Annotated[
+        dict[str, str] | UnsetType, "of `exec`: each node's command ([exec.md](exec.md))"
+    ] = UNSET
     dilation: Annotated[
         Annotated[float, _Meta(ge=1, le=1e6)],
         "seconds of this machine that one of the run's clock takes",
@@ -417,9 +433,10 @@ class Round(Event, tag="round", kw_only=True):
 
 
 class Wire(Event, tag="wire", kw_only=True):
-    """By the supervisor after a round, and once at the end."""
+    """By the supervisor after a round, and once at the end; of `exec` every 0.1 s and less often
+    in a long run, where anything has passed."""
 
-    round: Annotated[Number | None, "null: at the end"]
+    round: Annotated[Number | None, "null: at the end, or between rounds"]
     counters: Annotated[
         Counters,
         "of each node, the server first, up and down: [frames, bytes, frames that a full queue "
@@ -473,9 +490,10 @@ class Usage(Event, tag="usage", kw_only=True):
 class Captured(Event, tag="captured", kw_only=True):
     """By the supervisor at the end of a run with `--pcap`."""
 
-    packets: Annotated[list[Count], "a figure a client: written"]
+    packets: Annotated[list[Count], "a figure a node: written"]
     dropped: Annotated[list[Count], "likewise: too fast to be written"]
     failure: Annotated[str | None, "why capturing ended early"]
+    nodes: Annotated[list[str] | UnsetType, "whose they are; absent: the clients'"] = UNSET
 
 
 class Saved(Event, tag="saved", kw_only=True):
@@ -541,6 +559,34 @@ class Host(Event, tag="host", kw_only=True):
     busy_cores: Annotated[Figure | None, "that worked in the mean, for whatever program"]
 
 
+class Isolated(Event, tag="isolated", kw_only=True):
+    """By a node of `exec`, once its namespaces are there ([exec.md](exec.md))."""
+
+    missing: Annotated[list[str], "what of a machine of its own could not be had, and why"] = []
+
+
+class Exited(Event, tag="exited", kw_only=True):
+    """By a node of `exec`, once its program and all that this started have ended."""
+
+    code: Annotated[Count, "as of a shell: 128 and the signal's number, where one ended it"]
+    how: Annotated[str, "`exited with 0`, `killed by SIGTERM`, `could not start: …`"]
+    seconds: Annotated[Seconds, "that it ran"] = 0.0
+    stopped: Annotated[bool, "whether it was asked to end"] = False
+
+
+class Carried(Event, tag="carried", kw_only=True):
+    """By a node of `exec`, at the run's end: what its programs had to do with the outside."""
+
+    flows: Annotated[list[Flow], "its TCP connections by peer and port, the largest first"] = []
+    lookups: Annotated[
+        list[str], "names that were looked up and are no node's: there is no internet inside"
+    ] = []
+    sockets: Annotated[
+        list[str],
+        "paths of Unix sockets that other nodes see too: what goes over them is not metered",
+    ] = []
+
+
 Because = Literal["rounds", "target", "budget"]
 
 
@@ -582,6 +628,7 @@ KINDS: tuple[type[Event], ...] = (
         Wire,
     ),
     *(Evaluated, Shaped, Usage, Captured, Saved, Unsaved, Resumed, Failed, Limited, Host, Done),
+    *(Isolated, Exited, Carried),
     Closed,
 )
 """In the order in which a run has them."""
@@ -590,7 +637,7 @@ Known = (
     | Back | Message | Staged | Reduced | Dropped | Lost | Missed | Overtaken | HostRate | Computed
     | RoundStarted | Round
     | Wire | Evaluated | Shaped | Usage | Captured | Saved | Unsaved | Resumed | Failed | Limited
-    | Host | Done | Closed
+    | Host | Done | Isolated | Exited | Carried | Closed
 )  # fmt: skip
 """Any of them: what a line is decoded as."""
 

@@ -33,6 +33,8 @@ _LINKS_LATENESS = "lateness_p99_ms"
 
 def judge(summary: Summary, links: Facts, busy_cores: float | None = None) -> Host:
     """Hold a run that has ended against what it was to be; ``links``: their closing facts."""
+    if summary.programs:
+        return _of_programs(summary, links)
     rounds_s = _rounds_s(summary)
     if not rounds_s:
         return _skipped("no round was finished")
@@ -47,10 +49,7 @@ def judge(summary: Summary, links: Facts, busy_cores: float | None = None) -> Ho
     if share > LATE_SHARE:
         failures.append(_late(summary, latest, share))
     if links_late_ms is not None and links_late_ms > RTT_TOLERANCE_MS:
-        failures.append(
-            f"one packet of a hundred left its link {links_late_ms:.1f} ms late or more, of which "
-            f"{RTT_TOLERANCE_MS:g} are allowed"
-        )
+        failures.append(_late_links(links_late_ms))
     if summary.elastic and (again := _sent_again_for_nothing(summary)) > AGAIN_SHARE:
         failures.append(
             f"TCP sent {100 * again:.1f} % of all bytes again that were not lost, since packets "
@@ -69,6 +68,40 @@ def judge(summary: Summary, links: Facts, busy_cores: float | None = None) -> Ho
     return Host("pass", reason, *figures)
 
 
+def _of_programs(summary: Summary, links: Facts) -> Host:
+    """The same of programs, of which all that is known is how long threads waited for a core."""
+    took_s = {row.node: row.seconds for row in summary.programs if row.seconds}
+    shares = {
+        row.node: row.run_delay_s / took_s[row.node]
+        for row in summary.processes
+        if row.node in took_s and row.run_delay_s is not None
+    }
+    if not shares:
+        return _skipped("no program has run")
+    node = max(shares, key=lambda name: shares[name])
+    share, links_late_ms = shares[node], _lateness_ms(links)
+    cores = (summary.environment and summary.environment.cores) or 0
+    waited = f"threads of {node} waited for a core for {100 * share:.1f} % of its time"
+    failures = []
+    if share > LATE_SHARE:
+        nodes = _count(len(summary.programs), "node")
+        failures.append(f"{waited} ({nodes} on {_count(cores, 'core')})")
+    if links_late_ms is not None and links_late_ms > RTT_TOLERANCE_MS:
+        failures.append(_late_links(links_late_ms))
+    figures = (node, round(share, 4), links_late_ms, None, None)
+    if failures:
+        return Host("fail", "; ".join(failures), *figures)
+    packets = "" if links_late_ms is None else f", packets {links_late_ms:.1f} ms late"
+    return Host("pass", f"{waited}{packets}", *figures)
+
+
+def _late_links(links_late_ms: float) -> str:
+    return (
+        f"one packet of a hundred left its link {links_late_ms:.1f} ms late or more, of which "
+        f"{RTT_TOLERANCE_MS:g} are allowed"
+    )
+
+
 def _sent_again_for_nothing(summary: Summary) -> float:
     """Share of the wire's bytes that TCP sent again, beyond what lines lost or dropped."""
     again = lost = 0
@@ -81,6 +114,9 @@ def _sent_again_for_nothing(summary: Summary) -> float:
 
 def cure(summary: Summary) -> str | None:
     """The option that gives each node the time it needs, where the verdict is that it had not."""
+    if summary.programs:
+        # They go by this machine's clock.
+        return None
     if summary.dilation == 1 and not summary.elastic and summary.links in ELASTIC_LINKS:
         return "--dilation=elastic"
     needed = known(summary.fidelity.host.dilation_needed)

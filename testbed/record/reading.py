@@ -46,6 +46,9 @@ _OF_NODES = (
 )
 
 
+_OF_PROGRAMS = (events.Isolated, events.Exited, events.Carried)
+
+
 def lines(file: BinaryIO) -> Iterator[bytes]:
     """The lines of a file, the last one maybe torn.
 
@@ -113,6 +116,8 @@ class _Order:
     def __init__(self) -> None:
         self._nodes = {SUPERVISOR, SERVER}
         self._clients: list[str] | None = None
+        self._programs: set[str] = set()
+        """Nodes that have one."""
         self._begun = 0
         """The latest round that has begun."""
 
@@ -134,6 +139,8 @@ class _Order:
             raise Damaged(f"{kind}: is of a client")
         if isinstance(event, _OF_NODES) and event.node == SUPERVISOR:
             raise Damaged(f"{kind}: is of a node")
+        if isinstance(event, _OF_PROGRAMS) and event.node not in self._programs:
+            raise Damaged(f"{kind}: {event.node} has no program in this run")
         if isinstance(event, events.Wire | events.Certified):
             _check_length(kind, "counters", event.counters, clients)
         elif isinstance(event, events.Links):
@@ -161,6 +168,9 @@ class _Order:
             raise Damaged("run: client_profiles are not one of each client")
         self._clients = names
         self._nodes.update(names)
+        self._programs = set(events.known(run.programs) or {})
+        if not self._programs <= self._nodes - {SUPERVISOR}:
+            raise Damaged("run: programs are not those of its nodes")
 
     def _follow(self, event: Event) -> None:
         """No round is skipped, so that how many there are is no figure of the file's."""

@@ -21,6 +21,7 @@ from testbed.record.events import (
     Facts,
     Figure,
     Flops,
+    Flow,
     Metrics,
     NotProbed,
     Redone,
@@ -215,6 +216,21 @@ class Process(msgspec.Struct, kw_only=True):
     ] = None
 
 
+class Program(msgspec.Struct, kw_only=True):
+    node: str
+    command: Annotated[str, "as it was given"]
+    code: Annotated[
+        Count | None, "exit status as of a shell; null: it has not ended, or not begun"
+    ] = None
+    how: Annotated[str, "`exited with 0`, `killed by SIGTERM`, `could not start: …`"] = ""
+    seconds: Annotated[Seconds | None, "that it ran"] = None
+    stopped: Annotated[bool, "whether it was asked to end"] = False
+    flows: Annotated[list[Flow], "TCP connections by peer and port"] = []
+    lookups: Annotated[list[str], "names that were looked up and are no node's"] = []
+    sockets: Annotated[list[str], "paths of Unix sockets that other nodes see too"] = []
+    missing: Annotated[list[str], "what of a machine of its own it had not, and why"] = []
+
+
 class Computed(msgspec.Struct, kw_only=True):
     node: str
     flops: Annotated[Flops | UnsetType, "floating-point operations, where known"] = UNSET
@@ -242,7 +258,7 @@ class Compute(msgspec.Struct, kw_only=True):
 class Captures(msgspec.Struct):
     packets: Count
     dropped_packets: Annotated[Count, "too fast to be written"]
-    incomplete: Annotated[list[str], "clients that lack some"]
+    incomplete: Annotated[list[str], "nodes that lack some"]
     failure: Annotated[str | None, "why capturing ended early"]
 
 
@@ -371,6 +387,7 @@ class Summary(msgspec.Struct, kw_only=True):
     total_parameters: Annotated[Count | None, "likewise"] = None
     per_client: list[ClientSummary] = []
     processes: Annotated[list[Process], "of the nodes"] = []
+    programs: Annotated[list[Program], "of `exec`: those of the nodes, the server's first"] = []
     compute: Compute
     connections: Annotated[
         dict[str, Count], "ends of connections by congestion control; `None`: it is not known"

@@ -35,6 +35,7 @@ from testbed.record.run_summary import (
     InitialFinal,
     Miss,
     Process,
+    Program,
     Resent,
     ResentUpDown,
     Resumed,
@@ -114,6 +115,7 @@ class SummaryBuilder:
         """Of every node, the server first, as it is now."""
         self._clients: dict[str, ClientSummary] = {}
         self._processes: dict[str, Process] = {}
+        self._programs: dict[str, Program] = {}
         self._computed: dict[str, Computed] = {}
         self._flops_of: dict[str, list[float]] = {}
         """Of each client, those of the rounds that it has told of."""
@@ -187,6 +189,9 @@ class SummaryBuilder:
             events.HostRate: self._on_host_rate,
             events.Captured: self._on_captured,
             events.Done: self._on_done,
+            events.Isolated: self._on_isolated,
+            events.Exited: self._on_exited,
+            events.Carried: self._on_carried,
             events.Closed: self._on_closed,
         }
 
@@ -202,6 +207,8 @@ class SummaryBuilder:
         self._run = event
         for name, profile in zip(event.client_names, event.client_profiles, strict=True):
             self._clients[name] = ClientSummary(name=name, profile=profile, bytes=Bytes.none())
+        for node, command in (known(event.programs) or {}).items():
+            self._programs[node] = Program(node=node, command=command)
 
     def _on_links(self, event: events.Links) -> None:
         self._backend, self._link_facts = str(event.facts["backend"]), event.facts
@@ -408,7 +415,8 @@ class SummaryBuilder:
         self._host_gflops = event.gflops
 
     def _on_captured(self, event: events.Captured) -> None:
-        names = zip(self._clients, event.dropped, strict=False)
+        nodes = known(event.nodes) or list(self._clients)
+        names = zip(nodes, event.dropped, strict=False)
         self._captures = Captures(
             packets=sum(event.packets),
             dropped_packets=sum(event.dropped),
@@ -418,6 +426,22 @@ class SummaryBuilder:
 
     def _on_done(self, event: events.Done) -> None:
         self._ended = known(event.because)
+
+    def _on_isolated(self, event: events.Isolated) -> None:
+        self._programs[event.node].missing = event.missing
+
+    def _on_exited(self, event: events.Exited) -> None:
+        row = self._programs[event.node]
+        row.code, row.how = event.code, event.how
+        row.seconds, row.stopped = event.seconds, event.stopped
+
+    def _on_carried(self, event: events.Carried) -> None:
+        row = self._programs[event.node]
+        row.flows, row.lookups, row.sockets = event.flows, event.lookups, event.sockets
+        resent = self._resent.setdefault(event.node, {})
+        for flow in event.flows:
+            before = resent.get(flow.peer, [0, 0])
+            resent[flow.peer] = [before[0] + flow.resent_segments, before[1] + flow.resent_bytes]
 
     def _on_closed(self, event: events.Closed) -> None:
         self._closed = event
@@ -500,6 +524,7 @@ class SummaryBuilder:
             total_parameters=known(self._ready.total_parameters),
             per_client=self._per_client(),
             processes=list(self._processes.values()),
+            programs=list(self._programs.values()),
             compute=Compute(
                 mode=run.compute,
                 device_class=run.device_class,

@@ -19,6 +19,8 @@ from testbed.record.summary import SummaryBuilder
 
 MOST_TRACEBACKS = 3
 AS_IT_SHOULD = "exited with 0"
+BYTES = 1
+"""Place of bytes among a direction's counters."""
 
 
 class Round(NamedTuple):
@@ -33,6 +35,15 @@ class Round(NamedTuple):
     """By node, of those that took part."""
     last: str | None
     """The client whose last message came last."""
+
+
+class Reading(NamedTuple):
+    """The links' counters at a moment of a run of programs."""
+
+    t: float
+    """Seconds since the command."""
+    bytes: list[tuple[int, int]]
+    """Of each node, the server first, up and down."""
 
 
 class Story(NamedTuple):
@@ -52,6 +63,8 @@ class Story(NamedTuple):
     """The last ones; None before there were any."""
     shaped: dict[str, list[events.Shaped]]
     """By node, how its link of netem has changed since."""
+    readings: list[Reading]
+    """Of a run of programs; a method's has rounds."""
     torn_lines: int
     """Lines of events.jsonl that are no event: the last one of a killed run."""
 
@@ -115,8 +128,12 @@ class _Teller:
         self._exits: Counter[tuple[str, str]] = Counter()
         self._links: events.Links | None = None
         self._shaped: dict[str, list[events.Shaped]] = defaultdict(list)
+        self._readings: list[Reading] = []
+        self._has_programs = False
         self._handlers: dict[type[Event], Callable[[Any], None]] = {
             events.Run: self._on_run,
+            events.Certified: self._on_reading,
+            events.Wire: self._on_reading,
             events.Links: self._on_links,
             events.Shaped: self._on_shaped,
             events.Message: self._on_message,
@@ -135,6 +152,12 @@ class _Teller:
 
     def _on_run(self, event: events.Run) -> None:
         self._config = event.config
+        self._has_programs = bool(events.known(event.programs))
+
+    def _on_reading(self, event: events.Certified | events.Wire) -> None:
+        if self._has_programs:
+            counted = [(up[BYTES], down[BYTES]) for up, down in event.counters]
+            self._readings.append(Reading(event.t, counted))
 
     def _on_links(self, event: events.Links) -> None:
         self._links = event
@@ -171,6 +194,7 @@ class _Teller:
             self._exits,
             self._links,
             dict(self._shaped),
+            self._readings,
             torn_lines,
         )
 

@@ -10,7 +10,7 @@ from testbed.record import trust
 from testbed.record.events import Environment, UpDown
 from testbed.record.reading import EVENTS
 from testbed.record.run_summary import Evaluated, Summary
-from testbed.report import curves, html, svg
+from testbed.report import curves, html, programs_page, svg
 from testbed.report.html import Markup, facts, section, table, tag
 from testbed.report.read import Story, read, refusing
 from testbed.report.resent import captured, sent_again
@@ -46,6 +46,8 @@ def write(folder: Path) -> Path:
 
 def page(story: Story, folder: Path) -> str:
     summary = story.summary
+    if summary.programs:
+        return programs_page.page(story, folder)
     title = f"{summary.method} on {summary.profile}, {_count(summary.clients, 'client')}"
     good = summary.status == "ok"
     badge = tag("span", summary.status, class_=f"badge {'good' if good else 'bad'}")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from testbed import files
-from testbed.config_error import ConfigError
+from testbed import extras, files
 from testbed.record.run_summary import Summary
 from testbed.report import tables
 
@@ -19,11 +17,8 @@ _STAMP = "%Y%m%d-%H%M%S"
 
 
 def check() -> None:
-    """Raises ConfigError where the package is missing."""
-    if find_spec("tensorboard") is None:
-        raise ConfigError(
-            "--tensorboard: needs the package tensorboard: pip install 'wiretune[tensorboard]'"
-        )
+    """Raises ConfigError where the package, or torch, which writes for it, is missing."""
+    extras.require("--tensorboard", "tensorboard")
 
 
 def write(summary: Summary, config: dict[str, Any], folder: Path) -> Path:

@@ -3,31 +3,28 @@
 import contextlib
 import math
 import selectors
-import sys
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from testbed import clock, files
-from testbed.fidelity import checks
-from testbed.fidelity.prober import Prober
 from testbed.links import dilation
 from testbed.links.interface import Backend, LinkError, Network
 from testbed.metering import meter
-from testbed.metering.capture import Capture
 from testbed.network.topology import Node, Plan
 from testbed.processes import signals
 from testbed.processes.channel import Channel, ChannelClosed, Garbled
-from testbed.record import events, host_load, ideal_rounds, strangers
+from testbed.record import events, host_load, strangers
 from testbed.record.events import Event
 from testbed.record.reading import SUPERVISOR
 from testbed.record.recorder import Recorder
 from testbed.record.run_summary import Status, Summary
-from testbed.record.summary import SummaryBuilder
 from testbed.run.config import RunConfig, write
 from testbed.run.dynamics import Dynamics, away_since
 from testbed.run.feasible import Traffic, refusal
+from testbed.run.ledger import Ledger, Progress, RunFailed
+from testbed.run.meters import Meters
 from testbed.run.standstill import Standstill
 from testbed.run.zygote import Forked, NodeFailed, Program, Reaped, Zygote
 
@@ -37,16 +34,6 @@ LEAVE_LIMIT_S = 10.0
 """How long nodes get to leave once the server is done."""
 _BY_LIBRARIES = ("killed by SIGABRT", "killed by SIGSEGV")
 """How a node ends in which one does not look what it was given."""
-
-
-class RunFailed(RuntimeError):
-    """The run cannot go on; the text is the summary's reason."""
-
-
-class Progress(Protocol):
-    """Shows a run as it goes."""
-
-    def take(self, event: Event, tally: SummaryBuilder) -> None: ...
 
 
 def run(
@@ -83,9 +70,9 @@ class _Run:
         self._plan = plan
         self._backend = backend
         self._program = program
-        self._recorder = recorder
-        self._progress = progress
-        self._tally = SummaryBuilder()
+        self._ledger = Ledger(recorder, progress)
+        self._meters: Meters | None = None
+        """Once there is a network."""
         self._dynamics = Dynamics(plan)
         self._channels: dict[int, Channel] = {}
         self._ended: dict[int, str] = {}
@@ -95,7 +82,6 @@ class _Run:
         """A node's own words for its end."""
         self._limited: dict[int, str] = {}
         """Whose memory is held to how much."""
-        self._shown = True
         self._rounds_began_s = self._rounds_ended_s = 0.0
         self._busy_s = 0.0
         """Of all cores, between the two."""
@@ -111,15 +97,16 @@ class _Run:
                 # What was made is removed after ``raised``: no signal interrupts that.
                 with contextlib.ExitStack() as owned, asked.raised():
                     if past is None:
-                        origin = {"origin_ns": self._recorder.origin_ns}
-                        self._record(SUPERVISOR, msgspec.convert({**origin, **facts}, events.Run))
-                        write(self._config, self._recorder.folder / files.CONFIG)
+                        origin = {"origin_ns": self._ledger.recorder.origin_ns}
+                        begun = msgspec.convert({**origin, **facts}, events.Run)
+                        self._ledger.record(SUPERVISOR, begun)
+                        write(self._config, self._ledger.recorder.folder / files.CONFIG)
                     else:
                         self._go_on(past, facts)
-                    self._recorder.write_summary(self._tally.summary())
+                    self._ledger.write_summary()
                     self._carry_out(owned, closing)
                 self._judge_host(closing)
-                if nothing := self._tally.without_updates():
+                if nothing := self._ledger.tally.without_updates():
                     raise RunFailed(nothing)
                 status, reason = "ok", ""
             except signals.Interrupted as signal_name:
@@ -128,39 +115,21 @@ class _Run:
                 reason = str(error)
             except OSError as error:
                 reason = f"write the results: {error}"
-            self._close(status, reason, closing)
-        return self._tally.summary()
-
-    def _close(self, status: Status, reason: str, links: dict[str, Any]) -> None:
-        """Write how the run ended; where that cannot be written, it has not ended well."""
-        event = events.Closed(status=status, reason=reason or None, links=links)
-        try:
-            self._record("supervisor", event)
-            self._recorder.write_summary(self._tally.summary())
-        except OSError as error:
-            unwritten = f"write the results: {error}"
-            if status == "ok":
-                event.status, event.reason = "failed", unwritten
-            elif unwritten not in reason:
-                event.reason = f"{reason}; {unwritten}"
-            event.t, event.node = self._recorder.elapsed_s(), SUPERVISOR
-            self._tally.take(event)
-            # What is there still says so, if it can.
-            with contextlib.suppress(OSError):
-                self._recorder.write(SUPERVISOR, event)
+            self._ledger.close(status, reason, closing)
+        return self._ledger.tally.summary()
 
     def _go_on(self, past: Iterable[Event], facts: dict[str, Any]) -> None:
         for event in past:
-            self._tally.take(event)
-        self._dynamics = Dynamics(self._plan, trained_s=self._tally.trained_s)
-        self._record(SUPERVISOR, msgspec.convert(facts, events.Resumed))
+            self._ledger.tally.take(event)
+        self._dynamics = Dynamics(self._plan, trained_s=self._ledger.tally.trained_s)
+        self._ledger.record(SUPERVISOR, msgspec.convert(facts, events.Resumed))
 
     def _judge_host(self, closing: dict[str, Any]) -> None:
         seconds = clock.host_s(self._rounds_ended_s - self._rounds_began_s) + clock.held_s()
         busy_cores = round(self._busy_s / seconds, 2) if seconds > 0 else None
-        found = host_load.judge(self._tally.summary(), closing, busy_cores)
-        self._record(SUPERVISOR, msgspec.convert(found, events.Host, from_attributes=True))
-        called = strangers.judge(self._tally.summary().dropped_messages, closing)
+        found = host_load.judge(self._ledger.tally.summary(), closing, busy_cores)
+        self._ledger.record(SUPERVISOR, msgspec.convert(found, events.Host, from_attributes=True))
+        called = strangers.judge(self._ledger.tally.summary().dropped_messages, closing)
         wrong = [part.reason for part in (found, called) if part.verdict == "fail"]
         if self._config.strict and wrong:
             raise RunFailed(f"--strict: {wrong[0]}")
@@ -168,17 +137,16 @@ class _Run:
     def _carry_out(self, owned: contextlib.ExitStack, closing: dict[str, Any]) -> None:
         deadline = clock.monotonic() + self._config.time_limit_s
         # 1. The zygote imports and loads while the network is built and probed.
-        log = owned.enter_context(files.appended(self._recorder.folder / "nodes.log"))
+        log = owned.enter_context(files.appended(self._ledger.recorder.folder / "nodes.log"))
         zygote = Zygote(self._plan, self._program, log.fileno(), self._config.secure is not False)
         owned.callback(zygote.down)
         network = dilation.up(self._backend, self._plan, clock.dilation())
         owned.callback(lambda: closing.update(network.down()))
-        owned.callback(self._record_last_wire, network)
-        start_capture = self._prepare_capture(owned, network)
-        finish_probing = self._probe_links(owned, network)
-        lines = [ideal_rounds.of_node(node) for node in self._plan.nodes]
-        links = {"facts": network.facts, "lines": lines, **network.record}
-        self._record(SUPERVISOR, msgspec.convert(msgspec.to_builtins(links), events.Links))
+        self._meters = meters = Meters(self._plan, network, self._ledger, owned)
+        owned.callback(self._record_last_wire)
+        start_capture = meters.prepare_capture(self._config.pcap)
+        finish_probing = meters.probe_links(self._config.calibrate, self._config.strict)
+        meters.record_links()
         self._refuse_what_cannot_end(self._prepared(zygote, deadline))
         finish_probing()
         start_capture()
@@ -187,10 +155,10 @@ class _Run:
             self._channels[node.index] = zygote.spawn(node, network.endpoint(node))
             owned.callback(self._channels[node.index].close)
             # It says who has started; unread, that would fill its channel and stop it.
-            self._hear_zygote(zygote, network)
+            self._hear_zygote(zygote)
         for node in self._plan.nodes:
             # Before the first round chooses, which is what begins the clock of all changes.
-            since_s = away_since(node, self._tally.trained_s)
+            since_s = away_since(node, self._ledger.tally.trained_s)
             if since_s is not None:
                 self._tell_server(events.Away(node=node.name, at_s=since_s, actual_s=since_s))
         # 3. The rounds run in the nodes; here they are watched and recorded, and links change.
@@ -219,51 +187,6 @@ class _Run:
             if reason is not None:
                 raise RunFailed(reason)
 
-    def _prepare_capture(self, owned: contextlib.ExitStack, network: Network) -> Callable[[], None]:
-        """Ready the capturing process, where one is asked for; what is returned starts it."""
-        if not self._config.pcap:
-            return lambda: None
-        capture = Capture(self._plan, network, self._recorder.folder)
-        owned.callback(capture.close)
-
-        def finish() -> None:
-            captured = msgspec.convert(capture.stop(), events.Captured, from_attributes=True)
-            self._record(SUPERVISOR, captured)
-
-        def start() -> None:
-            capture.start()
-            owned.callback(finish)
-
-        return start
-
-    def _probe_links(self, owned: contextlib.ExitStack, network: Network) -> Callable[[], None]:
-        """Start probing; what is returned waits for its end and records the certificate."""
-        prober = None
-        if self._config.calibrate:
-            prober = Prober(self._plan, network, clock.dilation())
-            owned.callback(prober.close)
-            clock.follow(prober.streams)  # Nodes that load keep a relay from its work.
-        began_s = clock.monotonic()
-
-        def finish() -> None:
-            certificate, seconds = checks.skipped("not asked for (--no-calibrate)"), 0.0
-            if prober is not None:
-                certificate, seconds = prober.certificate(), clock.monotonic() - began_s
-                prober.close()
-                clock.follow(False)
-            event = events.Certified(
-                seconds=round(seconds, 3),
-                fidelity=msgspec.convert(certificate, events.Fidelity, from_attributes=True),
-                counters=msgspec.to_builtins(network.counters()),
-                held_s=round(clock.held_s(), 6),
-            )
-            self._record(SUPERVISOR, event)
-            fails = certificate.verdict == "fail" or (prober is not None and prober.broken)
-            if self._config.strict and fails:
-                raise RunFailed(f"--strict: {certificate.reason}")
-
-        return finish
-
     def _watch(
         self, zygote: Zygote, network: Network, deadline: float, finished: Callable[[], bool]
     ) -> None:
@@ -281,23 +204,23 @@ class _Run:
                 standstill.check(network)
                 if leaving and (remaining_s <= 0 or network.failure() or zygote.failure()):
                     return
-                self._recorder.keep_summary()
+                self._ledger.recorder.keep_summary()
                 due_s = math.inf if leaving else self._dynamics.wait_s
-                due_s = min(remaining_s, due_s, self._recorder.summary_wait_s)
+                due_s = min(remaining_s, due_s, self._ledger.recorder.summary_wait_s)
                 for key, _ in selector.select(min(clock.host_s(due_s), standstill.wait_s)):
                     if isinstance(key.data, int):
-                        self._hear_node(key.data, network)
+                        self._hear_node(key.data)
                         if self._channels[key.data].closed:
                             selector.unregister(key.fileobj)
-                self._hear_zygote(zygote, network)
+                self._hear_zygote(zygote)
                 if not self._server_done:
                     self._check(zygote, network)
                     self._change_links(network)
 
-    def _hear_node(self, index: int, network: Network) -> None:
+    def _hear_node(self, index: int) -> None:
         node = self._plan.nodes[index]
         for event in self._channels[index].drain():
-            self._record(node.name, event)
+            self._ledger.record(node.name, event)
             if isinstance(event, events.Failed):
                 self._failures[index] = events.known(event.reason) or _last_line(event.traceback)
                 if reason := events.known(event.reason):
@@ -308,8 +231,8 @@ class _Run:
                 self._dynamics.begin()
                 self._rounds_began_s, self._busy_s = clock.monotonic(), -meter.busy_cores_s()
             elif isinstance(event, events.Round):
-                self._record_wire(network, event.round)
-                self._recorder.keep_summary(self._tally.summary)
+                self._record_wire(event.round)
+                self._ledger.recorder.keep_summary(self._ledger.tally.summary)
             elif isinstance(event, events.Done):
                 self._server_done = True
                 self._rounds_ended_s = clock.monotonic()
@@ -319,7 +242,7 @@ class _Run:
         # A link process that has gone is for _check to name.
         with contextlib.suppress(ChannelClosed):
             for name, event in self._dynamics.apply(network):
-                self._record(name, event)
+                self._ledger.record(name, event)
                 if not isinstance(event, events.Shaped):
                     self._tell_server(event)
 
@@ -327,22 +250,22 @@ class _Run:
         with contextlib.suppress(ChannelClosed):
             self._channels[self._plan.server.index].send(event)
 
-    def _hear_zygote(self, zygote: Zygote, network: Network) -> None:
+    def _hear_zygote(self, zygote: Zygote) -> None:
         lines = zygote.channel.drain()
         for line in lines:
             if isinstance(line, Reaped):
                 # A node's own last words, and the server's "done", came before its end.
-                self._hear_node(line.node, network)
-                self._hear_node(self._plan.server.index, network)
+                self._hear_node(line.node)
+                self._hear_node(self._plan.server.index)
         for line in lines:
             if isinstance(line, Forked):
-                self._record(self._plan.nodes[line.node].name, events.Started(pid=line.pid))
+                self._ledger.record(self._plan.nodes[line.node].name, events.Started(pid=line.pid))
             elif isinstance(line, Reaped):
                 self._on_end(self._plan.nodes[line.node], line.pid, line.how)
 
     def _on_end(self, node: Node, pid: int, how: str) -> None:
         self._ended[node.index] = how
-        self._record(node.name, events.Ended(pid=pid, how=how))
+        self._ledger.record(node.name, events.Ended(pid=pid, how=how))
         if self._server_done or node is self._plan.server:
             return
         failure = self._failures.get(node.index)
@@ -350,7 +273,7 @@ class _Run:
         if how in _BY_LIBRARIES and node.index in self._limited:
             reason += f", as by a library that gets no more memory than {self._limited[node.index]}"
         lost = events.Lost(peer=node.name, reason=reason)
-        self._record(SUPERVISOR, lost)
+        self._ledger.record(SUPERVISOR, lost)
         self._tell_server(lost)
 
     def _check(self, zygote: Zygote, network: Network) -> None:
@@ -363,36 +286,21 @@ class _Run:
             reason = "no client is left"
         if reason is not None:
             for index in self._channels:
-                self._hear_node(index, network)
+                self._hear_node(index)
             if self._server_done:
                 return
             failures = [f"{self._plan.nodes[i].name}: {why}" for i, why in self._failures.items()]
             raise RunFailed("; ".join([reason, *failures[:3]]))
 
-    def _record(self, node: str, event: Event) -> None:
-        self._recorder.write(node, event)
-        self._tally.take(event)
-        if self._shown:
-            try:
-                self._progress.take(event, self._tally)
-            except SystemExit:  # How rich ends when its reader is gone.
-                self._shown = False
-            except Exception as error:
-                # No run ends by what shows it.
-                self._shown = False
-                with contextlib.suppress(OSError, AttributeError):
-                    sys.stderr.write(f"nothing more is shown: {type(error).__name__}: {error}\n")
+    def _record_wire(self, number: int | None) -> None:
+        if self._meters is not None:
+            self._meters.record_wire(number)
 
-    def _record_wire(self, network: Network, number: int | None) -> None:
-        counters = msgspec.to_builtins(network.counters())
-        held_s = round(clock.held_s(), 6)
-        self._record(SUPERVISOR, events.Wire(round=number, counters=counters, held_s=held_s))
-
-    def _record_last_wire(self, network: Network) -> None:
+    def _record_last_wire(self) -> None:
         """Bytes since the last whole round, however the run ends; before rounds, only probes'."""
         with contextlib.suppress(OSError, LinkError):  # What has gone has been named already.
             if self._rounds_began_s:
-                self._record_wire(network, None)
+                self._record_wire(None)
 
 
 def _last_line(text: str) -> str:

@@ -52,6 +52,17 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
         yield start
 
 
+@pytest.fixture
+def execute(launch: Launch, userspace_links: None) -> Launch:
+    """``execute(*flags)`` starts ``cli.py exec`` likewise, with 4g links that are not probed."""
+
+    def start(*flags: str, calibrate: bool = False, **options: Any) -> Run:
+        links = ("--profile=4g", *(() if calibrate else ("--no-calibrate",)))
+        return launch(*links, *flags, command="exec", **options)
+
+    return start
+
+
 @pytest.fixture(scope="module")
 def launch_for_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
     with launching(tmp_path_factory.mktemp("runs")) as start:

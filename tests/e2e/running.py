@@ -35,6 +35,7 @@ class Run:
         resume: Path | None = None,
         program: tuple[str, ...] = CLI,
         cwd: Path = ROOT,
+        command: str = "launch",
     ) -> None:
         """``resume``: the folder of a run that goes on; its events are then read from its start."""
         self.out = out if resume is None else resume.parent
@@ -48,7 +49,7 @@ class Run:
         self._deadline = time.monotonic() + limit_s
         with self._logs[0].open("wb") as stdout, self._logs[1].open("wb") as stderr:
             self.process = subprocess.Popen(
-                [*prefix, *program, "launch", where, *flags],
+                [*prefix, *program, command, where, *flags],
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,

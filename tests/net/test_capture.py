@@ -40,7 +40,7 @@ def capturing(tmp_path):
     owned = []
 
     def make(layout, network):
-        owned.append(Capture(layout, network, tmp_path))
+        owned.append(Capture(layout.clients, network, tmp_path))
         owned[-1].start()
         return owned[-1]
 
@@ -251,7 +251,7 @@ def test_a_capturing_process_whose_run_is_gone_ends_without_complaint(build, cap
 
 def test_a_capture_that_cannot_begin_says_why(build, tmp_path):
     layout, network = build(CLEAR)
-    one = Capture(layout, network, tmp_path / "nowhere")
+    one = Capture(layout.clients, network, tmp_path / "nowhere")
     with pytest.raises(LinkError, match=r"capture packets: client-1: .*No such file"):
         one.start()
     one.close()

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
+from testbed import extras
+
 ROOT = Path(__file__).parents[2]
 LOCKED = ("requirements.txt", "requirements-torch.txt", "requirements-torch-cpu.txt")
 HASH = r" \\\n    --hash=sha256:[0-9a-f]{64}"
@@ -78,6 +80,19 @@ def test_what_the_project_asks_for_is_pinned() -> None:
         assert pin.operator == "==" and one.specifier.contains(pin.version), one
 
 
+def test_the_core_has_nothing_that_only_training_needs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    core, extra = (
+        {sbom.normal(Requirement(text).name) for text in texts}
+        for texts in (project["dependencies"], project["optional-dependencies"]["train"])
+    )
+    assert {"torch", "peft", "safetensors", "huggingface-hub"} <= extra and not core & extra
+    imported = {"PIL": "pillow"}
+    known = {sbom.normal(imported.get(name, name)) for name in extras.PACKAGES["train"]}
+    # The stage that compresses by it says so itself.
+    assert known == extra - {"backports-zstd"}
+
+
 # The SBOM
 
 
@@ -87,11 +102,11 @@ def test_it_has_what_is_installed_and_needed() -> None:
     own = found["metadata"]["component"]
     assert (own["name"], own["version"]) == ("wiretune", version("wiretune"))
     parts = {each["name"].lower(): each for each in found["components"]}
-    for name in ("torch", "msgspec", "pyzmq"):
+    for name in ("msgspec", "pyzmq"):
         assert parts[name]["version"] == version(name) and parts[name]["scope"] == "required"
-    assert parts["pytest"]["scope"] == "optional"
     # By way of others.
-    assert parts["sympy"]["scope"] == "required" and "pip" not in parts
+    assert parts["pygments"]["scope"] == "required" and "pip" not in parts
+    assert parts["pytest"]["scope"] == "optional" and "sympy" in parts
     assert parts["torch"]["purl"].startswith("pkg:pypi/torch@2")
     assert "+" not in parts["torch"]["purl"]
 

@@ -14,8 +14,9 @@ ROOMS = ("testbed", "nodes", "methods", "experiments")
 WINGS = (
     *("testbed", "testbed.network", "testbed.processes", "testbed.links"),
     *("testbed.probing", "testbed.metering", "testbed.fidelity", "testbed.record"),
-    *("testbed.transport", "testbed.run", "testbed.report", "testbed.calibration"),
-    *("testbed.machine", "methods", "nodes", "experiments", "cli"),
+    *("testbed.transport", "testbed.run", "testbed.report", "testbed.exec"),
+    *("testbed.calibration", "testbed.machine", "testbed.library"),
+    *("methods", "nodes", "experiments", "cli"),
 )
 """Each imports of those before it alone; ``testbed`` are the files at its top."""
 MOST_LINES = 400

@@ -1,5 +1,9 @@
-"""Modules that a run imports: none without use, and all of them before nodes are forked."""
+"""Modules that a run imports: none without use, and all of them before nodes are forked.
 
+And those that what does not train must do without: torch and what else training alone needs.
+"""
+
+import ast
 import json
 import subprocess
 import sys
@@ -9,6 +13,7 @@ import pytest
 from made_text import TEXT_ALONE
 
 import methods
+from testbed import extras
 
 ROOT = Path(__file__).parents[2]
 PREPARED = """
@@ -45,6 +50,23 @@ SLOW = {
 }
 """Each takes from 30 ms to seconds, and the default run does without them."""
 
+TENSORS = {f"testbed/transport/{name}.py" for name in ("wire", "gloo")}
+"""What makes bytes of tensors, for nodes alone; with torch in it, as they have."""
+FOR_NODES = TENSORS | {
+    f"testbed/transport/{name}.py" for name in ("door", "sockets", "zmq_receive")
+}
+WRITES_BY_TORCH = {"testbed/report/tensorboard.py"}
+WITHOUT = """
+import importlib, json, sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in PACKAGES:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
+for name in NAMES:
+    importlib.import_module(name)
+"""
+
 
 def modules(code: str, method: str) -> set[str]:
     """What ``code`` prints, run in a process of its own."""
@@ -65,3 +87,32 @@ def test_the_default_run_imports_nothing_slow_that_it_has_no_use_for() -> None:
 def test_nodes_import_nothing_that_the_zygote_could_have_for_them(method: str) -> None:
     new = modules(PREPARED + TWO_ROUNDS, method)
     assert {name for name in new if not name.startswith("zmq.")} == set()
+
+
+def sources(*folders: str) -> set[str]:
+    found = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    return {path.relative_to(ROOT).as_posix() for path in found}
+
+
+def test_the_testbed_makes_bytes_of_tensors_at_one_place() -> None:
+    packages = {name for names in extras.PACKAGES.values() for name in names}
+    found = set()
+    for name in sources("testbed"):
+        for node in ast.walk(ast.parse((ROOT / name).read_text())):
+            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names.append(node.module or "")
+            if any(each.partition(".")[0] in packages for each in names):
+                found.add(name)
+    # The endpoints name their tensors' type.
+    assert found == TENSORS | WRITES_BY_TORCH | {"testbed/transport/sockets.py"}
+
+
+def test_what_does_not_train_is_imported_without_what_training_needs() -> None:
+    names = sorted(sources("testbed", "experiments/commands") - FOR_NODES)
+    names += ["cli.py", "experiments/exec.py"]
+    dotted = [each[:-3].replace("/", ".").removesuffix(".__init__") for each in names]
+    packages = [name for names in extras.PACKAGES.values() for name in names]
+    code = f"PACKAGES, NAMES = {packages!r}, {dotted!r}\n{WITHOUT}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 import cli
+from testbed import extras
 from testbed.config_error import ConfigError
 from testbed.links import choice
 from testbed.machine import doctor
@@ -189,6 +190,23 @@ def test_doctor_says_how_to_close_each_gap(monkeypatch: pytest.MonkeyPatch) -> N
     assert found["network namespaces"].cure == "sysctl -w user.max_net_namespaces=10000"
     assert not found["open files"].ok and "ulimit" in found["open files"].cure
     assert found["open files"].found == "hard limit 256: up to 38 clients, 0 over loopback"
+
+
+def test_doctor_says_how_to_get_what_training_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor._training().ok
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "torch" else name)
+    found = doctor._training()
+    assert not found.ok and found.found == "without torch"
+    assert found.cure == "pip install 'wiretune[train]'"
+
+
+@pytest.mark.parametrize("words", [["launch"], ["bench", "--methods=fedavg"]])
+def test_what_trains_says_how_to_get_what_it_needs(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "peft" else name)
+    with pytest.raises(ConfigError, match=r"needs peft: pip install 'wiretune\[train\]'"):
+        CliRunner().invoke(cli.main, words, catch_exceptions=False)
 
 
 def test_doctor_tells_an_unprivileged_user_of_the_switch_that_forbids_namespaces(

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from made_events import NOTHING, typed
 
-from experiments.launch import capture_warnings
+from experiments.aftermath import capture_warnings
 from testbed.metering import retransmissions
 from testbed.record.run_summary import Captures
 from testbed.record.summary import SummaryBuilder

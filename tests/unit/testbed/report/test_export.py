@@ -12,9 +12,10 @@ from click.testing import CliRunner
 from made_run import HOSTILE, PAYLOAD, ROUND_S, WIRE, events, folder, summary
 
 import cli
+from testbed import extras
 from testbed.config_error import ConfigError
 from testbed.report import export as exporting
-from testbed.report import tables, tensorboard
+from testbed.report import tables
 
 
 @pytest.fixture
@@ -136,7 +137,8 @@ def test_tensorboard_reads_what_is_written(run: Path) -> None:
 def test_without_the_package_it_says_how_to_get_it(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tensorboard, "find_spec", lambda name: None)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(extras, "find_spec", lambda n: None if n == "tensorboard" else found(n))
     for words in (["export", str(run), "--tensorboard"], ["launch", "--tensorboard"]):
         result = CliRunner().invoke(cli.main, words)
         assert isinstance(result.exception, ConfigError)

@@ -98,7 +98,35 @@ def whole_run() -> list[Event]:
     return [*found[:2], *more, *found[2:], *later, closed]
 
 
+def programs_run() -> list[Event]:
+    """A small run of programs, with what only such a one has."""
+    found = made_run.events(clients=1, rounds=1)
+    run, links, certified, closed = (
+        next(copy.deepcopy(event) for event in found if event["event"] == kind)
+        for kind in ("run", "links", "certified", "closed")
+    )
+    run["programs"] = {"server": "true", "client-1": "false"}
+    run["config"] = {"expect_bytes": "5MB"}
+    flow = {"peer": "10.0.0.1", "port": 80, "serves": False, "connections": 1, "sent": 9}
+    usage = {"pid": 0, "private_mb": 1.0, "peak_private_mb": 2.0, "cpu_s": 1, "run_delay_s": 0.1}
+    name = "client-1"
+    counters = [
+        [[[0] * 4] * 2, [[1, size, 0, 0], [1, 2 * size, 0, 0]]] for size in (0, 100, 200, 200)
+    ]
+    return [
+        *(run, links, certified),
+        at(20, name, "isolated", missing=["a /sys"]),
+        *(at(21 + n, "supervisor", "wire", round=None, counters=c) for n, c in enumerate(counters)),
+        at(26, name, "usage", **usage),
+        at(26, name, "exited", code=1, how="exited with 1", seconds=5.0, stopped=False),
+        at(27, name, "carried", flows=[flow], lookups=["x.org"], sockets=["/run/s"]),
+        closed,
+    ]
+
+
 WHOLE = whole_run()
+PROGRAMS = programs_run()
+OF_PROGRAMS = {"isolated", "exited", "carried"}
 NOTHING = [[[0] * 4] * 2] * 2
 
 
@@ -136,19 +164,24 @@ def tell(events: list[Event]) -> None:
 
 
 def test_every_kind_that_is_documented_is_here() -> None:
-    assert {event["event"] for event in WHOLE} == documented().keys()
+    assert {event["event"] for event in WHOLE} | OF_PROGRAMS == documented().keys()
     tell(WHOLE)
+    tell(PROGRAMS)
 
 
-@pytest.mark.parametrize("kind", sorted(documented()))
-def test_no_field_of_an_event_is_believed(kind: str) -> None:
-    place = next(n for n, event in enumerate(WHOLE) if event["event"] == kind)
+CASES = [(kind, PROGRAMS if kind in OF_PROGRAMS else WHOLE) for kind in sorted(documented())]
+CASES += [(kind, PROGRAMS) for kind in ("run", "wire", "usage")]
+
+
+@pytest.mark.parametrize(("kind", "record"), CASES, ids=[kind for kind, _ in CASES])
+def test_no_field_of_an_event_is_believed(kind: str, record: list[Event]) -> None:
+    place = next(n for n, event in enumerate(record) if event["event"] == kind)
     refused = 0
-    for path in paths(WHOLE[place]):
+    for path in paths(record[place]):
         for value in [(), *((wrong,) for wrong in WRONG)]:
-            event = changed(WHOLE[place], path, *value)
+            event = changed(record[place], path, *value)
             try:
-                tell([*WHOLE[:place], event, *WHOLE[place + 1 :]])
+                tell([*record[:place], event, *record[place + 1 :]])
             except ConfigError as error:
                 assert "as this version writes it" in str(error)
                 refused += 1

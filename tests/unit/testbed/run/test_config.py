@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 import methods
-from experiments.launch import mix_label
+from experiments.aftermath import mix_label
 from nodes.program import FineTuning
 from nodes.workload import models
 from testbed.config_error import ConfigError

@@ -11,16 +11,18 @@ import made_run
 import pytest
 from made_events import typed
 
-from experiments import launch
+from experiments import aftermath
 from testbed.network.profiles import load
 from testbed.network.topology import plan
 from testbed.processes.channel import Channel
 from testbed.record import events
 from testbed.record.events import Done, Event, Limited, Lost
 from testbed.record.recorder import Recorder
+from testbed.record.summary import SummaryBuilder
 from testbed.report.terminal import Output
 from testbed.run import supervisor
 from testbed.run.config import RunConfig
+from testbed.run.ledger import RunFailed
 from testbed.run.zygote import NodeFailed
 
 
@@ -31,9 +33,9 @@ def reason_of(lines: list[Event], how: str) -> str:
     written: list[Event] = []
     recorder = Mock(write=lambda node, event: written.append(event))
     run = supervisor._Run(RunConfig(), layout, Mock(), Mock(), recorder, Mock())
-    run._tally = Mock()
+    run._ledger.tally = Mock()
     run._channels = {0: Mock(), client.index: SimpleNamespace(drain=lambda: lines)}
-    run._hear_node(client.index, Mock())
+    run._hear_node(client.index)
     run._on_end(client, 1, how)
     return next(event.reason for event in written if isinstance(event, Lost))
 
@@ -52,7 +54,7 @@ def run_in(folder: Path, progress: Any = None) -> tuple[supervisor._Run, Recorde
     recorder = Recorder(folder, 0.0)
     layout = plan([load("4g")])
     run = supervisor._Run(RunConfig(), layout, Mock(), Mock(), recorder, progress or Mock())
-    run._record("supervisor", typed(made_run.events(1)[0]))
+    run._ledger.record("supervisor", typed(made_run.events(1)[0]))
     return run, recorder
 
 
@@ -61,8 +63,8 @@ def test_a_run_whose_end_cannot_be_written_has_failed(tmp_path: Path) -> None:
     folder.mkdir()
     run, recorder = run_in(folder)
     shutil.rmtree(folder)
-    run._close("ok", "", {})
-    summary = run._tally.summary()
+    run._ledger.close("ok", "", {})
+    summary = run._ledger.tally.summary()
     recorder.close()
     assert summary.status == "failed"
     assert str(summary.reason).startswith("write the results: [Errno 2] No such file")
@@ -73,9 +75,9 @@ def test_a_record_that_cannot_be_closed_is_told(
 ) -> None:
     run, recorder = run_in(tmp_path)
     monkeypatch.setattr(recorder, "write", Mock(side_effect=OSError(28, "No space")))
-    run._close("interrupted", "stopped by SIGTERM", {})
+    run._ledger.close("interrupted", "stopped by SIGTERM", {})
     recorder.close()
-    summary = run._tally.summary()
+    summary = run._ledger.tally.summary()
     assert summary.status == "interrupted"
     assert summary.reason == "stopped by SIGTERM; write the results: [Errno 28] No space"
 
@@ -85,9 +87,9 @@ def test_what_shows_a_run_does_not_end_it(
 ) -> None:
     progress = Mock(take=Mock(side_effect=ValueError("no such tag")))
     run, recorder = run_in(tmp_path, progress)
-    run._close("ok", "", {})
+    run._ledger.close("ok", "", {})
     recorder.close()
-    assert run._tally.summary().status == "ok"
+    assert run._ledger.tally.summary().status == "ok"
     assert progress.take.call_count == 1
     assert capsys.readouterr().err == "nothing more is shown: ValueError: no such tag\n"
 
@@ -123,10 +125,10 @@ def test_what_is_not_written_beside_the_results_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = made_run.folder(tmp_path / "run", made_run.events(1))
-    assert launch._write_about(run, False, Output())
+    assert aftermath.write_about(run, False, Output())
     (run / "report.html").unlink()
     (run / ".report.html").mkdir()
-    assert not launch._write_about(run, False, Output())
+    assert not aftermath.write_about(run, False, Output())
     told = capsys.readouterr()
     assert told.err.startswith("no report: ") and "report: " in told.out
 
@@ -140,7 +142,7 @@ def test_the_time_limit_holds_while_nodes_are_prepared(tmp_path: Path) -> None:
         raise NodeFailed("no answer")
 
     zygote: Any = SimpleNamespace(wait_ready=never)
-    with pytest.raises(supervisor.RunFailed, match=r"not finished within time_limit_s = 86400"):
+    with pytest.raises(RunFailed, match=r"not finished within time_limit_s = 86400"):
         run._prepared(zygote, supervisor.clock.monotonic())
     with pytest.raises(NodeFailed):
         run._prepared(zygote, supervisor.clock.monotonic() + 1000)
@@ -153,15 +155,15 @@ def test_a_process_that_says_what_it_cannot_ends_the_run_and_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
 ) -> None:
     run, recorder = run_in(tmp_path)
-    run._tally = supervisor.SummaryBuilder()
+    run._ledger.tally = SummaryBuilder()
     ours, theirs = Channel.pair(events.Known, name=who)
     os.write(theirs.fileno(), b'{"event":"nonsense"}\n')
 
     def hear(owned: Any, closing: Any) -> None:
         if who == "zygote":
-            run._hear_zygote(SimpleNamespace(channel=ours), Mock())  # type: ignore[arg-type]
+            run._hear_zygote(SimpleNamespace(channel=ours))  # type: ignore[arg-type]
         run._channels[1] = ours
-        run._hear_node(1, Mock())
+        run._hear_node(1)
 
     monkeypatch.setattr(run, "_carry_out", hear)
     told = {key: value for key, value in made_run.events(1)[0].items() if key not in ("t", "node")}

@@ -1,0 +1,244 @@
+"""ExecConfig: whose programs run on which node, from flags and a TOML file; checked first."""
+
+import fnmatch
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import msgspec
+import tomli_w
+
+from testbed import files, outside
+from testbed.config_error import ConfigError, closest
+from testbed.exec.jobs import Port
+from testbed.network.topology import SERVER, Plan
+from testbed.run.config import Flag, Positive, RunConfig, Text, convert
+from testbed.units import byte_count
+
+OF_LINKS = (
+    *("profile", "positions", "schedule", "server_profile", "clients", "links", "congestion"),
+    *("calibrate", "pcap", "strict", "dilation", "time_limit_s", "out"),
+)
+"""Fields of RunConfig that a run of programs has too."""
+TcpPort = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Command = Text | tuple[Text, ...]
+
+
+class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table ``[nodes.NAME]`` of the TOML file; NAME may be a pattern such as ``client-*``."""
+
+    command: Command | None = None
+    """A line for a shell, or words."""
+    profile: Text | None = None
+    env: dict[str, str] = {}
+    cwd: Text | None = None
+    after: Text | None = None
+    """NODE:PORT that is to be listened on before the command starts."""
+
+
+class ExecConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Programs of a run: a field with a Flag is an option of ``exec``, by this text."""
+
+    server: Annotated[
+        Text | None, Flag("Command of the server, a line for a shell.", takes="COMMAND")
+    ] = None
+    client: Annotated[Text | None, Flag("Command of every client, likewise.", takes="COMMAND")] = (
+        None
+    )
+    command: tuple[Text, ...] = ()
+    """Words of the command of every node that has no other."""
+    wait_port: Annotated[
+        TcpPort | None,
+        Flag("Start the clients once the server listens on this TCP port.", takes="PORT"),
+    ] = None
+    wait_limit_s: Annotated[
+        Positive, Flag("How long a port is waited for, from when its node's command runs.")
+    ] = 60.0
+    until: Annotated[
+        Literal["all", "server", "clients"],
+        Flag("Whose commands are waited for; the others are then asked to end."),
+    ] = "all"
+    on_failure: Annotated[
+        Literal["stop", "continue"],
+        Flag("What follows where a command fails; stop: the others are asked to end."),
+    ] = "stop"
+    grace_s: Annotated[
+        Positive, Flag("How long a command that is asked to end gets before it is killed.")
+    ] = 5.0
+    round_regex: Annotated[
+        Text | None,
+        Flag(
+            "A line of output in which this is found begins a round, by the number that its first "
+            "group has.",
+            takes="REGEX",
+            default="no rounds",
+        ),
+    ] = None
+    expect_bytes: Annotated[
+        Text | None,
+        Flag(
+            "What the programs say that they move, such as 500MB: a warning, or with --strict a "
+            "failure, where less has crossed the clients' links.",
+            takes="SIZE",
+            default="nothing is said",
+        ),
+    ] = None
+    env: dict[str, str] = {}
+    """Variables of every node."""
+    nodes: dict[str, NodeConfig] = {}
+
+    def __post_init__(self) -> None:
+        if self.round_regex is not None:
+            try:
+                re.compile(self.round_regex)
+            except re.error as error:
+                raise ValueError(f"round_regex = {self.round_regex!r}: {error}") from None
+        if self.expect_bytes is not None:
+            try:
+                byte_count(self.expect_bytes)
+            except ValueError as error:
+                raise ValueError(f"expect_bytes = {error}") from None
+
+
+class Request(NamedTuple):
+    """Links, and the programs on them, as they are asked for."""
+
+    links: RunConfig
+    programs: ExecConfig
+
+
+def load(file: Path | None, flags: Mapping[str, Any]) -> Request:
+    """Join a TOML file with flags; flags win.
+
+    Raises:
+        ConfigError: naming the file, the field, the value and what would be right.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        values = outside.toml(file, "--file")
+        _split(values, str(file))
+    given = {key: value for key, value in flags.items() if value not in (None, (), {})}
+    for one, other in (("profile", "positions"), ("positions", "profile")):
+        if one in given and other not in given:
+            values.pop(other, None)
+    env = {**values.get("env", {}), **given.get("env", {})}
+    return _split({**values, **given, "env": env}, "the flags")
+
+
+def _split(values: Mapping[str, Any], where: str) -> Request:
+    known = [*OF_LINKS, *ExecConfig.__struct_fields__]
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{where}: unknown field {key!r}{closest(key, known) or '.'}")
+    links = {key: value for key, value in values.items() if key in OF_LINKS}
+    programs = {key: value for key, value in values.items() if key not in OF_LINKS}
+    for name, table in (programs.get("nodes") or {}).items():
+        if not isinstance(table, dict):
+            raise ConfigError(f"{where}: nodes.{name} = {table!r}: must be a table")
+        convert(table, NodeConfig, f"{where}: nodes.{name}")
+    request = Request(convert(links, RunConfig, where), convert(programs, ExecConfig, where))
+    _refuse_other_clocks(request.links, asked="dilation" in values)
+    return request
+
+
+def _refuse_other_clocks(links: RunConfig, *, asked: bool) -> None:
+    if links.links == "loopback":
+        raise ConfigError(
+            "links = 'loopback': a program of another's does not go through that relay; take "
+            "links with namespaces (--links=netem or userspace)"
+        )
+    if asked and links.dilation != 1:
+        raise ConfigError(
+            f"dilation = {links.dilation!r}: programs of others go by this machine's clock, which "
+            "cannot be slowed down for them; leave it out, and take no more nodes than cores"
+        )
+
+
+def write(request: Request, path: Path) -> None:
+    """Write both in one step as a TOML file that ``load`` reads back equal."""
+    links = msgspec.to_builtins(request.links)
+    values = {key: links[key] for key in OF_LINKS if key != "dilation"}
+    values |= msgspec.to_builtins(request.programs)
+    values["nodes"] = {
+        name: {key: value for key, value in table.items() if value is not None}
+        for name, table in values["nodes"].items()
+    }
+    present = {key: value for key, value in values.items() if value not in (None, {}, ())}
+    files.write(path, tomli_w.dumps(present).encode())
+
+
+class NodePrograms(NamedTuple):
+    """Command and surroundings of one node."""
+
+    command: Command
+    env: dict[str, str]
+    cwd: str | None
+    after: Port | None
+
+
+def programs_of(programs: ExecConfig, layout: Plan) -> list[NodePrograms]:
+    """Programs of each node of ``layout``, in its order.
+
+    Raises:
+        ConfigError: a table of no node, a node without a command, a port of no node.
+    """
+    names = [node.name for node in layout.nodes]
+    check_names(programs, names)
+    found = []
+    for name in names:
+        role = programs.server if name == SERVER else programs.client
+        command: Command | None = role or programs.command or None
+        env, cwd, after = dict(programs.env), None, None
+        if name != SERVER and programs.wait_port is not None:
+            after = Port(SERVER, programs.wait_port)
+        for table in _tables(programs, name):
+            command = table.command or command
+            env |= table.env
+            cwd = table.cwd or cwd
+            after = after if table.after is None else _port(name, table.after, names)
+        if command is None:
+            flag = "--server" if name == SERVER else "--client"
+            raise ConfigError(
+                f"{name}: has no command; give it one by {flag}='COMMAND', or all nodes one "
+                f"after --, or [nodes.{name}] in a file (`true` does nothing)"
+            )
+        found.append(NodePrograms(command, env, cwd, after))
+    return found
+
+
+def profiles_of(programs: ExecConfig, names: list[str]) -> dict[str, str]:
+    """Profiles that nodes have by their own tables."""
+    found = {}
+    for name in names:
+        for table in _tables(programs, name):
+            if table.profile is not None:
+                found[name] = table.profile
+    return found
+
+
+def check_names(programs: ExecConfig, names: list[str]) -> None:
+    """Raises ConfigError: a table is of no node."""
+    for pattern in programs.nodes:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            known = f"{SERVER} and client-1 to {names[-1]}"
+            raise ConfigError(
+                f"nodes.{pattern}: is no node{closest(pattern, names)}; there are {known}"
+            )
+
+
+def _tables(programs: ExecConfig, name: str) -> list[NodeConfig]:
+    """Tables of a node, in the file's order: a later one wins."""
+    return [
+        table for pattern, table in programs.nodes.items() if fnmatch.fnmatchcase(name, pattern)
+    ]
+
+
+def _port(name: str, text: str, names: list[str]) -> Port:
+    other, _, number = text.rpartition(":")
+    where = f"nodes.{name}.after = {text!r}"
+    if not number.isascii() or not number.isdecimal() or not 0 < int(number) < 65536:
+        raise ConfigError(f"{where}: must be NODE:PORT, such as server:8000")
+    if other not in names:
+        raise ConfigError(f"{where}: {other!r} is no node{closest(other, names)}")
+    return Port(other, int(number))

@@ -1,0 +1,75 @@
+"""Costs of a node's programs: memory, waits for a core, and sockets that others see.
+
+Asked of the processes of this process's own PID namespace, whose first it is.
+"""
+
+import contextlib
+import os
+from pathlib import Path
+
+from testbed.exec.jobs import PRIVATE
+
+_PROC = Path("/proc")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_INIT = 1
+
+
+class Costs:
+    """Samples what processes have taken: what they did since their last sample is not in it."""
+
+    def __init__(self) -> None:
+        self.private_mb = self.peak_mb = 0.0
+        """MB of 10^6 bytes that are theirs alone: of all processes at the last sample, and the most
+        at any."""
+        self._delays: dict[tuple[str, str], int] = {}
+        """Nanoseconds by process and thread."""
+        self.shared_sockets: set[str] = set()
+
+    @property
+    def run_delay_s(self) -> float:
+        """How long threads were ready and had no core, of all that were ever seen."""
+        return sum(self._delays.values()) / 1e9
+
+    def sample(self) -> None:
+        pages = 0
+        for process in _processes():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                resident, shared = (process / "statm").read_text().split()[1:3]
+                pages += int(resident) - int(shared)
+                for task in (process / "task").iterdir():
+                    delay = int((task / "schedstat").read_text().split()[1])
+                    self._delays[process.name, task.name] = delay
+        self.private_mb = pages * _PAGE_BYTES / 1e6
+        self.peak_mb = max(self.peak_mb, self.private_mb)
+        self.shared_sockets |= set(_shared_sockets())
+
+
+def _processes() -> list[Path]:
+    return [each for each in _PROC.iterdir() if each.name.isdecimal() and each.name != str(_INIT)]
+
+
+def _shared_sockets() -> list[str]:
+    """Paths of this network namespace's Unix sockets outside of the node's own folders."""
+    found = []
+    with contextlib.suppress(OSError):
+        for line in (_PROC / "net/unix").read_text().splitlines()[1:]:
+            path = line.split(maxsplit=7)[7:]
+            if path and path[0].startswith("/"):
+                found.append(path[0])
+    return [path for path in found if not path.startswith(tuple(f"{each}/" for each in PRIVATE))]
+
+
+def listens(port: int) -> bool | None:
+    """Whether somebody listens on a TCP port of this namespace; None: on 127.0.0.1 alone."""
+    only_local = False
+    for name in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in (_PROC / "net" / name).read_text().splitlines()[1:]:
+                _, local, _, state = line.split()[:4]
+                address, _, number = local.rpartition(":")
+                if state != "0A" or int(number, 16) != port:
+                    continue
+                if address not in ("0100007F", "00000000000000000000000001000000"):
+                    return True
+                only_local = True
+    return None if only_local else False

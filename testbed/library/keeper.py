@@ -1,0 +1,209 @@
+"""The keeper of a Network: a process of one thread that holds its links and nodes.
+
+A caller may have threads, which may neither fork nor enter a user namespace. So this is a program
+of its own; it ends, and everything with it, when its channel closes or its caller is gone.
+"""
+
+import contextlib
+import ctypes
+import os
+import selectors
+import signal
+import socket
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+
+from testbed.config_error import ConfigError
+from testbed.exec import jobs
+from testbed.exec.isolation import OWN, View, isolate
+from testbed.fidelity.checks import Certificate
+from testbed.fidelity.prober import Prober
+from testbed.links import choice
+from testbed.links.interface import LinkCounters, LinkError
+from testbed.links.interface import Network as Links
+from testbed.links.linux import namespaces
+from testbed.machine import limits
+from testbed.network.direction import Direction
+from testbed.network.topology import Node, Plan
+from testbed.processes import confinement
+from testbed.processes.channel import Channel
+from testbed.processes.child import fork_alone, run_as_child
+
+SHARED = "/tmp"
+"""A caller's folder for files that its programs are to read; /dev/shm is each node's own."""
+END_LIMIT_S = 5.0
+_DETACH = 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Asked(msgspec.Struct, frozen=True, tag="asked"):
+    """The first line to the keeper: the network to build."""
+
+    plan: Plan
+    links: str
+    certify: bool
+
+
+class Shape(msgspec.Struct, tag="shape"):
+    """An order that gives a node's link new parameters."""
+
+    node: int
+    up: Direction
+    down: Direction
+
+
+class Count(msgspec.Struct, tag="count"):
+    """An order to tell the links' counters."""
+
+
+class Built(msgspec.Struct, tag="built"):
+    """The keeper's word that the network is up."""
+
+    why: str
+    """The links' backend, and why that one."""
+    inits: list[int]
+    """The process that holds each node's namespaces."""
+    certificate: Certificate | None
+
+
+class Counted(msgspec.Struct, tag="counted"):
+    counters: list[LinkCounters]
+
+
+class Refused(msgspec.Struct, tag="refused"):
+    """The keeper's last line: what it cannot do, and whether that was wrong to ask for."""
+
+    reason: str
+    wrong: bool
+
+
+Order = Asked | Shape | Count
+Answer = Built | Counted | Refused
+
+
+def main() -> None:
+    """Be the keeper, for whoever holds the other end of the descriptor that is the argument."""
+    # A terminal's signals are for the caller, who tells by the channel's end.
+    os.setsid()
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])), Order, "the caller")
+    caller = os.getppid()
+    with contextlib.ExitStack() as owned, contextlib.suppress(ConnectionError, ProcessLookupError):
+        try:
+            asked = channel.receive()
+            layout = asked.plan
+            limits.allow(len(layout.nodes), streams=False)
+            backend, why = choice.choose(asked.links, layout)
+            if backend.name == "loopback":
+                raise ConfigError(
+                    f"{why}; programs do not go through its relay, so a network takes links with "
+                    "namespaces; `wiretune doctor` says what they need"
+                )
+            links = backend.up(layout)
+            owned.callback(links.down)
+            certificate = _certificate(layout, links) if asked.certify else None
+            inits: list[int] = []
+            owned.callback(_end, inits)
+            _start_inits(layout, links, inits)
+            channel.send(Built(why, inits, certificate))
+            _serve(layout, links, channel, os.pidfd_open(caller))
+        except (ConfigError, LinkError) as error:
+            channel.send(Refused(str(error), isinstance(error, ConfigError)))
+
+
+def _certificate(layout: Plan, links: Links) -> Certificate:
+    prober = Prober(layout, links)
+    try:
+        return prober.certificate()
+    finally:
+        prober.close()
+
+
+def _start_inits(layout: Plan, links: Links, inits: list[int]) -> None:
+    """Fork for each node the process that holds its namespaces; raises LinkError."""
+    with tempfile.TemporaryDirectory(prefix="wiretune-") as folder:
+        views = [_view(node, layout, Path(folder)) for node in layout.nodes]
+        for node, view in zip(layout.nodes, views, strict=True):
+            *user, network = links.endpoint(node).namespaces
+            if user and not inits:
+                namespaces.enter((user[0],))
+            told, telling = os.pipe()
+            try:
+                pid = fork_alone(OWN)
+            except OSError as error:
+                raise LinkError(f"start {node.name}: {error.strerror}") from error
+            if pid == 0:
+                # Its parent is in another namespace of processes, and so has the number 0.
+                run_as_child(lambda: _be_init(view, network, telling), 0)  # noqa: B023
+            inits.append(pid)
+            os.close(telling)
+            with os.fdopen(told, "rb") as said:
+                if reason := said.read().decode():
+                    raise LinkError(f"start {node.name}: {reason}")
+
+
+def _view(node: Node, layout: Plan, folder: Path) -> View:
+    service = Path("/etc/nsswitch.conf")
+    texts = {
+        "/etc/hosts": jobs.hosts(layout),
+        "/etc/resolv.conf": "",
+        str(service): jobs.name_service(service.read_text() if service.exists() else ""),
+    }
+    seen = []
+    for path, text in texts.items():
+        file = folder / Path(path).name
+        file.write_text(text)
+        seen.append((str(file), path))
+    return View(node.name, tuple(seen), ())
+
+
+def _be_init(view: View, network: int, telling: int) -> None:
+    namespaces.enter((network,))
+    confinement.hold_only([telling])
+    try:
+        isolate(view)
+    except LinkError as error:
+        os.write(telling, str(error).encode())
+        return
+    if _libc.umount2(SHARED.encode(), _DETACH) != 0:
+        os.write(telling, f"show {SHARED}: {os.strerror(ctypes.get_errno())}".encode())
+        return
+    # Whose parents have ended are its children then, and leave nothing behind.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.close(telling)
+    while True:
+        signal.pause()
+
+
+def _serve(layout: Plan, links: Links, channel: Channel, caller: int) -> None:
+    with selectors.DefaultSelector() as selector:
+        for each in (channel, links, caller):
+            selector.register(each, selectors.EVENT_READ)
+        while not channel.closed:
+            ready = [key.fileobj for key, _ in selector.select()]
+            if caller in ready:
+                return
+            if (reason := links.failure()) is not None:
+                raise LinkError(reason)
+            for order in channel.drain() if channel in ready else ():
+                if isinstance(order, Shape):
+                    links.shape(layout.nodes[order.node], order.up, order.down)
+                else:
+                    channel.send(Counted(links.counters()))
+
+
+def _end(inits: list[int]) -> None:
+    """End every node's processes; the kernel does that with the first of them."""
+    for pid in inits:
+        os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + END_LIMIT_S
+    left = set(inits)
+    while left and time.monotonic() < deadline:
+        # One ends once the others are reaped, which those that joined are by who joined them.
+        left -= {pid for pid in left if os.waitpid(pid, os.WNOHANG)[0]}
+        time.sleep(0.002)

@@ -1,0 +1,236 @@
+"""The report.html of a run of programs: how each ended, what went over its link, and when."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from testbed.network.topology import SERVER
+from testbed.record import trust
+from testbed.record.events import Environment
+from testbed.record.run_summary import Summary
+from testbed.report import doubts, html, svg
+from testbed.report.html import Markup, facts, section, table, tag
+from testbed.report.programs import HEADS, flows, rows
+from testbed.report.read import Reading, Story
+from testbed.report.rounds_section import timeline_section
+from testbed.report.svg import Curve, number
+from testbed.report.text import few
+from testbed.report.trouble_sections import (
+    failures_section,
+    host_section,
+    how_it_ended,
+    links_section,
+)
+
+MOST_CURVES = 6
+MOST_ROWS = 200
+MOST_FLOWS = 50
+BINS = 240
+
+
+def page(story: Story, folder: Path) -> str:
+    summary = story.summary
+    clients = f"{summary.clients:,} client{'' if summary.clients == 1 else 's'}"
+    title = f"Programs on {summary.profile}, {clients}"
+    good = summary.status == "ok"
+    badge = tag("span", summary.status, class_=f"badge {'good' if good else 'bad'}")
+    parts = [
+        tag(
+            "header",
+            tag("h1", title, " ", badge),
+            tag("p", result(story), class_="lead"),
+            tag("p", trust.line(summary)),
+            _tiles(summary),
+        ),
+        _programs_section(story),
+        _rates_section(story),
+        _bytes_section(summary),
+    ]
+    if story.rounds:
+        parts.append(timeline_section(story))
+    parts += [
+        links_section(story),
+        failures_section(story),
+        host_section(story),
+        _what_ran(story),
+        _repeat(story, folder),
+    ]
+    return html.page(f"{title}: {summary.status}", *parts)
+
+
+def result(story: Story) -> str:
+    """The result in a sentence or two."""
+    summary = story.summary
+    wire = summary.bytes.wire
+    ended = [row for row in summary.programs if row.code is not None and not row.stopped]
+    well = sum(row.code == 0 for row in ended)
+    text = (
+        f"{well} of {len(summary.programs)} programs ended well by themselves; "
+        f"{number(wire.both / 1e6)} MB crossed the clients' links "
+        f"({number(wire.up / 1e6)} up, {number(wire.down / 1e6)} down)."
+    )
+    return text if summary.status == "ok" else f"{text} {how_it_ended(summary)}"
+
+
+def _tiles(summary: Summary) -> Markup:
+    longest = max((row.seconds or 0.0 for row in summary.programs), default=0.0)
+    parts = summary.fidelity
+    checked = [
+        tag("span", verdict, class_={"pass": "good", "fail": "bad"}.get(verdict))
+        for verdict in (parts.links.verdict, parts.host.verdict)
+    ]
+    tiles: list[tuple[str, object]] = [
+        ("MB on the wire", number(summary.bytes.wire.both / 1e6)),
+        ("seconds of the longest", number(longest)),
+        ("failed", sum(bool(row.code) and not row.stopped for row in summary.programs)),
+        ("links checked", checked[0]),
+        ("host kept up", checked[1]),
+    ]
+    return tag(
+        "dl", *(tag("div", tag("dt", n), tag("dd", value)) for n, value in tiles), class_="tiles"
+    )
+
+
+def _programs_section(story: Story) -> Markup:
+    summary = story.summary
+    told = {node: f"{last:.1f}" for node, last in last_bytes(story).items()}
+    commands = {row.node: row.command for row in summary.programs}
+    found = rows(summary)
+    cells = [
+        (row.node, commands[row.node], *row[1:], told.get(row.node, "-"))
+        for row in found[:MOST_ROWS]
+    ]
+    heads = ("node", "command", *HEADS[1:], "last bytes at, s")
+    caption = (
+        "Each program; memory is the most that its processes had to themselves, bytes are those on "
+        "the wire, resent are TCP's segments, and the last bytes are counted from the first start"
+    )
+    if len(found) > MOST_ROWS:
+        caption += f" ({MOST_ROWS} of {len(found)})"
+    expected = story.config.get("expect_bytes")
+    said = doubts.of(summary, expected if isinstance(expected, str) else None)
+    notes = [tag("p", f"{text}.") for text in said]
+    return section("programs", "How each program ended", *notes, table(caption, heads, cells, 2))
+
+
+def last_bytes(story: Story) -> dict[str, float]:
+    """Seconds after programs began at which each node's link was last seen to carry anything."""
+    nodes = [SERVER, *(row.name for row in story.summary.per_client)]
+    found: dict[str, float] = {}
+    for before, after in itertools.pairwise(story.readings):
+        for node, was, now in zip(nodes, before.bytes, after.bytes, strict=False):
+            if now != was:
+                found[node] = after.t - story.readings[0].t
+    return found
+
+
+def _rates_section(story: Story) -> Markup:
+    title = "Bytes a second on each link"
+    readings = story.readings
+    if len(readings) < 3:
+        return section("rates", title, tag("p", "Programs ran too briefly for the meters."))
+    clients = [row.name for row in story.summary.per_client]
+    busiest = sorted(range(1, len(clients) + 1), key=lambda place: -sum(readings[-1].bytes[place]))[
+        :MOST_CURVES
+    ]
+    plots = []
+    for way, word in enumerate(("up", "down")):
+        found = [
+            Curve(clients[place - 1], rates(readings, place, way), style)
+            for style, place in enumerate(sorted(busiest))
+        ]
+        most = max(y for curve in found for _, y in curve.points)
+        description = f"{len(found)} of {len(clients)} clients; at most {number(most)} kB/s."
+        label = f"kB/s {word}"
+        drawn = svg.curves(f"{label} by client", description, found, "seconds", label, marks=0)
+        names = svg.legend((curve.name, curve.style) for curve in found)
+        plots.append(
+            svg.figure(f"{word} on the wire, of {few([c.name for c in found])}", names, drawn)
+        )
+    return section("rates", title, tag("div", *plots, class_="plots"))
+
+
+def rates(readings: Sequence[Reading], place: int, way: int) -> list[tuple[float, float]]:
+    """(seconds, kB/s) of one direction of a node's link, in at most BINS equal steps.
+
+    Between two readings bytes are taken to have passed evenly.
+    """
+    began, ended = readings[0].t, readings[-1].t
+    count = min(BINS, len(readings) - 1)
+    width = (ended - began) / count or 1e-9
+    sums = [0.0] * count
+    for before, after in itertools.pairwise(readings):
+        size = after.bytes[place][way] - before.bytes[place][way]
+        if size <= 0 or after.t <= before.t:
+            continue
+        first = min(count - 1, int((before.t - began) / width))
+        last = min(count - 1, int((after.t - began) / width))
+        for bin_ in range(first, last + 1):
+            low = max(before.t, began + bin_ * width)
+            high = min(after.t, began + (bin_ + 1) * width)
+            sums[bin_] += size * max(0.0, high - low) / (after.t - before.t)
+    return [((n + 0.5) * width, size / width / 1000) for n, size in enumerate(sums)]
+
+
+def _bytes_section(summary: Summary) -> Markup:
+    wire = summary.bytes.wire
+    text = (
+        f"All clients together: {number(wire.up / 1e6)} MB up and {number(wire.down / 1e6)} MB "
+        "down on the wire, with headers, acknowledgements and retransmissions. The programs are "
+        "not of this testbed, so what kind of message bytes belong to is not known; below are the "
+        "TCP connections that the kernel told of, in bytes of payload. UDP is in none."
+    )
+    found = flows(summary)
+    cells = [
+        (
+            row.who,
+            row.whom,
+            f"{row.connections:,}",
+            f"{row.sent / 1e6:.3f}",
+            f"{row.received / 1e6:.3f}",
+            f"{row.resent:,}",
+        )
+        for row in found[:MOST_FLOWS]
+    ]
+    parts = [tag("p", text)]
+    if cells:
+        caption = "Payload by who called whom"
+        if len(found) > MOST_FLOWS:
+            caption += f" (the largest {MOST_FLOWS} of {len(found)})"
+        heads = ("from", "to", "connections", "sent, MB", "received, MB", "segments resent")
+        parts.append(table(caption, heads, cells, 2))
+    return section("bytes", "Bytes by flow", *parts)
+
+
+def _what_ran(story: Story) -> Markup:
+    summary = story.summary
+    machine = summary.environment or Environment()
+    pairs: list[tuple[str, object]] = [
+        ("run", summary.run_id),
+        ("clients", f"{summary.clients:,}"),
+        ("clients' links", summary.profile),
+        ("server's link", summary.server_profile or "without limits"),
+        ("link backend", summary.links),
+        ("congestion control", summary.congestion_asked or "-"),
+        ("seconds in all", f"{summary.seconds.host_total:.1f}"),
+        ("machine", f"{machine.cores} cores, {machine.memory_mb:,} MB"),
+        ("system", machine.kernel),
+        ("source", machine.git or "-"),
+    ]
+    whole = [(name, str(value)) for name, value in story.config.items() if value is not None]
+    settings = tag("details", tag("summary", "Every setting"), facts(whole))
+    return section("run", "What was run, and on what", facts(pairs), settings)
+
+
+def _repeat(story: Story, folder: Path) -> Markup:
+    config = shlex.quote((folder / "config.toml").as_posix())
+    again = f"python cli.py exec --file={config}"
+    return section(
+        "repeat",
+        "Run it again",
+        tag("p", "With every setting and command as it was:"),
+        tag("pre", tag("code", again), tabindex=0),
+    )

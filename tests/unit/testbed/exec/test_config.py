@@ -1,0 +1,137 @@
+"""Programs as they are asked for: flags and a file, a table a node, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testbed.config_error import ConfigError
+from testbed.exec import config
+from testbed.exec.config import ExecConfig, NodeConfig, load, programs_of
+from testbed.exec.jobs import Port, job, kept_paths, name_service
+from testbed.network.profiles import load as profile
+from testbed.network.topology import Plan, plan
+from testbed.units import byte_count
+
+
+def layout(clients: int = 3) -> Plan:
+    return plan([profile("4g")] * clients)
+
+
+def written(folder: Path, text: str) -> Path:
+    file = folder / "net.toml"
+    file.write_text(text)
+    return file
+
+
+def test_a_table_wins_over_a_role_and_a_role_over_the_command_of_all() -> None:
+    tables = {
+        "client-*": NodeConfig(env={"A": "1", "B": "1"}, after="server:80"),
+        "client-2": NodeConfig(command="own", env={"B": "2"}, after="client-1:81"),
+    }
+    asked = ExecConfig(server="serve", command=("all", "of"), env={"C": "3"}, nodes=tables)
+    server, one, two, _ = programs_of(asked, layout())
+    assert (server.command, server.env, server.after) == ("serve", {"C": "3"}, None)
+    assert (one.command, one.after) == (("all", "of"), Port("server", 80))
+    assert (two.command, two.after) == ("own", Port("client-1", 81))
+    assert two.env == {"A": "1", "B": "2", "C": "3"}
+
+
+def test_flags_win_over_a_file_and_both_come_back_from_what_is_written(tmp_path: Path) -> None:
+    file = written(tmp_path, 'clients = 2\nserver = "a"\nclient = "b"\nenv = {X = "1", Y = "1"}\n')
+    found = load(file, {"client": "c", "env": {"Y": "2"}, "until": None, "command": ()})
+    assert found.links.clients == 2
+    assert (found.programs.server, found.programs.client) == ("a", "c")
+    assert found.programs.env == {"X": "1", "Y": "2"}
+    again = tmp_path / "again.toml"
+    config.write(found, again)
+    assert load(again, {}).programs == found.programs
+    assert load(again, {}).links.clients == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"servr": "x"}, "unknown field 'servr': did you mean server"),
+        ({"rounds": 3}, "unknown field 'rounds'"),
+        ({"until": "never"}, "until = 'never': must be one of all, server, clients"),
+        ({"links": "loopback"}, "does not go through that relay"),
+        ({"dilation": "auto"}, "go by this machine's clock"),
+        ({"wait_port": 0}, "wait_port = 0"),
+        ({"round_regex": "("}, "round_regex = '('"),
+        ({"expect_bytes": "5 Mibi"}, "must be a size such as 500MB"),
+        ({"nodes": {"server": 1}}, "nodes.server = 1: must be a table"),
+        ({"nodes": {"server": {"comand": "x"}}}, "nodes.server: unknown field 'comand'"),
+    ],
+)
+def test_bad_input_is_refused_with_what_would_be_right(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load(None, values)
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (ExecConfig(server="x"), "client-1: has no command; give it one by --client="),
+        (ExecConfig(client="x"), "server: has no command; give it one by --server="),
+        (
+            ExecConfig(command=("x",), nodes={"client-9": NodeConfig()}),
+            "nodes.client-9: is no node",
+        ),
+        (
+            ExecConfig(command=("x",), nodes={"client-1": NodeConfig(after="server")}),
+            "nodes.client-1.after = 'server': must be NODE:PORT",
+        ),
+        (
+            ExecConfig(command=("x",), nodes={"client-1": NodeConfig(after="servr:80")}),
+            "'servr' is no node: did you mean server",
+        ),
+    ],
+)
+def test_programs_that_no_node_has_are_refused(asked: ExecConfig, says: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        programs_of(asked, layout())
+    assert says in str(refused.value)
+
+
+def made(command: str | tuple[str, ...], original: dict[str, str], **own: Any) -> Any:
+    nodes = layout()
+    folder = own.pop("folder", "/work")
+    return job(nodes, nodes.nodes[2], command, original, own, folder, Path("/results/RUN"))
+
+
+def test_words_have_our_variables_replaced_and_lines_are_the_shells() -> None:
+    found = made(("run", "$WIRETUNE_RANK/${WIRETUNE_SIZE}", "$HOME"), {"HOME": "/h"})
+    assert found.words == ("run", "2/4", "$HOME")
+    line = made("run $WIRETUNE_RANK", {})
+    assert line.words == ("/bin/sh", "-c", "run $WIRETUNE_RANK")
+    assert made("x", {}, folder="$WIRETUNE_DIR").folder == "/results/RUN/nodes/client-2"
+
+
+def test_the_environment_is_the_users_with_what_a_node_needs() -> None:
+    original = {"OMP_NUM_THREADS": "7", "NCCL_NET": "mine", "HOSTNAME": "host"}
+    found = made("x", original, LOG="1").environment
+    assert found["OMP_NUM_THREADS"] == "7" and found["NCCL_NET"] == "mine"
+    assert found["HOSTNAME"] == found["WIRETUNE_NODE"] == "client-2"
+    assert found["GLOO_SOCKET_IFNAME"] == "wire0" and found["LOG"] == "1"
+    assert found["WIRETUNE_ADDRESSES"] == "10.0.0.1,10.1.0.1,10.1.0.2,10.1.0.3"
+    assert (found["WIRETUNE_SERVER"], found["WIRETUNE_ADDRESS"]) == ("10.0.0.1", "10.1.0.2")
+
+
+def test_what_a_program_names_in_a_private_folder_stays() -> None:
+    environment = {"PATH": "/tmp/venv/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp/mine"}
+    found = made("python /tmp/a/x.py --data='/tmp/b' > /tmp/a/y", environment, folder="/tmp/a")
+    assert kept_paths(found) == ("/tmp/a", "/tmp/b", "/tmp/venv/bin")
+
+
+def test_names_are_asked_of_the_hosts_file_and_of_dns_alone() -> None:
+    text = "passwd: files\nhosts: files mymachines resolve [!UNAVAIL=return] dns\n"
+    assert name_service(text) == "passwd: files\nhosts: files dns\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("5", 5), ("5MB", 5_000_000), ("1.5 GB", 1_500_000_000), ("2k", 2000)]
+)
+def test_sizes(text: str, count: int) -> None:
+    assert byte_count(text) == count
