@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from testbed.config_error import ConfigError
 
 PACKAGES = {
-    "train": ("torch", "peft", "safetensors", "huggingface_hub", "PIL"),
+    "train": ("torch", "peft", "safetensors", "huggingface_hub", "PIL", "tokenizers"),
     "tensorboard": ("tensorboard", "torch"),
 }
 """By extra of the distribution, the names under which they are imported."""

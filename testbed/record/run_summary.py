@@ -21,7 +21,6 @@ from testbed.record.events import (
     Facts,
     Figure,
     Flops,
-    Flow,
     Metrics,
     NotProbed,
     Redone,
@@ -30,6 +29,7 @@ from testbed.record.events import (
     UpDown,
     Verdict,
 )
+from testbed.record.program_summary import Program
 
 SCHEMA = 1
 OLDER = "an older version does not say"
@@ -214,21 +214,6 @@ class Process(msgspec.Struct, kw_only=True):
     peak_accelerator_mb: Annotated[
         Figure | None, "the most that its tensors took on its GPU; null: it has none"
     ] = None
-
-
-class Program(msgspec.Struct, kw_only=True):
-    node: str
-    command: Annotated[str, "as it was given"]
-    code: Annotated[
-        Count | None, "exit status as of a shell; null: it has not ended, or not begun"
-    ] = None
-    how: Annotated[str, "`exited with 0`, `killed by SIGTERM`, `could not start: …`"] = ""
-    seconds: Annotated[Seconds | None, "that it ran"] = None
-    stopped: Annotated[bool, "whether it was asked to end"] = False
-    flows: Annotated[list[Flow], "TCP connections by peer and port"] = []
-    lookups: Annotated[list[str], "names that were looked up and are no node's"] = []
-    sockets: Annotated[list[str], "paths of Unix sockets that other nodes see too"] = []
-    missing: Annotated[list[str], "what of a machine of its own it had not, and why"] = []
 
 
 class Computed(msgspec.Struct, kw_only=True):

@@ -20,6 +20,7 @@ from testbed.network.topology import SERVER, client_address
 from testbed.processes.confinement import Confined
 from testbed.record import events, host_load, round_times, strangers
 from testbed.record.events import Event, Facts, UpDown, known
+from testbed.record.program_summary import Program
 from testbed.record.run_summary import (
     Busiest,
     Bytes,
@@ -35,7 +36,6 @@ from testbed.record.run_summary import (
     InitialFinal,
     Miss,
     Process,
-    Program,
     Resent,
     ResentUpDown,
     Resumed,

@@ -9,7 +9,8 @@ from rich.table import Table
 from testbed.network.topology import SERVER
 from testbed.record import events
 from testbed.record.events import Event, Flow
-from testbed.record.run_summary import Program, Summary
+from testbed.record.program_summary import Program
+from testbed.record.run_summary import Summary
 from testbed.record.summary import SummaryBuilder
 from testbed.report.progress import human_bytes
 from testbed.report.terminal import Output

@@ -30,7 +30,11 @@ ON_THE_HOSTS_CLOCK = {
     "testbed/processes/child.py": "a process and its end",
     "testbed/record/recovery.py": "before a run",
     "testbed/run/standstill.py": "whether ours goes on",
+    "testbed/exec/": "programs go by it, and no run of theirs is dilated",
+    "testbed/library/": "the same",
+    "nodes/accelerated_compute.py": "seconds that a GPU computes, as a processor's",
     "nodes/workload/pretrain.py": "no run",
+    "nodes/workload/text/pretrain.py": "no run",
 }
 """Files and folders that may ask the machine's clock, and why."""
 OF_NO_CLOCK = {"mktime", "process_time", "strftime", "strptime", "thread_time"}

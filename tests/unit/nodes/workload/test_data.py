@@ -103,7 +103,7 @@ def test_a_data_set_keeps_its_promises(name: str) -> None:
 
 def test_what_is_said_of_a_set_agrees_with_load() -> None:
     assert data.names() == [
-        *("cifar10", "cifar100", "digits", "docs", "glyphs", "instructions", "svhn")
+        *("cifar10", "cifar100", "digits", "docs", "glyphs", "instructions", "svhn", "text")
     ]
     for name in ("digits", "glyphs"):
         facts, loaded = data.facts(name), data.load(name, seed=0, train_samples=20)

@@ -488,7 +488,7 @@ def test_a_process_is_listed_once_with_what_it_last_used() -> None:
         at(1, "client-1", "usage", **usage),
         at(2, "client-1", "usage", **usage | {"cpu_s": 2.0}),
     )
-    peak = {"peak_private_mb": None}
+    peak = {"peak_private_mb": None, "peak_accelerator_mb": None}
     assert found["processes"] == [{"node": "client-1", **usage, "cpu_s": 2.0, **peak}]
 
 

@@ -274,7 +274,10 @@ def test_a_programs_options_are_complete() -> None:
     config = methods.load("fedpeft").Config
     there = {k: v for k, v in msgspec.to_builtins(config(rank=4)).items() if v is not None}
     assert program.options == there
-    without_default = {"local_steps", "adapter_width", "dp_noise", "dp_epsilon", "dp_rounds"}
+    without_default = {
+        *("local_steps", "cosine_rounds", "adapter_width"),
+        *("dp_noise", "dp_epsilon", "dp_rounds"),
+    }
     assert program.options.keys() == set(config.__struct_fields__) - without_default
 
 
