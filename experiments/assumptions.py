@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import methods
+from nodes.workload.dataset import TEXTS
 from testbed.run.config import RunConfig, convert
 
 
@@ -11,9 +12,10 @@ def of(config: RunConfig) -> list[str]:
     method = methods.load(config.method)
     options = convert(config.options, method.Config, f"options of method {config.method}")
     found = []
-    if images := method.public_samples(options):
+    if public := method.public_samples(options):
         drawn = method.public_source(options) != "held-out"
-        found.append(f"{images} public images, {'drawn' if drawn else 'of the training set'}")
+        what = "sequences" if config.dataset in TEXTS else "images"
+        found.append(f"{public} public {what}, {'drawn' if drawn else 'of the training set'}")
     if seen := method.server_sees(options):
         found.append(f"the server sees {seen}")
     if hasattr(method.Client, "evaluate"):

@@ -74,7 +74,7 @@ def check(bench: Bench) -> None:
         if bench.grid and "eval_on" in run:
             raise ConfigError(
                 f"{whose}: eval_on = {run['eval_on']!r}: with a grid rows are tuned on the "
-                "validation split and then run on the test images; leave it out"
+                "validation split and then run on the test split; leave it out"
             )
 
 

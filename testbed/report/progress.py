@@ -150,7 +150,7 @@ def closing_table(summary: Summary) -> Table:
         table.add_row(one_line(name), f"{was}{metric(value)}")
     evaluated = summary.evaluated
     if evaluated.images != evaluated.of or evaluated.split != "test":
-        row = f"{evaluated.split} images evaluated"
+        row = f"{evaluated.split} samples evaluated"
         table.add_row(row, f"{evaluated.images:,} of {evaluated.of:,}")
     table.add_row("rounds", str(summary.rounds_done))
     vain = sum(entry.clients_ok == 0 for entry in summary.rounds if entry.finished)

@@ -334,7 +334,7 @@ def _what_ran(story: Story) -> Markup:
 def _evaluated(evaluated: Evaluated) -> str:
     if not evaluated.images:
         return "-"
-    return f"{evaluated.images:,} of {evaluated.of:,} {evaluated.split} images"
+    return f"{evaluated.images:,} of {evaluated.of:,} {evaluated.split} samples"
 
 
 def _versions(versions: dict[str, str]) -> str:

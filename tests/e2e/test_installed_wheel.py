@@ -214,9 +214,9 @@ def test_a_core_runs_programs(run_core, elsewhere):
 @pytest.mark.parametrize(
     ("words", "packages"),
     [
-        (["launch"], "torch, peft, safetensors, huggingface_hub, PIL"),
-        (["launch", "--resume=results/RUN"], "torch, peft, safetensors, huggingface_hub, PIL"),
-        (["bench", "--preset=digits"], "torch, peft, safetensors, huggingface_hub, PIL"),
+        (["launch"], "torch, peft, safetensors, huggingface_hub, PIL, tokenizers"),
+        (["launch", "--resume=results/RUN"], "torch, peft, safetensors, huggingface_hub, PIL, tokenizers"),
+        (["bench", "--preset=digits"], "torch, peft, safetensors, huggingface_hub, PIL, tokenizers"),
         (["export", "results/RUN", "--tensorboard"], "tensorboard, torch"),
     ],
 )

@@ -33,7 +33,7 @@ def test_the_record_and_the_summary_say_how_many_images(fedmd):
     assert (event["images"], event["of"]) == (120, 360)
     assert fedmd.summary["evaluated"] == {"images": 120, "of": 360, "split": "test"}
     assert all(entry["evaluation_s"] > 0 for entry in fedmd.summary["rounds"])
-    assert "test images evaluated" in fedmd.stdout and "120 of 360" in fedmd.stdout
+    assert "test samples evaluated" in fedmd.stdout and "120 of 360" in fedmd.stdout
     accuracy = fedmd.summary["metrics"]["final"]["client_accuracy"]
     assert (120 * 3 * accuracy) == pytest.approx(round(120 * 3 * accuracy))
 
@@ -56,7 +56,7 @@ def test_a_small_test_set_is_evaluated_whole(launch):
     run = launch(*SMALL, "--rounds=1", "--set=variant=head", "--set=local_epochs=1")
     assert run.finish() == 0, run.describe()
     assert run.summary["evaluated"] == {"images": 360, "of": 360, "split": "test"}
-    assert "test images evaluated" not in run.stdout
+    assert "test samples evaluated" not in run.stdout
 
 
 def test_a_run_on_the_validation_split_says_so(launch):
@@ -64,7 +64,7 @@ def test_a_run_on_the_validation_split_says_so(launch):
     run = launch(*SMALL, *head, "--eval-on=validation")
     assert run.finish() == 0, run.describe()
     assert run.summary["evaluated"] == {"images": 288, "of": 288, "split": "validation"}
-    assert "validation images evaluated" in run.stdout and "288 of 288" in run.stdout
+    assert "validation samples evaluated" in run.stdout and "288 of 288" in run.stdout
     assert sum(each["samples"] for each in run.summary["per_client"]) == 1149
     assert "288 of 288 validation images" in (run.folder / "report.html").read_text()
 

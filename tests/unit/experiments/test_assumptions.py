@@ -25,3 +25,8 @@ def test_what_all_rows_have_none_has_alone() -> None:
     assert assumptions.alone([of("kdfft"), of("fedmd")]) == [[], []]
     assert assumptions.alone([of("kdfft"), of("fedavg")]) == [of("kdfft"), []]
     assert assumptions.alone([of("kdfft")]) == [[]] and assumptions.alone([]) == []
+
+
+def test_public_text_is_in_sequences() -> None:
+    config = RunConfig(method="kdfft", model="llama-docs", dataset="docs")
+    assert assumptions.of(config)[0] == "400 public sequences, of the training set"
