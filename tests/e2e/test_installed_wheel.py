@@ -22,6 +22,7 @@ SMALL = (
 )
 QUICK = "fedavg:batch_size=128:local_epochs=1"
 HOSTILE = 'raise SystemExit("a file of the user was imported")\n'
+TRAINING = "torch, peft, safetensors, huggingface_hub, PIL, tokenizers"
 
 
 @pytest.fixture(scope="module")
@@ -214,9 +215,9 @@ def test_a_core_runs_programs(run_core, elsewhere):
 @pytest.mark.parametrize(
     ("words", "packages"),
     [
-        (["launch"], "torch, peft, safetensors, huggingface_hub, PIL, tokenizers"),
-        (["launch", "--resume=results/RUN"], "torch, peft, safetensors, huggingface_hub, PIL, tokenizers"),
-        (["bench", "--preset=digits"], "torch, peft, safetensors, huggingface_hub, PIL, tokenizers"),
+        (["launch"], TRAINING),
+        (["launch", "--resume=results/RUN"], TRAINING),
+        (["bench", "--preset=digits"], TRAINING),
         (["export", "results/RUN", "--tensorboard"], "tensorboard, torch"),
     ],
 )

@@ -66,7 +66,7 @@ def test_a_run_on_the_validation_split_says_so(launch):
     assert run.summary["evaluated"] == {"images": 288, "of": 288, "split": "validation"}
     assert "validation samples evaluated" in run.stdout and "288 of 288" in run.stdout
     assert sum(each["samples"] for each in run.summary["per_client"]) == 1149
-    assert "288 of 288 validation images" in (run.folder / "report.html").read_text()
+    assert "288 of 288 validation samples" in (run.folder / "report.html").read_text()
 
 
 def test_a_run_ends_after_the_round_that_spends_its_budget_of_payload(launch):
