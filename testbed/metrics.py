@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import NamedTuple
 
 LARGEST = 1e300
@@ -43,6 +44,8 @@ def target(text: str) -> Target:
         raise ValueError("write METRIC=VALUE, such as accuracy=0.9 or perplexity=20")
     if not metric.replace("_", "a").isalnum():
         raise ValueError(f"a metric's name has letters, digits and _, and not {metric!r}")
+    if (meant := _meant(metric)) is not None:
+        raise ValueError(f"no metric is called {metric}: did you mean {meant}?")
     try:
         value = float(number)
     except ValueError:
@@ -56,6 +59,17 @@ def target(text: str) -> Target:
     if metric.endswith("loss") and value <= 0:
         raise ValueError(f"{metric} must be above 0, which only a model that is always right has")
     return Target(metric, value)
+
+
+def _meant(name: str) -> str | None:
+    """The usual metric that a name misspells; None where it is one, or a method's own.
+
+    A name that has a usual one in it, such as "accuracy_of_five", may well be a method's own.
+    """
+    usual = [f"{whose}{each}" for whose in ("", OWN) for each in SCORES]
+    if any(each in name for each in usual):
+        return None
+    return next(iter(get_close_matches(name.lower(), usual, n=1, cutoff=0.8)), None)
 
 
 def sign(name: str) -> int:

@@ -80,6 +80,17 @@ def facts(pairs: Iterable[tuple[str, object]]) -> Markup:
     return tag("dl", *parts, class_="facts")
 
 
+def tiles(pairs: Iterable[tuple[str, object]]) -> Markup:
+    """Figures of a page's head, each in a box of its own."""
+    boxes = (tag("div", tag("dt", name), tag("dd", value)) for name, value in pairs)
+    return tag("dl", *boxes, class_="tiles")
+
+
+def verdict(word: str) -> Markup:
+    """A verdict, coloured by what it says."""
+    return tag("span", word, class_={"pass": "good", "fail": "bad"}.get(word))
+
+
 def section(name: str, title: str, *inside: object) -> Markup:
     return tag("section", tag("h2", title), *inside, id=name)
 

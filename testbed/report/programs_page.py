@@ -78,20 +78,14 @@ def result(story: Story) -> str:
 def _tiles(summary: Summary) -> Markup:
     longest = max((row.seconds or 0.0 for row in summary.programs), default=0.0)
     parts = summary.fidelity
-    checked = [
-        tag("span", verdict, class_={"pass": "good", "fail": "bad"}.get(verdict))
-        for verdict in (parts.links.verdict, parts.host.verdict)
-    ]
-    tiles: list[tuple[str, object]] = [
+    pairs: list[tuple[str, object]] = [
         ("MB on the wire", number(summary.bytes.wire.both / 1e6)),
         ("seconds of the longest", number(longest)),
         ("failed", sum(bool(row.code) and not row.stopped for row in summary.programs)),
-        ("links checked", checked[0]),
-        ("host kept up", checked[1]),
+        ("links checked", html.verdict(parts.links.verdict)),
+        ("host kept up", html.verdict(parts.host.verdict)),
     ]
-    return tag(
-        "dl", *(tag("div", tag("dt", n), tag("dd", value)) for n, value in tiles), class_="tiles"
-    )
+    return html.tiles(pairs)
 
 
 def _programs_section(story: Story) -> Markup:

@@ -149,23 +149,16 @@ def _tiles(summary: Summary) -> Markup:
     found = curves.points(summary, metric)
     top = curves.best(found, metric)
     parts = summary.fidelity
-    verdicts = [parts.links.verdict, parts.host.verdict, parts.strangers.verdict]
-    checked = [
-        tag("span", verdict, class_={"pass": "good", "fail": "bad"}.get(verdict))
-        for verdict in verdicts
-    ]
-    tiles: list[tuple[str, object]] = [
+    pairs: list[tuple[str, object]] = [
         (f"best {words(metric)}", "-" if top is None else f"{top:.3f}"),
         ("minutes of rounds", number(found[-1].minutes)),
         ("MB on the wire", number(summary.bytes.wire.both / 1e6)),
         ("rounds", summary.rounds_done),
-        ("links checked", checked[0]),
-        ("host kept up", checked[1]),
-        ("no strangers", checked[2]),
+        ("links checked", html.verdict(parts.links.verdict)),
+        ("host kept up", html.verdict(parts.host.verdict)),
+        ("no strangers", html.verdict(parts.strangers.verdict)),
     ]
-    return tag(
-        "dl", *(tag("div", tag("dt", n), tag("dd", value)) for n, value in tiles), class_="tiles"
-    )
+    return html.tiles(pairs)
 
 
 def _metric_section(summary: Summary) -> Markup:

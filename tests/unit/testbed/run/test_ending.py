@@ -9,7 +9,7 @@ from nodes.requirements import check_budget, training_samples
 from nodes.server import check_there, ended, reaches
 from nodes.workload import tasks
 from testbed.config_error import ConfigError
-from testbed.metrics import Target
+from testbed.metrics import Target, target
 from testbed.run.config import RunConfig, load
 
 
@@ -65,6 +65,8 @@ def test_a_metric_that_the_run_does_not_have_ends_it() -> None:
     [
         ("0.9", "write METRIC=VALUE, such as accuracy=0.9 or perplexity=20"),
         ("accuracy=", "write METRIC=VALUE"),
+        ("perplexty=5", "no metric is called perplexty: did you mean perplexity?"),
+        ("Client_Accurracy=0.5", "no metric is called .*: did you mean client_accuracy"),
         ("accuracy=much", "'much' is no number"),
         ("accuracy=inf", "inf: must be a finite number"),
         ("accuracy=1.5", "accuracy is a share: must be above 0, and at most 1"),
@@ -108,3 +110,8 @@ def test_as_many_training_images_as_were_asked_for() -> None:
             training_samples(asked, tasks.of(asked, 20), clients, public)
     with pytest.raises(ConfigError, match="at most the 1437 of digits"):
         taken(RunConfig(train_samples=1438))
+
+
+def test_a_metric_of_a_methods_own_may_be_called_much_like_a_usual_one() -> None:
+    for name in ("accuracy_of_five", "client_local_accuracy", "f1", "bleu"):
+        assert target(f"{name}=0.5").metric == name
