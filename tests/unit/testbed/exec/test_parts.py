@@ -15,7 +15,7 @@ from testbed.exec.output import Line, Output
 from testbed.exec.rounds import Rounds
 from testbed.record.events import Event, Flow
 from testbed.record.summary import SummaryBuilder
-from testbed.report import doubts, programs, programs_page
+from testbed.report import doubts, programs, rates
 from testbed.report.read import Reading
 
 
@@ -156,6 +156,6 @@ def test_rates_spread_bytes_over_the_time_between_readings() -> None:
     def reading(t: float, size: int) -> Reading:
         return Reading(t, [(0, 0), (size, 0)])
 
-    found = programs_page.rates([reading(0, 0), reading(1, 1000), reading(4, 4000)], 1, 0)
+    found = rates.rates([reading(0, 0), reading(1, 1000), reading(4, 4000)], 1, 0)
     assert [round(rate, 9) for _, rate in found] == [1.0, 1.0]
     assert [at for at, _ in found] == [1.0, 3.0]
