@@ -85,7 +85,7 @@ def curves(
     """Curves over an x axis from 0, or a logarithmic one where they end far apart.
 
     ``marks``: how many of the page's are for this plot. Both ends of a curve always have one; None:
-    there are none, and all points that a curve can have.
+    there are none, all points that a curve can have, and heights from 0, as rates are seen.
     """
     ends = [curve.points[-1][0] for curve in found if curve.points and curve.points[-1][0] > 0]
     logarithmic = bool(ends) and max(ends) / min(ends) >= LOG_FROM
@@ -94,7 +94,7 @@ def curves(
     points = [point for curve in found for point in curve.points]
     xs, ys = [x for x, _ in points] or [1.0], [y for _, y in points] or [0.0, 1.0]
     x_low, x_high = (min(xs) if logarithmic else 0.0), max(xs) or 1.0
-    y_low, y_high = min(ys), max(ys)
+    y_low, y_high = 0.0 if marks is None else min(ys), max(ys)
     margin = 0.06 * (y_high - y_low) or 0.05
     y_low, y_high = max(0.0, y_low - margin), min(1.0, y_high + margin) if max(ys) <= 1 else y_high
 

@@ -119,9 +119,11 @@ def test_rates_are_of_all_clients_and_what_has_none_says_so(runs: list[Path]) ->
 
 
 def test_a_curve_without_marks_has_all_its_points() -> None:
-    points = [(float(n), float(n % 7)) for n in range(150)]
+    points = [(float(n), 50.0 + n % 7) for n in range(150)]
     drawn = svg.curves("t", "d", [svg.Curve("a", points, 0)], "s", "kB/s", None)
     assert drawn.count("L") >= 149
+    # And heights are seen from 0.
+    assert ">0</text>" in drawn.replace(">0</text>", "", 1)
 
 
 def test_results_have_programs_time_and_exits(runs: list[Path], tmp_path: Path) -> None:
