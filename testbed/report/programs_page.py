@@ -71,7 +71,17 @@ def result(story: Story) -> str:
         f"{number(wire.both / 1e6)} MB crossed the clients' links "
         f"({number(wire.up / 1e6)} up, {number(wire.down / 1e6)} down)."
     )
-    return text if summary.status == "ok" else f"{text} {how_it_ended(summary)}"
+    if summary.status == "ok":
+        return text
+    return f"{text} {how_it_ended(summary)} {_when_bytes_stopped(story)}"
+
+
+def _when_bytes_stopped(story: Story) -> str:
+    last = last_bytes(story)
+    if not last:
+        return "No bytes were seen to cross a link."
+    told = few([f"{node}'s at {at:.1f} s" for node, at in last.items()])
+    return f"The last bytes crossed links {max(last.values()):.1f} s after programs began: {told}."
 
 
 def _tiles(summary: Summary) -> Markup:
