@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -65,7 +66,8 @@ def test_each_case_has_its_exit_codes_seconds_and_bytes(first, folder):
         assert bad["exits"] == "server stopped (143); clients 28" and bad["runs_failed"] == 1
         assert bad["down_mb"] < net["down_mb"]
     assert "server stopped (143); clients 28" in first.stdout
-    assert "a failure in bad-wifi-2c: client-1 exited with 28" in first.stderr
+    # Whichever was first.
+    assert re.search("a failure in bad-wifi-2c: client-[12] exited with 28\n", first.stderr)
     page = (folder / "runs" / "comparison.html").read_text()
     assert "On wifi with 2 clients: exec " in page and "None" not in page
 
