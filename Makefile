@@ -8,7 +8,7 @@ ARGS ?= --profile=4g --clients=20
 INPUTS := pyproject.toml constraints.txt hatch_build.py
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: env launch test check lint bench sbom clean
+.PHONY: env launch test check packages lint bench sbom clean
 
 $(BIN)/.installed: $(INPUTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -34,12 +34,16 @@ test: lint
 	  [ $$status = 0 ] || [ $$status = 5 ] || exit $$status; \
 	}; \
 	found=5; \
-	part -n auto -m "not quiet and not patient"; \
-	part -m "quiet and not patient"; \
+	part -n auto -m "not quiet and not patient and not packages"; \
+	part -m "quiet and not patient and not packages"; \
 	exit $$found
 
 check: lint
 	$(PYTEST) -n auto $(PYTEST_ARGS) tests/unit
+
+# Other people's programs as docs/exec.md starts them, from the package index.
+packages: $(BIN)/.installed-dev
+	$(PYTEST) -m packages $(PYTEST_ARGS) tests/packages
 
 lint: $(BIN)/.installed-dev
 	$(BIN)/python -m ruff check .
@@ -53,4 +57,4 @@ sbom: $(BIN)/.installed-dev
 	$(BIN)/python .ci/sbom.py > wiretune.cdx.json
 
 clean:
-	rm -rf $(VENV) .venv-peers
+	rm -rf $(VENV) .venv-peers .venv-packages

@@ -39,13 +39,18 @@ COMMANDS = {
     "certify": "network",
     "compare": "results",
     "doctor": "network",
+    "down": "networks",
     "exec": "exec",
     "export": "results",
     "launch": "launch",
     "links": "results",
+    "networks": "networks",
+    "on": "networks",
     "profiles": "network",
     "report": "results",
     "results": "results",
+    "shell": "networks",
+    "up": "networks",
 }
 """Each with its file of experiments/commands/."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from rich.console import Group
 
-from experiments import accounts, assumptions, compare, plan, tuning
+from experiments import accounts, assumptions, compare, plan, program_bench, tuning
 from experiments.plan import INTERRUPTED, Bench, Cell, Outcome
 from experiments.progress import Lines, LiveTable
 from experiments.runner import claimed, conduct
@@ -32,6 +32,7 @@ _WORST_FIRST: tuple[Verdict, ...] = ("fail", "skipped", "pass")
 def bench(
     preset: str | None,
     methods: tuple[str, ...],
+    programs: tuple[str, ...],
     axes: dict[str, Any],
     repeat: int | None,
     run: dict[str, Any],
@@ -41,22 +42,21 @@ def bench(
 ) -> int:
     """Carry out a bench and say what it found; returns the exit status.
 
-    ``axes``: what stands in the place of the preset's profiles, clients, seeds and so on. ``run``:
-    fields of every run that were given as flags.
+    ``programs``: files of ``exec``. ``axes``: what stands in the place of the preset's profiles,
+    clients, seeds and so on. ``run``: fields of every run that were given as flags.
 
     Raises:
         ConfigError: refused before anything has started.
     """
     # 1. Everything is checked before the first run starts.
-    asked = _asked(preset, methods, axes, repeat, run)
+    asked = _asked(preset, methods, programs, axes, repeat, run)
     cells = plan.cells(asked)
     tuning.check(asked)
     trials = tuning.trials(asked)
     read = _checked(cells)
     _check_trials(trials)
-    folder = outside.expanded(
-        out or f"results/bench-{slug(Path(preset).stem) if preset else 'own'}"
-    )
+    named = next(iter([*filter(None, [preset]), *programs]), "own")
+    folder = outside.expanded(out or f"results/bench-{slug(Path(named).stem)}")
     # 2. The runs.
     budget_s = None if budget_minutes is None else 60 * budget_minutes
     with contextlib.ExitStack() as owned:
@@ -70,13 +70,15 @@ def bench(
         everything = list(conduct([*trials, *cells], folder, progress, budget_s, settle))
     # 3. What they found.
     outcomes = everything[len(trials) :]
-    found = _together(asked, outcomes)
+    of_programs = asked.rows[0].programs is not None
+    cases = program_bench.together(outcomes) if of_programs else []
+    found = [] if of_programs else _together(asked, outcomes)
     examined = _examined(asked, found)
-    left = {o.cell.id: o.reason for o in everything if o.summary is None}
+    left = {o.cell.id: o.reason for o in everything if o.reason is not None}
     result = {
         "title": asked.title,
         "note": asked.note,
-        "rows": [_row(asked, group, everything) for group in found],
+        "rows": [_row(asked, group, everything) for group in found] + program_bench.data(cases),
         "claims": msgspec.to_builtins(examined),
         "without_result": left,
     }
@@ -87,17 +89,19 @@ def bench(
     except OSError as error:
         whole = False
         output.error(f"no comparison.json: {error}")
-    if found or output.as_json:
-        tables = [compare.table(asked, found), *([claims.table(examined)] if examined else [])]
-        output.show(Group(*tables), result)
-    for name, reason in left.items():
-        output.error(f"no result of {name}: {reason}")
-    if found:
+    if found or cases or output.as_json:
+        table = program_bench.table(asked, cases) if cases else compare.table(asked, found)
+        output.show(Group(table, *([claims.table(examined)] if examined else [])), result)
+    for outcome in everything:
+        if outcome.reason is not None:
+            what = "no result of" if outcome.summary is None else "a failure in"
+            output.error(f"{what} {outcome.cell.id}: {outcome.reason}")
+    if found or cases:
         whole = _compare(folder, plan.aim(asked), examined, output) and whole
     if INTERRUPTED in left.values():
         return 130
     # What a trial lacks is its point's result: a rate that is too high, say.
-    return 0 if whole and all(o.summary is not None for o in outcomes) else 1
+    return 0 if whole and all(o.reason is None for o in outcomes) else 1
 
 
 def _row(asked: Bench, group: compare.Group, outcomes: list[Outcome]) -> dict[str, Any]:
@@ -116,17 +120,20 @@ def _row(asked: Bench, group: compare.Group, outcomes: list[Outcome]) -> dict[st
 def _asked(
     preset: str | None,
     methods: tuple[str, ...],
+    programs: tuple[str, ...],
     axes: dict[str, Any],
     repeat: int | None,
     run: dict[str, Any],
 ) -> Bench:
-    if (preset is None) == (not methods):
+    if [preset is not None, bool(methods), bool(programs)].count(True) != 1:
         raise ConfigError(
-            "bench needs --preset or --methods, and not both; presets: "
+            "bench needs --preset or --methods or --exec, and one alone; presets: "
             f"{', '.join(plan.presets())}, or a .toml file of your own"
         )
     if preset is not None:
         asked = plan.load(preset)
+    elif programs:
+        asked = plan.checked(Bench(rows=program_bench.rows(programs, run, axes)), "--exec")
     else:
         asked = plan.checked(
             Bench(rows=[plan.row(each) for text in methods for each in mix.listed(text)]),
@@ -139,7 +146,9 @@ def _asked(
         changed["repeat"] = repeat
     whole = {**msgspec.to_builtins(asked), "run": shared, **changed}
     whole["vary"] = {field: own for field, own in whole["vary"].items() if field not in run}
-    return plan.staged(plan.joined(convert(whole, Bench, "the flags")))
+    found = plan.joined(convert(whole, Bench, "the flags"))
+    program_bench.check(found)
+    return plan.staged(found)
 
 
 def _checked(cells: list[Cell]) -> dict[str, str]:
@@ -150,7 +159,7 @@ def _checked(cells: list[Cell]) -> dict[str, str]:
     """
     read: dict[str, str] = {}
     for cell in cells:
-        read |= _check(cell.config)
+        read |= _check(cell.config) if cell.row.programs is None else _check_programs(cell)
     return read | {"the congestion control": congestion.default()[0] or "the system's own"}
 
 
@@ -183,6 +192,16 @@ def _check(config: RunConfig) -> dict[str, str]:
     FineTuning(config, len(profiles))
     server = [] if config.server_profile is None else [load(config.server_profile)]
     return client_links.files(config, [*profiles, *server])
+
+
+def _check_programs(cell: Cell) -> dict[str, str]:
+    """Refusals of `exec`, likewise."""
+    from experiments import exec as executing
+
+    try:
+        return executing.check(program_bench.request(cell))
+    except ConfigError as error:
+        raise ConfigError(f"{cell.row.name}, {cell.where}: {error}") from error
 
 
 def _together(asked: Bench, outcomes: list[Outcome]) -> list[compare.Group]:
@@ -236,13 +255,15 @@ def _examined(asked: Bench, found: list[compare.Group]) -> list[Examined]:
 
 def _compare(folder: Path, target: Target | None, examined: list[Examined], output: Output) -> bool:
     """Write the bench's page; whether it is there."""
-    from testbed.report import comparability, comparison, comparison_page
+    from testbed.report import comparability, comparison, comparison_page, program_comparison
 
     try:
         found = comparison.runs([folder])
-        rows, reached = comparison.compare(found, target)
+        taught, others = comparison.parted(found)
+        rows, reached = comparison.compare(taught, target)
         notes = comparability.notes(found, target)
-        page = comparison_page.write(rows, reached, [folder], None, notes, examined)
+        ran = program_comparison.ran(others)
+        page = comparison_page.write(rows, reached, [folder], None, notes, examined, ran)
     except Exception as error:
         output.error(f"no comparison: {type(error).__name__}: {error}")
         return False

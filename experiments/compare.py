@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from rich.table import Table
 
@@ -315,15 +315,27 @@ def _rounds_to_target(group: Group) -> str:
 
 
 def _number(name: str, form: str, missing: str = "-") -> Callable[[Group], str]:
-    def text(group: Group) -> str:
-        value = group.figures.get(name)
-        if value is None:
-            return missing
-        ends = [form.format(end) for end in group.spread.get(name, ())]
-        alike = len(set(ends)) < 2
-        return form.format(value) + ("" if alike else f" ({ends[0]} to {ends[1]})")
+    return lambda group: text(group, name, form, missing)
 
-    return text
+
+class Measured(Protocol):
+    """Runs that are a row of a table."""
+
+    @property
+    def figures(self) -> Figures: ...
+
+    @property
+    def spread(self) -> Spread: ...
+
+
+def text(row: Measured, name: str, form: str, missing: str = "-") -> str:
+    """A figure as a table has it: "1.20", "1.20 (1.10 to 1.40)"."""
+    value = row.figures.get(name)
+    if value is None:
+        return missing
+    ends = [form.format(end) for end in row.spread.get(name, ())]
+    alike = len(set(ends)) < 2
+    return form.format(value) + ("" if alike else f" ({ends[0]} to {ends[1]})")
 
 
 def _formula(group: Group) -> str:

@@ -20,6 +20,7 @@ from experiments.aftermath import (
     remove_if_empty,
     write_about,
 )
+from testbed import outside
 from testbed.config_error import ConfigError
 from testbed.exec import config as configuration
 from testbed.exec import isolation
@@ -33,8 +34,10 @@ from testbed.machine import limits
 from testbed.metering import meter
 from testbed.naming import slug
 from testbed.network.profiles import LinkProfile
+from testbed.network.profiles import files as profile_files
 from testbed.network.profiles import load as load_profile
 from testbed.network.topology import SERVER, Plan, client_name, plan
+from testbed.processes.environment import original_environment
 from testbed.record import trust
 from testbed.record.recorder import Recorder, create_folder
 from testbed.report import doubts
@@ -78,7 +81,7 @@ def _execute(
     # 1. Everything is checked before anything starts.
     request = configuration.load(file, flags)
     layout = _layout(request)
-    told = configuration.programs_of(request.programs, layout)
+    configuration.programs_of(request.programs, layout)
     limits.require_proc()
     backend, why = _backend(request, layout)
     pinned, asked = _congestion(request)
@@ -89,14 +92,7 @@ def _execute(
     out = Path(client_links.repeatable(request.links).out)
     folder = create_folder(out, f"{slug(f'{METHOD}-{profile}')}-{len(layout.clients)}").absolute()
     owned.callback(remove_if_empty, folder)
-    original = original_environment()
-    here = os.getcwd()
-    jobs = [
-        job(layout, node, own.command, original, own.env, own.cwd or here, folder, own.after)
-        for node, own in zip(layout.nodes, told, strict=True)
-    ]
-    for each in jobs:
-        _refuse_missing(each)
+    jobs = _jobs(request, layout, folder)
     owned.callback(give_to_caller, folder)
     # 2. The run.
     links = client_links.repeatable(request.links)
@@ -130,6 +126,39 @@ def _execute(
     if summary.status != "ok":
         output.error(f"{summary.status}: {summary.reason}")
     return code or EXIT_CODES[summary.status] or (0 if whole else UNWRITTEN_EXIT)
+
+
+def check(request: Request) -> dict[str, str]:
+    """Refusals of ``exec``, as far as they can be known before a run's folder is there.
+
+    Returns digests of the files that its links are read from, by what each is called.
+
+    Raises:
+        ConfigError: naming the node or the field, the value and what would be right.
+    """
+    configuration.refuse_other_clocks(request.links, asked=False)
+    layout = _layout(request)
+    limits.require_proc()
+    _backend(request, layout)
+    _congestion(request)
+    _jobs(request, layout, Path(request.links.out))
+    found = client_links.files(request.links, [n.profile for n in layout.nodes if n.profile])
+    own = configuration.profiles_of(request.programs, [node.name for node in layout.nodes])
+    paths = {key: path for text in own.values() for key, path in profile_files(text).items()}
+    return found | {key: outside.digest(path, "file") for key, path in paths.items()}
+
+
+def _jobs(request: Request, layout: Plan, folder: Path) -> list[Job]:
+    """Jobs of all nodes, whose programs are there; ``folder``: the run's."""
+    original, here = original_environment(), os.getcwd()
+    told = configuration.programs_of(request.programs, layout)
+    jobs = [
+        job(layout, node, own.command, original, own.env, own.cwd or here, folder, own.after)
+        for node, own in zip(layout.nodes, told, strict=True)
+    ]
+    for each in jobs:
+        _refuse_missing(each)
+    return jobs
 
 
 def _layout(request: Request) -> Plan:
@@ -177,16 +206,6 @@ def _congestion(request: Request) -> tuple[str | None, str]:
         congestion.check(given, request.links.links)
         return given, given
     return congestion.default()[0], congestion.DEFAULT
-
-
-def original_environment() -> dict[str, str]:
-    """The environment that this process was started with, before it changed its own."""
-    found = {}
-    for line in Path("/proc/self/environ").read_bytes().split(b"\0"):
-        name, equals, value = os.fsdecode(line).partition("=")
-        if name and equals:
-            found[name] = value
-    return found
 
 
 def _refuse_missing(one: Job) -> None:

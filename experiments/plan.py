@@ -14,6 +14,7 @@ import msgspec
 from experiments import accounts
 from testbed import metrics, naming, outside
 from testbed.config_error import ConfigError, closest
+from testbed.exec.config import ExecConfig
 from testbed.record.run_summary import Summary
 from testbed.run.config import OptionValue, RunConfig, convert, option_value, renamed
 
@@ -59,7 +60,7 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One method with its options, or whatever else a bench compares."""
+    """One method with its options, or programs, or whatever else a bench compares."""
 
     name: Name
     run: dict[str, Any] = {}
@@ -72,6 +73,8 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What its paper says."""
     named: dict[str, str] = {}
     """Its method's own names of the grid's options, such as of the rate that is to be tuned."""
+    programs: ExecConfig | None = None
+    """Instead of a method: programs of ``exec``, and whose they are."""
 
 
 class Bench(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -142,7 +145,7 @@ class Outcome(NamedTuple):
     summary: Summary | None
     """None: it did not run, or left nothing to read."""
     reason: str | None
-    """Why there are no figures of it; None where there are."""
+    """Why it did not end well; figures there may be of programs alone, of which one failed."""
     earlier: bool = False
     """An earlier bench made it."""
     stopped: bool = False
@@ -333,7 +336,8 @@ def _cell(
     config = convert(renamed(values, where), RunConfig, where)
     parts = [row.name, config.profile, f"{config.clients}c" if config.clients else None]
     parts += map(str, varied.values())
-    parts += [f"seed{config.seed}", f"run{repeat + 1}" if bench.repeat > 1 else None]
+    drawn = None if row.programs else f"seed{config.seed}"
+    parts += [drawn, f"run{repeat + 1}" if bench.repeat > 1 else None]
     name = "-".join(part for part in parts if part)
     return Cell(name, row, config, varied=varied)
 

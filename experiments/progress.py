@@ -130,7 +130,7 @@ class Lines:
         if outcome.earlier:
             self._say(f"{head}: there already")
         elif took_s is not None:
-            result = "done" if outcome.summary else f"FAILED: {outcome.reason}"
+            result = f"FAILED: {outcome.reason}" if outcome.reason else "done"
             left = course.time_left() if place < len(course.cells) and not outcome.stopped else ""
             more = f"; {left}" if left else ""
             self._say(f"{head}: {result} after {human_seconds(took_s)}{more}")
@@ -199,7 +199,7 @@ def table(course: BenchProgress, rows: int) -> Table:
 
 
 def _ended(outcome: Outcome) -> Text:
-    if outcome.summary is None:
+    if outcome.summary is None or outcome.reason:
         return styled(outcome.reason or "no result", "red")
     metric = curves.metric(outcome.summary)
     best = curves.best(curves.points(outcome.summary, metric), metric)

@@ -1,4 +1,4 @@
-"""The runner of a bench: each run as `launch` makes it, in a process of its own."""
+"""The runner of a bench: each run as `launch` or `exec` makes it, in a process of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,11 @@ from experiments.plan import INTERRUPTED, Bench, Cell, Outcome
 from experiments.progress import BenchProgress, Progress, last_line
 from testbed import files
 from testbed.config_error import ConfigError
+from testbed.exec import config as configuration
+from testbed.exec.config import Request
 from testbed.processes import signals
 from testbed.processes.child import Child
+from testbed.processes.environment import original_environment
 from testbed.record.run_summary import Summary
 from testbed.report import summaries
 from testbed.run import client_links
@@ -32,6 +35,8 @@ LEAVE_LIMIT_S = 30.0
 POLL_S = 0.2
 LOG = "launch.log"
 """In a cell's folder: what its last run said."""
+SUMMARIES = "*/summary.json"
+"""Likewise, those of its runs."""
 
 
 @contextlib.contextmanager
@@ -120,12 +125,15 @@ def conduct(
         else:
             course.begin(place / LOG)
             progress.began(course)
+            before = set(place.glob(SUMMARIES))
             try:
                 reason = _run(cell, place, lambda: progress.ticked(course))
             except signals.Interrupted:
                 stopped, reason = True, INTERRUPTED
             summary = finished(place)
             outcome = Outcome(cell, summary, None if summary else reason, stopped=stopped)
+            if cell.row.programs and summary is None and not stopped:
+                outcome = _failed(outcome, set(place.glob(SUMMARIES)) - before)
         course.end(outcome)
         progress.ended(course)
         yield outcome
@@ -133,12 +141,22 @@ def conduct(
 
 def finished(place: Path) -> Summary | None:
     """The summary of the cell's last run that ended well."""
-    for path in sorted(place.glob("*/summary.json"), reverse=True):
+    for path in sorted(place.glob(SUMMARIES), reverse=True):
         with contextlib.suppress(ConfigError):
             summary = summaries.load(path)
             if summary.status == "ok":
                 return summary
     return None
+
+
+def _failed(outcome: Outcome, paths: Collection[Path]) -> Outcome:
+    """The outcome of programs of which one failed, with what they did until then."""
+    for path in paths:
+        with contextlib.suppress(ConfigError):
+            summary = summaries.load(path)
+            if any(row.code is not None for row in summary.programs):
+                return outcome._replace(summary=summary, reason=summary.reason or outcome.reason)
+    return outcome
 
 
 def _run(cell: Cell, place: Path, tick: Callable[[], None]) -> str:
@@ -148,15 +166,22 @@ def _run(cell: Cell, place: Path, tick: Callable[[], None]) -> str:
     """
     place.mkdir(parents=True, exist_ok=True)
     config, log = place / "config.toml", place / LOG
-    write(cell.config, config)
-    command = [sys.executable, str(CLI), "launch", f"--config={config}", f"--out={place}"]
+    # Its last words are shown elsewhere, and programs are to find their user's environment.
+    environment = {**os.environ, "NO_COLOR": "1"}
+    words = ["launch", f"--config={config}"]
+    if cell.row.programs is None:
+        write(cell.config, config)
+    else:
+        configuration.write(Request(cell.config, cell.row.programs), config)
+        words = ["exec", f"--file={config}", "--plain"]
+        environment = original_environment()
+    command = [sys.executable, str(CLI), *words, f"--out={place}"]
 
     def launch() -> None:
         output = files.created(log)
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
-        os.environ["NO_COLOR"] = "1"  # Its last words are shown elsewhere.
-        os.execv(command[0], command)
+        os.execve(command[0], command, environment)
 
     with signals.handled(signals.interrupt):
         child = Child("launch", launch)

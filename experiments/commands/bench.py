@@ -75,6 +75,14 @@ def _grid(
     help="Rows of the comparison, such as fedavg,fedpeft:variant=bias; may be repeated.",
 )
 @click.option(
+    "--exec",
+    "programs",
+    shell_complete=common.offers("file"),
+    multiple=True,
+    metavar="FILE.toml",
+    help="Instead of methods: programs as exec takes them in a file, a row each; may be repeated.",
+)
+@click.option(
     "--profiles",
     shell_complete=common.offers("profile"),
     callback=_list,
@@ -131,6 +139,7 @@ def _grid(
 def bench(
     preset: str | None,
     methods: tuple[str, ...],
+    programs: tuple[str, ...],
     profiles: list[str],
     stages: list[str],
     vary: dict[str, list[Any]],
@@ -145,7 +154,7 @@ def bench(
     output: terminal.Output,
     **flags: Any,
 ) -> None:
-    """Compare methods over link profiles: many runs, one table.
+    """Compare methods, or programs, over link profiles: many runs, one table.
 
     \b
     Examples:
@@ -154,6 +163,7 @@ def bench(
       python cli.py bench --methods=fedavg --stages=none,int8,topk:k=0.01,feedback=true+deflate
       python cli.py bench --preset=digits --seeds=0,1,2 --grid learning_rate=0.001,0.003,0.01
       python cli.py bench --preset=fedpeft-table --profiles=ethernet --device-class=server
+      python cli.py bench --exec=net.toml --profiles=4g,wifi --clients=2,8 --repeat=3
     """
     from experiments import bench as benching
 
@@ -169,4 +179,4 @@ def bench(
         "grid": grid,
         "grid_seeds": grid_seeds,
     }
-    sys.exit(benching.bench(preset, methods, axes, repeat, run, out, budget, output))
+    sys.exit(benching.bench(preset, methods, programs, axes, repeat, run, out, budget, output))

@@ -99,6 +99,12 @@ def _runs_and_benches() -> Iterable[str]:
     return [*sorted(path.parent.as_posix() for path in RESULTS.glob("*/bench.json")), *_runs()]
 
 
+def _networks() -> Iterable[str]:
+    from testbed.library import places
+
+    return [folder.name for folder in places.up()]
+
+
 _NAMES: dict[str, Callable[[], Iterable[str]]] = {
     "profile": _profiles,
     "method": _methods,
@@ -113,6 +119,7 @@ _NAMES: dict[str, Callable[[], Iterable[str]]] = {
     "compute": _one_of("compute"),
     "partition": _one_of("partition"),
     "evaluation": _one_of("eval_on"),
+    "network": _networks,
     "file": tuple,
     "folder": tuple,
     "run": _runs,

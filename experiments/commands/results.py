@@ -58,7 +58,7 @@ def links(run: Path, output: terminal.Output) -> None:
 
 @click.command()
 @click.argument("run", metavar="RUN", type=common.File(), shell_complete=common.offers("run"))
-@click.option("--csv", "as_csv", is_flag=True, help="rounds, clients, kinds and spans as CSV.")
+@click.option("--csv", "as_csv", is_flag=True, help="rounds, clients and more, as CSV.")
 @click.option("--tensorboard", is_flag=True, help="Event files for TensorBoard.")
 @click.option(
     "--out",
@@ -114,25 +114,34 @@ def compare(
 ) -> None:
     """Hold runs against one another: a table, and a page with their curves.
 
-    RUN is a run's folder, or a bench's with all its runs.
+    RUN is a run's folder, of launch or of exec, or a bench's with all its runs.
 
     \b
     Examples:
       python cli.py compare results/RUN results/OTHER-RUN
       python cli.py compare results/bench-digits --target=0.9
     """
+    from rich.console import Group
+
     from testbed.report import claims, comparability, comparison, comparison_page
+    from testbed.report import program_comparison as programs
 
     found = comparison.runs(runs)
-    aim = None if target is None else comparison.aimed(target, found)
-    rows, reached = comparison.compare(found, aim)
+    taught, others = comparison.parted(found)
+    aim = None if target is None else comparison.aimed(target, taught)
+    rows, reached = comparison.compare(taught, aim)
+    ran = programs.ran(others)
     notes = comparability.notes(found, aim)
     try:
-        path = comparison_page.write(rows, reached, runs, out, notes, claims.read(runs))
+        path = comparison_page.write(rows, reached, runs, out, notes, claims.read(runs), ran)
     except OSError as error:
         raise ConfigError(f"--out {out}: cannot write the page: {error.strerror}") from error
-    output.show(comparison.table(rows, reached), comparison.data(rows, reached, notes))
-    for text in [*(comparison.sentence(row, reached) for row in rows), *notes]:
+    tables = [comparison.table(rows, reached)] if rows else []
+    tables += [programs.table(ran)] if ran else []
+    data = comparison.data(rows, reached, notes) | {"programs": programs.data(ran)}
+    output.show(Group(*tables), data)
+    said = [*(comparison.sentence(row, reached) for row in rows), *map(programs.sentence, ran)]
+    for text in [*said, *notes]:
         output.say(text)
     output.result("comparison", path)
 

@@ -138,11 +138,15 @@ def _split(values: Mapping[str, Any], where: str) -> Request:
             raise ConfigError(f"{where}: nodes.{name} = {table!r}: must be a table")
         convert(table, NodeConfig, f"{where}: nodes.{name}")
     request = Request(convert(links, RunConfig, where), convert(programs, ExecConfig, where))
-    _refuse_other_clocks(request.links, asked="dilation" in values)
+    refuse_other_clocks(request.links, asked="dilation" in values)
     return request
 
 
-def _refuse_other_clocks(links: RunConfig, *, asked: bool) -> None:
+def refuse_other_clocks(links: RunConfig, *, asked: bool) -> None:
+    """Raises ConfigError of links, or a clock, that programs of others do not go by.
+
+    ``asked``: whether the dilation was asked for.
+    """
     if links.links == "loopback":
         raise ConfigError(
             "links = 'loopback': a program of another's does not go through that relay; take "

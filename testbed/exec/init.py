@@ -10,11 +10,13 @@ import resource
 import selectors
 import signal
 import time
+from collections.abc import Mapping
+from pathlib import Path
 
 from testbed.exec.costs import Costs, listens
 from testbed.exec.flows import Flows
 from testbed.exec.isolation import View, isolate
-from testbed.exec.jobs import PRIVATE, Job
+from testbed.exec.jobs import HOSTS, PRIVATE, Job, named
 from testbed.exec.lines import (
     Await,
     Began,
@@ -46,6 +48,8 @@ def serve(job: Job, view: View, channel: Channel, files: int, output: tuple[int,
 
     ``files``: most that the program may open. ``output``: descriptors of its two streams.
     """
+    # Before what holds it may be covered.
+    hosts = [Path(source).read_text() for source, seen in view.files if seen == HOSTS]
     try:
         missing = isolate(view)
     except LinkError as error:
@@ -55,12 +59,20 @@ def serve(job: Job, view: View, channel: Channel, files: int, output: tuple[int,
         path = job.environment.get(name, "")
         if path.startswith(PRIVATE):
             os.makedirs(path, exist_ok=True)
-    _Init(job, channel, files, output).run(missing)
+    _Init(job, channel, files, output, named(*hosts)).run(missing)
 
 
 class _Init:
-    def __init__(self, job: Job, channel: Channel, files: int, output: tuple[int, int]) -> None:
-        self._job, self._channel = job, channel
+    def __init__(
+        self,
+        job: Job,
+        channel: Channel,
+        files: int,
+        output: tuple[int, int],
+        nodes: Mapping[str, str],
+    ) -> None:
+        """``nodes``: names by address."""
+        self._job, self._channel, self._nodes = job, channel, nodes
         self._files, self._output = files, output
         self._costs = Costs()
         self._flows: Flows | None = None
@@ -88,7 +100,7 @@ class _Init:
             except OSError as error:
                 missing.append(f"bytes by flow ({error.strerror})")
             try:
-                self._names = NameServer()
+                self._names = NameServer(self._nodes)
                 selector.register(self._names.socket, selectors.EVENT_READ)
             except OSError as error:
                 missing.append(f"names that are looked up ({error.strerror})")

@@ -12,6 +12,7 @@ INTERFACE = "wire0"
 SHELL = "/bin/sh"
 KEPT_VARIABLES = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "HOME")
 """Whose folders stay to be had, where they are in a folder that a node has of its own."""
+HOSTS = "/etc/hosts"
 PRIVATE = ("/tmp", "/dev/shm")
 """Folders that each node has of its own, empty."""
 
@@ -119,6 +120,12 @@ def hosts(layout: Plan) -> str:
     """The hosts file of all nodes."""
     lines = ["127.0.0.1 localhost", *(f"{each.address} {each.name}" for each in layout.nodes)]
     return "".join(f"{line}\n" for line in lines)
+
+
+def named(text: str) -> dict[str, str]:
+    """Nodes by address, of the hosts file of all."""
+    _, *lines = text.splitlines()
+    return dict(line.split(" ", 1) for line in lines)
 
 
 def name_service(text: str) -> str:

@@ -5,10 +5,13 @@ the signals that it is sent, and ends as the command does. Imports nothing of ou
 at once.
 """
 
+import contextlib
 import ctypes
+import fcntl
 import os
 import signal
 import sys
+import termios
 
 KINDS = ("user", "net", "mnt", "uts", "ipc", "pid")
 KILL_ALL = getattr(signal, "SIGRTMIN", signal.SIGUSR2)
@@ -17,6 +20,8 @@ HANDED_ON = {
     *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT),
     *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGCONT),
 }
+FROM_TERMINALS = (signal.SIGINT, signal.SIGQUIT)
+"""Of these, those that a terminal sends to all that a command has in its group."""
 _PR_SET_PDEATHSIG = 1
 _NOT_FOUND, _NOT_JOINED = 127, 125
 
@@ -39,12 +44,19 @@ def main() -> None:
             if ended:
                 end_as(status)
         elif found.si_signo == KILL_ALL:
-            try:
-                os.killpg(child, signal.SIGKILL)
-            except ProcessLookupError:  # It has yet to begin its session.
-                os.kill(child, signal.SIGKILL)
+            send_all(child, signal.SIGKILL)
+        elif found.si_signo in FROM_TERMINALS:
+            send_all(child, found.si_signo)
         else:
             os.kill(child, found.si_signo)
+
+
+def send_all(child: int, number: int) -> None:
+    """Send a signal to the command and its group."""
+    try:
+        os.killpg(child, number)
+    except ProcessLookupError:  # It has yet to begin its session.
+        os.kill(child, number)
 
 
 def enter(pid: str) -> None:
@@ -67,6 +79,8 @@ def become(command: list[str], folder: str) -> None:
     """Be the command, in a session of its own. Never returns."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     os.setsid()
+    with contextlib.suppress(OSError):  # Of no terminal, or of another session's.
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -1,7 +1,8 @@
 """The keeper of a Network: a process of one thread that holds its links and nodes.
 
 A caller may have threads, which may neither fork nor enter a user namespace. So this is a program
-of its own; it ends, and everything with it, when its channel closes or its caller is gone.
+of its own; it ends, and everything with it, when its channel closes or its caller is gone, but for
+a network that is to stay: that one ends when a visitor asks for it.
 """
 
 import contextlib
@@ -15,19 +16,19 @@ import tempfile
 import time
 from pathlib import Path
 
-import msgspec
-
 from testbed.config_error import ConfigError
 from testbed.exec import jobs
 from testbed.exec.isolation import OWN, View, isolate
 from testbed.fidelity.checks import Certificate
 from testbed.fidelity.prober import Prober
+from testbed.library.lines import Asked, Built, Count, Counted, Order, Refused, Shape, Stay
+from testbed.library.places import Place
+from testbed.library.visits import Visits
 from testbed.links import choice
-from testbed.links.interface import LinkCounters, LinkError
+from testbed.links.interface import LinkError
 from testbed.links.interface import Network as Links
 from testbed.links.linux import namespaces
 from testbed.machine import limits
-from testbed.network.direction import Direction
 from testbed.network.topology import Node, Plan
 from testbed.processes import confinement
 from testbed.processes.channel import Channel
@@ -41,61 +42,22 @@ _DETACH = 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Asked(msgspec.Struct, frozen=True, tag="asked"):
-    """The first line to the keeper: the network to build."""
-
-    plan: Plan
-    links: str
-    certify: bool
-
-
-class Shape(msgspec.Struct, tag="shape"):
-    """An order that gives a node's link new parameters."""
-
-    node: int
-    up: Direction
-    down: Direction
-
-
-class Count(msgspec.Struct, tag="count"):
-    """An order to tell the links' counters."""
-
-
-class Built(msgspec.Struct, tag="built"):
-    """The keeper's word that the network is up."""
-
-    why: str
-    """The links' backend, and why that one."""
-    inits: list[int]
-    """The process that holds each node's namespaces."""
-    certificate: Certificate | None
-
-
-class Counted(msgspec.Struct, tag="counted"):
-    counters: list[LinkCounters]
-
-
-class Refused(msgspec.Struct, tag="refused"):
-    """The keeper's last line: what it cannot do, and whether that was wrong to ask for."""
-
-    reason: str
-    wrong: bool
-
-
-Order = Asked | Shape | Count
-Answer = Built | Counted | Refused
-
-
 def main() -> None:
     """Be the keeper, for whoever holds the other end of the descriptor that is the argument."""
     # A terminal's signals are for the caller, who tells by the channel's end.
     os.setsid()
+    # Ignored, as by nohup, it would be so in programs, too.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     channel = Channel(socket.socket(fileno=int(sys.argv[1])), Order, "the caller")
     caller = os.getppid()
+    visits = None
     with contextlib.ExitStack() as owned, contextlib.suppress(ConnectionError, ProcessLookupError):
         try:
             asked = channel.receive()
             layout = asked.plan
+            place = _place(asked, channel)
+            if place is not None:
+                owned.callback(place.remove)
             limits.allow(len(layout.nodes), streams=False)
             backend, why = choice.choose(asked.links, layout)
             if backend.name == "loopback":
@@ -109,10 +71,23 @@ def main() -> None:
             inits: list[int] = []
             owned.callback(_end, inits)
             _start_inits(layout, links, inits)
-            channel.send(Built(why, inits, certificate))
-            _serve(layout, links, channel, os.pidfd_open(caller))
+            built = Built(why, inits, certificate)
+            if place is not None:
+                visits = Visits(place, layout, built, links)
+                owned.callback(visits.close)
+            channel.send(built)
+            _serve(layout, links, channel, os.pidfd_open(caller), visits)
         except (ConfigError, LinkError) as error:
+            if visits is not None:
+                visits.tell_all(str(error))
             channel.send(Refused(str(error), isinstance(error, ConfigError)))
+
+
+def _place(asked: Asked, channel: Channel) -> Place | None:
+    """The place of a network that is visited; its descriptor is this process's own from now on."""
+    if asked.place is None:
+        return None
+    return Place(Path(asked.place), channel.descriptors.popleft())
 
 
 def _certificate(layout: Plan, links: Links) -> Certificate:
@@ -180,21 +155,36 @@ def _be_init(view: View, network: int, telling: int) -> None:
         signal.pause()
 
 
-def _serve(layout: Plan, links: Links, channel: Channel, caller: int) -> None:
+def _serve(
+    layout: Plan, links: Links, channel: Channel, caller: int, visits: Visits | None
+) -> None:
+    """Do what is asked until the network is to end; raises LinkError where it breaks."""
+    stays = False
     with selectors.DefaultSelector() as selector:
         for each in (channel, links, caller):
             selector.register(each, selectors.EVENT_READ)
-        while not channel.closed:
+        if visits is not None:
+            selector.register(visits, selectors.EVENT_READ)
+        while True:
             ready = [key.fileobj for key, _ in selector.select()]
-            if caller in ready:
-                return
             if (reason := links.failure()) is not None:
                 raise LinkError(reason)
-            for order in channel.drain() if channel in ready else ():
+            # Who has ended may have said something before.
+            for order in channel.drain() if not stays else ():
                 if isinstance(order, Shape):
                     links.shape(layout.nodes[order.node], order.up, order.down)
-                else:
+                elif isinstance(order, Count):
                     channel.send(Counted(links.counters()))
+                elif isinstance(order, Stay):
+                    stays = True
+                    selector.unregister(channel)
+                    selector.unregister(caller)
+            if not stays and (channel.closed or caller in ready):
+                return
+            if visits is not None and visits in ready:
+                visits.serve()
+                if visits.closing:
+                    return
 
 
 def _end(inits: list[int]) -> None:

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from testbed.config_error import ConfigError
-from testbed.exec import jobs
-from testbed.library import join, keeper
+from testbed.library import join, keeper, lines
+from testbed.library.launching import launch
+from testbed.library.places import LOG, Place
 from testbed.links.interface import LinkError
 from testbed.network.profiles import load, parse_mix
 from testbed.network.topology import Node, Plan, plan
@@ -84,12 +85,11 @@ class NetworkNode:
         """
         words = command if isinstance(command, str) else tuple(map(os.fspath, command))
         folder = os.path.abspath(cwd or ".")
-        job = jobs.job(
-            self._network.plan, self._node, words, os.environ, env or {}, folder, Path(folder)
+        found = launch(
+            self._network.plan, self._node, self._init, words, os.environ, env or {}, folder
         )
-        launcher = [sys.executable, "-I", "-S", join.__file__, str(self._init), *job.words]
-        del job.environment["WIRETUNE_DIR"]
-        return self._network.started(Program(launcher, env=job.environment, cwd=folder, **options))
+        program = Program(found.words, env=found.environment, cwd=folder, **options)
+        return self._network.started(program)
 
     def run(
         self,
@@ -157,7 +157,7 @@ class NetworkNode:
     def shape(self, profile: str) -> None:
         """Give this node's link another profile from now on."""
         found = load(profile)
-        self._network.tell(keeper.Shape(self._node.index, found.up, found.down))
+        self._network.tell(lines.Shape(self._node.index, found.up, found.down))
 
     @contextlib.contextmanager
     def here(self) -> Iterator[None]:
@@ -219,22 +219,37 @@ class Network:
         layout = plan(parse_mix(profile, clients), server)
         self._build(layout, links, certify=certify, strict=strict)
 
-    def _build(self, layout: Plan, links: str, *, certify: bool, strict: bool) -> None:
+    def _build(
+        self,
+        layout: Plan,
+        links: str,
+        *,
+        certify: bool,
+        strict: bool,
+        place: Place | None = None,
+    ) -> None:
         if links not in LINKS:
             choose("links", links, LINKS)
         self.plan = layout
         self._programs: list[Program] = []
         self._lock = threading.Lock()
         ours, theirs = socket.socketpair()
-        self._channel = Channel(ours, keeper.Answer, "the network's keeper")
-        with theirs:
+        self._channel = Channel(ours, lines.Answer, "the network's keeper")
+        with theirs, contextlib.ExitStack() as owned:
             handle = theirs.fileno()
             words = [sys.executable, "-P", "-c", f"{_KEEPER}; main()", str(handle)]
             nothing = subprocess.DEVNULL
-            self._keeper = subprocess.Popen(words, stdin=nothing, stdout=nothing, pass_fds=[handle])
+            # Whoever waits for the end of the caller's output is not to wait for a network's.
+            log = None if place is None else owned.enter_context((place.folder / LOG).open("wb"))
+            self._keeper = subprocess.Popen(
+                words, stdin=nothing, stdout=nothing, stderr=log, pass_fds=[handle]
+            )
         try:
-            self._channel.send(keeper.Asked(layout, links, certify or strict))
-            built = self._answer(keeper.Built, UP_LIMIT_S)
+            self._channel.send(
+                lines.Asked(layout, links, certify or strict, str(place.folder) if place else None),
+                () if place is None else (place.handle,),
+            )
+            built = self._answer(lines.Built, UP_LIMIT_S)
         except BaseException:
             self.close()
             raise
@@ -253,13 +268,13 @@ class Network:
     def bytes(self) -> dict[str, LinkBytes]:
         """Bytes on each node's access link so far, by its name."""
         with self._lock:
-            self._send(keeper.Count())
-            found = self._answer(keeper.Counted, ANSWER_LIMIT_S).counters
+            self._send(lines.Count())
+            found = self._answer(lines.Counted, ANSWER_LIMIT_S).counters
         names = [node.name for node in self.plan.nodes]
         each = [LinkBytes(one.up.bytes, one.down.bytes) for one in found]
         return dict(zip(names, each, strict=True))
 
-    def tell(self, order: keeper.Shape) -> None:
+    def tell(self, order: lines.Shape) -> None:
         with self._lock:
             self._send(order)
 
@@ -307,7 +322,7 @@ class Network:
             line = self._channel.receive(limit_s)
         except (ChannelClosed, TimeoutError) as error:
             raise LinkError(f"the network's keeper gave no answer: {error}") from error
-        if isinstance(line, keeper.Refused):
-            raise (ConfigError if line.wrong else LinkError)(line.reason)
+        if isinstance(line, lines.Refused):
+            raise line.error()
         assert isinstance(line, kind)
         return line

@@ -7,36 +7,38 @@ from collections.abc import Sequence
 from testbed.metrics import Target, words
 from testbed.record.run_summary import Summary
 from testbed.report import different_networks
-from testbed.report.comparison import Run, metrics_of, names
+from testbed.report.comparison import Run, metrics_of, names, parted
 from testbed.report.text import few
 
 
 def notes(found: Sequence[Run], target: Target | None = None) -> list[str]:
     """Reasons why these runs are not comparable, in sentences; ``target``: the one asked for."""
-    said = [] if target else _of_metrics(found)
+    taught, ran = parted(found)
+    said = _of_programs(taught, ran)
+    said += [] if target else _of_metrics(taught)
     backends = sorted({run.summary.links for run in found if run.summary.links})
     if len(backends) > 1:
         text = f"Runs over {' and '.join(backends)} links are not comparable with one another"
         if "loopback" in backends:
             text += ": over loopback links bytes on the wire are an estimate"
         said.append(f"{text}.")
-    modes = {run.summary.compute.mode for run in found}
+    modes = {run.summary.compute.mode for run in taught}
     if len(modes) > 1:
         said.append(
             "Runs of real and of modelled compute are not comparable with one another: minutes are "
             "of this machine in the one, of a device in the other."
         )
     machines = {_machine(run.summary) for run in found}
-    if len(machines) > 1 and "real" in modes:
+    if len(machines) > 1 and (ran or "real" in modes):
         said.append(
             f"The runs were made on {len(machines)} different machines "
             f"({'; '.join(sorted(machines))}), which shows in the minutes of real compute."
         )
-    said += _of_connections(found)
+    said += _of_connections(taught)
     # Methods' names are mostly the same in these.
     folders = [run.folder.name for run in found]
     said += different_networks.notes([run.summary for run in found], folders)
-    told = list(zip(names(found), found, strict=True))
+    told = [each for part in (taught, ran) for each in zip(names(part), part, strict=True)]
     wrong = [name for name, run in told if run.summary.fidelity.links.verdict == "fail"]
     if wrong:
         said.append(f"Links were not as their profiles say in {few(wrong)}.")
@@ -47,6 +49,34 @@ def notes(found: Sequence[Run], target: Target | None = None) -> list[str]:
     if called:
         said.append(f"Bytes of strangers are among those of {few(called)}.")
     return said
+
+
+def _of_programs(taught: Sequence[Run], ran: Sequence[Run]) -> list[str]:
+    """Notes on runs of programs: among those of methods, and those in which one failed."""
+    said = []
+    if taught and ran:
+        said.append(
+            f"No metric and no payload is known of programs ({few(names(ran))}): they are held "
+            "against methods by time and bytes on the wire alone, and are on no front."
+        )
+        paced = [name for name, run in zip(names(taught), taught, strict=True) if _paced(run)]
+        if paced:
+            said.append(
+                f"Minutes of {few(paced)} are of a clock that stands still or goes slower while "
+                "nodes compute; programs' seconds are of this machine's own."
+            )
+    failed = [
+        f"{name} ({run.summary.reason})"
+        for name, run in zip(names(ran), ran, strict=True)
+        if run.summary.status != "ok"
+    ]
+    if failed:
+        said.append(f"Seconds and bytes are of what programs got to in {few(failed)}.")
+    return said
+
+
+def _paced(run: Run) -> bool:
+    return run.summary.elastic or run.summary.dilation != 1
 
 
 def _of_metrics(found: Sequence[Run]) -> list[str]:

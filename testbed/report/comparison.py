@@ -19,11 +19,13 @@ from testbed.config_error import ConfigError
 from testbed.metrics import Target, words
 from testbed.network.topology import SERVER
 from testbed.record.run_summary import Summary
-from testbed.report import curves, different_networks, summaries
+from testbed.report import curves, different_networks, programs, summaries
 from testbed.report.curves import Point
 from testbed.report.svg import number
-from testbed.report.text import one_line
+from testbed.report.text import one_line, shortened
 
+MOST_LETTERS = 60
+"""Of an option's value in a name, such as a program's command."""
 TEXTS = ("run", "where")
 """Columns that are no figures."""
 
@@ -34,7 +36,7 @@ class Run(NamedTuple):
     folder: Path
     summary: Summary
     options: dict[str, Any]
-    """Of its method, and its payload stages; empty where there is no config.toml."""
+    """Of its method, and payload stages, or programs' commands; empty without a config.toml."""
 
 
 class Row(NamedTuple):
@@ -117,6 +119,8 @@ def _load(folder: Path) -> Run:
         config = tomllib.loads(text)
     except (OSError, ValueError, RecursionError):
         return Run(folder, summary, {})
+    if summary.programs:
+        return Run(folder, summary, programs.settings(summary, config))
     options = config.get("options")
     stages = {name: _chain(config.get(name)) for name in ("stage", "stage_down")}
     return Run(folder, summary, (options if isinstance(options, dict) else {}) | stages)
@@ -125,6 +129,12 @@ def _load(folder: Path) -> Run:
 def _chain(stages: object) -> str:
     """ "topk:k=0.01+deflate" """
     return "+".join(map(str, stages)) if isinstance(stages, list) and stages else "none"
+
+
+def parted(found: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """Runs of methods, and runs of programs, which have no metric."""
+    ran = [run for run in found if run.summary.programs]
+    return [run for run in found if not run.summary.programs], ran
 
 
 def places(found: Sequence[Run]) -> list[str]:
@@ -147,7 +157,8 @@ def _place(summary: Summary, tell_backend: bool, tell_mode: bool) -> str:
         device = ", real compute"
     backend = f", over {summary.links or 'no'} links" if tell_backend else ""
     split = "" if summary.evaluated.split == "test" else f", its {summary.evaluated.split} split"
-    return f"{summary.profile} with {clients}{server}, {summary.dataset}{split}{device}{backend}"
+    data = f", {summary.dataset}{split}" if summary.dataset else ""
+    return f"{summary.profile} with {clients}{server}{data}{device}{backend}"
 
 
 def metrics_of(found: Sequence[Run], target: Target | None) -> list[str]:
@@ -172,6 +183,8 @@ def aimed(text: str, found: Sequence[Run]) -> Target:
     whole = text
     if "=" not in text:
         own = sorted(set(metrics_of(found, None)))
+        if not own:
+            raise ConfigError(f"--target {text!r}: programs have no metric; leave it out")
         if len(own) > 1:
             raise ConfigError(
                 f"--target {text!r}: the runs are shown by {' and '.join(own)}; write METRIC=VALUE"
@@ -208,7 +221,7 @@ def names(found: Sequence[Run]) -> list[str]:
 def _own_name(run: Run, found: Sequence[Run]) -> str:
     peers = [each for each in found if each.summary.method == run.summary.method]
     differ = [
-        f"{name}={value}"
+        f"{name}={shortened(str(value), MOST_LETTERS)}"
         for name, value in run.options.items()
         if len({str(each.options.get(name)) for each in peers}) > 1
     ]

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from testbed.metrics import Target, one_of, words
-from testbed.report import claims, comparison, html, svg
+from testbed.report import claims, comparison, html, program_comparison, svg
 from testbed.report.claims import Examined
 from testbed.report.comparison import Row
 from testbed.report.html import Markup, section, table, tag
+from testbed.report.program_comparison import Ran
 from testbed.report.svg import Curve
 
 NAME = "comparison.html"
@@ -21,16 +22,17 @@ def page(
     target: Target | None,
     notes: Sequence[str] = (),
     examined: Sequence[Examined] = (),
+    ran: Sequence[Ran] = (),
 ) -> str:
-    """``notes``: what keeps these runs from being comparable; ``examined``: papers' claims."""
-    title = f"{len(rows)} runs compared"
+    """``notes``: what keeps these runs from being comparable; ``examined``: papers' claims;
+    ``ran``: runs of programs."""
+    title = f"{len(rows) + len(ran)} runs compared"
     # A run's colour goes with its name, on every network.
     styles = {name: n for n, name in enumerate(dict.fromkeys(row.name for row in rows))}
-    head, *lines = comparison.cells(rows, target)
     places = list(dict.fromkeys(row.where for row in rows))
     return html.page(
         title,
-        tag("header", tag("h1", title), *_lead(rows, target, notes)),
+        tag("header", tag("h1", title), *_lead(rows, target, notes, ran)),
         *_claims(examined),
         *(
             _place(
@@ -42,18 +44,9 @@ def page(
             )
             for n, place in enumerate(places, start=1)
         ),
-        section(
-            "table",
-            "Every run",
-            table(
-                "Minutes are of rounds; MB are of all clients, both ways, on the wire",
-                head,
-                lines,
-                sum(name in comparison.TEXTS for name in head),
-            ),
-            tag("p", _FRONT, class_="note"),
-        ),
-        section("folders", "Where they are", _folders(rows)),
+        *_every_run(rows, target),
+        *program_comparison.sections(ran),
+        section("folders", "Where they are", _folders(rows, ran)),
     )
 
 
@@ -64,6 +57,7 @@ def write(
     out: Path | None,
     notes: Sequence[str] = (),
     examined: Sequence[Examined] = (),
+    ran: Sequence[Ran] = (),
 ) -> Path:
     """Write the page to ``out``, or into the bench's folder, or beside the first run's.
 
@@ -73,7 +67,7 @@ def write(
     first = folders[0]
     bench = len(folders) == 1 and not (first / "summary.json").is_file()
     path = out or (first if bench else first.resolve().parent) / NAME
-    html.write(path, page(rows, target, notes, examined))
+    html.write(path, page(rows, target, notes, examined, ran))
     return path
 
 
@@ -83,11 +77,27 @@ _FRONT = (
 )
 
 
-def _lead(rows: Sequence[Row], target: Target | None, notes: Sequence[str]) -> list[Markup]:
-    said = [tag("li", comparison.sentence(row, target)) for row in rows[:MOST_SENTENCES]]
-    if len(rows) > MOST_SENTENCES:
-        said.append(tag("li", f"{len(rows) - MOST_SENTENCES} more are in the table."))
-    if target is None:
+def _every_run(rows: Sequence[Row], target: Target | None) -> list[Markup]:
+    if not rows:
+        return []
+    head, *lines = comparison.cells(rows, target)
+    caption = "Minutes are of rounds; MB are of all clients, both ways, on the wire"
+    texts = sum(name in comparison.TEXTS for name in head)
+    found = table(caption, head, lines, texts)
+    return [section("table", "Every run", found, tag("p", _FRONT, class_="note"))]
+
+
+def _lead(
+    rows: Sequence[Row], target: Target | None, notes: Sequence[str], ran: Sequence[Ran]
+) -> list[Markup]:
+    told = [comparison.sentence(row, target) for row in rows]
+    told += map(program_comparison.sentence, ran)
+    said = [tag("li", text) for text in told[:MOST_SENTENCES]]
+    if len(told) > MOST_SENTENCES:
+        said.append(tag("li", f"{len(told) - MOST_SENTENCES} more are in the table."))
+    if not rows:
+        first = "What programs took, and what they moved:"
+    elif target is None:
         metric = comparison.common_metric(rows)
         first = "The runs have no metric in common, so there is no target to compare at."
         if metric is not None:
@@ -141,6 +151,7 @@ def _place(
     )
 
 
-def _folders(rows: Sequence[Row]) -> Markup:
+def _folders(rows: Sequence[Row], ran: Sequence[Ran]) -> Markup:
     cells = [(row.name, row.where, row.folder, row.status) for row in rows]
+    cells += [(row.name, row.where, row.folder, row.status) for row in ran]
     return table("Runs and their folders", ("run", "where", "folder", "status"), cells, 4)

@@ -36,7 +36,7 @@ def export(run: Path, forms: Sequence[str], out: Path | None = None) -> list[Pat
 
 def _write(story: Story, forms: Sequence[str], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    found = tables.write(story.summary, folder) if "csv" in forms else []
+    found = tables.write(story.summary, folder, story.readings) if "csv" in forms else []
     if "tensorboard" in forms:
-        found.append(tensorboard.write(story.summary, story.config, folder))
+        found.append(tensorboard.write(story, folder))
     return found

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from testbed.config_error import ConfigError
 from testbed.metrics import words
-from testbed.report import curves, summaries
+from testbed.report import curves, programs, summaries
 from testbed.report.svg import number
 from testbed.report.text import one_line
 
@@ -46,6 +46,10 @@ def _row(path: Path) -> dict[str, Any]:
     row |= {"clients": summary.clients, "rounds": summary.rounds_done}
     row |= {"accuracy": best if metric == "accuracy" else None, "metric": metric, "best": best}
     row["minutes"] = points[-1].minutes
+    if summary.programs:
+        seconds = programs.longest_s(summary)
+        row |= {"minutes": None if seconds is None else seconds / 60, "metric": None}
+        row["exits"] = programs.exits(summary)
     return {**row, "wire_mb": summary.bytes.wire.both / 1e6}
 
 
@@ -64,7 +68,7 @@ def table(found: Iterable[dict[str, Any]]) -> Table:
         named = "" if one else f"{words(str(row.get('metric')))} "
         own = {**row, "status": _status(row)}
         shown.add_row(
-            *(one_line(str(own.get(name, "-"))) for name in columns),
+            *("-" if own.get(name) is None else one_line(str(own[name])) for name in columns),
             "-" if best is None else f"{named}{best:.3f}",
             "-" if minutes is None else number(minutes),
             "-" if wire is None else number(wire),

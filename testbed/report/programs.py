@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from rich.table import Table
 
@@ -14,7 +16,10 @@ from testbed.record.run_summary import Summary
 from testbed.record.summary import SummaryBuilder
 from testbed.report.progress import human_bytes
 from testbed.report.terminal import Output
-from testbed.report.text import one_line
+from testbed.report.text import few, one_line
+
+MOST_ROLES = 4
+"""Of clients: beyond them all are one."""
 
 
 class Line(Protocol):
@@ -95,6 +100,103 @@ def ending(program: Program) -> str:
     if program.code is None:
         return "-"
     return f"stopped ({program.code})" if program.stopped else str(program.code)
+
+
+class Role(NamedTuple):
+    """Nodes that have one command, and what became of it."""
+
+    name: str
+    """ "server", "clients", "client-1, client-3" """
+    nodes: int
+    command: str
+    """Of the first of them."""
+    exits: str
+    """ "0", "3 x 0, 1 x 28" """
+    seconds: tuple[float, float] | None
+    """The least and the most that one of them ran; None: none has ended."""
+    cpu_s: float
+    """Of all of them."""
+    memory_mb: float | None
+    """The most that one had to itself."""
+    up: int | None
+    """Bytes on the wire of all of them, and ``down`` likewise; None of the server."""
+    down: int | None
+    resent_segments: int
+
+
+def roles(summary: Summary) -> list[Role]:
+    """Roles of a run's nodes, the server first."""
+    server = [row for row in summary.programs if row.node == SERVER]
+    clients: dict[str, list[Program]] = {}
+    for row in summary.programs:
+        if row.node != SERVER:
+            clients.setdefault(row.command, []).append(row)
+    if len(clients) > MOST_ROLES:
+        clients = {"": [row for own in clients.values() for row in own]}
+    names = ["clients"] if len(clients) == 1 else [few(_nodes(own)) for own in clients.values()]
+    found = [_role(summary, SERVER, server)] if server else []
+    return found + [_role(summary, n, own) for n, own in zip(names, clients.values(), strict=True)]
+
+
+def _nodes(own: Sequence[Program]) -> list[str]:
+    return [row.node for row in own]
+
+
+def _role(summary: Summary, name: str, own: Sequence[Program]) -> Role:
+    nodes = set(_nodes(own))
+    used = [row for row in summary.processes if row.node in nodes]
+    wires = [row.bytes.wire for row in summary.per_client if row.name in nodes]
+    ran = [row.seconds for row in own if row.seconds is not None]
+    return Role(
+        name,
+        len(own),
+        own[0].command,
+        endings(own),
+        (min(ran), max(ran)) if ran else None,
+        sum(row.cpu_s for row in used),
+        max((row.peak_private_mb or 0.0 for row in used), default=0.0) or None,
+        sum(wire.up for wire in wires) if wires else None,
+        sum(wire.down for wire in wires) if wires else None,
+        sum(flow.resent_segments for row in own for flow in row.flows),
+    )
+
+
+def endings(own: Sequence[Program]) -> str:
+    """ "0", "3 x 0, 1 x 28" """
+    found = Counter(map(ending, own))
+    if len(found) == 1:
+        return next(iter(found))
+    return ", ".join(f"{count} x {text}" for text, count in found.items())
+
+
+def exits(summary: Summary) -> str:
+    """ "server stopped (143); clients 3 x 0, 1 x 28" """
+    return "; ".join(f"{role.name} {role.exits}" for role in roles(summary))
+
+
+def longest_s(summary: Summary) -> float | None:
+    """Seconds of the program that ran longest, of those that nobody asked to end if there are any.
+
+    None: none has ended.
+    """
+    ran = [(not row.stopped, row.seconds) for row in summary.programs if row.seconds is not None]
+    return max(ran)[1] if ran else None
+
+
+def resent_segments(summary: Summary) -> int:
+    """Segments that TCP sent again, of all nodes."""
+    return sum(flow.resent_segments for row in summary.programs for flow in row.flows)
+
+
+def settings(summary: Summary, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Commands by role and variables of all nodes, which may tell a run from another.
+
+    ``config``: its config.toml.
+    """
+    env = config.get("env")
+    return {role.name: role.command for role in roles(summary)} | (
+        env if isinstance(env, dict) else {}
+    )
 
 
 class FlowRow(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 
 from testbed.network.topology import SERVER
@@ -14,7 +13,8 @@ from testbed.record.run_summary import Summary
 from testbed.report import doubts, html, svg
 from testbed.report.html import Markup, facts, section, table, tag
 from testbed.report.programs import HEADS, flows, rows
-from testbed.report.read import Reading, Story
+from testbed.report.rates import rates
+from testbed.report.read import Story
 from testbed.report.rounds_section import timeline_section
 from testbed.report.svg import Curve, number
 from testbed.report.text import few
@@ -28,7 +28,6 @@ from testbed.report.trouble_sections import (
 MOST_CURVES = 6
 MOST_ROWS = 200
 MOST_FLOWS = 50
-BINS = 240
 
 
 def page(story: Story, folder: Path) -> str:
@@ -72,7 +71,17 @@ def result(story: Story) -> str:
         f"{number(wire.both / 1e6)} MB crossed the clients' links "
         f"({number(wire.up / 1e6)} up, {number(wire.down / 1e6)} down)."
     )
-    return text if summary.status == "ok" else f"{text} {how_it_ended(summary)}"
+    if summary.status == "ok":
+        return text
+    return f"{text} {how_it_ended(summary)} {_when_bytes_stopped(story)}"
+
+
+def _when_bytes_stopped(story: Story) -> str:
+    last = last_bytes(story)
+    if not last:
+        return "No bytes were seen to cross a link."
+    told = few([f"{node}'s at {at:.1f} s" for node, at in last.items()])
+    return f"The last bytes crossed links {max(last.values()):.1f} s after programs began: {told}."
 
 
 def _tiles(summary: Summary) -> Markup:
@@ -139,34 +148,12 @@ def _rates_section(story: Story) -> Markup:
         most = max(y for curve in found for _, y in curve.points)
         description = f"{len(found)} of {len(clients)} clients; at most {number(most)} kB/s."
         label = f"kB/s {word}"
-        drawn = svg.curves(f"{label} by client", description, found, "seconds", label, marks=0)
+        drawn = svg.curves(f"{label} by client", description, found, "seconds", label, marks=None)
         names = svg.legend((curve.name, curve.style) for curve in found)
         plots.append(
             svg.figure(f"{word} on the wire, of {few([c.name for c in found])}", names, drawn)
         )
     return section("rates", title, tag("div", *plots, class_="plots"))
-
-
-def rates(readings: Sequence[Reading], place: int, way: int) -> list[tuple[float, float]]:
-    """(seconds, kB/s) of one direction of a node's link, in at most BINS equal steps.
-
-    Between two readings bytes are taken to have passed evenly.
-    """
-    began, ended = readings[0].t, readings[-1].t
-    count = min(BINS, len(readings) - 1)
-    width = (ended - began) / count or 1e-9
-    sums = [0.0] * count
-    for before, after in itertools.pairwise(readings):
-        size = after.bytes[place][way] - before.bytes[place][way]
-        if size <= 0 or after.t <= before.t:
-            continue
-        first = min(count - 1, int((before.t - began) / width))
-        last = min(count - 1, int((after.t - began) / width))
-        for bin_ in range(first, last + 1):
-            low = max(before.t, began + bin_ * width)
-            high = min(after.t, began + (bin_ + 1) * width)
-            sums[bin_] += size * max(0.0, high - low) / (after.t - before.t)
-    return [((n + 0.5) * width, size / width / 1000) for n, size in enumerate(sums)]
 
 
 def _bytes_section(summary: Summary) -> Markup:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from testbed.report.html import Markup, join, tag
+from testbed.report.text import shortened
 
 WIDTH, HEIGHT = 440, 290
 LEFT, RIGHT, TOP, BOTTOM = 60, 14, 12, 46
@@ -79,11 +80,12 @@ def curves(
     found: Sequence[Curve],
     x_label: str,
     y_label: str,
-    marks: int = MARKS,
+    marks: int | None = MARKS,
 ) -> Markup:
     """Curves over an x axis from 0, or a logarithmic one where they end far apart.
 
-    ``marks``: how many of the page's are for this plot. Both ends of a curve always have one.
+    ``marks``: how many of the page's are for this plot. Both ends of a curve always have one; None:
+    there are none, all points that a curve can have, and heights from 0, as rates are seen.
     """
     ends = [curve.points[-1][0] for curve in found if curve.points and curve.points[-1][0] > 0]
     logarithmic = bool(ends) and max(ends) / min(ends) >= LOG_FROM
@@ -92,7 +94,7 @@ def curves(
     points = [point for curve in found for point in curve.points]
     xs, ys = [x for x, _ in points] or [1.0], [y for _, y in points] or [0.0, 1.0]
     x_low, x_high = (min(xs) if logarithmic else 0.0), max(xs) or 1.0
-    y_low, y_high = min(ys), max(ys)
+    y_low, y_high = 0.0 if marks is None else min(ys), max(ys)
     margin = 0.06 * (y_high - y_low) or 0.05
     y_low, y_high = max(0.0, y_low - margin), min(1.0, y_high + margin) if max(ys) <= 1 else y_high
 
@@ -120,13 +122,15 @@ def curves(
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, label, "middle"))
     middle = (TOP + HEIGHT - BOTTOM) / 2
     parts.append(_text(12, middle, y_label, "middle", transform=f"rotate(-90 12 {middle:g})"))
-    share = marks // max(1, len(found))
-    most_marks = max(2, min(MOST_MARKS, share))
-    most_points = max(2, min(MOST_POINTS, POINTS_A_MARK * share))
+    most_marks, most_points = 0, MOST_POINTS
+    if marks is not None:
+        share = marks // max(1, len(found))
+        most_marks = max(2, min(MOST_MARKS, share))
+        most_points = max(2, min(MOST_POINTS, POINTS_A_MARK * share))
     for curve in found:
         at = [(across(x), down(y)) for x, y in curve.points]
         parts.append(_path([at[n] for n in thinned(len(at), most_points)], curve.style))
-        for n in thinned(len(at), most_marks):
+        for n in thinned(len(at), most_marks) if most_marks else ():
             own_x, own_y = curve.points[n]
             tip = f"{curve.name}: {y_label} {own_y:.3f}, {number(own_x)} {x_label}"
             solid = not curve.filled or curve.filled[n]
@@ -230,7 +234,7 @@ def strips(
     parts = []
     for index, row in enumerate(rows):
         y = 8 + index * (high + gap) + high / 2
-        parts.append(_text(left - 8, y + 4, _short(row.name, 13), "end", class_="name"))
+        parts.append(_text(left - 8, y + 4, shortened(row.name, 13), "end", class_="name"))
         for first, last, state in row.runs:
             x, reach = left + first / columns * area, (last - first) / columns * area
             paths.setdefault(state, []).append(f"M{x:.1f} {y:g}h{reach:.1f}")
@@ -259,7 +263,7 @@ def bars(
     parts = []
     for index, (name, stack, after) in enumerate(rows):
         x, y = float(left), 4 + index * (high + gap)
-        parts.append(_text(left - 8, y + 15, _short(name, 12), "end", class_="name"))
+        parts.append(_text(left - 8, y + 15, shortened(name, 12), "end", class_="name"))
         for amount, fill in stack:
             reach = amount / most * (width - left - right)
             parts.append(
@@ -289,7 +293,7 @@ def dots(
     parts = [band, _line(across(0), 2, across(0), bottom, "axis")]
     for index, (name, found) in enumerate(rows):
         y = 6 + index * high + high / 2
-        parts.append(_text(left - 12, y + 4, _short(name, 19), "end", class_="name"))
+        parts.append(_text(left - 12, y + 4, shortened(name, 19), "end", class_="name"))
         for deviation, ok in found:
             parts.append(mark(across(deviation), y, 0 if ok else 1, ok))
     for at, label in ((-3, "≤ -3"), (-1, "-1"), (0, "0"), (1, "1"), (3, "≥ 3")):
@@ -318,10 +322,6 @@ def drawing(
 
 def figure(caption: str, *inside: Markup) -> Markup:
     return tag("figure", tag("figcaption", caption), *inside)
-
-
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:

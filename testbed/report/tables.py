@@ -1,5 +1,6 @@
 """A run's figures as CSV, for other programs: a row a round, a client, a kind, a node's round.
 
+Of a run of programs, a row a round that output marked, a client, a program, a flow, a reading.
 Columns have their unit in their name; what is not known is empty. Every scalar that summary.json
 has of a round or a client is there, so a new one is a new column.
 """
@@ -19,6 +20,9 @@ from testbed import files
 from testbed.network.direction import WAYS
 from testbed.network.topology import SERVER
 from testbed.record.run_summary import Summary
+from testbed.report import programs
+from testbed.report.rates import rates
+from testbed.report.read import Reading
 from testbed.report.text import one_line
 
 Row = dict[str, Any]
@@ -36,7 +40,7 @@ def rounds(summary: Summary) -> list[Row]:
         elapsed_s += (entry["seconds"] or 0.0) if entry["finished"] else 0.0
         row = {"round": entry["round"], "finished": entry["finished"]}
         row |= {"seconds": entry["seconds"], "elapsed_s": round(elapsed_s, 6)}
-        row |= _bytes(entry["bytes"])
+        row |= _bytes(entry["bytes"], _levels(summary))
         rest = {
             name: value
             for name, value in entry.items()
@@ -58,7 +62,8 @@ def clients(summary: Summary) -> list[Row]:
     for client in _plain(summary.per_client):
         own_names = ("name", "bytes", "retransmitted")
         rest = {name: value for name, value in client.items() if name not in own_names}
-        row = {"client": client["name"], **_bytes(client["bytes"]), **_flat(rest)}
+        own_bytes = _bytes(client["bytes"], _levels(summary))
+        row = {"client": client["name"], **own_bytes, **_flat(rest)}
         for way, resent in client["retransmitted"].items():
             for unit in ("segments", "bytes"):
                 row[f"retransmitted_{way}_{unit}"] = resent and resent[unit]
@@ -90,18 +95,63 @@ def spans(summary: Summary) -> list[Row]:
     return found
 
 
+def of_programs(summary: Summary) -> list[Row]:
+    """A row a program."""
+    processes = {row.node: row for row in summary.processes}
+    found = []
+    for program in _plain(summary.programs):
+        used = processes.get(program["node"])
+        row = _flat(program)
+        row |= {"cpu_s": used and used.cpu_s, "peak_private_mb": used and used.peak_private_mb}
+        found.append(row)
+    return found
+
+
+def flows(summary: Summary) -> list[Row]:
+    """A row a service that a node called: TCP's payload, by who called."""
+    return [
+        {
+            "from": row.who,
+            "to": row.whom,
+            "connections": row.connections,
+            "sent_bytes": row.sent,
+            "received_bytes": row.received,
+            "resent_segments": row.resent,
+        }
+        for row in programs.flows(summary)
+    ]
+
+
+def readings(summary: Summary, found: Sequence[Reading]) -> list[Row]:
+    """A row a reading of the meters and node: bytes on the wire since the run began."""
+    nodes = [SERVER, *(client.name for client in summary.per_client)]
+    return [
+        {"t_s": reading.t, "node": node, "wire_up_bytes": up, "wire_down_bytes": down}
+        for reading in found
+        for node, (up, down) in zip(nodes, reading.bytes, strict=False)
+    ]
+
+
 TABLES = {"rounds": rounds, "clients": clients, "kinds": kinds, "spans": spans}
+OF_PROGRAMS = {"rounds": rounds, "clients": clients, "programs": of_programs, "flows": flows}
+READINGS = "readings"
+"""The table that a run of programs has beside."""
 
 
-def write(summary: Summary, folder: Path) -> list[Path]:
+def write(summary: Summary, folder: Path, meters: Sequence[Reading] = ()) -> list[Path]:
     """Write every table as NAME.csv into ``folder``, and return where.
+
+    ``meters``: of a run of programs, what they said and when.
 
     Raises:
         OSError: one cannot be written.
     """
     found = []
-    for name, table in TABLES.items():
-        rows = table(summary)
+    own = OF_PROGRAMS if summary.programs else TABLES
+    made = {name: table(summary) for name, table in own.items()}
+    if summary.programs:
+        made[READINGS] = readings(summary, meters)
+    for name, rows in made.items():
         columns = list(dict.fromkeys(column for row in rows for column in row))
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -113,14 +163,19 @@ def write(summary: Summary, folder: Path) -> list[Path]:
     return found
 
 
+def _levels(summary: Summary) -> tuple[str, ...]:
+    """Levels at which its bytes are known."""
+    return LEVELS[-1:] if summary.programs else LEVELS
+
+
 def _plain(rows: Sequence[msgspec.Struct]) -> list[Row]:
     """Rows as summary.json has them."""
     found: list[Row] = msgspec.to_builtins(rows)
     return found
 
 
-def _bytes(amounts: Mapping[str, Mapping[str, int]]) -> Row:
-    return {f"{level}_{way}_bytes": amounts[level][way] for level in LEVELS for way in WAYS}
+def _bytes(amounts: Mapping[str, Mapping[str, int]], levels: Iterable[str]) -> Row:
+    return {f"{level}_{way}_bytes": amounts[level][way] for level in levels for way in WAYS}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Row:
@@ -144,8 +199,18 @@ def _cell(value: Any) -> Any:
     return str(value).lower() if isinstance(value, bool) else value
 
 
-def scalars(summary: Summary) -> Iterable[tuple[str, float, int, float]]:
-    """Scalars for TensorBoard: (tag, value, round, seconds so far); round 0 is the start."""
+def scalars(
+    summary: Summary, meters: Sequence[Reading] = ()
+) -> Iterable[tuple[str, float, int, float]]:
+    """Scalars for TensorBoard: (tag, value, round, seconds so far); round 0 is the start.
+
+    ``meters``: of a run of programs, whose clients' rates are by a number of their own.
+    """
+    if len(meters) > 1:
+        for place, client in enumerate(summary.per_client, start=1):
+            for number, way in enumerate(WAYS):
+                for step, (seconds, rate) in enumerate(rates(meters, place, number)):
+                    yield f"kB_per_s_{way}/{one_line(client.name)}", rate, step, seconds
     for name, value in summary.metrics.initial.items():
         if value is not None:
             yield f"metrics/{one_line(name)}", float(value), 0, 0.0

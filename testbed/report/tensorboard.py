@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from testbed import extras, files
-from testbed.record.run_summary import Summary
 from testbed.report import tables
+from testbed.report.read import Story
 
 FOLDER = "tensorboard"
 _FILES = "events.out.tfevents.*"
@@ -21,10 +21,11 @@ def check() -> None:
     extras.require("--tensorboard", "tensorboard")
 
 
-def write(summary: Summary, config: dict[str, Any], folder: Path) -> Path:
+def write(story: Story, folder: Path) -> Path:
     """Write what ``tables.scalars`` gives into ``folder``/tensorboard, in place of what is there.
 
-    A step is a round, and relative time is that of rounds alone, as a report's minutes are.
+    A step is a round, and relative time is that of rounds alone, as a report's minutes are; of
+    programs' rates it is a step of time.
 
     Raises:
         ConfigError: the package is missing.
@@ -36,11 +37,11 @@ def write(summary: Summary, config: dict[str, Any], folder: Path) -> Path:
     place = files.folder(folder / FOLDER)
     for old in place.glob(_FILES):
         old.unlink()
-    began_s = _began_s(summary.run_id)
+    began_s = _began_s(story.summary.run_id)
     writer: Any = SummaryWriter(str(place))
     try:
-        writer.add_text("config", f"```\n{json.dumps(config, indent=2)}\n```", 0, began_s)
-        for tag, value, number, seconds in tables.scalars(summary):
+        writer.add_text("config", f"```\n{json.dumps(story.config, indent=2)}\n```", 0, began_s)
+        for tag, value, number, seconds in tables.scalars(story.summary, story.readings):
             writer.add_scalar(tag, value, number, began_s + seconds)
     finally:
         writer.close()

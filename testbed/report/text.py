@@ -26,3 +26,8 @@ def few(names: Sequence[str]) -> str:
     """ "a, b, c, d, e and 2 more" """
     more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
     return ", ".join(names[:FEW]) + more
+
+
+def shortened(text: str, most: int) -> str:
+    """ "python3 -m htt…" """
+    return text if len(text) <= most else f"{text[: most - 1]}…"

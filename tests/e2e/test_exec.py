@@ -93,6 +93,7 @@ def test_each_node_is_a_machine_of_its_own(execute, tmp_path):
         "print(json.dumps({'host': socket.gethostname(), 'pid': os.getppid(),\n"
         "  'address': socket.gethostbyname(socket.gethostname()),\n"
         "  'server': socket.gethostbyname('server'),\n"
+        "  'who': socket.getnameinfo(('::ffff:10.0.0.1', 80), 0)[0],\n"
         "  'interfaces': sorted(os.listdir('/sys/class/net')),\n"
         "  'processes': len([n for n in os.listdir('/proc') if n.isdigit()]),\n"
         "  'tmp': os.listdir('/tmp'), 'shm': os.listdir('/dev/shm'),\n"
@@ -115,7 +116,7 @@ def test_each_node_is_a_machine_of_its_own(execute, tmp_path):
         found = json.loads(output_of(run, node))
         assert found["host"] == node
         assert found["address"] == ("10.0.0.1", "10.1.0.1", "10.1.0.2")[rank]
-        assert found["server"] == "10.0.0.1"
+        assert found["server"] == "10.0.0.1" and found["who"] == "server"
         assert found["interfaces"] == ["lo", "wire0"]
         # Its init, and nobody else's.
         assert found["pid"] == 1 and found["processes"] == 2

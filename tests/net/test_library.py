@@ -11,7 +11,7 @@ import pytest
 
 from testbed.config_error import ConfigError
 from testbed.fidelity.checks import Certificate
-from testbed.library import keeper
+from testbed.library import lines
 from testbed.library.network import Network, NotAsAsked
 from testbed.links.interface import LinkError
 
@@ -232,7 +232,7 @@ def test_links_are_measured_where_that_is_asked_for():
 
 def test_links_that_are_not_as_asked_are_refused_if_strict(monkeypatch):
     failed = Certificate("fail", "1 of 3 checks does not hold", [])
-    answer = keeper.Built("", [], failed)
+    answer = lines.Built("", [], failed)
     monkeypatch.setattr(Network, "_answer", lambda *_: answer)
     with pytest.raises(NotAsAsked, match="not as asked: 1 of 3 checks does not hold"):
         Network(LINK, strict=True)

@@ -126,7 +126,7 @@ def folder(place: Path, found: list[Event]) -> Path:
     place.mkdir(parents=True)
     (place / "events.jsonl").write_bytes(b"".join(lines(found)))
     (place / "summary.json").write_bytes(msgspec.json.encode(summary(found)))
-    options = found[0]["config"]["options"]
+    options = found[0]["config"].get("options", {})
     table = "".join(f"{name} = {json.dumps(value)}\n" for name, value in options.items())
     (place / "config.toml").write_text(f'method = "{found[0]["method"]}"\n[options]\n{table}')
     return place

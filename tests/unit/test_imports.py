@@ -110,7 +110,7 @@ def test_the_testbed_makes_bytes_of_tensors_at_one_place() -> None:
 
 def test_what_does_not_train_is_imported_without_what_training_needs() -> None:
     names = sorted(sources("testbed", "experiments/commands") - FOR_NODES)
-    names += ["cli.py", "experiments/exec.py"]
+    names += ["cli.py", "experiments/exec.py", "experiments/bench.py"]
     dotted = [each[:-3].replace("/", ".").removesuffix(".__init__") for each in names]
     packages = [name for names in extras.PACKAGES.values() for name in names]
     code = f"PACKAGES, NAMES = {packages!r}, {dotted!r}\n{WITHOUT}"

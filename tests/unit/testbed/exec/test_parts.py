@@ -3,6 +3,7 @@
 import os
 import socket
 import struct
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ import msgspec
 import pytest
 from made_events import typed
 
-from testbed.exec import endings, flows, name_server
+from testbed.exec import endings, flows, jobs, name_server
 from testbed.exec.output import Line, Output
 from testbed.exec.rounds import Rounds
+from testbed.network.profiles import load
+from testbed.network.topology import plan
 from testbed.record.events import Event, Flow
 from testbed.record.summary import SummaryBuilder
-from testbed.report import doubts, programs, programs_page
-from testbed.report.read import Reading
+from testbed.report import doubts, programs, programs_page, rates
+from testbed.report.read import Reading, Story
 
 
 def test_a_name_that_is_asked_for_is_refused_with_its_question() -> None:
@@ -28,6 +31,23 @@ def test_a_name_that_is_asked_for_is_refused_with_its_question() -> None:
     assert answer[2] & 0x80 and answer[3] & 0x0F == 3
     # One question, and no other records.
     assert answer[4:12] == b"\0\1\0\0\0\0\0\0"
+
+
+def test_a_nodes_address_has_its_name_and_is_no_look_up_outside() -> None:
+    question = b"\0011\0010\0010\00210\7in-addr\4arpa\0\0\x0c\0\1"
+    query = b"\xab\xcd\1\0\0\1\0\0\0\0\0\0" + question
+    assert name_server.asked(query) == "1.0.0.10.in-addr.arpa"
+    answer = name_server.pointer(query, "server")
+    assert answer[:2] == query[:2] and answer[2] & 0x80 and answer[3] & 0x0F == 0
+    assert answer[4:12] == b"\0\1\0\1\0\0\0\0"
+    assert answer[12:].startswith(question + b"\xc0\x0c\0\x0c\0\1")
+    assert answer.endswith(b"\0\x08\6server\0")
+    layout = plan([load("4g")] * 2)
+    assert jobs.named(jobs.hosts(layout)) == {
+        "10.0.0.1": "server",
+        "10.1.0.1": "client-1",
+        "10.1.0.2": "client-2",
+    }
 
 
 @pytest.mark.parametrize(
@@ -156,6 +176,20 @@ def test_rates_spread_bytes_over_the_time_between_readings() -> None:
     def reading(t: float, size: int) -> Reading:
         return Reading(t, [(0, 0), (size, 0)])
 
-    found = programs_page.rates([reading(0, 0), reading(1, 1000), reading(4, 4000)], 1, 0)
+    found = rates.rates([reading(0, 0), reading(1, 1000), reading(4, 4000)], 1, 0)
     assert [round(rate, 9) for _, rate in found] == [1.0, 1.0]
     assert [at for at, _ in found] == [1.0, 3.0]
+
+
+def test_a_run_that_failed_says_when_bytes_stopped() -> None:
+    summary = built({"event": "closed", "status": "failed", "reason": "client-1 exited with 1"})
+    moments = [(3.0, 0), (4.0, 500), (5.5, 900), (9.0, 900)]
+    readings = [Reading(t, [(0, size), (size, 0)]) for t, size in moments]
+    story = Story(summary.summary(), {}, [], {}, [], Counter(), None, {}, readings, 0)
+    said = programs_page.result(story)
+    assert (
+        "The run failed: client-1 exited with 1. The last bytes crossed links 2.5 s after" in said
+    )
+    assert said.endswith("programs began: server's at 2.5 s, client-1's at 2.5 s.")
+    unheard = programs_page.result(story._replace(readings=[]))
+    assert unheard.endswith("No bytes were seen to cross a link.")

@@ -7,10 +7,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import made_programs
 import pytest
 from made_run import HOSTILE, events, folder
 
-from testbed.report import comparison, comparison_page, run_page
+from testbed.report import comparison, comparison_page, program_comparison, run_page
 
 REQUIRE = "WIRETUNE_REQUIRE_CHROMIUM"
 NAMES = ("chromium", "google-chrome", "chromium-browser")
@@ -53,7 +54,7 @@ def chromium() -> str:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A hostile run's report, and a comparison of three runs."""
+    """Reports of a hostile run and a long one, and comparisons of runs and of programs."""
     place = tmp_path_factory.mktemp("pages")
     long = {"a_very_long_option_" * 3: HOSTILE * 5}
     runs = [
@@ -64,7 +65,19 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     rows, target = comparison.compare(comparison.runs(runs), None)
     compared = place / "comparison.html"
     compared.write_text(comparison_page.page(rows, target))
-    return {"hostile": run_page.write(runs[0]), "long": run_page.write(runs[1]), "many": compared}
+    ran = [
+        folder(place / name, made_programs.events(client=HOSTILE * times))
+        for name, times in (("d", 5), ("e", 9))
+    ]
+    programs = place / "programs.html"
+    others = program_comparison.ran(comparison.runs(ran))
+    programs.write_text(comparison_page.page([], None, (), (), others))
+    return {
+        "hostile": run_page.write(runs[0]),
+        "long": run_page.write(runs[1]),
+        "many": compared,
+        "programs": programs,
+    }
 
 
 def opened(chromium: str, path: Path, tmp_path: Path, *flags: str) -> str:

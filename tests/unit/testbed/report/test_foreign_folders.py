@@ -28,7 +28,16 @@ from testbed.record.reading import Damaged
 from testbed.record.recorder import Recorder
 from testbed.record.recovery import Killed
 from testbed.record.run_summary import Summary
-from testbed.report import comparability, comparison, export, listing, run_page, summaries
+from testbed.report import (
+    comparability,
+    comparison,
+    export,
+    listing,
+    program_comparison,
+    programs,
+    run_page,
+    summaries,
+)
 from testbed.report.read import gather, refusing
 
 Event = dict[str, Any]
@@ -158,9 +167,11 @@ def tell(events: list[Event]) -> None:
     with refusing("x"):
         story = gather(recovery.sifted(file))
         run_page.page(story, Path("RUN"))
-        for table in export.tables.TABLES.values():
+        for table in (export.tables.TABLES | export.tables.OF_PROGRAMS).values():
             table(story.summary)
-        list(export.tables.scalars(story.summary))
+        export.tables.readings(story.summary, story.readings)
+        list(export.tables.scalars(story.summary, story.readings))
+        programs.roles(story.summary)
 
 
 def test_every_kind_that_is_documented_is_here() -> None:
@@ -225,11 +236,16 @@ def test_what_is_no_event_is_a_torn_line(line: bytes) -> None:
     assert story.torn_lines == 1
 
 
-def test_no_field_of_a_summary_is_believed(tmp_path: Path) -> None:
-    good, run = (made_run.folder(tmp_path / name, WHOLE) for name in ("good", "run"))
+@pytest.mark.parametrize(
+    ("record", "within"), [(WHOLE, ""), (PROGRAMS, "programs")], ids=["method", "programs"]
+)
+def test_no_field_of_a_summary_is_believed(
+    record: list[Event], within: str, tmp_path: Path
+) -> None:
+    good, run = (made_run.folder(tmp_path / name, record) for name in ("good", "run"))
     summary = json.loads((run / "summary.json").read_text())
     refused = 0
-    for path in paths(summary):
+    for path in [each for each in paths(summary) if within in ("", each[0])]:
         for value in [(), *((wrong,) for wrong in WRONG)]:
             (run / "summary.json").write_text(json.dumps(changed(summary, path, *value)))
             rows = listing.rows(tmp_path)
@@ -238,9 +254,11 @@ def test_no_field_of_a_summary_is_believed(tmp_path: Path) -> None:
             listing.table(rows)
             try:
                 found = comparison.runs([good, run])
-                rows_, target = comparison.compare(found, None)
+                taught, ran = comparison.parted(found)
+                rows_, target = comparison.compare(taught, None)
                 comparison.table(rows_, target)
                 comparison.data(rows_, target, comparability.notes(found))
+                program_comparison.sections(program_comparison.ran(ran))
             except ConfigError as error:
                 assert "summary.json" in str(error)
                 refused += 1

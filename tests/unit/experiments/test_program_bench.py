@@ -1,0 +1,183 @@
+"""A bench of programs: its rows, what is refused, what a failed program leaves, and its table."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import made_programs
+import made_run
+import msgspec
+import pytest
+
+from experiments import bench as benching
+from experiments import plan, program_bench, runner
+from experiments.plan import Bench, Cell, Outcome, Row
+from experiments.progress import Lines
+from testbed.config_error import ConfigError
+from testbed.exec.config import ExecConfig
+
+FILE = 'clients = 2\nprofile = "3g"\nstrict = true\nserver = "true"\nclient = "false"\n'
+AXES: dict[str, Any] = {
+    **{"profiles": ["4g", "wifi"], "clients": [], "seeds": [], "stages": []},
+    **{"vary": {}, "grid": {}, "grid_seeds": []},
+}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    (tmp_path / "net.toml").write_text(FILE)
+    return str(tmp_path / "net.toml")
+
+
+def asked(*files: str, repeat: int | None = None, run: Any = None, **axes: Any) -> Bench:
+    return benching._asked(None, (), files, {**AXES, **axes}, repeat, run or {})
+
+
+def test_a_file_is_a_row_on_every_axis(file: str, tmp_path: Path) -> None:
+    (tmp_path / "other.toml").write_text('command = ["true"]\npositions = "nowhere.toml"\n')
+    bench = asked(file, str(tmp_path / "other.toml"), repeat=2, clients=[1, 3])
+    cells = plan.cells(bench)
+    assert len(cells) == 2 * 2 * 2 * 2
+    assert cells[0].id == "net-4g-1c-run1"
+    first = cells[0].config
+    assert (first.profile, first.clients, first.strict) == ("4g", 1, True)
+    assert cells[1].config.positions is None
+    assert program_bench.request(cells[0]).programs == ExecConfig(server="true", client="false")
+    # What a flag says wins over the file, and what the file alone says stays.
+    (cell,) = plan.cells(asked(file, run={"links": "netem"}, profiles=[]))
+    assert (cell.config.profile, cell.config.links, cell.id) == ("3g", "netem", "net-3g-2c")
+
+
+@pytest.mark.parametrize(
+    ("axes", "run", "says"),
+    [
+        ({"seeds": [1]}, {}, r"seeds = \[1\]: programs draw nothing .* take --repeat"),
+        ({"stages": ["int8"]}, {}, "stages = .*: is of methods"),
+        ({"grid": {"learning_rate": [1]}}, {}, "grid = .*: is of methods"),
+        ({"vary": {"device_class": ["pi"]}}, {}, "vary: device_class: programs have none"),
+        ({}, {"rounds": 3}, "rounds: programs have none; what they have: profile, "),
+        ({"vary": {"dilation": [2]}}, {}, "vary: dilation: programs have none"),
+    ],
+)
+def test_what_only_methods_have_is_refused(
+    file: str, axes: dict[str, Any], run: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        asked(file, run=run, **axes)
+
+
+def test_rows_of_both_kinds_and_two_of_a_name_are_refused(file: str) -> None:
+    rows = [Row("a"), Row("b", programs=ExecConfig(command=("true",)))]
+    with pytest.raises(ConfigError, match="methods and of programs have no table in common"):
+        program_bench.check(Bench(rows=rows))
+    with pytest.raises(ConfigError, match="two rows are called 'net'"):
+        asked(file, file)
+    with pytest.raises(ConfigError, match="--preset or --methods or --exec"):
+        benching._asked(None, ("fedavg",), (file,), AXES, None, {})
+
+
+def test_what_exec_would_refuse_is_refused_with_the_case(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments import exec as executing
+
+    monkeypatch.setattr(executing, "_backend", lambda request, layout: None)
+    read = benching._checked(plan.cells(asked(file)))
+    assert {"profile 4g", "profile wifi", "the congestion control"} <= read.keys()
+    (tmp_path / "bad.toml").write_text('clients = 1\nserver = "true"\n')
+    with pytest.raises(ConfigError, match="bad, 4g, 1 clients: client-1: has no command"):
+        benching._checked(plan.cells(asked(str(tmp_path / "bad.toml"))))
+    (tmp_path / "none.toml").write_text('command = ["no-such-program"]\nclients = 1\n')
+    with pytest.raises(ConfigError, match="none, 4g, 1 clients: server: 'no-such-program'"):
+        benching._checked(plan.cells(asked(str(tmp_path / "none.toml"))))
+    with pytest.raises(ConfigError, match="links = 'loopback'"):
+        benching._checked(plan.cells(asked(file, run={"links": "loopback"})))
+
+
+EXEC = """
+import json, os, pathlib, sys, tomllib
+assert sys.argv[1] == "exec"
+flags = dict(flag.lstrip("-").split("=", 1) for flag in sys.argv[2:] if "=" in flag)
+config = tomllib.loads(pathlib.Path(flags["file"]).read_text())
+out = pathlib.Path(flags["out"])
+count = len(list(out.glob("run-*")))
+(out / "environment").write_text(json.dumps(dict(os.environ)))
+if config["client"] == "refused":
+    sys.exit("error: refused")
+(out / f"run-{count}").mkdir()
+found = FAILED if config["client"] == "false" else GOOD
+(out / f"run-{count}" / "summary.json").write_text(json.dumps(found))
+sys.exit(found["status"])
+"""
+GOOD = made_run.summary(made_programs.events())
+FAILED = made_run.summary(made_programs.events(codes={"client-2": 28}))
+
+
+@pytest.fixture
+def execute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "cli.py"
+    texts = {"GOOD": msgspec.to_builtins(GOOD), "FAILED": msgspec.to_builtins(FAILED)}
+    script.write_text("".join(f"{name} = {value!r}\n" for name, value in texts.items()) + EXEC)
+    monkeypatch.setattr(runner, "CLI", script)
+    monkeypatch.setattr(runner, "POLL_S", 0.005)
+
+
+def conducted(folder: Path, *clients: str) -> tuple[list[Outcome], list[str]]:
+    said: list[str] = []
+    rows = [Row(name, {"clients": 2}, programs=ExecConfig(client=name)) for name in clients]
+    cells = plan.cells(Bench(rows=rows))
+    return list(runner.conduct(cells, folder, Lines(said.append))), said
+
+
+def test_a_failed_program_has_figures_and_runs_again(execute: None, tmp_path: Path) -> None:
+    for round_ in (1, 2):
+        found, said = conducted(tmp_path / "out", "true", "false", "refused")
+        assert [each.summary for each in found] == [GOOD, FAILED, None]
+        assert [each.reason for each in found] == [
+            None,
+            "client-2 exited with 28",
+            "error: refused",
+        ]
+        assert any("FAILED: client-2 exited with 28" in text for text in said)
+        assert len(list((tmp_path / "out" / "false-2c").glob("run-*"))) == round_
+    assert len(list((tmp_path / "out" / "true-2c").glob("run-*"))) == 1
+
+
+def test_programs_find_the_environment_of_their_user(
+    execute: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not what this process has set for its own libraries since it began."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "77")
+    conducted(tmp_path / "out", "true")
+    found = json.loads((tmp_path / "out" / "true-2c" / "environment").read_text())
+    assert found.get("OMP_NUM_THREADS") != "77"
+    assert found["PATH"] == os.environ["PATH"] and "NO_COLOR" not in found.keys() - os.environ
+
+
+def outcome(cell: Cell, summary: Any, reason: str | None = None) -> Outcome:
+    return Outcome(cell, summary, reason)
+
+
+def test_a_case_is_a_row_with_exits_and_medians(file: str) -> None:
+    bench = asked(file, repeat=2)
+    cells = plan.cells(bench)
+    outcomes = [
+        outcome(cells[0], GOOD),
+        outcome(cells[1], None, "nothing came of it"),
+        outcome(cells[2], FAILED, "client-2 exited with 28"),
+        outcome(cells[3], None, "nothing came of it"),
+    ]
+    (case,) = program_bench.together(outcomes)
+    assert case.figures["runs"] == 2 and case.figures["runs_failed"] == 1
+    (row,) = program_bench.data([case])
+    both = "server stopped (143); clients 0 | server stopped (143); clients 1 x 0, 1 x 28"
+    assert (row["links"], row["row"], row["exits"]) == ("4g, 2 clients", "net", both)
+    assert row["seconds"] == 4 and row["down_mb"] == pytest.approx(0.8)
+    assert row["resent_segments"] == 6 and row["certificate"] == "skipped"
+    assert [[role["role"] for role in run] for run in row["roles"]] == 2 * [["server", "clients"]]
+    json.dumps(row)
+    table = program_bench.table(bench, [case])
+    assert [str(next(iter(column.cells))) for column in table.columns][:5] == [
+        *("4g, 2 clients", "net", "2", both, "4.00")
+    ]
