@@ -23,6 +23,7 @@ GIVEN_UP_AFTER = 2
 _QUICK = {
     **{"profile": "ethernet", "server_profile": None, "links": "loopback", "dilation": 1.0},
     **{"device_class": None, "server_device_class": None, "secure": False, "strict": False},
+    **{"congestion": None, "pcap": False},
 }
 """What makes a run over of which only rounds and metrics are asked."""
 
@@ -193,6 +194,13 @@ def _is_timeless(config: RunConfig) -> bool:
     )
 
 
+def _quick(config: RunConfig) -> RunConfig:
+    """The run over links as fast as there are that its clients can speak to one another over."""
+    among_clients = methods.load(config.method).peer_to_peer or config.transport == "gloo"
+    kept = {"links": config.links} if among_clients else {}
+    return msgspec.structs.replace(config, **(_QUICK | kept))
+
+
 def _at(cell: Cell, point: Point, *, trial: bool = False) -> Cell:
     own = {cell.row.named.get(option, option): value for option, value in point.items()}
     config = msgspec.structs.replace(
@@ -201,7 +209,7 @@ def _at(cell: Cell, point: Point, *, trial: bool = False) -> Cell:
         eval_on="validation" if trial else "test",
     )
     if trial and _is_timeless(config):
-        config = msgspec.structs.replace(config, **_QUICK)
+        config = _quick(config)
     id_ = f"{cell.id}-{plan.folder('-'.join(f'{name}={value}' for name, value in point.items()))}"
     if not trial:
         return Cell(id_, cell.row, config, point, cell.varied)

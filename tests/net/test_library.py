@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -69,17 +70,28 @@ def alone(node):
     return len(node.run(PROCESSES).stdout.split()) == 2
 
 
+def at_rest(network):
+    """Bytes of each link, once no packet of a program that has ended is on its way."""
+    until = time.monotonic() + LIMIT_S
+    while True:
+        server, *clients = (found := network.bytes()).values()
+        if server.up == sum(c.down for c in clients) and server.down == sum(c.up for c in clients):
+            return found
+        assert time.monotonic() < until, found
+
+
 def test_programs_find_one_another_by_name_and_each_link_counts(shared):
-    before = shared.bytes()
+    before = at_rest(shared)
     shared.server.popen(python(SERVE))
     shared.server.wait_port(PORT, LIMIT_S)
     found = shared.clients[0].run(python(FETCH, "server"), timeout=LIMIT_S, check=True)
     assert found.stdout == f"{SIZE} {shared.server.address}\n"
-    after = shared.bytes()
+    after = at_rest(shared)
     assert list(after) == ["server", "client-1", "client-2"]
     moved = {name: after[name].down - before[name].down for name in after}
     assert SIZE < moved["client-1"] < 1.2 * SIZE and moved["client-2"] == 0
     assert after["server"].up - before["server"].up == moved["client-1"]
+    assert after["client-1"].up - before["client-1"].up == moved["server"]
 
 
 def test_a_node_is_a_machine_of_its_own_with_its_callers_files(shared, tmp_path):

@@ -66,6 +66,7 @@ def test_a_row_can_have_another_name_for_what_is_tuned() -> None:
     [
         ({}, True),
         ({"device_class": "pi", "secure": True, "dilation": 2.0}, True),
+        ({"congestion": "reno", "pcap": True}, True),
         ({"method": "fedbuff"}, False),
         ({"deadline_s": 5.0}, False),
         ({"availability": "on:20,off:5"}, False),
@@ -85,11 +86,22 @@ def test_trials_go_over_shaped_links_where_time_decides_what_is_learnt(
             ("loopback", "ethernet", 1.0) if quick else ("auto", "3g", cell.config.dilation)
         )
         assert trial.config.rounds == 7 and trial.config.method == cell.config.method
+        # Loopback links take neither.
+        assert not quick or (trial.config.congestion, trial.config.pcap) == (None, False)
     # Those of the table are timed as they were asked.
     best = outcomes(asked, {rate: [summary(0.5)] for rate in GRID["learning_rate"]})
     settled = tuning.settled(asked, cell, best)
     assert isinstance(settled, Cell)
     assert settled.config.profile == "3g" and settled.config.links == "auto"
+
+
+@pytest.mark.parametrize("run", [{"method": "dispfl"}, {"transport": "gloo"}], ids=str)
+def test_trials_of_clients_that_speak_to_one_another_have_links_for_it(
+    run: dict[str, object],
+) -> None:
+    asked = bench(rows=[{"name": "one", "run": run}], profiles=["3g"])
+    for trial in tuning.trials(asked):
+        assert (trial.config.links, trial.config.profile) == ("auto", "ethernet")
 
 
 def test_two_options_are_every_combination() -> None:
