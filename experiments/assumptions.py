@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import methods
+from nodes import requirements
 from nodes.workload.dataset import TEXTS
-from testbed.run.config import RunConfig, convert
+from testbed.run.config import RunConfig
 
 
 def of(config: RunConfig) -> list[str]:
     """Assumptions of a run, in a few words each, to be known before it is held against another."""
     method = methods.load(config.method)
-    options = convert(config.options, method.Config, f"options of method {config.method}")
+    options = requirements.options(config, method)
     found = []
     if public := method.public_samples(options):
         drawn = method.public_source(options) != "held-out"

@@ -39,6 +39,9 @@ client spends its round on that.
 ``adapt(config, model)`` (optional)
     The model as this method trains it, adapters and all. Like loading and importing it is done
     once, before the nodes are forked, and they share what they do not write.
+``on_text(given)`` (optional)
+    Defaults of options, by name, on a data set of text, in place of Config's. ``given``: the
+    options that the run was given, not checked yet, by which they may go.
 ``public_samples(config)`` (optional)
     How many unlabelled images the server and all clients are to have in common.
 ``public_source(config)`` (optional)
@@ -301,6 +304,7 @@ class Method:
     check: Callable[..., None] = lambda config, model: None
     check_samples: Callable[..., None] = lambda config, samples: None
     adapt: Callable[..., Any] = lambda config, model: model
+    on_text: Callable[..., Mapping[str, Any]] = lambda given: {}
     public_samples: Callable[..., int] = lambda config: 0
     public_source: Callable[..., str] = lambda config: "held-out"
     server_sees: Callable[..., str] = lambda config: ""

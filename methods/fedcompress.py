@@ -39,7 +39,7 @@ import zlib
 from collections.abc import Mapping
 from functools import partial
 from statistics import fmean
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import torch
@@ -113,6 +113,11 @@ def check(config: Config, model: nn.Module) -> None:
             "representations = 'embeddings': a language model has features of each token, which "
             "are more than its weights; take representations=gram, or adaptive=false"
         )
+
+
+def on_text(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Texts that no client then has, and a score whose bytes are of features and not of tokens."""
+    return {"public_source": "held-out", "representations": "gram"}
 
 
 def check_samples(config: Config, samples: list[int]) -> None:

@@ -14,7 +14,7 @@ import methods
 from methods import Shard
 from methods.shared import flops
 from methods.shared.local_training import warm_up
-from nodes import accelerators, evaluation, generators, memory, requirements
+from nodes import accelerators, evaluation, generators, memory, products, requirements
 from nodes.accelerated_compute import Accelerated, of_cuda
 from nodes.allreduce.client import ReducingClient
 from nodes.allreduce.server import ReducingServer
@@ -31,7 +31,7 @@ from nodes.server import Resumed, serve
 from nodes.spells import least_of_first
 from nodes.throttled_compute import STEP_IMAGES, Stretched, host_flops_per_s
 from nodes.workload import models, splits, tasks
-from nodes.workload.dataset import Dataset
+from nodes.workload.dataset import TEXTS, Dataset
 from nodes.workload.partition import check_classes, partition
 from testbed import clock
 from testbed.config_error import ConfigError, refusing
@@ -42,7 +42,7 @@ from testbed.processes.channel import Channel
 from testbed.processes.confinement import Reach
 from testbed.record import host_load
 from testbed.record.events import HostRate
-from testbed.run.config import RunConfig, choose, convert
+from testbed.run.config import RunConfig, choose
 from testbed.run.feasible import Traffic
 from testbed.seeds import derive
 
@@ -64,6 +64,7 @@ class FineTuning:
         self.places = accelerators.places(config, clients)
         self._modelled = config.compute == "modelled"
         self._device = "meta" if self._modelled else "cpu"
+        self._real_text = config.dataset in TEXTS and not self._modelled
         if config.clients_per_round is not None and config.clients_per_round > clients:
             raise ConfigError(
                 f"clients_per_round = {config.clients_per_round}: must be at most the "
@@ -73,9 +74,7 @@ class FineTuning:
         self._any_device = any_device
         self._clients = clients
         self._method = methods.load(config.method)
-        self._options = convert(
-            config.options, self._method.Config, f"options of method {config.method}"
-        )
+        self._options = requirements.options(config, self._method)
         if config.transport == "gloo":
             requirements.check_all_reduce(config, self._method, self._options, clients)
         requirements.check_budget(config, self._method)
@@ -141,6 +140,10 @@ class FineTuning:
         self._start = start
 
     def prepare(self) -> Traffic | None:
+        with products.by_onednn(self._real_text):
+            return self._prepare()
+
+    def _prepare(self) -> Traffic | None:
         torch.set_num_threads(1)
         without_compiler()
         run = self._run
@@ -222,7 +225,13 @@ class FineTuning:
         limit_mb = None
         if node.index and not self._modelled:
             limit_mb = self._run.client_memory_mb or (memory_mb(device) if device else None)
-        with compute.active(), memory.limited(limit_mb, f"{device or 'client'}'s", channel):
+        if self._real_text and limit_mb is None:
+            heap.keep_steps()
+        with (
+            compute.active(),
+            products.by_onednn(self._real_text),
+            memory.limited(limit_mb, f"{device or 'client'}'s", channel),
+        ):
             self._run_node(node, compute, channel)
 
     def _run_node(self, node: Node, compute: Compute, channel: Channel) -> None:

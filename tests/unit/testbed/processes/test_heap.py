@@ -135,6 +135,24 @@ assert resident() - before < MB, resident() - before
 """)
 
 
+def test_blocks_of_a_step_are_kept_where_it_asks_for_that() -> None:
+    in_a_process("""
+MB = KB * KB
+heap.settle()
+for keep in (False, True):
+    if keep:
+        heap.keep_steps()
+    for size, kept in ((3 * MB, keep), (8 * MB, False)):
+        before = resident()
+        block = libc.malloc(size)
+        ctypes.memset(block, 1, size)
+        libc.free(block)
+        stayed = resident() - before
+        assert stayed > 2 * MB if kept else stayed < MB, (keep, size, stayed)
+        heap.release()
+""")
+
+
 def test_collapsing_changes_nothing_that_is_there() -> None:
     in_a_process("""
 block = libc.malloc(64 * KB * KB)

@@ -1,0 +1,77 @@
+"""Defaults on text: the plain command works with each method, and what is given comes first."""
+
+from collections.abc import Iterator
+
+import pytest
+
+import methods
+from experiments import assumptions
+from nodes.program import FineTuning
+from nodes.workload import models
+from nodes.workload.text import corpora
+from testbed.config_error import ConfigError
+from testbed.run.config import RunConfig
+
+TEXT = {"model": "llama-docs", "dataset": "docs"}
+IMAGES_ALONE = ("feddm", "fedptr")
+METHODS = methods.names()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def texts_are_encoded_once() -> Iterator[None]:
+    found = corpora.docs(models.encoder("llama-docs"), 128, validation=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpora, "docs", lambda *_, **__: found)
+        yield
+
+
+def options(method: str, dataset: str = "docs", **given: object) -> dict[str, object]:
+    """A run's options, as its record has them."""
+    model = "llama-docs" if dataset in ("docs", "instructions") else "vit-glyphs"
+    config = RunConfig(method=method, model=model, dataset=dataset, options=given)  # type: ignore[arg-type]
+    return FineTuning(config, 20).options
+
+
+@pytest.mark.parametrize("dataset", ["docs", "instructions"])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_plain_command_is_taken_but_where_a_method_is_of_images(
+    method: str, dataset: str
+) -> None:
+    if method in IMAGES_ALONE:
+        with pytest.raises(ConfigError, match="learns images by their gradient"):
+            options(method, dataset)
+    else:
+        assert options(method, dataset)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_default_on_text_is_an_option_that_can_be_given(method: str) -> None:
+    if method in IMAGES_ALONE:
+        return
+    own = methods.load(method).on_text({})
+    found, images = options(method), options(method, "digits") if method != "fedsp" else {}
+    assert all(found[name] == value for name, value in own.items())
+    assert not images or {name for name in images if images[name] != found.get(name)} <= set(own)
+    for name, value in own.items():
+        if isinstance(value, float):
+            given = value / 2
+            assert options(method, **{name: given})[name] == given
+
+
+def test_images_keep_their_defaults() -> None:
+    assert options("fedcompress", "digits")["public_source"] == "glyphs"
+    assert options("fedcompress")["public_source"] == "held-out"
+
+
+def test_what_a_row_assumes_goes_by_the_defaults_of_its_data() -> None:
+    config = RunConfig(**TEXT, method="fedcompress")  # type: ignore[arg-type]
+    assert "400 public sequences, of the training set" in assumptions.of(config)
+
+
+def test_an_option_that_is_none_is_refused_as_on_images() -> None:
+    with pytest.raises(ConfigError, match="unknown field 'variants'"):
+        options("fedpeft", variants="lora")
+    with pytest.raises(ConfigError, match="variant = 3"):
+        options("fedpeft", variant=3)
+    with pytest.raises(ConfigError, match="optimizer = 'adam'"):
+        options("fedpeft", optimizer="adam")
