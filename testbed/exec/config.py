@@ -36,6 +36,9 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     after: Text | None = None
     """NODE:PORT that is to be listened on before the command starts."""
 
+    def __post_init__(self) -> None:
+        _check_variables(self.env)
+
 
 class ExecConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Programs of a run: a field with a Flag is an option of ``exec``, by this text."""
@@ -89,6 +92,7 @@ class ExecConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     nodes: dict[str, NodeConfig] = {}
 
     def __post_init__(self) -> None:
+        _check_variables(self.env)
         if self.round_regex is not None:
             try:
                 re.compile(self.round_regex)
@@ -99,6 +103,12 @@ class ExecConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 byte_count(self.expect_bytes)
             except ValueError as error:
                 raise ValueError(f"expect_bytes = {error}") from None
+
+
+def _check_variables(env: Mapping[str, str]) -> None:
+    for name in env:
+        if not name or "=" in name:
+            raise ValueError(f"env: {name!r} cannot be a variable's name: it is empty or has a '='")
 
 
 class Request(NamedTuple):
@@ -133,7 +143,10 @@ def _split(values: Mapping[str, Any], where: str) -> Request:
             raise ConfigError(f"{where}: unknown field {key!r}{closest(key, known) or '.'}")
     links = {key: value for key, value in values.items() if key in OF_LINKS}
     programs = {key: value for key, value in values.items() if key not in OF_LINKS}
-    for name, table in (programs.get("nodes") or {}).items():
+    tables = programs.get("nodes", {})
+    if not isinstance(tables, dict):
+        raise ConfigError(f"{where}: nodes = {tables!r}: must be a table of tables, [nodes.NAME]")
+    for name, table in tables.items():
         if not isinstance(table, dict):
             raise ConfigError(f"{where}: nodes.{name} = {table!r}: must be a table")
         convert(table, NodeConfig, f"{where}: nodes.{name}")
@@ -185,7 +198,8 @@ def programs_of(programs: ExecConfig, layout: Plan) -> list[NodePrograms]:
     """Programs of each node of ``layout``, in its order.
 
     Raises:
-        ConfigError: a table of no node, a node without a command, a port of no node.
+        ConfigError: a table of no node, a node without a command, a port of no node, or nodes that
+            wait for one another.
     """
     names = [node.name for node in layout.nodes]
     check_names(programs, names)
@@ -208,7 +222,23 @@ def programs_of(programs: ExecConfig, layout: Plan) -> list[NodePrograms]:
                 f"after --, or [nodes.{name}] in a file (`true` does nothing)"
             )
         found.append(NodePrograms(command, env, cwd, after))
+    _refuse_circles({name: own.after for name, own in zip(names, found, strict=True)})
     return found
+
+
+def _refuse_circles(after: Mapping[str, Port | None]) -> None:
+    """Raises ConfigError: nodes wait for one another, so that none of them ever begins."""
+    for name in after:
+        passed: dict[str, Port] = {}
+        at = name
+        while (port := after[at]) is not None:
+            passed[at] = port
+            at = port.node
+            if at == name:
+                waits = ", ".join(f"{node} waits for {each}" for node, each in passed.items())
+                raise ConfigError(f"after: {waits}: none of that ever begins; leave one out")
+            if at in passed:
+                break
 
 
 def profiles_of(programs: ExecConfig, names: list[str]) -> dict[str, str]:

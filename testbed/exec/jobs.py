@@ -1,5 +1,6 @@
 """Jobs: of each node the command, environment, folder and what it waits for. Pure data."""
 
+import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -61,11 +62,11 @@ def job(
     """
     own_folder = run_folder / "nodes" / node.name
     told = _told(layout, node, own_folder)
+    folder = os.path.abspath(_replaced(folder, told))
     environment = {**_interfaces(node), **original, **told, "PWD": folder}
     if "HOSTNAME" in original:
         environment["HOSTNAME"] = node.name
     environment |= own
-    folder = _replaced(folder, told)
     text, words = _command(command, told)
     return Job(node, text, words, environment, folder, str(own_folder), after)
 

@@ -3,7 +3,7 @@
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import (
@@ -467,8 +467,9 @@ def convert(values: Mapping[str, Any], kind: type[Struct], where: str) -> Struct
         # "inf" and "nan" are numbers to TOML and to the ranges of a Struct.
         if isinstance(values[key], float) and not math.isfinite(values[key]):
             raise ConfigError(f"{where}: {key} = {values[key]}: must be a finite number")
-        if isinstance(values[key], str) and (wrong := _unwritable(values[key])):
-            raise ConfigError(f"{where}: {key} = {values[key]!r}: {wrong}")
+        for text in _texts(values[key]):
+            if wrong := _unwritable(text):
+                raise ConfigError(f"{where}: {key} = {text!r}: {wrong}")
     try:
         return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
@@ -490,6 +491,19 @@ def offered(hint: Any) -> tuple[str, ...]:
     parts = get_args(hint) if isinstance(hint, UnionType) or get_origin(hint) is Union else (hint,)
     (first, *others) = (part for part in parts if part is not NoneType)
     return get_args(first) if get_origin(first) is Literal and not others else ()
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Texts in a value, and in its lists and tables."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            yield from _texts(name)
+            yield from _texts(each)
+    elif isinstance(value, Sequence):
+        for each in value:
+            yield from _texts(each)
 
 
 def _unwritable(text: str) -> str | None:

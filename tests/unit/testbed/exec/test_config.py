@@ -60,7 +60,13 @@ def test_flags_win_over_a_file_and_both_come_back_from_what_is_written(tmp_path:
         ({"wait_port": 0}, "wait_port = 0"),
         ({"round_regex": "("}, "round_regex = '('"),
         ({"expect_bytes": "5 Mibi"}, "must be a size such as 500MB"),
+        ({"nodes": 3}, "nodes = 3: must be a table of tables"),
         ({"nodes": {"server": 1}}, "nodes.server = 1: must be a table"),
+        ({"env": {"A=B": "x"}}, "'A=B' cannot be a variable's name"),
+        ({"env": {"A": "x\0y"}}, "env = 'x\\x00y': cannot hold the character NUL"),
+        ({"env": {"A": "x\udcff"}}, "is no UTF-8"),
+        ({"command": ["echo", "x\udcff"]}, "command = 'x\\udcff': is no UTF-8"),
+        ({"nodes": {"server": {"env": {"": "x"}}}}, "nodes.server: env: '' cannot be"),
         ({"nodes": {"server": {"comand": "x"}}}, "nodes.server: unknown field 'comand'"),
     ],
 )
@@ -87,6 +93,16 @@ def test_bad_input_is_refused_with_what_would_be_right(values: dict[str, Any], s
             ExecConfig(command=("x",), nodes={"client-1": NodeConfig(after="servr:80")}),
             "'servr' is no node: did you mean server",
         ),
+        (
+            ExecConfig(command=("x",), nodes={"client-1": NodeConfig(after="client-1:80")}),
+            "after: client-1 waits for client-1:80: none of that ever begins",
+        ),
+        (
+            ExecConfig(
+                command=("x",), wait_port=80, nodes={"server": NodeConfig(after="client-2:81")}
+            ),
+            "after: server waits for client-2:81, client-2 waits for server:80: none of that",
+        ),
     ],
 )
 def test_programs_that_no_node_has_are_refused(asked: ExecConfig, says: str) -> None:
@@ -106,7 +122,9 @@ def test_words_have_our_variables_replaced_and_lines_are_the_shells() -> None:
     assert found.words == ("run", "2/4", "$HOME")
     line = made("run $WIRETUNE_RANK", {})
     assert line.words == ("/bin/sh", "-c", "run $WIRETUNE_RANK")
-    assert made("x", {}, folder="$WIRETUNE_DIR").folder == "/results/RUN/nodes/client-2"
+    own = made("x", {}, folder="$WIRETUNE_DIR")
+    assert own.folder == own.environment["PWD"] == "/results/RUN/nodes/client-2"
+    assert made("x", {}, folder="below").folder == str(Path.cwd() / "below")
 
 
 def test_the_environment_is_the_users_with_what_a_node_needs() -> None:
