@@ -1,13 +1,20 @@
 """Rounds of programs, by lines of their output in which a regular expression is found."""
 
+import contextlib
 import re
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 from testbed.exec.output import Line
 from testbed.network.topology import SERVER
 from testbed.record import events
 from testbed.record.events import Event
+from testbed.run.ledger import RunFailed
+
+LINE_LIMIT_S = 1.0
+"""Of this process's computing, for the search in a line."""
 
 
 class Rounds:
@@ -38,8 +45,24 @@ class Rounds:
         return None if self._began_s is None else self._count
 
     def take(self, line: Line) -> None:
-        found = None if self._regex is None else self._regex.search(line.text)
-        if found is None or self._node not in (None, line.node):
+        """Look for a round in a line.
+
+        Raises:
+            RunFailed: that takes too long, as of some expressions it may take for ever.
+        """
+        if self._regex is None or self._node not in (None, line.node):
+            return
+        try:
+            with _limited():
+                found = self._regex.search(line.text)
+        except _TooLong:
+            regex, self._regex = self._regex.pattern, None
+            raise RunFailed(
+                f"round_regex = {regex!r}: takes more than {LINE_LIMIT_S:g} s of computing for one "
+                f"line of {line.node} ({len(line.text)} characters); write it without repeats of "
+                "repeats"
+            ) from None
+        if found is None:
             return
         self._node = line.node
         number = found[1] if found.re.groups else None
@@ -61,3 +84,23 @@ class Rounds:
             round=self._count, seconds=seconds, metrics={}, clients_ok=well, clients_failed=failed
         )
         self._record(SERVER, ended)
+
+
+class _TooLong(Exception):
+    pass
+
+
+@contextlib.contextmanager
+def _limited() -> Iterator[None]:
+    """Raises _TooLong within once this process has computed for too long, be it in a search."""
+
+    def give_up(number: int, frame: FrameType | None) -> None:
+        raise _TooLong
+
+    before = signal.signal(signal.SIGVTALRM, give_up)
+    signal.setitimer(signal.ITIMER_VIRTUAL, LINE_LIMIT_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)

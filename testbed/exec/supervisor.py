@@ -347,12 +347,18 @@ class _Run:
     def _read_output(self, *, last: bool = False) -> None:
         for node in self._nodes:
             found = node.output.lines()
-            while last and (more := node.output.lines()):
-                found += more
-            found += node.output.lines(last=True) if last else []
-            for line in found:
-                self._say(line)
-                self._rounds.take(line)
+            self._take_lines(node, found)
+            while last and found:
+                found = node.output.lines()
+                self._take_lines(node, found)
+            if last:
+                self._take_lines(node, node.output.lines(last=True))
+
+    def _take_lines(self, node: Node, found: list[Line]) -> None:
+        for line in node.output.shown(found):
+            self._say(line)
+        for line in found:
+            self._rounds.take(line)
 
     def _clients(self) -> tuple[int, int]:
         """How many have not failed, and how many have."""

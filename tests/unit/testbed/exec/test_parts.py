@@ -1,6 +1,7 @@
 """Parts of a run of programs: names, endings, flows, rounds by output, and rates of a link."""
 
 import os
+import signal
 import socket
 import struct
 from collections import Counter
@@ -12,7 +13,15 @@ import pytest
 from made_events import typed
 
 from testbed.exec import endings, flows, jobs, name_server
-from testbed.exec.output import Line, Output
+from testbed.exec import rounds as rounds_module
+from testbed.exec.output import (
+    MOST_AT_ONCE,
+    MOST_BEHIND,
+    MOST_LINE_BYTES,
+    MOST_SHOWN,
+    Line,
+    Output,
+)
 from testbed.exec.rounds import Rounds
 from testbed.network.profiles import load
 from testbed.network.topology import plan
@@ -20,6 +29,7 @@ from testbed.record.events import Event, Flow
 from testbed.record.summary import SummaryBuilder
 from testbed.report import doubts, programs, programs_page, rates
 from testbed.report.read import Reading, Story
+from testbed.run.ledger import RunFailed
 
 
 def test_a_name_that_is_asked_for_is_refused_with_its_question() -> None:
@@ -106,6 +116,48 @@ def test_lines_come_whole_and_the_last_one_at_the_end(tmp_path: Path) -> None:
     assert [line.text for line in output.lines()] == ["two"]
     assert [line.text for line in output.lines(last=True)] == ["three"]
     output.close()
+
+
+def test_what_comes_too_fast_is_passed_over_and_that_is_said_once(tmp_path: Path) -> None:
+    output = Output("server", tmp_path)
+    out, _ = output.descriptors
+    os.write(out, b"first\n")
+    assert output.shown(output.lines()) == [Line("server", "stdout", "first")]
+    many = MOST_SHOWN + 1
+    os.write(out, many * b"y\n")
+    found = output.lines()
+    assert len(found) == many
+    *shown, told = output.shown(found)
+    assert shown == found[:MOST_SHOWN]
+    assert told.text == f"[what comes too fast is not shown; all of it is in {tmp_path}]"
+    os.write(out, MOST_BEHIND * b"-" + b"\nlast\n")
+    texts = [line.text for line in output.lines()]
+    assert texts[-1] == "last" and sum(map(len, texts)) < MOST_AT_ONCE
+    assert output.lines() == []
+    output.close()
+
+
+def test_a_line_without_an_end_comes_in_parts(tmp_path: Path) -> None:
+    output = Output("server", tmp_path)
+    out, _ = output.descriptors
+    os.write(out, 2 * MOST_LINE_BYTES * b"-" + b"end")
+    assert [len(line.text) for line in output.lines()] == 2 * [MOST_LINE_BYTES]
+    assert [line.text for line in output.lines(last=True)] == ["end"]
+    os.write(out, (MOST_LINE_BYTES + 1) * b"-" + b"\n")
+    assert [len(line.text) for line in output.lines()] == [MOST_LINE_BYTES, 1]
+    output.close()
+
+
+def test_an_expression_that_takes_for_ever_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds_module, "LINE_LIMIT_S", 0.05)
+    rounds = Rounds("(a+)+$", lambda *_: None, lambda: (2, 0))
+    line = Line("client-1", "stdout", 40 * "a" + "b")
+    with pytest.raises(RunFailed) as refused:
+        rounds.take(line)
+    assert "round_regex = '(a+)+$': takes more than" in str(refused.value)
+    assert "client-1 (41 characters)" in str(refused.value)
+    rounds.take(line)
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
 
 
 def test_rounds_are_those_of_the_first_node_that_prints_one() -> None:
