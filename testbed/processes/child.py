@@ -153,14 +153,17 @@ def fork_alone(namespaces: int = 0) -> int:
 
 
 def run_as_child(body: Callable[[], None], parent: int) -> None:
-    """Be the forked process: take no terminal signals, run ``body``, exit. Never returns."""
+    """Be the forked process: run ``body`` and exit. Never returns.
+
+    Signals that ask for an end come to all of a process group, as of a terminal or ``timeout``;
+    only who owns the processes obeys them, and ends each in its turn.
+    """
     code = 1
     try:
         die_with_parent(parent)
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGINT, signal.SIGHUP):
+        for number in signals.ENDING:
             signal.signal(number, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
         body()

@@ -272,12 +272,15 @@ def wait_for_output(run: Run, node: str, text: str) -> None:
         assert run.process.poll() is None, run.describe()
 
 
-def test_an_interrupt_reaches_programs(execute):
-    program = "trap 'echo caught; exit 5' INT; echo ready; while :; do sleep 0.05; done"
+@pytest.mark.parametrize(
+    ("number", "kill"), [(signal.SIGINT, os.kill), (signal.SIGTERM, os.killpg)]
+)
+def test_what_interrupts_it_alone_or_with_its_group_reaches_programs(execute, number, kill):
+    program = "trap 'echo caught; exit 5' INT TERM; echo ready; while :; do sleep 0.05; done"
     run = execute("--clients=1", f"--server={program}", f"--client={program}")
     for node in ("server", "client-1"):
         wait_for_output(run, node, "ready")
-    os.kill(run.pid, signal.SIGINT)
+    kill(run.pid, number)
     assert run.finish() == 130, run.describe()
     assert output_of(run, "client-1") == output_of(run, "server") == "ready\ncaught\n"
     assert run.summary["status"] == "interrupted"
@@ -306,6 +309,17 @@ def test_the_end_of_a_program_ends_its_grandchildren(execute):
     left = [p for p in alive(tree) if "300" in p.cmdline()]
     assert left == []
     assert run.finish() == 0, run.describe()
+
+
+def test_a_run_ends_in_time_however_much_is_printed(execute):
+    run = execute(
+        *("--clients=1", "--time-limit=2", "--grace=0.3"),
+        *("--server=yes | head -c 50000000; sleep 300", "--client=true"),
+    )
+    assert run.finish() == 124, run.describe()
+    assert "server: [what comes too fast is not shown" in run.stdout
+    assert (run.folder / "nodes" / "server" / "stdout.txt").stat().st_size == 50_000_000
+    assert code_of(run) == {"server": 143, "client-1": 0}
 
 
 def test_nothing_is_left_of_a_run_that_is_killed(execute):
