@@ -39,14 +39,12 @@ class Job:
         assert given.keys() <= ACTION["inputs"].keys()
         inputs = {key: each["default"] for key, each in ACTION["inputs"].items()} | given
         step = STEPS[name]
-        own = {
-            key: re.sub(r"\$\{\{ inputs\.([\w-]+) \}\}", lambda found: inputs[found[1]], text)
-            for key, text in step["env"].items()
-        }
+        own = {key: self._value(text, inputs) for key, text in step["env"].items()}
         assert "${{" not in str([*own.values(), step["run"]])
         assert step["shell"] == "bash"
         path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
         environment = {**os.environ, "PATH": path, "RUNNER_TEMP": str(self.folder)}
+        environment["GITHUB_JOB"] = "test"
         environment |= {key: str(file) for key, file in self.files.items()} | own
         script = self.folder / f"{name}.sh"
         script.write_text(step["run"])
@@ -59,6 +57,12 @@ class Job:
             text=True,
             timeout=LIMIT_S,
         )
+
+    @staticmethod
+    def _value(text, inputs):
+        """An expression of those that the steps have, as a runner takes it."""
+        found = re.fullmatch(r"\$\{\{ inputs\.([\w-]+)(?: \|\| github\.action_path)? \}\}", text)
+        return inputs[found[1]] or ("action_path" in text and str(ROOT)) or ""
 
     def outputs(self):
         lines = self.files["GITHUB_OUTPUT"].read_text().splitlines()
@@ -102,7 +106,7 @@ def test_a_program_that_fails_fails_the_step_and_is_told_of(job):
 def test_what_is_refused_fails_the_step_without_a_summary(job):
     done = job.step("run", profile="4gg", client="true", server="true")
     assert done.returncode == 2 and "did you mean 4g" in done.stderr
-    assert job.outputs() == {}
+    assert job.outputs().keys() == {"artifact"}
 
 
 def test_it_installs_the_command(job, tmp_path, monkeypatch):
@@ -118,9 +122,34 @@ def test_it_installs_the_command(job, tmp_path, monkeypatch):
 
 
 def test_what_a_later_step_takes_is_an_output_of_the_run():
-    """The artifact's folder, and what the action itself hands on."""
+    """The artifact's folder and name, and what the action itself hands on."""
     named = set(re.findall(r"steps\.run\.outputs\.([\w-]+)", (ROOT / "action.yml").read_text()))
-    assert named == {"wire-bytes", "verdict", "report", "folder"}
+    assert named == {"wire-bytes", "verdict", "report", "folder", "artifact"}
     assert {step["uses"] for step in ACTION["runs"]["steps"] if "uses" in step} == {
         "actions/upload-artifact@v4"
     }
+
+
+def test_it_is_a_composite_action_as_github_documents_them():
+    assert ACTION.keys() == {"name", "description", "author", "inputs", "outputs", "runs"}
+    for name, each in ACTION["inputs"].items():
+        assert each.keys() == {"description", "default"}, name
+        assert all(isinstance(text, str) for text in each.values()), name
+        # A runner takes defaults before it knows where the action lies.
+        assert "${{" not in each["default"], name
+    for name, each in ACTION["outputs"].items():
+        assert each.keys() == {"description", "value"}, name
+    runs = ACTION["runs"]
+    assert runs.keys() == {"using", "steps"} and runs["using"] == "composite"
+    before = set()
+    for step in runs["steps"]:
+        if "run" in step:
+            assert step.keys() <= {"id", "if", "shell", "env", "run"} and step["shell"]
+            # What a caller wrote is no part of a script.
+            assert "${{" not in step["run"]
+        else:
+            assert step.keys() <= {"id", "if", "uses", "with"}
+        assert set(re.findall(r"steps\.([\w-]+)\.", str(step))) <= before
+        before |= {step["id"]} if "id" in step else set()
+    text = (ROOT / "action.yml").read_text()
+    assert set(re.findall(r"\binputs\.([\w-]+)", text)) == set(ACTION["inputs"])
