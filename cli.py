@@ -90,6 +90,15 @@ def run() -> None:
     sys.exit(status)
 
 
+def _check_folder() -> None:
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise ConfigError(
+            f"this folder cannot be worked in: {error.strerror}; cd to another"
+        ) from None
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
     """A first interrupt alone: what it leads to, another one does not end."""
     signal.signal(number, signal.SIG_IGN)
@@ -102,6 +111,7 @@ def _status() -> int:
 
         completion.register()
     try:
+        _check_folder()
         main.main(standalone_mode=False, obj=STARTED_S)
         return 0
     except SystemExit as end:

@@ -89,6 +89,8 @@ def become(command: list[str], folder: str) -> None:
         os.execvp(command[0], command)
     except OSError as error:
         refuse(_NOT_FOUND, f"{command[0]}: {error.strerror}")
+    except ValueError as error:  # The first word is empty.
+        refuse(_NOT_FOUND, f"{command[0]!r}: {error}")
 
 
 def refuse(code: int, text: str) -> None:

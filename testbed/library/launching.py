@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from testbed.config_error import ConfigError
 from testbed.exec import jobs
 from testbed.library import join
 from testbed.network.topology import Node, Plan
@@ -29,7 +30,12 @@ def launch(
     """The launch of ``command``, a line for a shell or words, into the node that ``init`` holds.
 
     ``environment``: the caller's; ``own``: what was asked for beside.
+
+    Raises:
+        ConfigError: there is no command.
     """
+    if not command:
+        raise ConfigError(f"{node.name}: command = {command!r}: is none; `true` does nothing")
     job = jobs.job(layout, node, command, environment, own, folder, Path(folder))
     # Nobody has made a folder for the node.
     del job.environment["WIRETUNE_DIR"]

@@ -194,3 +194,13 @@ def test_a_terminal_has_boxes_and_colours_unless_asked_not_to():
         plain = on_a_terminal(words, TERM=kind)
         assert "\x1b" not in plain and not re.search("[\u2500-\u257f]", plain)
         assert "links: loopback" in plain
+
+
+@pytest.mark.parametrize("command", ["networks", "exec"])
+def test_a_folder_that_is_gone_is_said_in_a_line(tmp_path, command):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    words = ["sh", "-c", 'rmdir "$0" && exec "$@"', folder, *CLI, command]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: this folder cannot be worked in: No such file")

@@ -116,6 +116,8 @@ def test_a_program_ends_as_itself(shared):
     assert node.run("kill -TERM $$").returncode == -signal.SIGTERM
     with pytest.raises(subprocess.CalledProcessError):
         node.run(["false"], check=True)
+    with pytest.raises(ConfigError, match="client-1: command = \\(\\): is none"):
+        node.run([])
     absent = node.run(["no-such-program"])
     assert absent.returncode == 127 and absent.stderr.startswith("client-1: no-such-program: ")
 

@@ -147,6 +147,7 @@ def test_a_command_ends_as_itself(lab):
     lab.call("on", "server", "kill -TERM $$", code=143)
     said = lab.call("on", "client-1", "--", "no-such-program", code=127)
     assert said.startswith("client-1: no-such-program: ")
+    assert lab.call("on", "client-1", "--", "", code=127).startswith("client-1: '': ")
 
 
 def test_streams_are_the_callers(lab, tmp_path):
