@@ -26,7 +26,7 @@ from testbed.run.config import choose
 
 QUEUE_PACKETS = 1000
 """Of netem, and of a device, where a TCLink says nothing."""
-_WITHOUT_COUNTERPART = ("enable_ecn", "enable_red", "speedup", "latency_ms")
+_WITHOUT_COUNTERPART = ("enable_ecn", "enable_red", "speedup", "use_tbf", "latency_ms")
 _UNLIMITED = Direction()
 
 

@@ -114,6 +114,7 @@ def test_switches_may_be_joined_by_lines_without_limits() -> None:
         ([("h1", "s1", {"bw": "10"})], "link h1-s1: bw = '10': must be a number, in Mbit/s"),
         ([("h1", "s1", {"loss": 100})], "link h1-s1: loss = 100"),
         ([("h1", "s1", {"bw": 1, "enable_ecn": True})], "enable_ecn = True: links here have no"),
+        ([("h1", "s1", {"bw": 1, "use_tbf": True})], "use_tbf = True: links here have no"),
     ],
 )
 def test_what_has_no_counterpart_is_refused(links: list[Any], words: str) -> None:
