@@ -25,6 +25,9 @@ POLL_S = 0.05
 BASE = ("--profile=3g", "--clients=2", "--rounds=2", "--train-samples=100", "--plain")
 WITHOUT_RIGHTS = ("setpriv", "--bounding-set", "-all,+setfcap")
 """Without this one the kernel lets nobody map root into a user namespace."""
+PORT = 8000
+SIZE = 50_000
+"""Bytes of a file that every client of the programs fetches."""
 SCHEDULE = """
 [[schedule]]
 at_s = 1
@@ -34,14 +37,16 @@ outage_s = 3
 
 
 class Launch:
-    """One ``cli.py launch``, its folder in ``out``."""
+    """One ``cli.py launch``, or another command, its folder in ``out``."""
 
-    def __init__(self, out: Path, *flags: str, prefix: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, out: Path, *flags: str, prefix: tuple[str, ...] = (), command: str = "launch"
+    ) -> None:
         self._out = out
         self._deadline = time.monotonic() + LIMIT_S
         where = f"--out={out}" if not out.exists() else f"--resume={next(out.iterdir())}"
         self.process = subprocess.Popen(
-            [*prefix, sys.executable, str(ROOT / "cli.py"), "launch", where, *flags],
+            [*prefix, sys.executable, str(ROOT / "cli.py"), command, where, *flags],
             stdin=subprocess.DEVNULL,
         )
 
@@ -131,6 +136,17 @@ def main(results: Path) -> None:
     began_s = time.monotonic()
     flags = ("--links=netem", "--transport=gloo", "--dilation=4", "--strict")
     done("reduced", began_s, Launch(memory / "reduced", *BASE, *flags).finish())
+
+    began_s = time.monotonic()
+    (memory / "file").write_bytes(bytes(SIZE))
+    python = f"{sys.executable} -S"
+    fetch = f"import urllib.request as r; print(len(r.urlopen('http://server:{PORT}/file').read()))"
+    flags = (
+        *("--profile=3g", "--clients=2", f"--wait-port={PORT}", "--until=clients", "--pcap"),
+        f"--server=cd {memory}; exec {python} -m http.server {PORT}",
+        f'--client={python} -c "{fetch}"',
+    )
+    done("programs", began_s, Launch(memory / "programs", *flags, command="exec").finish())
 
 
 if __name__ == "__main__":

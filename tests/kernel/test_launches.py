@@ -7,6 +7,7 @@ from typing import Any
 import captured
 import pytest
 from documented_events import undocumented
+from launches import SIZE
 from uml import LAUNCHES_LIMIT_S
 
 pytestmark = pytest.mark.timeout(LAUNCHES_LIMIT_S + 30)
@@ -56,9 +57,10 @@ def test_auto_takes_netem_where_it_is(launched):
     assert "--links" not in run["command"] and run["config"]["links"] == "netem"
 
 
-def test_captures_are_what_the_kernel_counted(launched):
-    for row in summary(launched, "whole")["per_client"]:
-        path = folder(launched, "whole") / "captures" / f"{row['name']}.pcap"
+@pytest.mark.parametrize("name", ["whole", "programs"])
+def test_captures_are_what_the_kernel_counted(launched, name):
+    for row in summary(launched, name)["per_client"]:
+        path = folder(launched, name) / "captures" / f"{row['name']}.pcap"
         number = row["name"].removeprefix("client-")
         carried = captured.wire(captured.read(path), f"10.1.0.{number}")
         if row["losses"]["down"] or row["queue_drops"]["down"]:
@@ -100,3 +102,19 @@ def test_tc_makes_of_the_printed_commands_what_the_run_has(told):
     kinds = [entry["kind"] for entry in seen["had"]]
     assert (kinds.count("netem"), kinds.count("clsact")) == (6, 3)
     assert "10.1.0.1/" in seen["client-1"]
+
+
+def test_programs_of_others_run_behind_links_that_pass_the_certificate(launched, told):
+    assert told["programs"]["exit"] == [0]
+    found = summary(launched, "programs")
+    assert (found["status"], found["links"]) == ("ok", "netem")
+    links = found["fidelity"]["links"]
+    assert links["verdict"] == "pass", links
+    assert undocumented(events(launched, "programs")) == []
+    _, *clients = found["programs"]
+    assert [(row["code"], row["missing"]) for row in clients] == 2 * [(0, [])]
+    for row, client in zip(clients, found["per_client"], strict=True):
+        said = folder(launched, "programs") / "nodes" / row["node"] / "stdout.txt"
+        assert said.read_text() == f"{SIZE}\n"
+        (flow,) = row["flows"]
+        assert SIZE < flow["received"] < client["bytes"]["wire"]["down"] < 1.2 * SIZE
