@@ -25,7 +25,7 @@ from testbed.config_error import ConfigError
 from testbed.exec import config as configuration
 from testbed.exec import isolation
 from testbed.exec.config import Request
-from testbed.exec.endings import NOT_FOUND
+from testbed.exec.endings import NOT_FOUND, NOT_STARTED
 from testbed.exec.jobs import Job, job
 from testbed.exec.supervisor import run
 from testbed.links import choice
@@ -53,6 +53,14 @@ METHOD = "exec"
 class NoProgram(ConfigError):
     """A program does not exist; the text says which, whose, and what would be right."""
 
+    code = NOT_FOUND
+
+
+class CannotStart(NoProgram):
+    """It is there, and is no program."""
+
+    code = NOT_STARTED
+
 
 def execute(
     file: Path | None, flags: dict[str, Any], command: list[str], started_s: float, output: Output
@@ -67,7 +75,7 @@ def execute(
             return _execute(file, flags, command, started_s, output, owned)
         except NoProgram as error:
             output.error(f"error: {error}")
-            return NOT_FOUND
+            return error.code
 
 
 def _execute(
@@ -215,6 +223,11 @@ def _refuse_missing(one: Job) -> None:
     name = one.words[0]
     path = os.path.join(one.folder, name) if "/" in name else name
     if shutil.which(path, path=one.environment.get("PATH")) is None:
+        if "/" in name and os.path.exists(path):
+            raise CannotStart(
+                f"{one.node.name}: {name!r}: may not be executed; chmod +x it, or name the program "
+                "that runs it before it"
+            )
         where = "there" if "/" in name else "in any folder of PATH"
         raise NoProgram(
             f"{one.node.name}: {name!r}: no such program is {where}; name one that exists, or for "

@@ -80,12 +80,14 @@ def isolate(view: View) -> list[str]:
         LinkError: naming the step that the kernel refused.
     """
     _mount(None, "/", None, _ALL_BELOW | _PRIVATE, "keep a node's mounts its own")
-    kept = [(path, _held(path)) for path in view.kept if Path(path).exists()]
+    whole = [folder for folder in PRIVATE if folder in view.kept]
+    own = [folder for folder in PRIVATE if folder not in view.kept and Path(folder).is_dir()]
+    inside = [path for path in view.kept if path not in whole and Path(path).exists()]
+    kept = [(path, _held(path)) for path in inside]
     # Before what holds them may be covered.
     files = [(_held(source), seen) for source, seen in view.files]
-    for folder in PRIVATE:
-        if Path(folder).is_dir():
-            _temporary(folder, "1777")
+    for folder in own:
+        _temporary(folder, "1777")
     for path, descriptor in kept:
         _show(path, descriptor)
     for folder in _ASKED_ELSEWHERE:
@@ -96,7 +98,8 @@ def isolate(view: View) -> list[str]:
         target = os.path.realpath(seen)
         if Path(target).is_file():
             _bind(source, target, f"have a {seen} of its own")
-    missing = _own_sys()
+    missing = [f"a {path} of its own (it starts there)" for path in whole]
+    missing += _own_sys()
     flags = _NO_SUID | _NO_DEVICES | _NO_PROGRAMS
     _mount("proc", "/proc", "proc", flags, "mount a /proc of its own")
     try:

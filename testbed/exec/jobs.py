@@ -136,8 +136,8 @@ def name_service(text: str) -> str:
 
 
 def kept_paths(one: Job) -> tuple[str, ...]:
-    """Paths inside private folders that a program is to find: where it starts, its own folder, and
-    what its command or its environment names."""
+    """Paths of private folders that a program is to find: where it starts, its own folder, and what
+    its command or its environment names in one."""
     named = [one.folder, one.own_folder]
     named += re.findall(r"/[^\s'\"=:;,|&<>()]+", " ".join(one.words))
     for name in KEPT_VARIABLES:
@@ -145,6 +145,8 @@ def kept_paths(one: Job) -> tuple[str, ...]:
     found: list[str] = []
     for path in sorted({str(Path(each)) for each in named if each.startswith("/")}):
         inside = any(path.startswith(f"{private}/") for private in PRIVATE)
-        if inside and not any(path == above or path.startswith(f"{above}/") for above in found):
+        if (inside or path == one.folder in PRIVATE) and not any(
+            path == above or path.startswith(f"{above}/") for above in found
+        ):
             found.append(path)
     return tuple(found)

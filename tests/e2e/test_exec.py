@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import captured
@@ -135,6 +136,13 @@ def test_each_node_is_a_machine_of_its_own(execute, tmp_path):
     assert "client-2 looked up pypi.org: there is no internet inside" in run.stdout
 
 
+def test_who_starts_in_a_private_folder_has_this_machines(execute):
+    with tempfile.NamedTemporaryFile(dir="/tmp") as file:
+        run = execute("--clients=1", "--", "ls", Path(file.name).name, cwd=Path("/tmp"))
+        assert run.finish() == 0, run.describe()
+    assert "nodes are without a /tmp of its own (it starts there)" in run.stdout
+
+
 def test_memory_and_queues_of_ipc_are_a_nodes_own(execute):
     """By such programs on one kernel speak past the links."""
     made = f"{PYTHON} -c 'import socket; s = socket.socket(socket.AF_UNIX); s.bind(\"/tmp/s\")'"
@@ -219,6 +227,7 @@ def test_a_run_ends_as_its_programs_do(execute, flags, code, reason):
         (("--dilation=2", "--", "true"), 2, "programs of others go by this machine's clock"),
         (("--dilation=elastic", "--", "true"), 2, "programs of others go by this machine's clock"),
         (("--", "no-such-program"), 127, "server: 'no-such-program': no such program is in any"),
+        (("--", "./README.md"), 126, "server: './README.md': may not be executed; chmod +x it"),
         (("--round-regex=(", "--", "true"), 2, "round_regex = '(': "),
         (("--expect-bytes=much", "--", "true"), 2, "must be a size such as 500MB"),
         (("--env=X", "--", "true"), 2, "--env 'X': write NAME=VALUE"),

@@ -141,6 +141,7 @@ def test_what_a_program_names_in_a_private_folder_stays() -> None:
     environment = {"PATH": "/tmp/venv/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp/mine"}
     found = made("python /tmp/a/x.py --data='/tmp/b' > /tmp/a/y", environment, folder="/tmp/a")
     assert kept_paths(found) == ("/tmp/a", "/tmp/b", "/tmp/venv/bin")
+    assert kept_paths(made("./x", environment, folder="/tmp")) == ("/tmp",)
 
 
 def test_names_are_asked_of_the_hosts_file_and_of_dns_alone() -> None:
