@@ -6,6 +6,7 @@ units; what has no counterpart in a Plan is refused.
 
 import ipaddress
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -28,6 +29,8 @@ QUEUE_PACKETS = 1000
 """Of netem, and of a device, where a TCLink says nothing."""
 _WITHOUT_COUNTERPART = ("enable_ecn", "enable_red", "speedup", "use_tbf", "latency_ms")
 _UNLIMITED = Direction()
+_READ = ("hosts", "switches", "links", "nodeInfo")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 class Topo(Protocol):
@@ -59,13 +62,23 @@ def plan_of(topo: Topo, server: str | None = None) -> Plan:
     ``server``: the host that is asked for what others probe; one named server, else the first.
 
     Raises:
-        ConfigError: naming a host or a link, and what has no counterpart here.
+        ConfigError: it is no Topo, or naming a host or a link, and what has no counterpart here.
     """
+    for method in _READ:
+        if isinstance(topo, type) or not callable(getattr(topo, method, None)):
+            kind = getattr(topo, "__name__", type(topo).__name__)
+            raise ConfigError(f"topology: {kind} is no mininet.topo.Topo; give one that is made")
     hosts, switches = list(topo.hosts()), set(topo.switches())
     if len(hosts) < 2:
         raise ConfigError(f"topology: has {len(hosts)} hosts; a network takes two at least")
     first = server or (SERVER if SERVER in hosts else hosts[0])
     choose("server", first, hosts)
+    for name in hosts:
+        if not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"host {name!r}: must be letters, digits, '-', '_' and '.', 63 at most, for it is "
+                "what others look up"
+            )
     profiles = _access_links(topo, hosts, switches)
     addresses = _addresses(topo, hosts)
     nodes = []
@@ -277,6 +290,6 @@ def topology(text: str) -> Topo:
         found: Topo = topos[name]()
     except ConfigError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # The file may end the program that runs it.
         raise ConfigError(f"mininet = {text!r}: {type(error).__name__}: {error}") from error
     return found

@@ -159,6 +159,25 @@ def test_a_topology_is_read_from_a_file(tmp_path: Path) -> None:
         mininet.topology(f"{file}:mine")
 
 
+def test_a_file_that_ends_the_program_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_text("raise SystemExit(0)\n")
+    with pytest.raises(ConfigError, match="SystemExit: 0"):
+        mininet.topology(f"{file}:mine")
+
+
+@pytest.mark.parametrize("topo", [None, Made, "h1"])
+def test_what_is_no_topology_is_refused(topo: Any) -> None:
+    with pytest.raises(ConfigError, match=r"is no mininet\.topo\.Topo; give one that is made"):
+        mininet.plan_of(topo)
+
+
+@pytest.mark.parametrize("name", ["h 2", "h2\n10.0.0.9 evil", "-h", "h" * 64, ""])
+def test_a_name_that_can_be_no_hosts_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="must be letters, digits"):
+        mininet.plan_of(star(**{"h1": {}, name: {}}))
+
+
 def test_a_host_that_does_not_run_is_named() -> None:
     running = mininet.Running(star(h1={}, h2={}), [])
     with pytest.raises(ConfigError, match="host h1: does not run in a Mininet here"):
