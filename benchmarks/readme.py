@@ -28,7 +28,7 @@ TOLD = """\
 each row with the rate that was best for it on the validation split (`edge`: the grid's least or
 greatest; by the first seed), then run on the test images; medians of three seeds (least to
 greatest). Minutes and MB are until the end of the round that reached it, and interpolated to the
-moment within it."""
+moment within it; `?`: the certificate of one of the runs failed."""
 COLUMNS = {
     "accuracy": ("accuracy", "{:.3f}"),
     "clients' own then": ("client_accuracy", "{:.3f}"),
@@ -42,6 +42,8 @@ COLUMNS = {
     "client GFLOP a round": ("client_round_gflop", "{:.3g}"),
 }
 """Heads of the table of methods, each with its figure's name in comparison.json."""
+TIMED = ("minutes_to_target", "minutes_interpolated")
+"""What a certificate that failed puts in doubt."""
 
 
 def printed(said: str) -> str:
@@ -77,7 +79,8 @@ def _texts(row: dict[str, Any]) -> dict[str, str]:
         value = row.get(field)
         ends = [form.format(end) for end in row.get("spread", {}).get(field, ())]
         several = f" ({ends[0]} to {ends[1]})" if len(set(ends)) == 2 else ""
-        found[head] = "" if value is None else form.format(value) + several
+        doubt = "?" if field in TIMED and row.get("certificate") == "fail" else ""
+        found[head] = "" if value is None else form.format(value) + doubt + several
     if row.get("rounds_to_target") is None and "runs_to_target" in row:
         reached = row["runs_to_target"]
         found["rounds"] = f"{reached:g} of {row['runs']:g} runs" if reached else "never"

@@ -106,7 +106,8 @@ def bench(
 
 def _row(asked: Bench, group: compare.Group, outcomes: list[Outcome]) -> dict[str, Any]:
     """A row of comparison.json."""
-    own = next(o.cell for o in outcomes if o.cell.setting == (group.where, group.row.name))
+    setting = (group.where, group.row.name)
+    own = next(o.cell for o in outcomes if o.cell.setting == setting and not o.cell.trial)
     row: dict[str, Any] = {"links": group.where, "row": group.row.name}
     row["at"] = {"profile": own.config.profile, "clients": own.config.clients, **own.varied}
     row |= {"has": assumptions.of(own.config), **group.figures, "spread": group.spread}

@@ -113,6 +113,8 @@ def test_a_row_is_tuned_on_the_validation_split_and_then_tested(tmp_path):
     assert done.returncode == 0, done.stderr + done.stdout
     (row,) = json.loads(done.stdout)["rows"]
     assert row["tuned"] == {"learning_rate": 0.01} and row["at_edge"] == ["learning_rate"]
+    # Its trials went over other links.
+    assert row["at"] == {"profile": "unlimited", "clients": 2}
     assert [each["options"]["learning_rate"] for each in row["tuning"]] == [1e-9, 0.01]
     assert [each["reached"] for each in row["tuning"]] == [0, 1]
     assert 0 < row["minutes_interpolated"] <= row["minutes_to_target"]

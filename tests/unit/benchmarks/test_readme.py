@@ -55,6 +55,16 @@ def test_a_figure_of_several_runs_has_their_spread() -> None:
     )
 
 
+def test_minutes_are_in_doubt_where_a_certificate_failed() -> None:
+    spread = {"minutes_to_target": [0.4, 0.6]}
+    row = {"row": "a", "accuracy": 0.5, "minutes_to_target": 0.5, "spread": spread}
+    lines = readme.methods_table([row | {"certificate": end} for end in ("fail", "pass")])
+    assert lines.splitlines()[2:] == [
+        "| a | 0.500 | 0.500? (0.400 to 0.600) |",
+        "| a | 0.500 | 0.500 (0.400 to 0.600) |",
+    ]
+
+
 def test_a_target_that_was_not_reached_is_said() -> None:
     def rounds(runs: int, reached: int) -> str:
         row = {"row": "a", "rounds_to_target": None, "runs": runs, "runs_to_target": reached}
