@@ -31,7 +31,7 @@ iteration the distances and the sums, as matrix products.
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import torch
@@ -62,6 +62,11 @@ class Config(splitfed.Config, frozen=True, forbid_unknown_fields=True, kw_only=T
     """lambda; h is the mean over a batch."""
     quantise_down: bool = False
     """The gradient is quantised too; not in the paper."""
+
+
+def on_text(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A rate low enough for gradients of activations that were quantised."""
+    return {"learning_rate": 3e-4}
 
 
 def check(config: Config, model: nn.Module) -> None:

@@ -150,6 +150,7 @@ class Client:
 
 
 stageable = distillation.stageable
+on_text = distillation.on_text
 public_samples = distillation.public_samples
 public_source = distillation.public_source
 traffic = distillation.traffic

@@ -67,16 +67,16 @@ Rate = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    prefix_length: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 40
-    """P: places of the prefix in each layer."""
+    prefix_length: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
+    """P: places of the prefix in each layer; 40 in the paper, which take more attention."""
     projection: Annotated[int, msgspec.Meta(ge=1, le=65536)] | None = None
     """J: hidden features through which a prefix is learnt, 512 in the paper's code; absent: its
     own values are."""
     prefix_deviation: Annotated[float, msgspec.Meta(ge=0)] = 0.02
     """Of a prefix's first values; 1 in the paper's code, which disturbs a small model for long."""
-    local_steps: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 3
+    local_steps: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 10
     """Batches a round, all full, of a client's auxiliary model, of its prefix, and of the server's
-    prefix; 10 in the paper."""
+    prefix."""
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 8
     """Sequences; 16 in the paper."""
     learning_rate: Rate = 5e-4

@@ -18,6 +18,7 @@ before four of private training, averaging without weights (how many samples a c
 little of how well it knows these images). Sharpening is DS-FL's (Itahara et al., IEEE TMC 2021).
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any
 
@@ -185,6 +186,12 @@ def fixed_flops(config: Config, model: nn.Module, image: Tensor) -> float:
     """Digesting S, which the first round has not, and predicting on it."""
     an_image = config.digest_epochs * flops.step(model, image, model) + flops.forward(model, image)
     return config.public_batch * an_image
+
+
+def on_text(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Few logits of each token, and lower rates, since no classifier is new."""
+    rates = {"learning_rate": 2e-3, "digest_learning_rate": 1e-3, "student_learning_rate": 1e-3}
+    return rates | distillation.on_text(given)
 
 
 stageable = distillation.stageable

@@ -38,10 +38,10 @@ operations leaves no room for. See docs/methods.md for what either does.
 import asyncio
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import torch
@@ -93,6 +93,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def __post_init__(self) -> None:
         if self.pool is None:
             msgspec.structs.force_setattr(self, "pool", "cls" if self.head_blocks else "mean")
+
+
+def on_text(given: Mapping[str, Any]) -> dict[str, Any]:
+    """No self-update, by which a language model's tail forgets, and a lower rate."""
+    return {"local_epochs": 0, "learning_rate": 2e-3}
 
 
 class Prompted(nn.Module):

@@ -53,6 +53,11 @@ class PublicImages(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             )
 
 
+def on_text(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Few logits of each token: of a vocabulary all are more bytes than the model."""
+    return {"top_k": 8}
+
+
 def public_samples(config: PublicImages) -> int:
     return config.public_samples
 

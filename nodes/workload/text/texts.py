@@ -175,6 +175,7 @@ def load(
             f"{found.where}: has {len(rows)} training sequences of {length} tokens and "
             f"{len(tested.inputs)} to test"
             + (f", and {train_samples} were asked for" if train_samples else "")
+            + "".join(f"; {count:,} left out: {why}" for why, count in encoding.left_out.items())
         )
     return Texts(
         train=Sequences(trained.inputs[rows], trained.targets[rows]),

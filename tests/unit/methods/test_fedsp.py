@@ -118,8 +118,9 @@ def test_published_sizes() -> None:
     """40 places of GPT2-XL's 48 layers of 1600 features, and OPT-1.3B's 24 of 2048."""
     for layers, width, heads, expected in ((48, 1600, 25, 24_576_000), (24, 2048, 32, 15_728_640)):
         spec = {"vocabulary": 8, "width": width, "depth": layers, "heads": heads, "mlp_width": 1}
-        whole = model(fedsp.Config(), "meta", **spec)
-        assert fedsp.traffic(fedsp.Config(), whole) == (expected, expected)
+        options = fedsp.Config(prefix_length=40)
+        whole = model(options, "meta", **spec)
+        assert fedsp.traffic(options, whole) == (expected, expected)
 
 
 def test_an_untied_classifier_travels_with_the_auxiliary_model() -> None:

@@ -3,9 +3,12 @@
 from collections.abc import Iterator
 
 import pytest
+from in_process import play
 
 import methods
 from experiments import assumptions
+from methods.shared.local_training import copy_of
+from nodes import products
 from nodes.program import FineTuning
 from nodes.workload import models
 from nodes.workload.text import corpora
@@ -75,3 +78,47 @@ def test_an_option_that_is_none_is_refused_as_on_images() -> None:
         options("fedpeft", variant=3)
     with pytest.raises(ConfigError, match="optimizer = 'adam'"):
         options("fedpeft", optimizer="adam")
+
+
+def perplexities(method: str, **given: object) -> tuple[float, float]:
+    """Of a model before and after three rounds of three clients with 16 short texts each."""
+    config = RunConfig(
+        **TEXT,
+        method=method,
+        options=given,
+        sequence_length=32,
+        train_samples=48,
+        dilation=1.0,
+    )
+    program = FineTuning(config, 3)
+    program.prepare()
+    node, options, shards = program._method, program._options, map(program._shard, range(4))
+    with products.by_onednn():
+        server = node.Server(options, copy_of(program._model), next(shards), 0)
+        clients = {
+            f"client-{shard.client}": node.Client(
+                options, copy_of(program._model), shard, shard.client
+            )
+            for shard in shards
+        }
+        assert program._test is not None
+        some = [each[::6] for each in program._test]
+        before = server.evaluate(*some)["perplexity"]
+        play(server, clients, dict.fromkeys(clients, 16), rounds=3)
+        return before, server.evaluate(*some)["perplexity"]
+
+
+@pytest.mark.parametrize(
+    ("method", "images"),
+    [
+        ("sfprompt", {"local_epochs": 2, "learning_rate": 2e-2}),
+        ("flora", {"learning_rate": 1e-2}),
+    ],
+)
+def test_the_defaults_teach_where_those_of_images_make_it_forget(
+    method: str, images: dict[str, object]
+) -> None:
+    before, after = perplexities(method)
+    assert after < before
+    before, after = perplexities(method, **images)
+    assert after > before
