@@ -65,6 +65,7 @@ def _config(name: str, folder: Path) -> dict[str, Any]:
             f"model = {name!r}: model_type = {model_type!r} in its {CONFIG}; known language models "
             f"are {', '.join(LAYOUTS)}"
         )
+    _told(name, config)
     return config
 
 

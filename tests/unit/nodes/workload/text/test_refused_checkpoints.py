@@ -58,6 +58,11 @@ def refused(folder: Path, why: str, *, weights: bool = True) -> None:
         ({"num_hidden_layers": 0}, "num_hidden_layers = 0 in its config.json; must be a whole"),
         ({"vocab_size": None}, "vocab_size = None in its config.json; must be a whole number"),
         ({"max_position_embeddings": True}, "max_position_embeddings = True in its config.json"),
+        ({"dtype": "auto"}, "dtype = 'auto' in its config.json; must be one of float64, float32"),
+        (
+            {"torch_dtype": "int8", "dtype": "int8"},
+            "dtype = 'int8' in its config.json; must be one",
+        ),
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings = 'no' .*; must be true or false"),
     ],
 )
