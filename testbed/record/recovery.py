@@ -182,6 +182,8 @@ class Killed:
             raise self._refusal(f"{EVENTS} is not as this version writes it ({error})") from error
         if not isinstance(first, Run):
             raise self._refusal("it had not begun; start it again")
+        if first.programs:
+            raise self._refusal("programs do not go on; `exec -f` on its config.toml repeats them")
         if status == "ok":
             raise self._refusal("the run is over; `launch --config` on its config.toml repeats it")
         self.facts = first

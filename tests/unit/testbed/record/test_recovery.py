@@ -246,6 +246,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "another version": (lambda path: folder(path, [{"x": 1}]), "not as this version writes it"),
     "no JSON": (lambda path: folder(path, [], b"text\n"), "not as this version writes it"),
     "a run that is over": (lambda path: folder(path, UNDISTURBED), "the run is over"),
+    "a run of programs": (
+        lambda path: folder(path, [{**UNDISTURBED[0], "programs": {"server": "true"}}]),
+        "`exec -f` on its config.toml repeats them",
+    ),
 }
 
 
