@@ -67,7 +67,10 @@ class LowRank(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         result: Tensor = self.layer(features)
         hidden = F.linear(features.to(self.lora_A.dtype), self.lora_A)
-        return result + (F.linear(hidden, self.lora_B) * self.scale).to(result.dtype)
+        added = F.linear(hidden, self.lora_B)
+        # A factor of 1 changes no bit, and is a pass over all features each way.
+        added = added if self.scale == 1 else added * self.scale
+        return result + added.to(result.dtype)
 
 
 def check(config: Config, model: nn.Module) -> None:
