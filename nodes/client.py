@@ -105,6 +105,9 @@ def participate(
                 facts = compute.facts()
                 if facts and (known := flops(peer.round)) is not None:
                     facts["flops"] = known
+                if facts and facts["late_s"] is not None and peer.stopped:
+                    # Overtaken by the run's end, it lengthens no round.
+                    facts["late_s"] = 0.0
                 if facts:
                     report(events.Computed(round=peer.round, **facts))
                 report(events.Usage(**meter.usage(), **memory()))

@@ -110,7 +110,7 @@ class Peer:
                 continue  # What it had sent last, and it waits for no answer any more.
             self._look()
             queued = self._inboxes[SERVER]
-            if any(later.kind == STOP for later in queued):
+            if self.stopped:
                 raise Stopped
             newest = max((later.round for later in queued), default=0)
             if message.kind == EVALUATE and message.round == self.round >= newest:
@@ -207,6 +207,11 @@ class Peer:
                     self._transport.hang_up(neighbour)
         elif message.sender != SERVER or message.kind != WELCOME:
             self._inboxes[message.sender].append(message)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it has heard that the run is over."""
+        return any(message.kind == STOP for message in self._inboxes[SERVER])
 
     def _check_current(self) -> None:
         """Raise Overtaken where the server has gone on: nobody waits for what is to be sent."""
