@@ -137,8 +137,9 @@ def _rows(path: str, hint: Any) -> Iterator[str]:
         found = list(dict.fromkeys(_name(part) for part in parts))
         yield f"| `{path}` | {' or '.join(found)} | {says} |"
         return
-    for name, own in _hints(inner).items():
-        yield from _rows(f"{path}.{name}", own)
+    in_a_list = inner.__struct_config__.array_like
+    for place, (name, own) in enumerate(_hints(inner).items()):
+        yield from _rows(f"{path}[{place}]" if in_a_list else f"{path}.{name}", own)
 
 
 def _is_struct(kind: Any) -> bool:

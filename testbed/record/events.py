@@ -323,8 +323,8 @@ class Message(Event, tag="message", kw_only=True):
 class StageSize(msgspec.Struct, frozen=True, array_like=True):
     """Bytes of a message's tensors after one of its stages."""
 
-    stage: Annotated[str, "its name; empty: before the first"]
-    bytes: Count
+    stage: Annotated[str, "the stage's name; empty: before the first"]
+    bytes: Annotated[Count, "bytes of the tensors after it"]
 
 
 class Staged(Event, tag="staged", kw_only=True):
