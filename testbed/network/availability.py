@@ -113,14 +113,15 @@ def _read_toml(file: Path, away: list[list[Away]], seed: int, until_s: float) ->
 
 
 def _read_csv(file: Path, away: list[list[Away]]) -> None:
-    lines = io.StringIO(outside.text(file, "availability"))
+    reader = csv.reader(io.StringIO(outside.text(file, "availability")))
     try:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(lines) if row]
+        # Lines may be empty.
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
     except csv.Error as error:
         raise ConfigError(f"{file}: is not CSV: {error}") from error
-    if not rows or rows[0] != _COLUMNS:
+    if not rows or rows[0][1] != _COLUMNS:
         raise ConfigError(f"{file}: the first line must be {','.join(_COLUMNS)}")
-    for number, row in enumerate(rows[1:], start=2):
+    for number, row in rows[1:]:
         where = f"{file} line {number}: "
         if len(row) != len(_COLUMNS):
             raise ConfigError(f"{where}{','.join(row)!r}: must be {','.join(_COLUMNS)}")

@@ -83,6 +83,7 @@ def test_a_file_may_draw_for_some(tmp_path: Path) -> None:
         ("a.toml", "[churn", "is not TOML"),
         ("a.csv", "1,2,3\n", "first line must be client,leaves_s,returns_s"),
         ("a.csv", "client,leaves_s,returns_s\n1,2\n", "line 2: '1,2': must be"),
+        ("a.csv", "client,leaves_s,returns_s\n\n1,2,3\n\n\n1,2\n", "line 6: '1,2': must be"),
         ("a.csv", "client,leaves_s,returns_s\n9,2,3\n", "client = '9': must be 1 to 3"),
         ("a.csv", "client,leaves_s,returns_s\n1,x,3\n", "leaves_s = 'x': must be 0 to"),
         ("a.csv", "client,leaves_s,returns_s\n1,nan,3\n", "leaves_s = nan: must be 0 to"),
