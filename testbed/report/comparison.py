@@ -6,10 +6,12 @@ clients. All of it is from summary.json and config.toml.
 
 from __future__ import annotations
 
+import contextlib
 import tomllib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from rich.table import Table
@@ -19,13 +21,16 @@ from testbed.config_error import ConfigError
 from testbed.metrics import Target, words
 from testbed.network.topology import SERVER
 from testbed.record.run_summary import Summary
-from testbed.report import curves, different_networks, programs, summaries
+from testbed.report import curves, programs, summaries
+from testbed.report import places as setting
 from testbed.report.curves import Point
 from testbed.report.svg import number
 from testbed.report.text import one_line, shortened
 
 MOST_LETTERS = 60
 """Of an option's value in a name, such as a program's command."""
+CONDUCT = ("clients_per_round", "deadline_s")
+"""Fields of a configuration that say how a method's rounds go, whatever its task."""
 TEXTS = ("run", "where")
 """Columns that are no figures."""
 
@@ -37,6 +42,8 @@ class Run(NamedTuple):
     summary: Summary
     options: dict[str, Any]
     """Of its method, and payload stages, or programs' commands; empty without a config.toml."""
+    config: Mapping[str, Any] = MappingProxyType({})
+    """The whole of its config.toml, likewise."""
 
 
 class Row(NamedTuple):
@@ -104,9 +111,18 @@ def runs(paths: Sequence[Path]) -> list[Run]:
 
 
 def _last(cell: Path) -> Run:
-    """The cell's last run that ended well, as bench takes it; the last of all if none did."""
-    tries = [_load(each.parent) for each in sorted(cell.glob("*/summary.json"))]
-    return max(tries, key=lambda run: (run.summary.status == "ok", run.folder.name))
+    """The cell's last run that ended well, as bench takes it; the last of all if none did.
+
+    One that cannot be read counts where there is no other.
+    """
+    folders = sorted(each.parent for each in cell.glob("*/summary.json"))
+    tries: list[Run] = []
+    for folder in folders:
+        with contextlib.suppress(ConfigError):
+            tries.append(_load(folder))
+    return max(
+        tries or [_load(folders[0])], key=lambda run: (run.summary.status == "ok", run.folder.name)
+    )
 
 
 def _load(folder: Path) -> Run:
@@ -123,7 +139,7 @@ def _load(folder: Path) -> Run:
         return Run(folder, summary, programs.settings(summary, config))
     options = config.get("options")
     stages = {name: _chain(config.get(name)) for name in ("stage", "stage_down")}
-    return Run(folder, summary, (options if isinstance(options, dict) else {}) | stages)
+    return Run(folder, summary, (options if isinstance(options, dict) else {}) | stages, config)
 
 
 def _chain(stages: object) -> str:
@@ -138,27 +154,7 @@ def parted(found: Sequence[Run]) -> tuple[list[Run], list[Run]]:
 
 
 def places(found: Sequence[Run]) -> list[str]:
-    """The setting of each run, which must be the same for it to be held against another."""
-    backends = {run.summary.links for run in found if run.summary.links}
-    modes = {run.summary.compute.mode for run in found}
-    networks = different_networks.told_apart([run.summary for run in found])
-    return [
-        _place(run.summary, len(backends) > 1, len(modes) > 1) + network
-        for run, network in zip(found, networks, strict=True)
-    ]
-
-
-def _place(summary: Summary, tell_backend: bool, tell_mode: bool) -> str:
-    server = f", server on {summary.server_profile}" if summary.server_profile else ""
-    clients = f"{summary.clients} client{'' if summary.clients == 1 else 's'}"
-    compute = summary.compute
-    device = f", modelled {compute.device_class}" if compute.mode == "modelled" else ""
-    if tell_mode and compute.mode == "real":
-        device = ", real compute"
-    backend = f", over {summary.links or 'no'} links" if tell_backend else ""
-    split = "" if summary.evaluated.split == "test" else f", its {summary.evaluated.split} split"
-    data = f", {summary.dataset}{split}" if summary.dataset else ""
-    return f"{summary.profile} with {clients}{server}{data}{device}{backend}"
+    return setting.told([run.summary for run in found], [run.config for run in found])
 
 
 def metrics_of(found: Sequence[Run], target: Target | None) -> list[str]:
@@ -224,6 +220,11 @@ def _own_name(run: Run, found: Sequence[Run]) -> str:
         f"{name}={shortened(str(value), MOST_LETTERS)}"
         for name, value in run.options.items()
         if len({str(each.options.get(name)) for each in peers}) > 1
+    ]
+    differ += [
+        f"{name}={run.config.get(name, 'none')}"
+        for name in CONDUCT
+        if len({str(each.config.get(name)) for each in found if each.config}) > 1
     ]
     models = {each.summary.model for each in found}
     if len(models) > 1:
