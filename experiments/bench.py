@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from functools import partial
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def bench(
         output.say(f"{before}{len(cells)} runs")
         live = output.console.is_terminal
         progress = owned.enter_context(LiveTable(output.console)) if live else Lines(output.say)
-        settle = partial(tuning.settled, asked)
+        settle = functools.partial(tuning.settled, asked)
         everything = list(conduct([*trials, *cells], folder, progress, budget_s, settle))
     # 3. What they found.
     outcomes = everything[len(trials) :]
@@ -140,6 +140,9 @@ def _asked(
             Bench(rows=[plan.row(each) for text in methods for each in mix.listed(text)]),
             "--methods",
         )
+    for field in axes["vary"]:
+        if field in run:
+            raise ConfigError(f"--vary {field} and {field} = {run[field]!r}: leave one out")
     shared = plan.over(asked.run, run)
     changed: dict[str, Any] = {key: value for key, value in axes.items() if value}
     changed["vary"] = asked.vary | axes["vary"]
@@ -153,7 +156,7 @@ def _asked(
 
 
 def _checked(cells: list[Cell]) -> dict[str, str]:
-    """Digests of the files that all runs' links are read from, and what else they are by default.
+    """Digests of the files that all runs read, and what else their links are by default.
 
     Raises:
         ConfigError: of the first run that `launch` would refuse.
@@ -177,7 +180,7 @@ def _check_trials(trials: list[Cell]) -> None:
 def _check(config: RunConfig) -> dict[str, str]:
     """Refusals of `launch`, as far as they can be known without building a network.
 
-    Returns digests of the files that the run's links are read from.
+    Returns digests of the files that the run's links, data and weights are read from.
     """
     extras.require("bench", "train")
     from nodes.program import FineTuning
@@ -190,9 +193,24 @@ def _check(config: RunConfig) -> dict[str, str]:
     choose("method", config.method, known.names())
     if config.congestion is not None:
         congestion.check(config.congestion, config.links)
-    FineTuning(config, len(profiles))
+    task = FineTuning(config, len(profiles)).task
     server = [] if config.server_profile is None else [load(config.server_profile)]
-    return client_links.files(config, [*profiles, *server])
+    read = client_links.files(config, [*profiles, *server])
+    data, weights = task.fingerprint(), None
+    if config.compute == "real":
+        weights = _weights(config.model)
+    told = {
+        f"data {config.data_path or config.dataset}": data,
+        f"weights of {config.model}": weights,
+    }
+    return read | {name: digest for name, digest in told.items() if digest is not None}
+
+
+@functools.cache
+def _weights(model: str) -> str | None:
+    from nodes.workload import models
+
+    return models.fingerprint(model)
 
 
 def _check_programs(cell: Cell) -> dict[str, str]:

@@ -31,6 +31,7 @@ _AXES = {
     "eval_on": "grid",
     "target": "run",
     "target_accuracy": "run",
+    "method": "rows",
 }
 """Fields of a run that a bench varies in another way, or not at all."""
 _TARGETS = ("target", "target_accuracy")
@@ -268,6 +269,12 @@ def staged(bench: Bench) -> Bench:
             raise ConfigError(f"stages = {bench.stages}: give each chain once, or none")
     if not chains:
         return bench
+    for row in bench.rows:
+        if (own := over(bench.run, row.run).get("stage")) is not None:
+            raise ConfigError(
+                f"row {row.name!r}: stage = {own!r}, and stages = {bench.stages} gives every row "
+                "its chains; leave one out"
+            )
     rows = [_with(row, chain) for row in bench.rows for chain in chains]
     own = "none" if "none" in chains else chains[0]
     base = None if bench.baseline is None else _named(bench.baseline, own)
@@ -296,9 +303,7 @@ def cells(bench: Bench) -> list[Cell]:
     Raises:
         ConfigError: a field of a run is wrong, or there are too many runs.
     """
-    for field in bench.vary:
-        if field in _AXES:
-            raise ConfigError(f"vary: {field} has an option of its own: {_AXES[field]}")
+    _check_axes(bench)
     varied = itertools.product(*bench.vary.values())
     axes: tuple[Sequence[Any], ...] = (
         range(bench.repeat),
@@ -317,6 +322,20 @@ def cells(bench: Bench) -> list[Cell]:
     return _told_apart([_cell(bench, *chosen) for chosen in itertools.product(*axes)])
 
 
+def _check_axes(bench: Bench) -> None:
+    """Raises ConfigError where an axis has a value twice, or a field has two."""
+    axes = {name: getattr(bench, name) for name in ("profiles", "clients", "seeds", "grid_seeds")}
+    for name, values in (axes | {f"vary {name}": own for name, own in bench.vary.items()}).items():
+        if again := [value for place, value in enumerate(values) if value in values[:place]]:
+            raise ConfigError(f"{name}: {again[0]!r} is there twice; leave one out")
+    for field in bench.vary:
+        if field in _AXES:
+            raise ConfigError(f"vary: {field} has an option of its own: {_AXES[field]}")
+        for row in bench.rows:
+            if row.programs is None and field in row.run:
+                raise ConfigError(f"vary: row {row.name!r} has a {field} of its own; leave one out")
+
+
 def _cell(
     bench: Bench,
     repeat: int,
@@ -333,6 +352,8 @@ def _cell(
         raise ConfigError(f"{where}: {error}") from error
     axis = {"profile": profile, "clients": clients, "seed": seed, **varied}
     values |= {field: value for field, value in axis.items() if value is not None}
+    if "out" in values:
+        raise ConfigError(f"{where}: out = {values['out']!r}: all runs stand in the bench's --out")
     config = convert(renamed(values, where), RunConfig, where)
     parts = [row.name, config.profile, f"{config.clients}c" if config.clients else None]
     parts += map(str, varied.values())
@@ -352,12 +373,14 @@ def _told_apart(cells: list[Cell]) -> list[Cell]:
     """The same with names that are folders', of which no two are alike even without case."""
     folders = [naming.slug(cell.id) for cell in cells]
     counts = Counter(folder.casefold() for folder in folders)
-    return [
-        msgspec.structs.replace(cell, id=folder)
-        if folder == cell.id and counts[folder.casefold()] == 1
-        else msgspec.structs.replace(cell, id=f"{folder}@{naming.mark(cell.id, MARK_DIGITS)}")
-        for cell, folder in zip(cells, folders, strict=True)
-    ]
+    ids = Counter(cell.id for cell in cells)
+    for place, (cell, name) in enumerate(zip(cells, folders, strict=True)):
+        if name != cell.id or counts[name.casefold()] > 1:
+            # A hyphen parts a name from the next, or is in one.
+            whole = cell.id if ids[cell.id] == 1 else [cell.id, *cell.setting]
+            folders[place] = f"{name}@{naming.mark(whole, MARK_DIGITS)}"
+    both = zip(cells, folders, strict=True)
+    return [msgspec.structs.replace(cell, id=name) for cell, name in both]
 
 
 def row(text: str) -> Row:

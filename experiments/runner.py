@@ -37,13 +37,17 @@ LOG = "launch.log"
 """In a cell's folder: what its last run said."""
 SUMMARIES = "*/summary.json"
 """Likewise, those of its runs."""
+TUNING = "tuning"
+"""In a bench's folder, of the runs on the validation split."""
+_CELLS = ("*", f"{TUNING}/*")
+"""Cells' folders in a bench's."""
 
 
 @contextlib.contextmanager
 def claimed(folder: Path, bench: Bench, read: dict[str, str]) -> Iterator[None]:
     """Have the bench's folder, new or as the same bench left it, for ourselves.
 
-    ``read``: digests of the files that its links are read from, which are a part of it.
+    ``read``: digests of the files that its runs read, which are a part of it.
 
     Raises:
         ConfigError: it cannot be written, belongs to another bench, or is in use.
@@ -70,6 +74,11 @@ def claimed(folder: Path, bench: Bench, read: dict[str, str]) -> Iterator[None]:
             raise ConfigError(
                 f"--out {folder}: holds {_others(before, whole)}; name another folder, or remove it"
             )
+        if not before and any(next(folder.glob(f"{cells}/{SUMMARIES}"), None) for cells in _CELLS):
+            raise ConfigError(
+                f"--out {folder}: holds a bench's runs, and no bench.json that says of which; put "
+                "that back, name another folder, or remove it"
+            )
         if not before:
             file.write(text + b"\n")
             file.flush()
@@ -78,12 +87,12 @@ def claimed(folder: Path, bench: Bench, read: dict[str, str]) -> Iterator[None]:
 
 def _others(before: bytes, whole: dict[str, Any]) -> str:
     """The other bench whose runs a folder holds: not those of ``whole``."""
-    with contextlib.suppress(msgspec.DecodeError, AttributeError):
-        found = msgspec.json.decode(before)
-        read = found.pop("files", {})
+    with contextlib.suppress(msgspec.DecodeError, RecursionError):
+        found = msgspec.json.decode(before, type=dict[str, Any])
+        read = msgspec.convert(found.pop("files", {}), dict[str, str])
         if found == {name: value for name, value in whole.items() if name != "files"}:
             wrong = client_links.differing(read, whole["files"])
-            return f"this bench's runs over other links ({wrong})"
+            return f"this bench's runs over other files ({wrong})"
     return "another bench's runs"
 
 

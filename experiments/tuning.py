@@ -11,13 +11,12 @@ import msgspec
 import methods
 from experiments import compare, plan
 from experiments.plan import Bench, Cell, Outcome, Point
+from experiments.runner import TUNING
 from testbed.config_error import ConfigError
 from testbed.metrics import sign
 from testbed.report import curves
 from testbed.run.config import RunConfig
 
-FOLDER = "tuning"
-"""In the bench's, of the runs on the validation split."""
 GIVEN_UP_AFTER = 2
 """Times as many rounds as the fastest value took."""
 _QUICK = {
@@ -213,4 +212,4 @@ def _at(cell: Cell, point: Point, *, trial: bool = False) -> Cell:
     id_ = f"{cell.id}-{plan.folder('-'.join(f'{name}={value}' for name, value in point.items()))}"
     if not trial:
         return Cell(id_, cell.row, config, point, cell.varied)
-    return Cell(f"{FOLDER}/{id_}", cell.row, config, point, cell.varied, trial_of=cell.where)
+    return Cell(f"{TUNING}/{id_}", cell.row, config, point, cell.varied, trial_of=cell.where)

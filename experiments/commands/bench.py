@@ -14,20 +14,26 @@ from testbed.report import terminal
 from testbed.run.config import option_value
 
 
-def _list(context: click.Context, option: click.Parameter, value: str | None) -> list[Any]:
-    """ "0,1,2" to a list, numbers where the option is of numbers."""
-    found = mix.listed(value or "")
-    if option.metavar == "N,...":
-        if wrong := [part for part in found if not part.isdecimal()]:
-            raise ConfigError(f"--{option.name} {value!r}: {wrong[0]!r} is no whole number")
-        return [int(part) for part in found]
+def _list(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> list[Any]:
+    """ "0,1" and "2" to a list, numbers where the option is of numbers."""
+    found: list[Any] = []
+    for value in given:
+        pieces = mix.listed(value)
+        if not pieces:
+            raise ConfigError(f"{option.opts[0]} {value!r}: has no value; leave it out")
+        if option.metavar == "N,...":
+            if wrong := [part for part in pieces if not part.isdecimal()]:
+                raise ConfigError(f"{option.opts[0]} {value!r}: {wrong[0]!r} is no whole number")
+            found += map(int, pieces)
+        else:
+            found += pieces
     return found
 
 
-def _stages(context: click.Context, option: click.Parameter, value: str | None) -> list[str]:
+def _stages(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> list[str]:
     """ "int8,topk:k=0.1,feedback=true" to ["int8", "topk:k=0.1,feedback=true"]."""
     found: list[str] = []
-    for piece in mix.listed(value or ""):
+    for piece in _list(context, option, given):
         # An option of the stage before it, which a comma stands before too.
         if "=" in piece and ":" not in piece and found:
             found[-1] += f",{piece}"
@@ -85,12 +91,14 @@ def _grid(
 @click.option(
     "--profiles",
     shell_complete=common.offers("profile"),
+    multiple=True,
     callback=_list,
     metavar="NAME,...",
     help="Link profiles to compare on.",
 )
 @click.option(
     "--stages",
+    multiple=True,
     callback=_stages,
     metavar="none,NAME[:KEY=VALUE,...][+NAME...],...",
     help="Payload stages for what clients send: each row has each, such as "
@@ -104,8 +112,12 @@ def _grid(
     help="Compare over another field of a run's configuration too, such as "
     "device_class=pi,phone; may be repeated.",
 )
-@click.option("--clients", callback=_list, metavar="N,...", help="Numbers of clients.")
-@click.option("--seeds", callback=_list, metavar="N,...", help="Seeds; figures are medians.")
+@click.option(
+    "--clients", multiple=True, callback=_list, metavar="N,...", help="Numbers of clients."
+)
+@click.option(
+    "--seeds", multiple=True, callback=_list, metavar="N,...", help="Seeds; figures are medians."
+)
 @click.option(
     "--grid",
     multiple=True,
@@ -116,6 +128,7 @@ def _grid(
 )
 @click.option(
     "--grid-seeds",
+    multiple=True,
     callback=_list,
     metavar="N,...",
     help="Seeds that rows are tuned by.  [default: all]",
@@ -167,6 +180,10 @@ def bench(
     """
     from experiments import bench as benching
 
+    if budget is not None and not budget >= 0:
+        raise ConfigError(f"--budget {budget:g}: must be minutes, 0 or more")
+    if out == "":
+        raise ConfigError("--out '': must be some text; leave it out for the default")
     run = {name: value for name, value in flags.items() if value is not None}
     if options:
         run["options"] = options

@@ -27,6 +27,10 @@ class File(click.Path):
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, parameter: Any, context: Any) -> Any:
+        if not value:
+            # Path makes the present folder of it.
+            name = parameter.get_error_hint(context) if parameter else "a path"
+            raise ConfigError(f"{name} {value!r}: must be some text")
         return expanded(os.fsdecode(super().convert(value, parameter, context)))
 
 

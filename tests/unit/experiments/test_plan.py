@@ -1,6 +1,7 @@
 """Which runs a bench is, and what is refused."""
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -107,6 +108,42 @@ def test_no_two_runs_have_one_folder() -> None:
     assert found == [cell.id for cell in cells(Bench(rows=rows, profiles=places))]
 
 
+def test_no_two_runs_have_one_folder_where_hyphens_part_their_names_otherwise() -> None:
+    own = [Row("a"), Row("a-4g")]
+    found = [cell.id for cell in cells(Bench(rows=own, profiles=["x.toml", "4g-x.toml"]))]
+    assert len(set(found)) == len(found) == 4
+    varied = {"device_class": ["pi", "pi-pi"], "server_device_class": ["pi-pi", "pi"]}
+    assert len({cell.id for cell in cells(Bench(rows=[Row("a")], vary=varied))}) == 4
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        {"seeds": [0, 1, 0]},
+        {"clients": [2, 2]},
+        {"profiles": ["4g", "wifi", "4g"]},
+        {"vary": {"alpha": [0.5, 0.5]}},
+        {"vary": {"alpha": [1, 1.0]}},
+    ],
+)
+def test_a_value_that_is_twice_on_an_axis_is_refused(axes: dict[str, Any]) -> None:
+    # Both would be one folder, and once there one run.
+    with pytest.raises(ConfigError, match="is there twice; leave one out"):
+        cells(Bench(rows=TWO, **axes))
+
+
+def test_a_row_and_an_axis_do_not_both_give_a_field() -> None:
+    row_ = [Row("a", {"alpha": 0.1, "stage": ["bf16"]})]
+    with pytest.raises(ConfigError, match="vary: row 'a' has a alpha of its own"):
+        cells(Bench(rows=row_, vary={"alpha": [0.5, 1.0]}))
+    with pytest.raises(ConfigError, match=r"row 'a': stage = .'bf16'., and stages = "):
+        staged(Bench(rows=row_, stages=["none", "int8"]))
+    with pytest.raises(ConfigError, match=r"stage = .'bf16'., and stages = "):
+        staged(Bench(rows=TWO, run={"stage": ["bf16"]}, stages=["none", "int8"]))
+    with pytest.raises(ConfigError, match="row 'one': out = 'x': all runs stand in"):
+        cells(Bench(rows=TWO, run={"out": "x"}))
+
+
 def test_a_plain_name_is_its_folder() -> None:
     assert [cell.id for cell in cells(Bench(rows=[Row("a")], profiles=["4g"]))] == ["a-4g-seed0"]
 
@@ -151,6 +188,7 @@ def test_fields_of_a_run_vary_as_links_do() -> None:
     ("vary", "reason"),
     [
         ({"profile": ["4g"]}, "vary: profile has an option of its own: profiles"),
+        ({"method": ["fedavg"]}, "vary: method has an option of its own: rows"),
         ({"device_clas": ["pi"]}, "unknown field 'device_clas': did you mean device_class"),
         ({"rounds": [0]}, "rounds = 0"),
     ],

@@ -118,7 +118,8 @@ def test_the_same_bench_with_another_congestion_control_or_profile_is_refused(
     own = Bench(rows=[Row("a", {"clients": 1})])
     read = _checked(cells(own))
     # The default link is none that a flag names.
-    assert len(read["profile 4g"]) == 64
+    own_files = ("profile 4g", "data digits", "weights of vit-glyphs")
+    assert all(len(read[name]) == 64 for name in own_files)
     monkeypatch.setattr(congestion, "DEFAULT", "reno")
     other = _checked(cells(own))
     with claimed(tmp_path / "out", own, read):
@@ -136,8 +137,30 @@ def test_the_same_bench_over_edited_files_is_refused(tmp_path: Path) -> None:
     with claimed(tmp_path / "out", Bench(rows=[GOOD]), {"site.toml": "ab", "x.trace": "cd"}):
         pass
     with (
-        pytest.raises(ConfigError, match=r"other links \(site\.toml is not what it was\)"),
+        pytest.raises(ConfigError, match=r"other files \(site\.toml is not what it was\)"),
         claimed(tmp_path / "out", Bench(rows=[GOOD]), {"site.toml": "ef", "x.trace": "cd"}),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("text", ["[1]", "3", '{"files": 3}', '{"files": {"a": 1}}', "{", "null"])
+def test_a_folder_whose_bench_cannot_be_read_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bench.json").write_text(text)
+    with (
+        pytest.raises(ConfigError, match="holds another bench's runs"),
+        claimed(tmp_path, Bench(rows=[GOOD]), {}),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("cell", ["good-seed0", "tuning/good-seed0-x=1"])
+def test_runs_without_a_bench_are_nobodys_to_go_on_with(tmp_path: Path, cell: str) -> None:
+    (tmp_path / cell / "run").mkdir(parents=True)
+    (tmp_path / cell / "run" / "summary.json").touch()
+    (tmp_path / "bench.json").touch()
+    with (
+        pytest.raises(ConfigError, match=r"no bench\.json that says of which"),
+        claimed(tmp_path, Bench(rows=[GOOD]), {}),
     ):
         pass
 

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from experiments.commands import options
 from experiments.commands.launch import launch
+from testbed.config_error import ConfigError
 from testbed.run.config import RunConfig
 
 BY_HAND = {
@@ -112,12 +113,62 @@ def test_a_bench_hands_on_whether_its_runs_are_secure(
 
 
 def test_a_comma_before_an_option_parts_no_stages() -> None:
-    from experiments.commands.bench import _stages
-
     given = "none,int8,topk:k=0.01,feedback=true+deflate,qsgd:levels=7"
-    found = _stages(None, None, given)  # type: ignore[arg-type]
+    found = benched(f"--stages={given}")["stages"]
     assert found == ["none", "int8", "topk:k=0.01,feedback=true+deflate", "qsgd:levels=7"]
-    assert _stages(None, None, None) == []  # type: ignore[arg-type]
+
+
+def test_lists_of_a_bench_are_lists_however_often_they_are_given() -> None:
+    found = benched("--seeds=0,1", "--seeds=7", "--profiles=4g", "--profiles=wifi,3g")
+    assert (found["seeds"], found["profiles"]) == ([0, 1, 7], ["4g", "wifi", "3g"])
+    assert benched() == {name: [] for name in ("profiles", "stages", "clients", "seeds")} | {
+        **{"vary": {}, "grid": {}, "grid_seeds": []}
+    }
+
+
+@pytest.mark.parametrize(
+    ("flag", "reason"),
+    [
+        ("--profiles=", "--profiles '': has no value; leave it out"),
+        ("--seeds=,", "--seeds ',': has no value; leave it out"),
+        ("--grid-seeds=1,x", "--grid-seeds '1,x': 'x' is no whole number"),
+        ("--budget=nan", "--budget nan: must be minutes, 0 or more"),
+        ("--budget=-1", "--budget -1: must be minutes, 0 or more"),
+        ("--out=", "--out '': must be some text; leave it out for the default"),
+    ],
+)
+def test_what_a_bench_cannot_have_is_refused(flag: str, reason: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        benched(flag)
+    assert str(refused.value) == reason
+
+
+def test_a_field_that_is_varied_is_not_given_too() -> None:
+    from experiments import bench as benching
+
+    axes = {**benched(), "vary": {"rounds": [1, 2]}}
+    with pytest.raises(ConfigError, match="--vary rounds and rounds = 3: leave one out"):
+        benching._asked(None, ("fedavg",), (), axes, None, {"rounds": 3})
+
+
+@pytest.mark.parametrize("words", [["--out=", "x"], [""]])
+def test_an_empty_path_is_not_the_present_folder(words: list[str]) -> None:
+    from experiments.commands.results import export
+
+    with pytest.raises(ConfigError, match="'': must be some text"):
+        CliRunner().invoke(export, words, catch_exceptions=False)
+
+
+def benched(*flags: str) -> dict[str, Any]:
+    """The axes that `bench` makes of its flags."""
+    from experiments import bench as benching
+    from experiments.commands.bench import bench
+
+    seen: list[dict[str, Any]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benching, "bench", lambda *given: seen.append(given[3]) or 0)
+        CliRunner().invoke(bench, ["--methods=fedavg", *flags], catch_exceptions=False)
+    return seen[0]
 
 
 def test_stages_are_several_and_none_leaves_what_a_file_says() -> None:
