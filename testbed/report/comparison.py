@@ -327,12 +327,11 @@ def cells(rows: Sequence[Row], target: Target | None) -> list[list[str]]:
     """A head, and a line for each run; where they ran is said if it is not the same of all."""
     aim = "target" if target is None else goal(target)
     metric = common_metric(rows)
-    mixed = metric is None
     head = ["run", "where", "best" if metric is None else f"best {words(metric)}"]
     head += [f"{what} to {aim}" for what in ("rounds", "minutes", "wire MB")]
     head += ["minutes, interpolated", "wire MB, interpolated"]
     head += ["minutes in all", "wire MB in all", "front rounds"]
-    lines = [head, *(_line(row, mixed, target) for row in rows)]
+    lines = [head, *(_line(row, metric is None, target) for row in rows)]
     if any(row.among_clients for row in rows):
         # Elsewhere the server has all bytes, and its own say nothing new.
         head.append("payload MB of the busiest node")

@@ -59,7 +59,7 @@ def _differs(name: str, configs: Sequence[Config]) -> bool:
 
 
 def _value(name: str, config: Config) -> Any:
-    """What counts of a field; None where it says nothing."""
+    """A field's value where it counts, or None."""
     partition = _OF_PARTITION.get(name)
     return None if partition and config.get("partition") != partition else config.get(name)
 
