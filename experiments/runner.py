@@ -70,10 +70,8 @@ def claimed(folder: Path, bench: Bench, read: dict[str, str]) -> Iterator[None]:
             raise ConfigError(f"--out {folder}: another bench is at work there") from None
         file.seek(0)
         before = file.read().strip()
-        if before and before != text:
-            raise ConfigError(
-                f"--out {folder}: holds {_others(before, whole)}; name another folder, or remove it"
-            )
+        if before and before != text and (others := _others(before, whole)):
+            raise ConfigError(f"--out {folder}: holds {others}; name another folder, or remove it")
         if not before and any(next(folder.glob(f"{cells}/{SUMMARIES}"), None) for cells in _CELLS):
             raise ConfigError(
                 f"--out {folder}: holds a bench's runs, and no bench.json that says of which; put "
@@ -85,14 +83,18 @@ def claimed(folder: Path, bench: Bench, read: dict[str, str]) -> Iterator[None]:
         yield
 
 
-def _others(before: bytes, whole: dict[str, Any]) -> str:
-    """The other bench whose runs a folder holds: not those of ``whole``."""
+def _others(before: bytes, whole: dict[str, Any]) -> str | None:
+    """The other bench whose runs a folder holds; None where it is that of ``whole``.
+
+    Of files that a bench had no digest of, as from an earlier version, nothing is known.
+    """
     with contextlib.suppress(msgspec.DecodeError, RecursionError):
         found = msgspec.json.decode(before, type=dict[str, Any])
         read = msgspec.convert(found.pop("files", {}), dict[str, str])
         if found == {name: value for name, value in whole.items() if name != "files"}:
-            wrong = client_links.differing(read, whole["files"])
-            return f"this bench's runs over other files ({wrong})"
+            now: dict[str, str] = whole["files"]
+            wrong = client_links.differing({**now, **read}, now)
+            return wrong and f"this bench's runs over other files ({wrong})"
     return "another bench's runs"
 
 

@@ -143,6 +143,13 @@ def test_the_same_bench_over_edited_files_is_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_a_bench_from_before_digests_of_data_goes_on(tmp_path: Path) -> None:
+    with claimed(tmp_path, Bench(rows=[GOOD]), {"site.toml": "ab"}):
+        pass
+    with claimed(tmp_path, Bench(rows=[GOOD]), {"site.toml": "ab", "data digits": "cd"}):
+        pass
+
+
 @pytest.mark.parametrize("text", ["[1]", "3", '{"files": 3}', '{"files": {"a": 1}}', "{", "null"])
 def test_a_folder_whose_bench_cannot_be_read_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "bench.json").write_text(text)
