@@ -20,7 +20,7 @@ mean's. An all-reduce (gloo) is refused: m and v are the server's.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from torch import Tensor, nn
@@ -74,6 +74,11 @@ class Server(fedpeft.Server):
             second = second + square
         self.first[name], self.second[name] = first.float(), second.float()
         return config.server_learning_rate * first / (second.sqrt() + config.tau)
+
+
+def on_text(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Smaller steps of the server's than a new classifier bears."""
+    return {"server_learning_rate": 3e-3}
 
 
 Client = fedpeft.Client
