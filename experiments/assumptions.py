@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import methods
-from nodes import requirements
+from nodes import method_options
 from nodes.workload.dataset import TEXTS
 from testbed.run.config import RunConfig
 
@@ -11,7 +11,7 @@ from testbed.run.config import RunConfig
 def of(config: RunConfig) -> list[str]:
     """Assumptions of a run, in a few words each, to be known before it is held against another."""
     method = methods.load(config.method)
-    options = requirements.options(config, method)
+    options = method_options.of(config, method)
     found = []
     if public := method.public_samples(options):
         drawn = method.public_source(options) != "held-out"

@@ -14,7 +14,15 @@ import methods
 from methods import Shard
 from methods.shared import flops
 from methods.shared.local_training import warm_up
-from nodes import accelerators, evaluation, generators, memory, products, requirements
+from nodes import (
+    accelerators,
+    evaluation,
+    generators,
+    memory,
+    method_options,
+    products,
+    requirements,
+)
 from nodes.accelerated_compute import Accelerated, of_cuda
 from nodes.allreduce.client import ReducingClient
 from nodes.allreduce.server import ReducingServer
@@ -74,7 +82,7 @@ class FineTuning:
         self._any_device = any_device
         self._clients = clients
         self._method = methods.load(config.method)
-        self._options = requirements.options(config, self._method)
+        self._options = method_options.of(config, self._method)
         if config.transport == "gloo":
             requirements.check_all_reduce(config, self._method, self._options, clients)
         requirements.check_budget(config, self._method)

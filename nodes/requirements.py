@@ -9,10 +9,9 @@ from methods.payload.chain import Chain
 from methods.payload.coder import Coder
 from nodes import memory
 from nodes.device_classes import flops_per_s, of_clients
-from nodes.workload.dataset import TEXTS
 from nodes.workload.tasks import Task
 from testbed.config_error import ConfigError, refusing
-from testbed.run.config import DEFAULT_DEVICE_CLASS, DEFAULT_SERVER_CLASS, RunConfig, convert
+from testbed.run.config import DEFAULT_DEVICE_CLASS, DEFAULT_SERVER_CLASS, RunConfig
 from testbed.transport import gloo
 from testbed.transport.wire import MAX_FRAME_BYTES
 
@@ -43,18 +42,6 @@ def devices(config: RunConfig, clients: int) -> list[str | None]:
         flops_per_s(server)
     classes: list[str | None] = [None] * clients
     return [server, *(of_clients(ours, clients) if ours is not None else classes)]
-
-
-def options(config: RunConfig, method: methods.Method) -> Any:
-    """The options of the run's method, its Config: what is given, and its defaults for the rest.
-
-    Raises:
-        ConfigError: naming the option, the value and what would be right.
-    """
-    given = config.options
-    if config.dataset in TEXTS:
-        given = {**method.on_text(given), **given}
-    return convert(given, method.Config, f"options of method {config.method}")
 
 
 def coder(config: RunConfig, method: methods.Method, options: Any) -> Coder:
