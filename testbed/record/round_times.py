@@ -29,41 +29,11 @@ def fill(
 def _fill_slowest(row: RoundSummary, entry: spans.Round) -> None:
     """Seconds of the slowest client's round: computing, on the way, and the rest.
 
-    The slowest is the one whose last message reached the server last. It computes from a
-    message's arrival to its own next sending; transfers are from sending to arrival.
+    Each instant counts once, however many messages are on their way in it. The slowest is the one
+    that the server heard of last.
     """
-    if entry.among_clients():
-        _fill_from_spans(row, entry)
-        return
-    messages = entry.within()
-    arrivals = {
-        client: max((message.received_ns for message in own if not message.down), default=0)
-        for client, own in messages.items()
-    }
-    compute_ns = transfer_ns = 0
-    if arrivals:
-        slowest = max(arrivals, key=lambda client: arrivals[client])
-        last_down: int | None = None
-        for message in sorted(messages[slowest], key=lambda message: message.received_ns):
-            transfer_ns += message.received_ns - message.sent_ns
-            if message.down:
-                last_down = message.received_ns
-            elif last_down is not None:
-                compute_ns += max(0, message.sent_ns - last_down)
-                last_down = None
-    seconds = entry.seconds or 0.0
-    compute_s, transfer_s = compute_ns / 1e9, transfer_ns / 1e9
-    row.compute_s = round(compute_s, 6)
-    row.transfer_s = round(transfer_s, 6)
-    row.wait_s = round(max(0.0, seconds - compute_s - transfer_s), 6)
-
-
-def _fill_from_spans(row: RoundSummary, entry: spans.Round) -> None:
-    """The same where a client has many transfers at once: each instant of its round counts once.
-
-    Who among them was the slowest: the one that the server heard of last.
-    """
-    row.compute_s = row.transfer_s = row.wait_s = 0.0
+    row.compute_s = row.transfer_s = 0.0
+    row.wait_s = entry.seconds or 0.0
     heard = {
         client: max((m.received_ns for m in own if m.with_server and not m.down), default=0)
         for client, own in entry.within().items()
