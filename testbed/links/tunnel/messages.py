@@ -14,7 +14,7 @@ from testbed.links.userspace.bursts import MAX_READ_BYTES, VNET_BYTES
 MOST_FILLING_BYTES = 1 << 15
 _HEAD = struct.Struct("!BI")
 _FRAME, _ASK, _TELL, _RATE = (struct.Struct(form) for form in ("!dd", "!d", "!ddd", "!d"))
-_KIND_FRAME, _KIND_ASK, _KIND_TELL, _KIND_FILLING, _KIND_RATE = range(1, 6)
+_KIND_FRAME, _KIND_ASK, _KIND_TELL, _KIND_FILLING, _KIND_RATE, _KIND_LEAVE = range(1, 7)
 _LONGEST_STEP_S = 3600.0
 _LEAST_PACKET_BYTES = VNET_BYTES + 20
 _LENGTHS = {
@@ -23,6 +23,7 @@ _LENGTHS = {
     _KIND_TELL: (_TELL.size, _TELL.size),
     _KIND_FILLING: (0, MOST_FILLING_BYTES),
     _KIND_RATE: (_RATE.size, _RATE.size),
+    _KIND_LEAVE: (0, 0),
 }
 """Least and most bytes that follow a head of each kind."""
 
@@ -68,7 +69,11 @@ class Rate(NamedTuple):
     bytes_per_s: float
 
 
-Message = Frame | Ask | Tell | Filling | Rate
+class Leave(NamedTuple):
+    """The last word of a host that ends as it should."""
+
+
+Message = Frame | Ask | Tell | Filling | Rate | Leave
 
 
 def frame(release: float, step: float, data_bytes: int) -> bytes:
@@ -90,6 +95,10 @@ def filling(count: int) -> bytes:
 
 def rate(bytes_per_s: float) -> bytes:
     return _HEAD.pack(_KIND_RATE, _RATE.size) + _RATE.pack(bytes_per_s)
+
+
+def leave() -> bytes:
+    return _HEAD.pack(_KIND_LEAVE, 0)
 
 
 class Decoder:
@@ -122,6 +131,8 @@ class Decoder:
 def _message(kind: int, data: bytes, begin: int, end: int) -> Message:
     if kind == _KIND_FILLING:
         return Filling(end - begin)
+    if kind == _KIND_LEAVE:
+        return Leave()
     if kind == _KIND_FRAME:
         release, step = _FRAME.unpack_from(data, begin)
         if not math.isfinite(release) or not 0 <= step <= _LONGEST_STEP_S:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from testbed.links.queueing.lateness import Lateness
 from testbed.links.tunnel import messages
 from testbed.links.tunnel.clocks import Contradiction, Offset
-from testbed.links.tunnel.messages import Ask, Decoder, Filling, Frame, Malformed, Rate, Tell
+from testbed.links.tunnel.messages import Ask, Decoder, Filling, Frame, Leave, Malformed, Rate, Tell
 
 ASK_S = 1.0
 SILENT_S = 3 * ASK_S
@@ -44,6 +44,8 @@ class Tunnel:
         self._heard_at: float | None = None
         """Unknown until the first word: a host that has more nodes is longer in making them."""
         self.ask_at = now
+        self.has_left = False
+        """The other end has said that it ends, which is no failure of its host."""
         self._sent = self._came = self._dropped = 0
         self._most_queued_bytes = 0
         self._late = Lateness()
@@ -119,6 +121,8 @@ class Tunnel:
                 elif isinstance(message, Tell):
                     self.offset.learn(*message, now)
                     ahead_s = self.offset.seconds
+                elif isinstance(message, Leave):
+                    self.has_left = True
                 elif isinstance(message, Filling | Rate):
                     raise Malformed("a measurement, after they have ended")
         except (Malformed, Contradiction) as error:
@@ -141,6 +145,12 @@ class Tunnel:
             self._out += messages.ask(now)
             self.ask_at = now + ASK_S
         return self.ask_at
+
+    def leave(self) -> None:
+        """Say that this end does, as far as the connection takes it now."""
+        self._out += messages.leave()
+        with contextlib.suppress(Gone):
+            self.flush()
 
     def facts(self, now: float) -> dict[str, float | int]:
         """Figures for the closing facts of a run."""

@@ -36,7 +36,7 @@ class _Elsewhere:
         self.held = Held()
         line.queue = self.held
         self.gone: str | None = None
-        """How it is known that it is, once it is."""
+        """How it is known that it is, or that it has left, once it is or has."""
         self.watched = select.EPOLLIN
         """For which events its tunnel is registered."""
 
@@ -153,13 +153,13 @@ class SpanningCarrier(Carrier):
                 self._epoll.modify(host.tunnel, wanted)
 
     def _let_go(self, host: _Elsewhere, reason: str) -> None:
-        """Go on without a host, and tell the owner."""
-        host.gone = reason
+        """Go on without a host, and tell the owner of one that did not leave by itself."""
+        host.gone = f"host {host.tunnel.host} has left" if host.tunnel.has_left else reason
         self._epoll.unregister(host.tunnel)
         del self._by_descriptor[host.tunnel.fileno()]
         host.tunnel.close()
-        assert self._channel is not None
-        self._channel.send(HostGone(host.tunnel.host, reason))
+        if not host.tunnel.has_left and self._channel is not None:
+            self._channel.send(HostGone(host.tunnel.host, reason))
 
     def _send_early(self, entry: Entry[Packet]) -> None:
         """Send what has just entered an uplink, if its receiver is elsewhere."""
@@ -187,9 +187,16 @@ class SpanningCarrier(Carrier):
         super()._leave(line, segments)
 
     def _closing_facts(self) -> Facts:
+        if self._channel is not None and not self._channel.closed:
+            # Else it is the owner that has gone, and its host with it.
+            for host in self._by_descriptor.values():
+                host.tunnel.leave()
         now = self._now()
         tunnels = {
-            name: {**host.tunnel.facts(now), "gone": host.gone}
+            name: {
+                **host.tunnel.facts(now),
+                "gone": None if host.tunnel.has_left else host.gone,
+            }
             for name, host in self._hosts.items()
         }
         return {

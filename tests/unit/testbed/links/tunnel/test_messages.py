@@ -12,6 +12,7 @@ from testbed.links.tunnel.messages import (
     Decoder,
     Filling,
     Frame,
+    Leave,
     Malformed,
     Message,
     Rate,
@@ -27,6 +28,7 @@ SAID: list[tuple[bytes, Message]] = [
     (messages.filling(300), Filling(300)),
     (messages.filling(0), Filling(0)),
     (messages.rate(1e9), Rate(1e9)),
+    (messages.leave(), Leave()),
 ]
 
 
@@ -60,6 +62,7 @@ def test_pieces_of_any_size_give_the_same(sizes: list[int]):
         messages.ask(float("nan")),
         messages.tell(0.0, float("inf"), 0.0),
         messages.rate(float("nan")),
+        struct.pack("!BI", 6, 1),
     ],
 )
 def test_what_is_no_message_is_refused(wrong: bytes):

@@ -154,6 +154,7 @@ class Told:
 
     def __init__(self) -> None:
         self.lines: list[Any] = []
+        self.closed = False
 
     def send(self, line: Any) -> None:
         self.lines.append(line)
@@ -339,6 +340,23 @@ def test_a_host_that_is_gone_is_told_and_the_others_go_on(world: World):
     facts = a._closing_facts()
     assert facts["tunnels"]["b"]["gone"] == "host b is gone: it closed the connection"
     assert facts["frames_to_hosts_gone"] == 1
+
+
+@pytest.mark.parametrize("owner_is_gone", [False, True])
+def test_a_host_that_leaves_as_it_should_is_not_told_as_gone(world: World, owner_is_gone: bool):
+    two_hosts(world, layout_of(SLOW, SLOW), delay_s=0.0)
+    a, b = world.carriers
+    b._channel.closed = owner_is_gone
+    b._closing_facts()
+    world.settle()
+    b._hosts["a"].tunnel.close()
+    world.wires[0]._ends[0][0].close()
+    world.wires.clear()
+    world.carriers.remove(b)
+    world.until(world.now + 5)
+    told = a._closing_facts()["tunnels"]["b"]["gone"]
+    assert a._channel.lines == ([HostGone("b", told)] if owner_is_gone else [])
+    assert (told is not None) == owner_is_gone
 
 
 def test_a_silent_host_is_gone_after_three_seconds(world: World):
