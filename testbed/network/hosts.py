@@ -152,7 +152,7 @@ def _sum(needs: Needs, clients: int, has_server: bool) -> str:
 
 
 def _refuse_too_much(hosts: Sequence[Host], needs: Needs, where: dict[str, str]) -> None:
-    """Of what is placed already."""
+    """Refusal of a host whose nodes, as placed already, are more than its memory holds."""
     for host in hosts:
         clients = sum(at == host.name for name, at in where.items() if name != SERVER)
         has_server = where[SERVER] == host.name

@@ -87,7 +87,7 @@ def shows(plan: Plan, paths: Iterable[Path], among_clients: bool = False) -> lis
 
 
 def _asked(plan: Plan, path: Path, among_clients: bool) -> tuple[float, str] | None:
-    """What lines from one host to the other may send at once, in kbit/s, and its sum in words."""
+    """Rate at which lines may send at once from one host to the other, kbit/s, and in words."""
     pairs = _pairs(plan, path, among_clients)
     if not pairs:
         return None

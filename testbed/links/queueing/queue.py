@@ -226,7 +226,7 @@ class LinkQueue(Generic[T]):
 
 
 def parted(entry: Entry[T], now: float) -> tuple[Entry[T], Entry[T] | None]:
-    """What of an entry has left by then, the first segment at least; and what has not."""
+    """The part of an entry that has left by then, one segment at least; and the rest of it."""
     release, packet, first, count, step, size = entry
     gone = max(1, _gone(now, release, count, step))
     if gone >= count:

@@ -31,7 +31,7 @@ _MOST_NAME_BYTES = 63
 
 
 class Stranger(Exception):
-    """Who called or answered is no host of the run; the text says why."""
+    """An end that is no host of the run; the text says why."""
 
 
 class Meeting(NamedTuple):
@@ -167,7 +167,7 @@ def _known(meeting: Meeting, connection: socket.socket, awaited: set[str], by: f
 
 
 def _digest(token: bytes, *parts: bytes) -> bytes:
-    """Of parts whose bounds count too."""
+    """Digest of parts, whose bounds count too."""
     digest = hmac.new(token, digestmod=hashlib.sha256)
     for part in parts:
         digest.update(bytes([len(part)]) + part)

@@ -29,7 +29,7 @@ _LENGTHS = {
 
 
 class Malformed(ValueError):
-    """What came is no message; the text says what is wrong."""
+    """Bytes that are no message; the text says what is wrong."""
 
 
 class Frame(NamedTuple):
@@ -77,7 +77,7 @@ Message = Frame | Ask | Tell | Filling | Rate | Leave
 
 
 def frame(release: float, step: float, data_bytes: int) -> bytes:
-    """What stands before a frame's data."""
+    """Bytes before a frame's data."""
     return _HEAD.pack(_KIND_FRAME, _FRAME.size + data_bytes) + _FRAME.pack(release, step)
 
 
