@@ -23,7 +23,6 @@ MOST_LINES = 400
 LONGER = {
     "nodes/fleet.py": "one side of the method contract, whole",
     "testbed/record/events.py": "the schema of every kind of event",
-    "testbed/record/run_summary.py": "every field of summary.json, with what it holds",
     "testbed/record/summary.py": "one builder, an event after the other",
     "testbed/run/config.py": "every field of a run, with what its option says",
 }
