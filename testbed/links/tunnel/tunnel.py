@@ -19,6 +19,8 @@ SILENT_S = 3 * ASK_S
 """Without a word, after which a host is gone."""
 MOST_QUEUED_BYTES = 64 << 20
 """On their way out; frames beyond it are dropped and counted."""
+LATE = ("p50", "p95", "p99", "p99.9", "max")
+"""What is told of how long after their release frames came."""
 _READ_BYTES = 1 << 18
 _MOST_READS = 16
 """In one turn, so that others have theirs."""
@@ -160,8 +162,7 @@ class Tunnel:
             "frames_dropped": self._dropped,
             "frames_received": self._came,
             "late_frames": late["late_releases"],
-            "late_p99_ms": late["lateness_p99_ms"],
-            "late_max_ms": late["lateness_max_ms"],
+            **{f"late_{each}_ms": late[f"lateness_{each}_ms"] for each in LATE},
             "most_queued_bytes": self._most_queued_bytes,
             "offset_ms": 1000 * self.offset.seconds,
             "offset_error_ms": 1000 * self.offset.error_s(now),

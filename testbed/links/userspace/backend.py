@@ -6,6 +6,7 @@ Needs /dev/net/tun and root, or a kernel that lets users make user namespaces.
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -15,6 +16,7 @@ from testbed.links import timekeeper
 from testbed.links.interface import Endpoint, LinkCounters, LinkError
 from testbed.links.linux import descriptors, namespaces
 from testbed.links.process import CounterTable, Facts, LinkProcess, objection, say_up
+from testbed.links.tunnel.clock_table import ClockTable, Reading
 from testbed.links.tunnel.clocks import Offset
 from testbed.links.tunnel.measurement import MOST_S, measure
 from testbed.links.tunnel.meeting import LIMIT_S, Meeting, meet
@@ -79,10 +81,11 @@ class UserspaceNetwork:
         mine = plan.nodes if meeting is None else hosts.of_host(plan, meeting.host)
         count = len(mine)
         limit_s = 30 + 0.05 * count
+        self._clocks = clocks = ClockTable(meeting.others if meeting else ())
         if meeting is not None:
             limit_s += LIMIT_S + MOST_S * len(meeting.others) ** 2
         self._process = LinkProcess(
-            len(plan.nodes), lambda c, table: _run(plan, mine, meeting, c, table), limit_s
+            len(plan.nodes), lambda c, table: _run(plan, mine, meeting, c, table, clocks), limit_s
         )
         paths = descriptors.paths(self._process.descriptors, count) if count else []
         self._namespaces = dict(zip((node.index for node in mine), paths, strict=True))
@@ -125,6 +128,10 @@ class UserspaceNetwork:
         self._process.failure()
         return dict(self._process.hosts_gone)
 
+    def clocks(self) -> dict[str, Reading]:
+        """Other hosts' monotonic clocks, as they were when last asked, which is each second."""
+        return self._clocks.read(time.monotonic())
+
     def down(self) -> dict[str, object]:
         for descriptor in {fd for path in self._namespaces.values() for fd in path}:
             os.close(descriptor)
@@ -138,10 +145,11 @@ def _run(
     meeting: Meeting | None,
     channel: Channel,
     counters: CounterTable,
+    clocks: ClockTable,
 ) -> Facts:
     """The link process: make the namespaces, hand them out, carry packets until told to stop."""
     # Before this process keeps to one core.
-    time = timekeeper.of_run()
+    keeper = timekeeper.of_run()
     # From the host's own network, and before any node is.
     met = None if meeting is None else _meet(meeting)
     user = namespaces.enter_user_namespace_if_needed()
@@ -169,14 +177,14 @@ def _run(
     devices = {node.index: device for node, (_, device, _) in zip(mine, made, strict=True)}
     if met is None:
         say_up(channel, facts, handles)
-        return Carrier(plan, devices, counters, time).run(channel)
+        return Carrier(plan, devices, counters, keeper).run(channel)
     facts["underlay"] = [msgspec.to_builtins(path) for each in met.values() for path in each[1]]
     say_up(channel, facts, handles)
     tunnels = {
-        name: Tunnel(name, connection, offset, time.now())
+        name: Tunnel(name, connection, offset, keeper.now())
         for name, (connection, _, offset) in met.items()
     }
-    return SpanningCarrier(plan, devices, counters, time, tunnels).run(channel)
+    return SpanningCarrier(plan, devices, counters, keeper, tunnels, clocks).run(channel)
 
 
 def _meet(

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from testbed.links.process import UP, CounterTable, Facts, HostGone
 from testbed.links.queueing.queue import FOREVER, Entry
 from testbed.links.timekeeper import Timekeeper
+from testbed.links.tunnel.clock_table import ClockTable
 from testbed.links.tunnel.held import Held
 from testbed.links.tunnel.messages import Frame
 from testbed.links.tunnel.tunnel import Gone, Tunnel
@@ -51,8 +52,9 @@ class SpanningCarrier(Carrier):
         counters: CounterTable,
         time: Timekeeper,
         tunnels: Mapping[str, Tunnel],
+        clocks: ClockTable,
     ) -> None:
-        """``tunnels``: to every other host, by its name; owned from now on."""
+        """``tunnels``: to every other host, by its name; owned from now on. ``clocks``: of each."""
         super().__init__(plan, devices, counters, time)
         now = time.now()
         self._hosts: dict[str, _Elsewhere] = {}
@@ -71,6 +73,7 @@ class SpanningCarrier(Carrier):
             line.queue.entered = self._send_early
         self._unsent: set[_Elsewhere] = set()
         """Hosts for which something waits to be sent."""
+        self._clocks = clocks
         self._tend_at = 0.0
         self._channel: Channel | None = None
         self._unsendable = self._overheld = self._odd = 0
@@ -132,6 +135,7 @@ class SpanningCarrier(Carrier):
         for host in list(self._by_descriptor.values()):
             try:
                 self._tend_at = min(self._tend_at, host.tunnel.tend(now))
+                self._clocks.write(host.tunnel.host, host.tunnel.offset, now)
             except Gone as gone:
                 self._let_go(host, str(gone))
             else:
@@ -183,7 +187,9 @@ class SpanningCarrier(Carrier):
 
     def _leave(self, line: Line, segments: Entry[Packet]) -> None:
         if line.up and _destination(segments[1]) in self._host_of:
-            return  # It has been sent as it entered.
+            # It has been sent as it entered, and takes a turn all the same.
+            self._batching.frames += segments[3]
+            return
         super()._leave(line, segments)
 
     def _closing_facts(self) -> Facts:

@@ -16,7 +16,8 @@ from testbed.links.process import CounterTable, HostGone
 from testbed.links.queueing.lateness import Lateness
 from testbed.links.tunnel import messages
 from testbed.links.tunnel import tunnel as tunnels
-from testbed.links.tunnel.clocks import Offset
+from testbed.links.tunnel.clock_table import ClockTable
+from testbed.links.tunnel.clocks import MOST_DRIFT, Offset
 from testbed.links.tunnel.tunnel import Tunnel
 from testbed.links.userspace import spanning
 from testbed.links.userspace.forwarder import Carrier
@@ -184,7 +185,8 @@ def two_hosts(world: World, layout: Plan, delay_s: float) -> list[Tunnel]:
         tunnel = Tunnel(other, near, offset, clock.now())
         devices = world.devices([node.index for node in of_host(layout, name)])
         table = CounterTable(len(layout.nodes))
-        carrier = SpanningCarrier(layout, devices, table, clock, {other: tunnel})
+        clocks = ClockTable([other])
+        carrier = SpanningCarrier(layout, devices, table, clock, {other: tunnel}, clocks)
         carrier._channel = Told()
         world.carriers.append(carrier)
         made.append(tunnel)
@@ -321,6 +323,27 @@ def test_no_frame_is_late_while_the_way_is_shorter_than_the_uplinks_delay(world:
     lateness = [carrier._time.facts()["lateness_max_ms"] for carrier in world.carriers]
     assert lateness[0] == pytest.approx(0, abs=0.01)
     assert 2.5 < lateness[1] < 4.01
+
+
+def test_frames_for_another_host_take_turns_as_those_that_are_delivered_do(world: World):
+    """Else a host that only sends would wake for each of a fast line's releases."""
+    layout = layout_of(SLOW, SLOW)
+    two_hosts(world, layout, delay_s=0.0)
+    world.send(2, burst(layout, 0, 7))
+    world.until(world.now + 1)
+    assert [carrier._batching.frames for carrier in world.carriers] == [7, 7]
+
+
+def test_the_owner_reads_the_other_hosts_clock_and_how_wrong_it_may_be(world: World):
+    two_hosts(world, layout_of(SLOW, SLOW), delay_s=0.004)
+    for _ in range(3):
+        world.until(world.now + 1.0)
+    for carrier, other, ahead_s in zip(world.carriers, "ba", (AHEAD_S, -AHEAD_S), strict=True):
+        now = carrier._now()
+        read = carrier._clocks.read(now)[other]
+        assert abs(read.offset_s - ahead_s) <= read.error_s <= 0.004 + 3 * MOST_DRIFT
+        later = carrier._clocks.read(now + 10)[other]
+        assert later.error_s - read.error_s == pytest.approx(10 * MOST_DRIFT)
 
 
 def test_a_host_that_is_gone_is_told_and_the_others_go_on(world: World):
