@@ -56,17 +56,20 @@ class Meters:
 
         return start
 
-    def probe_links(self, calibrate: bool, strict: bool) -> Callable[[], None]:
-        """Start probing; what is returned waits for its end and records the certificate."""
+    def probe_links(self, calibrate: bool, strict: bool, why: str = "") -> Callable[[], None]:
+        """Start probing; what is returned waits for its end and records the certificate.
+
+        ``why`` nothing is probed, where ``calibrate`` is not to blame.
+        """
         prober = None
-        if calibrate:
+        if calibrate and not why:
             prober = Prober(self._plan, self._network, clock.dilation())
             self._owned.callback(prober.close)
             clock.follow(prober.streams)  # Nodes that load keep a relay from its work.
         began_s = clock.monotonic()
 
         def finish() -> None:
-            certificate, seconds = checks.skipped("not asked for (--no-calibrate)"), 0.0
+            certificate, seconds = checks.skipped(why or "not asked for (--no-calibrate)"), 0.0
             if prober is not None:
                 certificate, seconds = prober.certificate(), clock.monotonic() - began_s
                 prober.close()

@@ -1,14 +1,11 @@
 """Meeting of the hosts of a run: one TCP connection a pair, both ends of which prove that they
-know the run's token.
+know the run's token (``proof``).
 
-Of two hosts the one that stands first listens, the other calls. The token itself does not travel:
-each end answers the other's random number with a keyed digest. What follows is neither encrypted
+Of two hosts the one that stands first listens, the other calls. What follows is neither encrypted
 nor signed, as the network of the hosts is theirs.
 """
 
 import contextlib
-import hashlib
-import hmac
 import os
 import socket
 import time
@@ -16,6 +13,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from testbed.links.interface import LinkError
+from testbed.links.tunnel import proof
+from testbed.links.tunnel.proof import Stranger
 
 TOKEN_BYTES = 32
 LIMIT_S = 30.0
@@ -25,13 +24,6 @@ ANSWER_LIMIT_S = 2.0
 _AGAIN_S = 0.05
 _GREETING = b"wiretune tunnel 1\n"
 """Its number changes with what is said."""
-_NONCE_BYTES = 16
-_DIGEST_BYTES = 32
-_MOST_NAME_BYTES = 63
-
-
-class Stranger(Exception):
-    """An end that is no host of the run; the text says why."""
 
 
 class Meeting(NamedTuple):
@@ -103,16 +95,7 @@ def _call(meeting: Meeting, name: str, deadline: float, limit_s: float) -> socke
                 raise LinkError(f"reach {where} within {limit_s:g} s: {why}") from error
         time.sleep(_AGAIN_S)
     try:
-        greeting = _read(connection, len(_GREETING) + _NONCE_BYTES, deadline)
-        theirs = greeting[len(_GREETING) :]
-        if greeting[: len(_GREETING)] != _GREETING:
-            raise Stranger("is no tunnel of this version")
-        ours, caller = os.urandom(_NONCE_BYTES), meeting.host.encode()
-        proof = _digest(meeting.token, b"calls", theirs, ours, caller, name.encode())
-        connection.sendall(bytes([len(caller)]) + caller + ours + proof)
-        expected = _digest(meeting.token, b"listens", theirs, ours, caller, name.encode())
-        if not hmac.compare_digest(_read(connection, _DIGEST_BYTES, deadline), expected):
-            raise Stranger("does not know the run's token")
+        proof.call(connection, _GREETING, meeting.token, meeting.host, name, deadline)
     except (OSError, Stranger) as error:
         connection.close()
         raise LinkError(f"be known to {where}: {error}") from error
@@ -137,52 +120,14 @@ def _await(
             raise LinkError(f"no call from host {missing} within {limit_s:g} s{last}") from None
         try:
             answer_by = min(deadline, time.monotonic() + ANSWER_LIMIT_S)
-            name = _known(meeting, connection, awaited - met.keys(), answer_by)
+            left = awaited - met.keys()
+            told = meeting.token, left, meeting.host, answer_by
+            name, _ = proof.answer(connection, _GREETING, *told)
         except (OSError, Stranger) as error:
             connection.close()
             last = f"; {address} called and {error}"
             continue
         met[name] = _settled(connection)
-
-
-def _known(meeting: Meeting, connection: socket.socket, awaited: set[str], by: float) -> str:
-    """The name of the host that has called, which has proved it."""
-    ours = os.urandom(_NONCE_BYTES)
-    connection.settimeout(max(0.001, by - time.monotonic()))
-    connection.sendall(_GREETING + ours)
-    length = _read(connection, 1, by)[0]
-    if not 1 <= length <= _MOST_NAME_BYTES:
-        raise Stranger(f"gave a name of {length} bytes")
-    caller = _read(connection, length, by)
-    theirs = _read(connection, _NONCE_BYTES, by)
-    proof = _read(connection, _DIGEST_BYTES, by)
-    parts = (ours, theirs, caller, meeting.host.encode())
-    if not hmac.compare_digest(proof, _digest(meeting.token, b"calls", *parts)):
-        raise Stranger("did not know the run's token")
-    name = caller.decode(errors="replace")
-    if name not in awaited:
-        raise Stranger(f"was {name!r}, which is not awaited")
-    connection.sendall(_digest(meeting.token, b"listens", *parts))
-    return name
-
-
-def _digest(token: bytes, *parts: bytes) -> bytes:
-    """Digest of parts, whose bounds count too."""
-    digest = hmac.new(token, digestmod=hashlib.sha256)
-    for part in parts:
-        digest.update(bytes([len(part)]) + part)
-    return digest.digest()
-
-
-def _read(connection: socket.socket, count: int, deadline: float) -> bytes:
-    found = b""
-    while len(found) < count:
-        connection.settimeout(max(0.001, deadline - time.monotonic()))
-        data = connection.recv(count - len(found))
-        if not data:
-            raise Stranger("closed the connection: is its token another?")
-        found += data
-    return found
 
 
 def _settled(connection: socket.socket) -> socket.socket:

@@ -15,6 +15,7 @@ BY_HAND = {
     "config",
     "options",
     "tensorboard",
+    "token_file",
     "resume",
     "as_json",
     "plain",

@@ -60,7 +60,7 @@ def test_a_host_of_another_token_is_sent_away_and_told(owned: contextlib.ExitSta
         waiting = pool.submit(meet, first, 2.0)
         with pytest.raises(LinkError, match=r"be known to host a at .*: is its token another"):
             meet(second._replace(token=new_token()), LIMIT_S)
-        with pytest.raises(LinkError, match=r"no call from host b .*did not know the run's token"):
+        with pytest.raises(LinkError, match=r"no call from host b .*did not know the token"):
             waiting.result()
 
 
@@ -92,7 +92,7 @@ def test_a_listener_that_does_not_know_the_token_is_found_out(owned: contextlib.
 
     with ThreadPoolExecutor(1) as pool:
         pool.submit(pretend)
-        with pytest.raises(LinkError, match=r"be known to host a.*does not know the run's token"):
+        with pytest.raises(LinkError, match=r"be known to host a.*does not know the token"):
             meet(second, LIMIT_S)
 
 
