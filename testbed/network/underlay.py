@@ -8,6 +8,7 @@ what lines may send at once.
 import math
 from collections.abc import Iterable
 from itertools import permutations
+from typing import NamedTuple
 
 import msgspec
 
@@ -49,11 +50,9 @@ def refusal(plan: Plan, paths: Iterable[Path], among_clients: bool = False) -> s
     """
     for path in paths:
         asked = _asked(plan, path, among_clients)
-        if asked is None:
-            continue
-        kbit, sums = asked
-        needed = kbit * (1 + TUNNEL_SHARE)
-        if needed > path.rate_kbit:
+        needed = needed_kbit(plan, path, among_clients)
+        if asked is not None and needed is not None and needed > path.rate_kbit:
+            _, sums = asked
             return (
                 f"the network from {path.sender} to {path.receiver} carries "
                 f"{_mbit(path.rate_kbit)}, as measured, and {sums}, which is {_mbit(needed)} with "
@@ -70,20 +69,40 @@ def shows(plan: Plan, paths: Iterable[Path], among_clients: bool = False) -> lis
     """
     found = []
     for path in paths:
-        pairs = _pairs(plan, path, among_clients)
-        if not pairs:
-            continue
-        hidden_ms, sender, receiver = min(
-            ((_least_ms(a, "up") + _least_ms(b, "down"), a.name, b.name) for a, b in pairs),
-            key=lambda pair: pair[0],
-        )
+        least = hidden(plan, path, among_clients)
         way_ms = path.rtt_max_ms / 2
-        if way_ms > hidden_ms:
+        if least is not None and way_ms > least.ms:
             found.append(
-                f"from {sender} ({path.sender}) to {receiver} ({path.receiver}) the network of "
-                f"the hosts takes up to {way_ms:.3g} ms, the links' own delay is {hidden_ms:.3g} ms"
+                f"from {least.sender} ({path.sender}) to {least.receiver} ({path.receiver}) the "
+                f"network of the hosts takes up to {way_ms:.3g} ms, the links' own delay is "
+                f"{least.ms:.3g} ms"
             )
     return found
+
+
+class Hidden(NamedTuple):
+    """The pair of lines on a way that hides least of it."""
+
+    ms: float
+    """Their delays, less jitter."""
+    sender: str
+    receiver: str
+
+
+def hidden(plan: Plan, path: Path, among_clients: bool = False) -> Hidden | None:
+    """Least that lines hide of a way; None: nobody sends along it."""
+    pairs = _pairs(plan, path, among_clients)
+    return min(
+        (Hidden(_least_ms(a, "up") + _least_ms(b, "down"), a.name, b.name) for a, b in pairs),
+        key=lambda pair: pair.ms,
+        default=None,
+    )
+
+
+def needed_kbit(plan: Plan, path: Path, among_clients: bool = False) -> float | None:
+    """Rate at which lines may send at once along a way, with the tunnel's own; None: unbounded."""
+    asked = _asked(plan, path, among_clients)
+    return None if asked is None else asked[0] * (1 + TUNNEL_SHARE)
 
 
 def _asked(plan: Plan, path: Path, among_clients: bool) -> tuple[float, str] | None:
