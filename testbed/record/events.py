@@ -275,6 +275,15 @@ class HostGone(Event, tag="host_gone", kw_only=True):
     reason: Annotated[str, "how that is known"]
 
 
+class HostClock(Event, tag="host_clock", kw_only=True):
+    """By the supervisor, of each other host as a round ends: what its nodes' times are put right
+    by."""
+
+    host: str
+    behind_s: Annotated[Figure, "by how much they are less than the driver's clock has it"]
+    error_s: Annotated[Seconds, "bound of the error of that"]
+
+
 class HostLeft(Event, tag="host_left", kw_only=True):
     """By the supervisor, of each host that was there to the end, once its links are down."""
 
@@ -698,7 +707,7 @@ KINDS: tuple[type[Event], ...] = (
     ),
     *(Evaluated, Shaped, Usage, Captured, Saved, Unsaved, Resumed, Failed, Limited, Host, Done),
     *(Isolated, Exited, Carried),
-    *(HostGone, HostLeft),
+    *(HostGone, HostClock, HostLeft),
     Closed,
 )
 """In the order in which a run has them."""
@@ -707,7 +716,7 @@ Known = (
     | Away | Back | Message | Staged | Reduced | Dropped | Lost | Missed | Overtaken | HostRate
     | Computed | RoundStarted | Round | Wire | Evaluated | Shaped | Usage | Captured | Saved
     | Unsaved | Resumed | Failed | Limited | Host | Done | Isolated | Exited | Carried | HostGone
-    | HostLeft | Closed
+    | HostClock | HostLeft | Closed
 )  # fmt: skip
 """Any of them: what a line is decoded as."""
 
