@@ -160,7 +160,7 @@ def joined(
                 owned.callback(far.close)
                 found.append(far)
             for far in found:
-                _refuse_other_software(far)
+                refuse_other_software(far)
             ports = {far.name: far.check(config, dict(told)) for far in found}
         except (Unusable, LinkError) as error:
             raise ConfigError(f"hosts = {config.hosts!r}: {error}") from error
@@ -172,7 +172,7 @@ def joined(
         yield all_hosts, layout
 
 
-def _refuse_other_software(far: FarHost) -> None:
+def refuse_other_software(far: FarHost) -> None:
     mine, theirs = software(), far.hello.software
     for name in mine.keys() | theirs.keys():
         one, other = mine.get(name), theirs.get(name)

@@ -1,8 +1,9 @@
 """Agents on the hosts of a Ray cluster: one actor a host starts one and ends it with itself.
 
 `ray start` has been run on each host (`wiretune[hosts]`). Actors are spread over different hosts by
-a placement group (STRICT_SPREAD). Ray brings threads into a process that has to fork, so an agent
-is a process of its own, which ends as its input does: with its actor, or with the driver.
+a placement group (STRICT_SPREAD). Ray brings threads into processes that have to fork, so who
+speaks to it is a process of its own, and so is an agent, which ends as its input does: with its
+actor, and that with the driver.
 """
 
 import contextlib
@@ -13,10 +14,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from testbed import extras
 from testbed.config_error import ConfigError
+from testbed.processes.channel import Channel
+from testbed.processes.worker import NoAnswer, Refusal, Result, Worker
 
 AUTO = "auto"
 """In place of addresses: those of the cluster that this host belongs to."""
@@ -27,12 +32,12 @@ _COMMAND = [sys.executable, str(Path(sys.argv[0]).absolute())]
 _LISTENS = "agent: listening at "
 
 
-class Found(NamedTuple):
+class Found(msgspec.Struct, tag="found"):
     """Hosts of a cluster whose agents listen."""
 
     addresses: str
     """As of `--hosts`, the driver's own first."""
-    token: bytes
+    token: str
 
 
 class Starter:
@@ -86,6 +91,28 @@ def agents() -> Iterator[Found]:
             listen, with what it said.
     """
     extras.require(f"--hosts={AUTO}", "hosts")
+
+    def hold(channel: Channel) -> None:
+        with listening() as found:
+            channel.send(found)
+            channel.receive()
+
+    worker = Worker("client of Ray", hold, ConfigError, answers=Found | Result | Refusal)
+    try:
+        try:
+            found = worker.receive(Found, 3 * LIMIT_S)
+        except NoAnswer as error:
+            raise ConfigError(str(error)) from error
+        yield found
+        with contextlib.suppress(NoAnswer):
+            worker.stop(3 * END_LIMIT_S)
+    finally:
+        worker.close()
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[Found]:
+    """The same in a process that need not fork any more."""
     import ray
 
     try:
@@ -107,7 +134,7 @@ def agents() -> Iterator[Found]:
                 "ray start --address=HEAD:6379"
             )
         token = secrets.token_hex(32)
-        yield Found(",".join([own, *_started(ray, others, token, owned)]), token.encode())
+        yield Found(",".join([own, *_started(ray, others, token, owned)]), token)
 
 
 def _started(

@@ -90,6 +90,14 @@ class HostProber:
     def tell(self, order: Order) -> None:
         self._worker.tell(order)
 
+    def fileno(self) -> int:
+        """Readable where there is anything to drain."""
+        return self._worker.channel.fileno()
+
+    def drain(self) -> list[Answer]:
+        """Its answers that nobody has taken; none once its process has ended, which is missed."""
+        return [line for line in self._worker.channel.drain() if isinstance(line, Answer)]
+
     def answer(self, order: Order, limit_s: float) -> Answer:
         """Its answer to the order that it was told.
 

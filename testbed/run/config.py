@@ -361,7 +361,8 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         Text | None,
         Flag(
             "Several machines' addresses, this one's first; each other has an agent (`wiretune "
-            "agent`), at port 7400 unless another is named. They are a, b, c, … to --place.",
+            "agent`), at port 7400 unless another is named; auto: those of the Ray cluster here. "
+            "They are a, b, c, … to --place.",
             takes="ADDRESS[:PORT],...",
             default="this machine alone",
         ),

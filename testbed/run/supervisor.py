@@ -1,6 +1,7 @@
 """The supervisor, from a run's plan to its summary: build, start, watch, stop."""
 
 import contextlib
+import functools
 import math
 import selectors
 from collections.abc import Callable, Iterable
@@ -9,6 +10,7 @@ from typing import Any
 import msgspec
 
 from testbed import clock, files
+from testbed.fidelity.checks import Certificate
 from testbed.links import dilation
 from testbed.links.interface import Backend, LinkError, Network
 from testbed.metering import meter
@@ -27,6 +29,7 @@ from testbed.run.dynamics import Dynamics, away_since
 from testbed.run.feasible import Traffic, refusal
 from testbed.run.hosts.driver import Hosts
 from testbed.run.hosts.far_host import FarChannel
+from testbed.run.hosts.probing import certificate
 from testbed.run.hosts.whole import HostsZygote
 from testbed.run.ledger import Ledger, Progress, RunFailed
 from testbed.run.meters import Meters
@@ -158,8 +161,8 @@ class _Run:
         self._meters = meters = Meters(self._plan, network, self._ledger, owned)
         owned.callback(self._record_last_wire)
         start_capture = meters.prepare_capture(self._config.pcap)
-        why = "links of several hosts are not probed" if self._hosts else ""
-        finish_probing = meters.probe_links(self._config.calibrate, self._config.strict, why)
+        probe = self._prober_of_hosts(network)
+        finish_probing = meters.probe_links(self._config.calibrate, self._config.strict, probe)
         meters.record_links()
         self._refuse_what_hosts_cannot_carry()
         self._refuse_what_cannot_end(self._prepared(zygote, deadline))
@@ -198,6 +201,28 @@ class _Run:
             among_clients = self._program.peer_to_peer
             if reason := underlay.refusal(slower, self._hosts.paths, among_clients):
                 raise RunFailed(reason)
+
+    def _prober_of_hosts(self, network: Network) -> Callable[[], Certificate] | None:
+        """The prober of links of several hosts."""
+        if self._hosts is None:
+            return None
+        return functools.partial(
+            certificate,
+            self._hosts,
+            network,
+            self._plan,
+            clock.dilation(),
+            among_clients=self._program.peer_to_peer,
+        )
+
+    def _record_clocks(self) -> None:
+        """Tell what is put right of other hosts' times."""
+        clocks = self._host_clocks
+        for name, known in () if clocks is None else clocks.clocks.items():
+            event = events.HostClock(
+                host=name, behind_s=round(known.behind_s, 9), error_s=round(known.error_s, 9)
+            )
+            self._ledger.record(SUPERVISOR, event)
 
     def _record_hosts(self) -> None:
         """Tell of hosts that are gone, and once all is down how the others' links ended."""
@@ -276,6 +301,7 @@ class _Run:
                 self._rounds_began_s, self._busy_s = clock.monotonic(), -meter.busy_cores_s()
             elif isinstance(event, events.Round):
                 self._record_wire(event.round)
+                self._record_clocks()
                 self._ledger.recorder.keep_summary(self._ledger.tally.summary)
             elif isinstance(event, events.Done):
                 self._server_done = True

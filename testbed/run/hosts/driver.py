@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from testbed import clock
+from testbed.fidelity import host_prober
 from testbed.links.interface import LinkError
 from testbed.links.process import Facts
 from testbed.links.tunnel.clock_table import Reading
@@ -180,6 +181,8 @@ class Hosts:
             far.facts = message.facts
         elif isinstance(message, Counted):
             far.counters, far.awaits_counters = message.counters, False
+        elif isinstance(message, host_prober.Answer):
+            far.probed = message
         elif isinstance(message, Closing):
             far.closing = message.facts
         elif isinstance(message, Severed):

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from testbed.fidelity import host_prober
 from testbed.links.interface import LinkCounters
 from testbed.links.tunnel.clocks import Contradiction, Offset
 from testbed.links.tunnel.proof import Stranger
@@ -77,6 +78,8 @@ class FarHost:
         """Whether its zygote has prepared."""
         self.counters: list[LinkCounters] | None = None
         self.awaits_counters = False
+        self.probed: host_prober.Answer | None = None
+        """Its prober's word on the last order that it got."""
         self.closing: dict[str, Any] | None = None
         """Of its part of the network, once that is down."""
         self.gone: str | None = None

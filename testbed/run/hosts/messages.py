@@ -2,6 +2,7 @@
 
 import msgspec
 
+from testbed.fidelity import host_prober
 from testbed.links.interface import LinkCounters
 from testbed.links.process import Facts, Shape
 from testbed.processes.worker import Stop
@@ -121,10 +122,10 @@ class Closing(msgspec.Struct, tag="closing"):
     facts: Facts
 
 
-Order = Ask | Check | Begin | Spawn | Say | Shape | Count | Stop
+Order = Ask | Check | Begin | Spawn | Say | Shape | Count | host_prober.Order | Stop
 """What an agent hears."""
 Answer = (
     Hello | Tell | Checked | Refused | Up | Prepared | Forked | Reaped | Said | Counted | Severed
-    | Closing
+    | Closing | host_prober.Answer
 )  # fmt: skip
 """What a driver hears."""

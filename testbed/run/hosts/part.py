@@ -11,11 +11,14 @@ import msgspec
 
 from testbed import clock
 from testbed.config_error import ConfigError
+from testbed.fidelity import host_prober
+from testbed.fidelity.host_prober import HostProber
 from testbed.links import dilation
 from testbed.links.interface import LinkError
 from testbed.links.process import Shape
 from testbed.links.tunnel.meeting import Meeting, listen
 from testbed.links.userspace import backend as userspace
+from testbed.metering import meter
 from testbed.network import hosts
 from testbed.network.topology import Plan
 from testbed.processes.channel import Channel, ChannelClosed, Garbled
@@ -98,8 +101,9 @@ def _carry_out(line: Line, token: bytes, prepare: Prepare) -> None:
         owned.callback(network.down)
         listener.close()
         line.send(Up(network.facts))
-        _Part(line, plan, order.host, zygote, network).serve()
-        facts = network.down()
+        part = _Part(line, plan, order.host, zygote, network)
+        part.serve()
+        facts = {**network.down(), "busy_cores": part.busy_cores()}
     line.send(Closing(facts))
 
 
@@ -115,9 +119,13 @@ class _Part:
         network: userspace.UserspaceNetwork,
     ) -> None:
         self._line, self._zygote, self._network = line, zygote, network
+        self._plan, self._host = plan, host
         self._nodes = {node.index: node for node in hosts.of_host(plan, host)}
         self._channels: dict[int, Channel] = {}
         self._severed: set[str] = set()
+        self._prober: HostProber | None = None
+        """Once links are probed."""
+        self._busy_s, self._since_s = -meter.busy_cores_s(), time.monotonic()
 
     def serve(self) -> None:
         """Relay between the driver and the nodes until it says stop."""
@@ -129,6 +137,9 @@ class _Part:
                 for key, _ in ready:
                     if isinstance(key.data, int):
                         self._relay(key.data)
+                    elif isinstance(key.data, HostProber):
+                        for answer in key.data.drain():
+                            self._line.send(answer)
                 self._hear_zygote()
                 self._check()
                 if any(key.fileobj is self._line for key, _ in ready):
@@ -151,6 +162,17 @@ class _Part:
             self._network.shape(self._nodes[order.node], order.up, order.down)
         elif isinstance(order, Count):
             self._line.send(Counted(self._network.counters()))
+        elif isinstance(order, host_prober.Order):
+            if self._prober is None:
+                self._prober = HostProber(self._plan, self._network, self._host, clock.dilation())
+                owned.callback(self._prober.close)
+                self._selector.register(self._prober, selectors.EVENT_READ, self._prober)
+            self._prober.tell(order)
+
+    def busy_cores(self) -> float:
+        """Cores that worked in the mean since it began, for whatever program."""
+        took_s = time.monotonic() - self._since_s
+        return round((self._busy_s + meter.busy_cores_s()) / took_s, 2) if took_s > 0 else 0.0
 
     def _relay(self, node: int) -> None:
         channel = self._channels[node]

@@ -11,6 +11,7 @@ import msgspec
 from testbed.links.interface import Endpoint, LinkCounters, LinkError
 from testbed.links.process import Facts, Shape
 from testbed.links.userspace import backend as userspace
+from testbed.metering import meter
 from testbed.network.direction import Direction
 from testbed.network.topology import Node, Plan
 from testbed.processes.channel import Channel
@@ -70,6 +71,7 @@ class HostsNetwork:
         self._hosts, self._local, self._plan = all_hosts, local, plan
         self.facts: dict[str, object] = plain(local.facts)
         self.record: dict[str, object] = {}
+        self._busy_s, self._since_s = -meter.busy_cores_s(), time.monotonic()
 
     def endpoint(self, node: Node) -> Endpoint:
         if self._hosts.of(node) is None:
@@ -114,7 +116,9 @@ class HostsNetwork:
     def down(self) -> dict[str, object]:
         for far in self._hosts.others:
             self._hosts.say(far, Stop())
-        self._hosts.closing = self._local.down()
+        took_s = time.monotonic() - self._since_s
+        busy_cores = round((self._busy_s + meter.busy_cores_s()) / took_s, 2) if took_s > 0 else 0.0
+        self._hosts.closing = {**self._local.down(), "busy_cores": busy_cores}
         found = plain(self._hosts.closing)
         self._hosts.await_all(lambda far: far.closing is not None, LEAVE_LIMIT_S, "no end")
         for far in self._hosts.others:

@@ -98,11 +98,11 @@ def test_other_software_is_refused(name: str, theirs: str | None, reason: str):
     software = {**hosts.software(), name: theirs}
     far = SimpleNamespace(where="host b at 10.0.0.2:7400", hello=SimpleNamespace(software=software))
     with pytest.raises(Unusable, match=f"host b at 10.0.0.2:7400: {reason}"):
-        hosts._refuse_other_software(far)
+        hosts.refuse_other_software(far)
 
 
 def test_a_commit_that_one_host_does_not_know_of_is_none_that_differs():
     software = {**hosts.software(), "git": None}
-    hosts._refuse_other_software(
+    hosts.refuse_other_software(
         SimpleNamespace(where="host b", hello=SimpleNamespace(software=software))
     )

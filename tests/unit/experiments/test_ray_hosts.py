@@ -107,7 +107,7 @@ def test_every_other_host_has_an_agent_which_ends_with_the_context(
     cluster: Any, tmp_path: Path
 ) -> None:
     ray = cluster("10.0.0.1", "10.0.0.2", "10.0.0.3")
-    with ray_hosts.agents() as found:
+    with ray_hosts.listening() as found:
         assert found.addresses == "10.0.0.1,10.0.0.2:7401,10.0.0.3:7401"
         assert len(found.token) == 64
         assert ray.strategies == ["STRICT_SPREAD"] and ray.is_up
@@ -116,13 +116,27 @@ def test_every_other_host_has_an_agent_which_ends_with_the_context(
     assert ray.strategies == ["STRICT_SPREAD", "removed"] and not ray.is_up
 
 
+def test_a_driver_has_them_without_rays_threads(cluster: Any, tmp_path: Path) -> None:
+    ray = cluster("10.0.0.1", "10.0.0.2")
+    with ray_hosts.agents() as found:
+        assert found.addresses == "10.0.0.1,10.0.0.2:7401"
+        assert not ray.is_up and not (tmp_path / "ended").exists()
+    assert (tmp_path / "ended").read_text().split() == ["10.0.0.2"]
+
+
+def test_what_ray_cannot_do_is_said_to_the_driver(cluster: Any) -> None:
+    cluster("10.0.0.1")
+    with pytest.raises(ConfigError, match="this host alone"):
+        ray_hosts.agents().__enter__()
+
+
 def test_an_agent_that_does_not_listen_is_named_and_the_others_end(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster("10.0.0.1", "10.0.0.2", "10.0.0.3")
     monkeypatch.setenv("WRONG", "10.0.0.3")
     with pytest.raises(ConfigError, match=r"no agent listens at 10\.0\.0\.3: no such address"):
-        ray_hosts.agents().__enter__()
+        ray_hosts.listening().__enter__()
     assert (tmp_path / "ended").read_text().split() == ["10.0.0.2"]
 
 
@@ -134,7 +148,7 @@ def test_what_is_no_cluster_of_several_hosts_is_refused(
 ) -> None:
     ray = cluster(*hosts)
     with pytest.raises(ConfigError, match=said):
-        ray_hosts.agents().__enter__()
+        ray_hosts.listening().__enter__()
     assert not ray.is_up
 
 
