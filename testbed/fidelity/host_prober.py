@@ -95,8 +95,15 @@ class HostProber:
         return self._worker.channel.fileno()
 
     def drain(self) -> list[Answer]:
-        """Its answers that nobody has taken; none once its process has ended, which is missed."""
-        return [line for line in self._worker.channel.drain() if isinstance(line, Answer)]
+        """Its answers that nobody has taken.
+
+        Raises:
+            LinkError: its process has ended.
+        """
+        lines = [line for line in self._worker.channel.drain() if isinstance(line, Answer)]
+        if self._worker.channel.closed:
+            raise LinkError(f"not probed: the prober {self._worker.child.condition()}")
+        return lines
 
     def answer(self, order: Order, limit_s: float) -> Answer:
         """Its answer to the order that it was told.

@@ -1,6 +1,9 @@
 """Probing links of a run on two hosts, each of which has a prober of its own nodes' ends."""
 
 import contextlib
+import os
+import select
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +12,7 @@ import pytest
 from testbed.fidelity import host_prober, prober
 from testbed.fidelity.checks import Certificate
 from testbed.fidelity.host_prober import Answer, HostProber, Order
+from testbed.links.interface import LinkError
 from testbed.links.process import Shape
 from testbed.links.tunnel.meeting import Meeting, listen, new_token
 from testbed.links.userspace import backend as userspace
@@ -138,6 +142,20 @@ def test_a_line_too_fast_for_single_packets_is_filled_from_the_other_host(probed
     rates = {c.direction: c.measured for c in found.checks if c.name == "rate by TCP"}
     assert rates.keys() == {"up", "down"}
     assert all(rate is not None and 0.3 * 600_000 < rate < 720_000 for rate in rates.values())
+
+
+def test_a_prober_that_is_killed_is_named(build: Any) -> None:
+    layout, network = build(LINK)
+    own = HostProber(layout, network, "")
+    try:
+        own.tell(host_prober.Open(False, [0]))
+        assert own.answer(host_prober.Open(False, [0]), LIMIT_S) == host_prober.Did()
+        os.kill(own._worker.child.pid, signal.SIGKILL)
+        with pytest.raises(LinkError, match="not probed: the prober was killed by SIGKILL"):
+            while not own.drain():
+                select.select([own], [], [], LIMIT_S)
+    finally:
+        own.close()
 
 
 def test_packets_that_skip_a_line_are_not_told_from_others_by_two_hosts_clocks() -> None:
