@@ -80,6 +80,8 @@ class Machines:
         for process in self._started:
             if process.poll() is None:
                 os.kill(process.pid, signal.SIGKILL)
+            if process.stdin is not None and process.stdin.closed:
+                process.stdin = None  # Else it would be flushed.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.communicate(timeout=10)
         self._network.down()
