@@ -127,11 +127,16 @@ def cure(summary: Summary) -> str | None:
     if summary.programs:
         # They go by this machine's clock.
         return None
-    if summary.dilation == 1 and not summary.elastic and summary.links in ELASTIC_LINKS:
+    several = "host" in summary.link_facts
+    can_wait = summary.links in ELASTIC_LINKS and not several
+    if summary.dilation == 1 and not summary.elastic and can_wait:
         return "--dilation=elastic"
     needed = known(summary.fidelity.host.dilation_needed)
     if needed is None:
         return None
+    if several:
+        # Of several hosts no trial round says more than this one did.
+        return f"--dilation={needed:g}" if needed > summary.dilation else None
     # An elastic clock that was crowded: what ran beside it is not in the nodes' own figures.
     return f"--dilation={needed:g}" if needed > summary.dilation else "--dilation=auto"
 

@@ -51,7 +51,7 @@ def test_a_run_on_two_hosts_has_the_bytes_and_the_model_of_one(machines: Make):
     assert [row["metrics"] for row in there["rounds"]] == [row["metrics"] for row in here["rounds"]]
     assert there["bytes"]["payload"] == here["bytes"]["payload"]
     for one, other in zip(here["per_client"], there["per_client"], strict=True):
-        assert one["payload"] == other["payload"]
+        assert one["bytes"]["payload"] == other["bytes"]["payload"]
     (told,) = found.events("hosts")
     assert [(part["name"], part["nodes"]) for part in told["hosts"]] == [("a", 3), ("b", 2)]
     assert told["place"] == "server=a,client-1:2=a,client-3:4=b"
