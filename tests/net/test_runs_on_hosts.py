@@ -11,7 +11,8 @@ import pytest
 from machines import LIMIT_S, Machines, below, said
 
 FAST = ("--method=fedavg", "--set=batch_size=128", "--set=local_epochs=1", "--train-samples=200")
-LINKS = ("--clients=4", "--profile=wifi", "--dilation=1", "--links=userspace", *FAST)
+RUN = ("--clients=4", "--dilation=1", "--links=userspace", *FAST)
+LINKS = ("--profile=rate 10mbit delay 10ms", *RUN)
 PLACE = "--place=server=a,client-1:2=a,client-3:4=b"
 GONE_S = 10.0
 pytestmark = pytest.mark.timeout(3 * LIMIT_S)
@@ -81,6 +82,16 @@ def test_whom_a_run_cannot_have_is_named_before_it_begins(machines: Make):
     assert agent.poll() is None
     assert nobody.returncode == stranger.returncode == 2
     assert not (found.folder / "out").exists()
+
+
+def test_links_that_the_hosts_network_cannot_carry_are_refused_with_the_sum(machines: Make):
+    found = machines()
+    found.agent(1)
+    run = found.launch(PLACE, "--profile=rate 40gbit delay 10ms", *RUN)
+    text = said(run)
+    assert run.returncode == 1
+    assert "the 2 nodes on b may receive 8e+04 Mbit/s, which is 8.4e+04 Mbit/s with 5 %" in text
+    assert found.events("started") == []
 
 
 def test_an_agent_that_is_killed_takes_its_clients_along_and_the_run_goes_on(
