@@ -34,6 +34,7 @@ FAILED_EXIT = 1
 USAGE_EXIT = 2
 INTERRUPTED_EXIT = 130
 COMMANDS = {
+    "agent": "agent",
     "bench": "bench",
     "calibrate": "network",
     "certify": "network",

@@ -13,30 +13,24 @@ says little. Second table: networks of so many nodes up and down again; the memo
 
 import os
 import resource
-import select
-import socket
 import time
 from pathlib import Path
 from typing import Any
 
 import click
 import psutil
+import streams
 import table
+from streams import WAIT_S, WARM_S, busy_s, delivered, used_s
 
-from testbed.links.interface import Network
 from testbed.links.linux import namespaces
 from testbed.links.userspace import backend as userspace
 from testbed.network.direction import Direction
 from testbed.network.profiles import LinkProfile, load
-from testbed.network.topology import Node, Plan, plan
+from testbed.network.topology import plan
 from testbed.processes.channel import Channel
 from testbed.processes.child import Child
 
-PORT = 7000
-WARM_S = 3.0
-"""Until TCP has found the rate, and the queues their level."""
-WAIT_S = 30.0
-CHUNK_BYTES = 1 << 17
 LATENESS = ("p50", "p95", "p99", "p99.9", "max")
 
 
@@ -54,93 +48,30 @@ CASES: list[tuple[str, list[LinkProfile]]] = [
 ]
 
 
-def stand(network: Network, node: Node) -> None:
-    """Enter the node's own network; sockets made there stay there."""
-    namespaces.enter(network.endpoint(node).namespaces[-1:])
-
-
-def send(network: Network, layout: Plan, congestion: str | None, seconds: float) -> None:
-    """One stream from each client, as fast as it goes."""
-    poller, sockets, chunk = select.epoll(), {}, bytes(CHUNK_BYTES)
-    for client in layout.clients:
-        stand(network, client)
-        sock = socket.socket()
-        if congestion:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
-        sock.connect((layout.server.address, PORT))
-        sock.setblocking(False)
-        poller.register(sock, select.EPOLLOUT)
-        sockets[sock.fileno()] = sock
-    ends = time.monotonic() + seconds
-    while (left_s := ends - time.monotonic()) > 0:
-        for descriptor, _ in poller.poll(left_s):
-            try:
-                sockets[descriptor].send(chunk)
-            except BlockingIOError:
-                continue
-            except ConnectionError:
-                return  # The receiver has seen enough.
-
-
-def receive(network: Network, layout: Plan, seconds: float, results: Channel) -> None:
-    """Take every stream; report when measuring begins, then each stream's goodput in kbit/s."""
-    stand(network, layout.server)
-    poller, sockets, buffer = select.epoll(), {}, bytearray(1 << 22)
-    with socket.create_server((layout.server.address, PORT), backlog=1000) as listener:
-        results.send({"listening": True})
-        for _ in layout.clients:
-            sock, _ = listener.accept()
-            sock.setblocking(False)
-            poller.register(sock, select.EPOLLIN)
-            sockets[sock.fileno()] = sock
-    taken = dict.fromkeys(sockets, 0)
-
-    def take_until(ends: float) -> dict[int, int]:
-        while (left_s := ends - time.monotonic()) > 0:
-            for descriptor, _ in poller.poll(left_s):
-                # With MSG_TRUNC the kernel counts TCP's bytes and copies none.
-                size = len(buffer)
-                taken[descriptor] += sockets[descriptor].recv_into(buffer, size, socket.MSG_TRUNC)
-        return dict(taken)
-
-    before = take_until(time.monotonic() + WARM_S)
-    results.send({"began": True})
-    began = time.monotonic()
-    after = take_until(began + seconds)
-    measured_ms = 1000 * (time.monotonic() - began)
-    results.send({"kbit": [8 * (after[key] - before[key]) / measured_ms for key in after]})
-
-
-def busy_s() -> float:
-    """CPU time of the whole machine so far."""
-    times = psutil.cpu_times()
-    return float(times.user + times.nice + times.system + times.irq + times.softirq)
-
-
-def used_s(pid: int) -> float:
-    times = psutil.Process(pid).cpu_times()
-    return float(times.user + times.system)
-
-
 def fill(profiles: list[LinkProfile], congestion: str | None, seconds: float) -> dict[str, Any]:
     """Goodput of every link and what the link process used while all were full."""
     layout = plan(profiles)
     network = userspace.up(layout)
     process = network._process.pid
     ours, theirs = Channel.pair()
-    children = [Child("receiver", lambda: receive(network, layout, seconds, theirs))]
+
+    def receive() -> None:
+        streams.take(streams.await_calls(network, layout, theirs), seconds, theirs)
+
+    def send() -> None:
+        streams.send(streams.call(network, layout, congestion), WARM_S + seconds + WAIT_S)
+
+    children = [Child("receiver", receive)]
     try:
         ours.receive(WAIT_S)
-        whole_s = WARM_S + seconds + WAIT_S
-        children.append(Child("sender", lambda: send(network, layout, congestion, whole_s)))
+        children.append(Child("sender", send))
         ours.receive(WAIT_S)
         pids = [process, *(child.pid for child in children)]
         before = busy_s(), [used_s(pid) for pid in pids], network.counters()
         kbit = ours.receive(seconds + WAIT_S)["kbit"]
         used = [used_s(pid) - was for pid, was in zip(pids, before[1], strict=True)]
         others_s = busy_s() - before[0] - sum(used)
-        rows = zip(network.counters(), before[2], strict=True)
-        frames = sum(now.down.frames - was.down.frames for now, was in rows)
+        frames = delivered(network.counters(), before[2])
     finally:
         for child in reversed(children):
             child.kill()

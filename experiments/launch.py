@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 import methods
-from experiments import elastic
+from experiments import elastic, ray_hosts
+from experiments import hosts as spread
 from experiments.aftermath import (
     EXIT_CODES,
     UNWRITTEN_EXIT,
@@ -25,6 +26,7 @@ from testbed.links.dilation import plan as dilated
 from testbed.machine import limits
 from testbed.metering import meter
 from testbed.naming import slug
+from testbed.network.hosts import written
 from testbed.network.profiles import load as load_profile
 from testbed.network.topology import Plan, plan
 from testbed.record import trust
@@ -35,6 +37,7 @@ from testbed.report.terminal import Output
 from testbed.report.text import few
 from testbed.run import client_links
 from testbed.run.config import RunConfig, choose, load, pace
+from testbed.run.hosts.whole import HostsBackend
 from testbed.run.supervisor import run
 from testbed.transport import congestion, keys
 
@@ -47,18 +50,20 @@ def launch(
     output: Output,
     tensorboard: bool = False,
     resume: Path | None = None,
+    token_file: Path | None = None,
 ) -> int:
     """Carry out a run and say what came of it; returns the exit status.
 
     ``tensorboard``: leave event files for TensorBoard, too. ``resume``: the folder of a killed run,
-    which goes on.
+    which goes on. ``token_file``: of the hosts of a run on several.
 
     Raises:
         ConfigError: refused before anything has started.
     """
     with contextlib.ExitStack() as owned:
         killed = None if resume is None else owned.enter_context(contextlib.closing(Killed(resume)))
-        return _launch(file, flags, command, started_s, output, tensorboard, killed, owned)
+        told = output, tensorboard, killed, owned, token_file
+        return _launch(file, flags, command, started_s, *told)
 
 
 def _launch(
@@ -70,9 +75,18 @@ def _launch(
     tensorboard: bool,
     killed: Killed | None,
     owned: contextlib.ExitStack,
+    token_file: Path | None,
 ) -> int:
     # 1. Everything is checked before anything starts, the quick checks first.
     config = load(file if killed is None else killed.config_file, flags)
+    config = spread.settled(config, flags, resumed=killed is not None)
+    token = None
+    if config.hosts == ray_hosts.AUTO:
+        cluster = owned.enter_context(ray_hosts.agents())
+        config = msgspec.structs.replace(config, hosts=cluster.addresses)
+        token = cluster.token.encode()
+    elif config.hosts is not None:
+        token = spread.token(token_file)
     profiles = client_links.client_links(config)
     server = None if config.server_profile is None else load_profile(config.server_profile)
     layout = plan(profiles, server, client_links.times_away(config, len(profiles)))
@@ -122,15 +136,23 @@ def _launch(
         # The model is the clients' own there, and no file of one of them says which it is.
         checkpoints=config.checkpoints and config.transport != "gloo",
     )
+    data_digest = program.task.fingerprint()
+    link_files = client_links.files(config, [*profiles, *([server] if server else [])])
+    hosts = None
+    if token is not None:
+        told_hosts = spread.digests(config, data_digest, link_files)
+        joined = spread.joined(config, layout, told_hosts, token)
+        hosts, layout = owned.enter_context(joined)
+        config = msgspec.structs.replace(config, place=written(layout))
     profile = mix_label(profiles)
     label = f"{config.method}-{profile.replace(':', 'x').replace(',', '+')}"
     facts = run_facts(config, layout, profile, command, asynchronous=program.asynchronous)
     facts["congestion"] = asked
     facts["secure"] = keys.told(config.secure)
-    facts["data"] = program.task.fingerprint()
+    facts["data"] = data_digest
     facts["data_told"] = program.task.told
     facts["accelerators"] = accelerators.names(program.places)
-    facts["files"] = client_links.files(config, [*profiles, *([server] if server else [])])
+    facts["files"] = link_files
     again = None
     if killed is None:
         folder = create_folder(Path(config.out), f"{slug(label)}-{len(profiles)}")
@@ -174,12 +196,13 @@ def _launch(
         summary = run(
             config,
             layout,
-            backend,
+            HostsBackend(hosts) if hosts else backend,
             program,
             recorder,
             facts,
             progress,
             again.past() if again else None,
+            hosts,
         )
     finally:
         progress.close()

@@ -9,7 +9,8 @@ What works on real packets, the link backends and their probes, knows the machin
 given links that are as much slower (``dilation``); backends whose queue is ours go by an elastic
 clock themselves.
 
-Which it is is set before a run's processes are forked, and is the same in all of them.
+Which it is is set before a run's processes are forked, and is the same in all of them. On several
+hosts it is the driver's, as far as that is known to each when the run begins (``ahead``).
 """
 
 import asyncio
@@ -31,6 +32,8 @@ LOOK_S = 0.001
 """How often an event loop looks whether a clock that stands still goes on."""
 
 _dilation = 1.0
+_ahead_ns = 0
+"""Nanoseconds that the driver's monotonic clock is ahead of this machine's."""
 _virtual: VirtualTime | None = None
 
 
@@ -43,6 +46,17 @@ def dilated(dilation: float) -> Iterator[None]:
         yield
     finally:
         _dilation = before
+
+
+@contextlib.contextmanager
+def ahead(seconds: float) -> Iterator[None]:
+    """Within, this clock is that of another machine, whose own is so far ahead of this one's."""
+    global _ahead_ns
+    before, _ahead_ns = _ahead_ns, round(1e9 * seconds)
+    try:
+        yield
+    finally:
+        _ahead_ns = before
 
 
 @contextlib.contextmanager
@@ -77,14 +91,16 @@ def held_s() -> float:
 
 def monotonic() -> float:
     """Seconds, the same in all processes of a run."""
-    return _virtual.now_ns() / 1e9 if _virtual else time.monotonic() / _dilation
+    if _virtual:
+        return _virtual.now_ns() / 1e9
+    return (time.monotonic() + _ahead_ns / 1e9) / _dilation
 
 
 def monotonic_ns() -> int:
     """The same in whole nanoseconds."""
     if _virtual:
         return _virtual.now_ns()
-    host_ns = time.monotonic_ns()
+    host_ns = time.monotonic_ns() + _ahead_ns
     return host_ns if _dilation == 1 else round(host_ns / _dilation)
 
 

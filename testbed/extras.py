@@ -7,6 +7,7 @@ from testbed.config_error import ConfigError
 PACKAGES = {
     "train": ("torch", "peft", "safetensors", "huggingface_hub", "PIL", "tokenizers"),
     "tensorboard": ("tensorboard", "torch"),
+    "hosts": ("ray",),
 }
 """By extra of the distribution, the names under which they are imported."""
 

@@ -37,6 +37,7 @@ from testbed.report import terminal
     help="Go on with a killed run, in its folder and as it was, after the last round that its "
     "nodes have kept; takes no other flag.",
 )
+@common.token_file()
 @common.says(quietly=True)
 @click.pass_context
 def launch(
@@ -46,6 +47,7 @@ def launch(
     options: dict[str, Any],
     resume: Path | None,
     tensorboard: bool,
+    token_file: Path | None,
     output: terminal.Output,
     **flags: Any,
 ) -> None:
@@ -75,4 +77,5 @@ def launch(
             )
     flags["options"] = options
     began_s = context.find_object(float) or time.monotonic()
-    sys.exit(launching.launch(config, flags, sys.argv, began_s, output, tensorboard, resume))
+    ways = tensorboard, resume, token_file
+    sys.exit(launching.launch(config, flags, sys.argv, began_s, output, *ways))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
@@ -122,12 +123,23 @@ def certify(mininet: str, server: str | None, output: terminal.Output) -> None:
 
 
 @click.command()
+@click.option(
+    "--hosts",
+    metavar="ADDRESS[:PORT],...",
+    help="Whether a run on these could begin, too: who answers, and has the same software.",
+)
+@common.token_file()
 @common.says()
-def doctor(output: terminal.Output) -> None:
+def doctor(hosts: str | None, token_file: Path | None, output: terminal.Output) -> None:
     """Say what this machine can do, and how to close each gap."""
     import msgspec
 
     from testbed.machine import doctor as checks
 
     findings = checks.examine()
+    if hosts is not None:
+        from experiments import hosts as spread
+        from experiments import hosts_doctor
+
+        findings += hosts_doctor.findings(hosts, spread.token(token_file))
     output.show(checks.table(findings), msgspec.to_builtins(findings))

@@ -144,6 +144,16 @@ def _number(context: click.Context, option: click.Parameter, value: str | None) 
         return value
 
 
+def token_file() -> Callable[[Command], Command]:
+    """Give a command ``--token-file``."""
+    return click.option(
+        "--token-file",
+        type=File(),
+        metavar="FILE",
+        help="Has the token of a run's hosts.  [default: the environment's WIRETUNE_TOKEN]",
+    )
+
+
 def of_a_method(help_: str) -> Callable[[Command], Command]:
     """Give a command ``--set``: it takes the pairs as ``options``."""
     return click.option(

@@ -65,6 +65,8 @@ class Path(NamedTuple):
     """On this machine."""
     dilation: float = 1.0
     """The link really is as much slower."""
+    apart: bool = False
+    """Its ends are on two hosts, which have no clock together."""
 
     @property
     def ways(self) -> tuple[tuple[str, Direction], tuple[str, Direction]]:
@@ -113,6 +115,8 @@ class Path(NamedTuple):
         reason = probeable.why_not_awaited(two_frames_s(self.ways[index][1]))
         if reason is not None:
             return reason
+        if self.apart and self.ways[index][1].reorder_percent:
+            return "two hosts' clocks do not tell packets that skip the delay from the others"
         here = self.here
         direction = here.ways[index][1]
         if is_too_fast(direction):
@@ -167,7 +171,8 @@ def client_paths(plan: Plan, streams: bool, dilation: float = 1.0) -> list[Path]
         assert node.profile is not None
         up, down = node.profile.up, node.profile.down
         path = _path(node.name, node, up, down, WAYS, streams)
-        found.append(path._replace(dilation=dilation))
+        apart = node.host != plan.server.host
+        found.append(path._replace(dilation=dilation, apart=apart))
     packets = sum(count for path in found for count in path.bursts().values())
     shorter_s = BURST_S * min(1.0, ALL_BURSTS_PACKETS / max(1, packets))
     return [path._replace(burst_s=shorter_s) for path in found]
@@ -179,8 +184,9 @@ def server_path(plan: Plan, streams: bool, dilation: float = 1.0) -> Path | None
     if profile is None:
         return None
     names = ("down", "up")
-    path = _path(plan.server.name, plan.clients[0], profile.down, profile.up, names, streams)
-    return path._replace(dilation=dilation)
+    first = plan.clients[0]
+    path = _path(plan.server.name, first, profile.down, profile.up, names, streams)
+    return path._replace(dilation=dilation, apart=first.host != plan.server.host)
 
 
 def _path(

@@ -4,6 +4,8 @@ Each access link is probed by itself: the clients' at once with the server's own
 then the server's behind the first client, whose limits are lifted for that.
 """
 
+from collections.abc import Callable
+
 import msgspec
 
 from testbed.fidelity import checks as fidelity
@@ -24,7 +26,7 @@ TRIES = 3
 """A busy host may hold up what is sent: a link is probed again where that says it is not as asked,
 and counts as it was at the try that found the least to object. A wrong link is wrong each time."""
 _UNLIMITED = Direction()
-_FOR_NAMESPACES = (confinement.SYS_ADMIN, confinement.NET_BIND_SERVICE)
+FOR_NAMESPACES = (confinement.SYS_ADMIN, confinement.NET_BIND_SERVICE)
 """Capabilities to enter nodes' namespaces, and to take a low port in them."""
 
 
@@ -53,7 +55,7 @@ class Prober:
 
         def run(channel: Channel) -> None:
             # Of a namespace that this process enters it has those that its owner has.
-            confinement.give_up_capabilities(() if streams else _FOR_NAMESPACES)
+            confinement.give_up_capabilities(() if streams else FOR_NAMESPACES)
             _probe(plan, network, streams, self._clients, channel)
             if self._server is not None:
                 channel.receive()
@@ -86,11 +88,7 @@ class Prober:
             self._refuse_broken_links()
             self.broken = f"not probed: the prober {self._worker.child.condition()}"
             return [], []
-        checks: list[Check] = []
-        not_probed: list[NotProbed] = []
-        for path, arrivals in zip(paths, seen.arrivals, strict=True):
-            checks += fidelity.judge(path, arrivals)
-            not_probed += fidelity.unprobed(path, arrivals)
+        checks, not_probed = judged(paths, seen.arrivals)
         if any(check.measured is None for check in checks):
             self._refuse_broken_links()
         return checks, not_probed
@@ -128,14 +126,22 @@ def _probe(
         from testbed.fidelity.tcp_probe import probe
     else:
         from testbed.fidelity.udp_probe import probe
-    best = [Arrivals([], {})] * len(paths)
-    places = list(range(len(paths)))
-    for _ in range(TRIES):
+
+    def once(places: list[int]) -> list[Arrivals]:
         some = [paths[place] for place in places]
         seen = probe(plan, network, some)
         fills = saturation_probe.probe(plan, network, some)
-        for place, one, notes in zip(places, seen, fills, strict=True):
-            found = one._replace(fills=notes)
+        return [one._replace(fills=notes) for one, notes in zip(seen, fills, strict=True)]
+
+    channel.send(Seen(best_of_tries(paths, once)))
+
+
+def best_of_tries(paths: list[Path], once: Callable[[list[int]], list[Arrivals]]) -> list[Arrivals]:
+    """Arrivals over each path at its best try; ``once`` probes those at some places."""
+    best = [Arrivals([], {})] * len(paths)
+    places = list(range(len(paths)))
+    for _ in range(TRIES):
+        for place, found in zip(places, once(places), strict=True):
             if found.came and (
                 not best[place].came
                 or _objections(paths[place], found) < _objections(paths[place], best[place])
@@ -144,7 +150,17 @@ def _probe(
         places = [p for p in places if best[p].came and _objections(paths[p], best[p])]
         if not places:
             break
-    channel.send(Seen(best))
+    return best
+
+
+def judged(paths: list[Path], seen: list[Arrivals]) -> tuple[list[Check], list[NotProbed]]:
+    """Checks of what came over each path, and what could not be checked."""
+    checks: list[Check] = []
+    not_probed: list[NotProbed] = []
+    for path, arrivals in zip(paths, seen, strict=True):
+        checks += fidelity.judge(path, arrivals)
+        not_probed += fidelity.unprobed(path, arrivals)
+    return checks, not_probed
 
 
 def _objections(path: Path, seen: Arrivals) -> int:

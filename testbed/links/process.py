@@ -49,8 +49,15 @@ class Shape(msgspec.Struct, tag="shape"):
     down: Direction
 
 
+class HostGone(msgspec.Struct, tag="host_gone"):
+    """The link process's word that another host of the run is, and how it knows."""
+
+    host: str
+    reason: str
+
+
 Order = Shape | Stop
-Answer = Up | Handed | Result | Refusal
+Answer = Up | Handed | HostGone | Result | Refusal
 
 
 def objection(what: str, attempt: Callable[[], None], limit_s: float) -> str | None:
@@ -133,6 +140,8 @@ class LinkProcess:
         )
         self.channel = self._worker.channel
         self._failure: str | None = None
+        self.hosts_gone: dict[str, str] = {}
+        """Other hosts of the run that are, and why, as of the last call of ``failure``."""
         self._closing: Facts = {}
         try:
             up = self._wait_up(limit_s)
@@ -174,6 +183,8 @@ class LinkProcess:
             for line in self.channel.drain():
                 if isinstance(line, Refusal):
                     self._failure = line.reason
+                elif isinstance(line, HostGone):
+                    self.hosts_gone[line.host] = line.reason
         except Garbled as error:
             self._failure = str(error)
         if self._failure is None and (how := self._worker.child.ended()):

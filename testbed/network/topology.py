@@ -30,6 +30,8 @@ class Node(msgspec.Struct, frozen=True):
     """The access link; None is a link without limits."""
     away: tuple[Away, ...] = ()
     """When the node has no link and takes part in nothing; the profile's schedule has it too."""
+    host: str = ""
+    """The machine that has the node, by its name among the run's (``hosts``); of one machine ""."""
 
 
 class Plan(msgspec.Struct, frozen=True):

@@ -125,6 +125,34 @@ class WayIn(msgspec.Struct):
     link: Annotated[Count | None, "that of the one that routes between them, or null"] = None
 
 
+class HostPart(msgspec.Struct):
+    """One host of a run of several."""
+
+    name: str
+    address: Annotated[str, "at which the others' link processes reach its own"]
+    cores: Count
+    memory_mb: Annotated[Count, "free as the run began, MB of 10^6 bytes"]
+    nodes: Annotated[Count, "that it has"]
+    ahead_s: Annotated[
+        Figure,
+        "how far the driver's monotonic clock was ahead of its own then: nodes' times are by the "
+        "driver's, as far as that holds",
+    ] = 0.0
+
+
+class Underlay(msgspec.Struct):
+    """The way from one host to another, as measured before the run."""
+
+    sender: str
+    receiver: str
+    rtt_min_ms: Figure
+    rtt_median_ms: Figure
+    rtt_max_ms: Figure
+    rate_kbit: Annotated[Figure, "of payload, over one TCP connection"]
+    offset_ms: Annotated[Figure, "the receiver's monotonic clock less the sender's"]
+    offset_error_ms: Annotated[Figure, "bound of the error of that"]
+
+
 class Event(msgspec.Struct, kw_only=True, tag_field="event"):
     """An event; the recorder sets what all of them have."""
 
@@ -229,6 +257,43 @@ class Links(Event, tag="links", kw_only=True):
         "bytes/s), and `trace`, the file that a class above it follows, or null",
     ] = UNSET
     namespaces: Annotated[WayIn | UnsetType, "with netem and userspace"] = UNSET
+
+
+class Hosts(Event, tag="hosts", kw_only=True):
+    """By the supervisor, once the links of a run on several hosts are there
+    ([hosts.md](hosts.md))."""
+
+    hosts: Annotated[list[HostPart], "the driver's own first"]
+    place: Annotated[str, "which of them has which node"]
+    underlay: Annotated[list[Underlay], "the network between each two"]
+
+
+class HostGone(Event, tag="host_gone", kw_only=True):
+    """By the supervisor: a host is, and with it its nodes."""
+
+    host: str
+    reason: Annotated[str, "how that is known"]
+
+
+class HostClock(Event, tag="host_clock", kw_only=True):
+    """By the supervisor, of each other host as a round ends: what its nodes' times are put right
+    by."""
+
+    host: str
+    behind_s: Annotated[Figure, "by how much they are less than the driver's clock has it"]
+    error_s: Annotated[Seconds, "bound of the error of that"]
+
+
+class HostLeft(Event, tag="host_left", kw_only=True):
+    """By the supervisor, of each host that was there to the end, once its links are down."""
+
+    host: str
+    links: Annotated[Facts, "closing facts, as those of `closed`, of its own links"] = {}
+    tunnels: Annotated[
+        dict[str, Facts],
+        "by other host: frames sent, dropped and received, how many came after their time and by "
+        "how much, and the clocks' offset",
+    ] = {}
 
 
 class Certified(Event, tag="certified", kw_only=True):
@@ -612,7 +677,20 @@ class Closed(Event, tag="closed", kw_only=True):
 
 
 KINDS: tuple[type[Event], ...] = (
-    *(Run, Links, Certified, Started, Confined, Ended, Ready, Connection, Joined, Away, Back),
+    *(
+        Run,
+        Links,
+        Hosts,
+        Certified,
+        Started,
+        Confined,
+        Ended,
+        Ready,
+        Connection,
+        Joined,
+        Away,
+        Back,
+    ),
     *(
         Message,
         Staged,
@@ -629,15 +707,16 @@ KINDS: tuple[type[Event], ...] = (
     ),
     *(Evaluated, Shaped, Usage, Captured, Saved, Unsaved, Resumed, Failed, Limited, Host, Done),
     *(Isolated, Exited, Carried),
+    *(HostGone, HostClock, HostLeft),
     Closed,
 )
 """In the order in which a run has them."""
 Known = (
-    Run | Links | Certified | Started | Confined | Ended | Ready | Connection | Joined | Away
-    | Back | Message | Staged | Reduced | Dropped | Lost | Missed | Overtaken | HostRate | Computed
-    | RoundStarted | Round
-    | Wire | Evaluated | Shaped | Usage | Captured | Saved | Unsaved | Resumed | Failed | Limited
-    | Host | Done | Isolated | Exited | Carried | Closed
+    Run | Links | Hosts | Certified | Started | Confined | Ended | Ready | Connection | Joined
+    | Away | Back | Message | Staged | Reduced | Dropped | Lost | Missed | Overtaken | HostRate
+    | Computed | RoundStarted | Round | Wire | Evaluated | Shaped | Usage | Captured | Saved
+    | Unsaved | Resumed | Failed | Limited | Host | Done | Isolated | Exited | Carried | HostGone
+    | HostClock | HostLeft | Closed
 )  # fmt: skip
 """Any of them: what a line is decoded as."""
 

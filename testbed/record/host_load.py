@@ -5,6 +5,7 @@ late, lengthen rounds as the network and the devices would not. Pure: figures in
 """
 
 import math
+from collections.abc import Mapping
 
 from msgspec import UNSET
 
@@ -28,11 +29,20 @@ SPARE = 0.6
 """Share of this machine's time that is planned with."""
 ELASTIC_LINKS = ("userspace", "loopback")
 """Backends that can go by an elastic clock."""
+NONE_GONE: Mapping[str, str] = {}
 _LINKS_LATENESS = "lateness_p99_ms"
 
 
-def judge(summary: Summary, links: Facts, busy_cores: float | None = None) -> Host:
-    """Hold a run that has ended against what it was to be; ``links``: their closing facts."""
+def judge(
+    summary: Summary,
+    links: Facts,
+    busy_cores: float | None = None,
+    gone: Mapping[str, str] = NONE_GONE,
+) -> Host:
+    """Hold a run that has ended against what it was to be; ``links``: their closing facts.
+
+    ``gone``: hosts of several that are, and how that is known.
+    """
     if summary.programs:
         return _of_programs(summary, links)
     rounds_s = _rounds_s(summary)
@@ -45,7 +55,7 @@ def judge(summary: Summary, links: Facts, busy_cores: float | None = None) -> Ho
     share = late_s(latest) / rounds_s
     links_late_ms = _lateness_ms(links)
     needed = enough(summary, links)
-    failures = []
+    failures = [f"host {name} is gone: {why}" for name, why in gone.items()]
     if share > LATE_SHARE:
         failures.append(_late(summary, latest, share))
     if links_late_ms is not None and links_late_ms > RTT_TOLERANCE_MS:
@@ -117,11 +127,16 @@ def cure(summary: Summary) -> str | None:
     if summary.programs:
         # They go by this machine's clock.
         return None
-    if summary.dilation == 1 and not summary.elastic and summary.links in ELASTIC_LINKS:
+    several = "host" in summary.link_facts
+    can_wait = summary.links in ELASTIC_LINKS and not several
+    if summary.dilation == 1 and not summary.elastic and can_wait:
         return "--dilation=elastic"
     needed = known(summary.fidelity.host.dilation_needed)
     if needed is None:
         return None
+    if several:
+        # Of several hosts no trial round says more than this one did.
+        return f"--dilation={needed:g}" if needed > summary.dilation else None
     # An elastic clock that was crowded: what ran beside it is not in the nodes' own figures.
     return f"--dilation={needed:g}" if needed > summary.dilation else "--dilation=auto"
 

@@ -20,6 +20,7 @@ import msgspec
 from testbed import clock, files
 from testbed.config_error import ConfigError
 from testbed.record.events import Event, Message
+from testbed.record.host_clocks import HostClocks
 from testbed.record.reading import EVENTS
 from testbed.record.recovery import Killed
 from testbed.record.run_summary import Summary
@@ -46,6 +47,8 @@ class Recorder:
         """Of a summary that waits to be written."""
         self._due_s = 0.0
         """When the next one may be."""
+        self.clocks: HostClocks | None = None
+        """Of a run on several hosts."""
         if killed is None:
             self._file = files.appended(folder / EVENTS)
             with contextlib.suppress(OSError):  # A file system without locks.
@@ -72,10 +75,15 @@ class Recorder:
     def write(self, node: str, event: Event) -> None:
         """Append one event, with its time and node in it."""
         event.t, event.node = round(self.elapsed_s(), 6), node
-        if self._past_origin_ns is not None and isinstance(event, Message):
-            shift_ns = self._past_origin_ns - self.origin_ns
-            event.sent_ns += shift_ns
+        if self.clocks is not None:
+            self.clocks.correct(node, event)
+        if isinstance(event, Message):
+            shift_ns = 0
+            if self._past_origin_ns is not None:
+                shift_ns = self._past_origin_ns - self.origin_ns
             event.received_ns += shift_ns
+            # Nobody sends what has arrived already, whatever clocks say.
+            event.sent_ns = min(event.sent_ns + shift_ns, event.received_ns)
         self._append(msgspec.json.encode(event) + b"\n")
 
     def _append(self, text: bytes) -> None:

@@ -29,6 +29,7 @@ from testbed.record.events import (
     UpDown,
     Verdict,
 )
+from testbed.record.host_summary import HostSummary
 from testbed.record.program_summary import Program
 
 SCHEMA = 1
@@ -371,6 +372,7 @@ class Summary(msgspec.Struct, kw_only=True):
     trainable_parameters: Annotated[Count | None, "null where no model is global"] = None
     total_parameters: Annotated[Count | None, "likewise"] = None
     per_client: list[ClientSummary] = []
+    hosts: Annotated[list[HostSummary], "of a run on several, the driver's own first"] = []
     processes: Annotated[list[Process], "of the nodes"] = []
     programs: Annotated[list[Program], "of `exec`: those of the nodes, the server's first"] = []
     compute: Compute

@@ -20,6 +20,7 @@ from testbed.network.topology import SERVER, client_address
 from testbed.processes.confinement import Confined
 from testbed.record import events, host_load, round_times, strangers
 from testbed.record.events import Event, Facts, UpDown, known
+from testbed.record.host_summary import HostRows
 from testbed.record.program_summary import Program
 from testbed.record.run_summary import (
     Busiest,
@@ -111,6 +112,7 @@ class SummaryBuilder:
         """Payload bytes that each node sent (up) and received (down)."""
         self._rounds = _Rounds()
         self._timeline = Timeline()
+        self._hosts = HostRows()
         self._links: list[Access] = []
         """Of every node, the server first, as it is now."""
         self._clients: dict[str, ClientSummary] = {}
@@ -199,6 +201,7 @@ class SummaryBuilder:
         """Account for one event as the recorder wrote it; unknown kinds change nothing."""
         self._last_t = event.t
         self._timeline.take(event)
+        self._hosts.take(event)
         handler = self._handlers.get(type(event))
         if handler is not None:
             handler(event)
@@ -523,6 +526,7 @@ class SummaryBuilder:
             trainable_parameters=known(self._ready.trainable_parameters),
             total_parameters=known(self._ready.total_parameters),
             per_client=self._per_client(),
+            hosts=self._hosts.rows(),
             processes=list(self._processes.values()),
             programs=list(self._programs.values()),
             compute=Compute(

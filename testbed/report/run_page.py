@@ -11,6 +11,7 @@ from testbed.record.events import Environment, UpDown
 from testbed.record.reading import EVENTS
 from testbed.record.run_summary import Evaluated, Summary
 from testbed.report import curves, html, programs_page, svg
+from testbed.report.hosts_section import hosts_section
 from testbed.report.html import Markup, facts, section, table, tag
 from testbed.report.read import Story, read, refusing
 from testbed.report.resent import captured, sent_again
@@ -66,6 +67,7 @@ def page(story: Story, folder: Path) -> str:
         links_section(story),
         failures_section(story),
         host_section(story),
+        hosts_section(story),
         _what_ran(story),
         _repeat(story, folder),
     )

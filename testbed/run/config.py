@@ -357,6 +357,25 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         msgspec.Meta(ge=1, le=100_000),
         Flag("Most classes of a client in the pathological partition."),
     ] = 2
+    hosts: Annotated[
+        Text | None,
+        Flag(
+            "Several machines' addresses, this one's first; each other has an agent (`wiretune "
+            "agent`), at port 7400 unless another is named; auto: those of the Ray cluster here. "
+            "They are a, b, c, … to --place.",
+            takes="ADDRESS[:PORT],...",
+            default="this machine alone",
+        ),
+    ] = None
+    place: Annotated[
+        Text | None,
+        Flag(
+            "Which host has which nodes, such as server=a,client-1:100=b; whom it leaves out goes "
+            "by cores.",
+            takes="NODES=HOST,...",
+            default="the server on the first, clients by cores",
+        ),
+    ] = None
     join_timeout_s: Annotated[
         Positive, Flag("How long the server waits for the clients to connect.")
     ] = 60.0

@@ -7,6 +7,7 @@ import msgspec
 
 from testbed import clock
 from testbed.fidelity import checks
+from testbed.fidelity.checks import Certificate
 from testbed.fidelity.prober import Prober
 from testbed.links.interface import Network
 from testbed.metering.capture import Capture
@@ -56,10 +57,15 @@ class Meters:
 
         return start
 
-    def probe_links(self, calibrate: bool, strict: bool) -> Callable[[], None]:
-        """Start probing; what is returned waits for its end and records the certificate."""
+    def probe_links(
+        self, calibrate: bool, strict: bool, of_hosts: Callable[[], Certificate] | None = None
+    ) -> Callable[[], None]:
+        """Start probing; what is returned waits for its end and records the certificate.
+
+        ``of_hosts`` probes links of several hosts, once that is waited for.
+        """
         prober = None
-        if calibrate:
+        if calibrate and of_hosts is None:
             prober = Prober(self._plan, self._network, clock.dilation())
             self._owned.callback(prober.close)
             clock.follow(prober.streams)  # Nodes that load keep a relay from its work.
@@ -71,6 +77,9 @@ class Meters:
                 certificate, seconds = prober.certificate(), clock.monotonic() - began_s
                 prober.close()
                 clock.follow(False)
+            elif calibrate and of_hosts is not None:
+                since_s = clock.monotonic()
+                certificate, seconds = of_hosts(), clock.monotonic() - since_s
             event = events.Certified(
                 seconds=round(seconds, 3),
                 fidelity=msgspec.convert(certificate, events.Fidelity, from_attributes=True),

@@ -1,6 +1,7 @@
 """The supervisor, from a run's plan to its summary: build, start, watch, stop."""
 
 import contextlib
+import functools
 import math
 import selectors
 from collections.abc import Callable, Iterable
@@ -9,25 +10,33 @@ from typing import Any
 import msgspec
 
 from testbed import clock, files
+from testbed.fidelity.checks import Certificate
 from testbed.links import dilation
 from testbed.links.interface import Backend, LinkError, Network
 from testbed.metering import meter
+from testbed.network import underlay
 from testbed.network.topology import Node, Plan
 from testbed.processes import signals
 from testbed.processes.channel import Channel, ChannelClosed, Garbled
 from testbed.record import events, host_load, strangers
 from testbed.record.events import Event
+from testbed.record.host_clocks import HostClocks
 from testbed.record.reading import SUPERVISOR
 from testbed.record.recorder import Recorder
 from testbed.record.run_summary import Status, Summary
 from testbed.run.config import RunConfig, write
 from testbed.run.dynamics import Dynamics, away_since
 from testbed.run.feasible import Traffic, refusal
+from testbed.run.hosts.driver import Hosts
+from testbed.run.hosts.far_host import FarChannel
+from testbed.run.hosts.probing import certificate
+from testbed.run.hosts.whole import HostsZygote
 from testbed.run.ledger import Ledger, Progress, RunFailed
 from testbed.run.meters import Meters
 from testbed.run.standstill import Standstill
-from testbed.run.zygote import Forked, NodeFailed, Program, Reaped, Zygote
+from testbed.run.zygote import Forked, NodeFailed, Program, Reaped, Told, Zygote
 
+Zygotes = Zygote | HostsZygote
 PREPARE_LIMIT_S = 300.0
 """Imports from a cold disk can take minutes; nothing else waits this long."""
 LEAVE_LIMIT_S = 10.0
@@ -45,15 +54,16 @@ def run(
     facts: dict[str, Any],
     progress: Progress,
     past: Iterable[Event] | None = None,
+    hosts: Hosts | None = None,
 ) -> Summary:
     """Carry out a run and return its summary, which is then also on disk.
 
     ``facts`` goes into the "run" event as it is. ``past``: the events that count of a killed run
-    that goes on; then ``facts`` goes into the "resumed" event instead. Whatever happens, no
-    process, namespace or device of the run is left when this returns; after a SIGKILL the kernel
-    sees to that.
+    that goes on; then ``facts`` goes into the "resumed" event instead. ``hosts``: the others of a
+    run on several, which ``plan`` places its nodes on. Whatever happens, no process, namespace or
+    device of the run is left when this returns; after a SIGKILL the kernel sees to that.
     """
-    return _Run(config, plan, backend, program, recorder, progress).execute(facts, past)
+    return _Run(config, plan, backend, program, recorder, progress, hosts).execute(facts, past)
 
 
 class _Run:
@@ -65,16 +75,20 @@ class _Run:
         program: Program,
         recorder: Recorder,
         progress: Progress,
+        hosts: Hosts | None = None,
     ) -> None:
         self._config = config
         self._plan = plan
         self._backend = backend
         self._program = program
+        self._hosts = hosts
+        self._host_clocks: HostClocks | None = None
+        """Once there are links between several."""
         self._ledger = Ledger(recorder, progress)
         self._meters: Meters | None = None
         """Once there is a network."""
         self._dynamics = Dynamics(plan)
-        self._channels: dict[int, Channel] = {}
+        self._channels: dict[int, Channel | FarChannel] = {}
         self._ended: dict[int, str] = {}
         self._server_done = False
         self._failures: dict[int, str] = {}
@@ -127,7 +141,8 @@ class _Run:
     def _judge_host(self, closing: dict[str, Any]) -> None:
         seconds = clock.host_s(self._rounds_ended_s - self._rounds_began_s) + clock.held_s()
         busy_cores = round(self._busy_s / seconds, 2) if seconds > 0 else None
-        found = host_load.judge(self._ledger.tally.summary(), closing, busy_cores)
+        gone = {} if self._hosts is None else self._hosts.gone()
+        found = host_load.judge(self._ledger.tally.summary(), closing, busy_cores, gone)
         self._ledger.record(SUPERVISOR, msgspec.convert(found, events.Host, from_attributes=True))
         called = strangers.judge(self._ledger.tally.summary().dropped_messages, closing)
         wrong = [part.reason for part in (found, called) if part.verdict == "fail"]
@@ -138,15 +153,18 @@ class _Run:
         deadline = clock.monotonic() + self._config.time_limit_s
         # 1. The zygote imports and loads while the network is built and probed.
         log = owned.enter_context(files.appended(self._ledger.recorder.folder / "nodes.log"))
-        zygote = Zygote(self._plan, self._program, log.fileno(), self._config.secure is not False)
+        zygote = self._zygote(log.fileno())
         owned.callback(zygote.down)
+        owned.callback(self._record_hosts)
         network = dilation.up(self._backend, self._plan, clock.dilation())
         owned.callback(lambda: closing.update(network.down()))
         self._meters = meters = Meters(self._plan, network, self._ledger, owned)
         owned.callback(self._record_last_wire)
         start_capture = meters.prepare_capture(self._config.pcap)
-        finish_probing = meters.probe_links(self._config.calibrate, self._config.strict)
+        probe = self._prober_of_hosts(network)
+        finish_probing = meters.probe_links(self._config.calibrate, self._config.strict, probe)
         meters.record_links()
+        self._refuse_what_hosts_cannot_carry()
         self._refuse_what_cannot_end(self._prepared(zygote, deadline))
         finish_probing()
         start_capture()
@@ -167,7 +185,54 @@ class _Run:
         leave_by = clock.monotonic() + LEAVE_LIMIT_S
         self._watch(zygote, network, leave_by, lambda: len(self._ended) == len(self._plan.nodes))
 
-    def _prepared(self, zygote: Zygote, deadline: float) -> Traffic | None:
+    def _zygote(self, log: int) -> Zygotes:
+        secure = self._config.secure is not False
+        if self._hosts is None:
+            return Zygote(self._plan, self._program, log, secure)
+        own = Zygote(self._plan, self._program, log, secure, self._hosts.seed)
+        return HostsZygote(self._hosts, own)
+
+    def _refuse_what_hosts_cannot_carry(self) -> None:
+        if self._hosts is not None:
+            self._ledger.record(SUPERVISOR, self._hosts.about(self._plan))
+            places = {node.name: node.host for node in self._plan.nodes}
+            self._host_clocks = self._ledger.recorder.clocks = HostClocks(places)
+            slower = dilation.plan(self._plan, clock.dilation())
+            among_clients = self._program.peer_to_peer
+            if reason := underlay.refusal(slower, self._hosts.paths, among_clients):
+                raise RunFailed(reason)
+
+    def _prober_of_hosts(self, network: Network) -> Callable[[], Certificate] | None:
+        """The prober of links of several hosts."""
+        if self._hosts is None:
+            return None
+        return functools.partial(
+            certificate,
+            self._hosts,
+            network,
+            self._plan,
+            clock.dilation(),
+            among_clients=self._program.peer_to_peer,
+        )
+
+    def _record_clocks(self) -> None:
+        """Tell what is put right of other hosts' times."""
+        clocks = self._host_clocks
+        for name, known in () if clocks is None else clocks.clocks.items():
+            event = events.HostClock(
+                host=name, behind_s=round(known.behind_s, 9), error_s=round(known.error_s, 9)
+            )
+            self._ledger.record(SUPERVISOR, event)
+
+    def _record_hosts(self) -> None:
+        """Tell of hosts that are gone, and once all is down how the others' links ended."""
+        if self._hosts is not None:
+            if self._host_clocks is not None:
+                self._host_clocks.clocks = self._hosts.clocks()
+            for event in (*self._hosts.news(), *self._hosts.left()):
+                self._ledger.record(SUPERVISOR, event)
+
+    def _prepared(self, zygote: Zygotes, deadline: float) -> Traffic | None:
         remaining_s = max(0.0, clock.host_s(deadline - clock.monotonic()))
         try:
             return zygote.wait_ready(min(PREPARE_LIMIT_S, remaining_s))
@@ -188,7 +253,11 @@ class _Run:
                 raise RunFailed(reason)
 
     def _watch(
-        self, zygote: Zygote, network: Network, deadline: float, finished: Callable[[], bool]
+        self,
+        zygote: Zygotes,
+        network: Network,
+        deadline: float,
+        finished: Callable[[], bool],
     ) -> None:
         leaving, standstill = self._server_done, Standstill()
         with selectors.DefaultSelector() as selector:
@@ -232,6 +301,7 @@ class _Run:
                 self._rounds_began_s, self._busy_s = clock.monotonic(), -meter.busy_cores_s()
             elif isinstance(event, events.Round):
                 self._record_wire(event.round)
+                self._record_clocks()
                 self._ledger.recorder.keep_summary(self._ledger.tally.summary)
             elif isinstance(event, events.Done):
                 self._server_done = True
@@ -243,14 +313,14 @@ class _Run:
         with contextlib.suppress(ChannelClosed):
             for name, event in self._dynamics.apply(network):
                 self._ledger.record(name, event)
-                if not isinstance(event, events.Shaped):
+                if isinstance(event, events.Away | events.Back):
                     self._tell_server(event)
 
-    def _tell_server(self, event: Event) -> None:
+    def _tell_server(self, event: Told) -> None:
         with contextlib.suppress(ChannelClosed):
             self._channels[self._plan.server.index].send(event)
 
-    def _hear_zygote(self, zygote: Zygote) -> None:
+    def _hear_zygote(self, zygote: Zygotes) -> None:
         lines = zygote.channel.drain()
         for line in lines:
             if isinstance(line, Reaped):
@@ -276,12 +346,15 @@ class _Run:
         self._ledger.record(SUPERVISOR, lost)
         self._tell_server(lost)
 
-    def _check(self, zygote: Zygote, network: Network) -> None:
+    def _check(self, zygote: Zygotes, network: Network) -> None:
         """Raise where the run cannot go on."""
+        self._record_hosts()
         reason = network.failure() or zygote.failure()
         server = self._ended.get(self._plan.server.index)
         if server is not None:
             reason = reason or f"the server {server} before the last round"
+        if reason is None and self._hosts is not None and self._config.strict:
+            reason = next((f"--strict: host {name} is gone" for name in self._hosts.gone()), None)
         if reason is None and self._ended.keys() >= {node.index for node in self._plan.clients}:
             reason = "no client is left"
         if reason is not None:

@@ -118,12 +118,15 @@ class Zygote:
     Killing the zygote kills its nodes: each has asked the kernel to die with it, or watches it.
     """
 
-    def __init__(self, plan: Plan, program: Program, log: int, secure: bool) -> None:
+    def __init__(
+        self, plan: Plan, program: Program, log: int, secure: bool, seed: bytes | None = None
+    ) -> None:
         """Fork the zygote, which begins to prepare. ``log``: where the nodes' stderr goes.
 
-        ``secure``: nodes get keys for their connections.
+        ``secure``: nodes get keys for their connections, made from ``seed`` where the run has
+        other zygotes on other hosts.
         """
-        self._plan, self._program, self._secure = plan, program, secure
+        self._plan, self._program, self._secure, self._seed = plan, program, secure, seed
         self._began_ns = clock.monotonic_ns()
         self._requests, requests = socket.socketpair()
 
@@ -171,7 +174,7 @@ class Zygote:
     def _keys(self) -> RunKeys | None:
         """The run's, made for its first node: what has been forked before inherits none."""
         names = [node.name for node in self._plan.clients]
-        return RunKeys(names, self._program.peer_to_peer) if self._secure else None
+        return RunKeys(names, self._program.peer_to_peer, self._seed) if self._secure else None
 
     def failure(self) -> str | None:
         """Why the zygote no longer runs, or None while it does."""

@@ -42,7 +42,7 @@ def receive(sender: str, frames: list[zmq.Frame], since_ns: int, report: Report)
             round=message.round,
             payload_bytes=message.payload_bytes,
             message_bytes=size,
-            sent_ns=min(header.sent_ns, received_ns),
+            sent_ns=header.sent_ns,
             received_ns=received_ns,
         )
     )

@@ -20,6 +20,7 @@ from zmq.utils import z85
 from testbed.config_error import ConfigError
 from testbed.network.topology import SERVER
 
+SEED_BYTES = 32
 WORD_BYTES = 16
 """Nobody guesses one."""
 _DOOR = "inproc://zeromq.zap.01"
@@ -53,14 +54,26 @@ class Keys(msgspec.Struct, frozen=True):
 class RunKeys:
     """Keys of all nodes of a run."""
 
-    def __init__(self, clients: Iterable[str], among_clients: bool = False) -> None:
-        """``among_clients``: they call one another, and not the server alone."""
-        pairs = {name: zmq.curve_keypair() for name in (SERVER, *clients)}
-        self._pairs = {
-            name: (own.decode(), secret.decode()) for name, (own, secret) in pairs.items()
-        }
+    def __init__(
+        self, clients: Iterable[str], among_clients: bool = False, seed: bytes | None = None
+    ) -> None:
+        """``among_clients``: they call one another, and not the server alone.
+
+        ``seed``: a secret that they are made from, the same on every host; None: they are of
+        chance.
+        """
+        self._seed = seed or secrets.token_bytes(SEED_BYTES)
+        self._pairs = {name: self._pair(name) for name in (SERVER, *clients)}
         self._among_clients = among_clients
-        self._secret = secrets.token_bytes(WORD_BYTES)
+        self._secret = self._made(b"words")[:WORD_BYTES]
+
+    def _pair(self, name: str) -> tuple[str, str]:
+        """A node's public key and its secret, any 32 bytes."""
+        secret = z85.encode(self._made(b"node " + name.encode()))
+        return zmq.curve_public(secret).decode(), secret.decode()
+
+    def _made(self, what: bytes) -> bytes:
+        return hashlib.blake2b(what, key=self._seed, digest_size=SEED_BYTES).digest()
 
     def of(self, node: str) -> Keys:
         public, secret = self._pairs[node]

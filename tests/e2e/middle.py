@@ -95,7 +95,7 @@ def between_relay_and_server(how: str) -> None:
 
 
 def within_the_link_process(how: str) -> None:
-    deliver = forwarder._Carrier._deliver
+    deliver = forwarder.Carrier._deliver
     left = list(HARMED)
     carried = 0
 
@@ -119,7 +119,7 @@ def within_the_link_process(how: str) -> None:
             packet = flipped(packet, first + count)
         deliver(self, line, (release, packet, first, count, *rest, size))
 
-    forwarder._Carrier._deliver = changed
+    forwarder.Carrier._deliver = changed
 
 
 def flipped(packet: Any, until: int) -> Any:

@@ -71,8 +71,11 @@ def test_what_has_hashes_is_the_exact_set() -> None:
 
 
 def test_what_the_project_asks_for_is_pinned() -> None:
+    """Without Ray, with which no tests have passed: a stand-in has its place."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = [project["dependencies"], *project["optional-dependencies"].values()]
+    extra = dict(project["optional-dependencies"])
+    assert extra.pop("hosts") == ["ray>=2.40"]
+    asked = [project["dependencies"], *extra.values()]
     for one in (Requirement(text) for texts in asked for text in texts):
         if one.name == "wiretune":
             continue

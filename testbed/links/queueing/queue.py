@@ -50,6 +50,7 @@ class LinkQueue(Generic[T]):
         "_random",
         "_seconds_per_byte",
         "due",
+        "entered",
         "impairs",
         "is_clear",
         "losses",
@@ -80,6 +81,8 @@ class LinkQueue(Generic[T]):
         self.losses = 0
         self.due = FOREVER
         """When the next packet leaves; infinity where the line is empty."""
+        self.entered: Callable[[Entry[T]], None] | None = None
+        """To be told of each entry as it enters, when its release is known."""
         self.shape(direction or Direction(), now)
 
     def shape(self, direction: Direction, now: float = 0.0) -> None:
@@ -129,7 +132,10 @@ class LinkQueue(Generic[T]):
         if not self._frames:
             self.due = release
         self._frames += count
-        self._entries.append((release, packet, first, count, step, size))
+        entry = (release, packet, first, count, step, size)
+        self._entries.append(entry)
+        if self.entered is not None:
+            self.entered(entry)
         return count
 
     def room(self, now: float, wanted: int = 1) -> int:
@@ -175,13 +181,19 @@ class LinkQueue(Generic[T]):
         if not self._frames:
             self.due = release
         self._frames += count
-        self._entries.append((release, packet, first, count, step, size))
+        entry = (release, packet, first, count, step, size)
+        self._entries.append(entry)
+        if self.entered is not None:
+            self.entered(entry)
 
     def overtake(self, now: float, size: int, packet: T, first: int) -> None:
         """Have one segment leave at once, before all others and beside the line."""
-        self._entries.appendleft((now, packet, first, 1, 0.0, size))
+        entry = (now, packet, first, 1, 0.0, size)
+        self._entries.appendleft(entry)
         self._frames += 1
         self.due = now
+        if self.entered is not None:
+            self.entered(entry)
 
     def take(self, now: float = FOREVER) -> Entry[T]:
         """The segments of the next entry that have left by then, the first one at least.
@@ -191,15 +203,12 @@ class LinkQueue(Generic[T]):
         """
         entries = self._entries
         entry = entries.popleft()
-        release, packet, first, count, step, size = entry
+        count = entry[3]
         if count > 1:
-            gone = max(1, _gone(now, release, count, step))
-            if gone < count:
-                entries.appendleft(
-                    (release + gone * step, packet, first + gone, count - gone, step, size)
-                )
-                count = gone
-                entry = (release, packet, first, count, step, size)
+            entry, rest = parted(entry, now)
+            if rest is not None:
+                entries.appendleft(rest)
+                count = entry[3]
         self._frames -= count
         self.due = entries[0][0] if entries else FOREVER
         return entry
@@ -214,6 +223,16 @@ class LinkQueue(Generic[T]):
 
     def __len__(self) -> int:
         return self._frames
+
+
+def parted(entry: Entry[T], now: float) -> tuple[Entry[T], Entry[T] | None]:
+    """The part of an entry that has left by then, one segment at least; and the rest of it."""
+    release, packet, first, count, step, size = entry
+    gone = max(1, _gone(now, release, count, step))
+    if gone >= count:
+        return entry, None
+    rest = (release + gone * step, packet, first + gone, count - gone, step, size)
+    return (release, packet, first, gone, step, size), rest
 
 
 def _gone(now: float, release: float, count: int, step: float) -> int:

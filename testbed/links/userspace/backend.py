@@ -4,18 +4,31 @@ Needs /dev/net/tun and root, or a kernel that lets users make user namespaces.
 """
 
 import os
+import socket
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
 
 from testbed import clock
 from testbed.links import timekeeper
-from testbed.links.interface import Endpoint, LinkCounters
+from testbed.links.interface import Endpoint, LinkCounters, LinkError
 from testbed.links.linux import descriptors, namespaces
 from testbed.links.process import CounterTable, Facts, LinkProcess, objection, say_up
+from testbed.links.tunnel.clock_table import ClockTable, Reading
+from testbed.links.tunnel.clocks import Offset
+from testbed.links.tunnel.measurement import MOST_S, measure
+from testbed.links.tunnel.meeting import LIMIT_S, Meeting, meet
+from testbed.links.tunnel.tunnel import Tunnel
 from testbed.links.userspace import forwarder, receive_steering
 from testbed.links.userspace.batching import BATCH_S, MOST_FRAMES_PER_S
+from testbed.links.userspace.forwarder import Carrier
+from testbed.links.userspace.spanning import SpanningCarrier
+from testbed.network import hosts
 from testbed.network.direction import MTU_BYTES, Direction
 from testbed.network.topology import SUBNET, Node, Plan
+from testbed.network.underlay import Path
 from testbed.processes.channel import Channel
 
 name = "userspace"
@@ -46,23 +59,36 @@ def unsupported(plan: Plan) -> str | None:
     return namespaces.too_few(plan)
 
 
-def up(plan: Plan) -> "UserspaceNetwork":
+def up(plan: Plan, meeting: Meeting | None = None) -> "UserspaceNetwork":
     """Build the namespaces and start the link process.
+
+    ``meeting``: the way to the other hosts of a run of several, whose nodes the plan places; then
+    only this host's nodes are made here.
 
     Raises:
         LinkError: naming the step that failed.
     """
-    return UserspaceNetwork(plan)
+    if meeting is not None and clock.virtual() is not None:
+        raise LinkError("the clock of a run on several hosts cannot be elastic: set --dilation=1")
+    return UserspaceNetwork(plan, meeting)
 
 
 class UserspaceNetwork:
     """Owns the link process and one namespace descriptor a node."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, meeting: Meeting | None = None) -> None:
         self._plan = plan
-        count = len(plan.nodes)
-        self._process = LinkProcess(count, lambda c, table: _run(plan, c, table), 30 + 0.05 * count)
-        self._namespaces = descriptors.paths(self._process.descriptors, count)
+        mine = plan.nodes if meeting is None else hosts.of_host(plan, meeting.host)
+        count = len(mine)
+        limit_s = 30 + 0.05 * count
+        self._clocks = clocks = ClockTable(meeting.others if meeting else ())
+        if meeting is not None:
+            limit_s += LIMIT_S + MOST_S * len(meeting.others) ** 2
+        self._process = LinkProcess(
+            len(plan.nodes), lambda c, table: _run(plan, mine, meeting, c, table, clocks), limit_s
+        )
+        paths = descriptors.paths(self._process.descriptors, count) if count else []
+        self._namespaces = dict(zip((node.index for node in mine), paths, strict=True))
         line = self._process.facts
         self.facts: dict[str, object] = {
             "backend": name,
@@ -74,7 +100,10 @@ class UserspaceNetwork:
             "offload": "TCP bursts cross the devices whole; in the lines each segment is a frame",
             "turns": f"of {1000 * BATCH_S:g} ms beyond {MOST_FRAMES_PER_S} frames a second",
         }
-        self.record: dict[str, object] = {"namespaces": descriptors.way_in(self._namespaces)}
+        if meeting is not None:
+            self.facts["host"] = meeting.host
+            self.facts["underlay"] = line["underlay"]
+        self.record: dict[str, object] = {"namespaces": descriptors.way_in(paths)} if paths else {}
 
     def endpoint(self, node: Node) -> Endpoint:
         return Endpoint(self._namespaces[node.index], self._plan.server.address, self._plan.port)
@@ -94,23 +123,41 @@ class UserspaceNetwork:
     def halted(self) -> str | None:
         return self._process.halted()
 
+    def hosts_gone(self) -> dict[str, str]:
+        """Other hosts of the run that are gone, and how that is known; ``fileno`` tells too."""
+        self._process.failure()
+        return dict(self._process.hosts_gone)
+
+    def clocks(self) -> dict[str, Reading]:
+        """Other hosts' monotonic clocks, as they were when last asked, which is each second."""
+        return self._clocks.read(time.monotonic())
+
     def down(self) -> dict[str, object]:
-        for descriptor in {fd for path in self._namespaces for fd in path}:
+        for descriptor in {fd for path in self._namespaces.values() for fd in path}:
             os.close(descriptor)
-        self._namespaces = []
+        self._namespaces = {}
         return self._process.down()
 
 
-def _run(plan: Plan, channel: Channel, counters: CounterTable) -> Facts:
+def _run(
+    plan: Plan,
+    mine: Sequence[Node],
+    meeting: Meeting | None,
+    channel: Channel,
+    counters: CounterTable,
+    clocks: ClockTable,
+) -> Facts:
     """The link process: make the namespaces, hand them out, carry packets until told to stop."""
     # Before this process keeps to one core.
-    time = timekeeper.of_run()
+    keeper = timekeeper.of_run()
+    # From the host's own network, and before any node is.
+    met = None if meeting is None else _meet(meeting)
     user = namespaces.enter_user_namespace_if_needed()
     tune = _tuning(plan)
     cores = receive_steering.choose_cores(plan)
     others = cores[1] if cores else set()
     made = []
-    for node in plan.nodes:
+    for node in mine:
         queue_packets = CLIENT_QUEUE_PACKETS if node.index else SERVER_QUEUE_PACKETS
         made.append(_make_namespace(node.address, queue_packets, others))
         tune()
@@ -127,8 +174,33 @@ def _run(plan: Plan, channel: Channel, counters: CounterTable) -> Facts:
         "realtime": realtime,
         "receiving": f"on cores {sorted(others)}" if spreads else "in the link process",
     }
+    devices = {node.index: device for node, (_, device, _) in zip(mine, made, strict=True)}
+    if met is None:
+        say_up(channel, facts, handles)
+        return Carrier(plan, devices, counters, keeper).run(channel)
+    facts["underlay"] = [msgspec.to_builtins(path) for each in met.values() for path in each[1]]
     say_up(channel, facts, handles)
-    return forwarder.carry(plan, [device for _, device, _ in made], channel, counters, time)
+    tunnels = {
+        name: Tunnel(name, connection, offset, keeper.now())
+        for name, (connection, _, offset) in met.items()
+    }
+    return SpanningCarrier(plan, devices, counters, keeper, tunnels, clocks).run(channel)
+
+
+def _meet(
+    meeting: Meeting,
+) -> dict[str, tuple[socket.socket, tuple[Path, Path], Offset]]:
+    """A connection to each other host, and the network to it as measured there and back."""
+    # One pair after the other, in the same order on all hosts, so that none waits in a circle.
+    connections = meet(meeting)
+    meeting.listener.close()
+    names = list(meeting.addresses)
+    found = {}
+    for other, connection in connections.items():
+        first = names.index(meeting.host) < names.index(other)
+        measured = measure(connection, meeting.host, other, first=first)
+        found[other] = (connection, (measured.there, measured.back), measured.offset)
+    return found
 
 
 def _tuning(plan: Plan) -> Callable[[], None]:

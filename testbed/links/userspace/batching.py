@@ -44,7 +44,7 @@ class Batching:
         """``descriptor`` is readable when there is something to read."""
         self.batches = False
         self.frames = 0
-        """Delivered so far; the owner counts."""
+        """That have left their last line here so far; the owner counts."""
         self.frames_in_batches = 0
         self.polls = True
         """There is time to poll before releases."""

@@ -63,25 +63,12 @@ def prefer_this_process() -> bool:
     return True
 
 
-def carry(
-    plan: Plan,
-    devices: list[int],
-    channel: Channel,
-    counters: CounterTable,
-    time: Timekeeper,
-) -> Facts:
-    """Carry packets between ``devices`` (one a node) until ``channel`` says stop or closes."""
-    gc.freeze()
-    gc.disable()
-    return _Carrier(plan, devices, counters, time).run(channel)
-
-
 def _corrupted(packet: Packet, number: int, random: Random) -> Packet:
     single = packet.single(number) if isinstance(packet, Burst) else packet
     return with_flipped_bit(single, random)
 
 
-class _Line:
+class Line:
     """One direction of a node's access link, with where its counters stand."""
 
     __slots__ = ("counter", "device", "polled_s", "queue", "scheduled", "sequence", "up")
@@ -106,23 +93,25 @@ class _Line:
         """When its next release stands in the heap; an entry of another time is out of date."""
 
 
-class _Carrier:
+class Carrier:
+    """The loop over the lines of the nodes that have a device here."""
+
     def __init__(
-        self, plan: Plan, devices: list[int], counters: CounterTable, time: Timekeeper
+        self, plan: Plan, devices: dict[int, int], counters: CounterTable, time: Timekeeper
     ) -> None:
+        """``devices``: descriptors by the node's index."""
         self._words = counters.words
-        # The plan numbers its nodes from 0, so that a node's index is its place in every list.
-        ends = [(node.index, node.profile, devices[node.index]) for node in plan.nodes]
+        ends = [(i, plan.nodes[i].profile, descriptor) for i, descriptor in devices.items()]
         self._time = time
         self._now = now = time.now
-        self._up = [_Line(i, UP, p.up if p else None, fd, counters, now()) for i, p, fd in ends]
-        self._down = [
-            _Line(i, DOWN, p.down if p else None, fd, counters, now()) for i, p, fd in ends
-        ]
-        self._line_to = {
-            socket.inet_aton(node.address): self._down[node.index] for node in plan.nodes
+        self._up = {i: Line(i, UP, p.up if p else None, fd, counters, now()) for i, p, fd in ends}
+        self._down = {
+            i: Line(i, DOWN, p.down if p else None, fd, counters, now()) for i, p, fd in ends
         }
-        self._due: list[tuple[float, int, _Line]] = []
+        self._line_to = {
+            socket.inet_aton(plan.nodes[index].address): line for index, line in self._down.items()
+        }
+        self._due: list[tuple[float, int, Line]] = []
         self._epoll = select.epoll()
         self._batching = Batching(self._epoll.fileno())
         self._unroutable = 0
@@ -130,16 +119,15 @@ class _Carrier:
         self._backlog_drops = backlog_drops()
 
     def run(self, channel: Channel) -> Facts:
-        line_of = {line.device: line for line in self._up}
+        """Carry packets until ``channel`` says stop or closes."""
+        gc.freeze()
+        gc.disable()
+        line_of = {line.device: line for line in self._up.values()}
         for descriptor in (*line_of, channel.fileno()):
             self._epoll.register(descriptor, select.EPOLLIN)
         due, batching, keeper = self._due, self._batching, self._time
         while True:
-            if due:
-                ahead_s = due[0][2].polled_s if batching.polls else 0.0
-                batching.wait(keeper.wait_s(due[0][0] - ahead_s))
-            else:
-                batching.wait(keeper.wait_s(FOREVER))
+            batching.wait(keeper.wait_s(self._next()))
             for _ in range(MOST_ROUNDS if batching.batches else 1):
                 ready = self._epoll.poll(0)
                 if not ready:
@@ -149,12 +137,23 @@ class _Carrier:
                     line = line_of.get(descriptor)
                     if line is not None:
                         self._read(line, now)
-                    elif self._handle(channel):
+                    elif self._hear(descriptor, channel):
                         return self._closing_facts()
             self._release()
             keeper.look(bool(due))
 
-    def _read(self, line: _Line, now: float) -> None:
+    def _next(self) -> float:
+        """When there is something to do next, if nothing comes."""
+        due = self._due
+        if not due:
+            return FOREVER
+        return due[0][0] - (due[0][2].polled_s if self._batching.polls else 0.0)
+
+    def _hear(self, descriptor: int, channel: Channel) -> bool:
+        """Take what has come from elsewhere than a node; True where it is time to stop."""
+        return self._handle(channel)
+
+    def _read(self, line: Line, now: float) -> None:
         """Take one packet or burst that a node has sent."""
         try:
             data = os.read(line.device, MAX_READ_BYTES)
@@ -177,7 +176,7 @@ class _Carrier:
             words[counter + BYTES] += size
             self._enter(line, (now, data, 0, 1, 0.0, size))
 
-    def _enter(self, line: _Line, segments: Entry[Packet]) -> None:
+    def _enter(self, line: Line, segments: Entry[Packet]) -> None:
         """Put segments into a line as they come, or through it where it is clear and empty."""
         queue = line.queue
         if queue.is_clear and queue.due == FOREVER:
@@ -211,7 +210,7 @@ class _Carrier:
                 heapq.heapreplace(due, (queue.due, sequence, line))
             self._leave(line, segments)
 
-    def _leave(self, line: _Line, segments: Entry[Packet]) -> None:
+    def _leave(self, line: Line, segments: Entry[Packet]) -> None:
         """Have segments that leave a line enter the next one, or reach their receiver."""
         if not line.up:
             self._deliver(line, segments)
@@ -224,7 +223,7 @@ class _Carrier:
         else:
             self._enter(receiver, segments)
 
-    def _deliver(self, line: _Line, segments: Entry[Packet]) -> None:
+    def _deliver(self, line: Line, segments: Entry[Packet]) -> None:
         release, packet, first, count, step, size = segments
         self._time.lateness.add(self._now() - release, count, step)
         self._batching.frames += count

@@ -69,7 +69,8 @@ def test_an_unknown_name_is_refused_before_anything_runs(folder: Path) -> None:
     assert not (folder / "results").exists()
 
 
-PROGRAMS = [path for path in sorted(BENCHMARKS.glob("*.py")) if path.stem != "table"]
+SHARED = {"streams", "table"}
+PROGRAMS = [path for path in sorted(BENCHMARKS.glob("*.py")) if path.stem not in SHARED]
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)

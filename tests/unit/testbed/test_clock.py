@@ -262,3 +262,13 @@ def test_without_an_elastic_clock_a_node_has_no_place(monkeypatch) -> None:
     with clock.waiting(), clock.beside():
         clock.wait_turn()
     clock.follow(True)
+
+
+def test_a_clock_that_is_another_machines_is_ahead_by_what_is_known_of_it() -> None:
+    before = clock.monotonic()
+    with clock.ahead(1234.5):
+        assert before + 1234.5 <= clock.monotonic() <= time.monotonic() + 1234.5
+        assert before + 1234 < clock.monotonic_ns() / 1e9 < time.monotonic() + 1235
+        with clock.dilated(10.0):
+            assert (before + 1234.5) / 10 <= clock.monotonic() <= (time.monotonic() + 1235) / 10
+    assert clock.monotonic() < before + 1234

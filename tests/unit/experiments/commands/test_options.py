@@ -16,6 +16,7 @@ BY_HAND = {
     "config",
     "options",
     "tensorboard",
+    "token_file",
     "resume",
     "as_json",
     "plain",

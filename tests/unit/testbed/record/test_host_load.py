@@ -74,6 +74,8 @@ def test_links_that_let_packets_go_late_fail_it() -> None:
         ({"links": "loopback"}, "--dilation=elastic"),
         ({"links": "userspace", "elastic": True}, "--dilation=3.4"),
         ({"links": "userspace", "dilation": 1.5}, "--dilation=3.4"),
+        ({"links": "userspace", "link_facts": {"host": "a"}}, "--dilation=3.4"),
+        ({"links": "userspace", "link_facts": {"host": "a"}, "dilation": 4.0}, None),
     ],
 )
 def test_what_gives_nodes_time_is_an_elastic_clock_where_there_can_be_one(facts, cure) -> None:
@@ -210,3 +212,10 @@ def test_an_elastic_clock_must_not_go_on_while_others_have_the_cores(crowded_sha
     found = host_load.judge(given, CALM | {"crowded_ms": 1000 * crowded_share * rounds_s})
     assert found.verdict == verdict
     assert ("70 % of the rounds' time more programs were" in found.reason) == (verdict == "fail")
+
+
+def test_a_host_that_is_gone_fails_it() -> None:
+    gone = {"b": "it closed the connection"}
+    found = host_load.judge(made(real("client-1", 1, 0.0)), {}, gone=gone)
+    assert found.verdict == "fail"
+    assert found.reason == "host b is gone: it closed the connection"

@@ -63,7 +63,17 @@ def whole_run() -> list[Event]:
     resent = {"pid": 7, "private_mb": 20.0, "peak_private_mb": 21.0, "cpu_s": 1, "run_delay_s": 0.1}
     lost = {"payload": {"up": 1, "down": 2}, "message": {"up": 1, "down": 2}, "seconds": 0.5}
     zero = {"up": {}, "down": {}, "at_s": 0.0, "actual_s": 0.1}
+    parts = [
+        {"name": host, "address": f"10.0.0.{n}", "cores": 2, "memory_mb": 900, "nodes": 1}
+        for n, host in enumerate("ab")
+    ]
+    ways = [
+        {"sender": one, "receiver": other, "rtt_min_ms": 0.1, "rtt_median_ms": 0.2}
+        | {"rtt_max_ms": 0.3, "rate_kbit": 1e6, "offset_ms": 0.0, "offset_error_ms": 0.1}
+        for one, other in ("ab", "ba")
+    ]
     more = [
+        at(0.1, "supervisor", "hosts", hosts=parts, place="server=a,client-1=b", underlay=ways),
         at(0.2, name, "started", pid=7),
         at(0.3, name, "ready", samples=9, round_flops=1e9),
         at(0.3, name, "limited", memory_mb=9.5, whose="phone's"),
@@ -100,11 +110,16 @@ def whole_run() -> list[Event]:
         at(17, "supervisor", "lost", peer=name, reason="gone"),
         at(18, "supervisor", "captured", packets=[1], dropped=[0], failure=None),
         at(18, "supervisor", "resumed", round=1, at_s=18.0, lost=lost, environment=environment),
+        at(19, "supervisor", "host_clock", host="b", behind_s=0.001, error_s=1e-5),
+        at(19, "supervisor", "host_gone", host="b", reason="no word"),
         at(19, "server", "done"),
         at(19, "supervisor", "host", verdict="pass", reason="in time", latest=name, late_share=0.1)
         | {"links_late_ms": 0.1, "dilation_needed": 1.0, "busy_cores": 0.5},
     ]
-    return [*found[:2], *more, *found[2:], *later, closed]
+    tunnels = {"b": {"frames_received": 9, "late_frames": 1}}
+    links = {"busy_cores": 0.5, "lateness_p99_ms": 0.1}
+    left = at(20, "supervisor", "host_left", host="a", links=links, tunnels=tunnels)
+    return [*found[:2], *more, *found[2:], *later, left, closed]
 
 
 def programs_run() -> list[Event]:

@@ -453,3 +453,13 @@ def test_what_cannot_be_secure_is_refused_or_said(monkeypatch: pytest.MonkeyPatc
         with pytest.raises(ConfigError, match=r"without CURVE.*--no-secure"):
             asked(each, "zmq")
     assert asked(False, "zmq") is False
+
+
+def test_keys_of_one_seed_are_the_same_on_every_host() -> None:
+    names = ["client-1", "client-2"]
+    one, same, other = (RunKeys(names, seed=each * 32) for each in (b"1", b"1", b"2"))
+    assert one.of("client-1") == same.of("client-1")
+    assert one.of("client-1").secret not in (other.of("client-1").secret, one.of("server").secret)
+    # What one host makes for the client another makes for the server to know it by.
+    assert same.of("server").callers["client-2"].public == one.of("client-2").public
+    assert RunKeys(names).of("client-1") != RunKeys(names).of("client-1")

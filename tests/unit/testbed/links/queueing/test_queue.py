@@ -304,3 +304,29 @@ def test_no_change_of_parameters_reorders(phases):
         popped = queue.pop()
         assert popped[0] >= before[0] and popped[1] > before[1]
         before = popped
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"rate_kbit": BYTE_PER_US, "delay_ms": 5},
+        {"rate_kbit": BYTE_PER_US, "delay_ms": 5, "max_packets": 4},
+        {"rate_kbit": BYTE_PER_US, "delay_ms": 5, "jitter_ms": 3, "loss_percent": 30},
+        {"delay_ms": 5, "duplicate_percent": 40, "reorder_percent": 40, "corrupt_percent": 10},
+    ],
+)
+def test_each_segment_is_told_as_it_enters_with_the_release_that_it_then_has(
+    fields: dict[str, float],
+):
+    queue, told = line(**fields), []
+
+    def segments(entry: tuple[float, int, int, int, float, int]) -> list[tuple[float, int, int]]:
+        release, packet, first, count, step, _ = entry
+        return [(release + n * step, packet, first + n) for n in range(count)]
+
+    queue.entered = lambda entry: told.extend(segments(entry))
+    for number in range(30):
+        queue.offer(number * MS, 1000, number, 0, 1 + number % 3, 0.2 * MS)
+    left = [each for _ in iter(lambda: len(queue), 0) for each in segments(queue.take())]
+    assert left
+    assert sorted(told) == sorted(left)

@@ -1,0 +1,41 @@
+"""`cli.py agent`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from experiments.commands import options as common
+from testbed import extras
+
+
+@click.command()
+@click.option(
+    "--listen",
+    required=True,
+    metavar="ADDRESS[:PORT]",
+    help="Where drivers call it, at this address alone; port 7400 unless another is named.",
+)
+@common.token_file()
+@click.option(
+    "--until-input-ends",
+    is_flag=True,
+    help="End with standard input, as whatever has started it does.",
+)
+def agent(listen: str, token_file: Path | None, until_input_ends: bool) -> None:
+    """Have a part in runs that are launched on another machine with --hosts.
+
+    It serves one run at a time, and needs the same program, packages, model and data as the other
+    hosts. They all have one token, of 32 bytes or more.
+
+    \b
+    Example:
+      export WIRETUNE_TOKEN=$(cat token)
+      python cli.py agent --listen=10.0.0.2
+    """
+    extras.require("agent", "train")
+    from experiments import agent as serving
+    from experiments import hosts
+
+    serving.run(listen, hosts.token(token_file), until_input_ends=until_input_ends)

@@ -1,0 +1,184 @@
+"""Hosts of a run: addresses and token, what they must have in common, and who has which node."""
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+
+from testbed import outside
+from testbed.config_error import ConfigError
+from testbed.links.interface import LinkError
+from testbed.links.tunnel.meeting import listen
+from testbed.links.userspace import backend as userspace
+from testbed.network import hosts
+from testbed.network.topology import Plan
+from testbed.processes import cores
+from testbed.run.config import RunConfig
+from testbed.run.hosts.agent import software
+from testbed.run.hosts.driver import Hosts
+from testbed.run.hosts.far_host import FarHost, Unusable
+from testbed.run.hosts.line import PORT
+
+TOKEN = "WIRETUNE_TOKEN"
+"""The variable of the environment that has the hosts' token."""
+LEAST_TOKEN_BYTES = 32
+"""Digests of it pass over the network, by which a shorter one might be found."""
+MOST_HOSTS = 26
+
+
+def token(file: Path | None) -> bytes:
+    """The hosts' token, of a file or of the environment, from which it is taken out.
+
+    Raises:
+        ConfigError: there is none, or it is too short.
+    """
+    where = TOKEN if file is None else f"--token-file={file}"
+    text = os.environ.pop(TOKEN, "") if file is None else outside.text(file, "--token-file")
+    text = text.strip()
+    if not text:
+        raise ConfigError(
+            f"{where}: has no token; make one that all hosts have, such as by `openssl rand -hex "
+            f"32`, and give it as {TOKEN} or --token-file=FILE"
+        )
+    if len(text.encode()) < LEAST_TOKEN_BYTES:
+        raise ConfigError(
+            f"{where}: the token has {len(text.encode())} bytes; it must have "
+            f"{LEAST_TOKEN_BYTES} or more, such as those of `openssl rand -hex 32`"
+        )
+    return text.encode()
+
+
+def address_of(text: str) -> tuple[str, int]:
+    """ "10.0.0.2:7401" or "worker-2" to an IPv4 address and a port.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    name, colon, port = text.strip().partition(":")
+    if not name or (colon and not (port.isascii() and port.isdigit() and 0 <= int(port) < 65536)):
+        raise ConfigError(f"{text!r}: is no address; write ADDRESS or ADDRESS:PORT")
+    try:
+        found = socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"{text!r}: {name!r} has no IPv4 address ({error})") from error
+    return str(found[0][4][0]), int(port) if colon else PORT
+
+
+def parsed(text: str) -> dict[str, tuple[str, int]]:
+    """Addresses of a run's hosts by their names: a, b, c, ….
+
+    Raises:
+        ConfigError: there are fewer than two, or too many, or one is there twice.
+    """
+    pieces = [piece.strip() for piece in text.split(",")]
+    if not 2 <= len(pieces) <= MOST_HOSTS:
+        raise ConfigError(
+            f"hosts = {text!r}: are {len(pieces)}; name this machine's own address and those of "
+            f"the others, {MOST_HOSTS} at most, parted by commas"
+        )
+    found = {chr(ord("a") + place): address_of(piece) for place, piece in enumerate(pieces)}
+    for name, address in found.items():
+        for other, its in found.items():
+            if name < other and address == its:
+                raise ConfigError(f"hosts = {text!r}: {name} and {other} are both {address[0]}")
+    return found
+
+
+def settled(config: RunConfig, flags: Mapping[str, Any], *, resumed: bool) -> RunConfig:
+    """The run as several hosts can have it, nothing changed that was asked for.
+
+    Raises:
+        ConfigError: it asks for what they cannot.
+    """
+    if config.hosts is None:
+        if config.place is not None:
+            raise ConfigError(f"place = {config.place!r}: there is one host; name several by hosts")
+        return config
+    several = "a run on several hosts"
+    if resumed:
+        raise ConfigError(f"--resume: {several} keeps no states, and cannot go on")
+    if config.links not in ("auto", userspace.name):
+        raise ConfigError(
+            f"links = {config.links!r}: {several} has links of userspace, since those of "
+            f"{config.links} cannot go from one to another; take --links=userspace"
+        )
+    dilation = config.dilation
+    if dilation == "auto" or flags.get("dilation") == "elastic":
+        raise ConfigError(
+            f"dilation = {dilation!r}: {several} goes by clocks that cannot wait for one another; "
+            "take --dilation=1, or a larger one"
+        )
+    if config.pcap:
+        raise ConfigError(f"pcap = true: {several} captures nothing; leave it out")
+    if flags.get("checkpoints"):
+        raise ConfigError(f"checkpoints = true: {several} keeps no states; leave it out")
+    return msgspec.structs.replace(
+        config,
+        links=userspace.name,
+        dilation=1.0 if dilation == "elastic" else dilation,
+        checkpoints=False,
+    )
+
+
+def digests(config: RunConfig, data: str | None, files: Mapping[str, str]) -> dict[str, str | None]:
+    """Digests of what must be the same on all hosts of a run, by what it is."""
+    from nodes.workload import models
+
+    weights = models.fingerprint(config.model) if config.compute == "real" else None
+    own: dict[str, str | None] = {f"model {config.model}": weights, f"data {config.dataset}": data}
+    return own | dict(files)
+
+
+@contextlib.contextmanager
+def joined(
+    config: RunConfig, layout: Plan, told: Mapping[str, str | None], secret: bytes
+) -> Iterator[tuple[Hosts, Plan]]:
+    """The other hosts of a run, each of which can have its part, and the plan with all placed.
+
+    ``told``: digests of what they must have, too; ``secret``: their token.
+
+    Raises:
+        ConfigError: naming the host that cannot, and why.
+    """
+    assert config.hosts is not None
+    addresses = parsed(config.hosts)
+    own, *others = addresses
+    names = list(addresses)
+    if config.place is not None:
+        hosts.parsed(config.place, names, len(layout.clients))
+    with contextlib.ExitStack() as owned:
+        try:
+            listener = owned.enter_context(listen(addresses[own][0]))
+            found = []
+            for name in others:
+                far = FarHost(name, addresses[name], secret)
+                owned.callback(far.close)
+                found.append(far)
+            for far in found:
+                refuse_other_software(far)
+            ports = {far.name: far.check(config, dict(told)) for far in found}
+        except (Unusable, LinkError) as error:
+            raise ConfigError(f"hosts = {config.hosts!r}: {error}") from error
+        here = hosts.Host(own, cores.usable(), psutil.virtual_memory().available)
+        machines = [here, *(far.machine for far in found)]
+        layout = hosts.placed(layout, machines, place=config.place)
+        all_hosts = Hosts(here, found, ports, listener, secret)
+        owned.callback(all_hosts.close)
+        yield all_hosts, layout
+
+
+def refuse_other_software(far: FarHost) -> None:
+    mine, theirs = software(), far.hello.software
+    for name in mine.keys() | theirs.keys():
+        one, other = mine.get(name), theirs.get(name)
+        # An installed package has no commit.
+        if one != other and not (name == "git" and None in (one, other)):
+            raise Unusable(
+                f"{far.where}: has {name} {other or 'not at all'}, here it is {one or 'not there'};"
+                " a run takes the same on all hosts"
+            )

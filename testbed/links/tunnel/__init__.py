@@ -1,0 +1,1 @@
+"""Tunnels between the link processes of a run's hosts: frames sent early, held until their time."""

@@ -1,0 +1,137 @@
+"""Meeting of the hosts of a run: one TCP connection a pair, both ends of which prove that they
+know the run's token (``proof``).
+
+Of two hosts the one that stands first listens, the other calls. What follows is neither encrypted
+nor signed, as the network of the hosts is theirs.
+"""
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from testbed.links.interface import LinkError
+from testbed.links.tunnel import proof
+from testbed.links.tunnel.proof import Stranger
+
+TOKEN_BYTES = 32
+LIMIT_S = 30.0
+"""For all hosts to have met."""
+ANSWER_LIMIT_S = 2.0
+"""For one that has called to say what it has to."""
+_AGAIN_S = 0.05
+_GREETING = b"wiretune tunnel 1\n"
+"""Its number changes with what is said."""
+
+
+class Meeting(NamedTuple):
+    """A host's way to the others of its run."""
+
+    host: str
+    """Which of them this is."""
+    addresses: Mapping[str, tuple[str, int]]
+    """IPv4 address and port of every host's listener, in the order that all have them in."""
+    listener: socket.socket
+    """Bound to this host's; owned by who made it."""
+    token: bytes
+    """The run's, TOKEN_BYTES of chance."""
+
+    @property
+    def others(self) -> list[str]:
+        return [name for name in self.addresses if name != self.host]
+
+
+def new_token() -> bytes:
+    return os.urandom(TOKEN_BYTES)
+
+
+def listen(address: str, port: int = 0) -> socket.socket:
+    """A listener at that address alone; port 0: any.
+
+    Raises:
+        LinkError: the machine has no such address, or the port is taken.
+    """
+    try:
+        return socket.create_server((address, port), backlog=1024)
+    except OSError as error:
+        raise LinkError(f"listen for other hosts at {address}:{port}: {error.strerror}") from error
+
+
+def meet(meeting: Meeting, limit_s: float = LIMIT_S) -> dict[str, socket.socket]:
+    """A connection to each other host, blocking, in the order of ``addresses``.
+
+    Raises:
+        LinkError: naming the host that was not met within ``limit_s``, and why.
+    """
+    deadline = time.monotonic() + limit_s
+    names = list(meeting.addresses)
+    place = names.index(meeting.host)
+    met: dict[str, socket.socket] = {}
+    try:
+        for name in names[:place]:
+            met[name] = _call(meeting, name, deadline, limit_s)
+        _await(meeting, set(names[place + 1 :]), met, deadline, limit_s)
+    except BaseException:
+        for connection in met.values():
+            connection.close()
+        raise
+    return {name: met[name] for name in meeting.others}
+
+
+def _call(meeting: Meeting, name: str, deadline: float, limit_s: float) -> socket.socket:
+    """Connect to a host that listens, or will."""
+    address = meeting.addresses[name]
+    where = f"host {name} at {address[0]}:{address[1]}"
+    while True:
+        left_s = deadline - time.monotonic()
+        try:
+            connection = socket.create_connection(address, max(0.001, left_s))
+            break
+        except OSError as error:
+            if left_s <= _AGAIN_S:
+                why = error.strerror or "no answer"
+                raise LinkError(f"reach {where} within {limit_s:g} s: {why}") from error
+        time.sleep(_AGAIN_S)
+    try:
+        proof.call(connection, _GREETING, meeting.token, meeting.host, name, deadline)
+    except (OSError, Stranger) as error:
+        connection.close()
+        raise LinkError(f"be known to {where}: {error}") from error
+    return _settled(connection)
+
+
+def _await(
+    meeting: Meeting,
+    awaited: set[str],
+    met: dict[str, socket.socket],
+    deadline: float,
+    limit_s: float,
+) -> None:
+    """Let the hosts call that are to; strangers are sent away."""
+    last = ""
+    while awaited - met.keys():
+        meeting.listener.settimeout(max(0.001, deadline - time.monotonic()))
+        try:
+            connection, (address, _) = meeting.listener.accept()
+        except TimeoutError:
+            missing = ", ".join(sorted(awaited - met.keys()))
+            raise LinkError(f"no call from host {missing} within {limit_s:g} s{last}") from None
+        try:
+            answer_by = min(deadline, time.monotonic() + ANSWER_LIMIT_S)
+            left = awaited - met.keys()
+            told = meeting.token, left, meeting.host, answer_by
+            name, _ = proof.answer(connection, _GREETING, *told)
+        except (OSError, Stranger) as error:
+            connection.close()
+            last = f"; {address} called and {error}"
+            continue
+        met[name] = _settled(connection)
+
+
+def _settled(connection: socket.socket) -> socket.socket:
+    with contextlib.suppress(OSError):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.settimeout(None)
+    return connection

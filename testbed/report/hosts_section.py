@@ -1,0 +1,45 @@
+"""Section of a run's report on its hosts, where they are several."""
+
+from testbed.record.host_summary import HostSummary
+from testbed.report import svg
+from testbed.report.html import Markup, section, table, tag
+from testbed.report.read import Story
+
+_HEAD = (
+    *("host", "nodes", "cores", "cores at work", "RTT, ms", "to it, Mbit/s", "from it, Mbit/s"),
+    *("clock drifted, ms", "known to, ms", "frames from others", "late", "links' p99, ms late"),
+)
+
+
+def hosts_section(story: Story) -> Markup:
+    """A row a host; nothing where a run had one."""
+    rows = story.summary.hosts
+    if not rows:
+        return Markup("")
+    gone = [
+        tag("p", f"Host {row.name} was gone before the run was over: {row.gone}.")
+        for row in rows
+        if row.gone is not None
+    ]
+    text = (
+        "Round trip and rates are those of the network between a host and the driver's own, as "
+        "measured before the run. Nodes' times are by the driver's clock; by how much another "
+        "host's has drifted since the run began has been put right."
+    )
+    shown = table("The hosts, the driver's own first", _HEAD, [_cells(row) for row in rows])
+    return section("hosts", "The hosts", tag("p", text), *gone, shown)
+
+
+def _cells(row: HostSummary) -> list[object]:
+    def mbit(kbit: float | None) -> str:
+        return "" if kbit is None else svg.number(kbit / 1000)
+
+    def known(figure: float | None) -> str:
+        return "" if figure is None else svg.number(figure)
+
+    return [
+        *(row.name, row.nodes, row.cores, known(row.busy_cores), known(row.rtt_ms)),
+        *(mbit(row.rate_to_kbit), mbit(row.rate_from_kbit)),
+        *(known(row.clock_drifted_ms), known(row.clock_error_ms)),
+        *(row.frames, row.late_frames, known(row.links_late_ms)),
+    ]

@@ -1,0 +1,120 @@
+"""The agent of a host: it listens for drivers and has a part in one run at a time.
+
+Each part is a process of its own, which the agent ends with all that it owns as soon as its driver
+is gone: all of it dies with its parent.
+"""
+
+import contextlib
+import os
+import select
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+
+from testbed.links.tunnel.meeting import ANSWER_LIMIT_S, listen
+from testbed.links.tunnel.proof import Stranger
+from testbed.metering import meter
+from testbed.processes import cores, signals
+from testbed.processes.child import Child
+from testbed.run.hosts import line as lines
+from testbed.run.hosts.line import Line
+from testbed.run.hosts.messages import Hello, Order
+from testbed.run.hosts.part import Prepare, carry_out
+
+COMPARED = ("python", "git")
+"""Of what a record says of a machine, beside packages, what must be the same on all hosts."""
+
+
+def software() -> dict[str, str | None]:
+    """Versions of what must be the same on all hosts of a run."""
+    found: dict[str, Any] = meter.environment()
+    return {**{name: found[name] for name in COMPARED}, **found["packages"]}
+
+
+class Agent:
+    """Listens at one address; owns the process of the run that it has."""
+
+    def __init__(self, address: str, port: int, token: bytes, prepare: Prepare) -> None:
+        """Raises LinkError: the machine has no such address, or the port is taken."""
+        self._listener = listen(address, port)
+        self.address: tuple[str, int] = self._listener.getsockname()
+        self._token, self._prepare = token, prepare
+        self._software = software()
+        self._part: _Process | None = None
+
+    def serve(self, say: Callable[[str], None], input_: int | None = None) -> None:
+        """Answer drivers until a signal asks for an end, or ``input_`` ends."""
+        with (
+            contextlib.suppress(signals.Interrupted),
+            contextlib.ExitStack() as owned,
+            signals.handled(signals.interrupt),
+        ):
+            owned.callback(self._end)
+            say(f"listening at {self.address[0]}:{self.address[1]}")
+            while True:
+                ready = self._wait(input_)
+                if input_ in ready and not os.read(input_, 1 << 12):
+                    return
+                if self._part is not None and ready & self._part.descriptors:
+                    self._end()
+                if self._listener.fileno() in ready:
+                    with contextlib.suppress(OSError, Stranger):
+                        self._answer()
+
+    def _wait(self, input_: int | None) -> set[int]:
+        waiter = select.poll()
+        waiter.register(self._listener, select.POLLIN)
+        if input_ is not None:
+            waiter.register(input_, select.POLLIN)
+        if self._part is not None:
+            self._part.watch(waiter)
+        return {descriptor for descriptor, _ in waiter.poll()}
+
+    def _answer(self) -> None:
+        """Let a driver in who proves that it is one; raises OSError or Stranger."""
+        connection, _ = self._listener.accept()
+        try:
+            line = lines.answer(connection, self._token, Order, ANSWER_LIMIT_S)
+            memory, busy = psutil.virtual_memory().available, self._part is not None
+            line.send(Hello(self._software, cores.usable(), memory, busy))
+        except BaseException:
+            connection.close()
+            raise
+        if busy:
+            line.close()
+            return
+        self._part = _Process(line, self._run_part)
+
+    def _run_part(self, line: Line) -> None:
+        self._listener.close()
+        carry_out(line, self._token, self._prepare)
+
+    def _end(self) -> None:
+        if self._part is not None:
+            self._part.close()
+            self._part = None
+
+
+class _Process:
+    """The process of a run's part, and the agent's own hold of the line to its driver."""
+
+    def __init__(self, line: Line, body: Callable[[Line], None]) -> None:
+        self._line = line
+        self._child = Child("part of a run", lambda: body(line))
+        self._end = os.pidfd_open(self._child.pid)
+
+    @property
+    def descriptors(self) -> set[int]:
+        return {self._line.fileno(), self._end}
+
+    def watch(self, waiter: select.poll) -> None:
+        """Have the driver's end and the process's wake ``waiter``; what is said is the latter's."""
+        waiter.register(self._line, select.POLLRDHUP)
+        waiter.register(self._end, select.POLLIN)
+
+    def close(self) -> None:
+        """End the process, and with it all that it owns."""
+        self._child.kill()
+        os.close(self._end)
+        self._line.close()

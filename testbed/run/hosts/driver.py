@@ -1,0 +1,262 @@
+"""Hosts of a run as its driver has them: what it says to them and hears, and who is gone."""
+
+import os
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from testbed import clock
+from testbed.fidelity import host_prober
+from testbed.links.interface import LinkError
+from testbed.links.process import Facts
+from testbed.links.tunnel.clock_table import Reading
+from testbed.links.tunnel.meeting import Meeting
+from testbed.network import hosts
+from testbed.network.topology import Node, Plan
+from testbed.network.underlay import Path
+from testbed.record import events
+from testbed.record.host_clocks import HostClock, since_began
+from testbed.run.hosts.far_host import Bell, FarHost
+from testbed.run.hosts.line import LineClosed, secret
+from testbed.run.hosts.messages import (
+    Begin,
+    Closing,
+    Counted,
+    Refused,
+    Said,
+    Severed,
+    Up,
+)
+from testbed.run.zygote import Forked, Prepared, Reaped
+
+CHANCE_BYTES = 32
+UP_LIMIT_S = 30.0
+"""For the other hosts' parts of the network, once the driver's own is there."""
+
+
+class Hosts:
+    """All hosts of a run, of which the driver's own is the first.
+
+    Owns the lines to the other hosts' agents.
+    """
+
+    def __init__(
+        self,
+        own: hosts.Host,
+        others: Sequence[FarHost],
+        ports: Mapping[str, int],
+        listener: socket.socket,
+        token: bytes,
+    ) -> None:
+        """``ports``: where other hosts' link processes will be met; ``listener``: the same here."""
+        self.own, self.others = own, others
+        self._chance = os.urandom(CHANCE_BYTES)
+        self.seed = secret(token, "keys", self._chance)
+        """Of the keys of the nodes' connections."""
+        address = listener.getsockname()
+        self._addresses = {own.name: (str(address[0]), int(address[1]))}
+        self._addresses |= {each.name: (each.address[0], ports[each.name]) for each in others}
+        tunnel = secret(token, "tunnel", self._chance)
+        self._meeting = Meeting(own.name, self._addresses, listener, tunnel)
+        self._server_host = own.name
+        self.said: deque[Prepared | Forked | Reaped] = deque()
+        """What their zygotes have said and nobody has taken."""
+        self.bell = Bell()
+        """Rings as something comes to be there."""
+        self.poll = select.epoll()
+        """Readable where there is anything to hear."""
+        self.poll.register(self.bell, select.EPOLLIN)
+        for far in others:
+            self.poll.register(far.line, select.EPOLLIN)
+        self.paths: list[Path] = []
+        """The network of the hosts, as measured once theirs is up."""
+        self.closing: Facts = {}
+        """Of the driver's own part of the network, once that is down."""
+        self.readings: Callable[[], dict[str, Reading]] = dict
+        """Of the others' clocks, once the driver's own links are up."""
+        self._news: list[events.HostGone] = []
+
+    def begin(self, plan: Plan) -> Meeting:
+        """Have the others make their parts of the plan's network; the way to them."""
+        self._server_host = plan.server.host
+        place = hosts.written(plan)
+        for far in self.others:
+            self.say(far, Begin(far.name, self._addresses, place, self._chance, far.ahead_s))
+        return self._meeting
+
+    def await_links(self, local: Facts) -> None:
+        """Wait until all others' parts are there as the driver's own is, which has said ``local``.
+
+        Raises:
+            LinkError: naming the host whose part is not, and why.
+        """
+        self.await_all(lambda far: far.facts is not None, UP_LIMIT_S, "no links")
+        self.refuse_gone()
+        told = [local["underlay"], *(far.facts["underlay"] for far in self.others if far.facts)]
+        ways = [way for each in msgspec.convert(told, list[list[Path]]) for way in each]
+        self.paths = list({(way.sender, way.receiver): way for way in ways}.values())
+
+    def about(self, plan: Plan) -> events.Hosts:
+        """An account of who is where, and of what lies between."""
+        machines = [(self.own, 0.0)]
+        machines += [(far.machine, far.ahead_s) for far in self.others]
+        parts = [
+            events.HostPart(
+                name=machine.name,
+                address=self._addresses[machine.name][0],
+                cores=machine.cores,
+                memory_mb=round(machine.memory_bytes / 1e6),
+                nodes=len(hosts.of_host(plan, machine.name)),
+                ahead_s=round(ahead_s, 6),
+            )
+            for machine, ahead_s in machines
+        ]
+        ways = [msgspec.convert(each, events.Underlay, from_attributes=True) for each in self.paths]
+        return events.Hosts(hosts=parts, place=hosts.written(plan), underlay=ways)
+
+    def gone(self) -> dict[str, str]:
+        """Hosts that are gone, and how that is known."""
+        return {far.name: far.gone for far in self.others if far.gone is not None}
+
+    def clocks(self) -> dict[str, HostClock]:
+        """Errors of the times that the others' nodes tell, as they are known now."""
+        ahead_s = {far.name: far.ahead_s for far in self.others}
+        return {
+            name: since_began(*reading, ahead_s[name], clock.dilation())
+            for name, reading in self.readings().items()
+        }
+
+    def news(self) -> list[events.HostGone]:
+        """Those of them that have not been told of yet."""
+        found, self._news = self._news, []
+        return found
+
+    def left(self) -> list[events.HostLeft]:
+        """How each host's links came to their end, once they have; none of who was gone."""
+        told = {self.own.name: self.closing, **{far.name: far.closing for far in self.others}}
+        return [
+            events.HostLeft(host=name, links=plain(facts), tunnels=facts.get("tunnels", {}))
+            for name, facts in told.items()
+            if facts
+        ]
+
+    @property
+    def _there(self) -> list[FarHost]:
+        return [far for far in self.others if far.gone is None]
+
+    def of(self, node: Node) -> FarHost | None:
+        """The other host that has ``node``; None: the driver's own does."""
+        return next((far for far in self.others if far.name == node.host), None)
+
+    def say(self, far: FarHost, order: msgspec.Struct) -> None:
+        """Give an order; a host that does not take it is gone."""
+        if far.gone is None:
+            try:
+                far.line.send(order)
+            except LineClosed as error:
+                self.lose(far, str(error))
+
+    def pump(self) -> None:
+        """Take what the other hosts have said, without waiting."""
+        for far in self._there:
+            try:
+                for message in far.line.read():
+                    self._take(far, message)
+            except LineClosed as error:
+                self.lose(far, str(error))
+
+    def _take(self, far: FarHost, message: msgspec.Struct) -> None:
+        if isinstance(message, Said):
+            if (channel := far.channels.get(message.node)) is not None:
+                channel.put(message.event)
+        elif isinstance(message, Forked | Reaped):
+            self._hear(far, message)
+        elif isinstance(message, Prepared):
+            far.is_ready = True
+        elif isinstance(message, Up):
+            far.facts = message.facts
+        elif isinstance(message, Counted):
+            far.counters, far.awaits_counters = message.counters, False
+        elif isinstance(message, host_prober.Answer):
+            far.probed = message
+        elif isinstance(message, Closing):
+            far.closing = message.facts
+        elif isinstance(message, Severed):
+            self._sever(far, message)
+        elif isinstance(message, Refused):
+            self.lose(far, message.reason)
+
+    def _hear(self, far: FarHost, message: Forked | Reaped) -> None:
+        channel = far.channels.get(message.node)
+        if channel is None:
+            return
+        if isinstance(message, Reaped):
+            channel.end()
+            far.running.discard(message.node)
+        self.said.append(message)
+        self.bell.ring()
+
+    def _sever(self, far: FarHost, severed: Severed) -> None:
+        """Act on what ``far`` has lost sight of, where one of the two is cut from the server."""
+        other = next((each for each in self.others if each.name == severed.host), None)
+        if other is None or severed.host == self._server_host:
+            self.lose(far, f"cut from host {severed.host}")
+        elif far.name == self._server_host:
+            self.lose(other, f"cut from host {far.name}: {severed.reason}")
+
+    def lose(self, far: FarHost, reason: str) -> None:
+        """Take a host for gone, and its nodes for ended."""
+        if far.gone is not None or far.closing is not None:
+            return
+        far.gone = reason
+        self._news.append(events.HostGone(host=far.name, reason=reason))
+        self.poll.unregister(far.line)
+        far.line.close()
+        for node in sorted(far.running):
+            far.channels[node].end()
+            self.said.append(Reaped(node, 0, f"host {far.name} is gone"))
+        far.running.clear()
+        self.bell.ring()
+
+    def failure(self) -> str | None:
+        """Why no run can go on without a host that is gone, where that is so."""
+        if (reason := self.gone().get(self._server_host)) is not None:
+            return f"host {self._server_host} is gone, which has the server: {reason}"
+        return None
+
+    def refuse_gone(self) -> None:
+        """Raise LinkError where a host is."""
+        for name, reason in self.gone().items():
+            raise LinkError(f"host {name}: {reason}")
+
+    def await_all(self, done: Callable[[FarHost], bool], limit_s: float, missing: str) -> None:
+        """Hear hosts until each is ``done``; one that is not within ``limit_s`` is gone."""
+        until = time.monotonic() + limit_s
+        while waits := [far for far in self._there if not done(far)]:
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                for far in waits:
+                    self.lose(far, f"{missing} within {limit_s:g} s")
+                return
+            waiter = select.poll()
+            for far in waits:
+                waiter.register(far.line, select.POLLIN)
+            waiter.poll(1000 * left_s)
+            self.pump()
+
+    def close(self) -> None:
+        """End the lines, and with them what the agents still have of the run. Idempotent."""
+        for far in self.others:
+            far.close()
+        self._meeting.listener.close()
+        self.poll.close()
+        self.bell.close()
+
+
+def plain(facts: Facts) -> Facts:
+    """Facts that are no tables, which belong to one host's record."""
+    return {name: value for name, value in facts.items() if not isinstance(value, list | dict)}

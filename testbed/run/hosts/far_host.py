@@ -1,0 +1,197 @@
+"""Another host of a run as the driver has it: the line to its agent, and its nodes' channels."""
+
+import contextlib
+import os
+import time
+from collections import deque
+from typing import Any
+
+import msgspec
+
+from testbed.fidelity import host_prober
+from testbed.links.interface import LinkCounters
+from testbed.links.tunnel.clocks import Contradiction, Offset
+from testbed.links.tunnel.proof import Stranger
+from testbed.network import hosts
+from testbed.processes.channel import ChannelClosed
+from testbed.record.events import Event
+from testbed.run.config import RunConfig
+from testbed.run.hosts import line as lines
+from testbed.run.hosts.line import Line, LineClosed
+from testbed.run.hosts.messages import Answer, Ask, Check, Checked, Hello, Refused, Say, Tell
+from testbed.run.zygote import Told
+
+HELLO_LIMIT_S = 10.0
+CHECK_LIMIT_S = 300.0
+"""For an agent to import, and to digest its model and data."""
+EXCHANGES = 10
+"""By which the other clock is known."""
+
+
+class Unusable(Exception):
+    """A host cannot have a part; the text says which and why."""
+
+
+class Bell:
+    """A descriptor that is readable from its ringing on until it is muted."""
+
+    def __init__(self) -> None:
+        self._descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def ring(self) -> None:
+        if self._descriptor >= 0:
+            os.eventfd_write(self._descriptor, 1)
+
+    def mute(self) -> None:
+        if self._descriptor >= 0:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._descriptor)
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class FarHost:
+    """One host; owns the line to its agent, whose token was proved."""
+
+    def __init__(self, name: str, address: tuple[str, int], token: bytes) -> None:
+        """Call the agent, and learn what its host is.
+
+        Raises:
+            Unusable: nobody answers, or it is no agent of that token, or has a run.
+        """
+        self.name, self.address = name, address
+        self.where = f"host {name} at {address[0]}:{address[1]}"
+        self.line = self._called(token)
+        self.channels: dict[int, FarChannel] = {}
+        """Of its nodes that were started."""
+        self.running: set[int] = set()
+        """Nodes of these that have not ended, as far as is known."""
+        self.facts: dict[str, Any] | None = None
+        """Of its part of the network, once that is up."""
+        self.is_ready = False
+        """Whether its zygote has prepared."""
+        self.counters: list[LinkCounters] | None = None
+        self.awaits_counters = False
+        self.probed: host_prober.Answer | None = None
+        """Its prober's word on the last order that it got."""
+        self.closing: dict[str, Any] | None = None
+        """Of its part of the network, once that is down."""
+        self.gone: str | None = None
+        """How it is known that it is."""
+        try:
+            self.hello = self._heard(self.line.receive(Hello, HELLO_LIMIT_S))
+            self.ahead_s = self._exchanged()
+        except (LineClosed, Contradiction) as error:
+            self.line.close()
+            raise Unusable(f"{self.where}: {error}") from error
+
+    def _called(self, token: bytes) -> Line:
+        try:
+            return lines.call(self.address, token, Answer)
+        except Stranger as error:
+            raise Unusable(f"{self.where}: {error}") from error
+        except OSError as error:
+            why = error.strerror or str(error) or "no answer"
+            raise Unusable(
+                f"{self.where}: no agent answers ({why}); start one there: wiretune agent "
+                f"--listen={self.address[0]}:{self.address[1]}"
+            ) from error
+
+    def _heard(self, hello: Hello) -> Hello:
+        if hello.busy:
+            self.line.close()
+            raise Unusable(f"{self.where}: its agent has a run already; wait for its end")
+        return hello
+
+    def _exchanged(self) -> float:
+        """Seconds that our monotonic clock is ahead of its."""
+        offset = Offset()
+        for _ in range(EXCHANGES):
+            self.line.send(Ask(time.monotonic()))
+            told = self.line.receive(Tell, HELLO_LIMIT_S)
+            offset.learn(told.asked, told.heard, told.answered, time.monotonic())
+        return -offset.seconds
+
+    @property
+    def machine(self) -> hosts.Host:
+        return hosts.Host(self.name, self.hello.cores, self.hello.memory_bytes)
+
+    def check(self, config: RunConfig, digests: dict[str, str | None]) -> int:
+        """Have it check that it can have a part of this run; the port where it will be met.
+
+        Raises:
+            Unusable: it cannot, or one of ``digests`` is another there.
+        """
+        try:
+            self.line.send(Check(config))
+            answer = self.line.receive(msgspec.Struct, CHECK_LIMIT_S)
+        except LineClosed as error:
+            raise Unusable(f"{self.where}: {error}") from error
+        if isinstance(answer, Refused):
+            raise Unusable(f"{self.where}: {answer.reason}")
+        if not isinstance(answer, Checked):
+            raise Unusable(f"{self.where}: it said {type(answer).__name__}")
+        for name in digests.keys() | answer.digests.keys():
+            if digests.get(name) != answer.digests.get(name):
+                raise Unusable(
+                    f"{self.where}: {name} is not what it is here (by SHA-256, "
+                    f"{_short(answer.digests.get(name))} and {_short(digests.get(name))}); "
+                    "have the same files on all hosts"
+                )
+        return answer.port
+
+    def close(self) -> None:
+        for channel in self.channels.values():
+            channel.close()
+        self.line.close()
+
+
+def _short(digest: str | None) -> str:
+    return "none" if digest is None else digest[:12]
+
+
+class FarChannel:
+    """The driver's end of a node's channel, where the node is on another host."""
+
+    def __init__(self, host: FarHost, node: int) -> None:
+        self._host, self._node = host, node
+        self._events: deque[Event] = deque()
+        self._bell = Bell()
+        self.closed = False
+
+    def fileno(self) -> int:
+        """Readable where there is something to drain."""
+        return self._bell.fileno()
+
+    def send(self, told: Told) -> None:
+        """Raises ChannelClosed: the host is gone."""
+        try:
+            self._host.line.send(Say(self._node, told))
+        except LineClosed as error:
+            raise ChannelClosed(str(error)) from error
+
+    def put(self, event: Event) -> None:
+        self._events.append(event)
+        self._bell.ring()
+
+    def end(self) -> None:
+        """Nothing more will come."""
+        if not self.closed:
+            self.closed = True
+            self._bell.ring()
+
+    def drain(self) -> list[Any]:
+        self._bell.mute()
+        found = list(self._events)
+        self._events.clear()
+        return found
+
+    def close(self) -> None:
+        self.closed = True
+        self._bell.close()

@@ -1,0 +1,216 @@
+"""A line between a run's driver and the agent of a host: typed messages over one TCP connection.
+
+Both ends have proved that they know the hosts' token, and each message has a keyed digest, of its
+number and direction too: what is changed, left out or said twice ends the line. It is not
+encrypted, and no secret goes over it: both ends make the run's from the token (``secret``).
+"""
+
+import contextlib
+import hmac
+import select
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Container
+from typing import Any, TypeVar
+
+import msgspec
+
+from testbed.links.tunnel import proof
+
+GREETING = b"wiretune agent 1\n"
+"""Its number changes with what is said."""
+PORT = 7400
+MOST_BYTES = 1 << 24
+"""Of a message."""
+CALL_LIMIT_S = 10.0
+SEND_LIMIT_S = 5
+"""For the other end to make room for what is said to it."""
+SILENT_S = 4
+"""A host whose kernel answers nothing for so long is gone."""
+_HEAD = struct.Struct("!I")
+_NUMBER = struct.Struct("!BQ")
+_READ_BYTES = 1 << 18
+
+Kind = TypeVar("Kind", bound=msgspec.Struct)
+
+
+class LineClosed(ConnectionError):
+    """The other end is gone, or has said what it should not; the text says which."""
+
+
+class Line:
+    """One end. Owns the socket."""
+
+    def __init__(self, connection: socket.socket, key: bytes, reads: Any, *, calls: bool) -> None:
+        """``key``: what the proof gave; ``reads``: what messages are decoded as; ``calls``: whether
+        this end has called."""
+        self._socket = connection
+        self._key = key
+        self._ours, self._theirs = int(calls), int(not calls)
+        self._sent = self._read = 0
+        self._decoder = msgspec.json.Decoder(reads)
+        self._partial = bytearray()
+        self._messages: deque[Any] = deque()
+        self._closed: str | None = None
+        """Why nothing more will come, once that is known."""
+        _watch(connection)
+
+    @property
+    def address(self) -> str:
+        """That of this end."""
+        return str(self._socket.getsockname()[0])
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def send(self, message: msgspec.Struct) -> None:
+        """Say one message.
+
+        Raises:
+            LineClosed: nobody hears it.
+        """
+        body = msgspec.json.encode(message)
+        number, self._sent = self._sent, self._sent + 1
+        head = _HEAD.pack(len(body)) + self._digest(self._ours, number, body)
+        try:
+            self._socket.sendall(head + body)
+        except OSError as error:
+            raise LineClosed(error.strerror or "it takes nothing any more") from error
+
+    def read(self) -> list[Any]:
+        """Every message that is here now, without waiting.
+
+        Raises:
+            LineClosed: there is none, and none will come.
+        """
+        self._fill()
+        found = list(self._messages)
+        self._messages.clear()
+        if self._closed is not None and not found:
+            raise LineClosed(self._closed)
+        return found
+
+    def receive(self, kind: type[Kind], limit_s: float) -> Kind:
+        """The next message, which is to be of ``kind``.
+
+        Raises:
+            LineClosed: none came within ``limit_s``, or another.
+        """
+        until = time.monotonic() + limit_s
+        while not self._messages:
+            if self._closed is not None:
+                raise LineClosed(self._closed)
+            left_s = until - time.monotonic()
+            if left_s <= 0 or not _readable(self._socket, left_s):
+                raise LineClosed(f"no answer within {limit_s:g} s")
+            self._fill()
+        message = self._messages.popleft()
+        if not isinstance(message, kind):
+            raise LineClosed(f"it said {type(message).__name__} where {kind.__name__} was to come")
+        return message
+
+    def _fill(self) -> None:
+        """Take what has come."""
+        while self._closed is None:
+            try:
+                data = self._socket.recv(_READ_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._closed = error.strerror or "the connection broke"
+                return
+            if not data:
+                self._closed = "it closed the connection"
+                return
+            self._partial += data
+            self._closed = self._take()
+
+    def _take(self) -> str | None:
+        """Decode the messages that are whole; what is wrong with one."""
+        at, data = 0, self._partial
+        first = _HEAD.size + proof.DIGEST_BYTES
+        while len(data) - at >= first:
+            (length,) = _HEAD.unpack_from(data, at)
+            if length > MOST_BYTES:
+                return f"it sent a message of {length} bytes"
+            end = at + first + length
+            if len(data) < end:
+                break
+            body = bytes(data[at + first : end])
+            expected = self._digest(self._theirs, self._read, body)
+            if not hmac.compare_digest(bytes(data[at + _HEAD.size : at + first]), expected):
+                return "it sent what it has not signed"
+            self._read += 1
+            try:
+                self._messages.append(self._decoder.decode(body))
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                return f"it sent what cannot be read: {error}"
+            at = end
+        del data[:at]
+        return None
+
+    def _digest(self, direction: int, number: int, body: bytes) -> bytes:
+        return hmac.digest(self._key, _NUMBER.pack(direction, number) + body, "sha256")
+
+    def close(self) -> None:
+        """End the line, of which forked processes may have copies, too."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+
+def call(address: tuple[str, int], token: bytes, reads: Any) -> Line:
+    """A line to the agent at ``address``.
+
+    Raises:
+        OSError: nobody answers there.
+        Stranger: who does is no agent of that token.
+    """
+    by = time.monotonic() + CALL_LIMIT_S
+    connection = socket.create_connection(address, CALL_LIMIT_S)
+    try:
+        key = proof.call(connection, GREETING, token, "driver", "agent", by)
+        return Line(connection, key, reads, calls=True)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def answer(
+    connection: socket.socket,
+    token: bytes,
+    reads: Any,
+    limit_s: float,
+    callers: Container[str] = frozenset({"driver"}),
+) -> Line:
+    """The same of who was called; raises OSError or Stranger."""
+    by = time.monotonic() + limit_s
+    _, key = proof.answer(connection, GREETING, token, callers, "agent", by)
+    return Line(connection, key, reads, calls=False)
+
+
+def secret(token: bytes, what: str, chance: bytes) -> bytes:
+    """A secret of a run that all its hosts make of the token and of ``chance``, which is none."""
+    return proof.digest(token, what.encode(), chance)
+
+
+def _watch(connection: socket.socket) -> None:
+    """Have the kernel end a connection whose other end's kernel is silent, and sends that wait."""
+    # By the kernel's limit of a send alone, reads being told not to wait.
+    connection.settimeout(None)
+    limit = struct.pack("ll", SEND_LIMIT_S, 0)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+    settings = {"TCP_NODELAY": 1, "TCP_KEEPIDLE": 1, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": SILENT_S}
+    settings["TCP_USER_TIMEOUT"] = 1000 * SILENT_S
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in settings.items():
+        with contextlib.suppress(OSError, AttributeError):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _readable(connection: socket.socket, limit_s: float) -> bool:
+    waiter = select.poll()
+    waiter.register(connection, select.POLLIN)
+    return bool(waiter.poll(1000 * limit_s))

@@ -1,0 +1,131 @@
+"""Messages between a run's driver and the agents of its hosts."""
+
+import msgspec
+
+from testbed.fidelity import host_prober
+from testbed.links.interface import LinkCounters
+from testbed.links.process import Facts, Shape
+from testbed.processes.worker import Stop
+from testbed.record.events import Known
+from testbed.run.config import RunConfig
+from testbed.run.zygote import Forked, Prepared, Reaped, Told
+
+
+class Hello(msgspec.Struct, tag="hello"):
+    """An agent's first word to who has called: what its host is."""
+
+    software: dict[str, str | None]
+    """Versions by what they are of."""
+    cores: int
+    memory_bytes: int
+    """Free."""
+    busy: bool = False
+    """It has a run already, and ends the line."""
+
+
+class Ask(msgspec.Struct, tag="ask"):
+    """The driver's question for the agent's clock."""
+
+    asked: float
+
+
+class Tell(msgspec.Struct, tag="tell"):
+    """The answer: when it was asked by the one's clock, heard and answered by the other's."""
+
+    asked: float
+    heard: float
+    answered: float
+
+
+class Check(msgspec.Struct, tag="check"):
+    """The driver's question whether the host can have a part in this run."""
+
+    config: RunConfig
+
+
+class Checked(msgspec.Struct, tag="checked"):
+    """The answer of one that can."""
+
+    digests: dict[str, str | None]
+    """Of model, data and files, by what they are."""
+    port: int
+    """Where its link process will be met, at the address that was called."""
+
+
+class Refused(msgspec.Struct, tag="refused"):
+    """The last word of an agent that cannot, or whose part has failed."""
+
+    reason: str
+
+
+class Begin(msgspec.Struct, tag="begin"):
+    """The driver's order to make the part of the run's network, and to load."""
+
+    host: str
+    """The agent's own name among the hosts."""
+    addresses: dict[str, tuple[str, int]]
+    """Of all hosts, where their link processes are met, in their order."""
+    place: str
+    """The placement of all nodes, as text (``testbed/network/hosts.py``)."""
+    chance: bytes
+    """Of which, and of the token, the run's secrets are made."""
+    ahead_s: float
+    """How far the driver's monotonic clock is ahead of the agent's."""
+
+
+class Up(msgspec.Struct, tag="up"):
+    """An agent's word that its part of the network carries packets."""
+
+    facts: Facts
+
+
+class Spawn(msgspec.Struct, tag="spawn"):
+    """The driver's order to start a node."""
+
+    node: int
+
+
+class Say(msgspec.Struct, tag="say"):
+    """The driver's word to a node."""
+
+    node: int
+    told: Told
+
+
+class Said(msgspec.Struct, tag="said"):
+    """A node's word, which its agent passes on."""
+
+    node: int
+    event: Known
+
+
+class Count(msgspec.Struct, tag="count"):
+    """The driver's question for the links' counters."""
+
+
+class Counted(msgspec.Struct, tag="counted"):
+    """The answer, a row for each node of the run; those of other hosts' nodes are 0."""
+
+    counters: list[LinkCounters]
+
+
+class Severed(msgspec.Struct, tag="severed"):
+    """An agent's word that its link process has lost another host."""
+
+    host: str
+    reason: str
+
+
+class Closing(msgspec.Struct, tag="closing"):
+    """The last word of an agent whose part is taken down."""
+
+    facts: Facts
+
+
+Order = Ask | Check | Begin | Spawn | Say | Shape | Count | host_prober.Order | Stop
+"""What an agent hears."""
+Answer = (
+    Hello | Tell | Checked | Refused | Up | Prepared | Forked | Reaped | Said | Counted | Severed
+    | Closing | host_prober.Answer
+)  # fmt: skip
+"""What a driver hears."""

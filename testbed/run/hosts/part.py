@@ -1,0 +1,204 @@
+"""A host's part of a run of several, as its agent carries it out: nodes, links, and their words."""
+
+import contextlib
+import selectors
+import sys
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+from testbed import clock
+from testbed.config_error import ConfigError
+from testbed.fidelity import host_prober
+from testbed.fidelity.host_prober import HostProber
+from testbed.links import dilation
+from testbed.links.interface import LinkError
+from testbed.links.process import Shape
+from testbed.links.tunnel.meeting import Meeting, listen
+from testbed.links.userspace import backend as userspace
+from testbed.metering import meter
+from testbed.network import hosts
+from testbed.network.topology import Plan
+from testbed.processes.channel import Channel, ChannelClosed, Garbled
+from testbed.processes.worker import Refusal, Stop
+from testbed.run.config import RunConfig, pace
+from testbed.run.hosts import line as lines
+from testbed.run.hosts.line import Line, LineClosed
+from testbed.run.hosts.messages import (
+    Ask,
+    Begin,
+    Check,
+    Checked,
+    Closing,
+    Count,
+    Counted,
+    Refused,
+    Said,
+    Say,
+    Severed,
+    Spawn,
+    Tell,
+    Up,
+)
+from testbed.run.zygote import NodeFailed, Program, Reaped, Zygote
+
+PATIENCE_S = 1e6
+"""A driver that is gone is noticed by the agent itself."""
+
+
+class Prepared(NamedTuple):
+    """A run as its configuration makes it on this host."""
+
+    program: Program
+    plan: Plan
+    """Nobody is placed in it yet."""
+    digests: dict[str, str | None]
+    """Of what must be the same on all hosts."""
+
+
+Prepare = Callable[[RunConfig], Prepared]
+"""Raises ConfigError where this host cannot have its part."""
+
+
+def carry_out(line: Line, token: bytes, prepare: Prepare) -> None:
+    """Do what the driver at the other end says, from its questions to the run's end."""
+    with contextlib.suppress(LineClosed):
+        try:
+            _carry_out(line, token, prepare)
+        except (ConfigError, LinkError, NodeFailed, Garbled, OSError) as error:
+            line.send(Refused(str(error)))
+
+
+def _carry_out(line: Line, token: bytes, prepare: Prepare) -> None:
+    prepared = listener = config = None
+    while not isinstance(order := line.receive(msgspec.Struct, PATIENCE_S), Begin):
+        if isinstance(order, Ask):
+            heard = time.monotonic()
+            line.send(Tell(order.asked, heard, time.monotonic()))
+        elif isinstance(order, Check):
+            config = order.config
+            prepared = prepare(config)
+            listener = listen(line.address)
+            line.send(Checked(prepared.digests, listener.getsockname()[1]))
+    if prepared is None or listener is None or config is None:
+        raise LineClosed("it began before it asked")
+    machines = [hosts.Host(name, 1, 0) for name in order.addresses]
+    plan = hosts.placed(prepared.plan, machines, place=order.place)
+    key = lines.secret(token, "tunnel", order.chance)
+    with (
+        clock.ahead(order.ahead_s),
+        clock.dilated(pace(config)),
+        contextlib.ExitStack() as owned,
+    ):
+        seed = lines.secret(token, "keys", order.chance)
+        log, secure = sys.stderr.fileno(), config.secure is not False
+        zygote = Zygote(plan, prepared.program, log, secure, seed)
+        owned.callback(zygote.down)
+        meeting = Meeting(order.host, order.addresses, listener, key)
+        network = userspace.up(dilation.plan(plan, clock.dilation()), meeting)
+        owned.callback(network.down)
+        listener.close()
+        line.send(Up(network.facts))
+        part = _Part(line, plan, order.host, zygote, network)
+        part.serve()
+        facts = {**network.down(), "busy_cores": part.busy_cores()}
+    line.send(Closing(facts))
+
+
+class _Part:
+    """The part while it goes on."""
+
+    def __init__(
+        self,
+        line: Line,
+        plan: Plan,
+        host: str,
+        zygote: Zygote,
+        network: userspace.UserspaceNetwork,
+    ) -> None:
+        self._line, self._zygote, self._network = line, zygote, network
+        self._plan, self._host = plan, host
+        self._nodes = {node.index: node for node in hosts.of_host(plan, host)}
+        self._channels: dict[int, Channel] = {}
+        self._severed: set[str] = set()
+        self._prober: HostProber | None = None
+        """Once links are probed."""
+        self._busy_s, self._since_s = -meter.busy_cores_s(), time.monotonic()
+
+    def serve(self) -> None:
+        """Relay between the driver and the nodes until it says stop."""
+        with selectors.DefaultSelector() as self._selector, contextlib.ExitStack() as owned:
+            for each in (self._line, self._zygote.channel, self._network):
+                self._selector.register(each, selectors.EVENT_READ)
+            while True:
+                ready = self._selector.select()
+                for key, _ in ready:
+                    if isinstance(key.data, int):
+                        self._relay(key.data)
+                    elif isinstance(key.data, HostProber):
+                        for answer in key.data.drain():
+                            self._line.send(answer)
+                self._hear_zygote()
+                self._check()
+                if any(key.fileobj is self._line for key, _ in ready):
+                    for order in self._line.read():
+                        if isinstance(order, Stop):
+                            return
+                        self._obey(order, owned)
+
+    def _obey(self, order: msgspec.Struct, owned: contextlib.ExitStack) -> None:
+        if isinstance(order, Spawn):
+            node = self._nodes[order.node]
+            channel = self._zygote.spawn(node, self._network.endpoint(node))
+            owned.callback(channel.close)
+            self._channels[node.index] = channel
+            self._selector.register(channel, selectors.EVENT_READ, node.index)
+        elif isinstance(order, Say):
+            with contextlib.suppress(ChannelClosed):
+                self._channels[order.node].send(order.told)
+        elif isinstance(order, Shape):
+            self._network.shape(self._nodes[order.node], order.up, order.down)
+        elif isinstance(order, Count):
+            self._line.send(Counted(self._network.counters()))
+        elif isinstance(order, host_prober.Order):
+            if self._prober is None:
+                self._prober = HostProber(self._plan, self._network, self._host, clock.dilation())
+                owned.callback(self._prober.close)
+                self._selector.register(self._prober, selectors.EVENT_READ, self._prober)
+            self._prober.tell(order)
+
+    def busy_cores(self) -> float:
+        """Cores that worked in the mean since it began, for whatever program."""
+        took_s = time.monotonic() - self._since_s
+        return round((self._busy_s + meter.busy_cores_s()) / took_s, 2) if took_s > 0 else 0.0
+
+    def _relay(self, node: int) -> None:
+        channel = self._channels[node]
+        if channel.closed:
+            return
+        for event in channel.drain():
+            self._line.send(Said(node, event))
+        if channel.closed:
+            self._selector.unregister(channel)
+
+    def _hear_zygote(self) -> None:
+        for said in self._zygote.channel.drain():
+            if isinstance(said, Refusal):
+                raise NodeFailed(said.reason)
+            if isinstance(said, Reaped):
+                # Its last words came before its end.
+                self._relay(said.node)
+            self._line.send(said)
+
+    def _check(self) -> None:
+        """Raise where this part cannot go on; tell of hosts that it has lost."""
+        if reason := self._network.failure():
+            raise LinkError(reason)
+        if reason := self._zygote.failure():
+            raise NodeFailed(reason)
+        for host, reason in self._network.hosts_gone().items():
+            if host not in self._severed:
+                self._severed.add(host)
+                self._line.send(Severed(host, reason))

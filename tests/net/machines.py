@@ -1,0 +1,110 @@
+"""Machines of a run on this one: a network namespace each, with a network of ours between them, in
+which the program's own commands run."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+from several_hosts import underlay
+
+from testbed.links.linux import namespaces
+from testbed.links.userspace import backend as userspace
+from testbed.network.direction import Direction
+from testbed.network.topology import plan
+
+ROOT = Path(__file__).parents[2]
+CLI = (sys.executable, str(ROOT / "cli.py"))
+LIMIT_S = 300.0
+CUT = Direction(outage=True)
+
+
+class Machines:
+    """Machines a, b, …; a is the driver's. Owns their network and all that was started there."""
+
+    def __init__(self, count: int, folder: Path, way_ms: float = 0.5) -> None:
+        layout = plan([underlay(way_ms)] * count)
+        self._nodes = layout.clients
+        self._network = userspace.up(layout)
+        self._started: list[subprocess.Popen[str]] = []
+        self.folder = folder
+        self.token = folder / "token"
+        self.token.write_text("a token of more than thirty-two bytes\n")
+        self.addresses = [node.address for node in layout.clients]
+
+    @property
+    def hosts(self) -> str:
+        """As for --hosts."""
+        return "--hosts=" + ",".join(self.addresses)
+
+    def start(self, machine: int, *words: str) -> subprocess.Popen[str]:
+        """A command of the program on a machine; its input is held open until it is closed."""
+        places = self._network.endpoint(self._nodes[machine]).namespaces
+        process = subprocess.Popen(
+            [*CLI, *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=lambda: namespaces.enter(places),
+        )
+        self._started.append(process)
+        return process
+
+    def agent(self, machine: int, *words: str, token: Path | None = None) -> subprocess.Popen[str]:
+        """An agent that listens."""
+        told = f"--token-file={token or self.token}"
+        listen = f"--listen={self.addresses[machine]}"
+        process = self.start(machine, "agent", listen, told, "--until-input-ends", *words)
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("agent: listening at "), process.communicate()
+        return process
+
+    def launch(self, *flags: str, out: str = "out") -> subprocess.Popen[str]:
+        """A run whose driver is the first machine."""
+        told = f"--token-file={self.token}"
+        return self.start(
+            0, "launch", self.hosts, told, f"--out={self.folder / out}", "--plain", *flags
+        )
+
+    def cut(self, machine: int) -> None:
+        """Have nothing pass between a machine and the others any more."""
+        self._network.shape(self._nodes[machine], CUT, CUT)
+
+    def close(self) -> None:
+        for process in self._started:
+            if process.poll() is None:
+                os.kill(process.pid, signal.SIGKILL)
+            if process.stdin is not None and process.stdin.closed:
+                process.stdin = None  # Else it would be flushed.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=10)
+        self._network.down()
+
+    def events(self, kind: str, out: str = "out") -> list[dict[str, Any]]:
+        """Events of that kind of the run in a folder, as far as they are written."""
+        found = []
+        for path in (self.folder / out).glob("*/events.jsonl"):
+            lines = path.read_text().split("\n")
+            found += [event for event in map(json.loads, lines[:-1]) if event["event"] == kind]
+        return found
+
+    def summary(self, out: str = "out") -> dict[str, Any]:
+        (path,) = (self.folder / out).glob("*/summary.json")
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    """All that it has said, once it has ended."""
+    return process.communicate(timeout=LIMIT_S)[0]
+
+
+def below(process: subprocess.Popen[str]) -> set[psutil.Process]:
+    """The processes that it has started, and theirs."""
+    return set(psutil.Process(process.pid).children(recursive=True))

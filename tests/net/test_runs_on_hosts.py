@@ -1,0 +1,146 @@
+"""Whole runs on several machines: equal to those of one, and what becomes of those that break."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from machines import LIMIT_S, Machines, below, said
+
+FAST = ("--method=fedavg", "--set=batch_size=128", "--set=local_epochs=1", "--train-samples=200")
+RUN = ("--clients=4", "--dilation=1", "--links=userspace", *FAST)
+LINKS = ("--profile=rate 10mbit delay 10ms", *RUN)
+PLACE = "--place=server=a,client-1:2=a,client-3:4=b"
+GONE_S = 10.0
+pytestmark = pytest.mark.timeout(3 * LIMIT_S)
+
+Make = Callable[..., Machines]
+
+
+@pytest.fixture
+def machines(userspace_links: None, root: None, tmp_path: Path) -> Iterator[Make]:
+    made: list[Machines] = []
+
+    def make(count: int = 2) -> Machines:
+        made.append(Machines(count, tmp_path))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def alive(processes: set[psutil.Process]) -> list[psutil.Process]:
+    _, left = psutil.wait_procs(list(processes), GONE_S)
+    return left
+
+
+def test_a_run_on_two_hosts_has_the_bytes_and_the_model_of_one(machines: Make):
+    found = machines()
+    agent = found.agent(1)
+    several = found.launch("--rounds=2", PLACE, *LINKS)
+    text = said(several)
+    assert several.returncode == 0, text
+    alone = found.start(
+        0, "launch", f"--out={found.folder / 'alone'}", "--plain", "--rounds=2", *LINKS
+    )
+    assert said(alone) and alone.returncode == 0
+    here, there = found.summary("alone"), found.summary()
+    assert [row["metrics"] for row in there["rounds"]] == [row["metrics"] for row in here["rounds"]]
+    assert there["bytes"]["payload"] == here["bytes"]["payload"]
+    for one, other in zip(here["per_client"], there["per_client"], strict=True):
+        assert one["bytes"]["payload"] == other["bytes"]["payload"]
+    (told,) = found.events("hosts")
+    assert [(part["name"], part["nodes"]) for part in told["hosts"]] == [("a", 3), ("b", 2)]
+    assert told["place"] == "server=a,client-1:2=a,client-3:4=b"
+    assert {(way["sender"], way["receiver"]) for way in told["underlay"]} == {
+        ("a", "b"),
+        ("b", "a"),
+    }
+    left = {event["host"]: event for event in found.events("host_left")}
+    assert left["a"]["tunnels"]["b"]["frames_dropped"] == 0
+    assert left["b"]["tunnels"]["a"]["frames_received"] > 0
+    # The agent waits for the next run, and ends with its input.
+    assert agent.poll() is None and not alive(below(agent))
+    assert said(agent) == "" and agent.returncode == 0
+
+
+def test_whom_a_run_cannot_have_is_named_before_it_begins(machines: Make):
+    found = machines()
+    nobody = found.launch(*LINKS)
+    assert "host b at 10.1.0.2:7400: no agent answers" in said(nobody)
+    other = found.folder / "other"
+    other.write_text("another token, of more than thirty-two bytes\n")
+    agent = found.agent(1, token=other)
+    stranger = found.launch(*LINKS)
+    assert "closed the connection: is its token another?" in said(stranger)
+    assert agent.poll() is None
+    assert nobody.returncode == stranger.returncode == 2
+    assert not (found.folder / "out").exists()
+
+
+def test_links_that_the_hosts_network_cannot_carry_are_refused_with_the_sum(machines: Make):
+    found = machines()
+    found.agent(1)
+    run = found.launch(PLACE, "--profile=rate 40gbit delay 10ms", *RUN)
+    text = said(run)
+    assert run.returncode == 1
+    assert "the 2 nodes on b may receive 8e+04 Mbit/s, which is 8.4e+04 Mbit/s with 5 %" in text
+    assert found.events("started") == []
+
+
+def test_an_agent_that_is_killed_takes_its_clients_along_and_the_run_goes_on(
+    machines: Make, until: Callable[..., Any]
+):
+    found = machines()
+    agent = found.agent(1)
+    run = found.launch("--rounds=4", PLACE, *LINKS)
+    until(lambda: found.events("round"), "a round", LIMIT_S)
+    theirs = below(agent)
+    assert len(theirs) >= 5  # The part, its zygote and links, and two nodes.
+    agent.kill()
+    text = said(run)
+    assert not alive(theirs)
+    assert run.returncode == 0, text
+    lost = {event["peer"]: event["reason"] for event in found.events("lost")}
+    assert lost == {"client-3": "host b is gone", "client-4": "host b is gone"}
+    assert [event["host"] for event in found.events("host_gone")] == ["b"]
+    summary = found.summary()
+    assert summary["rounds_done"] == 4
+    assert summary["fidelity"]["host"]["verdict"] == "fail"
+    assert "host b is gone" in summary["fidelity"]["host"]["reason"]
+
+
+def test_a_host_that_is_cut_off_is_gone_and_with_strict_the_run(
+    machines: Make, until: Callable[..., Any]
+):
+    found = machines()
+    agent = found.agent(1)
+    run = found.launch("--rounds=50", "--strict", "--no-calibrate", PLACE, *LINKS)
+    until(lambda: found.events("round"), "a round", LIMIT_S)
+    theirs = below(agent)
+    found.cut(1)
+    assert "--strict: host b is gone" in said(run)
+    assert run.returncode == 1
+    assert not alive(theirs)
+    assert agent.poll() is None
+
+
+def test_a_driver_that_is_killed_leaves_nothing_and_its_agent_has_the_next_run(
+    machines: Make, until: Callable[..., Any]
+):
+    found = machines()
+    agent = found.agent(1)
+    run = found.launch("--rounds=50", PLACE, *LINKS)
+    until(lambda: found.events("round"), "a round", LIMIT_S)
+    processes = below(run) | below(agent)
+    busy = found.launch(*LINKS, out="busy")
+    assert "host b at 10.1.0.2:7400: its agent has a run already" in said(busy)
+    os.kill(run.pid, signal.SIGKILL)
+    assert not alive(processes)
+    again = found.launch("--rounds=1", PLACE, *LINKS, out="again")
+    text = said(again)
+    assert again.returncode == 0, text

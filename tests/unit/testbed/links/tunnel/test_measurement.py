@@ -1,0 +1,78 @@
+"""The network between two hosts as both ends of a connection measure it."""
+
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from testbed.links.interface import LinkError
+from testbed.links.tunnel import measurement, messages
+from testbed.links.tunnel.measurement import measure
+
+
+def test_both_ends_measure_the_same(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(measurement, "FILLING_S", 0.2)
+    one, two = socket.socketpair()
+    with one, two, ThreadPoolExecutor(2) as pool:
+        a = pool.submit(measure, one, "a", "b", first=True)
+        b = pool.submit(measure, two, "b", "a", first=False)
+        ours, theirs = a.result(), b.result()
+        assert not one.gettimeout() and not two.gettimeout()
+    assert (ours.there.sender, ours.there.receiver) == ("a", "b")
+    assert (ours.back.sender, ours.back.receiver) == ("b", "a")
+    assert ours.there.rate_kbit == theirs.back.rate_kbit > 0
+    assert ours.back.rate_kbit == theirs.there.rate_kbit > 0
+    for each in (ours, theirs):
+        # One machine's clock, whatever the scheduler did.
+        assert abs(each.there.offset_ms) <= each.there.offset_error_ms
+        assert each.there.offset_ms == -each.back.offset_ms
+        assert 0 <= each.there.rtt_min_ms <= each.there.rtt_median_ms <= each.there.rtt_max_ms
+        assert each.offset.exchanges == measurement.PINGS
+
+
+def test_clocks_far_apart_are_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(measurement, "FILLING_S", 0.01)
+    theirs = threading.local()
+
+    class Clock:
+        @staticmethod
+        def monotonic() -> float:
+            return time.monotonic() + getattr(theirs, "ahead_s", 0.0)
+
+    def other() -> None:
+        theirs.ahead_s = 1234.0
+        measure(two, "b", "a", first=False)
+
+    monkeypatch.setattr(measurement, "time", Clock)
+    one, two = socket.socketpair()
+    with one, two, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(other)
+        found = measure(one, "a", "b", first=True)
+        waiting.result()
+    assert abs(found.there.offset_ms - 1_234_000) <= found.there.offset_error_ms + 1e-3
+    assert found.there.rate_kbit >= 0
+
+
+def test_another_that_goes_away_is_named():
+    one, two = socket.socketpair()
+    two.close()
+    with one, pytest.raises(LinkError, match="measure the network to host b"):
+        measure(one, "a", "b", first=False)
+
+
+def test_another_that_says_what_it_should_not_is_named():
+    one, two = socket.socketpair()
+    with one, two:
+        two.sendall(messages.rate(1.0))
+        with pytest.raises(LinkError, match="host b: Rate where Ask was to come"):
+            measure(one, "a", "b", first=False)
+
+
+def test_the_rate_is_that_of_the_second_half():
+    # 100 bytes each 10 ms, and then each ms: what TCP takes to find the rate does not count.
+    slow = [(0.01 * n, 100) for n in range(10)]
+    fast = [(0.1 + 0.001 * n, 100) for n in range(100)]
+    assert measurement._rate(slow + fast) == pytest.approx(100_000, rel=0.1)
+    assert measurement._rate([]) == measurement._rate([(1.0, 100)]) == 0.0

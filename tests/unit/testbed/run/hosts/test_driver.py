@@ -1,0 +1,212 @@
+"""What a driver makes of what its hosts say, and of hosts that say nothing any more."""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from testbed.links.interface import Counters, LinkCounters, LinkError
+from testbed.links.tunnel.meeting import listen
+from testbed.network import hosts
+from testbed.network.profiles import LinkProfile
+from testbed.network.topology import Plan, plan
+from testbed.record import events
+from testbed.run.hosts.driver import Hosts
+from testbed.run.hosts.far_host import FarHost
+from testbed.run.hosts.line import Line
+from testbed.run.hosts.messages import Answer, Count, Counted, Order, Refused, Said, Severed, Up
+from testbed.run.hosts.whole import HostsNetwork, HostsZygote
+from testbed.run.zygote import Forked, Prepared, Reaped
+
+KEY, TOKEN = b"k" * 32, b"t" * 32
+NOTHING = LinkCounters(Counters(0, 0, 0, 0), Counters(0, 0, 0, 0))
+
+
+class Local:
+    """The driver's own network or zygote."""
+
+    def __init__(self) -> None:
+        ours, self.theirs = socket.socketpair()
+        self.channel = self
+        self.socket = ours
+        self.facts = {"backend": "userspace", "underlay": []}
+        self.gone: dict[str, str] = {}
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def drain(self) -> list[object]:
+        return []
+
+    def failure(self) -> None:
+        return None
+
+    def hosts_gone(self) -> dict[str, str]:
+        return self.gone
+
+    def counters(self) -> list[LinkCounters]:
+        return [NOTHING._replace(up=Counters(7, 8, 0, 0)), *[NOTHING] * 3]
+
+
+class Made:
+    """A driver on host a with the server and client-1, and the far ends of b and c."""
+
+    def __init__(self, owned: contextlib.ExitStack, place: str) -> None:
+        names = "abc"
+        machines = [hosts.Host(name, 1, 0) for name in names]
+        self.plan: Plan = hosts.placed(plan([LinkProfile(name="x")] * 3), machines, place=place)
+        self.far, self.ends = [], {}
+        for name in names[1:]:
+            ours, theirs = tcp(owned)
+            far = FarHost.__new__(FarHost)
+            far.__dict__.update(
+                name=name,
+                address=("127.0.0.1", 1),
+                line=Line(ours, KEY, Answer, calls=True),
+                channels={},
+                running=set(),
+                facts=None,
+                is_ready=False,
+                counters=None,
+                awaits_counters=False,
+                closing=None,
+                gone=None,
+                ahead_s=0.0,
+            )
+            self.far.append(far)
+            self.ends[name] = Line(theirs, KEY, Order, calls=False)
+        listener = owned.enter_context(listen("127.0.0.1"))
+        self.hosts = Hosts(machines[0], self.far, {"b": 1, "c": 2}, listener, TOKEN)
+        owned.callback(self.hosts.close)
+        self.hosts.begin(self.plan)
+        self.local = Local()
+        owned.callback(self.local.socket.close)
+        owned.callback(self.local.theirs.close)
+        self.zygote = HostsZygote(self.hosts, self.local)
+        self.network = HostsNetwork(self.hosts, self.local, self.plan)
+
+    def spawn_all(self) -> None:
+        self.channels = {
+            node.index: self.zygote.spawn(node, self.network.endpoint(node))
+            for node in self.plan.nodes
+            if node.host != "a"
+        }
+
+    def heard(self, count: int) -> list[object]:
+        """So many words of the zygotes."""
+        found: list[object] = []
+        while len(found) < count:
+            found += self.zygote.channel.drain()
+        return found
+
+
+def tcp(owned: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
+    listener = owned.enter_context(socket.create_server(("127.0.0.1", 0)))
+    one = owned.enter_context(socket.create_connection(listener.getsockname()))
+    return one, owned.enter_context(listener.accept()[0])
+
+
+@pytest.fixture
+def owned() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+PLACE = "server=a,client-1=a,client-2=b,client-3=c"
+
+
+def test_a_nodes_words_come_by_its_channel_before_its_end(owned: contextlib.ExitStack):
+    made = Made(owned, PLACE)
+    made.spawn_all()
+    made.ends["b"].send(Prepared(None))
+    made.ends["b"].send(Forked(2, 4711))
+    made.ends["b"].send(Said(2, events.Failed(traceback="last words")))
+    made.ends["b"].send(Reaped(2, 4711, "exited with 1"))
+    assert made.heard(2) == [Forked(2, 4711), Reaped(2, 4711, "exited with 1")]
+    channel = made.channels[2]
+    assert channel.closed
+    assert [event.traceback for event in channel.drain()] == ["last words"]
+    assert channel.drain() == [] and not made.channels[3].closed
+
+
+def test_who_is_on_a_host_that_is_gone_has_ended_by_that(owned: contextlib.ExitStack):
+    made = Made(owned, PLACE)
+    made.spawn_all()
+    made.ends["b"].close()
+    assert made.heard(1) == [Reaped(2, 0, "host b is gone")]
+    assert made.hosts.gone() == {"b": "it closed the connection"}
+    assert [(event.host, event.reason) for event in made.hosts.news()] == [
+        ("b", "it closed the connection")
+    ]
+    assert made.hosts.news() == []
+    # The run goes on.
+    assert made.network.failure() is None
+
+
+def test_an_agent_that_cannot_go_on_says_why(owned: contextlib.ExitStack):
+    made = Made(owned, PLACE)
+    made.spawn_all()
+    made.ends["c"].send(Refused("the link process was killed by SIGKILL"))
+    assert made.heard(1) == [Reaped(3, 0, "host c is gone")]
+    assert made.hosts.gone() == {"c": "the link process was killed by SIGKILL"}
+
+
+def test_the_links_own_word_of_a_host_counts_too(owned: contextlib.ExitStack):
+    made = Made(owned, PLACE)
+    made.spawn_all()
+    made.local.gone["b"] = "host b is gone: no word from it for 3 s"
+    assert made.network.failure() is None
+    assert made.heard(1) == [Reaped(2, 0, "host b is gone")]
+
+
+def test_without_the_servers_host_no_run_goes_on(owned: contextlib.ExitStack):
+    made = Made(owned, "server=b,client-1=a,client-2=b,client-3=c")
+    made.spawn_all()
+    made.ends["b"].close()
+    made.heard(2)
+    assert made.network.failure() == (
+        "host b is gone, which has the server: it closed the connection"
+    )
+
+
+@pytest.mark.parametrize(
+    ("place", "says", "of", "gone"),
+    [
+        (PLACE, "b", "a", "b"),
+        (PLACE, "b", "c", None),
+        ("server=c,client-1=a,client-2=b,client-3=c", "b", "c", "b"),
+        ("server=b,client-1=a,client-2=b,client-3=c", "b", "c", "c"),
+    ],
+)
+def test_of_two_hosts_that_are_cut_the_one_without_the_server_is_gone(
+    owned: contextlib.ExitStack, place: str, says: str, of: str, gone: str | None
+):
+    made = Made(owned, place)
+    made.spawn_all()
+    made.ends[says].send(Severed(of, f"host {of} is gone"))
+    made.ends[says].send(Forked(2, 1))
+    made.heard(1)
+    assert list(made.hosts.gone()) == ([] if gone is None else [gone])
+
+
+def test_counters_are_those_of_each_nodes_own_host(owned: contextlib.ExitStack):
+    made = Made(owned, PLACE)
+    made.spawn_all()
+    for number, end in enumerate(made.ends.values(), start=2):
+        rows = [NOTHING] * 4
+        rows[number] = NOTHING._replace(down=Counters(number, 10 * number, 0, 0))
+        # On its way already as the question is asked.
+        end.send(Counted(rows))
+    found = made.network.counters()
+    assert found[0].up == Counters(7, 8, 0, 0)
+    assert [row.down for row in found[2:]] == [Counters(2, 20, 0, 0), Counters(3, 30, 0, 0)]
+    assert any(isinstance(order, Count) for order in made.ends["b"].read())
+
+
+def test_links_that_do_not_come_up_are_a_hosts(owned: contextlib.ExitStack):
+    made = Made(owned, PLACE)
+    made.ends["b"].send(Up({"underlay": []}))
+    made.ends["c"].send(Refused("no /dev/net/tun"))
+    with pytest.raises(LinkError, match=r"host c: no /dev/net/tun"):
+        made.hosts.await_links(made.local.facts)

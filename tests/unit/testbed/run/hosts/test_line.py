@@ -1,0 +1,139 @@
+"""Lines between a driver and an agent: what is said arrives, and what was changed ends them."""
+
+import contextlib
+import socket
+import struct
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from testbed.links.tunnel.proof import Stranger
+from testbed.record import events
+from testbed.run.config import RunConfig
+from testbed.run.hosts import line as lines
+from testbed.run.hosts.line import Line, LineClosed
+from testbed.run.hosts.messages import Answer, Ask, Check, Order, Said, Tell
+
+TOKEN, OTHER = b"t" * 32, b"o" * 32
+KEY = b"k" * 32
+
+
+@pytest.fixture
+def owned() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+def pair(owned: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
+    listener = owned.enter_context(socket.create_server(("127.0.0.1", 0)))
+    one = owned.enter_context(socket.create_connection(listener.getsockname()))
+    return one, owned.enter_context(listener.accept()[0])
+
+
+def joined(owned: contextlib.ExitStack) -> tuple[Line, Line]:
+    one, other = pair(owned)
+    return Line(one, KEY, Answer, calls=True), Line(other, KEY, Order, calls=False)
+
+
+def test_both_ends_hear_each_other_in_order(owned: contextlib.ExitStack):
+    driver, agent = joined(owned)
+    config = RunConfig(clients=3, options={"rank": 4})
+    driver.send(Ask(1.5))
+    driver.send(Check(config))
+    assert agent.receive(Ask, 5).asked == 1.5
+    assert agent.receive(Check, 5).config == config
+    told = events.Failed(traceback="x" * 1_000_000)
+    agent.send(Tell(1, 2, 3))
+    agent.send(Said(2, told))
+    assert driver.receive(Tell, 5) == Tell(1, 2, 3)
+    assert driver.receive(Said, 5) == Said(2, told)
+    assert driver.read() == []
+
+
+def test_an_end_is_told_after_what_came_before_it(owned: contextlib.ExitStack):
+    driver, agent = joined(owned)
+    agent.send(Tell(1, 2, 3))
+    agent.close()
+    assert driver.receive(Tell, 5) == Tell(1, 2, 3)
+    with pytest.raises(LineClosed, match="it closed the connection"):
+        driver.read()
+
+
+def test_another_message_than_the_one_awaited_is_named(owned: contextlib.ExitStack):
+    driver, agent = joined(owned)
+    agent.send(Tell(1, 2, 3))
+    with pytest.raises(LineClosed, match="it said Tell where Said was to come"):
+        driver.receive(Said, 5)
+    with pytest.raises(LineClosed, match=r"no answer within 0\.01 s"):
+        driver.receive(Said, 0.01)
+
+
+@pytest.mark.parametrize("change", ["body", "again", "back", "left out"])
+def test_what_was_changed_on_its_way_ends_the_line(owned: contextlib.ExitStack, change: str):
+    """By whoever sits between the two, who has no key."""
+    near, between = pair(owned)
+    driver = Line(near, KEY, Answer, calls=True)
+    far, forwards = pair(owned)
+    agent = Line(far, KEY, Order, calls=False)
+    driver.send(Ask(1.0))
+    data = between.recv(1 << 16)
+    if change == "body":
+        forwards.sendall(data[:-2] + b"7}")
+    elif change == "again":
+        forwards.sendall(data + data)
+        assert agent.receive(Ask, 5).asked == 1.0
+    elif change == "back":
+        between.sendall(data)
+    else:
+        driver.send(Ask(2.0))
+        forwards.sendall(between.recv(1 << 16))
+    ear = driver if change == "back" else agent
+    with pytest.raises(LineClosed, match="it sent what it has not signed"):
+        ear.receive(Ask, 5)
+
+
+def test_a_length_beyond_all_messages_is_not_waited_for(owned: contextlib.ExitStack):
+    near, far = pair(owned)
+    line = Line(near, KEY, Answer, calls=True)
+    far.sendall(struct.pack("!I", lines.MOST_BYTES + 1) + bytes(32))
+    with pytest.raises(LineClosed, match=f"a message of {lines.MOST_BYTES + 1} bytes"):
+        line.receive(Tell, 5)
+
+
+def test_what_is_signed_and_no_message_ends_the_line(owned: contextlib.ExitStack):
+    driver, agent = joined(owned)
+    agent.send(Ask(1.0))
+    with pytest.raises(LineClosed, match="it sent what cannot be read"):
+        driver.receive(Tell, 5)
+
+
+def test_an_agent_lets_in_who_has_its_token_alone(owned: contextlib.ExitStack):
+    listener = owned.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+    def answer() -> Line:
+        connection = owned.enter_context(listener.accept()[0])
+        try:
+            return lines.answer(connection, TOKEN, Order, 5)
+        except Stranger:
+            connection.close()
+            raise
+
+    with ThreadPoolExecutor(1) as pool:
+        answered = pool.submit(answer)
+        driver = lines.call(listener.getsockname(), TOKEN, Answer)
+        driver.send(Ask(1.0))
+        assert answered.result().receive(Ask, 5) == Ask(1.0)
+        driver.close()
+        answered = pool.submit(answer)
+        with pytest.raises(Stranger, match="is its token another"):
+            lines.call(listener.getsockname(), OTHER, Answer)
+        with pytest.raises(Stranger, match="did not know the token"):
+            answered.result()
+
+
+def test_secrets_of_a_run_are_of_its_token_its_chance_and_their_use():
+    one = lines.secret(TOKEN, "keys", b"1" * 32)
+    assert one == lines.secret(TOKEN, "keys", b"1" * 32) and len(one) == 32
+    others = [(TOKEN, "tunnel", b"1"), (TOKEN, "keys", b"2"), (OTHER, "keys", b"1")]
+    assert one not in [lines.secret(token, what, each * 32) for token, what, each in others]
