@@ -40,7 +40,7 @@ from nodes.spells import least_of_first
 from nodes.throttled_compute import STEP_IMAGES, Stretched, host_flops_per_s
 from nodes.workload import models, splits, tasks
 from nodes.workload.dataset import TEXTS, Dataset
-from nodes.workload.partition import check_classes, partition
+from nodes.workload.partition import partition
 from testbed import clock
 from testbed.config_error import ConfigError, refusing
 from testbed.metering import meter
@@ -69,15 +69,11 @@ class FineTuning:
         choose("method", config.method, methods.names())
         self.task = task = tasks.of(config, clients)
         self._devices = requirements.devices(config, clients)
+        requirements.check_clients(config, task, clients)
         self.places = accelerators.places(config, clients)
         self._modelled = config.compute == "modelled"
         self._device = "meta" if self._modelled else "cpu"
         self._real_text = config.dataset in TEXTS and not self._modelled
-        if config.clients_per_round is not None and config.clients_per_round > clients:
-            raise ConfigError(
-                f"clients_per_round = {config.clients_per_round}: must be at most the "
-                f"{clients} clients of the run"
-            )
         self._run = config
         self._any_device = any_device
         self._clients = clients
@@ -93,9 +89,6 @@ class FineTuning:
         self._samples = requirements.training_samples(config, task, clients, self._held_out)
         evaluation.check(config, task)
         evaluation.check_local(config, self._method)
-        if task.partition == "pathological":
-            with refusing("partition pathological"):
-                check_classes(config.classes_per_client, classes=task.groups, clients=clients)
         with refusing(f"method {config.method} cannot train model {config.model}"):
             self._method.check(self._options, task.skeleton())
         with refusing(f"options of method {config.method}"):
@@ -111,9 +104,9 @@ class FineTuning:
         self._states: Path | None = None
         self._start = Start()
         self._host_rate: float | None = None
+        """Operations a second that a core of this machine reaches; None: nobody asks."""
         self._core_rate: float | None = None
         """The same by fewer steps, for what only has to be about right."""
-        """Operations a second that a core of this machine reaches; None: nobody asks."""
         self._data: Dataset
         self._test: tuple[Tensor, Tensor] | None = None
         """What models are evaluated on; None: nothing is learnt."""

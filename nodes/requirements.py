@@ -9,6 +9,7 @@ from methods.payload.chain import Chain
 from methods.payload.coder import Coder
 from nodes import memory
 from nodes.device_classes import flops_per_s, of_clients
+from nodes.workload.partition import check_classes
 from nodes.workload.tasks import Task
 from testbed.config_error import ConfigError, refusing
 from testbed.run.config import DEFAULT_DEVICE_CLASS, DEFAULT_SERVER_CLASS, RunConfig
@@ -42,6 +43,18 @@ def devices(config: RunConfig, clients: int) -> list[str | None]:
         flops_per_s(server)
     classes: list[str | None] = [None] * clients
     return [server, *(of_clients(ours, clients) if ours is not None else classes)]
+
+
+def check_clients(config: RunConfig, task: Task, clients: int) -> None:
+    """Refuse a draw of more clients than there are, and classes that do not go round them."""
+    if config.clients_per_round is not None and config.clients_per_round > clients:
+        raise ConfigError(
+            f"clients_per_round = {config.clients_per_round}: must be at most the "
+            f"{clients} clients of the run"
+        )
+    if task.partition == "pathological":
+        with refusing("partition pathological"):
+            check_classes(config.classes_per_client, classes=task.groups, clients=clients)
 
 
 def coder(config: RunConfig, method: methods.Method, options: Any) -> Coder:
