@@ -123,6 +123,7 @@ def _launch(
             "pcap = true: loopback links have no packets of a client's own, for all clients share "
             "127.0.0.1; take links with namespaces (--links=netem or userspace), or leave it out"
         )
+    _refuse_unused(flags, program.task.partition)
     # 2. The configuration as it will be written: nothing left to a default.
     config = msgspec.structs.replace(
         client_links.repeatable(config),
@@ -223,6 +224,16 @@ def _launch(
         # Last, as a bench tells of it.
         output.error(f"{summary.status}: {summary.reason}")
     return EXIT_CODES[summary.status] or (0 if whole else UNWRITTEN_EXIT)
+
+
+def _refuse_unused(flags: dict[str, Any], partition: str) -> None:
+    """Raises ConfigError for a flag that is of another partition than the run's."""
+    for option, its in (("alpha", "dirichlet"), ("classes_per_client", "pathological")):
+        if flags.get(option) is not None and partition != its:
+            raise ConfigError(
+                f"{option} = {flags[option]!r}: is of partition = {its!r}, and the run's is "
+                f"{partition!r}; leave it out, or take --partition={its}"
+            )
 
 
 def _congestion(

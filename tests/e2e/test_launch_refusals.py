@@ -63,6 +63,14 @@ CASES = {
     "negative seed": (["--seed=-1"], ["seed = -1", ">= 0"]),
     "time limit": (["--time-limit=0"], ["time_limit_s = 0", "> 0"]),
     "alpha": (["--alpha=nan"], ["alpha = nan"]),
+    "alpha of no Dirichlet": (
+        ["--partition=iid", "--alpha=0.1"],
+        ["alpha = 0.1", "partition = 'dirichlet'", "'iid'"],
+    ),
+    "classes a client by Dirichlet": (
+        ["--classes-per-client=3"],
+        ["classes_per_client = 3", "partition = 'pathological'"],
+    ),
     "compute": (["--compute=modeled"], ["compute = 'modeled'", "modelled"]),
     "device class": (
         ["--compute=modelled", "--device-class=fone"],

@@ -29,6 +29,7 @@ ON_THE_HOSTS_CLOCK = {
     "testbed/probing/timestamps.py": "real packets",
     "testbed/processes/child.py": "a process and its end",
     "testbed/record/recovery.py": "before a run",
+    "testbed/run/hosts/": "hosts, which no run slows down",
     "testbed/run/standstill.py": "whether ours goes on",
     "testbed/exec/": "programs go by it, and no run of theirs is dilated",
     "testbed/library/": "the same",
