@@ -21,7 +21,8 @@ import pytest
 from testbed.library import places, visit
 from testbed.processes.channel import Channel
 
-pytestmark = pytest.mark.usefixtures("userspace_links")
+# What is left of networks is counted, and programs of theirs are sent signals.
+pytestmark = [pytest.mark.usefixtures("userspace_links"), pytest.mark.quiet]
 
 ROOT = Path(__file__).parents[2]
 LINK = "down 20mbit up 5mbit delay 5ms"
