@@ -50,6 +50,8 @@ client spends its round on that.
 ``server_sees(config)`` (optional)
     What the server gets of clients' samples themselves, such as "activations and labels", beside
     what was learnt from them. Tables of several methods say it.
+``other_metrics(config)`` (optional)
+    Names of metrics that it has beside those of the model, such as "kept", for a run's ``target``.
 ``peer_to_peer`` (optional)
     True: clients also speak to one another, ``to`` and ``sender`` naming "client-1" and so on,
     over the uplink of one and the downlink of the other.
@@ -308,6 +310,7 @@ class Method:
     public_samples: Callable[..., int] = lambda config: 0
     public_source: Callable[..., str] = lambda config: "held-out"
     server_sees: Callable[..., str] = lambda config: ""
+    other_metrics: Callable[..., tuple[str, ...]] = lambda config: ()
     peer_to_peer: bool = False
     asynchronous: bool = False
     stageable: tuple[str, ...] = ()

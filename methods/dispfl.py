@@ -362,6 +362,10 @@ def _marked(marks: Tensor) -> list[int]:
     return [place + 1 for place, flag in enumerate(flags.tolist()) if flag]
 
 
+def other_metrics(config: Config) -> tuple[str, ...]:
+    return ("accuracy_before_training",)
+
+
 def traffic(config: Config, model: nn.Module) -> tuple[int, int]:
     """One neighbour's model, which not all who draw have to send."""
     like = Layout(config, model).like.values()

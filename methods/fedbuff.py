@@ -94,6 +94,10 @@ class Client(fedpeft.Client):
         peer.send(self.kind, change, base=UPDATE, **self.privacy.details)
 
 
+def other_metrics(config: Config) -> tuple[str, ...]:
+    return ("staleness_mean", "staleness_max")
+
+
 stageable = ("up",)
 check_samples = fedpeft.check_samples
 traffic = fedpeft.traffic

@@ -148,6 +148,10 @@ def public_source(config: Config) -> str:
     return config.public_source
 
 
+def other_metrics(config: Config) -> tuple[str, ...]:
+    return ("clusters", "deflated_bytes", *(("score",) if config.adaptive else ()))
+
+
 def server_sees(config: Config) -> str:
     seen = config.adaptive and config.representations == "embeddings"
     return "features of validation samples" if seen else ""

@@ -357,6 +357,10 @@ class Client:
         return scores(self.pair.teacher, inputs, targets)
 
 
+def other_metrics(config: Config) -> tuple[str, ...]:
+    return ("share_up", "share_down")
+
+
 def traffic(config: Config, model: nn.Module) -> tuple[int, int]:
     """Up an update, of whose matrices without ``rank`` nothing is known; down nothing at first."""
 

@@ -358,6 +358,10 @@ class Client:
         return masks, part
 
 
+def other_metrics(config: Config) -> tuple[str, ...]:
+    return ("kept",)
+
+
 def traffic(config: Config, model: nn.Module) -> tuple[int, int]:
     """Both ways, what is kept in the end."""
     part = like(model, drawn_up(config, model, config.sparsity))

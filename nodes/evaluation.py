@@ -5,6 +5,7 @@ seed must give equal metrics.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 import methods
 from nodes.workload import splits
 from nodes.workload.tasks import Task
-from testbed.config_error import ConfigError
+from testbed.config_error import ConfigError, closest
+from testbed.metrics import OWN
 from testbed.run.config import RunConfig
 from testbed.seeds import derive
 
@@ -48,6 +50,29 @@ def check_local(config: RunConfig, method: methods.Method) -> None:
         raise ConfigError(
             f"{asked}: clients of method {config.method} have no models of their own to evaluate; "
             f"those of {', '.join(able)} have"
+        )
+
+
+def check_target(config: RunConfig, task: Task, method: methods.Method, options: Any) -> None:
+    """Raises ConfigError where the run has no metric of its target's name, as far as is known."""
+    if config.aim is None:
+        return
+    asked, name = f"target = {config.target!r}", config.aim.metric
+    if config.compute == "modelled":
+        raise ConfigError(
+            f"{asked}: where compute is modelled nothing is learnt, and so it is never reached; "
+            "leave it out, or take --compute=real"
+        )
+    own = [OWN] * hasattr(method.Client, "evaluate")
+    own += [f"{OWN}local_"] * (config.local_test is not None)
+    private = ("epsilon",) * (getattr(options, "dp", "none") != "none")
+    others = (*private, *method.other_metrics(options))
+    there = [*task.metrics, *others, *(f"{whose}{each}" for whose in own for each in task.metrics)]
+    if name not in there and not any(name == f"{whose}{each}" for whose in own for each in others):
+        raise ConfigError(
+            f"{asked}: a run of method {config.method} on {config.dataset} has no metric "
+            f"{name}, and so never reaches it{closest(name, there) or '.'} Known: "
+            f"{', '.join(there)}."
         )
 
 

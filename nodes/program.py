@@ -89,6 +89,7 @@ class FineTuning:
         self._samples = requirements.training_samples(config, task, clients, self._held_out)
         evaluation.check(config, task)
         evaluation.check_local(config, self._method)
+        evaluation.check_target(config, task, self._method, self._options)
         with refusing(f"method {config.method} cannot train model {config.model}"):
             self._method.check(self._options, task.skeleton())
         with refusing(f"options of method {config.method}"):

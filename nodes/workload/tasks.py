@@ -34,6 +34,8 @@ class Task(Protocol):
     """Of samples, such as classes, that a partition goes by."""
     outputs: int
     """Classes, or tokens of the vocabulary."""
+    metrics: tuple[str, ...]
+    """Of a model's evaluation, by ``methods.shared.objective``; none where nothing is learnt."""
     partition: str
     """What is asked for, or what the data set has where nothing is."""
     length: int | None
@@ -81,7 +83,7 @@ def of(config: RunConfig, clients: int) -> Task:
     if language != text:
         said = f"dataset = {config.dataset!r}: "
         kinds = TEXTS if language else tuple(sorted(data.FACTS))
-        what = "are images" if language else "is text"
+        what = "has images" if language else "has text"
         reads = "text" if language else "images"
         raise ConfigError(
             f"{said}{what}, and model {config.model} reads {reads}; take "

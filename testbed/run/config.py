@@ -123,7 +123,7 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         ),
     ] = None
     budget_mb: Annotated[
-        Annotated[float, msgspec.Meta(gt=0, le=1e12)] | None,
+        Annotated[float, msgspec.Meta(ge=1e-6, le=1e12)] | None,
         Flag(
             "End after the round in which the payload of all clients, both ways, reaches it. Of "
             "10^6 bytes; FlowerTune's 200,000 are of 2^20, which is 209715.2 here.",

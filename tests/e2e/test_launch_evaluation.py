@@ -82,8 +82,8 @@ def test_a_run_ends_after_the_round_that_spends_its_budget_of_payload(launch):
     assert "of the payload budget of 0.04 MB, spent" in run.stdout and "116.40%" in run.stdout
 
 
-def test_a_target_that_the_run_has_no_metric_for_ends_it(launch):
+def test_a_target_that_the_run_has_no_metric_for_is_refused_before_it_starts(launch):
     run = launch(*SMALL, "--set=variant=head", "--target=perplexity=20")
-    assert run.finish() == 1, run.describe()
-    assert "the run has no metric perplexity" in run.summary["reason"]
-    assert run.summary["rounds_done"] == 0
+    assert run.finish() == 2, run.describe()
+    assert "has no metric perplexity" in run.stderr and "Known: accuracy, loss." in run.stderr
+    assert run.folders == []

@@ -16,6 +16,7 @@ from nodes.workload.dataset import Dataset
 from nodes.workload.text import corpora
 from nodes.workload.text.corpora import Corpus
 from nodes.workload.text.model import LanguageModel, LanguageSpec
+from nodes.workload.text.sequences import IGNORED
 from nodes.workload.text.stages import CausalSpec
 from nodes.workload.text.tokens import Encoder
 from testbed.config_error import ConfigError, refusing
@@ -63,6 +64,9 @@ class TextTask:
         else:
             self.groups = corpora.GROUPS.get(name, clients)
             self.test_size = corpora.PER_GROUP.get(name, 1) * self.groups
+        corpus_asks_all = self._corpus is not None and (self._corpus.test.targets != IGNORED).all()
+        exact = () if corpus_asks_all else ("exact_match",)
+        self.metrics: tuple[str, ...] = ("accuracy", "loss", "perplexity", *exact)
         dealt = clients * config.classes_per_client
         own = "natural" if self.groups > 1 else "iid"
         if name == "instructions" and dealt >= self.groups:

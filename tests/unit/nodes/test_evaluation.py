@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from nodes import evaluation
+import methods
+from nodes import evaluation, method_options
 from nodes.requirements import training_samples
 from nodes.workload import tasks
 from testbed.config_error import ConfigError
@@ -84,3 +85,56 @@ def test_none_at_all_is_refused(asked: int) -> None:
     with pytest.raises(ConfigError, match=rf"eval_samples = {asked}: .*>= 1"):
         load(None, {"eval_samples": asked})
     assert RunConfig().eval_samples is None
+
+
+def check_target(target: str, method: str = "fedavg", **fields: Any) -> None:
+    config = RunConfig(target=target, method=method, **fields)
+    found = methods.load(method)
+    task = tasks.of(config, 20)
+    evaluation.check_target(config, task, found, method_options.of(config, found))
+
+
+@pytest.mark.parametrize(
+    ("target", "fields"),
+    [
+        ("accuracy=0.9", {}),
+        ("epsilon=8", {"options": {"dp": "client", "dp_noise": 1.0}}),
+        ("client_loss=1", {"method": "fedmd"}),
+        ("accuracy=0.9", {"method": "fedmd"}),
+        ("client_local_accuracy=0.9", {"method": "dispfl", "local_test": 0.2}),
+        ("kept=0.5", {"method": "fedpruning"}),
+        ("staleness_max=3", {"method": "fedbuff"}),
+        ("share_up=0.5", {"method": "fedkd"}),
+        ("score=0.5", {"method": "fedcompress"}),
+        ("perplexity=20", {"model": "llama-docs", "dataset": "docs"}),
+        ("exact_match=0.5", {"model": "llama-docs", "dataset": "instructions"}),
+    ],
+)
+def test_a_target_of_a_metric_that_the_run_has_is_taken(
+    target: str, fields: dict[str, Any]
+) -> None:
+    check_target(target, **fields)
+
+
+@pytest.mark.parametrize(
+    ("target", "fields"),
+    [
+        ("perplexity=20", {}),
+        ("client_accuracy=0.9", {}),
+        ("epsilon=8", {}),
+        ("kept=0.5", {}),
+        ("client_local_accuracy=0.9", {"method": "dispfl"}),
+        ("exact_match=0.5", {"model": "llama-docs", "dataset": "docs"}),
+    ],
+)
+def test_a_target_that_is_never_reached_is_refused_before_the_start(
+    target: str, fields: dict[str, Any]
+) -> None:
+    name = target.partition("=")[0]
+    with pytest.raises(ConfigError, match=f"target = '{target}'.* has no metric {name}.*Known: "):
+        check_target(target, **fields)
+
+
+def test_a_target_of_modelled_compute_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"accuracy=0\.9.*--compute=real"):
+        check_target("accuracy=0.9", compute="modelled")

@@ -21,9 +21,9 @@ def task(clients: int = 20, **fields: Any) -> tasks.Task:
 
 
 def test_text_is_for_models_that_read_it_and_images_for_the_others() -> None:
-    with pytest.raises(ConfigError, match=r"dataset = 'digits': are images, and model llama-docs"):
+    with pytest.raises(ConfigError, match=r"dataset = 'digits': has images, and model llama-docs"):
         task(model="llama-docs")
-    with pytest.raises(ConfigError, match=r"'docs': is text, and model vit-glyphs reads images;"):
+    with pytest.raises(ConfigError, match=r"'docs': has text, and model vit-glyphs reads images;"):
         task(dataset="docs")
     with pytest.raises(ConfigError, match=r"unknown dataset 'doc'.*docs"):
         task(dataset="doc")
