@@ -45,6 +45,7 @@ def prepared(config: RunConfig) -> Prepared:
         ConfigError: this host cannot have a part in it.
     """
     # It brings in torch, which takes seconds and is not the agent's own to hold.
+    from nodes.checkpoint.posting import Posted
     from nodes.program import FineTuning
 
     limits.require_proc()
@@ -59,4 +60,4 @@ def prepared(config: RunConfig) -> Prepared:
     limits.allow(len(layout.nodes), streams=False)
     links = [*profiles, *([server] if server else [])]
     told = digests(config, program.task.fingerprint(), client_links.files(config, links))
-    return Prepared(program, layout, told)
+    return Prepared(program, layout, told, lambda states: program.keep(Posted(states)))

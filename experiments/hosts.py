@@ -89,7 +89,7 @@ def parsed(text: str) -> dict[str, tuple[str, int]]:
     return found
 
 
-def settled(config: RunConfig, flags: Mapping[str, Any], *, resumed: bool) -> RunConfig:
+def settled(config: RunConfig, flags: Mapping[str, Any]) -> RunConfig:
     """The run as several hosts can have it, nothing changed that was asked for.
 
     Raises:
@@ -100,8 +100,6 @@ def settled(config: RunConfig, flags: Mapping[str, Any], *, resumed: bool) -> Ru
             raise ConfigError(f"place = {config.place!r}: there is one host; name several by hosts")
         return config
     several = "a run on several hosts"
-    if resumed:
-        raise ConfigError(f"--resume: {several} keeps no states, and cannot go on")
     if config.links not in ("auto", userspace.name):
         raise ConfigError(
             f"links = {config.links!r}: {several} has links of userspace, since those of "
@@ -115,14 +113,8 @@ def settled(config: RunConfig, flags: Mapping[str, Any], *, resumed: bool) -> Ru
         )
     if config.pcap:
         raise ConfigError(f"pcap = true: {several} captures nothing; leave it out")
-    if flags.get("checkpoints"):
-        raise ConfigError(f"checkpoints = true: {several} keeps no states; leave it out")
-    return msgspec.structs.replace(
-        config,
-        links=userspace.name,
-        dilation=1.0 if dilation == "elastic" else dilation,
-        checkpoints=False,
-    )
+    own = 1.0 if dilation == "elastic" else dilation
+    return msgspec.structs.replace(config, links=userspace.name, dilation=own)
 
 
 def digests(config: RunConfig, data: str | None, files: Mapping[str, str]) -> dict[str, str | None]:

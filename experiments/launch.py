@@ -79,7 +79,7 @@ def _launch(
 ) -> int:
     # 1. Everything is checked before anything starts, the quick checks first.
     config = load(file if killed is None else killed.config_file, flags)
-    config = spread.settled(config, flags, resumed=killed is not None)
+    config = spread.settled(config, flags)
     token = None
     if config.hosts == ray_hosts.AUTO:
         cluster = owned.enter_context(ray_hosts.agents())
@@ -96,7 +96,7 @@ def _launch(
     from experiments import trial_run
     from experiments.resume import Resumption
     from nodes import accelerators
-    from nodes.checkpoint import store
+    from nodes.checkpoint import posting, store
     from nodes.program import FineTuning
 
     limits.require_proc()
@@ -190,7 +190,11 @@ def _launch(
         output.say(told, style="yellow")
     if config.checkpoints:
         start = again.start if again else store.Start()
-        program.keep(store.ready(folder, start), start)
+        states = store.ready(folder, start)
+        program.keep(store.InFolder(states, start))
+        if hosts is not None:
+            hosts.states = posting.Collected(states, len(layout.nodes), start)
+            owned.callback(hosts.states.close)
     progress = RoundLines(output.console, config.rounds, len(profiles))
     recorder = Recorder(folder, started_s, killed)
     try:

@@ -17,6 +17,8 @@ from testbed.run import client_links
 from testbed.run.config import RunConfig
 
 Facts = dict[str, Any]
+ELSEWHERE = {"hosts", "place"}
+"""Settings that may be others: all states are in the run's folder, wherever their nodes were."""
 
 
 class Resumption:
@@ -96,7 +98,7 @@ def _software(facts: Facts) -> dict[str, Any]:
 
 def _check_config(killed: Killed, config: RunConfig) -> None:
     before, now = killed.facts.config, msgspec.json.decode(msgspec.json.encode(config))
-    for name in before.keys() & now.keys():
+    for name in before.keys() & now.keys() - ELSEWHERE:
         if before[name] != now[name]:
             raise ConfigError(
                 f"--resume {killed.folder}: {name} = {now[name]!r} in its config.toml is not the "

@@ -8,7 +8,7 @@ from torch import Tensor
 from methods import Peer as MethodPeer
 from methods.payload.coder import Coder
 from nodes.accelerated_compute import memory
-from nodes.checkpoint.store import Checkpointer
+from nodes.checkpoint.store import Keeps
 from nodes.compute import Compute
 from nodes.kinds import METRICS
 from nodes.metrics import numbers
@@ -40,7 +40,7 @@ def participate(
     flops: Callable[[int], int | None],
     compute: Compute,
     channel: Channel,
-    checkpointer: Checkpointer | None = None,
+    checkpointer: Keeps | None = None,
     coder: Coder | None = None,
     most_frame_bytes: int = MAX_FRAME_BYTES,
 ) -> None:

@@ -27,7 +27,7 @@ from nodes.accelerated_compute import Accelerated, of_cuda
 from nodes.allreduce.client import ReducingClient
 from nodes.allreduce.server import ReducingServer
 from nodes.checkpoint import Json, Snapshot
-from nodes.checkpoint.store import Checkpointer, Start
+from nodes.checkpoint.store import Keeping, Keeps
 from nodes.client import participate
 from nodes.compute import Compute, Modelled, noise
 from nodes.device_classes import flops_per_s, memory_mb
@@ -102,8 +102,7 @@ class FineTuning:
         self._flops: tuple[methods.Flops, ...] | None = None
         """Of a client's part in a round: for each sample that it has, for each class, and beside
         these; None: the method does not say."""
-        self._states: Path | None = None
-        self._start = Start()
+        self._keeping: Keeping | None = None
         self._host_rate: float | None = None
         """Operations a second that a core of this machine reaches; None: nobody asks."""
         self._core_rate: float | None = None
@@ -136,10 +135,9 @@ class FineTuning:
         """Whether a round's updates may answer an earlier round's model."""
         return self._method.asynchronous
 
-    def keep(self, folder: Path, start: Start) -> None:
-        """Have the nodes keep their states in ``folder``, and go on from those of ``start``."""
-        self._states = folder.resolve()
-        self._start = start
+    def keep(self, keeping: Keeping) -> None:
+        """Have the nodes keep their states so, and go on from those that are kept."""
+        self._keeping = keeping
 
     def prepare(self) -> Traffic | None:
         with products.by_onednn(self._real_text):
@@ -216,9 +214,10 @@ class FineTuning:
         reads = [each for each in theirs if each]
         devices = accelerators.device_files() if self.places[node.index] else ()
         own, others = ((port,), ()) if node.index == 0 else ((), (port,))
+        folder = None if self._keeping is None else self._keeping.folder
         if self.peer_to_peer:
-            return Reach(tuple(reads), devices, self._states)
-        return Reach(tuple(reads), devices, self._states, own, others)
+            return Reach(tuple(reads), devices, folder)
+        return Reach(tuple(reads), devices, folder, own, others)
 
     def run_node(self, node: Node, channel: Channel) -> None:
         compute = self._compute(node.index)
@@ -312,17 +311,15 @@ class FineTuning:
 
     def _kept(
         self, node: Node, method: object, shard: Shard, channel: Channel
-    ) -> tuple[Checkpointer | None, Json]:
-        """A node's Checkpointer, and the facts told with the state that it goes on from.
+    ) -> tuple[Keeps | None, Json]:
+        """A node's keeper of states, and the facts told with the state that it goes on from.
 
         Both may be None: nothing is to be kept, or the node begins anew.
         """
-        if self._states is None:
+        if self._keeping is None:
             return None, None
         snapshot = Snapshot(method, self._options, shard)
-        checkpointer = Checkpointer(Path(), node.name, self._clients + 1, snapshot, channel.send)
-        number = self._start.files.get(node.name)
-        return checkpointer, None if number is None else checkpointer.load(number)
+        return self._keeping.of_node(node.name, self._clients + 1, snapshot, channel)
 
     def _shard(self, number: int) -> Shard:
         chosen = self._shards[number - 1] if number else np.arange(0)

@@ -16,7 +16,7 @@ from methods import Fleet as MethodFleet
 from methods import Missed
 from methods.payload.coder import Coder
 from nodes.accelerated_compute import memory
-from nodes.checkpoint.store import Checkpointer
+from nodes.checkpoint.store import Keeps
 from nodes.compute import Compute
 from nodes.fleet import Fleet
 from nodes.kinds import EVALUATE, METRICS
@@ -89,7 +89,7 @@ async def serve(
     clients_evaluate: bool,
     compute: Compute,
     channel: Channel,
-    checkpointer: Checkpointer | None = None,
+    checkpointer: Keeps | None = None,
     past: Resumed | None = None,
     peer_to_peer: bool = False,
     test_size: int = 0,

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import psutil
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load
 from torch import Tensor
 
 from nodes.checkpoint.kinds import Json
@@ -41,6 +43,13 @@ class Unreadable(ValueError):
     """An error: a file is no state that can be believed whole; the text says why."""
 
 
+class Writes(Protocol):
+    """Whatever a file's parts are written to."""
+
+    def write(self, data: Any, /) -> object:
+        """Take the next bytes."""
+
+
 class Parts(NamedTuple):
     """A file's parts before its checksum."""
 
@@ -53,7 +62,7 @@ class Parts(NamedTuple):
         """Bytes of the whole file."""
         return len(self.header) + sum(map(len, self.buffers)) + CHECKSUM_BYTES
 
-    def write(self, file: BinaryIO) -> None:
+    def write(self, file: Writes) -> None:
         digest = hashlib.sha256()
         for part in (self.header, *self.buffers):
             digest.update(part)
@@ -106,9 +115,29 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Json]]:
     except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
         # RecursionError is one of the last.
         raise Unreadable(f"is not as this version writes it ({excerpt(error)})") from error
+    return tensors, _checked(state)
+
+
+def decoded(data: bytes) -> tuple[dict[str, Tensor], dict[str, Json]]:
+    """The same of a file's bytes, of which the tensors are copies.
+
+    Raises:
+        Unreadable: as ``read``.
+    """
+    header = _check_parts(io.BytesIO(data), len(data))
+    try:
+        state = json.loads(json.loads(header)["__metadata__"]["state"])
+        tensors = load(data)
+        del tensors[CHECKSUM]
+    except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise Unreadable(f"is not as this version writes it ({excerpt(error)})") from error
+    return tensors, _checked(state)
+
+
+def _checked(state: Any) -> dict[str, Json]:
     if not isinstance(state, dict) or not _is_shallow(state):
         raise Unreadable(f"is not as this version writes it (no JSON up to {MOST_DEPTH} deep)")
-    return tensors, state
+    return state
 
 
 def _check(path: Path) -> None:
@@ -117,21 +146,26 @@ def _check(path: Path) -> None:
         size, free = os.fstat(file.fileno()).st_size, psutil.virtual_memory().available
         if size > free:
             raise Unreadable(f"has {size / 1e6:.0f} MB, and {free / 1e6:.0f} are free")
-        first = file.read(LENGTH_BYTES)
-        length = int.from_bytes(first, "little")
-        if size < LENGTH_BYTES + CHECKSUM_BYTES or length > size - LENGTH_BYTES:
-            raise Unreadable(f"is torn: {size:,} bytes are no whole state")
-        if length > MOST_HEADER_BYTES:
-            raise Unreadable(
-                f"is not as this version writes it (a header of {length / 1e6:.0f} MB; at most "
-                f"{MOST_HEADER_BYTES / 1e6:g})"
-            )
-        header = file.read(length)
-        digest = hashlib.sha256(first + header)
-        for chunk in _chunks(file, size - LENGTH_BYTES - length - CHECKSUM_BYTES):
-            digest.update(chunk)
-        if file.read(CHECKSUM_BYTES + 1) == digest.digest():
-            return
+        _check_parts(file, size)
+
+
+def _check_parts(file: BinaryIO, size: int) -> bytes:
+    """The header, where its length and the checksum are right; else raises Unreadable."""
+    first = file.read(LENGTH_BYTES)
+    length = int.from_bytes(first, "little")
+    if size < LENGTH_BYTES + CHECKSUM_BYTES or length > size - LENGTH_BYTES:
+        raise Unreadable(f"is torn: {size:,} bytes are no whole state")
+    if length > MOST_HEADER_BYTES:
+        raise Unreadable(
+            f"is not as this version writes it (a header of {length / 1e6:.0f} MB; at most "
+            f"{MOST_HEADER_BYTES / 1e6:g})"
+        )
+    header = file.read(length)
+    digest = hashlib.sha256(first + header)
+    for chunk in _chunks(file, size - LENGTH_BYTES - length - CHECKSUM_BYTES):
+        digest.update(chunk)
+    if file.read(CHECKSUM_BYTES + 1) == digest.digest():
+        return header
     if f'"{CHECKSUM}"'.encode() not in header:
         raise Unreadable("has no checksum: an older version wrote it, or it was changed")
     raise Unreadable("is torn or was changed: its checksum is of other content")

@@ -15,24 +15,21 @@ import contextlib
 import os
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import msgspec
 
-from nodes.checkpoint import Json, Snapshot, Unkept, state_file
+from nodes.checkpoint import Json, Snapshot, Unkept, shelf, state_file
+from nodes.checkpoint.shelf import Shelf
 from nodes.checkpoint.state_file import Unreadable
 from testbed import clock, files
 from testbed.config_error import ConfigError
 from testbed.network.topology import SERVER
 from testbed.processes import confinement
+from testbed.processes.channel import Channel
 from testbed.record.events import Report, Saved, Unsaved
-from testbed.record.recorder import FREE_BYTES_NEEDED
 
 FOLDER = "state"
-SUFFIX = ".safetensors"
-KEPT = 3
-_DIGITS = 9
-"""Most of a round's number."""
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -50,6 +47,46 @@ class _Told(msgspec.Struct):
     parts: dict[str, Annotated[int, msgspec.Meta(ge=0)]]
 
 
+class Keeps(Protocol):
+    """Whatever keeps a node's states."""
+
+    def save(self, number: int, **told: Json) -> None:
+        """Keep the state after round ``number``, and with it what is ``told``."""
+
+
+class Keeping(Protocol):
+    """A way to keep the states of a run's nodes."""
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that nodes write in; None: they write nowhere."""
+
+    def of_node(
+        self, name: str, nodes: int, snapshot: Snapshot, channel: Channel
+    ) -> tuple[Keeps, Json]:
+        """A node's keeper, and the facts told with the state that it goes on from, if any.
+
+        ``nodes``: how many the run has. Raises Unkept where that state cannot be gone on from.
+        """
+
+
+class InFolder:
+    """Keeping in a folder where the nodes themselves write."""
+
+    def __init__(self, folder: Path, start: Start) -> None:
+        """``start``: what they go on from."""
+        self.folder = folder.resolve()
+        self._start = start
+
+    def of_node(
+        self, name: str, nodes: int, snapshot: Snapshot, channel: Channel
+    ) -> tuple[Keeps, Json]:
+        # A node stands in the folder.
+        checkpointer = Checkpointer(Path(), name, nodes, snapshot, channel.send)
+        number = self._start.files.get(name)
+        return checkpointer, None if number is None else checkpointer.load(number)
+
+
 class Checkpointer:
     """One node's states: written after each of its rounds, and read where a run goes on."""
 
@@ -62,10 +99,9 @@ class Checkpointer:
         """
         self._folder = folder
         self._node = node
-        self._nodes = nodes
+        self._shelf = Shelf(folder, node, nodes)
         self._snapshot = snapshot
         self._report = report
-        self._rounds: list[int] = []
 
     def save(self, number: int, **told: Json) -> None:
         """Write the state after round ``number``; where that fails the run goes on without.
@@ -74,21 +110,15 @@ class Checkpointer:
         """
         began_s = clock.monotonic()
         tensors, lasting = self._snapshot.take()
-        path = _path(self._folder, self._node, number)
-        unfinished = self._folder / f".{self._node}"
         try:
             parts = state_file.encoded(tensors, {"lasting": lasting, "told": told})
-            self._check_room(parts.size)
-            with files.created(unfinished) as file:
+            with self._shelf.begin(parts.size) as file:
                 parts.write(file)
-            unfinished.replace(path)
-            self._rounds.append(number)
-            self._prune(number)
+            self._shelf.finish(number)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                unfinished.unlink(missing_ok=True)
-            reason = f"{path.name}: {error.strerror or error}"
-            self._report(Unsaved(round=number, reason=reason))
+            self._shelf.drop()
+            name = shelf.path(self._folder, self._node, number).name
+            self._report(Unsaved(round=number, reason=f"{name}: {error.strerror or error}"))
             return
         seconds = round(clock.monotonic() - began_s, 6)
         self._report(Saved(round=number, bytes=parts.size, seconds=seconds))
@@ -99,31 +129,14 @@ class Checkpointer:
         Raises:
             Unkept: it was another kind of object's, or is not whole.
         """
-        path = _path(self._folder, self._node, number)
+        path = shelf.path(self._folder, self._node, number)
         try:
             tensors, state = state_file.read(path)
         except (OSError, Unreadable) as error:
             raise Unkept(f"{path.name}: {_words(error)}") from error
         self._snapshot.put(tensors, state.get("lasting"))
-        self._rounds = sorted(_rounds(self._folder, self._node))
+        self._shelf.find()
         return state.get("told")
-
-    def _check_room(self, size: int) -> None:
-        there = os.statvfs(self._folder)
-        free, needed = there.f_bavail * there.f_frsize, size * self._nodes + FREE_BYTES_NEEDED
-        if free < needed:
-            raise OSError(
-                f"{free / 1e6:.0f} MB are free on the disk, and {self._nodes} nodes with as much "
-                f"to keep, beside the results, need {needed / 1e6:.0f}"
-            )
-
-    def _prune(self, number: int) -> None:
-        """Whatever of the last rounds is gone on from, the latest state before it is there."""
-        oldest = number - KEPT + 1
-        needed = max((each for each in self._rounds if each <= oldest), default=0)
-        for each in [each for each in self._rounds if each < needed]:
-            _path(self._folder, self._node, each).unlink(missing_ok=True)
-            self._rounds.remove(each)
 
 
 def ready(folder: Path, start: Start) -> Path:
@@ -138,7 +151,7 @@ def ready(folder: Path, start: Start) -> Path:
     try:
         files.folder(own)
         for path in own.iterdir():
-            if path.name.startswith(".") or _number(path) > start.round:
+            if path.name.startswith(".") or shelf.number(path) > start.round:
                 path.unlink()
         if os.geteuid() == 0:
             # Its nodes write there, and may be somebody else or without root's rights by then.
@@ -161,7 +174,7 @@ def choose(folder: Path, clients: list[str], newest: int) -> Start:
         ConfigError: there is none, with the reason why not even ``newest`` is one.
     """
     reasons = []
-    there = {number for number in _rounds(folder, SERVER) if number < newest}
+    there = {number for number in shelf.rounds(folder, SERVER) if number < newest}
     for number in sorted({*there, newest} - {0}, reverse=True):
         found = _start(folder, clients, number)
         if isinstance(found, Start):
@@ -178,20 +191,22 @@ def choose(folder: Path, clients: list[str], newest: int) -> Start:
 def _start(folder: Path, clients: list[str], number: int) -> Start | str:
     """A start after this round, or why there is none."""
     try:
-        parts = msgspec.convert(_told(_path(folder, SERVER, number)), _Told).parts
+        parts = msgspec.convert(_told(shelf.path(folder, SERVER, number)), _Told).parts
     except (Unreadable, msgspec.ValidationError) as error:
-        return f"{_path(folder, SERVER, number).name}: {error}"
+        return f"{shelf.path(folder, SERVER, number).name}: {error}"
     found = {SERVER: number}
     for client in clients:
         last, why = parts.get(client, 0), ""
-        there = sorted((n for n in _rounds(folder, client) if last <= n <= number), reverse=True)
+        there = sorted(
+            (n for n in shelf.rounds(folder, client) if last <= n <= number), reverse=True
+        )
         for each in there:
             try:
-                _told(_path(folder, client, each))
+                _told(shelf.path(folder, client, each))
                 found[client] = each
                 break
             except Unreadable as error:
-                why = why or f": {_path(folder, client, each).name}: {error}"
+                why = why or f": {shelf.path(folder, client, each).name}: {error}"
         if found.get(client, 0) < last:
             text = f"{client} took part in round {last}, and no state of it since then is whole"
             return text + why
@@ -214,17 +229,3 @@ def _words(error: OSError | Unreadable) -> str:
     if isinstance(error, FileNotFoundError):
         return "is missing"
     return getattr(error, "strerror", None) or str(error)
-
-
-def _path(folder: Path, node: str, number: int) -> Path:
-    return folder / f"{node}.{number}{SUFFIX}"
-
-
-def _rounds(folder: Path, node: str) -> list[int]:
-    """Rounds of which there is a file of the node's."""
-    return [_number(path) for path in folder.glob(f"{node}.*{SUFFIX}")]
-
-
-def _number(path: Path) -> int:
-    text = path.name.removesuffix(SUFFIX).rpartition(".")[2]
-    return int(text) if text.isdecimal() and len(text) <= _DIGITS else 0

@@ -53,6 +53,8 @@ class HostRows:
             _end(self._rows[event.host], event)
 
     def _begin(self, event: events.Hosts) -> None:
+        # A run that was resumed may be on others.
+        self._rows.clear()
         driver = event.hosts[0].name if event.hosts else ""
         ways = {(way.sender, way.receiver): way for way in event.underlay}
         for part in event.hosts:

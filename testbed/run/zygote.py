@@ -12,7 +12,7 @@ import signal
 import socket
 import struct
 import traceback
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import psutil
@@ -119,14 +119,21 @@ class Zygote:
     """
 
     def __init__(
-        self, plan: Plan, program: Program, log: int, secure: bool, seed: bytes | None = None
+        self,
+        plan: Plan,
+        program: Program,
+        log: int,
+        secure: bool,
+        seed: bytes | None = None,
+        says: Any = Known,
     ) -> None:
         """Fork the zygote, which begins to prepare. ``log``: where the nodes' stderr goes.
 
         ``secure``: nodes get keys for their connections, made from ``seed`` where the run has
-        other zygotes on other hosts.
+        other zygotes on other hosts. ``says``: what nodes say.
         """
         self._plan, self._program, self._secure, self._seed = plan, program, secure, seed
+        self._says = says
         self._began_ns = clock.monotonic_ns()
         self._requests, requests = socket.socketpair()
 
@@ -157,7 +164,7 @@ class Zygote:
 
     def spawn(self, node: Node, endpoint: Endpoint) -> Channel:
         """Fork ``node`` into its namespaces and tell it its address; returns its channel."""
-        ours, theirs = Channel.pair(Known, Told, node.name)
+        ours, theirs = Channel.pair(self._says, Told, node.name)
         handles = [theirs.fileno(), *endpoint.namespaces]
         try:
             request = _REQUEST.pack(node.index, endpoint.port)

@@ -2,9 +2,11 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from machines import Machines, Make
 from stations import Station
 
 from testbed.links.interface import Network
@@ -42,3 +44,17 @@ def stand() -> Iterator[Stand]:
             return station
 
         yield make
+
+
+@pytest.fixture
+def machines(userspace_links: None, root: None, tmp_path: Path) -> Iterator[Make]:
+    """``machines(count)``: so many machines, which are closed at the end."""
+    made: list[Machines] = []
+
+    def make(count: int = 2) -> Machines:
+        made.append(Machines(count, tmp_path))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 CLI = (sys.executable, str(ROOT / "cli.py"))
 LIMIT_S = 300.0
 CUT = Direction(outage=True)
+GONE_S = 10.0
 
 
 class Machines:
@@ -36,11 +38,6 @@ class Machines:
         self.token = folder / "token"
         self.token.write_text("a token of more than thirty-two bytes\n")
         self.addresses = [node.address for node in layout.clients]
-
-    @property
-    def hosts(self) -> str:
-        """As for --hosts."""
-        return "--hosts=" + ",".join(self.addresses)
 
     def start(self, machine: int, *words: str) -> subprocess.Popen[str]:
         """A command of the program on a machine; its input is held open until it is closed."""
@@ -65,12 +62,20 @@ class Machines:
         assert process.stdout.readline().startswith("agent: listening at "), process.communicate()
         return process
 
-    def launch(self, *flags: str, out: str = "out") -> subprocess.Popen[str]:
-        """A run whose driver is the first machine."""
+    def launch(
+        self, *flags: str, out: str = "out", hosts: Sequence[int] | None = None
+    ) -> subprocess.Popen[str]:
+        """A run whose driver is the first machine; ``hosts``: of which machines, instead of all."""
         told = f"--token-file={self.token}"
-        return self.start(
-            0, "launch", self.hosts, told, f"--out={self.folder / out}", "--plain", *flags
-        )
+        addresses = self.addresses if hosts is None else [self.addresses[each] for each in hosts]
+        named = "--hosts=" + ",".join(addresses)
+        return self.start(0, "launch", named, told, f"--out={self.folder / out}", "--plain", *flags)
+
+    def resume(self, out: str = "out") -> subprocess.Popen[str]:
+        """The run in that folder, gone on with."""
+        (folder,) = (self.folder / out).iterdir()
+        told = f"--token-file={self.token}"
+        return self.start(0, "launch", f"--resume={folder}", told, "--plain")
 
     def cut(self, machine: int) -> None:
         """Have nothing pass between a machine and the others any more."""
@@ -100,6 +105,10 @@ class Machines:
         return found
 
 
+Make = Callable[..., Machines]
+"""The fixture ``machines``: so many of them, which are closed at the end."""
+
+
 def said(process: subprocess.Popen[str]) -> str:
     """All that it has said, once it has ended."""
     return process.communicate(timeout=LIMIT_S)[0]
@@ -108,3 +117,9 @@ def said(process: subprocess.Popen[str]) -> str:
 def below(process: subprocess.Popen[str]) -> set[psutil.Process]:
     """The processes that it has started, and theirs."""
     return set(psutil.Process(process.pid).children(recursive=True))
+
+
+def alive(processes: set[psutil.Process]) -> list[psutil.Process]:
+    """Those of them that do not end."""
+    _, left = psutil.wait_procs(list(processes), GONE_S)
+    return left

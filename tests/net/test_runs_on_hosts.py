@@ -2,41 +2,18 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import psutil
 import pytest
-from machines import LIMIT_S, Machines, below, said
+from machines import LIMIT_S, Make, alive, below, said
 
 FAST = ("--method=fedavg", "--set=batch_size=128", "--set=local_epochs=1", "--train-samples=200")
 RUN = ("--clients=4", "--dilation=1", "--links=userspace", *FAST)
 LINKS = ("--profile=rate 10mbit delay 10ms", *RUN)
 PLACE = "--place=server=a,client-1:2=a,client-3:4=b"
-GONE_S = 10.0
 # Hosts are killed and cut in it, and what is left is counted: beside other networks neither holds.
 pytestmark = [pytest.mark.timeout(3 * LIMIT_S), pytest.mark.quiet]
-
-Make = Callable[..., Machines]
-
-
-@pytest.fixture
-def machines(userspace_links: None, root: None, tmp_path: Path) -> Iterator[Make]:
-    made: list[Machines] = []
-
-    def make(count: int = 2) -> Machines:
-        made.append(Machines(count, tmp_path))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
-
-
-def alive(processes: set[psutil.Process]) -> list[psutil.Process]:
-    _, left = psutil.wait_procs(list(processes), GONE_S)
-    return left
 
 
 def test_a_run_on_two_hosts_has_the_bytes_and_the_model_of_one(machines: Make):

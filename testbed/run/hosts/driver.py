@@ -26,11 +26,13 @@ from testbed.run.hosts.messages import (
     Begin,
     Closing,
     Counted,
+    Give,
     Refused,
     Said,
     Severed,
     Up,
 )
+from testbed.run.states import StatePiece, States
 from testbed.run.zygote import Forked, Prepared, Reaped
 
 CHANCE_BYTES = 32
@@ -79,14 +81,25 @@ class Hosts:
         self.readings: Callable[[], dict[str, Reading]] = dict
         """Of the others' clocks, once the driver's own links are up."""
         self._news: list[events.HostGone] = []
+        self._nodes: tuple[Node, ...] = ()
+        self.states: States | None = None
+        """Of the nodes on other hosts; None: they keep none."""
 
     def begin(self, plan: Plan) -> Meeting:
         """Have the others make their parts of the plan's network; the way to them."""
-        self._server_host = plan.server.host
+        self._server_host, self._nodes = plan.server.host, tuple(plan.nodes)
+        self._give_states()
         place = hosts.written(plan)
         for far in self.others:
             self.say(far, Begin(far.name, self._addresses, place, self._chance, far.ahead_s))
         return self._meeting
+
+    def _give_states(self) -> None:
+        """Have each node's host know what that goes on from."""
+        for node in self._nodes:
+            if self.states is not None and (far := self.of(node)) is not None:
+                for piece in self.states.stored(node.name):
+                    self.say(far, Give(node.index, piece))
 
     def await_links(self, local: Facts) -> None:
         """Wait until all others' parts are there as the driver's own is, which has said ``local``.
@@ -171,8 +184,7 @@ class Hosts:
 
     def _take(self, far: FarHost, message: msgspec.Struct) -> None:
         if isinstance(message, Said):
-            if (channel := far.channels.get(message.node)) is not None:
-                channel.put(message.event)
+            self._hear_node(far, message)
         elif isinstance(message, Forked | Reaped):
             self._hear(far, message)
         elif isinstance(message, Prepared):
@@ -189,6 +201,17 @@ class Hosts:
             self._sever(far, message)
         elif isinstance(message, Refused):
             self.lose(far, message.reason)
+
+    def _hear_node(self, far: FarHost, said: Said) -> None:
+        """Have a node be heard; a state is kept here, and told of as if the node had done so."""
+        event: events.Event | StatePiece | None = said.event
+        if (channel := far.channels.get(said.node)) is None:
+            return
+        if isinstance(event, StatePiece):
+            name = self._nodes[said.node].name
+            event = None if self.states is None else self.states.take(name, event)
+        if event is not None:
+            channel.put(event)
 
     def _hear(self, far: FarHost, message: Forked | Reaped) -> None:
         channel = far.channels.get(message.node)

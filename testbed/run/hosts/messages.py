@@ -8,6 +8,7 @@ from testbed.links.process import Facts, Shape
 from testbed.processes.worker import Stop
 from testbed.record.events import Known
 from testbed.run.config import RunConfig
+from testbed.run.states import StatePiece
 from testbed.run.zygote import Forked, Prepared, Reaped, Told
 
 
@@ -58,6 +59,13 @@ class Refused(msgspec.Struct, tag="refused"):
     reason: str
 
 
+class Give(msgspec.Struct, tag="give"):
+    """The next piece of the state that a node of the agent's goes on from."""
+
+    node: int
+    data: bytes
+
+
 class Begin(msgspec.Struct, tag="begin"):
     """The driver's order to make the part of the run's network, and to load."""
 
@@ -96,7 +104,7 @@ class Said(msgspec.Struct, tag="said"):
     """A node's word, which its agent passes on."""
 
     node: int
-    event: Known
+    event: Known | StatePiece
 
 
 class Count(msgspec.Struct, tag="count"):
@@ -122,7 +130,7 @@ class Closing(msgspec.Struct, tag="closing"):
     facts: Facts
 
 
-Order = Ask | Check | Begin | Spawn | Say | Shape | Count | host_prober.Order | Stop
+Order = Ask | Check | Give | Begin | Spawn | Say | Shape | Count | host_prober.Order | Stop
 """What an agent hears."""
 Answer = (
     Hello | Tell | Checked | Refused | Up | Prepared | Forked | Reaped | Said | Counted | Severed

@@ -4,7 +4,8 @@ import contextlib
 import selectors
 import sys
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -23,6 +24,7 @@ from testbed.network import hosts
 from testbed.network.topology import Plan
 from testbed.processes.channel import Channel, ChannelClosed, Garbled
 from testbed.processes.worker import Refusal, Stop
+from testbed.record.events import Known
 from testbed.run.config import RunConfig, pace
 from testbed.run.hosts import line as lines
 from testbed.run.hosts.line import Line, LineClosed
@@ -34,6 +36,7 @@ from testbed.run.hosts.messages import (
     Closing,
     Count,
     Counted,
+    Give,
     Refused,
     Said,
     Say,
@@ -42,6 +45,7 @@ from testbed.run.hosts.messages import (
     Tell,
     Up,
 )
+from testbed.run.states import StatePiece
 from testbed.run.zygote import NodeFailed, Program, Reaped, Zygote
 
 PATIENCE_S = 1e6
@@ -56,6 +60,8 @@ class Prepared(NamedTuple):
     """Nobody is placed in it yet."""
     digests: dict[str, str | None]
     """Of what must be the same on all hosts."""
+    post: Callable[[Mapping[str, bytes]], None] | None = None
+    """Has its nodes send their states, and go on from those that it is given, by node."""
 
 
 Prepare = Callable[[RunConfig], Prepared]
@@ -73,6 +79,7 @@ def carry_out(line: Line, token: bytes, prepare: Prepare) -> None:
 
 def _carry_out(line: Line, token: bytes, prepare: Prepare) -> None:
     prepared = listener = config = None
+    states: defaultdict[int, bytearray] = defaultdict(bytearray)
     while not isinstance(order := line.receive(msgspec.Struct, PATIENCE_S), Begin):
         if isinstance(order, Ask):
             heard = time.monotonic()
@@ -82,10 +89,16 @@ def _carry_out(line: Line, token: bytes, prepare: Prepare) -> None:
             prepared = prepare(config)
             listener = listen(line.address)
             line.send(Checked(prepared.digests, listener.getsockname()[1]))
+        elif isinstance(order, Give):
+            states[order.node] += order.data
     if prepared is None or listener is None or config is None:
         raise LineClosed("it began before it asked")
     machines = [hosts.Host(name, 1, 0) for name in order.addresses]
     plan = hosts.placed(prepared.plan, machines, place=order.place)
+    if config.checkpoints and prepared.post is not None:
+        names = {node.index: node.name for node in hosts.of_host(plan, order.host)}
+        prepared.post({names[node]: bytes(state) for node, state in states.items()})
+    del states
     key = lines.secret(token, "tunnel", order.chance)
     with (
         clock.ahead(order.ahead_s),
@@ -94,7 +107,7 @@ def _carry_out(line: Line, token: bytes, prepare: Prepare) -> None:
     ):
         seed = lines.secret(token, "keys", order.chance)
         log, secure = sys.stderr.fileno(), config.secure is not False
-        zygote = Zygote(plan, prepared.program, log, secure, seed)
+        zygote = Zygote(plan, prepared.program, log, secure, seed, Known | StatePiece)
         owned.callback(zygote.down)
         meeting = Meeting(order.host, order.addresses, listener, key)
         network = userspace.up(dilation.plan(plan, clock.dilation()), meeting)

@@ -39,35 +39,33 @@ def test_what_is_no_list_of_addresses_is_refused(text: str, reason: str):
 
 
 def test_a_run_on_several_hosts_goes_by_the_machines_clock_over_userspace_links():
-    found = hosts.settled(SEVERAL, {}, resumed=False)
-    assert (found.links, found.dilation, found.checkpoints) == ("userspace", 1.0, False)
+    found = hosts.settled(SEVERAL, {})
+    assert (found.links, found.dilation, found.checkpoints) == ("userspace", 1.0, True)
     slower = RunConfig(hosts=SEVERAL.hosts, dilation=3.0)
-    assert hosts.settled(slower, {"dilation": 3.0}, resumed=False).dilation == 3.0
-    assert hosts.settled(RunConfig(), {}, resumed=True) == RunConfig()
+    assert hosts.settled(slower, {"dilation": 3.0}).dilation == 3.0
+    assert hosts.settled(RunConfig(), {}) == RunConfig()
 
 
 @pytest.mark.parametrize(
-    ("more", "flags", "resumed", "reason"),
+    ("more", "flags", "reason"),
     [
-        ({"links": "netem"}, {}, False, "take --links=userspace"),
-        ({"links": "loopback"}, {}, False, "take --links=userspace"),
-        ({}, {"dilation": "elastic"}, False, "take --dilation=1"),
-        ({"dilation": "auto"}, {}, False, "take --dilation=1"),
-        ({"pcap": True}, {}, False, "captures nothing"),
-        ({}, {"checkpoints": True}, False, "keeps no states"),
-        ({}, {}, True, "cannot go on"),
+        ({"links": "netem"}, {}, "take --links=userspace"),
+        ({"links": "loopback"}, {}, "take --links=userspace"),
+        ({}, {"dilation": "elastic"}, "take --dilation=1"),
+        ({"dilation": "auto"}, {}, "take --dilation=1"),
+        ({"pcap": True}, {}, "captures nothing"),
     ],
 )
 def test_what_several_hosts_cannot_is_refused(
-    more: dict[str, Any], flags: dict[str, Any], resumed: bool, reason: str
+    more: dict[str, Any], flags: dict[str, Any], reason: str
 ):
     with pytest.raises(ConfigError, match=reason):
-        hosts.settled(RunConfig(hosts=SEVERAL.hosts, **more), flags, resumed=resumed)
+        hosts.settled(RunConfig(hosts=SEVERAL.hosts, **more), flags)
 
 
 def test_a_placement_without_hosts_is_refused():
     with pytest.raises(ConfigError, match="there is one host; name several by hosts"):
-        hosts.settled(RunConfig(place="server=a"), {}, resumed=False)
+        hosts.settled(RunConfig(place="server=a"), {})
 
 
 def test_the_token_is_of_a_file_or_of_the_environment_which_has_it_no_more(
