@@ -111,8 +111,6 @@ def settled(config: RunConfig, flags: Mapping[str, Any]) -> RunConfig:
             f"dilation = {dilation!r}: {several} goes by clocks that cannot wait for one another; "
             "take --dilation=1, or a larger one"
         )
-    if config.pcap:
-        raise ConfigError(f"pcap = true: {several} captures nothing; leave it out")
     own = 1.0 if dilation == "elastic" else dilation
     return msgspec.structs.replace(config, links=userspace.name, dilation=own)
 

@@ -10,12 +10,13 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
+from testbed import files
 from testbed.links.interface import LinkError, Network
 from testbed.metering.pcap import SNAP_BYTES, Writer, packets
 from testbed.network.topology import Node
@@ -42,6 +43,9 @@ _VNET_BYTES = 10
 _READ_BYTES = _VNET_BYTES + _ETHERNET_BYTES + SNAP_BYTES
 
 
+Opened = Callable[[Sequence[Node]], list[BinaryIO]]
+
+
 class Captured(msgspec.Struct):
     """The result of a capture."""
 
@@ -56,9 +60,19 @@ class Captured(msgspec.Struct):
 class Capture:
     """Owns the capturing process. Captures nothing until ``start``."""
 
-    def __init__(self, nodes: Sequence[Node], network: Network, folder: Path) -> None:
-        """``folder`` is the run's. Forks, so the caller may not have threads yet."""
-        self._worker = Worker("capture", lambda c: _serve(nodes, network, folder, c), LinkError)
+    def __init__(
+        self, nodes: Sequence[Node], network: Network, opened: Opened, shift_ns: int = 0
+    ) -> None:
+        """``opened`` opens a file a node, in the capturing process; raises OSError.
+
+        ``shift_ns``: what is added to the machine's time. Forks, so the caller may not have
+        threads yet.
+        """
+
+        def serve(channel: Channel) -> dict[str, Any]:
+            return _serve(nodes, network, opened, shift_ns, channel)
+
+        self._worker = Worker("capture", serve, LinkError)
 
     def start(self) -> None:
         """Capture from now on.
@@ -86,11 +100,12 @@ class Capture:
 class _Tap:
     """One node's packet socket and its file."""
 
-    def __init__(self, network: Network, node: Node, folder: Path) -> None:
+    def __init__(self, network: Network, node: Node, file: BinaryIO, shift_ns: int) -> None:
         from testbed.links.linux.namespaces import INTERFACE
 
         enter(network.endpoint(node))
-        self.writer = Writer(folder / f"{node.name}.pcap")
+        self.writer = Writer(file)
+        self._shift_ns = shift_ns
         # Of no protocol, it sees nothing before it is bound.
         self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         self.socket.setblocking(False)
@@ -112,7 +127,7 @@ class _Tap:
             _, protocol, _, hardware, _ = sender
             if protocol != _ETH_P_IP:
                 continue
-            time_ns = timestamp_ns(ancillary)
+            time_ns = timestamp_ns(ancillary) + self._shift_ns
             if hardware == _ARPHRD_ETHER:
                 data = _without_ethernet(data)
             for packet in packets(data):
@@ -126,10 +141,20 @@ class _Tap:
         return int(drops)
 
 
-def _unused(folder: Path) -> Path:
+def unused(folder: Path) -> Path:
     """captures, or captures-2 and so on beside those of the parts before a run was resumed."""
     taken = len(list(folder.glob(f"{FOLDER}*")))
     return folder / (f"{FOLDER}-{taken + 1}" if taken else FOLDER)
+
+
+def in_folder(folder: Path) -> Opened:
+    """A file a node in a new folder."""
+
+    def opened(nodes: Sequence[Node]) -> list[BinaryIO]:
+        folder.mkdir()
+        return [files.created(folder / f"{node.name}.pcap") for node in nodes]
+
+    return opened
 
 
 def _without_ethernet(data: bytes) -> bytes:
@@ -142,18 +167,17 @@ def _without_ethernet(data: bytes) -> bytes:
 
 
 def _serve(
-    nodes: Sequence[Node], network: Network, folder: Path, channel: Channel
+    nodes: Sequence[Node], network: Network, opened: Opened, shift_ns: int, channel: Channel
 ) -> dict[str, Any]:
     """The capturing process, from its start to its end."""
-    folder = _unused(folder)
     channel.receive()
     taps: list[_Tap] = []
     try:
-        folder.mkdir()
-        for node in nodes:
-            taps.append(_Tap(network, node, folder))
+        for node, file in zip(nodes, opened(nodes), strict=True):
+            taps.append(_Tap(network, node, file, shift_ns))
     except (OSError, LinkError) as error:
-        raise LinkError(f"{nodes[len(taps)].name}: {error}") from error
+        whose = f"{nodes[len(taps)].name}: " if nodes else ""
+        raise LinkError(f"{whose}{error}") from error
     # A packet socket that is open asks for no capability any more.
     confinement.confine(Reach())
     channel.send(Ready())
@@ -161,7 +185,7 @@ def _serve(
     try:
         _capture(taps, channel)
     except OSError as error:
-        failure = f"write {folder.name}: {os.strerror(error.errno or 0)}"
+        failure = f"write {FOLDER}: {os.strerror(error.errno or 0)}"
     for tap in taps:
         with contextlib.suppress(OSError):
             tap.writer.close()

@@ -6,9 +6,8 @@ packet begins with its IP header.
 
 import struct
 from collections.abc import Iterator
-from pathlib import Path
+from typing import BinaryIO
 
-from testbed import files
 from testbed.links.userspace.bursts import GSO_TYPE, VNET_BYTES, Burst, with_checksum
 
 SNAP_BYTES = 65_535
@@ -20,10 +19,10 @@ _RECORD = struct.Struct("=IIII")
 
 
 class Writer:
-    """Owns the open file of one capture."""
+    """Owns the open file of one capture, of which nothing is written yet."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = files.created(path)
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
         self._file.write(_FILE.pack(_MAGIC_NS, *_VERSION, 0, 0, SNAP_BYTES, _LINKTYPE_RAW))
         self.packets = 0
 

@@ -10,10 +10,12 @@ from testbed.fidelity import checks
 from testbed.fidelity.checks import Certificate
 from testbed.fidelity.prober import Prober
 from testbed.links.interface import Network
-from testbed.metering.capture import Capture
+from testbed.metering.capture import Capture, in_folder, unused
 from testbed.network.topology import Plan
 from testbed.record import events, ideal_rounds
 from testbed.record.reading import SUPERVISOR
+from testbed.run.hosts.captures import HostsCapture
+from testbed.run.hosts.driver import Hosts
 from testbed.run.ledger import Ledger, RunFailed
 
 
@@ -34,15 +36,23 @@ class Meters:
         links = {"facts": self._network.facts, "lines": lines, **self._network.record}
         self._ledger.record(SUPERVISOR, msgspec.convert(msgspec.to_builtins(links), events.Links))
 
-    def prepare_capture(self, pcap: bool, server: bool = False) -> Callable[[], None]:
+    def prepare_capture(
+        self, pcap: bool, server: bool = False, of_hosts: Hosts | None = None
+    ) -> Callable[[], None]:
         """Ready the capturing process, where one is asked for; what is returned starts it.
 
-        ``server``: of the server's interface too, beside the clients'.
+        ``server``: of the server's interface too, beside the clients'. ``of_hosts``: those that
+        have the clients, where they are several.
         """
         if not pcap:
             return lambda: None
         nodes = self._plan.nodes if server else self._plan.clients
-        capture = Capture(nodes, self._network, self._ledger.recorder.folder)
+        folder = self._ledger.recorder.folder
+        capture: Capture | HostsCapture
+        if of_hosts is None:
+            capture = Capture(nodes, self._network, in_folder(unused(folder)))
+        else:
+            capture = HostsCapture(of_hosts, self._plan, self._network, folder)
         self._owned.callback(capture.close)
 
         def finish() -> None:

@@ -160,7 +160,7 @@ class _Run:
         owned.callback(lambda: closing.update(network.down()))
         self._meters = meters = Meters(self._plan, network, self._ledger, owned)
         owned.callback(self._record_last_wire)
-        start_capture = meters.prepare_capture(self._config.pcap)
+        start_capture = meters.prepare_capture(self._config.pcap, of_hosts=self._hosts)
         probe = self._prober_of_hosts(network)
         finish_probing = meters.probe_links(self._config.calibrate, self._config.strict, probe)
         meters.record_links()
@@ -189,6 +189,7 @@ class _Run:
         secure = self._config.secure is not False
         if self._hosts is None:
             return Zygote(self._plan, self._program, log, secure)
+        self._hosts.log = log
         own = Zygote(self._plan, self._program, log, secure, self._hosts.seed)
         return HostsZygote(self._hosts, own)
 

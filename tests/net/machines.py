@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,9 @@ class Machines:
         self.token.write_text("a token of more than thirty-two bytes\n")
         self.addresses = [node.address for node in layout.clients]
 
-    def start(self, machine: int, *words: str) -> subprocess.Popen[str]:
+    def start(
+        self, machine: int, *words: str, environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[str]:
         """A command of the program on a machine; its input is held open until it is closed."""
         places = self._network.endpoint(self._nodes[machine]).namespaces
         process = subprocess.Popen(
@@ -48,16 +50,24 @@ class Machines:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            env={**os.environ, **(environment or {})},
             preexec_fn=lambda: namespaces.enter(places),
         )
         self._started.append(process)
         return process
 
-    def agent(self, machine: int, *words: str, token: Path | None = None) -> subprocess.Popen[str]:
+    def agent(
+        self,
+        machine: int,
+        *words: str,
+        token: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> subprocess.Popen[str]:
         """An agent that listens."""
         told = f"--token-file={token or self.token}"
         listen = f"--listen={self.addresses[machine]}"
-        process = self.start(machine, "agent", listen, told, "--until-input-ends", *words)
+        told_words = ("agent", listen, told, "--until-input-ends", *words)
+        process = self.start(machine, *told_words, environment=environment)
         assert process.stdout is not None
         assert process.stdout.readline().startswith("agent: listening at "), process.communicate()
         return process

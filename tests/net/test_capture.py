@@ -15,7 +15,7 @@ from stations import LIMIT_S, PORT, READY, blast, collect, send_stream, take_str
 from testbed.links.interface import Endpoint, LinkError
 from testbed.links.linux import namespaces
 from testbed.metering import capture, pcap, retransmissions
-from testbed.metering.capture import Capture
+from testbed.metering.capture import Capture, in_folder, unused
 from testbed.network.direction import Direction
 from testbed.network.profiles import LinkProfile
 from testbed.network.topology import SUBNET, plan
@@ -40,7 +40,7 @@ def capturing(tmp_path):
     owned = []
 
     def make(layout, network):
-        owned.append(Capture(layout.clients, network, tmp_path))
+        owned.append(Capture(layout.clients, network, in_folder(unused(tmp_path))))
         owned[-1].start()
         return owned[-1]
 
@@ -251,7 +251,7 @@ def test_a_capturing_process_whose_run_is_gone_ends_without_complaint(build, cap
 
 def test_a_capture_that_cannot_begin_says_why(build, tmp_path):
     layout, network = build(CLEAR)
-    one = Capture(layout.clients, network, tmp_path / "nowhere")
+    one = Capture(layout.clients, network, in_folder(tmp_path / "nowhere" / "captures"))
     with pytest.raises(LinkError, match=r"capture packets: client-1: .*No such file"):
         one.start()
     one.close()

@@ -1,5 +1,6 @@
 """Hosts of a run as its driver has them: what it says to them and hears, and who is gone."""
 
+import contextlib
 import os
 import select
 import socket
@@ -24,14 +25,19 @@ from testbed.run.hosts.far_host import Bell, FarHost
 from testbed.run.hosts.line import LineClosed, secret
 from testbed.run.hosts.messages import (
     Begin,
+    CaptureEnded,
+    CapturePiece,
+    Capturing,
     Closing,
     Counted,
     Give,
+    Logged,
     Refused,
     Said,
     Severed,
     Up,
 )
+from testbed.run.hosts.seal import Seal
 from testbed.run.states import StatePiece, States
 from testbed.run.zygote import Forked, Prepared, Reaped
 
@@ -63,6 +69,13 @@ class Hosts:
         self._addresses = {own.name: (str(address[0]), int(address[1]))}
         self._addresses |= {each.name: (each.address[0], ports[each.name]) for each in others}
         tunnel = secret(token, "tunnel", self._chance)
+        self._gives, self._hears = (
+            {
+                far.name: Seal(secret(token, f"states {way} {far.name}", self._chance))
+                for far in others
+            }
+            for way in ("to", "of")
+        )
         self._meeting = Meeting(own.name, self._addresses, listener, tunnel)
         self._server_host = own.name
         self.said: deque[Prepared | Forked | Reaped] = deque()
@@ -82,6 +95,10 @@ class Hosts:
         """Of the others' clocks, once the driver's own links are up."""
         self._news: list[events.HostGone] = []
         self._nodes: tuple[Node, ...] = ()
+        self.log: int | None = None
+        """Where what other hosts' nodes write to standard error goes."""
+        self.captured: Callable[[CapturePiece], None] | None = None
+        """Takes pieces of their captures."""
         self.states: States | None = None
         """Of the nodes on other hosts; None: they keep none."""
 
@@ -99,7 +116,7 @@ class Hosts:
         for node in self._nodes:
             if self.states is not None and (far := self.of(node)) is not None:
                 for piece in self.states.stored(node.name):
-                    self.say(far, Give(node.index, piece))
+                    self.say(far, Give(node.index, self._gives[far.name](piece)))
 
     def await_links(self, local: Facts) -> None:
         """Wait until all others' parts are there as the driver's own is, which has said ``local``.
@@ -195,6 +212,16 @@ class Hosts:
             far.counters, far.awaits_counters = message.counters, False
         elif isinstance(message, host_prober.Answer):
             far.probed = message
+        elif isinstance(message, Logged):
+            self._write_log(far, message.text)
+        elif isinstance(message, Capturing):
+            far.captures = True
+        elif isinstance(message, CapturePiece):
+            far.pieces += 1
+            if self.captured is not None:
+                self.captured(message)
+        elif isinstance(message, CaptureEnded):
+            far.captured = message
         elif isinstance(message, Closing):
             far.closing = message.facts
         elif isinstance(message, Severed):
@@ -205,13 +232,21 @@ class Hosts:
     def _hear_node(self, far: FarHost, said: Said) -> None:
         """Have a node be heard; a state is kept here, and told of as if the node had done so."""
         event: events.Event | StatePiece | None = said.event
-        if (channel := far.channels.get(said.node)) is None:
-            return
+        channel = far.channels.get(said.node)
         if isinstance(event, StatePiece):
+            # Each is opened, since each is counted.
+            event.data = self._hears[far.name](event.data)
             name = self._nodes[said.node].name
             event = None if self.states is None else self.states.take(name, event)
-        if event is not None:
+        if event is not None and channel is not None:
             channel.put(event)
+
+    def _write_log(self, far: FarHost, text: str) -> None:
+        if self.log is not None:
+            lines = "".join(f"host {far.name}: {line}\n" for line in text.splitlines())
+            # A full disk takes no more of the driver's own nodes either.
+            with contextlib.suppress(OSError):
+                os.write(self.log, lines.encode())
 
     def _hear(self, far: FarHost, message: Forked | Reaped) -> None:
         channel = far.channels.get(message.node)

@@ -18,7 +18,17 @@ from testbed.record.events import Event
 from testbed.run.config import RunConfig
 from testbed.run.hosts import line as lines
 from testbed.run.hosts.line import Line, LineClosed
-from testbed.run.hosts.messages import Answer, Ask, Check, Checked, Hello, Refused, Say, Tell
+from testbed.run.hosts.messages import (
+    Answer,
+    Ask,
+    CaptureEnded,
+    Check,
+    Checked,
+    Hello,
+    Refused,
+    Say,
+    Tell,
+)
 from testbed.run.zygote import Told
 
 HELLO_LIMIT_S = 10.0
@@ -80,6 +90,12 @@ class FarHost:
         self.awaits_counters = False
         self.probed: host_prober.Answer | None = None
         """Its prober's word on the last order that it got."""
+        self.captures = False
+        """Whether it captures packets."""
+        self.pieces = 0
+        """Of its captures that have come."""
+        self.captured: CaptureEnded | None = None
+        """Its last word on them."""
         self.closing: dict[str, Any] | None = None
         """Of its part of the network, once that is down."""
         self.gone: str | None = None

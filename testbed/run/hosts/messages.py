@@ -117,6 +117,42 @@ class Counted(msgspec.Struct, tag="counted"):
     counters: list[LinkCounters]
 
 
+class Logged(msgspec.Struct, tag="logged"):
+    """Lines that an agent's nodes have written to their standard error."""
+
+    text: str
+
+
+class StartCapture(msgspec.Struct, tag="start_capture"):
+    """The driver's order to capture the agent's clients' packets from now on."""
+
+    wall_s: float
+    """The driver's time since 1970 less its monotonic clock as the agent has it."""
+
+
+class Capturing(msgspec.Struct, tag="capturing"):
+    """The answer, once that is so."""
+
+
+class EndCapture(msgspec.Struct, tag="end_capture"):
+    """The driver's order to end that, and to send what was captured."""
+
+
+class CapturePiece(msgspec.Struct, tag="capture_piece"):
+    """The next bytes of a node's file."""
+
+    node: int
+    data: bytes
+
+
+class CaptureEnded(msgspec.Struct, tag="capture_ended"):
+    """The last word on a capture, as of ``testbed.metering.capture.Captured``."""
+
+    packets: list[int]
+    dropped: list[int]
+    failure: str | None
+
+
 class Severed(msgspec.Struct, tag="severed"):
     """An agent's word that its link process has lost another host."""
 
@@ -130,10 +166,23 @@ class Closing(msgspec.Struct, tag="closing"):
     facts: Facts
 
 
-Order = Ask | Check | Give | Begin | Spawn | Say | Shape | Count | host_prober.Order | Stop
+Order = (
+    Ask
+    | Check
+    | Give
+    | Begin
+    | Spawn
+    | Say
+    | Shape
+    | Count
+    | StartCapture
+    | EndCapture
+    | host_prober.Order
+    | Stop
+)
 """What an agent hears."""
 Answer = (
     Hello | Tell | Checked | Refused | Up | Prepared | Forked | Reaped | Said | Counted | Severed
-    | Closing | host_prober.Answer
+    | Closing | Logged | Capturing | CapturePiece | CaptureEnded | host_prober.Answer
 )  # fmt: skip
 """What a driver hears."""

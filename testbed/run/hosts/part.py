@@ -2,7 +2,6 @@
 
 import contextlib
 import selectors
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -27,24 +26,31 @@ from testbed.processes.worker import Refusal, Stop
 from testbed.record.events import Known
 from testbed.run.config import RunConfig, pace
 from testbed.run.hosts import line as lines
+from testbed.run.hosts.captures import PartCapture
 from testbed.run.hosts.line import Line, LineClosed
+from testbed.run.hosts.log import NodesLog
 from testbed.run.hosts.messages import (
     Ask,
     Begin,
+    Capturing,
     Check,
     Checked,
     Closing,
     Count,
     Counted,
+    EndCapture,
     Give,
+    Logged,
     Refused,
     Said,
     Say,
     Severed,
     Spawn,
+    StartCapture,
     Tell,
     Up,
 )
+from testbed.run.hosts.seal import Seal
 from testbed.run.states import StatePiece
 from testbed.run.zygote import NodeFailed, Program, Reaped, Zygote
 
@@ -79,7 +85,7 @@ def carry_out(line: Line, token: bytes, prepare: Prepare) -> None:
 
 def _carry_out(line: Line, token: bytes, prepare: Prepare) -> None:
     prepared = listener = config = None
-    states: defaultdict[int, bytearray] = defaultdict(bytearray)
+    given: list[Give] = []
     while not isinstance(order := line.receive(msgspec.Struct, PATIENCE_S), Begin):
         if isinstance(order, Ask):
             heard = time.monotonic()
@@ -90,15 +96,15 @@ def _carry_out(line: Line, token: bytes, prepare: Prepare) -> None:
             listener = listen(line.address)
             line.send(Checked(prepared.digests, listener.getsockname()[1]))
         elif isinstance(order, Give):
-            states[order.node] += order.data
+            given.append(order)
     if prepared is None or listener is None or config is None:
         raise LineClosed("it began before it asked")
     machines = [hosts.Host(name, 1, 0) for name in order.addresses]
     plan = hosts.placed(prepared.plan, machines, place=order.place)
     if config.checkpoints and prepared.post is not None:
-        names = {node.index: node.name for node in hosts.of_host(plan, order.host)}
-        prepared.post({names[node]: bytes(state) for node, state in states.items()})
-    del states
+        opens = Seal(lines.secret(token, f"states to {order.host}", order.chance))
+        prepared.post(_whole(given, opens, plan))
+    del given
     key = lines.secret(token, "tunnel", order.chance)
     with (
         clock.ahead(order.ahead_s),
@@ -106,18 +112,38 @@ def _carry_out(line: Line, token: bytes, prepare: Prepare) -> None:
         contextlib.ExitStack() as owned,
     ):
         seed = lines.secret(token, "keys", order.chance)
-        log, secure = sys.stderr.fileno(), config.secure is not False
-        zygote = Zygote(plan, prepared.program, log, secure, seed, Known | StatePiece)
+        log = NodesLog()
+        owned.callback(log.close)
+        # Once the zygote is down, and with it who writes.
+        owned.callback(lambda: _send_log(line, log.rest()))
+        secure = config.secure is not False
+        says = Known | StatePiece
+        zygote = Zygote(plan, prepared.program, log.into, secure, seed, says)
         owned.callback(zygote.down)
+        log.release()
         meeting = Meeting(order.host, order.addresses, listener, key)
         network = userspace.up(dilation.plan(plan, clock.dilation()), meeting)
         owned.callback(network.down)
         listener.close()
         line.send(Up(network.facts))
-        part = _Part(line, plan, order.host, zygote, network)
+        seal = Seal(lines.secret(token, f"states of {order.host}", order.chance))
+        part = _Part(line, plan, order.host, zygote, network, log, seal)
         part.serve()
         facts = {**network.down(), "busy_cores": part.busy_cores()}
     line.send(Closing(facts))
+
+
+def _whole(given: list[Give], opens: Seal, plan: Plan) -> dict[str, bytes]:
+    """States by their nodes' names, out of their pieces."""
+    found: defaultdict[str, bytearray] = defaultdict(bytearray)
+    for piece in given:
+        found[plan.nodes[piece.node].name] += opens(piece.data)
+    return {name: bytes(state) for name, state in found.items()}
+
+
+def _send_log(line: Line, text: str) -> None:
+    if text:
+        line.send(Logged(text))
 
 
 class _Part:
@@ -130,8 +156,12 @@ class _Part:
         host: str,
         zygote: Zygote,
         network: userspace.UserspaceNetwork,
+        log: NodesLog,
+        seal: Seal,
     ) -> None:
-        self._line, self._zygote, self._network = line, zygote, network
+        self._seal = seal
+        self._line, self._zygote, self._network, self._log = line, zygote, network, log
+        self._capture: PartCapture | None = None
         self._plan, self._host = plan, host
         self._nodes = {node.index: node for node in hosts.of_host(plan, host)}
         self._channels: dict[int, Channel] = {}
@@ -143,7 +173,7 @@ class _Part:
     def serve(self) -> None:
         """Relay between the driver and the nodes until it says stop."""
         with selectors.DefaultSelector() as self._selector, contextlib.ExitStack() as owned:
-            for each in (self._line, self._zygote.channel, self._network):
+            for each in (self._line, self._zygote.channel, self._network, self._log):
                 self._selector.register(each, selectors.EVENT_READ)
             while True:
                 ready = self._selector.select()
@@ -153,6 +183,10 @@ class _Part:
                     elif isinstance(key.data, HostProber):
                         for answer in key.data.drain():
                             self._line.send(answer)
+                    elif key.fileobj is self._log:
+                        _send_log(self._line, self._log.take())
+                        if self._log.ended:
+                            self._selector.unregister(self._log)
                 self._hear_zygote()
                 self._check()
                 if any(key.fileobj is self._line for key, _ in ready):
@@ -175,6 +209,13 @@ class _Part:
             self._network.shape(self._nodes[order.node], order.up, order.down)
         elif isinstance(order, Count):
             self._line.send(Counted(self._network.counters()))
+        elif isinstance(order, StartCapture):
+            self._capture = PartCapture(self._plan, self._host, self._network, order.wall_s)
+            owned.callback(self._capture.close)
+            self._line.send(Capturing())
+        elif isinstance(order, EndCapture):
+            for word in () if self._capture is None else self._capture.stop():
+                self._line.send(word)
         elif isinstance(order, host_prober.Order):
             if self._prober is None:
                 self._prober = HostProber(self._plan, self._network, self._host, clock.dilation())
@@ -192,6 +233,8 @@ class _Part:
         if channel.closed:
             return
         for event in channel.drain():
+            if isinstance(event, StatePiece):
+                event.data = self._seal(event.data)
             self._line.send(Said(node, event))
         if channel.closed:
             self._selector.unregister(channel)

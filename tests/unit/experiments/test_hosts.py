@@ -53,7 +53,6 @@ def test_a_run_on_several_hosts_goes_by_the_machines_clock_over_userspace_links(
         ({"links": "loopback"}, {}, "take --links=userspace"),
         ({}, {"dilation": "elastic"}, "take --dilation=1"),
         ({"dilation": "auto"}, {}, "take --dilation=1"),
-        ({"pcap": True}, {}, "captures nothing"),
     ],
 )
 def test_what_several_hosts_cannot_is_refused(

@@ -28,7 +28,7 @@ def tcp(payload: bytes, flags: int = ACK, sequence: int = 1000) -> bytes:
 
 
 def test_a_file_is_as_the_format_says(tmp_path: Path) -> None:
-    writer = Writer(tmp_path / "x.pcap")
+    writer = Writer((tmp_path / "x.pcap").open("wb"))
     writer.write(1_700_000_000_123_456_789, b"E" + bytes(27))
     writer.write(1_700_000_001_000_000_001, b"F" + bytes(39))
     assert writer.packets == 2
@@ -43,7 +43,7 @@ def test_a_file_is_as_the_format_says(tmp_path: Path) -> None:
 
 
 def test_what_is_flushed_can_be_read_while_the_capture_goes_on(tmp_path: Path) -> None:
-    writer = Writer(tmp_path / "x.pcap")
+    writer = Writer((tmp_path / "x.pcap").open("wb"))
     for number in range(3):
         writer.write(number, next(packets(vnet() + tcp(b"data"))))
         writer.flush()

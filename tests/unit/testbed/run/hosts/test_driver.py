@@ -4,6 +4,7 @@ import contextlib
 import socket
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from testbed.links.interface import Counters, LinkCounters, LinkError
@@ -14,9 +15,22 @@ from testbed.network.topology import Plan, plan
 from testbed.record import events
 from testbed.run.hosts.driver import Hosts
 from testbed.run.hosts.far_host import FarHost
-from testbed.run.hosts.line import Line
-from testbed.run.hosts.messages import Answer, Count, Counted, Order, Refused, Said, Severed, Up
+from testbed.run.hosts.line import Line, secret
+from testbed.run.hosts.messages import (
+    Answer,
+    Begin,
+    Count,
+    Counted,
+    Give,
+    Order,
+    Refused,
+    Said,
+    Severed,
+    Up,
+)
+from testbed.run.hosts.seal import Seal
 from testbed.run.hosts.whole import HostsNetwork, HostsZygote
+from testbed.run.states import StatePiece
 from testbed.run.zygote import Forked, Prepared, Reaped
 
 KEY, TOKEN = b"k" * 32, b"t" * 32
@@ -210,3 +224,43 @@ def test_links_that_do_not_come_up_are_a_hosts(owned: contextlib.ExitStack):
     made.ends["c"].send(Refused("no /dev/net/tun"))
     with pytest.raises(LinkError, match=r"host c: no /dev/net/tun"):
         made.hosts.await_links(made.local.facts)
+
+
+class States:
+    """What a driver keeps, and has to give."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[str, StatePiece]] = []
+
+    def take(self, node: str, piece: StatePiece) -> events.Event | None:
+        self.taken.append((node, piece))
+        return events.Saved(round=piece.round, bytes=piece.size) if len(self.taken) == 2 else None
+
+    def stored(self, node: str) -> Iterator[bytes]:
+        yield from [b"state of ", node.encode()] if node != "client-3" else []
+
+
+def test_states_pass_sealed_both_ways_and_are_told_of_by_their_node(owned: contextlib.ExitStack):
+    made = Made(owned, PLACE)
+    made.hosts.states = states = States()
+    made.hosts.begin(made.plan)
+    words: list[msgspec.Struct] = []
+    while sum(isinstance(word, Begin) for word in words) < 2:
+        words += made.ends["b"].read()
+    gives = [word for word in words if isinstance(word, Give)]
+    chance = words[-1].chance
+    opens = Seal(secret(TOKEN, "states to b", chance))
+    assert [give.node for give in gives] == [2, 2]
+    assert all(b"state" not in give.data and b"client" not in give.data for give in gives)
+    assert b"".join(opens(give.data) for give in gives) == b"state of client-2"
+    made.spawn_all()
+    seal = Seal(secret(TOKEN, "states of b", chance))
+    for data in (b"new ", b"state"):
+        made.ends["b"].send(Said(2, StatePiece(7, 9, seal(data))))
+    made.ends["b"].send(Reaped(2, 4711, "exited with 0"))
+    made.heard(1)
+    assert states.taken == [
+        ("client-2", StatePiece(7, 9, b"new ")),
+        ("client-2", StatePiece(7, 9, b"state")),
+    ]
+    assert [event.round for event in made.channels[2].drain()] == [7]
