@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,10 @@ from machines import LIMIT_S, Make, alive, below, said
 FAST = ("--method=fedavg", "--set=batch_size=128", "--set=local_epochs=1", "--train-samples=200")
 RUN = ("--clients=4", "--dilation=1", "--links=userspace", *FAST)
 LINKS = ("--profile=rate 10mbit delay 10ms", *RUN)
+FILES = {"schedule": "schedule", "availability": "away"}
+SLOW_KBIT = 4000
+LATE_S = 1.0
+"""For a change, beyond half a round trip between hosts, on a machine with other work."""
 PLACE = "--place=server=a,client-1:2=a,client-3:4=b"
 # Hosts are killed and cut in it, and what is left is counted: beside other networks neither holds.
 pytestmark = [pytest.mark.timeout(3 * LIMIT_S), pytest.mark.quiet]
@@ -122,3 +127,87 @@ def test_a_driver_that_is_killed_leaves_nothing_and_its_agent_has_the_next_run(
     again = found.launch("--rounds=1", PLACE, *LINKS, out="again")
     text = said(again)
     assert again.returncode == 0, text
+
+
+@pytest.mark.parametrize(("how", "limit_s"), [("agent", 5.0), ("everything", 5.0), ("cut", 8.0)])
+def test_a_host_that_is_gone_is_so_in_the_record_within_seconds(
+    machines: Make, until: Callable[..., Any], how: str, limit_s: float
+):
+    """A cut one after 4 s at most, and what this machine takes beside."""
+    found = machines()
+    agent = found.agent(1)
+    run = found.launch("--rounds=200", "--no-calibrate", "--pcap", PLACE, *LINKS)
+    until(lambda: found.events("round"), "a round", LIMIT_S)
+    (began,) = found.events("run")
+    gone_s = (time.monotonic_ns() - began["origin_ns"]) / 1e9
+    if how == "cut":
+        found.cut(1)
+    else:
+        for process in below(agent) if how == "everything" else ():
+            process.kill()
+        agent.kill()
+    (told,) = until(lambda: found.events("host_gone"), "word of it", LIMIT_S)
+    assert 0 < told["t"] - gone_s < limit_s
+    lost = until(lambda: found.events("lost")[1:] and found.events("lost"), "words", LIMIT_S)
+    assert [event["peer"] for event in lost] == ["client-3", "client-4"]
+    assert all(event["t"] - gone_s < limit_s for event in lost)
+    run.send_signal(signal.SIGINT)
+    text = said(run)
+    assert run.returncode == 130, text
+    (captured,) = found.events("captured")
+    assert captured["failure"] == "host b is gone with what it captured"
+    assert [count > 0 for count in captured["packets"]] == [True, True, False, False]
+
+
+SCHEDULE = f"""
+[[schedule]]
+at_s = 0
+clients = [1, 3]
+up = {{ rate_kbit = {SLOW_KBIT} }}
+[[schedule]]
+at_s = 6
+clients = [1, 3]
+up = {{ rate_kbit = 10000 }}
+[[schedule]]
+at_s = 5000
+outage_s = 5000
+"""
+AWAY = """
+[[away]]
+clients = [2, 4]
+at_s = 0
+for_s = 0.5
+"""
+
+
+def test_links_and_presence_change_at_their_times_on_each_host(machines: Make):
+    found = machines()
+    found.agent(1)
+    (found.folder / "schedule.toml").write_text(SCHEDULE)
+    (found.folder / "away.toml").write_text(AWAY)
+    files = [f"--{name}={found.folder / file}.toml" for name, file in FILES.items()]
+    run = found.launch("--rounds=5", "--no-calibrate", PLACE, *LINKS, *files)
+    text = said(run)
+    assert run.returncode == 0, text
+    # Who is away has a link that nothing passes.
+    shaped = [
+        (event["node"], event["at_s"])
+        for event in found.events("shaped")
+        if event["node"] in ("client-1", "client-3")
+    ]
+    assert sorted(shaped) == [("client-1", 0), ("client-1", 6), ("client-3", 0), ("client-3", 6)]
+    changes = [*found.events("shaped"), *found.events("back")]
+    assert all(0 <= event["actual_s"] - event["at_s"] < LATE_S for event in changes)
+    assert {event["node"] for event in found.events("back")} == {"client-2", "client-4"}
+    first = found.summary()["rounds"][0]
+    assert {each["client"] for each in first["missed"]} == {"client-2", "client-4"}
+    sent = [event for event in found.events("message") if event["node"] == "server"]
+    took = {
+        (event["peer"], event["round"]): (event["received_ns"] - event["sent_ns"]) / 1e9
+        for event in sent
+        if event["round"]
+    }
+    least_s = 8 * max(event["payload_bytes"] for event in sent) / (1000 * SLOW_KBIT)
+    for client in ("client-1", "client-3"):
+        assert took[client, 1] > 0.9 * least_s
+        assert took[client, 5] < 0.75 * least_s
