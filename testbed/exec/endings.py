@@ -7,7 +7,8 @@ from testbed.processes.child import describe_exit
 
 TIMED_OUT, NOT_STARTED, NOT_FOUND, INTERRUPTED = 124, 126, 127, 130
 """Exit statuses, as those of timeout(1) and of shells."""
-_BY_SIGNAL = 128
+BY_SIGNAL = 128
+"""Added to the number of the signal that ended a program, as shells do."""
 _ENOENT = 2
 
 
@@ -24,7 +25,7 @@ def code_of(status: int | None, reason: str | None) -> int:
         number = (reason or "").partition(" ")[0]
         return NOT_FOUND if number == str(_ENOENT) else NOT_STARTED
     if os.WIFSIGNALED(status):
-        return _BY_SIGNAL + os.WTERMSIG(status)
+        return BY_SIGNAL + os.WTERMSIG(status)
     return os.waitstatus_to_exitcode(status)
 
 

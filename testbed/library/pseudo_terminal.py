@@ -5,6 +5,7 @@ import fcntl
 import os
 import select
 import selectors
+import signal
 import termios
 import tty
 
@@ -15,6 +16,10 @@ SILENCE_MS = 200
 """Of a terminal that something in the node still has open, after which all has been shown."""
 LISTEN_POLL_S = 0.01
 _KEYS, _SCREEN = 0, 1
+_FLAGS, _SPECIAL = 3, 6
+"""Of a terminal's attributes: local modes, and its special characters."""
+_SIGNALS = {termios.VINTR: signal.SIGINT, termios.VQUIT: signal.SIGQUIT}
+_NO_KEY = b"\0"
 _SESSION = 0x5429
 """TIOCGSID: refused of a terminal that no session has."""
 
@@ -39,7 +44,10 @@ class PseudoTerminal:
         self.streams = tuple(self._slave if os.isatty(n) else n for n in range(3))
         """For the program; what is no terminal's here is none's there."""
         self._typed = b""
-        self._listens = False
+        self.listens = False
+        """Keys go to the program."""
+        self.early: int | None = None
+        """Number of the signal that was typed before the program had its terminal."""
         self._selector: selectors.BaseSelector | None = None
         # What has been typed already is kept.
         tty.setraw(_KEYS, termios.TCSADRAIN)
@@ -53,17 +61,31 @@ class PseudoTerminal:
     def listen(self) -> float | None:
         """Listen to keys once the program has its terminal; seconds until it is to be tried again.
 
-        Before that an interrupt would reach nobody.
+        Before that an interrupt would reach nobody, and in its first moments it may be lost: a
+        shell that starts a command with vfork heeds none meanwhile. So those go to ``early``.
         """
-        if self._listens or self._selector is None:
+        if self.listens or self._selector is None:
             return None
         try:
             fcntl.ioctl(self._master, _SESSION, bytes(4))
         except OSError:
             return LISTEN_POLL_S
-        self._listens = True
+        self.listens = True
         self._selector.register(_KEYS, selectors.EVENT_READ)
+        waiter = select.poll()
+        waiter.register(_KEYS, select.POLLIN)
+        if waiter.poll(0):
+            self.carry(_KEYS, selectors.EVENT_READ)
+            self.early = self._signal_in(self._typed)
         return None
+
+    def _signal_in(self, typed: bytes) -> int | None:
+        """The first signal that a terminal makes of these keys."""
+        flags, keys = self._before[_FLAGS], self._before[_SPECIAL]
+        if not flags & termios.ISIG:
+            return None
+        found = {keys[key]: number for key, number in _SIGNALS.items() if keys[key] != _NO_KEY}
+        return next((found[key] for each in typed if (key := bytes([each])) in found), None)
 
     def resize(self) -> None:
         """Have it be as large as the visitor's."""
@@ -81,7 +103,7 @@ class PseudoTerminal:
             if descriptor != _KEYS and events & selectors.EVENT_READ:
                 self._show()
         except (OSError, KeyError):  # Nothing has the other end any more, or nobody this one.
-            self._listens = True
+            self.listens = True
             for each in (self._master, _KEYS):
                 with contextlib.suppress(KeyError):
                     self._selector.unregister(each)

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
+from testbed.exec.endings import BY_SIGNAL
 from testbed.library import join, places
 from testbed.library.lines import About, Ask, Close, Enter, Over, Refused, Signal, VisitAnswer
 from testbed.library.places import Place
@@ -121,6 +122,7 @@ def run(
 
     ``command``: a line for a shell, or words. It gets the signals that this process is sent, and
     ``streams``; where those are this process's terminal it has one of its own, of the same size.
+    An interrupt before it has that is its end.
 
     Raises:
         ConfigError: the network or the node is not there.
@@ -154,6 +156,8 @@ def _attend(channel: Channel, wake: int, shown: PseudoTerminal | None) -> int:
             shown.begin(selector)
         while True:
             wait_s = None if shown is None else shown.listen()
+            if shown is not None and shown.early is not None:
+                return BY_SIGNAL + shown.early
             for key, events in selector.select(wait_s):
                 if key.fileobj is channel:
                     for line in channel.drain():
@@ -167,6 +171,8 @@ def _attend(channel: Channel, wake: int, shown: PseudoTerminal | None) -> int:
                     for number in os.read(wake, 4096):
                         if number == signal.SIGWINCH and shown is not None:
                             shown.resize()
+                        elif number in join.FROM_TERMINALS and shown and not shown.listens:
+                            return BY_SIGNAL + number
                         else:
                             channel.send(Signal(number))
                 elif shown is not None:
@@ -181,14 +187,26 @@ def _woken() -> Iterator[int]:
     found = {number: signal.getsignal(number) for number in join.HANDED_ON}
     # Ignored before, as by nohup or a shell's "&", is ignored now.
     before = {number: each for number, each in found.items() if each is not signal.SIG_IGN}
-    earlier = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    for number in before:
-        signal.signal(number, lambda *_: None)
+    with _blocked():
+        earlier = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        for number in before:
+            signal.signal(number, lambda *_: None)
     try:
         yield reading
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(earlier)
+        with _blocked():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(earlier)
         os.close(reading)
         os.close(writing)
+
+
+@contextlib.contextmanager
+def _blocked() -> Iterator[None]:
+    """Signals wait meanwhile: a handler that raises would leave the others as they are."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, join.HANDED_ON)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -12,6 +12,7 @@ import time
 import msgspec
 
 from testbed.config_error import ConfigError, closest
+from testbed.exec.endings import BY_SIGNAL
 from testbed.library import join, places
 from testbed.library.launching import launch
 from testbed.library.lines import (
@@ -33,7 +34,6 @@ from testbed.report.text import few
 
 STREAMS = 3
 _CREDENTIALS = struct.Struct("3i")
-_BY_SIGNAL = 128
 
 
 class Visitor:
@@ -175,7 +175,7 @@ class Visits:
         if visitor.program is not None:
             status = visitor.program.wait()
             visitor.program = None
-            visitor.tell(Over(status if status >= 0 else _BY_SIGNAL - status))
+            visitor.tell(Over(status if status >= 0 else BY_SIGNAL - status))
 
     def _see_off(self, visitor: Visitor) -> None:
         """Forget a visitor that is gone; its program ends with it."""

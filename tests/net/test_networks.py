@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import pty
+import select
 import shutil
 import signal
 import socket
@@ -21,25 +22,23 @@ import pytest
 from testbed.library import places, visit
 from testbed.processes.channel import Channel
 
-# What is left of networks is counted, and programs of theirs are sent signals.
-pytestmark = [pytest.mark.usefixtures("userspace_links"), pytest.mark.quiet]
+pytestmark = pytest.mark.usefixtures("userspace_links")
 
 ROOT = Path(__file__).parents[2]
 LINK = "down 20mbit up 5mbit delay 5ms"
 LIMIT_S = 60.0
 HEED = """
 import signal, sys
-def heed(number, frame):
-    print(signal.Signals(number).name, flush=True)
-    sys.exit(number)
-for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-    signal.signal(number, heed)
+heeded = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+signal.pthread_sigmask(signal.SIG_BLOCK, heeded)
 print("ready", flush=True)
-while True:
-    signal.pause()
+number = signal.sigwait(heeded)
+print(number.name, flush=True)
+sys.exit(number)
 """
 AT_A_TERMINAL = """
 import os, signal
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 print(os.isatty(0), *os.get_terminal_size(), os.tcgetpgrp(0) == os.getpgrp(), flush=True)
 print(input(), flush=True)
 signal.pause()
@@ -170,10 +169,21 @@ def test_a_command_gets_the_signals_of_its_caller(lab, name):
     assert program.returncode == number
 
 
-def test_an_interrupt_reaches_all_that_a_line_started(lab):
+def sleeps(caller, name="lab"):
+    """Processes of a network that sleep: where there are some, the shell that began them waits."""
+    found = set()
+    for each in caller.tree(name)[1]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "sleep" in each.name():
+                found.add(each)
+    return found
+
+
+def test_an_interrupt_reaches_all_that_a_line_started(lab, until):
     line = "echo ready; sleep 600; echo on"
     with lab.start("on", "client-1", line, stdout=subprocess.PIPE) as program:
         assert program.stdout.readline() == "ready\n"
+        until(lambda: sleeps(lab), "it sleeps", LIMIT_S)
         program.send_signal(signal.SIGINT)
         assert program.communicate(timeout=LIMIT_S)[0] == ""
     assert program.returncode == 130
@@ -183,10 +193,9 @@ def test_a_caller_that_is_killed_takes_its_command_along(lab, until):
     words = ("on", "client-1", "echo ready; sleep 600")
     with lab.start(*words, stdout=subprocess.PIPE) as program:
         assert program.stdout.readline() == "ready\n"
-        _, tree = lab.tree("lab")
-        sleeps = {each for each in tree if "sleep" in each.name()}
+        found = until(lambda: sleeps(lab), "it sleeps", LIMIT_S)
         program.kill()
-    until(lambda: not alive(sleeps) and not lab.programs(), "the command is gone", LIMIT_S)
+    until(lambda: not alive(found) and not lab.programs(), "the command is gone", LIMIT_S)
 
 
 def test_what_a_line_leaves_behind_goes_on(lab, until):
@@ -197,14 +206,22 @@ def test_what_a_line_leaves_behind_goes_on(lab, until):
     until(lambda: lab.call("on", "client-1", count, code=1) == "0\n", "it is gone", LIMIT_S)
 
 
+def exit_code(pid, until):
+    _, status = until(
+        lambda: ready if (ready := os.waitpid(pid, os.WNOHANG))[0] else None, "it ends", LIMIT_S
+    )
+    return os.waitstatus_to_exitcode(status)
+
+
 def read_until(master, text):
     found = b""
     while text not in found:
+        assert select.select([master], [], [], LIMIT_S)[0], f"not within {LIMIT_S} s after {found}"
         found += os.read(master, 4096)
     return found
 
 
-def test_a_command_at_a_terminal_has_one_of_its_own(lab):
+def test_a_command_at_a_terminal_has_one_of_its_own(lab, until):
     pid, master = pty.fork()
     if pid == 0:
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 99, 0, 0))
@@ -215,13 +232,12 @@ def test_a_command_at_a_terminal_has_one_of_its_own(lab):
     os.write(master, b"typed\r")
     assert b"typed\r\n" in read_until(master, b"typed\r\ntyped\r\n")
     os.write(master, b"\x03")
-    _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 130
+    assert exit_code(pid, until) == 130
     assert termios.tcgetattr(master) == before
     os.close(master)
 
 
-def test_a_prompt_at_a_terminal(lab):
+def test_a_prompt_at_a_terminal(lab, until):
     pid, master = pty.fork()
     if pid == 0:
         words = [sys.executable, str(ROOT / "cli.py"), "shell"]
@@ -229,14 +245,17 @@ def test_a_prompt_at_a_terminal(lab):
     read_until(master, b"lab> ")
     os.write(master, b"client-2 hostname\r")
     assert b"client-2\r\n" in read_until(master, b"client-2\r\nlab> ")
-    os.write(master, b"client-2 sleep 600\r")
-    read_until(master, b"600\r\n")
-    # It has begun once the line is no longer the prompt's.
-    os.write(master, b"\x03")
-    read_until(master, b"lab> ")
+    # Interrupted as soon as the line is no longer the prompt's, and once the program is there.
+    for awaited in (False, True):
+        os.write(master, b"client-2 exec sleep 600\r")
+        read_until(master, b"600\r\n")
+        if awaited:
+            until(lambda: sleeps(lab), "it sleeps", LIMIT_S)
+        os.write(master, b"\x03")
+        read_until(master, b"lab> ")
+        until(lambda: not sleeps(lab), "it is interrupted", LIMIT_S)
     os.write(master, b"exit\r")
-    _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) in (130, 0)
+    assert exit_code(pid, until) == 130
     os.close(master)
 
 
@@ -268,19 +287,19 @@ def test_several_are_up_at_once(lab):
     assert [each["name"] for each in lab.listed()] == ["lab"]
 
 
-def running(caller, name):
+def running(caller, name, until):
     """A network with a program that ignores its end and has a grandchild; its processes."""
     caller.up(name)
     line = "trap '' TERM HUP INT; setsid sleep 600 & echo ready; sleep 600; sleep 600"
     program = caller.start("on", "client-1", line, stdout=subprocess.PIPE)
     assert program.stdout.readline() == "ready\n"
+    until(lambda: len(sleeps(caller, name)) == 2, "both sleep", LIMIT_S)
     keeper, tree = caller.tree(name)
-    assert len([each for each in tree if "sleep" in each.name()]) >= 1
     return program, keeper, tree
 
 
-def test_nothing_is_left_of_a_network_that_is_ended(caller):
-    program, _, tree = running(caller, "lab")
+def test_nothing_is_left_of_a_network_that_is_ended(caller, until):
+    program, _, tree = running(caller, "lab", until)
     with program:
         assert caller.call("down") == "ended: lab\n"
         assert alive(tree) == []
@@ -290,7 +309,7 @@ def test_nothing_is_left_of_a_network_that_is_ended(caller):
 
 
 def test_nothing_is_left_of_a_keeper_that_is_killed(caller, until):
-    program, keeper, tree = running(caller, "lab")
+    program, keeper, tree = running(caller, "lab", until)
     with program:
         keeper.kill()
         until(lambda: not alive(tree), "its processes are gone", LIMIT_S)
