@@ -6,7 +6,7 @@ from collections.abc import Callable
 import msgspec
 
 from testbed import clock
-from testbed.fidelity import checks
+from testbed.fidelity import checks, settling
 from testbed.fidelity.checks import Certificate
 from testbed.fidelity.prober import Prober
 from testbed.links.interface import Network
@@ -90,6 +90,10 @@ class Meters:
             elif calibrate and of_hosts is not None:
                 since_s = clock.monotonic()
                 certificate, seconds = of_hosts(), clock.monotonic() - since_s
+            if not all(check.ok for check in certificate.checks) or (prober and prober.broken):
+                streams = prober is not None and prober.streams
+                still_s = settling.still_s(self._plan, streams, clock.dilation())
+                settling.await_stillness(self._network, still_s)
             event = events.Certified(
                 seconds=round(seconds, 3),
                 fidelity=msgspec.convert(certificate, events.Fidelity, from_attributes=True),

@@ -1,12 +1,15 @@
 """Probing real links: the certificate tells one that is what was asked from one that is not."""
 
+import contextlib
 import os
 import signal
+import time
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 
-from testbed.fidelity import prober
+from testbed.fidelity import prober, tcp_probe
 from testbed.fidelity.paths import Arrivals
 from testbed.fidelity.prober import Prober
 from testbed.links.interface import LinkError
@@ -14,6 +17,7 @@ from testbed.links.loopback import backend as loopback
 from testbed.network.direction import Direction
 from testbed.network.profiles import LinkProfile
 from testbed.network.topology import Plan, plan
+from testbed.run.meters import Meters
 
 pytestmark = pytest.mark.quiet
 
@@ -164,6 +168,26 @@ def test_links_that_carry_streams_are_probed_with_streams():
             assert 0.7 * check.expected < check.measured < 1.5 * check.expected
         wrong = probed(pretending(layout, OTHER), network)
         assert [check.ok for check in wrong.checks if check.link == "client-1"] == [False] * 3
+    finally:
+        network.down()
+
+
+def test_what_a_probe_left_on_its_way_counts_before_the_run(tmp_path, monkeypatch):
+    layout = plan([LINK])
+    network = loopback.up(layout)
+    # Asked for ten times as fast, it has let a tenth of its bursts through when they are judged.
+    fast = Direction(rate_kbit=80_000, delay_ms=10)
+    asked = pretending(layout, LinkProfile(name="fast", up=fast, down=fast))
+    monkeypatch.setattr(tcp_probe, "LAST_BYTE_S", 0.0)
+    recorded = []
+    ledger = SimpleNamespace(record=lambda _, event: recorded.append(event))
+    try:
+        with contextlib.ExitStack() as owned:
+            Meters(asked, network, ledger, owned).probe_links(calibrate=True, strict=False)()
+        (certified,) = recorded
+        assert certified.fidelity.verdict == "fail"
+        time.sleep(1.0)  # In which a link of 4 Mbit/s lets half a megabyte through.
+        assert msgspec.to_builtins(network.counters()) == certified.counters
     finally:
         network.down()
 

@@ -26,6 +26,7 @@ ON_THE_HOSTS_CLOCK = {
     "testbed/metering/capture.py": "real packets",
     "testbed/fidelity/udp_probe.py": "real packets",
     "testbed/fidelity/saturation_probe.py": "real packets",
+    "testbed/fidelity/settling.py": "real packets",
     "testbed/probing/timestamps.py": "real packets",
     "testbed/processes/child.py": "a process and its end",
     "testbed/record/recovery.py": "before a run",
