@@ -45,7 +45,7 @@ def refuse_unknown(prefix: str, table: Mapping[str, Any], known: Iterable[str]) 
 
 
 def excerpt(error: object) -> str:
-    """The text of an error that may quote a file: all of a short one, or its two ends."""
-    text = str(error)
+    """The text of an error that may quote a file, in one line: all of a short one, or its ends."""
+    text = " ".join(str(error).split())
     half = MOST_LETTERS // 2
     return text if len(text) <= MOST_LETTERS else f"{text[:half]} ... {text[-half:]}"

@@ -33,14 +33,14 @@ class Fetched(NamedTuple):
     """False: the hub could not be reached, and any of them may be missing."""
 
 
-def fetch(kind: str, name: str, repository: str, patterns: list[str]) -> Fetched:
+def fetch(kind: str, where: str, repository: str, patterns: list[str]) -> Fetched:
     """The folder of a hub repository's files, downloaded where they are not cached.
 
-    `kind` is "model" or "dataset", the field that the user set to `name`; of `patterns` those that
-    match nothing are left out. Where the hub cannot be reached, what is cached is taken as it is.
-    ConfigError where nothing is.
+    `kind` is "model" or "dataset"; of `patterns` those that match nothing are left out. Where the
+    hub cannot be reached, what is cached is taken as it is. ConfigError where nothing is: it begins
+    with `where`, the field that the user set and its value.
     """
-    asked = [kind, name, repository, *patterns]
+    asked = [kind, where, repository, *patterns]
     answer = run_apart(f"{__package__}.hub", *asked, limit_s=DOWNLOAD_LIMIT_S)
     return Fetched(Path(answer.removeprefix(OFFLINE)), not answer.startswith(OFFLINE))
 
@@ -117,14 +117,14 @@ def _download() -> str:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import HfApi, constants, errors, snapshot_download
 
-    kind, name, repository, *patterns = sys.argv[1:]
+    kind, where, repository, *patterns = sys.argv[1:]
     reachable = True
     try:
         # The download's own first request would wait for an answer without limit.
         HfApi().repo_info(repository, repo_type=kind, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         reason = f"there is no {kind} {repository} on the hub for you"
-        raise ConfigError(f"{kind} = {name!r}: {reason}: {advice(kind)}") from error
+        raise ConfigError(f"{where}: {reason}: {advice(kind)}") from error
     except Exception:  # Each layer of the client has errors of its own.
         reachable = False
     try:
@@ -134,10 +134,10 @@ def _download() -> str:
         return folder if reachable else OFFLINE + folder
     except errors.LocalEntryNotFoundError as error:
         reason = "the hub cannot be reached, and nothing of it is cached"
-        raise ConfigError(f"{kind} = {name!r}: {reason}: {advice(kind)}") from error
+        raise ConfigError(f"{where}: {reason}: {advice(kind)}") from error
     except Exception as error:
         reason = f"the download failed ({str(error).partition(chr(10))[0]})"
-        raise ConfigError(f"{kind} = {name!r}: {reason}: {advice(kind)}") from error
+        raise ConfigError(f"{where}: {reason}: {advice(kind)}") from error
 
 
 def advice(kind: str) -> str:

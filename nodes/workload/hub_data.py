@@ -74,7 +74,7 @@ def find(name: str, folder: str | None) -> Path:
     partly = ""
     if folder is None:
         patterns = [f"{source.config}/{split}*.parquet" for split in SPLITS]
-        path, whole = hub.fetch("dataset", name, source.repository, patterns)
+        path, whole = hub.fetch("dataset", f"dataset = {name!r}", source.repository, patterns)
         folder = str(path)
         if not whole:
             partly = "; the hub cannot be reached, and this is what is cached of it"

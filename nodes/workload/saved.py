@@ -26,6 +26,10 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARDS = "model-*-of-*.safetensors"
+PICKLES = ("pytorch_model*.bin", "*.pth", "*.pt")
+"""Weights in the format of torch.save."""
+ADAPTER = "adapter_config.json"
+"""What peft writes in place of a model."""
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 """Where a checkpoint says how images are to be normalised; the first that is there counts."""
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
@@ -91,14 +95,24 @@ def require(name: str, folder: Path, file: str, right: str = SAVED, *, whole: bo
                 f"model = {name!r}: the hub cannot be reached, and what is cached of it has no "
                 f"{file}: {hub.advice('model')}"
             )
-        raise ConfigError(f"model = {name!r}: has no {file}; take {right}")
+        raise ConfigError(f"model = {name!r}: has no {file}{_instead(folder)}; take {right}")
     if (reason := hub.unfit(folder / file)) is not None:
         raise ConfigError(f"model = {name!r}: its {file} {reason}")
 
 
+def _instead(folder: Path) -> str:
+    """Words for what a folder has in place of a model in safetensors."""
+    if (folder / ADAPTER).exists():
+        return f", but {ADAPTER}: it is an adapter, to be merged into its model (merge_and_unload)"
+    for pattern in PICKLES:
+        if found := sorted(folder.glob(pattern)):
+            return f", but {found[0].name}, a pickle, which could run code and is not read"
+    return ""
+
+
 @functools.cache
 def _fetched(repository: str, files: tuple[str, ...]) -> hub.Fetched:
-    return hub.fetch("model", repository, repository, list(files))
+    return hub.fetch("model", f"model = {repository!r}", repository, list(files))
 
 
 def read(name: str, path: Path) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Clients' links of a run: profiles or positions, then the schedule."""
 
+import os
+
 import msgspec
 
 from testbed import outside
@@ -67,9 +69,13 @@ def repeatable(config: RunConfig) -> RunConfig:
         "server_profile": None if server is None else absolute(server),
         "out": str(outside.expanded(config.out)),
     }
-    for field in ("positions", "schedule", "data_path"):
+    for field in ("positions", "schedule"):
         text = getattr(config, field)
         values[field] = None if text is None else outside.absolute(text)
+    if config.data_path is not None:
+        found = outside.absolute(config.data_path)
+        # What is no file here may be a repository's name, the same everywhere.
+        values["data_path"] = found if os.path.exists(found) else config.data_path
     if away is not None and not availability.is_means(away):
         values["availability"] = outside.absolute(away)
     if config.compute == "modelled":

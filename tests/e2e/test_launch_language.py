@@ -1,6 +1,8 @@
 """Language models through the command line: the shipped one, and a user's own with own texts."""
 
 import json
+import shutil
+import time
 import tomllib
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from transformers import PreTrainedTokenizerFast
 
 LORA_BYTES = 4 * 4 * 2 * 8 * (128 + 128)
 """float32; four blocks, A and B of rank 8 on query and value of 128 x 128."""
+SOON_S = 60.0
+"""A refusal on a loaded machine; the hub's own client goes on asking for minutes."""
 FLAGS = ("--links=loopback", "--profile=unlimited", "--clients=2", "--no-calibrate")
 
 
@@ -78,3 +82,48 @@ def test_a_model_and_texts_of_a_users_own(launch, own):
     assert last["loss"] < first["loss"] and last["exact_match"] >= first["exact_match"]
     samples = sorted(row["samples"] for row in run.summary["per_client"])
     assert samples == [24, 24]
+
+
+@pytest.fixture
+def home(own, tmp_path, monkeypatch) -> Path:
+    """The hub's cache with both, and no way to the hub but a port at which nobody listens."""
+    for kind, folder in zip(("models--someone--tiny", "datasets--someone--sums"), own, strict=True):
+        cached = tmp_path / "hub" / kind
+        (cached / "refs").mkdir(parents=True)
+        (cached / "refs" / "main").write_text("0" * 40)
+        shutil.copytree(folder, cached / "snapshots" / ("0" * 40))
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    return tmp_path
+
+
+def test_names_of_the_hub_are_found_in_its_cache_with_no_network(launch, home, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    flags = ("--model=someone/tiny", "--dataset=text", "--data-path=someone/sums")
+    run = launch(*FLAGS, *flags, "--rounds=1", "--sequence-length=16")
+    assert run.finish() == 0, run.describe()
+    assert "texts: 60 records, by messages, client" in run.stdout
+    config = tomllib.loads((run.folder / "config.toml").read_text())
+    assert (config["model"], config["data_path"]) == ("someone/tiny", "someone/sums")
+
+
+@pytest.mark.parametrize("offline", ["1", "0"])
+@pytest.mark.parametrize(
+    ("model", "data", "named", "right"),
+    [
+        ("someone/none", "someone/sums", "model = 'someone/none'", "--model=FOLDER"),
+        ("someone/tiny", "someone/none", "data_path = 'someone/none'", "--data-path=FOLDER"),
+    ],
+)
+def test_a_name_that_is_not_in_the_cache_is_refused_soon(
+    launch, home, monkeypatch, offline, model, data, named, right
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", offline)
+    began = time.monotonic()
+    run = launch(*FLAGS, f"--model={model}", "--dataset=text", f"--data-path={data}")
+    assert run.finish() == 2, run.describe()
+    assert time.monotonic() - began < SOON_S
+    assert f"{named}: the hub cannot be reached, and nothing of it is cached: take {right}" in (
+        run.stderr
+    )
+    assert not run.out.exists()

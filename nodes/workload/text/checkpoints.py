@@ -31,8 +31,9 @@ SLIDING = "sliding_attention"
 """Kind of a layer whose tokens see a window."""
 BUFFERS = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias)")
 """What older files have among their weights and is none."""
-CHECKED = 8
-"""Tokens on which the stages are held against the model's own forward pass."""
+CHECKED = 64
+"""Tokens at most on which the stages are held against the model's own forward pass. Of fewer some
+kernels give finite logits where a longer sequence's are not."""
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 """Of logits, as a share of the largest, by the dtypes that models are trained in: float16, whose
 range is too small for that, becomes float32."""
@@ -43,7 +44,7 @@ def is_causal(folder: Path) -> bool:
     config = saved.read(str(folder), folder / CONFIG)
     named = config.get("architectures")
     classes = named if isinstance(named, list) else []
-    return config.get("model_type") in LAYOUTS or any(
+    return config.get("model_type") in tuple(LAYOUTS) or any(
         isinstance(each, str) and LANGUAGE.fullmatch(each) for each in classes
     )
 
@@ -60,7 +61,7 @@ def _config(name: str, folder: Path) -> dict[str, Any]:
             f"model = {name!r}: auto_map in its {CONFIG}: it asks for code of its own, which is "
             "never run; where transformers has the same model, take auto_map out of a copy"
         )
-    if (model_type := config.get("model_type")) not in LAYOUTS:
+    if (model_type := config.get("model_type")) not in tuple(LAYOUTS):
         raise ConfigError(
             f"model = {name!r}: model_type = {model_type!r} in its {CONFIG}; known language models "
             f"are {', '.join(LAYOUTS)}"
@@ -182,7 +183,7 @@ def _told(name: str, config: Mapping[str, Any]) -> torch.dtype | None:
     if found is None:
         return None
     known = {str(each).removeprefix("torch."): each for each in saved.DTYPES.values()}
-    if found not in known:
+    if found not in tuple(known):
         raise ConfigError(
             f"model = {name!r}: {field} = {found!r} in its {CONFIG}; must be one of "
             f"{', '.join(known)}"

@@ -77,7 +77,7 @@ def find(data_path: str) -> Files:
                 f"{where}: there is no such file or folder, and no repository of the hub is "
                 "called so"
             )
-        path, partly = _fetched(found[1], found[2].removeprefix("/"))
+        path, partly = _fetched(where, found[1], found[2].removeprefix("/"))
         if not os.path.exists(path):
             raise ConfigError(f"{where}: the repository has no {found[2][1:]}{partly}")
     try:
@@ -88,11 +88,11 @@ def find(data_path: str) -> Files:
     return files
 
 
-def _fetched(repository: str, inner: str) -> tuple[Path, str]:
+def _fetched(where: str, repository: str, inner: str) -> tuple[Path, str]:
     """A repository's folder or file here, and what a refusal says beside where it is cached."""
     before = f"{inner}/" if inner else ""
     patterns = [f"{before}*{ending}" for ending in _ENDINGS]
-    folder, whole = hub.fetch("dataset", "text", repository, [*patterns, *([inner] * bool(inner))])
+    folder, whole = hub.fetch("dataset", where, repository, [*patterns, *([inner] * bool(inner))])
     partly = "" if whole else "; the hub cannot be reached, and this is what is cached of it"
     return folder / inner, partly
 

@@ -176,6 +176,7 @@ def load(
             f"{len(tested.inputs)} to test"
             + (f", and {train_samples} were asked for" if train_samples else "")
             + "".join(f"; {count:,} left out: {why}" for why, count in encoding.left_out.items())
+            + "; take longer sequences, or a shorter template" * (UNLEARNABLE in encoding.left_out)
         )
     return Texts(
         train=Sequences(trained.inputs[rows], trained.targets[rows]),
@@ -197,6 +198,8 @@ def _texts(found: files.Files) -> tuple[list[Text], list[Text], columns.Form, li
     several = [
         list(files.records(found, part, columns.KNOWN)) for part in (found.train, found.test)
     ]
+    if not any(several):
+        raise ConfigError(f"{found.where}: its files have no records")
     # Of all records, since a column may be in later ones alone.
     there = dict.fromkeys(name for part in several for record in part for name in record.fields)
     form = columns.form_of(there, found.where)

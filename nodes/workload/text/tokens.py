@@ -164,14 +164,12 @@ class TransformersEncoder:
 
     def _rendered(self, messages: Sequence[Message], *, asks: bool = False) -> str:
         """``asks``: with what makes the model answer at its end."""
-        from jinja2 import TemplateError
-
         turns = [message._asdict() for message in messages]
         try:
             text: str = self._templates.apply_chat_template(
                 turns, tokenize=False, add_generation_prompt=asks
             )
-        except (TemplateError, TypeError, ValueError) as error:
+        except Exception as error:  # It is a program, and has every error that those have.
             roles = ", ".join(message.role for message in messages)
             raise ConfigError(
                 f"{self._where}: its chat template refuses a dialogue of {roles}: {error}"

@@ -217,7 +217,7 @@ def test_the_fingerprint_is_of_contents_names_and_parts(tmp_path: Path) -> None:
 def hub_has(monkeypatch: pytest.MonkeyPatch, folder: Path, *, whole: bool) -> list[Any]:
     asked: list[Any] = []
 
-    def fetch(kind: str, name: str, repository: str, patterns: list[str]) -> hub.Fetched:
+    def fetch(kind: str, where: str, repository: str, patterns: list[str]) -> hub.Fetched:
         asked.extend([kind, repository, patterns])
         return hub.Fetched(folder, whole)
 
@@ -251,5 +251,4 @@ def test_a_hub_that_cannot_be_reached_is_said(
     monkeypatch.undo()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"the hub cannot be reached, and nothing .* --data-path"):
-        files.find("owner/name")
+    refused("owner/name", "the hub cannot be reached, and nothing of it is cached: .* --data-path")

@@ -63,6 +63,11 @@ def refused(folder: Path, why: str, *, weights: bool = True) -> None:
             {"torch_dtype": "int8", "dtype": "int8"},
             "dtype = 'int8' in its config.json; must be one",
         ),
+        (
+            {"dtype": ["float32"]},
+            r"dtype = \['float32'\] in its config.json; must be one of float64",
+        ),
+        ({"model_type": {}}, "model_type = {} in its config.json; known .* are .*llama"),
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings = 'no' .*; must be true or false"),
     ],
 )
@@ -77,6 +82,8 @@ def test_what_transformers_refuses_is(folder: Path) -> None:
     edit(folder / "config.json", lambda found: found.update(num_attention_heads=4))
     edit(folder / "config.json", lambda found: found.update(hidden_act="no such"))
     refused(folder, "transformers refuses its config.json: .*no such")
+    edit(folder / "config.json", lambda found: found.update(hidden_act="silu", rms_norm_eps="1"))
+    refused(folder, "transformers refuses its config.json: [^\n]*rms_norm_eps[^\n]*'1'[^\n]*$")
 
 
 def test_a_byte_order_mark_is_no_reason(folder: Path) -> None:
@@ -119,6 +126,9 @@ def test_weights_that_are_not_the_configurations_are(folder: Path) -> None:
     refused(folder, "its model.safetensors is a Git LFS pointer")
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"pickled")
+    why = "but pytorch_model.bin, a pickle, which could run code and is not read; take"
+    refused(folder, f"has no model.safetensors, {why}")
+    (folder / "pytorch_model.bin").unlink()
     refused(folder, "has no model.safetensors; take .*other formats of weights are not read")
     # What an older release saved beside the weights is none.
     (folder / "model.safetensors").write_bytes(original)
@@ -140,6 +150,18 @@ def test_weights_that_are_not_finite_are(folder: Path) -> None:
     edit_weights(folder, lambda state: state[VALUE].fill_(float("nan")))
     with pytest.raises(ConfigError, match="its weights give logits that are not finite"):
         models.build(str(folder), 1, 0)
+
+
+def test_angles_that_are_not_finite_are(folder: Path) -> None:
+    angles = {"rope_type": "default", "rope_theta": -1}
+    edit(folder / "config.json", lambda found: found.update(rope_parameters=angles))
+    with pytest.raises(ConfigError, match="its weights give logits that are not finite"):
+        models.build(str(folder), 1, 0)
+
+
+def test_an_adapter_alone_is_no_model(folder: Path) -> None:
+    (folder / "config.json").rename(folder / "adapter_config.json")
+    refused(folder, "has no config.json, but adapter_config.json: it is an adapter, to be merged")
 
 
 def test_shards_that_are_not_the_indexs_are(shards: Path) -> None:

@@ -141,6 +141,9 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_for_those_alone() -> 
 def test_what_a_template_refuses_is_said() -> None:
     with pytest.raises(ConfigError, match="refuses a dialogue of user, user: roles must alternate"):
         encoder(LLAMA2).chat([TURNS[0], TURNS[0]])
+    for program in ("{{ 1 / 0 }}", "{% for n in range(10 ** 9) %}{% endfor %}", "{{ messages[0"):
+        with pytest.raises(ConfigError, match="its chat template refuses a dialogue of"):
+            encoder(program).chat(TURNS)
 
 
 def test_a_model_without_a_template_has_no_dialogues() -> None:
