@@ -87,6 +87,8 @@ def _launch(
         token = cluster.token.encode()
     elif config.hosts is not None:
         token = spread.token(token_file)
+    elif token_file is not None:
+        raise ConfigError(f"--token-file={token_file}: {spread.ONE_HOST}")
     profiles = client_links.client_links(config)
     server = None if config.server_profile is None else load_profile(config.server_profile)
     layout = plan(profiles, server, client_links.times_away(config, len(profiles)))

@@ -30,6 +30,11 @@ def check(config: RunConfig, task: Task) -> None:
             "eval_on = 'validation': where compute is modelled nothing is learnt, and so nothing "
             "can be tuned; take --compute=real, or leave it out"
         )
+    if config.eval_samples is not None and config.compute == "modelled":
+        raise ConfigError(
+            f"eval_samples = {config.eval_samples}: where compute is modelled nothing is learnt, "
+            "and so nothing evaluated; leave it out"
+        )
     there = task.test_size
     if config.eval_samples is not None and config.eval_samples > there:
         raise ConfigError(

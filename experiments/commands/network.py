@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from experiments.commands import options as common
+from testbed.config_error import ConfigError
 from testbed.report import terminal
 
 
@@ -77,6 +78,8 @@ def calibrate(names: tuple[str, ...], links: str, seconds: float, output: termin
     from testbed.calibration import measure, report
     from testbed.links.interface import LinkError
 
+    if seconds != seconds:  # which lies in no range and beyond none
+        raise ConfigError(f"--seconds {seconds}: must be a finite number")
     profiles = measure.named(names)
     try:
         found = measure.calibrate(profiles, links, seconds, terminal.say)
@@ -134,11 +137,13 @@ def doctor(hosts: str | None, token_file: Path | None, output: terminal.Output) 
     """Say what this machine can do, and how to close each gap."""
     import msgspec
 
+    from experiments import hosts as spread
     from testbed.machine import doctor as checks
 
+    if hosts is None and token_file is not None:
+        raise ConfigError(f"--token-file={token_file}: {spread.ONE_HOST}")
     findings = checks.examine()
     if hosts is not None:
-        from experiments import hosts as spread
         from experiments import hosts_doctor
 
         findings += hosts_doctor.findings(hosts, spread.token(token_file))

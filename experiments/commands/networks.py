@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from experiments.commands import options as common
+from testbed.config_error import ConfigError
 from testbed.report import terminal
 
 LINK_OPTIONS = ("profile", "clients", "server_profile", "links", "calibrate")
@@ -66,6 +67,11 @@ def up(name: str | None, prompt: bool, output: terminal.Output, **flags: Any) ->
 
     given = {key: value for key, value in flags.items() if value is not None}
     asked = convert(given, RunConfig, "the flags")
+    if asked.strict and not asked.calibrate:
+        raise ConfigError(
+            "--strict with --no-calibrate: links that nobody probes are not known to be as their "
+            "profile says; leave one out"
+        )
     server = None if asked.server_profile is None else load(asked.server_profile)
     layout = plan(client_links(asked), server)
     visiting = [sys.executable, os.path.abspath(sys.argv[0]), "on"]
@@ -113,7 +119,6 @@ def _prompt(network: Any, output: terminal.Output) -> int:
 @common.says()
 def networks(output: terminal.Output) -> None:
     """List the networks that stay."""
-    from testbed.config_error import ConfigError
     from testbed.library import listing, places, visit
     from testbed.links.interface import LinkError
 
@@ -186,6 +191,8 @@ def down(name: str | None, every: bool) -> None:
     """End a network, with every program in it.  [default: the only one]"""
     from testbed.library import places, visit
 
+    if every and name is not None:
+        raise ConfigError(f"down {name} --all: ends either that one or all; leave one out")
     with _failing():
         for folder in places.up() if every else [places.find(name)]:
             visit.end(folder)

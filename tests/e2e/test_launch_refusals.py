@@ -54,6 +54,10 @@ CASES = {
         ["--eval-on=validation", "--compute=modelled"],
         ["eval_on = 'validation'", "nothing is learnt"],
     ),
+    "images to evaluate where nothing is learnt": (
+        ["--eval-samples=9", "--compute=modelled"],
+        ["eval_samples = 9", "nothing is learnt"],
+    ),
     "own test samples where clients have no models of their own": (
         ["--local-test=0.2"],
         ["local_test = 0.2", "dispfl, fedkd, fedmd, kdfft"],
