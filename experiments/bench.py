@@ -10,10 +10,12 @@ from typing import Any
 import msgspec
 from rich.console import Group
 
-from experiments import accounts, assumptions, compare, plan, program_bench, tuning
+from experiments import accounts, assumptions, compare, plan, program_bench, ray_hosts, tuning
+from experiments import hosts as several
 from experiments.plan import INTERRUPTED, Bench, Cell, Outcome
 from experiments.progress import Lines, LiveTable
 from experiments.runner import claimed, conduct
+from experiments.venue import Venue
 from testbed import extras, files, outside
 from testbed.config_error import ConfigError
 from testbed.metrics import Target
@@ -39,11 +41,13 @@ def bench(
     out: str | None,
     budget_minutes: float | None,
     output: Output,
+    token_file: Path | None = None,
 ) -> int:
     """Carry out a bench and say what it found; returns the exit status.
 
     ``programs``: files of ``exec``. ``axes``: what stands in the place of the preset's profiles,
     clients, seeds and so on. ``run``: fields of every run that were given as flags.
+    ``token_file``: of the runs' hosts, where they are several.
 
     Raises:
         ConfigError: refused before anything has started.
@@ -61,13 +65,14 @@ def bench(
     budget_s = None if budget_minutes is None else 60 * budget_minutes
     with contextlib.ExitStack() as owned:
         owned.enter_context(claimed(folder, asked, read))
+        venue = owned.enter_context(Venue([cell.config for cell in cells], token_file))
         output.result("results", folder)
         before = f"{len(trials)} runs on the validation split, and then " if trials else ""
         output.say(f"{before}{len(cells)} runs")
         live = output.console.is_terminal
         progress = owned.enter_context(LiveTable(output.console)) if live else Lines(output.say)
         settle = functools.partial(tuning.settled, asked)
-        everything = list(conduct([*trials, *cells], folder, progress, budget_s, settle))
+        everything = list(conduct([*trials, *cells], folder, progress, budget_s, settle, venue))
     # 3. What they found.
     outcomes = everything[len(trials) :]
     of_programs = asked.rows[0].programs is not None
@@ -187,7 +192,10 @@ def _check(config: RunConfig) -> dict[str, str]:
     from testbed.network.profiles import load
     from testbed.run import client_links
 
+    several.settled(config, {})
     profiles = client_links.client_links(config)
+    if config.hosts not in (None, ray_hosts.AUTO):
+        several.placeable(config, len(profiles))
     import methods as known
 
     choose("method", config.method, known.names())

@@ -31,6 +31,9 @@ LEAST_TOKEN_BYTES = 32
 MOST_HOSTS = 26
 
 
+ONE_HOST = "is of a run's hosts, and there are none but this one; name them by --hosts"
+
+
 def token(file: Path | None) -> bytes:
     """The hosts' token, of a file or of the environment, from which it is taken out.
 
@@ -98,6 +101,8 @@ def settled(config: RunConfig, flags: Mapping[str, Any]) -> RunConfig:
     if config.hosts is None:
         if config.place is not None:
             raise ConfigError(f"place = {config.place!r}: there is one host; name several by hosts")
+        if config.on_lost_host == "stop":
+            raise ConfigError('on_lost_host = "stop": there is one host; name several by hosts')
         return config
     several = "a run on several hosts"
     if config.links not in ("auto", userspace.name):
@@ -113,6 +118,19 @@ def settled(config: RunConfig, flags: Mapping[str, Any]) -> RunConfig:
         )
     own = 1.0 if dilation == "elastic" else dilation
     return msgspec.structs.replace(config, links=userspace.name, dilation=own)
+
+
+def placeable(config: RunConfig, clients: int) -> dict[str, tuple[str, int]]:
+    """Addresses of a run's hosts by their names, on which its nodes can be as they are placed.
+
+    Raises:
+        ConfigError: hosts or placement are none.
+    """
+    assert config.hosts is not None
+    addresses = parsed(config.hosts)
+    if config.place is not None:
+        hosts.parsed(config.place, list(addresses), clients)
+    return addresses
 
 
 def digests(config: RunConfig, data: str | None, files: Mapping[str, str]) -> dict[str, str | None]:
@@ -135,12 +153,8 @@ def joined(
     Raises:
         ConfigError: naming the host that cannot, and why.
     """
-    assert config.hosts is not None
-    addresses = parsed(config.hosts)
+    addresses = placeable(config, len(layout.clients))
     own, *others = addresses
-    names = list(addresses)
-    if config.place is not None:
-        hosts.parsed(config.place, names, len(layout.clients))
     with contextlib.ExitStack() as owned:
         try:
             listener = owned.enter_context(listen(addresses[own][0]))
@@ -160,6 +174,22 @@ def joined(
         all_hosts = Hosts(here, found, ports, listener, secret)
         owned.callback(all_hosts.close)
         yield all_hosts, layout
+
+
+def refuse_absent(text: str, secret: bytes) -> None:
+    """Call every host of a list of addresses, and let it be.
+
+    Raises:
+        ConfigError: naming the one that could have no part in a run, and why.
+    """
+    (_, own), *others = parsed(text).items()
+    try:
+        listen(own[0]).close()
+        for name, address in others:
+            with contextlib.closing(FarHost(name, address, secret)) as far:
+                refuse_other_software(far)
+    except (Unusable, LinkError) as error:
+        raise ConfigError(f"hosts = {text!r}: {error}") from error
 
 
 def refuse_other_software(far: FarHost) -> None:

@@ -16,6 +16,7 @@ import msgspec
 
 from experiments.plan import INTERRUPTED, Bench, Cell, Outcome
 from experiments.progress import BenchProgress, Progress, last_line
+from experiments.venue import Venue, anywhere
 from testbed import files
 from testbed.config_error import ConfigError
 from testbed.exec import config as configuration
@@ -52,7 +53,7 @@ def claimed(folder: Path, bench: Bench, read: dict[str, str]) -> Iterator[None]:
     Raises:
         ConfigError: it cannot be written, belongs to another bench, or is in use.
     """
-    whole = {**msgspec.to_builtins(bench), "files": read}
+    whole = {**msgspec.to_builtins(anywhere(bench)), "files": read}
     text = msgspec.json.format(msgspec.json.encode(whole), indent=2)
     path = folder / "bench.json"
     try:
@@ -80,7 +81,13 @@ def claimed(folder: Path, bench: Bench, read: dict[str, str]) -> Iterator[None]:
         if not before:
             file.write(text + b"\n")
             file.flush()
-        yield
+        try:
+            yield
+        except ConfigError:
+            # Refused before its first run, it is nobody's.
+            if not before:
+                path.unlink()
+            raise
 
 
 def _others(before: bytes, whole: dict[str, Any]) -> str | None:
@@ -104,13 +111,18 @@ def conduct(
     progress: Progress,
     budget_s: float | None = None,
     settle: Callable[[Cell, Sequence[Outcome]], Cell | str] = lambda cell, outcomes: cell,
+    venue: Venue | None = None,
 ) -> Iterator[Outcome]:
     """Each cell's outcome as it is there; those that earlier benches finished come at once.
 
     No run is begun after ``budget_s``. Ends early, without an error, where a signal asks for it:
     what is left has that as its reason. ``settle``: the cell as it is to be run, by the outcomes
-    before it, or why it cannot be.
+    before it, or why it cannot be. ``venue``: where runs are carried out, if not here alone.
+
+    Raises:
+        ConfigError: before the first run: it cannot be there.
     """
+    venue = Venue() if venue is None else venue
     course, stopped = BenchProgress(list(cells), budget_s), False
     there = {cell.id: finished(folder / cell.id) for cell in cells}
     for id_, summary in there.items():
@@ -134,11 +146,12 @@ def conduct(
         elif unsettled is not None:
             outcome = Outcome(cell, None, unsettled)
         else:
+            venue.open()
             course.begin(place / LOG)
             progress.began(course)
             before = set(place.glob(SUMMARIES))
             try:
-                reason = _run(cell, place, lambda: progress.ticked(course))
+                reason = _run(cell, place, lambda: progress.ticked(course), venue)
             except signals.Interrupted:
                 stopped, reason = True, INTERRUPTED
             summary = finished(place)
@@ -170,7 +183,7 @@ def _failed(outcome: Outcome, paths: Collection[Path]) -> Outcome:
     return outcome
 
 
-def _run(cell: Cell, place: Path, tick: Callable[[], None]) -> str:
+def _run(cell: Cell, place: Path, tick: Callable[[], None], venue: Venue) -> str:
     """Make one run; returns why it has no result, for where it has none.
 
     ``tick`` is called while it goes on.
@@ -178,10 +191,11 @@ def _run(cell: Cell, place: Path, tick: Callable[[], None]) -> str:
     place.mkdir(parents=True, exist_ok=True)
     config, log = place / "config.toml", place / LOG
     # Its last words are shown elsewhere, and programs are to find their user's environment.
-    environment = {**os.environ, "NO_COLOR": "1"}
+    told, more = venue.take(cell.config)
+    environment = {**os.environ, "NO_COLOR": "1", **more}
     words = ["launch", f"--config={config}"]
     if cell.row.programs is None:
-        write(cell.config, config)
+        write(told, config)
     else:
         configuration.write(Request(cell.config, cell.row.programs), config)
         words = ["exec", f"--file={config}", "--plain"]

@@ -25,6 +25,8 @@ _QUICK = {
     **{"congestion": None, "pcap": False},
 }
 """What makes a run over of which only rounds and metrics are asked."""
+_CARRIED = ("profile", "server_profile", "links", "dilation")
+"""Of that, what decides whether hosts can carry it."""
 
 
 class Tried(msgspec.Struct, frozen=True):
@@ -194,10 +196,15 @@ def _is_timeless(config: RunConfig) -> bool:
 
 
 def _quick(config: RunConfig) -> RunConfig:
-    """The run over links as fast as there are that its clients can speak to one another over."""
+    """The run over links as fast as there are that its clients can speak to one another over.
+
+    On several hosts they are its own, since it has more clients than this machine has room for, and
+    nobody knows yet which faster ones the hosts' network would carry.
+    """
     among_clients = methods.load(config.method).peer_to_peer or config.transport == "gloo"
-    kept = {"links": config.links} if among_clients else {}
-    return msgspec.structs.replace(config, **(_QUICK | kept))
+    kept = _CARRIED if config.hosts is not None else ("links",) if among_clients else ()
+    quick = {name: value for name, value in _QUICK.items() if name not in kept}
+    return msgspec.structs.replace(config, **quick)
 
 
 def _at(cell: Cell, point: Point, *, trial: bool = False) -> Cell:

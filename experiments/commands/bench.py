@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -136,8 +137,10 @@ def _grid(
 @click.option("--repeat", type=int, metavar="N", help="Runs of each; figures are medians.")
 @common.of_a_run(
     *("rounds", "target", "budget_mb", "links", "compute", "device_class", "secure"),
+    *("hosts", "place"),
     help_="As for launch.",
 )
+@common.token_file()
 @common.of_a_method("An option of every row's method; may be repeated.")
 @click.option(
     "--budget", type=float, metavar="MINUTES", help="Begin no run after so long.  [default: none]"
@@ -164,6 +167,7 @@ def bench(
     options: dict[str, Any],
     budget: float | None,
     out: str | None,
+    token_file: Path | None,
     output: terminal.Output,
     **flags: Any,
 ) -> None:
@@ -177,6 +181,7 @@ def bench(
       python cli.py bench --preset=digits --seeds=0,1,2 --grid learning_rate=0.001,0.003,0.01
       python cli.py bench --preset=fedpeft-table --profiles=ethernet --device-class=server
       python cli.py bench --exec=net.toml --profiles=4g,wifi --clients=2,8 --repeat=3
+      python cli.py bench --preset=digits --hosts=10.0.0.1,10.0.0.2
     """
     from experiments import bench as benching
 
@@ -196,4 +201,5 @@ def bench(
         "grid": grid,
         "grid_seeds": grid_seeds,
     }
-    sys.exit(benching.bench(preset, methods, programs, axes, repeat, run, out, budget, output))
+    told = preset, methods, programs, axes, repeat, run, out, budget, output, token_file
+    sys.exit(benching.bench(*told))

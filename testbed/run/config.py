@@ -376,6 +376,13 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             default="the server on the first, clients by cores",
         ),
     ] = None
+    on_lost_host: Annotated[
+        Literal["continue", "stop"],
+        Flag(
+            "Whether a run that loses a host with clients goes on without them, and its "
+            "certificate fails; or fails itself, at once."
+        ),
+    ] = "continue"
     join_timeout_s: Annotated[
         Positive, Flag("How long the server waits for the clients to connect.")
     ] = 60.0

@@ -87,6 +87,14 @@ class Machines:
         told = f"--token-file={self.token}"
         return self.start(0, "launch", f"--resume={folder}", told, "--plain")
 
+    def bench(self, *flags: str) -> subprocess.Popen[str]:
+        """A bench whose driver is the first machine."""
+        told = f"--token-file={self.token}"
+        named = "--hosts=" + ",".join(self.addresses)
+        return self.start(
+            0, "bench", named, told, f"--out={self.folder / 'bench'}", "--plain", *flags
+        )
+
     def cut(self, machine: int) -> None:
         """Have nothing pass between a machine and the others any more."""
         self._network.shape(self._nodes[machine], CUT, CUT)
@@ -104,7 +112,7 @@ class Machines:
     def events(self, kind: str, out: str = "out") -> list[dict[str, Any]]:
         """Events of that kind of the run in a folder, as far as they are written."""
         found = []
-        for path in (self.folder / out).glob("*/events.jsonl"):
+        for path in (self.folder / out).glob("**/events.jsonl"):
             lines = path.read_text().split("\n")
             found += [event for event in map(json.loads, lines[:-1]) if event["event"] == kind]
         return found

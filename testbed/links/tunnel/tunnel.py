@@ -87,7 +87,7 @@ class Tunnel:
             except BlockingIOError:
                 return
             except OSError as error:
-                raise Gone(f"host {self.host} is gone: {error.strerror}") from error
+                raise Gone(error.strerror or "the connection broke") from error
             del out[:sent]
 
     def read(self, clock: Callable[[], float]) -> list[Frame]:
@@ -103,9 +103,9 @@ class Tunnel:
             except BlockingIOError:
                 break
             except OSError as error:
-                raise Gone(f"host {self.host} is gone: {error.strerror}") from error
+                raise Gone(error.strerror or "the connection broke") from error
             if not data:
-                raise Gone(f"host {self.host} is gone: it closed the connection")
+                raise Gone("it closed the connection")
             self._take(data, clock, frames)
             if len(data) < _READ_BYTES:
                 break
@@ -128,7 +128,7 @@ class Tunnel:
                 elif isinstance(message, Filling | Rate):
                     raise Malformed("a measurement, after they have ended")
         except (Malformed, Contradiction) as error:
-            raise Gone(f"host {self.host} sent what cannot be: {error}") from error
+            raise Gone(f"it sent what cannot be: {error}") from error
 
     def count(self, late_s: float, count: int, step_s: float) -> None:
         """Count ``count`` frames that came ``late_s`` after their release, if above 0."""
@@ -142,7 +142,7 @@ class Tunnel:
             Gone: nothing has come from it for too long.
         """
         if self._heard_at is not None and now - self._heard_at > SILENT_S:
-            raise Gone(f"host {self.host} is gone: no word from it for {SILENT_S:g} s")
+            raise Gone(f"no word from it for {SILENT_S:g} s")
         if now >= self.ask_at:
             self._out += messages.ask(now)
             self.ask_at = now + ASK_S

@@ -186,6 +186,16 @@ def test_without_a_grid_a_cell_is_what_it_was() -> None:
     assert tuning.trials(asked) == [] and tuning.settled(asked, first, []) is first
 
 
+def test_trials_on_several_hosts_have_links_that_these_can_carry() -> None:
+    run = {"hosts": "127.0.0.1,127.0.0.2", "profile": "3g", "device_class": "pi", "dilation": 2.0}
+    found = tuning.trials(bench(run=run))
+    _check_trials(found)
+    for trial in found:
+        config = trial.config
+        assert config.hosts == run["hosts"] and config.device_class is None
+        assert (config.links, config.profile, config.dilation) == ("auto", "3g", 2.0)
+
+
 def test_a_choice_at_the_grids_edge_is_told() -> None:
     assert tuning.at_edge(bench(), {"learning_rate": 0.1}) == ["learning_rate"]
     assert tuning.at_edge(bench(), {"learning_rate": 0.01}) == []

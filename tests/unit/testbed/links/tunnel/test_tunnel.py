@@ -115,17 +115,17 @@ def test_a_host_without_a_word_for_three_seconds_is_gone(pair: Pair, clock: Cloc
     clock.now = 1000.0
     tunnel.read(clock)
     tunnel.tend(1003.0)
-    with pytest.raises(Gone, match="host b is gone: no word from it for 3 s"):
+    with pytest.raises(Gone, match="no word from it for 3 s"):
         tunnel.tend(1003.1)
 
 
 def test_a_host_that_closes_is_gone(pair: Pair, clock: Clock):
     tunnel, theirs = pair
     theirs.close()
-    with pytest.raises(Gone, match="host b is gone: it closed the connection"):
+    with pytest.raises(Gone, match="it closed the connection"):
         tunnel.read(clock)
     tunnel.send(1.0, 0.0, [PACKET], 1)
-    with pytest.raises(Gone, match="host b is gone: "):
+    with pytest.raises(Gone, match=r"reset|[Pp]ipe"):
         tunnel.flush()
 
 
@@ -141,7 +141,7 @@ def test_a_host_that_closes_is_gone(pair: Pair, clock: Clock):
 def test_a_host_that_sends_what_cannot_be_is_gone(pair: Pair, clock: Clock, wrong: bytes):
     tunnel, theirs = pair
     theirs.sendall(wrong)
-    with pytest.raises(Gone, match="host b sent what cannot be: "):
+    with pytest.raises(Gone, match="it sent what cannot be: "):
         tunnel.read(clock)
 
 

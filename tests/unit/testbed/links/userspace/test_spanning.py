@@ -359,9 +359,9 @@ def test_a_host_that_is_gone_is_told_and_the_others_go_on(world: World):
     world.send(1, packet(layout, 0, 2))
     world.until(world.now + 1)
     assert [node for node, _, _ in world.delivered] == [0]
-    assert a._channel.lines == [HostGone("b", "host b is gone: it closed the connection")]
+    assert a._channel.lines == [HostGone("b", "it closed the connection")]
     facts = a._closing_facts()
-    assert facts["tunnels"]["b"]["gone"] == "host b is gone: it closed the connection"
+    assert facts["tunnels"]["b"]["gone"] == "it closed the connection"
     assert facts["frames_to_hosts_gone"] == 1
 
 
@@ -394,7 +394,7 @@ def test_a_silent_host_is_gone_after_three_seconds(world: World):
     for _ in range(10):
         world.until(world.now + 0.5)
     (line,) = a._channel.lines
-    assert line == HostGone("b", f"host b is gone: no word from it for {tunnels.SILENT_S:g} s")
+    assert line == HostGone("b", f"no word from it for {tunnels.SILENT_S:g} s")
 
 
 def test_frames_for_nobody_here_and_more_than_is_held_are_counted(

@@ -169,7 +169,7 @@ def test_an_agent_that_cannot_go_on_says_why(owned: contextlib.ExitStack):
 def test_the_links_own_word_of_a_host_counts_too(owned: contextlib.ExitStack):
     made = Made(owned, PLACE)
     made.spawn_all()
-    made.local.gone["b"] = "host b is gone: no word from it for 3 s"
+    made.local.gone["b"] = "no word from it for 3 s"
     assert made.network.failure() is None
     assert made.heard(1) == [Reaped(2, 0, "host b is gone")]
 

@@ -1,0 +1,88 @@
+"""Venue of a bench's runs: this machine, or several hosts, whose agents have run after run."""
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import msgspec
+
+from experiments import hosts, ray_hosts
+from experiments.plan import Bench
+from testbed.run.config import RunConfig
+
+_WHERE = ("hosts", "place")
+"""Fields of a run that say where it is carried out, and nothing of what it is."""
+
+
+def anywhere(bench: Bench) -> Bench:
+    """The same bench but for the hosts that all its runs have, which may be others next time."""
+    shared = {name: bench.run[name] for name in _WHERE if name in bench.run}
+
+    def rest(run: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in run.items()
+            if name not in shared or value != shared[name]
+        }
+
+    rows = [msgspec.structs.replace(row, run=rest(row.run)) for row in bench.rows]
+    return msgspec.structs.replace(bench, run=rest(bench.run), rows=rows)
+
+
+class _Reached(NamedTuple):
+    """Hosts whose agents listen."""
+
+    addresses: str
+    token: str
+
+
+class Venue:
+    """Hosts of runs, and owner of the agents that it has had Ray start. A context manager."""
+
+    def __init__(self, runs: Iterable[RunConfig] = (), token_file: Path | None = None) -> None:
+        """``token_file``: of the hosts' token, which is else of the environment."""
+        self._asked = sorted({run.hosts for run in runs if run.hosts is not None})
+        self._token_file = token_file
+        self._owned = contextlib.ExitStack()
+        self._reached: dict[str, _Reached] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._owned.close()
+
+    def open(self) -> None:
+        """Call every host before the first run; idempotent.
+
+        Raises:
+            ConfigError: naming the host that could have no part in a run, and why.
+        """
+        token = None
+        for asked in self._asked if not self._reached else ():
+            if asked == ray_hosts.AUTO:
+                found = self._owned.enter_context(ray_hosts.agents())
+                reached = _Reached(found.addresses, found.token)
+            else:
+                token = token or hosts.token(self._token_file).decode()
+                reached = _Reached(asked, token)
+            hosts.refuse_absent(reached.addresses, reached.token.encode())
+            self._reached[asked] = reached
+
+    def take(self, run: RunConfig) -> tuple[RunConfig, Mapping[str, str]]:
+        """The run as it is carried out there, and what its environment has beside.
+
+        Without one of its hosts a run is none of those that it is compared with.
+        """
+        if run.hosts is None:
+            return run, {}
+        addresses, token = self._reached[run.hosts]
+        told = msgspec.structs.replace(run, hosts=addresses, on_lost_host="stop")
+        return told, {hosts.TOKEN: token}

@@ -1,0 +1,130 @@
+"""Hosts that a bench's runs share: called before the first, told to each, no part of a bench."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from experiments import hosts, ray_hosts
+from experiments.bench import _checked
+from experiments.plan import Bench, Row, cells
+from experiments.runner import claimed, conduct
+from experiments.venue import Venue, anywhere
+from testbed.config_error import ConfigError
+from testbed.run.config import RunConfig
+
+HERE, SEVERAL = RunConfig(), RunConfig(hosts="127.0.0.1,127.0.0.2")
+TOKEN = "x" * 32
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bytes]]:
+    """Hosts that were called, and by which token; all are there."""
+    found: list[tuple[str, bytes]] = []
+    monkeypatch.setattr(hosts, "refuse_absent", lambda text, secret: found.append((text, secret)))
+    monkeypatch.setenv(hosts.TOKEN, TOKEN)
+    return found
+
+
+def test_a_run_is_told_its_hosts_and_their_token_and_ends_without_one_of_them(
+    called: list[tuple[str, bytes]],
+):
+    with Venue([HERE, SEVERAL, SEVERAL]) as venue:
+        venue.open()
+        venue.open()
+        assert called == [("127.0.0.1,127.0.0.2", TOKEN.encode())]
+        assert venue.take(HERE) == (HERE, {})
+        told = msgspec.structs.replace(SEVERAL, on_lost_host="stop")
+        assert venue.take(SEVERAL) == (told, {hosts.TOKEN: TOKEN})
+
+
+def test_hosts_of_a_ray_cluster_have_one_agent_each_for_all_runs(
+    called: list[tuple[str, bytes]], monkeypatch: pytest.MonkeyPatch
+):
+    life: list[str] = []
+
+    @contextmanager
+    def agents() -> Iterator[ray_hosts.Found]:
+        life.append("began")
+        yield ray_hosts.Found("10.0.0.1,10.0.0.2:4", "its own")
+        life.append("ended")
+
+    monkeypatch.setattr(ray_hosts, "agents", agents)
+    asked = RunConfig(hosts=ray_hosts.AUTO)
+    with Venue([asked]) as venue:
+        assert life == []
+        venue.open()
+        venue.open()
+        for _ in range(2):
+            told, more = venue.take(asked)
+            assert (told.hosts, more) == ("10.0.0.1,10.0.0.2:4", {hosts.TOKEN: "its own"})
+        assert called == [("10.0.0.1,10.0.0.2:4", b"its own")] and life == ["began"]
+    assert life == ["began", "ended"]
+
+
+def test_one_that_is_not_there_is_named_before_the_first_run_and_leaves_no_bench(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(hosts.TOKEN, TOKEN)
+    bench = Bench(rows=[Row("own", {"hosts": "127.0.0.1,127.0.0.1:9"})])
+    own = cells(bench)
+    with (
+        pytest.raises(ConfigError, match=r"host b at 127\.0\.0\.1:9: no agent answers"),
+        claimed(tmp_path, bench, {}),
+        Venue([cell.config for cell in own]) as venue,
+    ):
+        list(conduct(own, tmp_path, Silent(), venue=venue))
+    assert list(tmp_path.iterdir()) == []
+
+
+class Silent:
+    def _nothing(self, course: Any) -> None:
+        pass
+
+    began = ticked = ended = _nothing
+
+
+def test_a_bench_goes_on_with_other_hosts_than_it_began_with(tmp_path: Path):
+    first = Bench(rows=[Row("a"), Row("b", {"hosts": "auto"})], run={"hosts": "h,i", "rounds": 1})
+    with claimed(tmp_path, first, {}):
+        pass
+    run = {"hosts": "h,i,j", "place": "server=h", "rounds": 1}
+    with claimed(tmp_path, msgspec.structs.replace(first, run=run), {}):
+        pass
+    # Where a row says of itself that it is elsewhere, that is what it is compared for.
+    for other in (
+        msgspec.structs.replace(first, rows=[Row("a"), Row("b")]),
+        msgspec.structs.replace(first, run={"rounds": 2}),
+    ):
+        with (
+            pytest.raises(ConfigError, match="holds another bench's runs"),
+            claimed(tmp_path, other, {}),
+        ):
+            pass
+
+
+def test_what_flags_give_every_row_of_programs_is_no_part_of_one_either():
+    run = {"hosts": "h,i"}
+    found = anywhere(Bench(rows=[Row("a", {"clients": 2, **run})], run=run))
+    assert found == Bench(rows=[Row("a", {"clients": 2})])
+
+
+@pytest.mark.parametrize(
+    ("run", "reason"),
+    [
+        ({"hosts": "127.0.0.1"}, "are 1; name this machine's own address"),
+        ({"hosts": "127.0.0.1,127.0.0.2", "links": "netem"}, "take --links=userspace"),
+        ({"hosts": "127.0.0.1,127.0.0.2", "place": "client-3=c"}, "there is no host 'c'"),
+        ({"hosts": "127.0.0.1,127.0.0.2", "place": "client-30=b"}, "are client-1:20, counted"),
+        ({"place": "server=a"}, "there is one host"),
+        ({"on_lost_host": "stop"}, "there is one host"),
+    ],
+)
+def test_hosts_and_placements_that_no_run_can_have_are_refused_first(
+    run: dict[str, Any], reason: str
+):
+    with pytest.raises(ConfigError, match=reason):
+        _checked(cells(Bench(rows=[Row("own", run)])))
