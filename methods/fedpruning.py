@@ -92,6 +92,11 @@ class Config(Training, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return self.sparsity * ((number - 1) // self.mask_rounds + 1) / masks
 
 
+def on_text(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A few units of each block: by scores of all, most would be the first block's."""
+    return {"sparsity": 0.05, "pattern": "column", "layers": "uniform"}
+
+
 def check(config: Config, model: nn.Module) -> None:
     """Raises ValueError where the model's blocks have not what is to be pruned."""
     for number, block in enumerate(staged(model).blocks):

@@ -68,7 +68,7 @@ def test_images_keep_their_defaults() -> None:
 
 def test_what_a_row_assumes_goes_by_the_defaults_of_its_data() -> None:
     config = RunConfig(**TEXT, method="fedcompress")  # type: ignore[arg-type]
-    assert "400 public sequences, of the training set" in assumptions.of(config)
+    assert "200 public sequences, of the training set" in assumptions.of(config)
 
 
 def test_an_option_that_is_none_is_refused_as_on_images() -> None:
@@ -113,6 +113,8 @@ def perplexities(method: str, **given: object) -> tuple[float, float]:
     [
         ("sfprompt", {"local_epochs": 2, "learning_rate": 2e-2}),
         ("flora", {"learning_rate": 1e-2}),
+        ("salientgrads", {"density": 0.3}),
+        ("fedpruning", {"layers": "adaptive", "pattern": "all", "sparsity": 0.5}),
     ],
 )
 def test_the_defaults_teach_where_those_of_images_make_it_forget(
