@@ -1,5 +1,6 @@
 """Numbers as people read and write them."""
 
+import math
 import re
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(|k|K|M|G|T)B?")
@@ -11,7 +12,10 @@ def byte_count(text: str) -> int:
     found = _SIZE.fullmatch(text.strip())
     if found is None:
         raise ValueError(f"{text!r}: must be a size such as 500MB")
-    return round(float(found[1]) * _POWERS[found[2]])
+    size = float(found[1]) * _POWERS[found[2]]
+    if math.isinf(size):
+        raise ValueError(f"a size of {len(text)} letters: must be one such as 500MB")
+    return round(size)
 
 
 def human_seconds(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ def rows(out: Path) -> list[dict[str, Any]]:
     """
     if not out.is_dir():
         raise ConfigError(f"--out {out}: is no folder; name the one that holds the runs' folders")
-    paths = [path for pattern in DEPTHS for path in out.glob(pattern)]
+    # Unlike a path's own, this passes over folders that end while it looks.
+    names = [name for each in DEPTHS for name in glob.glob(each, root_dir=out, include_hidden=True)]
+    paths = [out / name for name in names]
     # A run's folder begins with the time of its start.
     paths.sort(key=lambda path: (path.parent.name, path.as_posix()), reverse=True)
     return [_row(path) for path in paths]
