@@ -325,7 +325,10 @@ def test_a_run_asks_for_its_data_before_anything_starts() -> None:
     config = RunConfig(method="fedavg", dataset="cifar10", data_path="nowhere")
     with pytest.raises(ConfigError, match="data_path = 'nowhere'"):
         FineTuning(config, clients=2)
-    assert client_links.repeatable(config).data_path == str(Path("nowhere").resolve())
+    # What is there is found from any other folder, and a repository's name is left as it is.
+    assert client_links.repeatable(config).data_path == "nowhere"
+    there = msgspec.structs.replace(config, data_path="tests")
+    assert client_links.repeatable(there).data_path == str(Path("tests").resolve())
     # Shapes alone need no data.
     FineTuning(msgspec.structs.replace(config, compute="modelled"), clients=2)
 
