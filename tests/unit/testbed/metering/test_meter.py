@@ -23,17 +23,22 @@ def of_a_child(body: Any) -> Any:
 
 def test_private_memory_is_what_was_written_and_not_what_is_shared() -> None:
     inherited = mmap.mmap(-1, 40 * MB, flags=mmap.MAP_PRIVATE)
-    inherited.write(bytes(40 * MB))
+    zeros = memoryview(bytes(40 * MB))
+    inherited.write(zeros)
 
-    def write() -> list[float | int | None]:
-        before = meter.usage()["private_mb"]
+    def write() -> list[float]:
+        # Differences alone: what a test process has of its own depends on the tests before.
         with mmap.mmap(-1, 30 * MB, flags=mmap.MAP_PRIVATE) as own:
-            own.write(bytes(30 * MB))
-            return [before, meter.usage()["private_mb"]]
+            found = [meter.usage()["private_mb"]]
+            for memory, size in ((own, 30 * MB), (inherited, 40 * MB)):
+                memory.seek(0)
+                memory.write(zeros[:size])
+                found.append(meter.usage()["private_mb"])
+            return found
 
-    before, after = of_a_child(write)
-    assert before < 40
-    assert 30 <= after - before < 75
+    before, with_own, with_all = of_a_child(write)
+    assert with_own - before == pytest.approx(30, abs=3)
+    assert with_all - with_own == pytest.approx(40, abs=3)
     inherited.close()
 
 
