@@ -65,7 +65,8 @@ def bench(
     budget_s = None if budget_minutes is None else 60 * budget_minutes
     with contextlib.ExitStack() as owned:
         owned.enter_context(claimed(folder, asked, read))
-        venue = owned.enter_context(Venue([cell.config for cell in cells], token_file))
+        venue = Venue([cell.config for cell in cells], token_file)
+        owned.callback(venue.close)
         output.result("results", folder)
         before = f"{len(trials)} runs on the validation split, and then " if trials else ""
         output.say(f"{before}{len(cells)} runs")

@@ -3,8 +3,7 @@
 import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -39,7 +38,7 @@ class _Reached(NamedTuple):
 
 
 class Venue:
-    """Hosts of runs, and owner of the agents that it has had Ray start. A context manager."""
+    """Hosts of runs, and owner of the agents that it has had Ray start."""
 
     def __init__(self, runs: Iterable[RunConfig] = (), token_file: Path | None = None) -> None:
         """``token_file``: of the hosts' token, which is else of the environment."""
@@ -47,17 +46,6 @@ class Venue:
         self._token_file = token_file
         self._owned = contextlib.ExitStack()
         self._reached: dict[str, _Reached] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._owned.close()
 
     def open(self) -> None:
         """Call every host before the first run; idempotent.
@@ -75,6 +63,10 @@ class Venue:
                 reached = _Reached(asked, token)
             hosts.refuse_absent(reached.addresses, reached.token.encode())
             self._reached[asked] = reached
+
+    def close(self) -> None:
+        """End those agents. Idempotent."""
+        self._owned.close()
 
     def take(self, run: RunConfig) -> tuple[RunConfig, Mapping[str, str]]:
         """The run as it is carried out there, and what its environment has beside.

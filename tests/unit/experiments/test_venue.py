@@ -1,7 +1,7 @@
 """Hosts that a bench's runs share: called before the first, told to each, no part of a bench."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bytes]]:
 def test_a_run_is_told_its_hosts_and_their_token_and_ends_without_one_of_them(
     called: list[tuple[str, bytes]],
 ):
-    with Venue([HERE, SEVERAL, SEVERAL]) as venue:
+    with closing(Venue([HERE, SEVERAL, SEVERAL])) as venue:
         venue.open()
         venue.open()
         assert called == [("127.0.0.1,127.0.0.2", TOKEN.encode())]
@@ -54,7 +54,7 @@ def test_hosts_of_a_ray_cluster_have_one_agent_each_for_all_runs(
 
     monkeypatch.setattr(ray_hosts, "agents", agents)
     asked = RunConfig(hosts=ray_hosts.AUTO)
-    with Venue([asked]) as venue:
+    with closing(Venue([asked])) as venue:
         assert life == []
         venue.open()
         venue.open()
@@ -74,7 +74,7 @@ def test_one_that_is_not_there_is_named_before_the_first_run_and_leaves_no_bench
     with (
         pytest.raises(ConfigError, match=r"host b at 127\.0\.0\.1:9: no agent answers"),
         claimed(tmp_path, bench, {}),
-        Venue([cell.config for cell in own]) as venue,
+        closing(Venue([cell.config for cell in own])) as venue,
     ):
         list(conduct(own, tmp_path, Silent(), venue=venue))
     assert list(tmp_path.iterdir()) == []
