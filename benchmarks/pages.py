@@ -2,7 +2,7 @@
 
     python benchmarks/pages.py atlas --runs=results/bench-atlas [--budget=600 ...]
     python benchmarks/pages.py related-ten --runs=results/bench-related-ten [...]
-    python benchmarks/pages.py fedpeft-table --runs=... [...]   # and fedsp, kdfft-bytes, ...
+    python benchmarks/pages.py fedpeft-table --runs=... [...]   # and sfprompt-claim, kdfft-bytes
 
 Each carries out `cli.py bench --preset=PAGE` with the flags, or another bench where a flag names
 one, and writes what came of it into its place. Runs that the folder has are not made again.
@@ -119,7 +119,6 @@ def examined(folder: Path) -> str:
 PAGES: dict[str, tuple[str, Callable[[Path], str]]] = {
     "atlas": ("docs/which-method.md", which_method),
     "related-ten": ("docs/claims.md", examined),
-    "fedsp": ("docs/claims.md", examined),
     "fedpeft-table": ("docs/claims.md", examined),
     "sfprompt-claim": ("docs/claims.md", examined),
     "kdfft-bytes": ("docs/claims.md", examined),
