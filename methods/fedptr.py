@@ -31,17 +31,16 @@ Gradients of gradients keep the graphs of M steps: M times a step's activations 
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from methods import Fleet, Flops, Peer, Shard, fedavg, fedprox
-from methods.shared import flops
+from methods.shared import attention, flops
 from methods.shared.backbone import images_only
 from methods.shared.local_training import learnt, load_trainable
 from testbed.seeds import derive
@@ -227,7 +226,7 @@ def unrolled(
     """How far ``count`` steps on a synthetic set lead from ``start``, v by parameter."""
     model.eval()
     moved = {name: torch.zeros_like(each) for name, each in trained(model).items()}
-    with TwiceDifferentiable():
+    with attention.ByProducts():
         for _ in range(count):
             weights = {name: start[name] + each for name, each in moved.items()}
             for each in weights.values():
@@ -294,20 +293,6 @@ def outline(config: Config, model: nn.Module, images: Tensor) -> dict[str, Tenso
         "labels": torch.empty(size, count, device="meta"),
         "step": torch.empty(1, device="meta"),
     }
-
-
-class TwiceDifferentiable(TorchFunctionMode):
-    """Attention by matrix products: faster kernels have no gradient of their gradient.
-
-    Of this thread alone, where ``sdpa_kernel`` would set it for all.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if func is F.scaled_dot_product_attention:
-            return torch.ops.aten._scaled_dot_product_attention_math(*args, **(kwargs or {}))[0]
-        return func(*args, **(kwargs or {}))
 
 
 def check(config: Config, model: nn.Module) -> None:

@@ -19,9 +19,8 @@ from typing import Any, Protocol
 import msgspec
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from methods.shared import flops
+from methods.shared import attention, flops
 from nodes.spells import Spells
 from testbed import clock
 from testbed.seeds import derive
@@ -105,7 +104,7 @@ class Modelled:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        with sdpa_kernel(SDPBackend.MATH), self._counter:
+        with attention.ByProducts(), self._counter:
             yield
 
     def outgoing(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

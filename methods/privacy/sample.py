@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from methods import Fleet, Shard
 from methods.privacy import none
 from methods.privacy.budget import Budget
-from methods.shared import objective
+from methods.shared import attention, objective
 
 if TYPE_CHECKING:
     from methods.fedavg import Config
@@ -144,7 +143,7 @@ def gradients(model: nn.Module, inputs: Tensor, targets: Tensor) -> dict[str, Te
         return objective.loss(logits, target[None])
 
     # The fused attention of the CPU has no rule for batches of gradients.
-    with sdpa_kernel(SDPBackend.MATH):
+    with attention.ByProducts():
         each = vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")
         found: dict[str, Tensor] = each(_trained(model), inputs, targets)
     return found

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 from torch.utils.flop_counter import flop_registry
+
+from methods.shared import attention
 
 
 class Counter(TorchDispatchMode):
@@ -69,7 +70,7 @@ def of_round(found: float | Sequence[float], number: int) -> float:
 
 def forward(run: Callable[[Tensor], Tensor], example: Tensor) -> int:
     """Operations of ``run(example)``; of one sample, where the example is a batch of one."""
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), (counter := Counter()):
+    with torch.no_grad(), attention.ByProducts(), (counter := Counter()):
         run(example)
     return counter.flops
 
@@ -91,6 +92,6 @@ def step(
         wanted.append(example)
     if not wanted:
         return forward(run, example)
-    with sdpa_kernel(SDPBackend.MATH), (counter := Counter()):
+    with attention.ByProducts(), (counter := Counter()):
         torch.autograd.grad(run(example).sum(), wanted, allow_unused=True)
     return counter.flops

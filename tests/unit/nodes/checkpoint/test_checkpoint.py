@@ -153,13 +153,6 @@ def check_equal(one: Network, other: Network) -> None:
             assert all(torch.equal(own[1][name], their[1][name]) for name in own[1]), key
 
 
-@pytest.fixture(scope="module", autouse=True)
-def first_gradients_are_done() -> None:
-    """In 1 of 18 processes the first gradients by sample differed from all later ones by a unit in
-    the last place, with no file between them."""
-    Nodes("fedavg", {"dp": "sample", "dp_noise": 1.0}).play(1, 2)
-
-
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_a_method_goes_on_from_its_files_as_if_nothing_had_happened(
     name: str, options: dict[str, Any], tmp_path: Path
