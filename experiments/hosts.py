@@ -23,6 +23,7 @@ from testbed.run.hosts.agent import software
 from testbed.run.hosts.driver import Hosts
 from testbed.run.hosts.far_host import FarHost, Unusable
 from testbed.run.hosts.line import PORT
+from testbed.units import whole
 
 TOKEN = "WIRETUNE_TOKEN"
 """The variable of the environment that has the hosts' token."""
@@ -63,13 +64,14 @@ def address_of(text: str) -> tuple[str, int]:
         ConfigError: it is none.
     """
     name, colon, port = text.strip().partition(":")
-    if not name or (colon and not (port.isascii() and port.isdigit() and 0 <= int(port) < 65536)):
+    number = whole(port) if colon else PORT
+    if not name or number is None or number > 65535:
         raise ConfigError(f"{text!r}: is no address; write ADDRESS or ADDRESS:PORT")
     try:
         found = socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise ConfigError(f"{text!r}: {name!r} has no IPv4 address ({error})") from error
-    return str(found[0][4][0]), int(port) if colon else PORT
+    return str(found[0][4][0]), number
 
 
 def parsed(text: str) -> dict[str, tuple[str, int]]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from testbed.config_error import ConfigError, closest
+from testbed.units import whole
 
 ASSUMED_SHARE = 0.3
 """Of a peak, by training in float32 with batches of tens. Assumed for every class."""
@@ -136,13 +137,14 @@ def mixed(
     counts: list[tuple[str, int]] = []
     for part in text.split(","):
         name, colon, count = part.strip().partition(":")
-        if not colon or not count.isdecimal() or int(count) < 1:
+        number = whole(count)
+        if not colon or not number:
             what = "a class" if field == "device_class" else "cpu or cuda"
             raise ConfigError(
                 f"{field} {text!r}: {part!r} must be {what} and how many clients, as {example}"
             )
         check(name)
-        counts.append((name, int(count)))
+        counts.append((name, number))
     total = sum(count for _, count in counts)
     if total != clients:
         raise ConfigError(f"{field} {text!r}: is for {total} clients, the run has {clients}")

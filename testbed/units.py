@@ -5,6 +5,15 @@ import re
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(|k|K|M|G|T)B?")
 _POWERS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+MOST_DIGITS = 18
+"""Of a whole number that somebody types: more than any here needs. int() refuses thousands of
+digits with an error of its own."""
+
+
+def whole(text: str) -> int | None:
+    """The whole number that these digits are, or None."""
+    decimal = text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS
+    return int(text) if decimal else None
 
 
 def byte_count(text: str) -> int:

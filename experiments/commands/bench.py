@@ -13,6 +13,7 @@ from testbed.config_error import ConfigError
 from testbed.network import mix
 from testbed.report import terminal
 from testbed.run.config import option_value
+from testbed.units import MOST_DIGITS, whole
 
 
 def _list(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> list[Any]:
@@ -23,9 +24,13 @@ def _list(context: click.Context, option: click.Parameter, given: tuple[str, ...
         if not pieces:
             raise ConfigError(f"{option.opts[0]} {value!r}: has no value; leave it out")
         if option.metavar == "N,...":
-            if wrong := [part for part in pieces if not part.isdecimal()]:
-                raise ConfigError(f"{option.opts[0]} {value!r}: {wrong[0]!r} is no whole number")
-            found += map(int, pieces)
+            for piece in pieces:
+                if (number := whole(piece)) is None:
+                    raise ConfigError(
+                        f"{option.opts[0]} {value!r}: {piece!r} is no whole number of at most "
+                        f"{MOST_DIGITS} digits"
+                    )
+                found.append(number)
         else:
             found += pieces
     return found

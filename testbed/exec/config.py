@@ -14,7 +14,7 @@ from testbed.config_error import ConfigError, closest
 from testbed.exec.jobs import Port
 from testbed.network.topology import SERVER, Plan
 from testbed.run.config import Flag, Positive, RunConfig, Text, convert
-from testbed.units import byte_count
+from testbed.units import byte_count, whole
 
 OF_LINKS = (
     *("profile", "positions", "schedule", "server_profile", "clients", "links", "congestion"),
@@ -271,8 +271,9 @@ def _tables(programs: ExecConfig, name: str) -> list[NodeConfig]:
 def _port(name: str, text: str, names: list[str]) -> Port:
     other, _, number = text.rpartition(":")
     where = f"nodes.{name}.after = {text!r}"
-    if not number.isascii() or not number.isdecimal() or not 0 < int(number) < 65536:
+    port = whole(number)
+    if not port or port > 65535:
         raise ConfigError(f"{where}: must be NODE:PORT, such as server:8000")
     if other not in names:
         raise ConfigError(f"{where}: {other!r} is no node{closest(other, names)}")
-    return Port(other, int(number))
+    return Port(other, port)

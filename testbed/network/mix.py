@@ -13,11 +13,10 @@ from typing import NamedTuple
 from testbed import outside
 from testbed.config_error import ConfigError
 from testbed.network import link_words
+from testbed.units import whole
 
 _PIECE = re.compile(r'\s*"(?:[^"]|"")*"[^,]*|[^,]*')
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"(.*)', re.DOTALL)
-_COUNT_DIGITS = 18
-"""int() refuses thousands of digits with an error of its own."""
 _MOST_COMMAS = 8
 """In a file's name."""
 
@@ -126,11 +125,12 @@ def _parsed(text: str, piece: str) -> Piece:
 
 
 def _count(where: str, piece: str, count: str) -> int:
-    if not re.fullmatch("[0-9]+", count) or len(count) > _COUNT_DIGITS or int(count) == 0:
+    found = whole(count)
+    if not found:
         raise ConfigError(
             f"{where}{piece!r}: the count {count!r} must be a whole number of clients, at least 1"
         )
-    return int(count)
+    return found
 
 
 def written(pieces: list[Piece]) -> str:

@@ -30,6 +30,7 @@ def test_a_number_is_a_rate() -> None:
         ("inf", "must be from 1e-06"),
         ("phone:2,pi", "'pi' must be a class and how many clients"),
         ("phone:0,pi:3", "'phone:0' must be"),
+        ("phone:" + "9" * 5000, "must be a class and how many"),
         ("phone:2,toaster:1", "'toaster': unknown"),
         ("phone:2,pi:2", "is for 4 clients, the run has 3"),
     ],

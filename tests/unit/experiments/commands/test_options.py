@@ -11,6 +11,7 @@ from experiments.commands.launch import launch
 from testbed.config_error import ConfigError
 from testbed.run.config import RunConfig
 
+MANY = "9" * 5000
 BY_HAND = {
     "target_accuracy",
     "config",
@@ -132,7 +133,11 @@ def test_lists_of_a_bench_are_lists_however_often_they_are_given() -> None:
     [
         ("--profiles=", "--profiles '': has no value; leave it out"),
         ("--seeds=,", "--seeds ',': has no value; leave it out"),
-        ("--grid-seeds=1,x", "--grid-seeds '1,x': 'x' is no whole number"),
+        ("--grid-seeds=1,x", "--grid-seeds '1,x': 'x' is no whole number of at most 18 digits"),
+        (
+            f"--clients={MANY}",
+            f"--clients '{MANY}': '{MANY}' is no whole number of at most 18 digits",
+        ),
         ("--budget=nan", "--budget nan: must be minutes, 0 or more"),
         ("--budget=-1", "--budget -1: must be minutes, 0 or more"),
         ("--out=", "--out '': must be some text; leave it out for the default"),
