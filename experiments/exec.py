@@ -218,7 +218,7 @@ def _congestion(request: Request) -> tuple[str | None, str]:
 
 def _refuse_missing(one: Job) -> None:
     """Raises NoProgram: the program is not there, or its folder."""
-    if not Path(one.folder).is_dir():
+    if not os.path.isdir(one.folder):
         raise ConfigError(f"{one.node.name}: cwd = {one.folder!r}: is no folder")
     name = one.words[0]
     path = os.path.join(one.folder, name) if "/" in name else name

@@ -164,7 +164,7 @@ def load(name: str) -> Bench:
         ConfigError: naming the file, the field and what would be right.
     """
     path = PRESETS / f"{name}.toml" if name in presets() else outside.expanded(name)
-    if not path.suffix and not path.exists():
+    if not path.suffix and not outside.exists(path):
         near = closest(name, presets()) or "."
         raise ConfigError(f"unknown preset {name!r}{near} Known: {', '.join(presets())}.")
     values = outside.toml(path, "preset")

@@ -61,6 +61,20 @@ def absolute(path: str | os.PathLike[str]) -> str:
     return text
 
 
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Path's own raises for a name that is too long, and where nobody may look."""
+    return os.path.exists(path)
+
+
+def check_folder(path: str | os.PathLike[str], what: str) -> None:
+    """Raises ConfigError, beginning with ``what``, where a folder is none or cannot be listed."""
+    try:
+        os.scandir(path).close()
+        os.stat(os.path.join(path, os.curdir))  # which what can be listed may still refuse
+    except OSError as error:
+        raise ConfigError(f"{what} {path}: is no folder to be listed: {error.strerror}") from error
+
+
 def _check_path(text: str) -> None:
     if "\0" in text:
         raise ConfigError(f"{text!r}: a path cannot hold the character NUL")

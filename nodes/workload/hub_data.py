@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nodes.workload import hub
+from testbed import outside
 from testbed.config_error import ConfigError
 
 READ_LIMIT_S = 240.0
@@ -82,7 +83,8 @@ def find(name: str, folder: str | None) -> Path:
     # Path's own raises for a name that is too long.
     if not os.path.isdir(path):
         raise ConfigError(f"data_path = {folder!r}: there is no such folder")
-    if (path / source.config).is_dir():
+    outside.check_folder(path, f"data_path = {folder!r}:")
+    if os.path.isdir(path / source.config):
         path /= source.config
     try:
         _check_whole(path)
@@ -145,7 +147,7 @@ def _files(folder: Path, split: str) -> list[Path]:
 
     ConfigError, to be told of which folder, where what save_to_disk wrote cannot be read.
     """
-    if not (folder / ON_DISK).exists():
+    if not os.path.exists(folder / ON_DISK):
         return sorted(folder.glob(f"{split}*.parquet"))
     state = folder / split / "state.json"
     try:

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nodes.workload import hub
+from testbed import outside
 from testbed.config_error import ConfigError
 
 CONFIG = "config.json"
@@ -71,6 +72,7 @@ def find(name: str, *, weights: bool) -> Path:
             )
         files = (CONFIG, *PROCESSORS, *TOKENIZER, *BESIDE)
         folder, whole = _fetched(name, (*files, *((WEIGHTS, INDEX, SHARDS) if weights else ())))
+    outside.check_folder(folder, f"model = {name!r}:")
     require(name, folder, CONFIG, whole=whole)
     if weights:
         for file in files_of_weights(name, folder):
@@ -89,7 +91,7 @@ def require(name: str, folder: Path, file: str, right: str = SAVED, *, whole: bo
 
     ``right``: what to take instead; not ``whole``: the hub could not be asked.
     """
-    if not (folder / file).is_file():
+    if not os.path.isfile(folder / file):
         if not whole:
             raise ConfigError(
                 f"model = {name!r}: the hub cannot be reached, and what is cached of it has no "
@@ -102,7 +104,7 @@ def require(name: str, folder: Path, file: str, right: str = SAVED, *, whole: bo
 
 def _instead(folder: Path) -> str:
     """Words for what a folder has in place of a model in safetensors."""
-    if (folder / ADAPTER).exists():
+    if os.path.exists(folder / ADAPTER):
         return f", but {ADAPTER}: it is an adapter, to be merged into its model (merge_and_unload)"
     for pattern in PICKLES:
         if found := sorted(folder.glob(pattern)):
@@ -151,7 +153,7 @@ def size(name: str, field: str, found: Any) -> int:
 
 def files_of_weights(name: str, folder: Path) -> list[str]:
     """Names of the files with a checkpoint's weights: one, or those that its index names."""
-    if (folder / WEIGHTS).exists() or not (folder / INDEX).exists():
+    if os.path.exists(folder / WEIGHTS) or not os.path.exists(folder / INDEX):
         return [WEIGHTS]
     if (reason := hub.unfit(folder / INDEX)) is not None:
         raise ConfigError(f"model = {name!r}: its {INDEX} {reason}")

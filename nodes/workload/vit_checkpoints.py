@@ -7,6 +7,7 @@ Of its weights the pooler and the classifier are left out.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,7 @@ def _normalisation(name: str, folder: Path, channels: int) -> tuple[Tensor, Tens
 def _processor(name: str, folder: Path) -> tuple[str, dict[str, Any]]:
     """The file that says how images are prepared, as `transformers` finds it, and what it says."""
     both, alone = PROCESSORS
-    if (folder / both).is_file():
+    if os.path.isfile(folder / both):
         found = saved.read(name, folder / both)
         if "image_processor" in found:
             if not isinstance(found["image_processor"], dict):
@@ -159,7 +160,7 @@ def _processor(name: str, folder: Path) -> tuple[str, dict[str, Any]]:
                     f"model = {name!r}: image_processor in its {both} must be a JSON object"
                 )
             return both, found["image_processor"]
-    return alone, saved.read(name, folder / alone) if (folder / alone).is_file() else {}
+    return alone, saved.read(name, folder / alone) if os.path.isfile(folder / alone) else {}
 
 
 def _is_number(found: Any) -> bool:

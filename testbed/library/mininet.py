@@ -282,7 +282,7 @@ def topology(text: str) -> Topo:
     import runpy
 
     file, _, name = text.rpartition(":")
-    if not file or not Path(file).is_file():
+    if not file or not os.path.isfile(file):
         raise ConfigError(f"mininet = {text!r}: must be FILE.py:NAME, of a file that is there")
     try:
         topos = runpy.run_path(file).get("topos", {})

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from testbed import files, metrics
+from testbed import files, metrics, outside
 from testbed.config_error import ConfigError
 from testbed.metrics import Target, words
 from testbed.network.topology import SERVER
@@ -94,16 +94,16 @@ def runs(paths: Sequence[Path]) -> list[Run]:
     """
     found: list[Run] = []
     for path in paths:
-        if (path / "summary.json").is_file():
+        if summaries.is_run(path):
             own = [_load(path)]
         else:
+            outside.check_folder(path, "RUN")
             own = [_load(each.parent) for each in sorted(path.glob("*/summary.json"))]
             cells = sorted({each.parent.parent for each in path.glob("*/*/summary.json")})
             own += [_last(cell) for cell in cells]
         if not own:
             raise ConfigError(
-                f"RUN {path}: holds no summary.json; name the folder of a run or of a bench, such "
-                "as those that `cli.py results` lists"
+                f"RUN {path}: holds no summary.json; `cli.py results` lists folders that do"
             )
         known = {run.folder.resolve() for run in found}
         found += [run for run in own if run.folder.resolve() not in known]

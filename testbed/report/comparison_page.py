@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from testbed.metrics import Target, one_of, words
-from testbed.report import claims, comparison, html, program_comparison, svg
+from testbed.report import claims, comparison, html, program_comparison, summaries, svg
 from testbed.report.claims import Examined
 from testbed.report.comparison import Row
 from testbed.report.html import Markup, section, table, tag
@@ -65,7 +65,7 @@ def write(
         OSError: it cannot be written.
     """
     first = folders[0]
-    bench = len(folders) == 1 and not (first / "summary.json").is_file()
+    bench = len(folders) == 1 and not summaries.is_run(first)
     path = out or (first if bench else first.resolve().parent) / NAME
     html.write(path, page(rows, target, notes, examined, ran))
     return path

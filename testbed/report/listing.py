@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
+from testbed import outside
 from testbed.config_error import ConfigError
 from testbed.metrics import words
 from testbed.report import curves, programs, summaries
@@ -24,10 +25,9 @@ def rows(out: Path) -> list[dict[str, Any]]:
     """One row a run.
 
     Raises:
-        ConfigError: there is no such folder.
+        ConfigError: there is no such folder, or it cannot be listed.
     """
-    if not out.is_dir():
-        raise ConfigError(f"--out {out}: is no folder; name the one that holds the runs' folders")
+    outside.check_folder(out, "--out")
     # Unlike a path's own, this passes over folders that end while it looks.
     names = [name for each in DEPTHS for name in glob.glob(each, root_dir=out, include_hidden=True)]
     paths = [out / name for name in names]

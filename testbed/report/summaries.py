@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,11 @@ NAME = "summary.json"
 
 class _Named(msgspec.Struct):
     schema: int | None = None
+
+
+def is_run(folder: Path) -> bool:
+    """Path's own raises for a name that is too long, and where nobody may look."""
+    return os.path.isfile(folder / NAME)
 
 
 def load(path: Path) -> Summary:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from nodes.workload import hub, hub_data
 from nodes.workload.text import json_lines
+from testbed import outside
 from testbed.config_error import ConfigError
 
 READ_LIMIT_S = 240.0
@@ -103,6 +104,7 @@ def _listed(data_path: str, path: Path) -> Files:
         if not path.name.lower().endswith(_ENDINGS):
             raise ConfigError(f"is none of the files that are read: {_endings()}")
         return Files(where, path.parent, [path], [], [])
+    outside.check_folder(path, "the folder")
     files = sorted(_data_files(path), key=lambda file: file.relative_to(path).as_posix())
     if not files:
         raise ConfigError(f"has no file that is read: {_endings()}")

@@ -75,6 +75,8 @@ def test_a_file_that_is_no_bench_is_refused(tmp_path: Path, text: str, reason: s
 def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
     with pytest.raises(ConfigError, match=r"'digit': did you mean digits.*fedpeft-table"):
         load("digit")
+    with pytest.raises(ConfigError, match=r"unknown preset .x"):
+        load("x" * 300)
     with pytest.raises(ConfigError, match=r"/nowhere/x\.toml: cannot read it: No such file"):
         load("/nowhere/x.toml")
 

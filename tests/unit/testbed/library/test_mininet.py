@@ -159,6 +159,11 @@ def test_a_topology_is_read_from_a_file(tmp_path: Path) -> None:
         mininet.topology(f"{file}:mine")
 
 
+def test_a_name_that_is_too_long_for_a_file_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"must be FILE\.py:NAME, of a file that is there"):
+        mininet.topology("x" * 300 + ":topo")
+
+
 def test_a_file_that_ends_the_program_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "net.py"
     file.write_text("raise SystemExit(0)\n")

@@ -538,9 +538,20 @@ def test_what_is_no_run_is_refused(command: str, tmp_path: Path) -> None:
     assert str(tmp_path) in str(result.exception) and "cli.py results" in str(result.exception)
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("none", "No such file"), ("file", "Not a directory"), ("x" * 300, "File name too long")],
+)
+def test_a_folder_that_cannot_be_listed_is_refused(name: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    words = f"is no folder to be listed: {reason}"
+    with pytest.raises(ConfigError, match=words):
+        listing.rows(tmp_path / name)
+    with pytest.raises(ConfigError, match=words):
+        comparison.runs([tmp_path / name])
+
+
 def test_other_refusals(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no folder"):
-        listing.rows(tmp_path / "none")
     newer = folder(tmp_path / "newer", events())
     (newer / "summary.json").write_text('{"schema": 2}')
     with pytest.raises(ConfigError, match="schema 2"):
