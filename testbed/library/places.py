@@ -126,9 +126,19 @@ def take(name: str | None) -> Place:
 
 
 def _taken(folder: Path) -> Place | None:
-    """None where a keeper has it."""
+    """None where a keeper has it.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
     while True:
-        folder.mkdir(0o700, exist_ok=True)
+        try:
+            folder.mkdir(0o700, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"{folder}: make a network's folder: {error.strerror}; free its name, or take "
+                "another by --name"
+            ) from error
         if (place := Place.opened(folder)) is None:
             continue
         if place.lock():
@@ -183,7 +193,7 @@ def connect(folder: Path) -> socket.socket:
     Raises:
         ConfigError: it is not up, or not this user's.
     """
-    if folder.exists() and not _is_private(folder):
+    if os.path.lexists(folder) and not _is_private(folder):
         raise ConfigError(f"{folder}: is not yours alone, so no network of yours is there")
     connection = socket.socket(socket.AF_UNIX)
     try:

@@ -147,6 +147,19 @@ def test_a_folder_that_is_not_this_users_alone_has_no_network(tmp_path: Path) ->
         places.connect(folder)
 
 
+def test_a_file_where_a_networks_folder_would_be_is_refused_with_its_name() -> None:
+    (places.home() / "lab").touch()
+    (places.home() / "net-1").touch()
+    for name in ("lab", None):
+        with pytest.raises(ConfigError, match=r"/(lab|net-1): make a network's folder: File exi"):
+            places.take(name)
+
+
+def test_a_folder_whose_name_is_too_long_has_no_network(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be reached.*File name too long"):
+        places.connect(tmp_path / ("x" * 300))
+
+
 def test_a_shell_completes_names_of_networks() -> None:
     place = places.take("lab")
     assert [each.value for each in completion.offer("network", "l")] == ["lab"]
