@@ -25,7 +25,7 @@ from testbed.metering import meter
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
-NO_BENCHMARKS = {"forty_hosts", "readme", "run", "streams", "table"}
+NO_BENCHMARKS = {"forty_hosts", "pages", "readme", "run", "streams", "table"}
 LIMIT_S = 3600.0
 END_LIMIT_S = 30.0
 
