@@ -143,7 +143,7 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     transport: Annotated[
         Literal["zmq", "gloo"],
         Flag(
-            "gloo: fedavg and fedpeft average by an all-reduce among the clients "
+            "gloo: fedavg, fedpeft and fedprox average by an all-reduce among the clients "
             "(torch.distributed), and no weights go to the server.",
             offers="transport",
         ),
