@@ -46,6 +46,17 @@ def read(path: Path, most_bytes: int) -> bytes:
     return found
 
 
+def system_lines(path: Path) -> list[str]:
+    """Lines of a file of the system's, which may quote names of any bytes, as paths and programs
+    have them.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    found = path.read_bytes().decode(errors="surrogateescape").split("\n")
+    return found if found[-1] else found[:-1]
+
+
 def updated(path: Path) -> BinaryIO:
     """A file that is there, to read and to write to; no link.
 

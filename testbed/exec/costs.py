@@ -7,7 +7,10 @@ import contextlib
 import os
 from pathlib import Path
 
+from testbed import files
+from testbed.exec import listening
 from testbed.exec.jobs import PRIVATE
+from testbed.report.text import one_line
 
 _PROC = Path("/proc")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -52,24 +55,14 @@ def _shared_sockets() -> list[str]:
     """Paths of this network namespace's Unix sockets outside of the node's own folders."""
     found = []
     with contextlib.suppress(OSError):
-        for line in (_PROC / "net/unix").read_text().splitlines()[1:]:
+        for line in files.system_lines(_PROC / "net/unix")[1:]:
             path = line.split(maxsplit=7)[7:]
             if path and path[0].startswith("/"):
-                found.append(path[0])
+                found.append(one_line(path[0]))
     return [path for path in found if not path.startswith(tuple(f"{each}/" for each in PRIVATE))]
 
 
 def listens(port: int) -> bool | None:
     """Whether somebody listens on a TCP port of this namespace; None: on 127.0.0.1 alone."""
-    only_local = False
-    for name in ("tcp", "tcp6"):
-        with contextlib.suppress(OSError):
-            for line in (_PROC / "net" / name).read_text().splitlines()[1:]:
-                _, local, _, state = line.split()[:4]
-                address, _, number = local.rpartition(":")
-                if state != "0A" or int(number, 16) != port:
-                    continue
-                if address not in ("0100007F", "00000000000000000000000001000000"):
-                    return True
-                only_local = True
-    return None if only_local else False
+    reached = listening.ports(_PROC / "net").get(port)
+    return False if reached is None else reached or None

@@ -3,7 +3,7 @@
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -129,9 +129,9 @@ def named(text: str) -> dict[str, str]:
     return dict(line.split(" ", 1) for line in lines)
 
 
-def name_service(text: str) -> str:
+def name_service(lines: Iterable[str]) -> str:
     """An nsswitch.conf whose hosts are those of the hosts file, and else by DNS."""
-    kept = [line for line in text.splitlines() if not line.lstrip().startswith("hosts:")]
+    kept = [line for line in lines if not line.lstrip().startswith("hosts:")]
     return "".join(f"{line}\n" for line in [*kept, "hosts: files dns"])
 
 

@@ -52,14 +52,14 @@ def views(plan: Plan, jobs: Sequence[Job], folder: Path) -> list[View]:
         OSError: it cannot be written.
     """
     folder.mkdir()
-    services = _SERVICES.read_text() if _SERVICES.is_file() else ""
+    services = files.system_lines(_SERVICES) if _SERVICES.is_file() else []
     seen = {
         "hosts": hosts(plan),
         "resolv.conf": _RESOLVER,
         "nsswitch.conf": name_service(services),
     }
     for name, text in seen.items():
-        files.write(folder / name, text.encode())
+        files.write(folder / name, text.encode(errors="surrogateescape"))
     shown = tuple((str(folder / name), f"/etc/{name}") for name in seen)
     for job in jobs:
         Path(job.own_folder).mkdir()

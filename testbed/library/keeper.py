@@ -16,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from testbed import files
 from testbed.config_error import ConfigError
 from testbed.exec import jobs
 from testbed.exec.isolation import OWN, View, isolate
@@ -126,12 +127,12 @@ def _view(node: Node, layout: Plan, folder: Path) -> View:
     texts = {
         "/etc/hosts": jobs.hosts(layout),
         "/etc/resolv.conf": "",
-        str(service): jobs.name_service(service.read_text() if service.exists() else ""),
+        str(service): jobs.name_service(files.system_lines(service) if service.exists() else []),
     }
     seen = []
     for path, text in texts.items():
         file = folder / Path(path).name
-        file.write_text(text)
+        file.write_bytes(text.encode(errors="surrogateescape"))
         seen.append((str(file), path))
     return View(node.name, tuple(seen), ())
 

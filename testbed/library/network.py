@@ -18,10 +18,12 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from testbed.config_error import ConfigError
+from testbed.exec import listening
 from testbed.library import join, keeper, lines
 from testbed.library.launching import launch
 from testbed.library.places import LOG, Place
 from testbed.links.interface import LinkError
+from testbed.network import mix
 from testbed.network.profiles import load, parse_mix
 from testbed.network.topology import Node, Plan, plan
 from testbed.processes.channel import Channel, ChannelClosed
@@ -33,7 +35,6 @@ ANSWER_LIMIT_S = 30.0
 END_LIMIT_S = 15.0
 PORT_POLL_S = 0.01
 LINKS = ("auto", "netem", "userspace")
-_LISTENING = "0A"
 _ROOT = Path(__file__).parents[len(__name__.split(".")) - 1]
 _KEEPER = f"import sys; sys.path.insert(0, {str(_ROOT)!r}); from {keeper.__name__} import main"
 
@@ -144,17 +145,10 @@ class NetworkNode:
 
     def _listened(self) -> set[int]:
         """TCP ports on which somebody listens, and not on 127.0.0.1 alone."""
-        found = set()
-        for name in ("tcp", "tcp6"):
-            with contextlib.suppress(OSError):
-                for line in Path(f"/proc/{self._init}/net/{name}").read_text().splitlines()[1:]:
-                    _, local, _, state = line.split()[:4]
-                    address, _, number = local.rpartition(":")
-                    if state == _LISTENING and not address.startswith("0100007F"):
-                        found.add(int(number, 16))
-        return found
+        found = listening.ports(Path(f"/proc/{self._init}/net"))
+        return {port for port, reached in found.items() if reached}
 
-    def shape(self, profile: str) -> None:
+    def shape(self, profile: str | os.PathLike[str]) -> None:
         """Give this node's link another profile from now on."""
         found = load(profile)
         self._network.tell(lines.Shape(self._node.index, found.up, found.down))
@@ -194,10 +188,10 @@ class Network:
 
     def __init__(
         self,
-        profile: str = "4g",
+        profile: str | os.PathLike[str] = "4g",
         *,
         clients: int | None = None,
-        server_profile: str | None = None,
+        server_profile: str | os.PathLike[str] | None = None,
         links: str = "auto",
         certify: bool = False,
         strict: bool = False,
@@ -216,6 +210,8 @@ class Network:
             NotAsAsked: with ``strict``.
         """
         server = None if server_profile is None else load(server_profile)
+        if not isinstance(profile, str):
+            profile = mix.written([mix.Piece(os.fspath(profile), None)])
         layout = plan(parse_mix(profile, clients), server)
         self._build(layout, links, certify=certify, strict=strict)
 

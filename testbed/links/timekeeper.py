@@ -21,7 +21,7 @@ from typing import Protocol
 
 import psutil
 
-from testbed import clock
+from testbed import clock, files
 from testbed.links.queueing.lateness import Lateness
 from testbed.processes import cores
 from testbed.virtual_time import BESIDE, Computing, Spell, VirtualTime
@@ -230,10 +230,10 @@ def _goes_on(pid: int) -> bool:
         return False
     try:
         # Its name, in parentheses, may hold any character.
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        status = "".join(files.system_lines(Path(f"/proc/{pid}/stat")))
     except OSError:
         return False
-    return state in _AT_WORK
+    return status.rpartition(")")[2].split()[0] in _AT_WORK
 
 
 def of_run() -> Timekeeper:

@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from testbed import files
 from testbed.metering import retransmissions
 from testbed.processes import cores
 
@@ -95,7 +96,7 @@ def status_bytes(field: str) -> int:
         OSError: there is no such file.
         KeyError: it has no such field.
     """
-    rows = (line.split() for line in _STATUS.read_text().splitlines())
+    rows = (line.split() for line in files.system_lines(_STATUS))
     found = {row[0].rstrip(":"): row[1] for row in rows if len(row) == 3}
     return 1024 * int(found[field])
 

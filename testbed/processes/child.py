@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from testbed import files
 from testbed.processes import signals
 from testbed.processes.channel import ChannelClosed
 
@@ -102,7 +103,7 @@ class Child:
     def is_stopped(self) -> bool:
         """Whether a signal or a debugger holds it; False where the system does not tell."""
         try:
-            status = Path(f"/proc/{self.pid}/stat").read_text()
+            status = "".join(files.system_lines(Path(f"/proc/{self.pid}/stat")))
         except OSError:
             return False
         # The name before it may hold anything.

@@ -191,7 +191,7 @@ def _capabilities(name: str) -> int:
 
 
 def _status(name: str) -> str | None:
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in files.system_lines(Path("/proc/self/status")):
         key, _, value = line.partition(":")
         if key == name:
             return value.strip()

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from testbed import files
+
 ROOT = Path("/sys/fs/cgroup")
 
 
@@ -19,7 +21,7 @@ def of(controller: str, proc: Path = Path("/proc"), root: Path = ROOT) -> list[G
     """Groups that may limit what ``controller`` controls; none where the system does not tell."""
     found: list[Group] = []
     try:
-        lines = (proc / "self/cgroup").read_text().splitlines()
+        lines = files.system_lines(proc / "self/cgroup")
     except OSError:
         return found
     for line in lines:

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from testbed import files
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
 _MAP_BYTES = 512 << 10
 """Larger blocks are mapped, and go back to the kernel when freed. With glibc's own 128 KB most
@@ -157,7 +159,7 @@ def _maker(size: int) -> Callable[[], object]:
 def _mappings() -> Iterator[tuple[int, int, str, str]]:
     """Parts of this process's memory: begin, end, rights and name; none but on Linux."""
     maps = Path("/proc/self/maps")
-    for line in maps.read_text().splitlines() if maps.exists() else ():
+    for line in files.system_lines(maps) if maps.exists() else ():
         where, rights, _, _, _, *name = line.split(maxsplit=5)
         begin, end = (int(part, 16) for part in where.split("-"))
         yield begin, end, rights, "".join(name)

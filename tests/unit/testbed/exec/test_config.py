@@ -90,6 +90,12 @@ def test_bad_input_is_refused_with_what_would_be_right(values: dict[str, Any], s
             "nodes.client-1.after = 'server': must be NODE:PORT",
         ),
         (
+            ExecConfig(
+                command=("x",), nodes={"client-1": NodeConfig(after="server:" + "9" * 5000)}
+            ),
+            "must be NODE:PORT",
+        ),
+        (
             ExecConfig(command=("x",), nodes={"client-1": NodeConfig(after="servr:80")}),
             "'servr' is no node: did you mean server",
         ),
@@ -145,8 +151,8 @@ def test_what_a_program_names_in_a_private_folder_stays() -> None:
 
 
 def test_names_are_asked_of_the_hosts_file_and_of_dns_alone() -> None:
-    text = "passwd: files\nhosts: files mymachines resolve [!UNAVAIL=return] dns\n"
-    assert name_service(text) == "passwd: files\nhosts: files dns\n"
+    lines = ["passwd: files", "hosts: files mymachines resolve [!UNAVAIL=return] dns"]
+    assert name_service(lines) == "passwd: files\nhosts: files dns\n"
 
 
 @pytest.mark.parametrize(
