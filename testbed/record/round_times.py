@@ -19,9 +19,10 @@ def fill(
     """Give ``row`` its times.
 
     ``links``: of every node, the server first, as the round began; empty where not known. An
-    asynchronous method's round waits for none of its clients: it has no slowest and no ideal.
+    asynchronous method's round waits for none of its clients: it has no slowest and no ideal. Of
+    a round that is not over nobody knows who is the slowest.
     """
-    if not asynchronous:
+    if entry.seconds is not None and not asynchronous:
         _fill_slowest(row, entry)
     _fill_all(row, entry, clients, [] if asynchronous else links)
 

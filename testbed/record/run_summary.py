@@ -128,7 +128,8 @@ class RoundSummary(msgspec.Struct, kw_only=True):
         Seconds | None, "from there to its metrics; the next round begins after that"
     ] = None
     compute_s: Annotated[
-        Seconds | None, "of `seconds`, of its slowest client; null of an asynchronous method"
+        Seconds | None,
+        "of `seconds`, of its slowest client; null as those, and of an asynchronous method",
     ] = None
     transfer_s: Annotated[Seconds | None, "likewise, on the way"] = None
     wait_s: Annotated[Seconds | None, "likewise, the rest"] = None

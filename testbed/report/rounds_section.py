@@ -173,8 +173,9 @@ def _rounds_table(story: Story) -> Markup:
         columns.append(("on full lines, s", lambda entry: entry.ideal_s))
         caption += "; on full lines is what it would take if TCP filled them"
     columns += [
-        ("wire up, MB", lambda entry: entry.bytes.wire.up / 1e6),
-        ("wire down, MB", lambda entry: entry.bytes.wire.down / 1e6),
+        # The links' counters are read when a round is over.
+        ("wire up, MB", lambda entry: entry.bytes.wire.up / 1e6 if entry.finished else None),
+        ("wire down, MB", lambda entry: entry.bytes.wire.down / 1e6 if entry.finished else None),
         ("clients", lambda entry: entry.clients_ok),
         ("failed", lambda entry: entry.clients_failed),
     ]

@@ -176,6 +176,20 @@ def test_a_run_that_was_killed_at_any_event_has_a_report() -> None:
         check(run_page.page(gather(read([*whole[:count], torn[:30]])), Path("RUN")))
 
 
+def test_of_a_round_that_is_not_over_no_figure_is_made_up() -> None:
+    found = events(rounds=2)
+    ended = next(n for n, each in enumerate(found) if each.get("event") == "round" and n)
+    later = [n for n, each in enumerate(found) if each.get("event") == "message"][-1]
+    assert ended < later
+    story = gather(read(lines(found[: later + 1])))
+    last = story.summary.rounds[-1]
+    assert (last.finished, last.seconds) == (False, None)
+    assert (last.compute_s, last.transfer_s, last.wait_s) == (None, None, None)
+    row = run_page.page(story, Path("RUN")).partition("2, not finished</th>")[2]
+    figures = row.partition("</tr>")[0]
+    assert "0.000" not in figures and figures.count(">-<") >= 6
+
+
 def test_a_run_of_modelled_computing_says_that_nothing_was_learnt() -> None:
     found = events()
     found[0]["compute"] = "modelled"
