@@ -26,6 +26,27 @@ _READ_BYTES = 1 << 18
 Kind = TypeVar("Kind", Ask, Tell, Filling, Rate)
 
 
+def turns(host: int, count: int) -> list[int]:
+    """Whom host number ``host`` of ``count`` measures with, one after the other.
+
+    Where all go by this, as many pairs measure at once as share no host: the rounds of a
+    tournament, in which each plays each. No host waits in a circle, since who waits does so for a
+    pair of an earlier round.
+    """
+    # All but the last stand in a circle; without a last one, who would meet it has no turn.
+    last = count - 1 if count % 2 == 0 else count
+    found = []
+    for turn in range(last):
+        if host == last:
+            other = turn * (last + 1) // 2 % last
+        else:
+            other = (turn - host) % last
+            other = last if other == host else other
+        if other < count:
+            found.append(other)
+    return found
+
+
 class Measured(NamedTuple):
     """The network between this host and another."""
 
@@ -90,6 +111,9 @@ class _Talk:
 
     def ask(self) -> tuple[Offset, list[float]]:
         """The other's clock, and each round trip's seconds."""
+        # Not counted: the other end may have to come from another pair's measurement.
+        self._connection.sendall(messages.ask(time.monotonic()))
+        self.next(Tell)
         offset, trips = Offset(), []
         for _ in range(PINGS):
             self._connection.sendall(messages.ask(time.monotonic()))
@@ -99,7 +123,7 @@ class _Talk:
         return offset, trips
 
     def answer(self) -> None:
-        for _ in range(PINGS):
+        for _ in range(1 + PINGS):
             question, came = self.next(Ask)
             self._connection.sendall(messages.tell(question.asked, came, time.monotonic()))
 

@@ -22,7 +22,7 @@ LIMIT_S = 30.0
 ANSWER_LIMIT_S = 2.0
 """For one that has called to say what it has to."""
 _AGAIN_S = 0.05
-_GREETING = b"wiretune tunnel 1\n"
+_GREETING = b"wiretune tunnel 2\n"
 """Its number changes with what is said."""
 
 

@@ -18,7 +18,7 @@ from testbed.links.linux import descriptors, namespaces
 from testbed.links.process import CounterTable, Facts, LinkProcess, objection, say_up
 from testbed.links.tunnel.clock_table import ClockTable, Reading
 from testbed.links.tunnel.clocks import Offset
-from testbed.links.tunnel.measurement import MOST_S, measure
+from testbed.links.tunnel.measurement import MOST_S, measure, turns
 from testbed.links.tunnel.meeting import LIMIT_S, Meeting, meet
 from testbed.links.tunnel.tunnel import Tunnel
 from testbed.links.userspace import forwarder, receive_steering
@@ -83,7 +83,7 @@ class UserspaceNetwork:
         limit_s = 30 + 0.05 * count
         self._clocks = clocks = ClockTable(meeting.others if meeting else ())
         if meeting is not None:
-            limit_s += LIMIT_S + MOST_S * len(meeting.others) ** 2
+            limit_s += LIMIT_S + MOST_S * len(meeting.addresses)
         self._process = LinkProcess(
             len(plan.nodes), lambda c, table: _run(plan, mine, meeting, c, table, clocks), limit_s
         )
@@ -191,16 +191,16 @@ def _meet(
     meeting: Meeting,
 ) -> dict[str, tuple[socket.socket, tuple[Path, Path], Offset]]:
     """A connection to each other host, and the network to it as measured there and back."""
-    # One pair after the other, in the same order on all hosts, so that none waits in a circle.
     connections = meet(meeting)
     meeting.listener.close()
     names = list(meeting.addresses)
+    here = names.index(meeting.host)
     found = {}
-    for other, connection in connections.items():
-        first = names.index(meeting.host) < names.index(other)
-        measured = measure(connection, meeting.host, other, first=first)
-        found[other] = (connection, (measured.there, measured.back), measured.offset)
-    return found
+    for place in turns(here, len(names)):
+        other = names[place]
+        measured = measure(connections[other], meeting.host, other, first=here < place)
+        found[other] = (connections[other], (measured.there, measured.back), measured.offset)
+    return {other: found[other] for other in connections}
 
 
 def _tuning(plan: Plan) -> Callable[[], None]:

@@ -76,3 +76,39 @@ def test_the_rate_is_that_of_the_second_half():
     fast = [(0.1 + 0.001 * n, 100) for n in range(100)]
     assert measurement._rate(slow + fast) == pytest.approx(100_000, rel=0.1)
     assert measurement._rate([]) == measurement._rate([(1.0, 100)]) == 0.0
+
+
+def test_who_comes_late_from_another_measurement_lengthens_no_round_trip(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(measurement, "FILLING_S", 0.01)
+    late_s = 2.0
+
+    def other() -> measurement.Measured:
+        time.sleep(late_s)
+        return measure(two, "c", "b", first=False)
+
+    one, two = socket.socketpair()
+    with one, two, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(other)
+        ways = measure(one, "b", "c", first=True), waiting.result()
+    assert all(way.there.rtt_max_ms < 1000 * late_s for way in ways)
+    assert all(way.offset.exchanges == measurement.PINGS for way in ways)
+
+
+@pytest.mark.parametrize("count", range(1, 27))
+def test_each_measures_with_each_in_as_few_turns_as_there_can_be(count: int):
+    turns = [measurement.turns(host, count) for host in range(count)]
+    for host, others in enumerate(turns):
+        assert sorted(others) == [other for other in range(count) if other != host]
+    taken = 0
+    left = [list(others) for others in turns]
+    while any(left):
+        # Pairs both of whose hosts are free for it: each host is in one at most.
+        nexts = [others[0] if others else None for others in left]
+        pairs = {(a, b) for a, b in enumerate(nexts) if b is not None and nexts[b] == a}
+        assert pairs
+        for host, _ in pairs:
+            del left[host][0]
+        taken += 1
+    assert taken == (0 if count == 1 else count - 1 if count % 2 == 0 else count)

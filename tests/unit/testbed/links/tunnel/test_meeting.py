@@ -102,7 +102,7 @@ def test_another_version_is_named(owned: contextlib.ExitStack):
     def older() -> None:
         connection, _ = first.listener.accept()
         with connection:
-            connection.sendall(meetings._GREETING.replace(b"1", b"0") + bytes(16))
+            connection.sendall(meetings._GREETING[:-2] + b"0\n" + bytes(16))
             connection.recv(1)
 
     with ThreadPoolExecutor(1) as pool:
