@@ -46,6 +46,7 @@ def _variables(
     help="A variable of every node's environment; may be repeated.",
 )
 @common.of_a_run(*(name for name in OF_LINKS if name != "dilation"))
+@common.of_one_host()
 @common.of_a_run("dilation", help_="None but 1: programs of others go by this machine's clock.")
 @click.argument("command", nargs=-1, metavar="[-- COMMAND...]")
 @common.says(quietly=True)

@@ -46,6 +46,7 @@ def _failing() -> Iterator[None]:
     help="Obey lines from standard input, as `shell` does; the network ends with them.",
 )
 @common.of_a_run(*LINK_OPTIONS)
+@common.of_one_host()
 @common.of_a_run("strict", help_="Have none where a link is not what its profile says.")
 @common.says(quietly=True)
 def up(name: str | None, prompt: bool, output: terminal.Output, **flags: Any) -> None:

@@ -154,6 +154,24 @@ def token_file() -> Callable[[Command], Command]:
     )
 
 
+def of_one_host() -> Callable[[Command], Command]:
+    """Have a command refuse what is of several hosts, with the reason."""
+
+    def refuse(context: click.Context, option: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            from testbed.exec.config import ONE_HOST
+
+            raise ConfigError(f"{option.opts[0]}={value}: {ONE_HOST}")
+
+    def decorate(command: Command) -> Command:
+        for name in ("--hosts", "--place", "--token-file"):
+            given: dict[str, Any] = {"hidden": True, "expose_value": False, "callback": refuse}
+            command = click.option(name, **given)(command)
+        return command
+
+    return decorate
+
+
 def of_a_method(help_: str) -> Callable[[Command], Command]:
     """Give a command ``--set``: it takes the pairs as ``options``."""
     return click.option(

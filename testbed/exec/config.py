@@ -21,6 +21,11 @@ OF_LINKS = (
     *("calibrate", "pcap", "strict", "dilation", "time_limit_s", "out"),
 )
 """Fields of RunConfig that a run of programs has too."""
+OF_HOSTS = ("hosts", "place")
+ONE_HOST = (
+    "programs of others have all their nodes on one host, this one; leave it out (`launch`, and "
+    "`bench` of methods, have runs on several)"
+)
 TcpPort = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Command = Text | tuple[Text, ...]
 
@@ -139,6 +144,8 @@ def load(file: Path | None, flags: Mapping[str, Any]) -> Request:
 def _split(values: Mapping[str, Any], where: str) -> Request:
     known = [*OF_LINKS, *ExecConfig.__struct_fields__]
     for key in values:
+        if key in OF_HOSTS:
+            raise ConfigError(f"{where}: {key} = {values[key]!r}: {ONE_HOST}")
         if key not in known:
             raise ConfigError(f"{where}: unknown field {key!r}{closest(key, known) or '.'}")
     links = {key: value for key, value in values.items() if key in OF_LINKS}

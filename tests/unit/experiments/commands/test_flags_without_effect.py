@@ -7,6 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from experiments.commands.exec import exec as exec_
 from experiments.commands.launch import launch
 from experiments.commands.network import calibrate, doctor
 from experiments.commands.networks import down, up
@@ -20,6 +21,17 @@ CASES = {
         up,
         ["--clients=1", "--strict", "--no-calibrate"],
         "--strict with --no-calibrate: .*leave one out",
+    ),
+    "programs on several hosts": (
+        exec_,
+        ["--hosts=10.0.0.1,10.0.0.2", "--clients=1", "--", "true"],
+        "--hosts=10.0.0.1,10.0.0.2: programs of others have all their nodes on one host, this one",
+    ),
+    "programs placed on hosts": (exec_, ["--place=client-1=b", "--", "true"], "on one host"),
+    "a network on several hosts": (
+        up,
+        ["--hosts=10.0.0.1,10.0.0.2", "--clients=1"],
+        "--hosts=10.0.0.1,10.0.0.2: .*leave it out",
     ),
     "seconds that are no number": (
         calibrate,

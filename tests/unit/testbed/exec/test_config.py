@@ -54,6 +54,7 @@ def test_flags_win_over_a_file_and_both_come_back_from_what_is_written(tmp_path:
     [
         ({"servr": "x"}, "unknown field 'servr': did you mean server"),
         ({"rounds": 3}, "unknown field 'rounds'"),
+        ({"hosts": "10.0.0.1,10.0.0.2"}, "'10.0.0.1,10.0.0.2': programs of others have all their"),
         ({"until": "never"}, "until = 'never': must be one of all, server, clients"),
         ({"links": "loopback"}, "does not go through that relay"),
         ({"dilation": "auto"}, "go by this machine's clock"),
