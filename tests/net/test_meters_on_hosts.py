@@ -49,5 +49,5 @@ def test_what_nodes_of_another_host_write_is_in_the_runs_log(
     assert run.returncode == 0, text
     (log,) = (found.folder / "out").glob("*/nodes.log")
     lines = log.read_text().splitlines()
-    assert "host b: Fatal Python error: Aborted" in lines
-    assert all(line.startswith("host b: ") for line in lines)
+    assert "host b: client-3: Fatal Python error: Aborted" in lines
+    assert all(line.startswith("host b: client-3: ") for line in lines)

@@ -213,7 +213,7 @@ class Hosts:
         elif isinstance(message, host_prober.Answer):
             far.probed = message
         elif isinstance(message, Logged):
-            self._write_log(far, message.text)
+            self._write_log(far, message)
         elif isinstance(message, Capturing):
             far.captures = True
         elif isinstance(message, CapturePiece):
@@ -241,9 +241,11 @@ class Hosts:
         if event is not None and channel is not None:
             channel.put(event)
 
-    def _write_log(self, far: FarHost, text: str) -> None:
+    def _write_log(self, far: FarHost, logged: Logged) -> None:
         if self.log is not None:
-            lines = "".join(f"host {far.name}: {line}\n" for line in text.splitlines())
+            names = [f"{node.name}: " for node in self._nodes if node.index == logged.node]
+            who = "".join([f"host {far.name}: ", *names])
+            lines = "".join(f"{who}{line}\n" for line in logged.text.splitlines())
             # A full disk takes no more of the driver's own nodes either.
             with contextlib.suppress(OSError):
                 os.write(self.log, lines.encode())

@@ -118,9 +118,11 @@ class Counted(msgspec.Struct, tag="counted"):
 
 
 class Logged(msgspec.Struct, tag="logged"):
-    """Lines that an agent's nodes have written to their standard error."""
+    """Lines that a node of an agent's has written to its standard error."""
 
     text: str
+    node: int | None = None
+    """None: a process that is none."""
 
 
 class StartCapture(msgspec.Struct, tag="start_capture"):

@@ -52,7 +52,7 @@ from testbed.run.hosts.messages import (
 )
 from testbed.run.hosts.seal import Seal
 from testbed.run.states import StatePiece
-from testbed.run.zygote import NodeFailed, Program, Reaped, Zygote
+from testbed.run.zygote import Forked, NodeFailed, Program, Reaped, Zygote
 
 PATIENCE_S = 1e6
 """A driver that is gone is noticed by the agent itself."""
@@ -141,9 +141,9 @@ def _whole(given: list[Give], opens: Seal, plan: Plan) -> dict[str, bytes]:
     return {name: bytes(state) for name, state in found.items()}
 
 
-def _send_log(line: Line, text: str) -> None:
-    if text:
-        line.send(Logged(text))
+def _send_log(line: Line, words: list[Logged]) -> None:
+    for each in words:
+        line.send(each)
 
 
 class _Part:
@@ -183,11 +183,12 @@ class _Part:
                     elif isinstance(key.data, HostProber):
                         for answer in key.data.drain():
                             self._line.send(answer)
-                    elif key.fileobj is self._log:
-                        _send_log(self._line, self._log.take())
-                        if self._log.ended:
-                            self._selector.unregister(self._log)
                 self._hear_zygote()
+                # By who has been forked, as is known by now.
+                if any(key.fileobj is self._log for key, _ in ready):
+                    _send_log(self._line, self._log.take())
+                    if self._log.ended:
+                        self._selector.unregister(self._log)
                 self._check()
                 if any(key.fileobj is self._line for key, _ in ready):
                     for order in self._line.read():
@@ -243,6 +244,8 @@ class _Part:
         for said in self._zygote.channel.drain():
             if isinstance(said, Refusal):
                 raise NodeFailed(said.reason)
+            if isinstance(said, Forked):
+                self._log.nodes[said.pid] = said.node
             if isinstance(said, Reaped):
                 # Its last words came before its end.
                 self._relay(said.node)

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -22,6 +23,7 @@ from testbed.run.hosts.messages import (
     Count,
     Counted,
     Give,
+    Logged,
     Order,
     Refused,
     Said,
@@ -156,6 +158,24 @@ def test_who_is_on_a_host_that_is_gone_has_ended_by_that(owned: contextlib.ExitS
     assert made.hosts.news() == []
     # The run goes on.
     assert made.network.failure() is None
+
+
+def test_what_is_logged_elsewhere_is_so_here_by_host_and_node(
+    owned: contextlib.ExitStack, tmp_path: Path
+):
+    made = Made(owned, PLACE)
+    made.spawn_all()
+    log = owned.enter_context((tmp_path / "nodes.log").open("wb", buffering=0))
+    made.hosts.log = log.fileno()
+    made.ends["b"].send(Logged("one\ntwo\n", 2))
+    made.ends["b"].send(Logged("its own\n"))
+    made.ends["b"].send(Forked(2, 1))
+    made.heard(1)
+    assert (tmp_path / "nodes.log").read_text().splitlines() == [
+        "host b: client-2: one",
+        "host b: client-2: two",
+        "host b: its own",
+    ]
 
 
 def test_an_agent_that_cannot_go_on_says_why(owned: contextlib.ExitStack):
