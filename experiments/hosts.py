@@ -32,6 +32,7 @@ LEAST_TOKEN_BYTES = 32
 MOST_HOSTS = 26
 
 
+_THERE_IS_ONE = "there is one host; name several by hosts, or leave it out"
 ONE_HOST = "is of a run's hosts, and there are none but this one; name them by --hosts"
 
 
@@ -84,7 +85,8 @@ def parsed(text: str) -> dict[str, tuple[str, int]]:
     if not 2 <= len(pieces) <= MOST_HOSTS:
         raise ConfigError(
             f"hosts = {text!r}: are {len(pieces)}; name this machine's own address and those of "
-            f"the others, {MOST_HOSTS} at most, parted by commas"
+            f"the others, {MOST_HOSTS} at most, parted by commas, or leave it out for this machine "
+            "alone"
         )
     found = {chr(ord("a") + place): address_of(piece) for place, piece in enumerate(pieces)}
     for name, address in found.items():
@@ -102,9 +104,9 @@ def settled(config: RunConfig, flags: Mapping[str, Any]) -> RunConfig:
     """
     if config.hosts is None:
         if config.place is not None:
-            raise ConfigError(f"place = {config.place!r}: there is one host; name several by hosts")
+            raise ConfigError(f"place = {config.place!r}: {_THERE_IS_ONE}")
         if config.on_lost_host == "stop":
-            raise ConfigError('on_lost_host = "stop": there is one host; name several by hosts')
+            raise ConfigError(f'on_lost_host = "stop": {_THERE_IS_ONE}')
         return config
     several = "a run on several hosts"
     if config.links not in ("auto", userspace.name):

@@ -17,7 +17,7 @@ from testbed.run import client_links
 from testbed.run.config import RunConfig
 
 Facts = dict[str, Any]
-ELSEWHERE = {"hosts", "place"}
+ELSEWHERE = {"hosts", "place", "on_lost_host"}
 """Settings that may be others: all states are in the run's folder, wherever their nodes were."""
 
 

@@ -41,7 +41,10 @@ class HostRows:
         self._rows: dict[str, HostSummary] = {}
 
     def take(self, event: Event) -> None:
-        if isinstance(event, events.Hosts):
+        if isinstance(event, events.Resumed):
+            # It may be on others, or on one.
+            self._rows.clear()
+        elif isinstance(event, events.Hosts):
             self._begin(event)
         elif isinstance(event, events.HostGone) and event.host in self._rows:
             self._rows[event.host].gone = event.reason
@@ -53,8 +56,6 @@ class HostRows:
             _end(self._rows[event.host], event)
 
     def _begin(self, event: events.Hosts) -> None:
-        # A run that was resumed may be on others.
-        self._rows.clear()
         driver = event.hosts[0].name if event.hosts else ""
         ways = {(way.sender, way.receiver): way for way in event.underlay}
         for part in event.hosts:

@@ -85,6 +85,27 @@ def test_a_run_that_lost_a_host_ends_so_with_another_in_its_place(
     check_alike(found)
 
 
+def test_a_run_that_lost_its_other_host_ends_so_on_one(machines: Make, until: Callable[..., Any]):
+    found = machines()
+    agent = found.agent(1)
+    run = found.launch(*RUN, PLACE, "--on-lost-host=stop")
+    until(lambda: kept_elsewhere(found), "a state from the other host", LIMIT_S)
+    agent.kill()
+    assert "host b is gone" in said(run)
+    assert run.returncode == 1
+    (config,) = (found.folder / "out").glob("*/config.toml")
+    lines = config.read_text().splitlines(keepends=True)
+    of_hosts = ("hosts = ", "place = ", "on_lost_host = ")
+    kept = [line for line in lines if not line.startswith(of_hosts)]
+    assert len(kept) == len(lines) - len(of_hosts)
+    config.write_text("".join(kept))
+    again = found.start(0, "launch", f"--resume={config.parent}", "--plain")
+    text = said(again)
+    assert again.returncode == 0, text
+    assert found.summary()["hosts"] == []
+    check_alike(found)
+
+
 def move(config: Path, before: str, after: str) -> None:
     """Have another host in the place of one."""
     text = config.read_text()

@@ -64,7 +64,7 @@ def test_what_several_hosts_cannot_is_refused(
 
 
 def test_a_placement_without_hosts_is_refused():
-    with pytest.raises(ConfigError, match="there is one host; name several by hosts"):
+    with pytest.raises(ConfigError, match="name several by hosts, or leave it out"):
         hosts.settled(RunConfig(place="server=a"), {})
 
 

@@ -51,6 +51,15 @@ def test_ways_are_those_between_a_host_and_the_drivers() -> None:
     assert (b.address, b.cores, b.memory_mb, b.nodes) == ("10.0.0.2", 2, 900, 10)
 
 
+def test_a_run_that_went_on_has_the_hosts_that_it_has_then() -> None:
+    gone = events.HostGone(host="b", reason="it closed the connection")
+    nothing = events.UpDown(up=0, down=0)
+    again = events.Redone(payload=nothing, message=nothing, seconds=0.0)
+    resumed = events.Resumed(round=1, at_s=2.0, lost=again)
+    assert summary(gone, resumed).hosts == []
+    assert [row.gone for row in summary(gone, resumed, parts()).hosts] == [None] * 3
+
+
 def test_a_row_has_the_most_that_its_clock_drifted_and_might_be_wrong() -> None:
     clocks = [(-0.002, 1e-5), (0.003, 3e-5), (0.001, 2e-5)]
     told = [events.HostClock(host="b", behind_s=s, error_s=e) for s, e in clocks]
