@@ -524,7 +524,8 @@ class Evaluated(Event, tag="evaluated", kw_only=True):
 
 
 class Shaped(Moment, tag="shaped", kw_only=True):
-    """By the supervisor, in the name of the node whose link has changed."""
+    """By the supervisor, or on several hosts by the node's own, in the name of the node whose link
+    has changed."""
 
     up: Annotated[
         dict[str, Any],

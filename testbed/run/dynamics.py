@@ -3,12 +3,11 @@
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from testbed import clock
-from testbed.links.interface import Network
 from testbed.network.direction import Direction, changes
 from testbed.network.schedule import State
 from testbed.network.topology import Node, Plan
@@ -18,49 +17,67 @@ from testbed.record.events import Away, Back, Moment, Shaped
 Change = TypeVar("Change", State, "_Presence")
 
 
+class Shapes(Protocol):
+    """A network as far as it changes."""
+
+    def shape(self, node: Node, up: Direction, down: Direction) -> None:
+        """The same as a ``Network`` has it."""
+
+
 class Dynamics:
     """Changes that a plan's nodes have ahead, counted from where training begins."""
 
     def __init__(
-        self, plan: Plan, now: Callable[[], float] = clock.monotonic, trained_s: float = 0.0
+        self,
+        plan: Plan,
+        now: Callable[[], float] = clock.monotonic,
+        trained_s: float = 0.0,
+        shapes: Callable[[Node], bool] = lambda node: True,
     ) -> None:
         """``trained_s``: how long training has gone on before; each link then begins in the state
-        that holds at that moment, a trace at its first line.
+        that holds at that moment, a trace at its first line. ``shapes``: whether a node's link is
+        changed here.
         """
         self._clock = now
-        self._began_s: float | None = None
+        self.began_s: float | None = None
+        """When training did, by the clock; before it was last gone on with, too."""
         self._trained_s = trained_s
         changes: list[tuple[float, Node, State | _Presence]] = []
         for node in plan.nodes:
-            changes += [(s.at_s, node, s) for s in _from(states(node), trained_s)]
+            own = states(node) if shapes(node) else ()
+            changes += [(s.at_s, node, s) for s in _from(own, trained_s)]
             # Who is back is there, as all are at first.
             presences = _from(_presence(node), trained_s)
             changes += [(p.at_s, node, p) for p in presences if not p.there or p.at_s > trained_s]
         self._changes = deque(sorted(changes, key=lambda change: change[0]))
 
-    def begin(self) -> None:
-        """Training begins or goes on; only the first call counts."""
-        if self._began_s is None:
-            self._began_s = self._clock() - self._trained_s
+    def begin(self, at_s: float | None = None) -> None:
+        """Training begins or goes on, now or as begun ``at_s``; only the first call counts."""
+        if self.began_s is None:
+            self.began_s = self._clock() - self._trained_s if at_s is None else at_s
+
+    def end(self) -> None:
+        """Training is over; nothing changes any more."""
+        self._changes.clear()
 
     @property
     def wait_s(self) -> float:
         """Seconds until something is due; infinity before the beginning and after the end."""
-        if self._began_s is None or not self._changes:
+        if self.began_s is None or not self._changes:
             return math.inf
-        return max(0.0, self._began_s + self._changes[0][0] - self._clock())
+        return max(0.0, self.began_s + self._changes[0][0] - self._clock())
 
-    def apply(self, network: Network) -> list[tuple[str, Moment]]:
+    def apply(self, network: Shapes) -> list[tuple[str, Moment]]:
         """Make the changes that are due; returns an event for each, by node.
 
         Shaped: its link took a state; Away and Back: the node is not, or again, to be had.
         """
         events: list[tuple[str, Moment]] = []
-        while self.wait_s == 0 and self._began_s is not None:
+        while self.wait_s == 0 and self.began_s is not None:
             at_s, node, change = self._changes.popleft()
             if isinstance(change, State):
                 network.shape(node, change.up, change.down)
-            actual_s = round(self._clock() - self._began_s, 6)
+            actual_s = round(self._clock() - self.began_s, 6)
             event: Moment
             if isinstance(change, State):
                 up, down = (changes(Direction(), each) for each in (change.up, change.down))

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import math
 import selectors
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -30,6 +29,7 @@ from testbed.run.feasible import Traffic, refusal
 from testbed.run.hosts.driver import Hosts
 from testbed.run.hosts.far_host import FarChannel
 from testbed.run.hosts.probing import certificate
+from testbed.run.hosts.timing import HostsDynamics
 from testbed.run.hosts.whole import HostsZygote
 from testbed.run.ledger import Ledger, Progress, RunFailed
 from testbed.run.meters import Meters
@@ -87,7 +87,7 @@ class _Run:
         self._ledger = Ledger(recorder, progress)
         self._meters: Meters | None = None
         """Once there is a network."""
-        self._dynamics = Dynamics(plan)
+        self._dynamics = self._changes()
         self._channels: dict[int, Channel | FarChannel] = {}
         self._ended: dict[int, str] = {}
         self._server_done = False
@@ -135,8 +135,13 @@ class _Run:
     def _go_on(self, past: Iterable[Event], facts: dict[str, Any]) -> None:
         for event in past:
             self._ledger.tally.take(event)
-        self._dynamics = Dynamics(self._plan, trained_s=self._ledger.tally.trained_s)
+        self._dynamics = self._changes(self._ledger.tally.trained_s)
         self._ledger.record(SUPERVISOR, msgspec.convert(facts, events.Resumed))
+
+    def _changes(self, trained_s: float = 0.0) -> Dynamics:
+        if self._hosts is None:
+            return Dynamics(self._plan, trained_s=trained_s)
+        return HostsDynamics(self._hosts, self._plan, trained_s)
 
     def _judge_host(self, closing: dict[str, Any]) -> None:
         seconds = clock.host_s(self._rounds_ended_s - self._rounds_began_s) + clock.held_s()
@@ -275,8 +280,9 @@ class _Run:
                 if leaving and (remaining_s <= 0 or network.failure() or zygote.failure()):
                     return
                 self._ledger.recorder.keep_summary()
-                due_s = math.inf if leaving else self._dynamics.wait_s
-                due_s = min(remaining_s, due_s, self._ledger.recorder.summary_wait_s)
+                due_s = min(
+                    remaining_s, self._dynamics.wait_s, self._ledger.recorder.summary_wait_s
+                )
                 for key, _ in selector.select(min(clock.host_s(due_s), standstill.wait_s)):
                     if isinstance(key.data, int):
                         self._hear_node(key.data)
@@ -306,6 +312,7 @@ class _Run:
                 self._ledger.recorder.keep_summary(self._ledger.tally.summary)
             elif isinstance(event, events.Done):
                 self._server_done = True
+                self._dynamics.end()
                 self._rounds_ended_s = clock.monotonic()
                 self._busy_s += meter.busy_cores_s()
 

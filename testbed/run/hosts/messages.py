@@ -107,6 +107,19 @@ class Said(msgspec.Struct, tag="said"):
     event: Known | StatePiece
 
 
+class Trains(msgspec.Struct, tag="trains"):
+    """The driver's word that training goes on, and links change at their times from then on."""
+
+    began_s: float
+    """When it began, by the run's clock, as if it had not been interrupted."""
+    trained_s: float
+    """How long it had gone on before the run was resumed."""
+
+
+class Trained(msgspec.Struct, tag="trained"):
+    """The driver's word that it is over."""
+
+
 class Count(msgspec.Struct, tag="count"):
     """The driver's question for the links' counters."""
 
@@ -176,6 +189,8 @@ Order = (
     | Spawn
     | Say
     | Shape
+    | Trains
+    | Trained
     | Count
     | StartCapture
     | EndCapture

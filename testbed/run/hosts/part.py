@@ -1,6 +1,7 @@
 """A host's part of a run of several, as its agent carries it out: nodes, links, and their words."""
 
 import contextlib
+import math
 import selectors
 import time
 from collections import defaultdict
@@ -23,9 +24,11 @@ from testbed.network import hosts
 from testbed.network.topology import Plan
 from testbed.processes.channel import Channel, ChannelClosed, Garbled
 from testbed.processes.worker import Refusal, Stop
-from testbed.record.events import Known
+from testbed.record.events import Known, Shaped
 from testbed.run.config import RunConfig, pace
+from testbed.run.dynamics import Dynamics
 from testbed.run.hosts import line as lines
+from testbed.run.hosts import timing
 from testbed.run.hosts.captures import PartCapture
 from testbed.run.hosts.line import Line, LineClosed
 from testbed.run.hosts.log import NodesLog
@@ -48,6 +51,8 @@ from testbed.run.hosts.messages import (
     Spawn,
     StartCapture,
     Tell,
+    Trained,
+    Trains,
     Up,
 )
 from testbed.run.hosts.seal import Seal
@@ -166,6 +171,9 @@ class _Part:
         self._nodes = {node.index: node for node in hosts.of_host(plan, host)}
         self._channels: dict[int, Channel] = {}
         self._severed: set[str] = set()
+        self._slower = timing.Slower(network)
+        self._dynamics: Dynamics | None = None
+        """While training goes on."""
         self._prober: HostProber | None = None
         """Once links are probed."""
         self._busy_s, self._since_s = -meter.busy_cores_s(), time.monotonic()
@@ -176,7 +184,8 @@ class _Part:
             for each in (self._line, self._zygote.channel, self._network, self._log):
                 self._selector.register(each, selectors.EVENT_READ)
             while True:
-                ready = self._selector.select()
+                due_s = math.inf if self._dynamics is None else self._dynamics.wait_s
+                ready = self._selector.select(clock.host_s(due_s))
                 for key, _ in ready:
                     if isinstance(key.data, int):
                         self._relay(key.data)
@@ -195,6 +204,7 @@ class _Part:
                         if isinstance(order, Stop):
                             return
                         self._obey(order, owned)
+                self._change_links()
 
     def _obey(self, order: msgspec.Struct, owned: contextlib.ExitStack) -> None:
         if isinstance(order, Spawn):
@@ -208,6 +218,10 @@ class _Part:
                 self._channels[order.node].send(order.told)
         elif isinstance(order, Shape):
             self._network.shape(self._nodes[order.node], order.up, order.down)
+        elif isinstance(order, Trains):
+            self._dynamics = timing.of_part(list(self._nodes.values()), order)
+        elif isinstance(order, Trained):
+            self._dynamics = None
         elif isinstance(order, Count):
             self._line.send(Counted(self._network.counters()))
         elif isinstance(order, StartCapture):
@@ -228,6 +242,13 @@ class _Part:
         """Cores that worked in the mean since it began, for whatever program."""
         took_s = time.monotonic() - self._since_s
         return round((self._busy_s + meter.busy_cores_s()) / took_s, 2) if took_s > 0 else 0.0
+
+    def _change_links(self) -> None:
+        if self._dynamics is not None:
+            for name, event in self._dynamics.apply(self._slower):
+                (node,) = (node for node in self._nodes.values() if node.name == name)
+                assert isinstance(event, Shaped)
+                self._line.send(Said(node.index, event))
 
     def _relay(self, node: int) -> None:
         channel = self._channels[node]
