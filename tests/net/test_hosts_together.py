@@ -2,10 +2,12 @@
 
 import json
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import captured
 import pytest
 from machines import LIMIT_S, Machines, said
 from several_hosts import _set_clock, may_set_clocks
@@ -30,9 +32,9 @@ def machines(userspace_links: None, root: None, tmp_path: Path) -> Iterator[Call
         each.close()
 
 
-def carried_out(found: Machines) -> dict[str, Any]:
+def carried_out(found: Machines, *more: str) -> dict[str, Any]:
     """The summary of a run on both."""
-    run = found.launch(PLACE, *LINKS)
+    run = found.launch(PLACE, *LINKS, *more)
     text = said(run)
     assert run.returncode == 0, text
     return found.summary()
@@ -76,7 +78,8 @@ def test_times_are_right_with_clocks_that_are_far_apart(
     with monkeypatch.context() as within:
         within.setattr(subprocess, "Popen", ahead)
         found.agent(1)
-    summary = carried_out(found)
+    began_s = time.time()
+    summary = carried_out(found, "--pcap")
     (told,) = found.events("hosts")
     assert [round(part["ahead_s"]) for part in told["hosts"]] == [0, -AHEAD_S]
     (run,) = found.events("run")
@@ -87,6 +90,10 @@ def test_times_are_right_with_clocks_that_are_far_apart(
         # The way takes what a delay of 4g and its jitter do, less what clocks may be wrong by.
         assert 0.005 < way_s < LIMIT_S
         assert 0 < (event["received_ns"] - run["origin_ns"]) / 1e9 < summary["seconds"]["total"]
+    for name in ("client-1", "client-2", "client-3"):
+        (path,) = (found.folder / "out").glob(f"*/captures/{name}.pcap")
+        times_s = [packet.time_ns / 1e9 for packet in captured.read(path)]
+        assert began_s < min(times_s) and max(times_s) < time.time()
     clocks = found.events("host_clock")
     assert {event["host"] for event in clocks} == {"b"} and len(clocks) == 2
     assert all(abs(event["behind_s"]) < 0.05 and event["error_s"] < 0.05 for event in clocks)
