@@ -15,7 +15,7 @@ from testbed.links import choice
 from testbed.links.linux import namespaces
 from testbed.machine import kernel_modules
 from testbed.machine.limits import most_clients, require_proc
-from testbed.processes import cores
+from testbed.processes import cores, free_memory
 from testbed.report.terminal import styled
 from testbed.transport import congestion
 
@@ -146,13 +146,13 @@ def _cores() -> Finding:
 
 def _memory() -> Finding:
     memory = psutil.virtual_memory()
-    clients = int((memory.available / 1e6 - RUN_MB) / CLIENT_MB)
-    enough = memory.available > 1e9
+    free = free_memory.usable_bytes()
+    clients = int((free / 1e6 - RUN_MB) / CLIENT_MB)
+    enough = free > 1e9
     return Finding(
         "memory",
         enough,
-        f"{memory.available / 1e9:.1f} GB free of {memory.total / 1e9:.1f}: "
-        f"about {max(0, clients):,} clients",
+        f"{free / 1e9:.1f} GB free of {memory.total / 1e9:.1f}: about {max(0, clients):,} clients",
         "" if enough else f"a run wants about {RUN_MB} MB, and {CLIENT_MB} MB a client",
     )
 

@@ -10,12 +10,10 @@ import select
 from collections.abc import Callable
 from typing import Any
 
-import psutil
-
 from testbed.links.tunnel.meeting import ANSWER_LIMIT_S, listen
 from testbed.links.tunnel.proof import Stranger
 from testbed.metering import meter
-from testbed.processes import cores, signals
+from testbed.processes import cores, free_memory, signals
 from testbed.processes.child import Child
 from testbed.run.hosts import line as lines
 from testbed.run.hosts.line import Line
@@ -76,8 +74,9 @@ class Agent:
         connection, _ = self._listener.accept()
         try:
             line = lines.answer(connection, self._token, Order, ANSWER_LIMIT_S)
-            memory, busy = psutil.virtual_memory().available, self._part is not None
-            line.send(Hello(self._software, cores.usable(), memory, busy))
+            busy = self._part is not None
+            free_bytes = free_memory.usable_bytes()
+            line.send(Hello(self._software, cores.usable(), free_bytes, busy))
         except BaseException:
             connection.close()
             raise
