@@ -27,7 +27,7 @@ def run(listen: str, token: bytes, *, until_input_ends: bool) -> None:
         ConfigError: it cannot listen there.
     """
     try:
-        agent = Agent(*address_of(listen), token, prepared)
+        agent = Agent(*address_of(listen), token, prepared, load)
     except LinkError as error:
         raise ConfigError(f"--listen={listen}: {error}") from error
 
@@ -38,13 +38,18 @@ def run(listen: str, token: bytes, *, until_input_ends: bool) -> None:
     agent.serve(say, sys.stdin.fileno() if until_input_ends else None)
 
 
+def load() -> None:
+    """Import torch and what needs it, which takes seconds and is not the agent's own to hold."""
+    from nodes import program  # noqa: F401
+    from nodes.checkpoint import posting  # noqa: F401
+
+
 def prepared(config: RunConfig) -> Prepared:
     """A run as it is on this host; ``config`` is as its driver has written it.
 
     Raises:
         ConfigError: this host cannot have a part in it.
     """
-    # It brings in torch, which takes seconds and is not the agent's own to hold.
     from nodes.checkpoint.posting import Posted
     from nodes.program import FineTuning
 

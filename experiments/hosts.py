@@ -5,10 +5,9 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
-import psutil
 
 from testbed import outside
 from testbed.config_error import ConfigError
@@ -17,12 +16,13 @@ from testbed.links.tunnel.meeting import listen
 from testbed.links.userspace import backend as userspace
 from testbed.network import hosts
 from testbed.network.topology import Plan
-from testbed.processes import cores
+from testbed.processes import cores, free_memory
 from testbed.run.config import RunConfig
 from testbed.run.hosts.agent import software
 from testbed.run.hosts.driver import Hosts
-from testbed.run.hosts.far_host import FarHost, Unusable
+from testbed.run.hosts.far_host import FarHost, Unusable, checked
 from testbed.run.hosts.line import PORT
+from testbed.run.hosts.messages import Load
 from testbed.units import whole
 
 TOKEN = "WIRETUNE_TOKEN"
@@ -146,19 +146,25 @@ def digests(config: RunConfig, data: str | None, files: Mapping[str, str]) -> di
     return own | dict(files)
 
 
-@contextlib.contextmanager
-def joined(
-    config: RunConfig, layout: Plan, told: Mapping[str, str | None], secret: bytes
-) -> Iterator[tuple[Hosts, Plan]]:
-    """The other hosts of a run, each of which can have its part, and the plan with all placed.
+class Called(NamedTuple):
+    """The hosts of a run, all of which have been called."""
 
-    ``told``: digests of what they must have, too; ``secret``: their token.
+    own: str
+    others: list[FarHost]
+    listener: socket.socket
+    """Of this one, for the others' link processes."""
+    secret: bytes
+    """Their token."""
+
+
+@contextlib.contextmanager
+def called(config: RunConfig, clients: int, secret: bytes) -> Iterator[Called]:
+    """The other hosts of a run of so many clients, which have this one's software and load it.
 
     Raises:
-        ConfigError: naming the host that cannot, and why.
+        ConfigError: naming the one that could have no part in it, and why.
     """
-    addresses = placeable(config, len(layout.clients))
-    own, *others = addresses
+    own, *others = addresses = placeable(config, clients)
     with contextlib.ExitStack() as owned:
         try:
             listener = owned.enter_context(listen(addresses[own][0]))
@@ -166,17 +172,39 @@ def joined(
             for name in others:
                 far = FarHost(name, addresses[name], secret)
                 owned.callback(far.close)
-                found.append(far)
-            for far in found:
                 refuse_other_software(far)
-            ports = {far.name: far.check(config, dict(told)) for far in found}
+                far.say(Load())
+                found.append(far)
         except (Unusable, LinkError) as error:
             raise ConfigError(f"hosts = {config.hosts!r}: {error}") from error
-        here = hosts.Host(own, cores.usable(), psutil.virtual_memory().available)
-        machines = [here, *(far.machine for far in found)]
-        layout = hosts.placed(layout, machines, place=config.place)
-        all_hosts = Hosts(here, found, ports, listener, secret)
-        owned.callback(all_hosts.close)
+        yield Called(own, found, listener, secret)
+
+
+@contextlib.contextmanager
+def joined(
+    them: Called,
+    config: RunConfig,
+    layout: Plan,
+    told: Mapping[str, str | None],
+    needs: hosts.Needs = hosts.NOTHING,
+) -> Iterator[tuple[Hosts, Plan]]:
+    """The hosts of a run, each of which can have its part, and the plan with all placed.
+
+    ``told``: digests of what all must have; ``needs``: memory.
+
+    Raises:
+        ConfigError: naming the host that cannot, and why.
+    """
+    here = hosts.Host(them.own, cores.usable(), free_memory.usable_bytes())
+    machines = [here, *(far.machine for far in them.others)]
+    layout = hosts.placed(layout, machines, needs, config.place)
+    try:
+        ports = checked(them.others, config, told)
+    except Unusable as error:
+        raise ConfigError(f"hosts = {config.hosts!r}: {error}") from error
+    with contextlib.closing(
+        Hosts(here, them.others, ports, them.listener, them.secret)
+    ) as all_hosts:
         yield all_hosts, layout
 
 

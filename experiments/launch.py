@@ -94,8 +94,11 @@ def _launch(
     layout = plan(profiles, server, client_links.times_away(config, len(profiles)))
     choose("method", config.method, methods.names())
     choose("dataset", config.dataset, data.names())
-    # They bring in torch, which takes seconds.
-    from experiments import trial_run
+    hosts = None
+    if token is not None:
+        called = owned.enter_context(spread.called(config, len(profiles), token))
+    # They bring in torch, which takes seconds, on other hosts at the same time.
+    from experiments import footprint, trial_run
     from experiments.resume import Resumption
     from nodes import accelerators
     from nodes.checkpoint import posting, store
@@ -141,10 +144,10 @@ def _launch(
     )
     data_digest = program.task.fingerprint()
     link_files = client_links.files(config, [*profiles, *([server] if server else [])])
-    hosts = None
     if token is not None:
         told_hosts = spread.digests(config, data_digest, link_files)
-        joined = spread.joined(config, layout, told_hosts, token)
+        needs = footprint.of(config, program)
+        joined = spread.joined(called, config, layout, told_hosts, needs)
         hosts, layout = owned.enter_context(joined)
         config = msgspec.structs.replace(config, place=written(layout))
     profile = mix_label(profiles)

@@ -18,7 +18,7 @@ from testbed.processes.child import Child
 from testbed.run.hosts import line as lines
 from testbed.run.hosts.line import Line
 from testbed.run.hosts.messages import Hello, Order
-from testbed.run.hosts.part import Prepare, carry_out
+from testbed.run.hosts.part import Import, Prepare, carry_out
 
 COMPARED = ("python", "git")
 """Of what a record says of a machine, beside packages, what must be the same on all hosts."""
@@ -33,11 +33,18 @@ def software() -> dict[str, str | None]:
 class Agent:
     """Listens at one address; owns the process of the run that it has."""
 
-    def __init__(self, address: str, port: int, token: bytes, prepare: Prepare) -> None:
+    def __init__(
+        self,
+        address: str,
+        port: int,
+        token: bytes,
+        prepare: Prepare,
+        load: Import = lambda: None,
+    ) -> None:
         """Raises LinkError: the machine has no such address, or the port is taken."""
         self._listener = listen(address, port)
         self.address: tuple[str, int] = self._listener.getsockname()
-        self._token, self._prepare = token, prepare
+        self._token, self._prepare, self._load = token, prepare, load
         self._software = software()
         self._part: _Process | None = None
 
@@ -87,7 +94,7 @@ class Agent:
 
     def _run_part(self, line: Line) -> None:
         self._listener.close()
-        carry_out(line, self._token, self._prepare)
+        carry_out(line, self._token, self._prepare, self._load)
 
     def _end(self) -> None:
         if self._part is not None:

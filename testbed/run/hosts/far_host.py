@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import select
 import time
 from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -25,6 +27,7 @@ from testbed.run.hosts.messages import (
     Check,
     Checked,
     Hello,
+    Load,
     Refused,
     Say,
     Tell,
@@ -138,15 +141,25 @@ class FarHost:
     def machine(self) -> hosts.Host:
         return hosts.Host(self.name, self.hello.cores, self.hello.memory_bytes)
 
-    def check(self, config: RunConfig, digests: dict[str, str | None]) -> int:
-        """Have it check that it can have a part of this run; the port where it will be met.
+    def say(self, order: Load | Check) -> None:
+        """Have it load, or check whether it can have a part of a run; both take seconds.
+
+        Raises:
+            Unusable: it is gone.
+        """
+        try:
+            self.line.send(order)
+        except LineClosed as error:
+            raise Unusable(f"{self.where}: {error}") from error
+
+    def checked(self, digests: Mapping[str, str | None]) -> int:
+        """Take its answer, which comes; the port where it will be met.
 
         Raises:
             Unusable: it cannot, or one of ``digests`` is another there.
         """
         try:
-            self.line.send(Check(config))
-            answer = self.line.receive(msgspec.Struct, CHECK_LIMIT_S)
+            answer = self.line.receive(msgspec.Struct, HELLO_LIMIT_S)
         except LineClosed as error:
             raise Unusable(f"{self.where}: {error}") from error
         if isinstance(answer, Refused):
@@ -166,6 +179,36 @@ class FarHost:
         for channel in self.channels.values():
             channel.close()
         self.line.close()
+
+
+def checked(
+    hosts: Sequence[FarHost],
+    config: RunConfig,
+    digests: Mapping[str, str | None],
+    limit_s: float = CHECK_LIMIT_S,
+) -> dict[str, int]:
+    """Have all check at once that they can have their parts; by name, where each will be met.
+
+    Raises:
+        Unusable: of the first that says it cannot, or says nothing within ``limit_s``.
+    """
+    for far in hosts:
+        far.say(Check(config))
+    until = time.monotonic() + limit_s
+    ports: dict[str, int] = {}
+    while waits := [far for far in hosts if far.name not in ports]:
+        waiter = select.poll()
+        for far in waits:
+            waiter.register(far.line, select.POLLIN)
+        left_s = max(0.0, until - time.monotonic())
+        ready = {descriptor for descriptor, _ in waiter.poll(1000 * left_s)}
+        if not ready:
+            silent = ", ".join(far.where for far in waits)
+            raise Unusable(f"{silent}: no answer within {limit_s:g} s")
+        for far in waits:
+            if far.line.fileno() in ready:
+                ports[far.name] = far.checked(digests)
+    return {far.name: ports[far.name] for far in hosts}
 
 
 def _short(digest: str | None) -> str:

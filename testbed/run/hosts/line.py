@@ -19,7 +19,7 @@ import msgspec
 
 from testbed.links.tunnel import proof
 
-GREETING = b"wiretune agent 1\n"
+GREETING = b"wiretune agent 2\n"
 """Its number changes with what is said."""
 PORT = 7400
 MOST_BYTES = 1 << 24

@@ -38,6 +38,10 @@ class Tell(msgspec.Struct, tag="tell"):
     answered: float
 
 
+class Load(msgspec.Struct, tag="load"):
+    """The driver's order to import what the check will take, while it does so itself."""
+
+
 class Check(msgspec.Struct, tag="check"):
     """The driver's question whether the host can have a part in this run."""
 
@@ -183,6 +187,7 @@ class Closing(msgspec.Struct, tag="closing"):
 
 Order = (
     Ask
+    | Load
     | Check
     | Give
     | Begin

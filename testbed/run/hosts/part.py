@@ -43,6 +43,7 @@ from testbed.run.hosts.messages import (
     Counted,
     EndCapture,
     Give,
+    Load,
     Logged,
     Refused,
     Said,
@@ -77,24 +78,28 @@ class Prepared(NamedTuple):
 
 Prepare = Callable[[RunConfig], Prepared]
 """Raises ConfigError where this host cannot have its part."""
+Import = Callable[[], None]
+"""Imports what Prepare takes, which is to be held by the process of a part alone."""
 
 
-def carry_out(line: Line, token: bytes, prepare: Prepare) -> None:
+def carry_out(line: Line, token: bytes, prepare: Prepare, load: Import) -> None:
     """Do what the driver at the other end says, from its questions to the run's end."""
     with contextlib.suppress(LineClosed):
         try:
-            _carry_out(line, token, prepare)
+            _carry_out(line, token, prepare, load)
         except (ConfigError, LinkError, NodeFailed, Garbled, OSError) as error:
             line.send(Refused(str(error)))
 
 
-def _carry_out(line: Line, token: bytes, prepare: Prepare) -> None:
+def _carry_out(line: Line, token: bytes, prepare: Prepare, load: Import) -> None:
     prepared = listener = config = None
     given: list[Give] = []
     while not isinstance(order := line.receive(msgspec.Struct, PATIENCE_S), Begin):
         if isinstance(order, Ask):
             heard = time.monotonic()
             line.send(Tell(order.asked, heard, time.monotonic()))
+        elif isinstance(order, Load):
+            load()
         elif isinstance(order, Check):
             config = order.config
             prepared = prepare(config)
