@@ -12,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from testbed.config_error import ConfigError, closest
-from testbed.units import whole
+from testbed.units import decimal, whole
 
 ASSUMED_SHARE = 0.3
 """Of a peak, by training in float32 with batches of tens. Assumed for every class."""
@@ -92,14 +92,12 @@ def flops_per_s(name: str) -> float:
     """
     if name in CLASSES:
         return CLASSES[name].flops_per_s
-    try:
-        gflops = float(name)
-    except ValueError:
+    if (gflops := decimal(name)) is None:
         near = closest(name, CLASSES) or "."
         raise ConfigError(
             f"device_class {name!r}: unknown{near} Known: {', '.join(CLASSES)}, or a number of "
             "GFLOP/s."
-        ) from None
+        )
     if not MIN_GFLOPS <= gflops <= MAX_GFLOPS:
         raise ConfigError(
             f"device_class {name!r}: GFLOP/s must be from {MIN_GFLOPS:g} to {MAX_GFLOPS:g}"

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import NamedTuple
 
+from testbed.units import decimal
+
 LARGEST = 1e300
 """A number that a page can still draw: the difference of two such is a float too."""
 LOWER = ("loss", "perplexity")
@@ -46,10 +48,8 @@ def target(text: str) -> Target:
         raise ValueError(f"a metric's name has letters, digits and _, and not {metric!r}")
     if (meant := _meant(metric)) is not None:
         raise ValueError(f"no metric is called {metric}: did you mean {meant}?")
-    try:
-        value = float(number)
-    except ValueError:
-        raise ValueError(f"{number!r} is no number; write METRIC=VALUE") from None
+    if (value := decimal(number)) is None:
+        raise ValueError(f"{number!r} is no number; write METRIC=VALUE")
     if not abs(value) <= LARGEST:
         raise ValueError(f"{number}: must be a finite number")
     if metric.endswith(SHARES) and not 0 < value <= 1:

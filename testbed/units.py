@@ -4,6 +4,9 @@ import math
 import re
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(|k|K|M|G|T)B?")
+_DECIMAL = re.compile(
+    r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|[+-]?(?:inf|nan)", re.I | re.A
+)
 _POWERS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 MOST_DIGITS = 18
 """Of a whole number that somebody types: more than any here needs. int() refuses thousands of
@@ -14,6 +17,12 @@ def whole(text: str) -> int | None:
     """The whole number that these digits are, or None."""
     decimal = text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS
     return int(text) if decimal else None
+
+
+def decimal(text: str) -> float | None:
+    """The number that a text from outside is, which may be infinite or none (nan); None: none."""
+    text = text.strip()
+    return float(text) if _DECIMAL.fullmatch(text) else None
 
 
 def byte_count(text: str) -> int:

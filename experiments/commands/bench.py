@@ -139,7 +139,9 @@ def _grid(
     metavar="N,...",
     help="Seeds that rows are tuned by.  [default: all]",
 )
-@click.option("--repeat", type=int, metavar="N", help="Runs of each; figures are medians.")
+@click.option(
+    "--repeat", type=common.Whole(), metavar="N", help="Runs of each; figures are medians."
+)
 @common.of_a_run(
     *("rounds", "target", "budget_mb", "links", "compute", "device_class", "secure"),
     *("hosts", "place"),
@@ -148,7 +150,10 @@ def _grid(
 @common.token_file()
 @common.of_a_method("An option of every row's method; may be repeated.")
 @click.option(
-    "--budget", type=float, metavar="MINUTES", help="Begin no run after so long.  [default: none]"
+    "--budget",
+    type=common.Decimal(),
+    metavar="MINUTES",
+    help="Begin no run after so long.  [default: none]",
 )
 @click.option(
     "--out",

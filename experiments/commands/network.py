@@ -62,9 +62,10 @@ def show(name: str, output: terminal.Output) -> None:
 @click.option(
     "--seconds",
     default=40.0,
-    type=click.FloatRange(5, 3600),
+    type=common.Decimal(),
     metavar="N",
-    help="Most that each profile may take; what does not fit is not measured.  [default: 40]",
+    help="Most that each profile may take, 5 to 3600; what does not fit is not measured.  "
+    "[default: 40]",
 )
 @common.says()
 def calibrate(names: tuple[str, ...], links: str, seconds: float, output: terminal.Output) -> None:
@@ -78,8 +79,8 @@ def calibrate(names: tuple[str, ...], links: str, seconds: float, output: termin
     from testbed.calibration import measure, report
     from testbed.links.interface import LinkError
 
-    if seconds != seconds:  # which lies in no range and beyond none
-        raise ConfigError(f"--seconds {seconds}: must be a finite number")
+    if not 5 <= seconds <= 3600:
+        raise ConfigError(f"--seconds {seconds:g}: must be 5 to 3600")
     profiles = measure.named(names)
     try:
         found = measure.calibrate(profiles, links, seconds, terminal.say)

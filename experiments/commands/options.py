@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import click
 import msgspec
 
+from testbed import units
 from testbed.config_error import ConfigError
 from testbed.outside import expanded
 from testbed.report import terminal
@@ -32,6 +33,24 @@ class File(click.Path):
             name = parameter.get_error_hint(context) if parameter else "a path"
             raise ConfigError(f"{name} {value!r}: must be some text")
         return expanded(os.fsdecode(super().convert(value, parameter, context)))
+
+
+class Whole(click.types.IntParamType):
+    """A whole number in ASCII digits."""
+
+    def convert(self, value: Any, parameter: Any, context: Any) -> Any:
+        if isinstance(value, str) and units.whole(value.lstrip().lstrip("+-").rstrip()) is None:
+            self.fail(f"{value!r} is not a valid integer.", parameter, context)
+        return super().convert(value, parameter, context)
+
+
+class Decimal(click.types.FloatParamType):
+    """A number in ASCII digits."""
+
+    def convert(self, value: Any, parameter: Any, context: Any) -> Any:
+        if isinstance(value, str) and units.decimal(value) is None:
+            self.fail(f"{value!r} is not a valid float.", parameter, context)
+        return super().convert(value, parameter, context)
 
 
 def offers(kind: str) -> Callable[[click.Context, click.Parameter, str], list[Any]]:
@@ -73,7 +92,7 @@ def of_a_struct(
 
 
 _target_accuracy = click.option(
-    "--target-accuracy", type=float, metavar="X", help="The same as --target=accuracy=X."
+    "--target-accuracy", type=Decimal(), metavar="X", help="The same as --target=accuracy=X."
 )
 
 
@@ -102,10 +121,10 @@ def _option(
     if default == ():
         settings |= {"multiple": True, "callback": _several}
     elif kinds == [int]:
-        settings |= {"type": int, "metavar": flag.takes or "N"}
+        settings |= {"type": Whole(), "metavar": flag.takes or "N"}
     elif kinds == [float]:
         seconds = field.endswith("_s")
-        settings |= {"type": float, "metavar": flag.takes or ("SECONDS" if seconds else "X")}
+        settings |= {"type": Decimal(), "metavar": flag.takes or ("SECONDS" if seconds else "X")}
     elif float in kinds:
         settings["callback"] = _number
     elif isinstance(kinds[0], str):
@@ -138,10 +157,8 @@ def _several(
 
 def _number(context: click.Context, option: click.Parameter, value: str | None) -> Any:
     """A number where it is one; what a word may be is for the configuration to say."""
-    try:
-        return None if value is None else float(value)
-    except ValueError:
-        return value
+    found = None if value is None else units.decimal(value)
+    return value if found is None else found
 
 
 def token_file() -> Callable[[Command], Command]:

@@ -32,6 +32,7 @@ from typing import Any
 from testbed import outside
 from testbed.config_error import ConfigError, refuse_unknown
 from testbed.network.schedule import MAX_S, client_number, client_numbers, seconds
+from testbed.units import decimal
 
 Away = tuple[float, float]
 """From when to when; infinity is for good."""
@@ -78,10 +79,9 @@ def _means(text: str) -> tuple[float, float]:
         raise ConfigError(f"availability = {text!r}: must be as on:120,off:30, in seconds")
     found = []
     for name, _, value in parts:
-        try:
-            found.append(float(value))
-        except ValueError:
-            raise ConfigError(f"availability = {text!r}: {name} must be seconds, as 120") from None
+        if (mean_s := decimal(value)) is None:
+            raise ConfigError(f"availability = {text!r}: {name} must be seconds, as 120")
+        found.append(mean_s)
     return found[0], found[1]
 
 
@@ -121,6 +121,11 @@ def _read_csv(file: Path, away: list[list[Away]]) -> None:
         raise ConfigError(f"{file}: is not CSV: {error}") from error
     if not rows or rows[0][1] != _COLUMNS:
         raise ConfigError(f"{file}: the first line must be {','.join(_COLUMNS)}")
+    if len(rows) == 1:
+        raise ConfigError(
+            f"{file}: has no line after the first, so nobody is ever away: give it one such as "
+            "1,30,90, or leave --availability out"
+        )
     for number, row in rows[1:]:
         where = f"{file} line {number}: "
         if len(row) != len(_COLUMNS):
@@ -177,10 +182,8 @@ def _joined(times: list[Away]) -> tuple[Away, ...]:
 
 
 def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    found = decimal(text)
+    return text if found is None else found
 
 
 def _clients(where: str, table: dict[str, Any], clients: int) -> list[int]:

@@ -23,7 +23,7 @@ import tomli_w
 
 from testbed import files, metrics, outside
 from testbed.config_error import ConfigError, closest
-from testbed.network.profiles import MAX_CLIENTS
+from testbed.network.mix import MAX_CLIENTS
 
 Struct = TypeVar("Struct")
 
@@ -552,7 +552,8 @@ def option_value(text: str) -> OptionValue | None:
     words |= {"None": None}
     if text in words:
         return words[text]
-    plain = text.replace("_", "")
+    # As TOML: between digits alone.
+    plain = re.sub("(?<=[0-9])_(?=[0-9])", "", text)
     if re.fullmatch("[+-]?[0-9]{1,18}", plain):
         return int(plain)
     if re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(inf|nan)", plain):

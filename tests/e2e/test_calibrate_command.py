@@ -33,7 +33,7 @@ REFUSALS = {
     "one of several": (["--profile=4g,wify"], ["'wify'", "did you mean wifi"]),
     "own profile": (["--profile=/nowhere/my.toml"], ["/nowhere/my.toml"]),
     "links": (["--links=loopbak"], ["'loopbak'", "loopback"]),
-    "seconds": (["--seconds=1"], ["--seconds", "5<=x"]),
+    "seconds": (["--seconds=1"], ["--seconds", "must be 5 to 3600"]),
     "flag": (["--profil=4g"], ["--profil", "--profile"]),
 }
 

@@ -30,6 +30,8 @@ def test_addresses_are_named_in_their_order():
         ("10.0.0.1,10.0.0.2:x", "'10.0.0.2:x': is no address"),
         ("10.0.0.1,10.0.0.2:" + "9" * 5000, "is no address"),
         ("10.0.0.1,10.0.0.2:70000", "'10.0.0.2:70000': is no address"),
+        (f"10.0.0.1,10.0.0.2:{'9' * 5000}", "': is no address"),
+        ("10.0.0.1,10.0.0.2:-1", "'10.0.0.2:-1': is no address"),
         ("10.0.0.1,10.0.0.2,10.0.0.2", "b and c are both 10.0.0.2"),
         ("10.0.0.1,no host", "'no host' has no IPv4 address"),
     ],

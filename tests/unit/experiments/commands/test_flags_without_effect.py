@@ -36,7 +36,7 @@ CASES = {
     "seconds that are no number": (
         calibrate,
         ["--profile=4g", "--seconds=nan"],
-        "--seconds nan: must be a finite number",
+        "--seconds nan: must be 5 to 3600",
     ),
 }
 

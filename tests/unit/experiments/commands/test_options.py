@@ -114,6 +114,18 @@ def test_a_bench_hands_on_whether_its_runs_are_secure(
     assert (found.exit_code, seen) == (0, [run])
 
 
+@pytest.mark.parametrize("flag", ["--clients", "--time-limit", "--alpha", "--target-accuracy"])
+@pytest.mark.parametrize("value", ["1_0", "٣", "１"])
+def test_numbers_have_ascii_digits(flag: str, value: str) -> None:
+    result = CliRunner().invoke(launch, [f"{flag}={value}"])
+    assert result.exit_code == 2 and f"{value!r} is not a valid" in result.output
+
+
+def test_an_option_of_words_or_a_number_takes_no_other_digits() -> None:
+    assert given("--dilation=4") == {"dilation": 4.0}
+    assert given("--dilation=1_0") == {"dilation": "1_0"}
+
+
 def test_a_comma_before_an_option_parts_no_stages() -> None:
     given = "none,int8,topk:k=0.01,feedback=true+deflate,qsgd:levels=7"
     found = benched(f"--stages={given}")["stages"]
@@ -138,6 +150,8 @@ def test_lists_of_a_bench_are_lists_however_often_they_are_given() -> None:
             f"--clients={MANY}",
             f"--clients '{MANY}': '{MANY}' is no whole number of at most 18 digits",
         ),
+        ("--seeds=1,-2", "--seeds '1,-2': '-2' is no whole number of at most 18 digits"),
+        ("--seeds=٣", "--seeds '٣': '٣' is no whole number of at most 18 digits"),
         ("--budget=nan", "--budget nan: must be minutes, 0 or more"),
         ("--budget=-1", "--budget -1: must be minutes, 0 or more"),
         ("--out=", "--out '': must be some text; leave it out for the default"),
