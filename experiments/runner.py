@@ -18,7 +18,7 @@ from experiments.plan import INTERRUPTED, Bench, Cell, Outcome
 from experiments.progress import BenchProgress, Progress, last_line
 from experiments.venue import Venue, anywhere
 from testbed import files
-from testbed.config_error import ConfigError
+from testbed.config_error import ConfigError, excerpt
 from testbed.exec import config as configuration
 from testbed.exec.config import Request
 from testbed.processes import signals
@@ -70,7 +70,7 @@ def claimed(folder: Path, bench: Bench, read: dict[str, str]) -> Iterator[None]:
         except BlockingIOError:
             raise ConfigError(f"--out {folder}: another bench is at work there") from None
         file.seek(0)
-        before = file.read().strip()
+        before = file.read(files.SUMMARY_BYTES).strip()
         if before and before != text and (others := _others(before, whole)):
             raise ConfigError(f"--out {folder}: holds {others}; name another folder, or remove it")
         if not before and any(next(folder.glob(f"{cells}/{SUMMARIES}"), None) for cells in _CELLS):
@@ -95,14 +95,16 @@ def _others(before: bytes, whole: dict[str, Any]) -> str | None:
 
     Of files that a bench had no digest of, as from an earlier version, nothing is known.
     """
-    with contextlib.suppress(msgspec.DecodeError, RecursionError):
+    try:
         found = msgspec.json.decode(before, type=dict[str, Any])
         read = msgspec.convert(found.pop("files", {}), dict[str, str])
-        if found == {name: value for name, value in whole.items() if name != "files"}:
-            now: dict[str, str] = whole["files"]
-            wrong = client_links.differing({**now, **read}, now)
-            return wrong and f"this bench's runs over other files ({wrong})"
-    return "another bench's runs"
+    except (ValueError, RecursionError) as error:
+        return f"a bench.json that no bench has written ({excerpt(error)})"
+    if found != {name: value for name, value in whole.items() if name != "files"}:
+        return "another bench's runs"
+    now: dict[str, str] = whole["files"]
+    wrong = client_links.differing({**now, **read}, now)
+    return wrong and f"this bench's runs over other files ({wrong})"
 
 
 def conduct(

@@ -155,7 +155,7 @@ def _files(folder: Path, split: str) -> list[Path]:
             return []
         names = [each["filename"] for each in json.loads(state.read_text())["_data_files"]]
         return [state.parent / name for name in names]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         text = getattr(error, "strerror", None) or repr(error)
         raise ConfigError(f"{ON_DISK} or {split}/state.json cannot be read: {text}") from error
 

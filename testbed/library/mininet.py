@@ -285,8 +285,13 @@ def topology(text: str) -> Topo:
     if not file or not os.path.isfile(file):
         raise ConfigError(f"mininet = {text!r}: must be FILE.py:NAME, of a file that is there")
     try:
-        topos = runpy.run_path(file).get("topos", {})
-        choose("topology", name, topos)
+        topos = runpy.run_path(file).get("topos")
+        if not isinstance(topos, dict) or not topos:
+            raise ConfigError(
+                f"mininet = {text!r}: the file has no topologies; as for `mn --custom` it says "
+                "topos = {'NAME': CLASS}"
+            )
+        choose("topology", name, map(str, topos))
         found: Topo = topos[name]()
     except ConfigError:
         raise

@@ -11,12 +11,14 @@ import re
 from typing import NamedTuple
 
 from testbed import outside
-from testbed.config_error import ConfigError
+from testbed.config_error import ConfigError, excerpt
 from testbed.network import link_words
 from testbed.units import whole
 
 _PIECE = re.compile(r'\s*"(?:[^"]|"")*"[^,]*|[^,]*')
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"(.*)', re.DOTALL)
+MAX_CLIENTS = 4096
+"""Most clients of a mix: each is a process. A slip of the keyboard must not fill the memory."""
 _MOST_COMMAS = 8
 """In a file's name."""
 
@@ -128,7 +130,8 @@ def _count(where: str, piece: str, count: str) -> int:
     found = whole(count)
     if not found:
         raise ConfigError(
-            f"{where}{piece!r}: the count {count!r} must be a whole number of clients, at least 1"
+            f"{where}{excerpt(repr(piece))}: the count {excerpt(repr(count))} must be a whole "
+            f"number of clients, at least 1 and at most {MAX_CLIENTS}"
         )
     return found
 

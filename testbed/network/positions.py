@@ -31,7 +31,8 @@ from testbed import outside
 from testbed.config_error import ConfigError, refuse_unknown
 from testbed.naming import mark
 from testbed.network.direction import Direction, is_number
-from testbed.network.profiles import MARK_DIGITS, MAX_CLIENTS, LinkProfile
+from testbed.network.mix import MAX_CLIENTS
+from testbed.network.profiles import MARK_DIGITS, LinkProfile
 from testbed.network.schedule import MAX_S, State
 
 RATE_MBIT = {"a": 11, "b": 3, "g": 11, "n": 600, "ac": 1000, "ax": 1000}

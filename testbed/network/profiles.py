@@ -38,12 +38,10 @@ from testbed.config_error import ConfigError, closest, refuse_unknown
 from testbed.naming import mark
 from testbed.network import direction_table, link_words, mix, schedule, traces
 from testbed.network.direction import WAYS, Direction
+from testbed.network.mix import MAX_CLIENTS
 from testbed.network.schedule import State
 
 PROFILE_DIR = Path(__file__).resolve().parents[2] / "netem_profiles"
-
-MAX_CLIENTS = 4096
-"""Most clients of a mix: each is a process. A slip of the keyboard must not fill the memory."""
 
 
 class LinkProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

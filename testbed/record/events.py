@@ -18,7 +18,7 @@ from msgspec import UNSET, UnsetType
 from testbed.links.netem.qdisc import Installed
 from testbed.metrics import LARGEST
 from testbed.network.capacity import Access
-from testbed.network.profiles import MAX_CLIENTS
+from testbed.network.mix import MAX_CLIENTS
 
 Value = TypeVar("Value")
 

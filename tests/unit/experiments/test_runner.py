@@ -150,11 +150,14 @@ def test_a_bench_from_before_digests_of_data_goes_on(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("text", ["[1]", "3", '{"files": 3}', '{"files": {"a": 1}}', "{", "null"])
-def test_a_folder_whose_bench_cannot_be_read_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "bench.json").write_text(text)
+UNREADABLE = [b"[1]", b"3", b'{"files": 3}', b'{"files": {"a": 1}}', b"{", b"null", b'{"\xff": 1}']
+
+
+@pytest.mark.parametrize("text", [*UNREADABLE, b"\0", b'{"rows": 1e999}', b"[" * 100_000])
+def test_a_folder_whose_bench_cannot_be_read_is_refused(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "bench.json").write_bytes(text)
     with (
-        pytest.raises(ConfigError, match="holds another bench's runs"),
+        pytest.raises(ConfigError, match=r"holds a bench\.json that no bench has written \("),
         claimed(tmp_path, Bench(rows=[GOOD]), {}),
     ):
         pass

@@ -251,9 +251,10 @@ def test_what_save_to_disk_wrote_is_checked_too(tmp_path: Path) -> None:
     file.write_bytes(whole[:200])
     with pytest.raises(ConfigError, match=f"the train split: {file.name} cannot be read: "):
         data.load("cifar10", seed=0, folder=data.find("cifar10", str(tmp_path / "own")))
-    (tmp_path / "own" / "train" / "state.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"own': .*train/state\.json cannot be read"):
-        data.find("cifar10", str(tmp_path / "own"))
+    for text in ("{", "[" * 100_000, '{"_data_files": [3]}'):
+        (tmp_path / "own" / "train" / "state.json").write_text(text)
+        with pytest.raises(ConfigError, match=r"own': .*train/state\.json cannot be read"):
+            data.find("cifar10", str(tmp_path / "own"))
 
 
 def test_an_image_stands_as_its_camera_noted_and_as_datasets_decodes_it() -> None:

@@ -164,6 +164,13 @@ def test_a_name_that_is_too_long_for_a_file_is_refused() -> None:
         mininet.topology("x" * 300 + ":topo")
 
 
+@pytest.mark.parametrize("text", ["", "topos = {}", "topos = 3", "topos = None"])
+def test_a_file_without_topologies_is_told_what_it_lacks(tmp_path: Path, text: str) -> None:
+    (tmp_path / "net.py").write_text(text)
+    with pytest.raises(ConfigError, match=r"has no topologies; .* it says topos = {'NAME': CLASS}"):
+        mininet.topology(f"{tmp_path}/net.py:mine")
+
+
 def test_a_file_that_ends_the_program_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "net.py"
     file.write_text("raise SystemExit(0)\n")
