@@ -14,6 +14,10 @@ from testbed.report.terminal import Output
 
 EXIT_CODES = {"ok": 0, "failed": 1, "interrupted": 130}
 UNWRITTEN_EXIT = 1
+STRICT_UNPROBED = (
+    "--strict with --no-calibrate: nobody probes the links, so that only this machine's time and "
+    "what befell the run are held to it"
+)
 
 
 def give_to_caller(folder: Path) -> None:

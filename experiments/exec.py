@@ -13,6 +13,7 @@ import msgspec
 
 from experiments.aftermath import (
     EXIT_CODES,
+    STRICT_UNPROBED,
     UNWRITTEN_EXIT,
     capture_warnings,
     give_to_caller,
@@ -112,6 +113,8 @@ def _execute(
     facts |= {"run_id": folder.name, "congestion": asked}
     output.result("results", folder)
     output.say(why)
+    if request.links.strict and not request.links.calibrate:
+        output.say(STRICT_UNPROBED, style="yellow")
     progress = ProgramLines(output)
     recorder = Recorder(folder, started_s)
     try:

@@ -12,6 +12,7 @@ from experiments import elastic, ray_hosts
 from experiments import hosts as spread
 from experiments.aftermath import (
     EXIT_CODES,
+    STRICT_UNPROBED,
     UNWRITTEN_EXIT,
     capture_warnings,
     give_to_caller,
@@ -189,6 +190,8 @@ def _launch(
         facts["config"] = msgspec.to_builtins(config)
     output.result("results", folder)
     output.say(why)
+    if config.strict and not config.calibrate:
+        output.say(STRICT_UNPROBED, style="yellow")
     if program.task.told is not None:
         output.say(f"texts: {program.task.told}")
     if told is not None:
