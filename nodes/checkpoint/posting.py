@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from nodes.checkpoint import Json, Snapshot, Unkept, state_file
+from nodes.checkpoint import Json, Snapshot, Unkept, shelf, state_file
 from nodes.checkpoint.shelf import Shelf, path
 from nodes.checkpoint.state_file import Unreadable
 from nodes.checkpoint.store import Keeps, Start
@@ -51,7 +51,8 @@ class Poster:
         """Send the state after round ``number``; ``told``: what belongs to it beside its own."""
         tensors, lasting = self._snapshot.take()
         try:
-            parts = state_file.encoded(tensors, {"lasting": lasting, "told": told})
+            name = shelf.name(self._node, number)
+            parts = state_file.encoded(tensors, {"name": name, "lasting": lasting, "told": told})
         except OSError as error:
             self._say(Unsaved(round=number, reason=f"{self._node}: {error.strerror or error}"))
             return
@@ -65,6 +66,8 @@ class Poster:
         """
         try:
             tensors, own = state_file.decoded(state)
+            # Of which round it is, the driver has looked at.
+            shelf.check(own, self._node)
         except Unreadable as error:
             raise Unkept(f"the state of {self._node}: {error}") from error
         self._snapshot.put(tensors, own.get("lasting"))

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+from nodes.checkpoint.kinds import Json
+from nodes.checkpoint.state_file import Unreadable
 from testbed import files
+from testbed.config_error import excerpt
 from testbed.record.recorder import FREE_BYTES_NEEDED
 
 SUFFIX = ".safetensors"
 KEPT = 3
-_DIGITS = 9
-"""Most of a round's number."""
+_NUMBER = "[1-9][0-9]{0,8}"
+"""As a round's is written; a file of another name is none that was kept."""
 
 
 class Shelf:
@@ -64,7 +69,24 @@ class Shelf:
 
 
 def path(folder: Path, node: str, number: int) -> Path:
-    return folder / f"{node}.{number}{SUFFIX}"
+    return folder / name(node, number)
+
+
+def name(node: str, number: int) -> str:
+    """Name of a state's file, which says it within: none is taken for another."""
+    return f"{node}.{number}{SUFFIX}"
+
+
+def check(state: Mapping[str, Json], node: str, number: int | None = None) -> None:
+    """Hold a state to be that node's after that round, or after any.
+
+    Raises:
+        Unreadable: it is another.
+    """
+    said = state.get("name")
+    right = f"{node}." if number is None else name(node, number)
+    if not isinstance(said, str) or not said.startswith(right):
+        raise Unreadable(f"is another state, kept as {excerpt(repr(said))}")
 
 
 def rounds(folder: Path, node: str) -> list[int]:
@@ -75,4 +97,4 @@ def rounds(folder: Path, node: str) -> list[int]:
 def number(file: Path) -> int:
     """The round that a file is of; 0: none."""
     text = file.name.removesuffix(SUFFIX).rpartition(".")[2]
-    return int(text) if text.isdecimal() and len(text) <= _DIGITS else 0
+    return int(text) if re.fullmatch(_NUMBER, text) else 0

@@ -111,13 +111,14 @@ class Checkpointer:
         began_s = clock.monotonic()
         tensors, lasting = self._snapshot.take()
         try:
-            parts = state_file.encoded(tensors, {"lasting": lasting, "told": told})
+            name = shelf.name(self._node, number)
+            state: Json = {"name": name, "lasting": lasting, "told": told}
+            parts = state_file.encoded(tensors, state)
             with self._shelf.begin(parts.size) as file:
                 parts.write(file)
             self._shelf.finish(number)
         except OSError as error:
             self._shelf.drop()
-            name = shelf.path(self._folder, self._node, number).name
             self._report(Unsaved(round=number, reason=f"{name}: {error.strerror or error}"))
             return
         seconds = round(clock.monotonic() - began_s, 6)
@@ -132,6 +133,7 @@ class Checkpointer:
         path = shelf.path(self._folder, self._node, number)
         try:
             tensors, state = state_file.read(path)
+            shelf.check(state, self._node, number)
         except (OSError, Unreadable) as error:
             raise Unkept(f"{path.name}: {_words(error)}") from error
         self._snapshot.put(tensors, state.get("lasting"))
@@ -191,7 +193,7 @@ def choose(folder: Path, clients: list[str], newest: int) -> Start:
 def _start(folder: Path, clients: list[str], number: int) -> Start | str:
     """A start after this round, or why there is none."""
     try:
-        parts = msgspec.convert(_told(shelf.path(folder, SERVER, number)), _Told).parts
+        parts = msgspec.convert(_told(folder, SERVER, number), _Told).parts
     except (Unreadable, msgspec.ValidationError) as error:
         return f"{shelf.path(folder, SERVER, number).name}: {error}"
     found = {SERVER: number}
@@ -202,7 +204,7 @@ def _start(folder: Path, clients: list[str], number: int) -> Start | str:
         )
         for each in there:
             try:
-                _told(shelf.path(folder, client, each))
+                _told(folder, client, each)
                 found[client] = each
                 break
             except Unreadable as error:
@@ -213,16 +215,18 @@ def _start(folder: Path, clients: list[str], number: int) -> Start | str:
     return Start(number, {node: own for node, own in found.items() if own})
 
 
-def _told(path: Path) -> Json:
+def _told(folder: Path, node: str, number: int) -> Json:
     """Facts told with a state.
 
     Raises:
-        Unreadable: the file is missing or not whole.
+        Unreadable: the file is missing, not whole, or another's.
     """
     try:
-        return state_file.read(path)[1].get("told")
+        state = state_file.read(shelf.path(folder, node, number))[1]
     except OSError as error:
         raise Unreadable(_words(error)) from error
+    shelf.check(state, node, number)
+    return state.get("told")
 
 
 def _words(error: OSError | Unreadable) -> str:

@@ -73,6 +73,9 @@ def test_a_state_is_the_file_that_a_node_of_the_drivers_own_would_write(
     assert bool((back.done == 4).all())
     with pytest.raises(Unkept, match="the state of client-2: is torn"):
         poster.load(b"".join(pieces)[:-1])
+    other = Poster("client-22", Snapshot(back, None, NOTHING), posted.said.append)
+    with pytest.raises(Unkept, match=r"client-22: is another state, kept as 'client-2\.4\.safet"):
+        other.load(b"".join(pieces))
 
 
 def test_a_state_that_is_cut_short_leaves_the_one_before(posted: Posted, tmp_path: Path) -> None:

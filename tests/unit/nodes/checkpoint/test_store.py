@@ -251,6 +251,7 @@ def test_a_failing_disk_is_told_and_leaves_no_part(
 
 def forge(run: Run, name: str, state: str) -> None:
     """A file that is whole in itself."""
+    state = state.replace('{"told"', f'{{"name": "{name}", "told"')
     tensors = {".done": torch.zeros(3), "torch": torch.get_rng_state()}
     made = state_file.encoded(tensors, None)
     old, new = json.dumps("null"), json.dumps(state)
@@ -281,6 +282,29 @@ def test_what_is_forged_here_is_whole(run: Run) -> None:
 def test_what_the_server_told_is_not_believed(run: Run, state: str) -> None:
     run.round(1)
     forge(run, "server.2.safetensors", state)
+    assert choose(run.folder, CLIENTS, 2) == everywhere(1)
+
+
+@pytest.mark.parametrize(
+    ("kept", "place"),
+    [("client-1.2", "client-2.2"), ("client-2.1", "client-2.2"), ("server.1", "server.2")],
+    ids=["another client's", "an older one", "the server's older one"],
+)
+def test_a_state_in_anothers_place_is_not_taken(run: Run, kept: str, place: str) -> None:
+    for number in (1, 2):
+        run.round(number)
+    path = run.folder / f"{place}.safetensors"
+    path.write_bytes((run.folder / f"{kept}.safetensors").read_bytes())
+    assert choose(run.folder, CLIENTS, 2) == everywhere(1)
+    with pytest.raises(Unkept, match=rf"{place}.*: is another state, kept as '{kept}\.safetens"):
+        run.keepers[place.partition(".")[0]].load(2)
+
+
+@pytest.mark.parametrize("said", ["null", "3", '"client-1.2"', '["client-1.2.safetensors"]', '""'])
+def test_a_state_that_says_no_name_of_its_own_is_not_taken(run: Run, said: str) -> None:
+    for number in (1, 2):
+        run.round(number)
+    forge(run, "client-1.2.safetensors", f'{{"name": {said}, "lasting": {{}}}}')
     assert choose(run.folder, CLIENTS, 2) == everywhere(1)
 
 
