@@ -7,6 +7,7 @@ nor signed, as the network of the hosts is theirs.
 
 import contextlib
 import os
+import select
 import socket
 import time
 from collections.abc import Mapping
@@ -14,13 +15,12 @@ from typing import NamedTuple
 
 from testbed.links.interface import LinkError
 from testbed.links.tunnel import proof
+from testbed.links.tunnel.callers import Callers
 from testbed.links.tunnel.proof import Stranger
 
 TOKEN_BYTES = 32
 LIMIT_S = 30.0
 """For all hosts to have met."""
-ANSWER_LIMIT_S = 2.0
-"""For one that has called to say what it has to."""
 _AGAIN_S = 0.05
 _GREETING = b"wiretune tunnel 2\n"
 """Its number changes with what is said."""
@@ -110,24 +110,20 @@ def _await(
     limit_s: float,
 ) -> None:
     """Let the hosts call that are to; strangers are sent away."""
-    last = ""
-    while awaited - met.keys():
-        meeting.listener.settimeout(max(0.001, deadline - time.monotonic()))
-        try:
-            connection, (address, _) = meeting.listener.accept()
-        except TimeoutError:
-            missing = ", ".join(sorted(awaited - met.keys()))
-            raise LinkError(f"no call from host {missing} within {limit_s:g} s{last}") from None
-        try:
-            answer_by = min(deadline, time.monotonic() + ANSWER_LIMIT_S)
-            left = awaited - met.keys()
-            told = meeting.token, left, meeting.host, answer_by
-            name, _ = proof.answer(connection, _GREETING, *told)
-        except (OSError, Stranger) as error:
-            connection.close()
-            last = f"; {address} called and {error}"
-            continue
-        met[name] = _settled(connection)
+    callers = Callers(meeting.listener, _GREETING, meeting.token, meeting.host)
+    with contextlib.closing(callers):
+        while awaited:
+            if (left_s := deadline - time.monotonic()) <= 0:
+                last = f"; {callers.last}" if callers.last else ""
+                missing = ", ".join(sorted(awaited))
+                raise LinkError(f"no call from host {missing} within {limit_s:g} s{last}")
+            waiter = select.poll()
+            callers.watch(waiter)
+            patience_s = callers.patience_s
+            waiter.poll(1000 * (left_s if patience_s is None else min(left_s, patience_s)))
+            for found in callers.take(awaited):
+                awaited.remove(found.name)
+                met[found.name] = _settled(found.connection)
 
 
 def _settled(connection: socket.socket) -> socket.socket:

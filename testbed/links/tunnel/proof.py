@@ -9,10 +9,11 @@ import hmac
 import os
 import socket
 import time
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
 NONCE_BYTES = 16
 DIGEST_BYTES = 32
+CLOSED = "closed the connection: is its token another?"
 _MOST_NAME_BYTES = 63
 
 
@@ -45,37 +46,45 @@ def call(
     return digest(token, b"key", *parts)
 
 
-def answer(
-    connection: socket.socket,
-    greeting: bytes,
-    token: bytes,
-    callers: Container[str],
-    called: str,
-    by: float,
-) -> tuple[str, bytes]:
-    """The same of the end that was called: who calls, one of ``callers``, and the key.
+def greet(connection: socket.socket, greeting: bytes) -> bytes:
+    """Say what the end that was called begins with; its random number. Raises OSError."""
+    ours = os.urandom(NONCE_BYTES)
+    connection.sendall(greeting + ours)
+    return ours
+
+
+def missing(said: Sequence[int]) -> int:
+    """Bytes that a caller has yet to say, at least; 0: it has said all.
 
     Raises:
-        OSError: it does not speak in time.
+        Stranger: what it has said begins no proof.
+    """
+    if not said:
+        return 1
+    if not 1 <= said[0] <= _MOST_NAME_BYTES:
+        raise Stranger(f"gave a name of {said[0]} bytes")
+    return 1 + said[0] + NONCE_BYTES + DIGEST_BYTES - len(said)
+
+
+def judged(
+    token: bytes, ours: bytes, said: bytes, callers: Container[str], called: str
+) -> tuple[str, bytes, bytes]:
+    """The caller's name, one of ``callers``; the key that both know then; what is to be answered.
+
+    ``ours``: the random number of this end; ``said``: all that the caller has.
+
+    Raises:
         Stranger: it is another.
     """
-    ours = os.urandom(NONCE_BYTES)
-    connection.settimeout(max(0.001, by - time.monotonic()))
-    connection.sendall(greeting + ours)
-    length = read(connection, 1, by)[0]
-    if not 1 <= length <= _MOST_NAME_BYTES:
-        raise Stranger(f"gave a name of {length} bytes")
-    caller = read(connection, length, by)
-    theirs = read(connection, NONCE_BYTES, by)
-    proof = read(connection, DIGEST_BYTES, by)
+    caller, rest = said[1 : 1 + said[0]], said[1 + said[0] :]
+    theirs, proof = rest[:NONCE_BYTES], rest[NONCE_BYTES:]
     parts = ours, theirs, caller, called.encode()
     if not hmac.compare_digest(proof, digest(token, b"calls", *parts)):
         raise Stranger("did not know the token")
     name = caller.decode(errors="replace")
     if name not in callers:
         raise Stranger(f"was {name!r}, which is not awaited")
-    connection.sendall(digest(token, b"listens", *parts))
-    return name, digest(token, b"key", *parts)
+    return name, digest(token, b"key", *parts), digest(token, b"listens", *parts)
 
 
 def digest(token: bytes, *parts: bytes) -> bytes:
@@ -93,6 +102,6 @@ def read(connection: socket.socket, count: int, by: float) -> bytes:
         connection.settimeout(max(0.001, by - time.monotonic()))
         data = connection.recv(count - len(found))
         if not data:
-            raise Stranger("closed the connection: is its token another?")
+            raise Stranger(CLOSED)
         found += data
     return found

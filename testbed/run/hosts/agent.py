@@ -10,8 +10,8 @@ import select
 from collections.abc import Callable
 from typing import Any
 
-from testbed.links.tunnel.meeting import ANSWER_LIMIT_S, listen
-from testbed.links.tunnel.proof import Stranger
+from testbed.links.tunnel.callers import Called, Callers
+from testbed.links.tunnel.meeting import listen
 from testbed.metering import meter
 from testbed.processes import cores, free_memory, signals
 from testbed.processes.child import Child
@@ -45,6 +45,7 @@ class Agent:
         self._listener = listen(address, port)
         self.address: tuple[str, int] = self._listener.getsockname()
         self._token, self._prepare, self._load = token, prepare, load
+        self._callers = Callers(self._listener, lines.GREETING, token, lines.CALLED)
         self._software = software()
         self._part: _Process | None = None
 
@@ -55,6 +56,7 @@ class Agent:
             contextlib.ExitStack() as owned,
             signals.handled(signals.interrupt),
         ):
+            owned.callback(self._callers.close)
             owned.callback(self._end)
             say(f"listening at {self.address[0]}:{self.address[1]}")
             while True:
@@ -63,37 +65,35 @@ class Agent:
                     return
                 if self._part is not None and ready & self._part.descriptors:
                     self._end()
-                if self._listener.fileno() in ready:
-                    with contextlib.suppress(OSError, Stranger):
-                        self._answer()
+                for called in self._callers.take({lines.CALLER}):
+                    self._answer(called)
 
     def _wait(self, input_: int | None) -> set[int]:
         waiter = select.poll()
-        waiter.register(self._listener, select.POLLIN)
+        self._callers.watch(waiter)
         if input_ is not None:
             waiter.register(input_, select.POLLIN)
         if self._part is not None:
             self._part.watch(waiter)
-        return {descriptor for descriptor, _ in waiter.poll()}
+        patience_s = self._callers.patience_s
+        limit_ms = None if patience_s is None else 1000 * patience_s
+        return {descriptor for descriptor, _ in waiter.poll(limit_ms)}
 
-    def _answer(self) -> None:
-        """Let a driver in who proves that it is one; raises OSError or Stranger."""
-        connection, _ = self._listener.accept()
-        try:
-            line = lines.answer(connection, self._token, Order, ANSWER_LIMIT_S)
+    def _answer(self, called: Called) -> None:
+        """Let a driver in, if there is no other."""
+        line = lines.answer(called, Order)
+        with contextlib.suppress(OSError):
             busy = self._part is not None
             free_bytes = free_memory.usable_bytes()
             line.send(Hello(self._software, cores.usable(), free_bytes, busy))
-        except BaseException:
-            connection.close()
-            raise
-        if busy:
-            line.close()
-            return
-        self._part = _Process(line, self._run_part)
+            if not busy:
+                self._part = _Process(line, self._run_part)
+                return
+        line.close()
 
     def _run_part(self, line: Line) -> None:
         self._listener.close()
+        self._callers.close()
         carry_out(line, self._token, self._prepare, self._load)
 
     def _end(self) -> None:

@@ -37,7 +37,6 @@ from testbed.run.hosts.messages import (
     Severed,
     Up,
 )
-from testbed.run.hosts.seal import Seal
 from testbed.run.states import StatePiece, States
 from testbed.run.zygote import Forked, Prepared, Reaped
 
@@ -69,13 +68,6 @@ class Hosts:
         self._addresses = {own.name: (str(address[0]), int(address[1]))}
         self._addresses |= {each.name: (each.address[0], ports[each.name]) for each in others}
         tunnel = secret(token, "tunnel", self._chance)
-        self._gives, self._hears = (
-            {
-                far.name: Seal(secret(token, f"states {way} {far.name}", self._chance))
-                for far in others
-            }
-            for way in ("to", "of")
-        )
         self._meeting = Meeting(own.name, self._addresses, listener, tunnel)
         self._server_host = own.name
         self.said: deque[Prepared | Forked | Reaped] = deque()
@@ -116,7 +108,7 @@ class Hosts:
         for node in self._nodes:
             if self.states is not None and (far := self.of(node)) is not None:
                 for piece in self.states.stored(node.name):
-                    self.say(far, Give(node.index, self._gives[far.name](piece)))
+                    self.say(far, Give(node.index, piece))
 
     def await_links(self, local: Facts) -> None:
         """Wait until all others' parts are there as the driver's own is, which has said ``local``.
@@ -234,8 +226,6 @@ class Hosts:
         event: events.Event | StatePiece | None = said.event
         channel = far.channels.get(said.node)
         if isinstance(event, StatePiece):
-            # Each is opened, since each is counted.
-            event.data = self._hears[far.name](event.data)
             name = self._nodes[said.node].name
             event = None if self.states is None else self.states.take(name, event)
         if event is not None and channel is not None:

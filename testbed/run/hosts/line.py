@@ -1,36 +1,36 @@
 """A line between a run's driver and the agent of a host: typed messages over one TCP connection.
 
-Both ends have proved that they know the hosts' token, and each message has a keyed digest, of its
-number and direction too: what is changed, left out or said twice ends the line. It is not
-encrypted, and no secret goes over it: both ends make the run's from the token (``secret``).
+Both ends have proved that they know the hosts' token, and each message is sealed: nobody else reads
+it, and what is changed, left out or said twice ends the line. No secret goes over it even so: both
+ends make the run's from the token (``secret``).
 """
 
 import contextlib
-import hmac
 import select
 import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Container
 from typing import Any, TypeVar
 
 import msgspec
 
 from testbed.links.tunnel import proof
+from testbed.links.tunnel.callers import Called
+from testbed.run.hosts.seal import DIGEST_BYTES, Seal
 
 GREETING = b"wiretune agent 2\n"
 """Its number changes with what is said."""
 PORT = 7400
 MOST_BYTES = 1 << 24
 """Of a message."""
+CALLER, CALLED = "driver", "agent"
 CALL_LIMIT_S = 10.0
 SEND_LIMIT_S = 5
 """For the other end to make room for what is said to it."""
 SILENT_S = 4
 """A host whose kernel answers nothing for so long is gone."""
 _HEAD = struct.Struct("!I")
-_NUMBER = struct.Struct("!BQ")
 _READ_BYTES = 1 << 18
 
 Kind = TypeVar("Kind", bound=msgspec.Struct)
@@ -47,9 +47,7 @@ class Line:
         """``key``: what the proof gave; ``reads``: what messages are decoded as; ``calls``: whether
         this end has called."""
         self._socket = connection
-        self._key = key
-        self._ours, self._theirs = int(calls), int(not calls)
-        self._sent = self._read = 0
+        self._sends, self._hears = Seal(key, int(calls)), Seal(key, int(not calls))
         self._decoder = msgspec.json.Decoder(reads)
         self._partial = bytearray()
         self._messages: deque[Any] = deque()
@@ -72,10 +70,8 @@ class Line:
             LineClosed: nobody hears it.
         """
         body = msgspec.json.encode(message)
-        number, self._sent = self._sent, self._sent + 1
-        head = _HEAD.pack(len(body)) + self._digest(self._ours, number, body)
         try:
-            self._socket.sendall(head + body)
+            self._socket.sendall(_HEAD.pack(len(body)) + self._sends.close(body))
         except OSError as error:
             raise LineClosed(error.strerror or "it takes nothing any more") from error
 
@@ -130,7 +126,7 @@ class Line:
     def _take(self) -> str | None:
         """Decode the messages that are whole; what is wrong with one."""
         at, data = 0, self._partial
-        first = _HEAD.size + proof.DIGEST_BYTES
+        first = _HEAD.size + DIGEST_BYTES
         while len(data) - at >= first:
             (length,) = _HEAD.unpack_from(data, at)
             if length > MOST_BYTES:
@@ -138,11 +134,9 @@ class Line:
             end = at + first + length
             if len(data) < end:
                 break
-            body = bytes(data[at + first : end])
-            expected = self._digest(self._theirs, self._read, body)
-            if not hmac.compare_digest(bytes(data[at + _HEAD.size : at + first]), expected):
+            body = self._hears.open(bytes(data[at + _HEAD.size : end]))
+            if body is None:
                 return "it sent what it has not signed"
-            self._read += 1
             try:
                 self._messages.append(self._decoder.decode(body))
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -150,9 +144,6 @@ class Line:
             at = end
         del data[:at]
         return None
-
-    def _digest(self, direction: int, number: int, body: bytes) -> bytes:
-        return hmac.digest(self._key, _NUMBER.pack(direction, number) + body, "sha256")
 
     def close(self) -> None:
         """End the line, of which forked processes may have copies, too."""
@@ -171,24 +162,16 @@ def call(address: tuple[str, int], token: bytes, reads: Any) -> Line:
     by = time.monotonic() + CALL_LIMIT_S
     connection = socket.create_connection(address, CALL_LIMIT_S)
     try:
-        key = proof.call(connection, GREETING, token, "driver", "agent", by)
+        key = proof.call(connection, GREETING, token, CALLER, CALLED, by)
         return Line(connection, key, reads, calls=True)
     except BaseException:
         connection.close()
         raise
 
 
-def answer(
-    connection: socket.socket,
-    token: bytes,
-    reads: Any,
-    limit_s: float,
-    callers: Container[str] = frozenset({"driver"}),
-) -> Line:
-    """The same of who was called; raises OSError or Stranger."""
-    by = time.monotonic() + limit_s
-    _, key = proof.answer(connection, GREETING, token, callers, "agent", by)
-    return Line(connection, key, reads, calls=False)
+def answer(called: Called, reads: Any) -> Line:
+    """The same of who was called, by one who has proved itself."""
+    return Line(called.connection, called.key, reads, calls=False)
 
 
 def secret(token: bytes, what: str, chance: bytes) -> bytes:

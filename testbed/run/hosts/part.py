@@ -56,7 +56,6 @@ from testbed.run.hosts.messages import (
     Trains,
     Up,
 )
-from testbed.run.hosts.seal import Seal
 from testbed.run.states import StatePiece
 from testbed.run.zygote import Forked, NodeFailed, Program, Reaped, Zygote
 
@@ -112,8 +111,7 @@ def _carry_out(line: Line, token: bytes, prepare: Prepare, load: Import) -> None
     machines = [hosts.Host(name, 1, 0) for name in order.addresses]
     plan = hosts.placed(prepared.plan, machines, place=order.place)
     if config.checkpoints and prepared.post is not None:
-        opens = Seal(lines.secret(token, f"states to {order.host}", order.chance))
-        prepared.post(_whole(given, opens, plan))
+        prepared.post(_whole(given, plan))
     del given
     key = lines.secret(token, "tunnel", order.chance)
     with (
@@ -136,18 +134,17 @@ def _carry_out(line: Line, token: bytes, prepare: Prepare, load: Import) -> None
         owned.callback(network.down)
         listener.close()
         line.send(Up(network.facts))
-        seal = Seal(lines.secret(token, f"states of {order.host}", order.chance))
-        part = _Part(line, plan, order.host, zygote, network, log, seal)
+        part = _Part(line, plan, order.host, zygote, network, log)
         part.serve()
         facts = {**network.down(), "busy_cores": part.busy_cores()}
     line.send(Closing(facts))
 
 
-def _whole(given: list[Give], opens: Seal, plan: Plan) -> dict[str, bytes]:
+def _whole(given: list[Give], plan: Plan) -> dict[str, bytes]:
     """States by their nodes' names, out of their pieces."""
     found: defaultdict[str, bytearray] = defaultdict(bytearray)
     for piece in given:
-        found[plan.nodes[piece.node].name] += opens(piece.data)
+        found[plan.nodes[piece.node].name] += piece.data
     return {name: bytes(state) for name, state in found.items()}
 
 
@@ -167,9 +164,7 @@ class _Part:
         zygote: Zygote,
         network: userspace.UserspaceNetwork,
         log: NodesLog,
-        seal: Seal,
     ) -> None:
-        self._seal = seal
         self._line, self._zygote, self._network, self._log = line, zygote, network, log
         self._capture: PartCapture | None = None
         self._plan, self._host = plan, host
@@ -260,8 +255,6 @@ class _Part:
         if channel.closed:
             return
         for event in channel.drain():
-            if isinstance(event, StatePiece):
-                event.data = self._seal(event.data)
             self._line.send(Said(node, event))
         if channel.closed:
             self._selector.unregister(channel)

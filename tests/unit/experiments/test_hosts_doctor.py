@@ -1,5 +1,7 @@
 """`doctor --hosts`: a line a host, with agents on this machine's own loopback addresses."""
 
+import contextlib
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -49,6 +51,14 @@ def test_an_agent_that_was_asked_has_its_next_run_all_the_same(start: Start) -> 
     address = start()
     for _ in range(2):
         assert hosts_doctor.findings(f"127.0.0.1,{address}", TOKEN)[1].ok
+
+
+def test_who_calls_and_says_nothing_keeps_nobody_from_an_agent(start: Start) -> None:
+    address, _, port = (place := start()).partition(":")
+    with contextlib.ExitStack() as owned:
+        for _ in range(20):
+            owned.enter_context(socket.create_connection((address, int(port))))
+        assert hosts_doctor.findings(f"127.0.0.1,{place}", TOKEN)[1].ok
 
 
 def test_who_would_be_refused_is_named_with_the_reason(start: Start) -> None:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from testbed.links.interface import LinkError
+from testbed.links.tunnel import callers
 from testbed.links.tunnel import meeting as meetings
 from testbed.links.tunnel.meeting import Meeting, listen, meet, new_token
 
@@ -67,7 +68,7 @@ def test_a_host_of_another_token_is_sent_away_and_told(owned: contextlib.ExitSta
 def test_strangers_do_not_keep_a_host_from_the_run(
     owned: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(meetings, "ANSWER_LIMIT_S", 0.2)
+    monkeypatch.setattr(callers, "LIMIT_S", 0.2)
     first, second = meetings_of(owned, "a", "b")
     address = first.addresses["a"]
     silent, gone, loud = (owned.enter_context(socket.create_connection(address)) for _ in "123")

@@ -1,18 +1,32 @@
-"""What passes between hosts sealed, and is opened at the other end."""
+"""What passes between hosts sealed: opened at the other end, in its place alone."""
 
-from testbed.run.hosts.seal import Seal
+import pytest
+
+from testbed.run.hosts.seal import DIGEST_BYTES, Seal
 
 KEY = bytes(range(32))
 PIECES = [b"a state", bytes(1000), b"", bytes(1000)]
 
 
-def test_pieces_are_opened_in_their_order_and_none_is_as_another():
-    seal, opens = Seal(KEY), Seal(KEY)
-    sealed = [seal(piece) for piece in PIECES]
-    assert [len(piece) for piece in sealed] == [len(piece) for piece in PIECES]
-    assert len(set(sealed)) == 4 and b"a state" not in b"".join(sealed)
-    assert [opens(piece) for piece in sealed] == PIECES
+def test_messages_are_opened_in_their_order_and_none_is_as_another() -> None:
+    closes, opens = Seal(KEY, 0), Seal(KEY, 0)
+    closed = [closes.close(piece) for piece in PIECES]
+    assert [len(each) - DIGEST_BYTES for each in closed] == [len(piece) for piece in PIECES]
+    assert len(set(closed)) == 4 and b"a state" not in b"".join(closed)
+    assert [opens.open(each) for each in closed] == PIECES
 
 
-def test_another_key_opens_nothing():
-    assert Seal(KEY[::-1])(Seal(KEY)(bytes(1000))) != bytes(1000)
+@pytest.mark.parametrize(
+    ("key", "direction", "at"),
+    [(KEY[::-1], 0, 0), (KEY, 1, 0), (KEY, 0, 1)],
+    ids=["another key", "the other way", "another place"],
+)
+def test_elsewhere_than_in_its_place_nothing_is_opened(key: bytes, direction: int, at: int) -> None:
+    closes, opens = Seal(KEY, 0), Seal(key, direction)
+    closed = [closes.close(piece) for piece in (b"one", b"two")]
+    assert opens.open(closed[at]) is None
+
+
+@pytest.mark.parametrize("length", [0, 1, DIGEST_BYTES - 1, DIGEST_BYTES, DIGEST_BYTES + 2])
+def test_a_part_of_a_message_is_none(length: int) -> None:
+    assert Seal(KEY, 0).open(Seal(KEY, 0).close(b"one")[:length]) is None
