@@ -15,15 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import made_run
+import msgspec
 import pytest
 import torch
 from mutations import mutated
 
 from nodes.checkpoint import state_file
 from testbed.config_error import ConfigError
+from testbed.exec import config as configuration
+from testbed.exec.config import programs_of
 from testbed.network import availability, link_words, positions, profiles, schedule, traces
+from testbed.network.topology import plan
 from testbed.processes.channel import Channel, ChannelClosed, Garbled
 from testbed.record import events, reading
+from testbed.report import summaries
 from testbed.report.read import gather, refusing
 from testbed.run import config
 from testbed.run.zygote import Told
@@ -65,6 +70,10 @@ def state(content: bytes, folder: Path) -> None:
             state_file.read(written(each, folder, "state"))
 
 
+def away(content: bytes, folder: Path, name: str) -> None:
+    availability.load(str(written(content, folder, name)), 3, 0, 100.0)
+
+
 def toml_files(folder: str, *names: str) -> list[bytes]:
     return [(ROOT / folder / f"{name}.toml").read_bytes() for name in names]
 
@@ -103,6 +112,29 @@ position = [30, 40, 0]
 [[station]]
 path = [[0, 98, 0], [4, 102, 0], [8, 98, 0]]
 """
+AWAY = b"""
+[[away]]
+clients = [1, 3]
+at_s = 30
+for_s = 60
+[churn]
+on_s = 120
+off_s = 30
+"""
+PROGRAMS = b"""
+clients = 4
+until = "clients"
+server = "python3 -m http.server 8000"
+expect_bytes = "5MB"
+round_regex = "round ([0-9]+)"
+[env]
+A = "b"
+[nodes."client-*"]
+command = ["curl", "-sO", "http://server:8000/FILE"]
+after = "server:8000"
+[nodes.client-4]
+profile = "3g"
+"""
 CONFIG = b"""
 method = "fedavg"
 profile = "4g:12,wifi:5"
@@ -114,6 +146,7 @@ deadline_s = 2.5
 [options]
 learning_rate = 0.01
 """
+LAYOUT = plan([profiles.LinkProfile(name="own")] * 4)
 KINDS: dict[str, tuple[Take, Sequence[bytes], tuple[type[Exception], ...]]] = {
     "channel words": (
         channel_words,
@@ -168,6 +201,28 @@ KINDS: dict[str, tuple[Take, Sequence[bytes], tuple[type[Exception], ...]]] = {
     "availability": (
         of_text(lambda text: availability.load(text, 3, 0, 100.0)),
         [b"on:120,off:30"],
+        (ConfigError,),
+    ),
+    "availability in TOML": (
+        lambda content, folder: away(content, folder, "away.toml"),
+        [AWAY],
+        (ConfigError,),
+    ),
+    "availability in CSV": (
+        lambda content, folder: away(content, folder, "away.csv"),
+        [b"client,leaves_s,returns_s\n1,30,90\n2,45.5,\n3, 0.5 , 6e1\n"],
+        (ConfigError,),
+    ),
+    "programs": (
+        lambda content, folder: programs_of(
+            configuration.load(written(content, folder, "net.toml"), {}).programs, LAYOUT
+        ),
+        [PROGRAMS],
+        (ConfigError,),
+    ),
+    "summaries": (
+        lambda content, folder: summaries.load(written(content, folder, "summary.json")),
+        [msgspec.json.encode(made_run.summary(made_run.events()))],
         (ConfigError,),
     ),
     "configuration": (
