@@ -26,7 +26,8 @@ def page(
 ) -> str:
     """``notes``: what keeps these runs from being comparable; ``examined``: papers' claims;
     ``ran``: runs of programs."""
-    title = f"{len(rows) + len(ran)} runs compared"
+    count = len(rows) + len(ran)
+    title = f"{count} run{'' if count == 1 else 's'} compared"
     # A run's colour goes with its name, on every network.
     styles = {name: n for n, name in enumerate(dict.fromkeys(row.name for row in rows))}
     places = list(dict.fromkeys(row.where for row in rows))

@@ -39,11 +39,13 @@ def timeline_section(story: Story) -> Markup:
     means = _means(story.rounds)
     clients = {name: each for name, each in means.items() if name != SERVER}
     shown = [SERVER, *chosen([row.name for row in story.summary.per_client], clients)]
-    plots = [_plot(story, shown, story.rounds, "all rounds")]
-    finished = [each for each in story.rounds if each.finished]
-    if len(story.rounds) > 1 and finished:
+    rounds = without_starts(story)
+    zero = rounds[0].began_ns
+    plots = [_plot(story, shown, rounds, zero, "all rounds")]
+    finished = [each for each in rounds if each.finished]
+    if len(rounds) > 1 and finished:
         longest = max(finished, key=lambda each: each.ended_ns - each.began_ns)
-        plots.append(_plot(story, shown, [longest], f"round {longest.number}, the longest"))
+        plots.append(_plot(story, shown, [longest], zero, f"round {longest.number}, the longest"))
     return section(
         "timeline",
         TITLE,
@@ -53,6 +55,30 @@ def timeline_section(story: Story) -> Markup:
         _means_table(means, len(clients)),
         _rounds_table(story),
     )
+
+
+def without_starts(story: Story) -> list[Round]:
+    """The rounds, with those after a new start of the run as if that had taken no time."""
+    before_a_start = {each.from_round for each in story.summary.resumed}
+    found: list[Round] = []
+    taken_ns = 0
+    for each in story.rounds:
+        if found and found[-1].number in before_a_start:
+            taken_ns = each.began_ns - found[-1].ended_ns
+        found.append(_earlier(each, taken_ns) if taken_ns else each)
+    return found
+
+
+def _earlier(one: Round, by_ns: int) -> Round:
+    moved = {
+        node: [
+            span._replace(began_ns=span.began_ns - by_ns, ended_ns=span.ended_ns - by_ns)
+            for span in own
+        ]
+        for node, own in one.spans.items()
+    }
+    began_ns, ended_ns = one.began_ns - by_ns, one.ended_ns - by_ns
+    return one._replace(began_ns=began_ns, ended_ns=ended_ns, spans=moved)
 
 
 def _means(rounds: Sequence[Round]) -> dict[str, dict[str, float]]:
@@ -83,6 +109,7 @@ def _plot(
     story: Story,
     nodes: Sequence[str],
     rounds: Sequence[Round],
+    zero: int,
     which: str,
 ) -> Markup:
     began, ended = rounds[0].began_ns, max(each.ended_ns for each in rounds)
@@ -90,7 +117,6 @@ def _plot(
     for node in nodes:
         own = [span for each in rounds for span in each.spans.get(node, [])]
         rows.append(svg.Strip(node, timeline.columns(own, began, ended, COLUMNS)))
-    zero = story.rounds[0].began_ns
     first, last = (began - zero) / 1e9, (ended - zero) / 1e9
     count = len(story.summary.per_client)
     bounds = [(each.began_ns - zero) / 1e9 for each in rounds] if len(rounds) < 40 else []
@@ -114,6 +140,8 @@ def _plot(
         )
     if bounds and len(bounds) > 1:
         caption += "; a thin line is where a round begins"
+        if story.summary.resumed:
+            caption += ", and the time of new starts is left out"
     return svg.figure(caption, scroll(caption, drawn))
 
 

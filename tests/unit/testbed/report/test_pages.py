@@ -1,5 +1,6 @@
 """The pages: well-formed, whole in themselves, escaped, small, and saying what came of a run."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,22 @@ from xml.etree import ElementTree
 import pytest
 from checked_page import check, parsed
 from click.testing import CliRunner
-from made_run import HOSTILE, events, folder, lines
+from made_run import HOSTILE, S, events, folder, lines
 
 import cli
 from testbed.config_error import ConfigError
 from testbed.metrics import Target
 from testbed.network.topology import client_address
 from testbed.record.reading import read
-from testbed.report import comparability, comparison, comparison_page, html, listing, run_page
+from testbed.report import (
+    comparability,
+    comparison,
+    comparison_page,
+    html,
+    listing,
+    rounds_section,
+    run_page,
+)
 from testbed.report.read import gather
 
 SECTIONS = ["accuracy", "timeline", "bytes", "links", "failures", "host", "run", "repeat"]
@@ -174,6 +183,26 @@ def test_a_run_that_was_killed_at_any_event_has_a_report() -> None:
     whole = lines(events())
     for count, torn in enumerate(whole):
         check(run_page.page(gather(read([*whole[:count], torn[:30]])), Path("RUN")))
+
+
+def test_a_new_start_takes_no_room_of_the_timeline() -> None:
+    found = events(rounds=3)
+    place = 1 + next(n for n, e in enumerate(found) if e["event"] == "wire" and e["round"] == 1)
+    lost = {"seconds": 1.0, "payload": {"up": 0, "down": 0}, "message": {"up": 0, "down": 0}}
+    again = {"t": 16.0, "node": "supervisor", "event": "resumed"}
+    again |= {"round": 1, "at_s": 16.0, "lost": lost, "environment": {}}
+    # The second round then begins 1000 s later.
+    for each in found[place:]:
+        for name in ("t", "sent_ns", "received_ns"):
+            if name in each:
+                each[name] += 1000 * (1 if name == "t" else S)
+    story = gather(read(lines([*found[:place], again, *found[place:]])))
+    placed = rounds_section.without_starts(story)
+    assert [each.number for each in placed] == [1, 2, 3]
+    for one, other in itertools.pairwise(placed):
+        assert one.ended_ns == other.began_ns
+        assert other.began_ns <= other.spans["client-1"][0].began_ns <= other.ended_ns
+    assert "the time of new starts is left out" in run_page.page(story, Path("RUN"))
 
 
 def test_of_a_round_that_is_not_over_no_figure_is_made_up() -> None:
