@@ -208,6 +208,8 @@ def _run(cell: Cell, place: Path, tick: Callable[[], None], venue: Venue) -> str
         output = files.created(log)
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
+        # Of a terminal's signals the bench tells by this one, which a child has ignored.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.execve(command[0], command, environment)
 
     with signals.handled(signals.interrupt):
