@@ -2,10 +2,13 @@
 
 import contextlib
 import os
+import re
 import resource
 import shlex
 import shutil
+import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +41,7 @@ from testbed.network.profiles import LinkProfile
 from testbed.network.profiles import files as profile_files
 from testbed.network.profiles import load as load_profile
 from testbed.network.topology import SERVER, Plan, client_name, plan
-from testbed.processes.environment import original_environment
+from testbed.processes.environment import original_environment, take_token
 from testbed.record import trust
 from testbed.record.recorder import Recorder, create_folder
 from testbed.report import doubts
@@ -49,6 +52,7 @@ from testbed.transport import congestion
 
 METHOD = "exec"
 """In a run's record, where others have their method."""
+_SCRIPTS = (".py", ".sh")
 
 
 class NoProgram(ConfigError):
@@ -71,6 +75,8 @@ def execute(
     Raises:
         ConfigError: refused before anything has started.
     """
+    # Nodes are shown this process's environment, as that of their first process.
+    take_token()
     with contextlib.ExitStack() as owned:
         try:
             return _execute(file, flags, command, started_s, output, owned)
@@ -91,6 +97,7 @@ def _execute(
     request = configuration.load(file, flags)
     layout = _layout(request)
     configuration.programs_of(request.programs, layout)
+    configuration.refuse_unheeded(request.programs, layout, flags)
     limits.require_proc()
     backend, why = _backend(request, layout)
     pinned, asked = _congestion(request)
@@ -108,7 +115,7 @@ def _execute(
     links = msgspec.structs.replace(
         links, clients=len(layout.clients), links=backend.name, congestion=pinned, dilation=1.0
     )
-    request = Request(links, request.programs)
+    request = Request(links, configuration.repeatable(request.programs))
     facts = _facts(request, layout, jobs, profile, command)
     facts |= {"run_id": folder.name, "congestion": asked}
     output.result("results", folder)
@@ -129,7 +136,8 @@ def _execute(
         output.say(text, style="yellow")
     document = {"folder": folder.as_posix(), "exit": code, **msgspec.to_builtins(summary)}
     output.show(closing_table(summary), document)
-    for text in doubts.of(summary, request.programs.expect_bytes):
+    programs = request.programs
+    for text in doubts.of(summary, programs.expect_bytes, programs.round_regex):
         output.say(text, style="yellow")
     trusted = summary.fidelity.verdict == "pass"
     output.say(trust.line(summary), style=None if trusted else "yellow")
@@ -152,10 +160,11 @@ def check(request: Request) -> dict[str, str]:
     limits.require_proc()
     _backend(request, layout)
     _congestion(request)
-    _jobs(request, layout, Path(request.links.out))
+    jobs = _jobs(request, layout, Path(request.links.out))
     found = client_links.files(request.links, [n.profile for n in layout.nodes if n.profile])
     own = configuration.profiles_of(request.programs, [node.name for node in layout.nodes])
     paths = {key: path for text in own.values() for key, path in profile_files(text).items()}
+    paths |= {path: path for one in jobs for path in _scripts(one)}
     return found | {key: outside.digest(path, "file") for key, path in paths.items()}
 
 
@@ -170,6 +179,18 @@ def _jobs(request: Request, layout: Plan, folder: Path) -> list[Job]:
     for each in jobs:
         _refuse_missing(each)
     return jobs
+
+
+def _scripts(one: Job) -> Iterator[str]:
+    """Files that a command names and that are programs, not what they write."""
+    for word in re.split(r"[\s'\"=:;,|&<>()]+", " ".join(one.words)):
+        path = os.path.normpath(os.path.join(one.folder, word))
+        with contextlib.suppress(OSError, ValueError):
+            found = os.stat(path)
+            is_program = path.endswith(_SCRIPTS) or found.st_mode & stat.S_IXUSR
+            is_read = stat.S_ISREG(found.st_mode) and os.access(path, os.R_OK)
+            if is_program and is_read and found.st_size <= outside.MOST_BYTES:
+                yield path
 
 
 def _layout(request: Request) -> Plan:
@@ -221,7 +242,8 @@ def _congestion(request: Request) -> tuple[str | None, str]:
 
 def _refuse_missing(one: Job) -> None:
     """Raises NoProgram: the program is not there, or its folder."""
-    if not os.path.isdir(one.folder):
+    # Its own is made with the run's others.
+    if one.folder != one.own_folder and not os.path.isdir(one.folder):
         raise ConfigError(f"{one.node.name}: cwd = {one.folder!r}: is no folder")
     name = one.words[0]
     path = os.path.join(one.folder, name) if "/" in name else name

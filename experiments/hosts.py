@@ -1,7 +1,6 @@
 """Hosts of a run: addresses and token, what they must have in common, and who has which node."""
 
 import contextlib
-import os
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from testbed.links.userspace import backend as userspace
 from testbed.network import hosts
 from testbed.network.topology import Plan
 from testbed.processes import cores, free_memory
+from testbed.processes.environment import TOKEN, take_token
 from testbed.run.config import RunConfig
 from testbed.run.hosts.agent import software
 from testbed.run.hosts.driver import Hosts
@@ -25,8 +25,6 @@ from testbed.run.hosts.line import PORT
 from testbed.run.hosts.messages import Load
 from testbed.units import whole
 
-TOKEN = "WIRETUNE_TOKEN"
-"""The variable of the environment that has the hosts' token."""
 LEAST_TOKEN_BYTES = 32
 """Digests of it pass over the network, by which a shorter one might be found."""
 MOST_HOSTS = 26
@@ -43,7 +41,7 @@ def token(file: Path | None) -> bytes:
         ConfigError: there is none, or it is too short.
     """
     where = TOKEN if file is None else f"--token-file={file}"
-    text = os.environ.pop(TOKEN, "") if file is None else outside.text(file, "--token-file")
+    text = take_token() if file is None else outside.text(file, "--token-file")
     text = text.strip()
     if not text:
         raise ConfigError(

@@ -15,10 +15,11 @@ from testbed import outside
 from testbed.config_error import ConfigError
 from testbed.exec import config as configuration
 from testbed.exec.config import OF_LINKS, Request
+from testbed.network.topology import client_name
 from testbed.record.run_summary import Summary
 from testbed.report import program_comparison, programs
 from testbed.report.text import one_line
-from testbed.run.config import RunConfig
+from testbed.run.config import DEFAULT_CLIENTS, RunConfig
 
 FIELDS = tuple(name for name in OF_LINKS if name not in ("dilation", "out"))
 """Fields of a run that one of programs may have in a bench."""
@@ -69,6 +70,15 @@ def check(bench: Bench) -> None:
         for name in values:
             if name not in FIELDS:
                 raise ConfigError(f"{where}: {name}: programs have none; what they have: {known}")
+    for row in bench.rows if bench.profiles else ():
+        run = {**bench.run, **row.run}
+        for count in bench.clients or [run.get("clients") or DEFAULT_CLIENTS]:
+            names = [client_name(number) for number in range(1, count + 1)]
+            if row.programs and 0 < count == len(configuration.profiles_of(row.programs, names)):
+                raise ConfigError(
+                    f"row {row.name!r}: profiles change nothing with {count} clients, for each has "
+                    "one of its own table [nodes.…]; leave these out, or the bench's"
+                )
 
 
 def request(cell: Cell) -> Request:

@@ -21,6 +21,7 @@ import msgspec
 from testbed import extras
 from testbed.config_error import ConfigError
 from testbed.processes.channel import Channel
+from testbed.processes.environment import TOKEN
 from testbed.processes.worker import NoAnswer, Refusal, Result, Worker
 
 AUTO = "auto"
@@ -56,7 +57,7 @@ class Starter:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env=os.environ | {"WIRETUNE_TOKEN": token},
+            env=os.environ | {TOKEN: token},
         )
 
     def listens(self) -> str:

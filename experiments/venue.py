@@ -9,6 +9,7 @@ import msgspec
 
 from experiments import hosts, ray_hosts
 from experiments.plan import Bench
+from testbed.processes import environment
 from testbed.run.config import RunConfig
 
 _WHERE = ("hosts", "place")
@@ -77,4 +78,4 @@ class Venue:
             return run, {}
         addresses, token = self._reached[run.hosts]
         told = msgspec.structs.replace(run, hosts=addresses, on_lost_host="stop")
-        return told, {hosts.TOKEN: token}
+        return told, {environment.TOKEN: token}

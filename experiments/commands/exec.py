@@ -35,7 +35,7 @@ def _variables(
     shell_complete=common.offers("file"),
     metavar="FILE.toml",
     help="Links and programs as a file, such as the config.toml of an earlier run, with a table "
-    "[nodes.NAME] for a node of its own. Flags override it.",
+    "[nodes.NAME] for a node of its own. Flags override it, but for what such tables have.",
 )
 @common.of_a_struct(ExecConfig)
 @click.option(

@@ -12,6 +12,7 @@ import tomli_w
 from testbed import files, outside
 from testbed.config_error import ConfigError, closest
 from testbed.exec.jobs import Port
+from testbed.network.profiles import absolute
 from testbed.network.topology import SERVER, Plan
 from testbed.run.config import Flag, Positive, RunConfig, Text, convert
 from testbed.units import byte_count, whole
@@ -108,6 +109,11 @@ class ExecConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 byte_count(self.expect_bytes)
             except ValueError as error:
                 raise ValueError(f"expect_bytes = {error}") from None
+        if self.server and self.client and self.command:
+            raise ValueError(
+                f"command = {' '.join(self.command)!r}: is no node's, for the server has a command "
+                "and clients have one; leave one of the three out"
+            )
 
 
 def _check_variables(env: Mapping[str, str]) -> None:
@@ -179,6 +185,15 @@ def refuse_other_clocks(links: RunConfig, *, asked: bool) -> None:
         )
 
 
+def repeatable(programs: ExecConfig) -> ExecConfig:
+    """The same programs, whose profiles are the same in whatever folder they are asked for."""
+    tables = {
+        name: msgspec.structs.replace(table, profile=table.profile and absolute(table.profile))
+        for name, table in programs.nodes.items()
+    }
+    return msgspec.structs.replace(programs, nodes=tables)
+
+
 def write(request: Request, path: Path) -> None:
     """Write both in one step as a TOML file that ``load`` reads back equal."""
     links = msgspec.to_builtins(request.links)
@@ -231,6 +246,31 @@ def programs_of(programs: ExecConfig, layout: Plan) -> list[NodePrograms]:
         found.append(NodePrograms(command, env, cwd, after))
     _refuse_circles({name: own.after for name, own in zip(names, found, strict=True)})
     return found
+
+
+def refuse_unheeded(programs: ExecConfig, layout: Plan, flags: Mapping[str, Any]) -> None:
+    """Raises ConfigError of a flag that changes nothing, for all whom it is for have their own."""
+    clients = [node.name for node in layout.clients]
+    tables = {name: _tables(programs, name) for name in (SERVER, *clients)}
+    roles = {name: programs.client if name != SERVER else programs.server for name in tables}
+    for field, own, names in (
+        ("server", "command", [SERVER]),
+        ("client", "command", clients),
+        ("command", "command", [name for name, command in roles.items() if command is None]),
+        ("wait_port", "after", clients),
+        ("profile", "profile", clients),
+    ):
+        if flags.get(field) and all(any(getattr(t, own) for t in tables[name]) for name in names):
+            raise ConfigError(
+                f"{field} = {flags[field]!r}: changes nothing, for each node that it is for has a "
+                f"{own} of its own table [nodes.…]; leave one out"
+            )
+    waited = programs.wait_port or any(table.after for table in programs.nodes.values())
+    if flags.get("wait_limit_s") is not None and not waited:
+        raise ConfigError(
+            f"wait_limit_s = {flags['wait_limit_s']:g}: no port is waited for; name one by "
+            '--wait-port, or by after = "NODE:PORT" in a node\'s table'
+        )
 
 
 def _refuse_circles(after: Mapping[str, Port | None]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from testbed.network.topology import Node, Plan
+from testbed.processes.environment import for_others
 
 INTERFACE = "wire0"
 SHELL = "/bin/sh"
@@ -63,7 +64,7 @@ def job(
     own_folder = run_folder / "nodes" / node.name
     told = _told(layout, node, own_folder)
     folder = os.path.abspath(_replaced(folder, told))
-    environment = {**_interfaces(node), **original, **told, "PWD": folder}
+    environment = {**_interfaces(node), **for_others(original), **told, "PWD": folder}
     if "HOSTNAME" in original:
         environment["HOSTNAME"] = node.name
     environment |= own

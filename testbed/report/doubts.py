@@ -5,9 +5,16 @@ from testbed.report.text import few
 from testbed.units import byte_count
 
 
-def of(summary: Summary, expected: str | None) -> list[str]:
-    """Sentences for whoever reads its figures; ``expected``: bytes that programs say they move."""
+def of(summary: Summary, expected: str | None, regex: str | None) -> list[str]:
+    """Sentences for whoever reads its figures.
+
+    ``expected``: bytes that programs say they move. ``regex``: what begins a round in their output.
+    """
     found = [less] if (less := less_than_expected(summary, expected)) else []
+    if regex is not None and not summary.rounds:
+        found.append(
+            f"there are no rounds: no line of any program's output has --round-regex='{regex}'"
+        )
     seen = [row.node for row in summary.programs if row.sockets]
     if seen:
         paths = sorted({path for row in summary.programs for path in row.sockets})

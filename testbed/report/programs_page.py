@@ -113,8 +113,8 @@ def _programs_section(story: Story) -> Markup:
     )
     if len(found) > MOST_ROWS:
         caption += f" ({MOST_ROWS} of {len(found)})"
-    expected = story.config.get("expect_bytes")
-    said = doubts.of(summary, expected if isinstance(expected, str) else None)
+    asked = [story.config.get(field) for field in ("expect_bytes", "round_regex")]
+    said = doubts.of(summary, *(text if isinstance(text, str) else None for text in asked))
     notes = [tag("p", f"{text}.") for text in said]
     return section("programs", "How each program ended", *notes, table(caption, heads, cells, 2))
 

@@ -8,6 +8,7 @@ import pytest
 
 from experiments import hosts
 from testbed.config_error import ConfigError
+from testbed.processes import environment
 from testbed.run.config import RunConfig
 from testbed.run.hosts.far_host import Unusable
 
@@ -75,7 +76,7 @@ def test_the_token_is_of_a_file_or_of_the_environment_which_has_it_no_more(
 ):
     file = tmp_path / "token"
     file.write_text(f"{'x' * 32}\n")
-    monkeypatch.setenv(hosts.TOKEN, "y" * 40)
+    monkeypatch.setenv(environment.TOKEN, "y" * 40)
     assert hosts.token(file) == b"x" * 32
     assert hosts.token(None) == b"y" * 40
     with pytest.raises(ConfigError, match="WIRETUNE_TOKEN: has no token; make one"):

@@ -67,6 +67,19 @@ def test_what_only_methods_have_is_refused(
         asked(file, run=run, **axes)
 
 
+def test_profiles_that_no_client_takes_are_refused(tmp_path: Path) -> None:
+    """Runs over one link would stand in the table as over several."""
+    file = tmp_path / "net.toml"
+    file.write_text(f'{FILE}[nodes."client-[12]"]\nprofile = "3g"\n')
+    says = "row 'net': profiles change nothing with 2 clients, for each has one of its own table"
+    with pytest.raises(ConfigError, match=says):
+        asked(str(file))
+    with pytest.raises(ConfigError, match=says):
+        asked(str(file), clients=[3, 2])
+    assert len(plan.cells(asked(str(file), clients=[3]))) == 2
+    assert len(plan.cells(asked(str(file), profiles=[]))) == 1
+
+
 def test_rows_of_both_kinds_and_two_of_a_name_are_refused(file: str) -> None:
     rows = [Row("a"), Row("b", programs=ExecConfig(command=("true",)))]
     with pytest.raises(ConfigError, match="methods and of programs have no table in common"):
@@ -93,6 +106,30 @@ def test_what_exec_would_refuse_is_refused_with_the_case(
         benching._checked(plan.cells(asked(str(tmp_path / "none.toml"))))
     with pytest.raises(ConfigError, match="links = 'loopback'"):
         benching._checked(plan.cells(asked(file, run={"links": "loopback"})))
+
+
+def test_scripts_that_commands_name_are_files_that_runs_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that were changed make another bench; what commands write does not."""
+    from experiments import exec as executing
+
+    monkeypatch.setattr(executing, "_backend", lambda request, layout: None)
+    (tmp_path / "serve.py").write_text("1")
+    (tmp_path / "page").write_text("written by a run")
+    (tmp_path / "tool").write_text("#!/bin/sh")
+    (tmp_path / "tool").chmod(0o755)
+    (tmp_path / "net.toml").write_text(
+        f'clients = 1\nserver = "python3 {tmp_path}/serve.py > {tmp_path}/page"\n'
+        f'[nodes.client-1]\ncommand = ["./tool", "page", "{tmp_path}"]\ncwd = "{tmp_path}"\n'
+    )
+    cells = plan.cells(asked(str(tmp_path / "net.toml")))
+    names = {str(tmp_path / name) for name in ("serve.py", "tool")}
+    before = benching._checked(cells)
+    assert names == {name for name in before if "/" in name and str(tmp_path) in name}
+    (tmp_path / "serve.py").write_text("2")
+    after = benching._checked(cells)
+    assert {name for name in before if before[name] != after[name]} == {f"{tmp_path}/serve.py"}
 
 
 EXEC = """

@@ -14,6 +14,7 @@ from experiments.plan import Bench, Row, cells
 from experiments.runner import claimed, conduct
 from experiments.venue import Venue, anywhere
 from testbed.config_error import ConfigError
+from testbed.processes import environment
 from testbed.run.config import RunConfig
 
 HERE, SEVERAL = RunConfig(), RunConfig(hosts="127.0.0.1,127.0.0.2")
@@ -25,7 +26,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bytes]]:
     """Hosts that were called, and by which token; all are there."""
     found: list[tuple[str, bytes]] = []
     monkeypatch.setattr(hosts, "refuse_absent", lambda text, secret: found.append((text, secret)))
-    monkeypatch.setenv(hosts.TOKEN, TOKEN)
+    monkeypatch.setenv(environment.TOKEN, TOKEN)
     return found
 
 
@@ -38,7 +39,7 @@ def test_a_run_is_told_its_hosts_and_their_token_and_ends_without_one_of_them(
         assert called == [("127.0.0.1,127.0.0.2", TOKEN.encode())]
         assert venue.take(HERE) == (HERE, {})
         told = msgspec.structs.replace(SEVERAL, on_lost_host="stop")
-        assert venue.take(SEVERAL) == (told, {hosts.TOKEN: TOKEN})
+        assert venue.take(SEVERAL) == (told, {environment.TOKEN: TOKEN})
 
 
 def test_hosts_of_a_ray_cluster_have_one_agent_each_for_all_runs(
@@ -60,7 +61,7 @@ def test_hosts_of_a_ray_cluster_have_one_agent_each_for_all_runs(
         venue.open()
         for _ in range(2):
             told, more = venue.take(asked)
-            assert (told.hosts, more) == ("10.0.0.1,10.0.0.2:4", {hosts.TOKEN: "its own"})
+            assert (told.hosts, more) == ("10.0.0.1,10.0.0.2:4", {environment.TOKEN: "its own"})
         assert called == [("10.0.0.1,10.0.0.2:4", b"its own")] and life == ["began"]
     assert life == ["began", "ended"]
 
@@ -68,7 +69,7 @@ def test_hosts_of_a_ray_cluster_have_one_agent_each_for_all_runs(
 def test_one_that_is_not_there_is_named_before_the_first_run_and_leaves_no_bench(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setenv(hosts.TOKEN, TOKEN)
+    monkeypatch.setenv(environment.TOKEN, TOKEN)
     bench = Bench(rows=[Row("own", {"hosts": "127.0.0.1,127.0.0.1:9"})])
     own = cells(bench)
     with (

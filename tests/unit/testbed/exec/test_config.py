@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from testbed.config_error import ConfigError
@@ -49,6 +50,16 @@ def test_flags_win_over_a_file_and_both_come_back_from_what_is_written(tmp_path:
     assert load(again, {}).links.clients == 2
 
 
+def test_a_written_file_means_the_same_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tables = {"client-1": NodeConfig(profile="./own.toml"), "client-2": NodeConfig(profile="3g")}
+    found = config.repeatable(ExecConfig(nodes={**tables, "server": NodeConfig(cwd="/")}))
+    profiles = {name: table.profile for name, table in found.nodes.items()}
+    assert profiles == {"client-1": f"{tmp_path}/own.toml", "client-2": "3g", "server": None}
+
+
 @pytest.mark.parametrize(
     ("values", "says"),
     [
@@ -63,6 +74,10 @@ def test_flags_win_over_a_file_and_both_come_back_from_what_is_written(tmp_path:
         ({"expect_bytes": "5 Mibi"}, "must be a size such as 500MB"),
         ({"nodes": 3}, "nodes = 3: must be a table of tables"),
         ({"nodes": {"server": 1}}, "nodes.server = 1: must be a table"),
+        (
+            {"server": "a", "client": "b", "command": ["c", "d"]},
+            "command = 'c d': is no node's, for the server has a command and clients have one",
+        ),
         ({"env": {"A=B": "x"}}, "'A=B' cannot be a variable's name"),
         ({"env": {"A": "x\0y"}}, "env = 'x\\x00y': cannot hold the character NUL"),
         ({"env": {"A": "x\udcff"}}, "is no UTF-8"),
@@ -118,6 +133,61 @@ def test_programs_that_no_node_has_are_refused(asked: ExecConfig, says: str) -> 
     assert says in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("asked", "flags", "says"),
+    [
+        (
+            {"server": "a", "nodes": {"server": {"command": "b"}}, "command": ["c"]},
+            {"server": "a"},
+            "server = 'a': changes nothing, for each node that it is for has a command of its own",
+        ),
+        (
+            {"command": ["c"], "client": "a", "nodes": {"client-*": {"command": "b"}}},
+            {"client": "a"},
+            "client = 'a': changes nothing",
+        ),
+        (
+            {"server": "a", "command": ["c"], "nodes": {"client-?": {"command": "b"}}},
+            {"command": ("c",)},
+            "command = ('c',): changes nothing",
+        ),
+        (
+            {"command": ["c"], "wait_port": 80, "nodes": {"client-*": {"after": "server:81"}}},
+            {"wait_port": 80},
+            "wait_port = 80: changes nothing, for each node that it is for has a after",
+        ),
+        (
+            {"command": ["c"], "nodes": {"client-*": {"profile": "3g"}}},
+            {"profile": "4g"},
+            "profile = '4g': changes nothing",
+        ),
+        (
+            {"command": ["c"], "wait_limit_s": 5.0},
+            {"wait_limit_s": 5.0},
+            "wait_limit_s = 5: no port is waited for; name one by --wait-port",
+        ),
+    ],
+)
+def test_a_flag_that_would_change_nothing_is_refused(
+    asked: dict[str, Any], flags: dict[str, Any], says: str
+) -> None:
+    programs = msgspec.convert(asked, ExecConfig)
+    with pytest.raises(ConfigError) as refused:
+        config.refuse_unheeded(programs, layout(), flags)
+    assert says in str(refused.value)
+    # What a file has beside its tables may be for other numbers of clients.
+    config.refuse_unheeded(programs, layout(), {})
+
+
+def test_a_flag_for_one_node_at_least_is_taken() -> None:
+    tables = {"client-1": NodeConfig(command="own", profile="3g", after="server:81")}
+    asked = ExecConfig(server="a", client="b", wait_port=80, wait_limit_s=5, nodes=tables)
+    flags = {"server": "a", "client": "b", "wait_port": 80, "wait_limit_s": 5.0, "profile": "4g"}
+    config.refuse_unheeded(asked, layout(), flags)
+    waiting = ExecConfig(command=("a",), wait_limit_s=5, nodes=tables)
+    config.refuse_unheeded(waiting, layout(), {"wait_limit_s": 5.0, "command": ("a",)})
+
+
 def made(command: str | tuple[str, ...], original: dict[str, str], **own: Any) -> Any:
     nodes = layout()
     folder = own.pop("folder", "/work")
@@ -136,7 +206,8 @@ def test_words_have_our_variables_replaced_and_lines_are_the_shells() -> None:
 
 def test_the_environment_is_the_users_with_what_a_node_needs() -> None:
     original = {"OMP_NUM_THREADS": "7", "NCCL_NET": "mine", "HOSTNAME": "host"}
-    found = made("x", original, LOG="1").environment
+    found = made("x", {**original, "WIRETUNE_TOKEN": "s3cret"}, LOG="1").environment
+    assert "WIRETUNE_TOKEN" not in found
     assert found["OMP_NUM_THREADS"] == "7" and found["NCCL_NET"] == "mine"
     assert found["HOSTNAME"] == found["WIRETUNE_NODE"] == "client-2"
     assert found["GLOO_SOCKET_IFNAME"] == "wire0" and found["LOG"] == "1"

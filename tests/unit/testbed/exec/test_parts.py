@@ -217,11 +217,13 @@ def test_a_flow_that_both_ends_tell_of_is_one() -> None:
 
 def test_what_meters_cannot_have_seen_is_told() -> None:
     shared = carried("server", sockets=["/run/x"], lookups=["pypi.org"])
-    found = doubts.of(built(shared).summary(), "1MB")
+    found = doubts.of(built(shared).summary(), "1MB", r"round (\d+)")
     assert found[0].startswith("0 bytes crossed the clients' links, which is less than the 1MB")
-    assert "at /run/x (of server)" in found[1]
-    assert found[2].startswith("server looked up pypi.org: there is no internet inside")
-    assert doubts.of(built().summary(), None) == []
+    said = r"there are no rounds: no line of any program's output has --round-regex='round (\d+)'"
+    assert found[1] == said
+    assert "at /run/x (of server)" in found[2]
+    assert found[3].startswith("server looked up pypi.org: there is no internet inside")
+    assert doubts.of(built().summary(), None, None) == []
 
 
 def test_rates_spread_bytes_over_the_time_between_readings() -> None:
