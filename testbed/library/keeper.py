@@ -34,6 +34,7 @@ from testbed.network.topology import Node, Plan
 from testbed.processes import confinement
 from testbed.processes.channel import Channel
 from testbed.processes.child import fork_alone, run_as_child
+from testbed.report.text import few
 
 SHARED = "/tmp"
 """A caller's folder for files that its programs are to read; /dev/shm is each node's own."""
@@ -45,8 +46,6 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def main() -> None:
     """Be the keeper, for whoever holds the other end of the descriptor that is the argument."""
-    # A terminal's signals are for the caller, who tells by the channel's end.
-    os.setsid()
     # Ignored, as by nohup, it would be so in programs, too.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     channel = Channel(socket.socket(fileno=int(sys.argv[1])), Order, "the caller")
@@ -66,6 +65,11 @@ def main() -> None:
                     f"{why}; programs do not go through its relay, so a network takes links with "
                     "namespaces; `wiretune doctor` says what they need"
                 )
+            profiles = [node.profile for node in layout.nodes if node.profile is not None]
+            if changing := sorted({each.name for each in profiles if each.schedule}):
+                why += (
+                    f"; they stay as they begin, for no schedule is followed here ({few(changing)})"
+                )
             links = backend.up(layout)
             owned.callback(links.down)
             certificate = _certificate(layout, links) if asked.certify else None
@@ -78,7 +82,7 @@ def main() -> None:
                 owned.callback(visits.close)
             channel.send(built)
             _serve(layout, links, channel, os.pidfd_open(caller), visits)
-        except (ConfigError, LinkError) as error:
+        except (ConfigError, LinkError, OSError) as error:
             if visits is not None:
                 visits.tell_all(str(error))
             channel.send(Refused(str(error), isinstance(error, ConfigError)))

@@ -27,6 +27,7 @@ from testbed.network import mix
 from testbed.network.profiles import load, parse_mix
 from testbed.network.topology import Node, Plan, plan
 from testbed.processes.channel import Channel, ChannelClosed
+from testbed.processes.environment import for_others
 from testbed.run.config import choose
 
 UP_LIMIT_S = 120.0
@@ -238,7 +239,15 @@ class Network:
             # Whoever waits for the end of the caller's output is not to wait for a network's.
             log = None if place is None else owned.enter_context((place.folder / LOG).open("wb"))
             self._keeper = subprocess.Popen(
-                words, stdin=nothing, stdout=nothing, stderr=log, pass_fds=[handle]
+                words,
+                stdin=nothing,
+                stdout=nothing,
+                stderr=log,
+                pass_fds=[handle],
+                # Programs in nodes are shown its environment, as that of their first process.
+                env=for_others(os.environ),
+                # A terminal's signals are for the caller, who tells by the channel's end.
+                start_new_session=True,
             )
         try:
             self._channel.send(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from testbed.library import lines
 from testbed.library.network import Network
 from testbed.library.places import LAUNCHER, Place
+from testbed.links.interface import LinkError
 from testbed.network.topology import Plan
 
 _OWNER_ALONE = 0o700
@@ -35,11 +36,14 @@ class StandingNetwork(Network):
             launcher.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
             launcher.chmod(_OWNER_ALONE)
             self._build(layout, links, certify=certify, strict=strict, place=place)
-        except BaseException:
+        except BaseException as error:
             if place.lock():
                 place.remove()
             else:
                 place.close()
+            if isinstance(error, OSError):
+                text = f"make a network in {place.folder}: {error.strerror}"
+                raise LinkError(text) from error
             raise
         self.folder = place.folder
         place.close()

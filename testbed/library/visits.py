@@ -108,7 +108,7 @@ class Visits:
             if isinstance(order, Enter):
                 self._enter(visitor, order)
             elif isinstance(order, Signal):
-                if visitor.program is not None:
+                if visitor.program is not None and order.number in join.HANDED_ON:
                     visitor.program.send_signal(order.number)
             elif isinstance(order, Ask):
                 visitor.tell(self._about())
@@ -148,7 +148,7 @@ class Visits:
         except ConfigError as error:
             visitor.tell(Refused(str(error), wrong=True))
             return
-        except OSError as error:
+        except (OSError, ValueError) as error:
             visitor.tell(Refused(f"{order.node}: start a program: {error}", wrong=False))
             return
         finally:

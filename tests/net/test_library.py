@@ -110,6 +110,14 @@ def test_a_node_is_a_machine_of_its_own_with_its_callers_files(shared, tmp_path)
     assert one.run(python(script), timeout=LIMIT_S).stdout == "no\n"
 
 
+def test_no_node_gets_the_token_of_the_hosts(monkeypatch):
+    monkeypatch.setenv("WIRETUNE_TOKEN", "s3cret" * 6)
+    look = "cat /proc/[0-9]*/environ | tr '\\0' '\\n' | grep s3cret"
+    with Network(LINK, links="userspace") as network:
+        found = network.clients[0].run(look)
+    assert (found.returncode, found.stdout) == (1, "")
+
+
 def test_a_program_ends_as_itself(shared):
     node = shared.clients[0]
     assert node.run("exit 7").returncode == 7

@@ -20,6 +20,8 @@ import psutil
 import pytest
 
 from testbed.library import places, visit
+from testbed.library.lines import Enter, VisitAnswer
+from testbed.library.lines import Signal as VisitSignal
 from testbed.processes.channel import Channel
 
 pytestmark = pytest.mark.usefixtures("userspace_links")
@@ -167,6 +169,21 @@ def test_a_command_gets_the_signals_of_its_caller(lab, name):
         program.send_signal(number)
         assert program.communicate(timeout=LIMIT_S)[0] == f"{name}\n"
     assert program.returncode == number
+
+
+def test_what_no_program_can_have_ends_no_network(lab):
+    """A visitor of another make: words and signals that the kernel does not take."""
+    channel = Channel(places.connect(lab.home / "lab"), VisitAnswer, "the keeper")
+    try:
+        channel.send(Enter("client-1", [b"a\0b"], False, [b"A=1"], b"/"), (0, 1, 2))
+        assert "start a program: embedded null byte" in channel.receive(LIMIT_S).reason
+        channel.send(Enter("client-1", [b"sleep 600"], True, [b"PATH=/bin"], b"/"), (0, 1, 2))
+        for number in (999, -1, int(signal.SIGSTOP), int(signal.SIGTERM)):
+            channel.send(VisitSignal(number))
+        assert channel.receive(LIMIT_S).code == 143
+    finally:
+        channel.close()
+    assert lab.call("on", "client-1", "hostname") == "client-1\n"
 
 
 def sleeps(caller, name="lab"):
@@ -346,6 +363,66 @@ def test_a_network_of_a_prompt_ends_with_its_owner(caller, until):
     assert caller.listed() == []
 
 
+TOKEN = "cat /proc/[0-9]*/environ | tr '\\0' '\\n' | grep -c s3cret; env | grep -c WIRETUNE_TOKEN"
+
+
+def test_no_node_gets_the_token_of_the_hosts(caller):
+    """Neither from a caller's environment nor from that of the node's first process."""
+    caller.environment["WIRETUNE_TOKEN"] = "s3cret" * 6
+    caller.up("lab")
+    assert caller.call("on", "client-1", f"{TOKEN}; true") == "0\n0\n"
+    assert caller.call("shell", input=f"client-1 {TOKEN}\n", code=1) == "0\n0\n"
+
+
+SLOW = """
+import pathlib, sys, time
+if "keeper" in " ".join(sys.orig_argv):
+    pathlib.Path({ready!r}).touch()
+    time.sleep(2)
+"""
+
+
+def test_an_interrupt_of_up_leaves_nothing_and_says_nothing_else(caller, tmp_path, until):
+    """As a terminal sends it, to all in the group, while the keeper begins."""
+    ready = tmp_path / "ready"
+    (tmp_path / "sitecustomize.py").write_text(SLOW.format(ready=str(ready)))
+    before = caller.environment.get("PYTHONPATH", "")
+    caller.environment["PYTHONPATH"] = f"{tmp_path}:{before}"
+    words = ("up", f"--profile={LINK}", "--clients=1", "--links=userspace", "--name=lab")
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with caller.start(*words, start_new_session=True, **streams) as maker:
+        until(ready.exists, "its keeper begins", LIMIT_S)
+        (keeper,) = psutil.Process(maker.pid).children()
+        assert os.getsid(keeper.pid) == keeper.pid
+        os.killpg(maker.pid, signal.SIGINT)
+        assert maker.communicate(timeout=LIMIT_S) == ("", "\n")
+    assert maker.returncode == 130
+    until(lambda: not alive({keeper}), "its keeper is gone", LIMIT_S)
+    assert list(caller.home.iterdir()) == []
+
+
+def test_a_disk_that_is_full_is_said(root):
+    with tempfile.TemporaryDirectory(prefix="of-a-test-") as folder:
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "none", folder], check=True
+        )
+        try:
+            one = Caller(Path(folder))
+            with contextlib.suppress(OSError), (Path(folder) / "others").open("wb", 0) as file:
+                while file.write(bytes(512)):
+                    pass
+            flags = ("--clients=1", "--no-calibrate", "--links=userspace", "--name=lab")
+            said = one.call("up", *flags, code=1)
+            assert said.startswith("error: make a network in ") and "No space left" in said
+            assert list(one.home.iterdir()) == []
+            (Path(folder) / "others").unlink()
+            one.home.joinpath("lab").touch()
+            assert "make a network's folder: " in one.call("up", *flags, code=2)
+            assert one.listed() == []
+        finally:
+            subprocess.run(["umount", "-l", folder], check=True)
+
+
 def test_an_ordinary_user_has_them_too(without_capabilities, until):
     with calling(without_capabilities) as one:
         one.up("lab")
@@ -355,6 +432,19 @@ def test_an_ordinary_user_has_them_too(without_capabilities, until):
         keeper.kill()
         until(lambda: not alive(tree), "its processes are gone", LIMIT_S)
         assert one.listed() == []
+
+
+def test_a_schedule_that_is_not_followed_is_told(caller, tmp_path):
+    file = tmp_path / "changing.toml"
+    file.write_text(
+        "[up]\nrate_kbit = 5000\n[down]\nrate_kbit = 20000\n"
+        "[[schedule]]\nat_s = 1\ndown = { rate_kbit = 100 }\n"
+    )
+    flags = (f"--profile={file}", "--clients=1", "--no-calibrate", "--links=userspace")
+    said = "they stay as they begin, for no schedule is followed here (changing@"
+    assert said in caller.call("up", *flags)
+    (listed,) = caller.listed()
+    assert said in listed["links"]
 
 
 def test_links_that_cannot_be_leave_no_place(caller):
