@@ -53,12 +53,17 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
 
 
 @pytest.fixture
-def execute(launch: Launch, userspace_links: None) -> Launch:
-    """``execute(*flags)`` starts ``cli.py exec`` likewise, with 4g links that are not probed."""
+def execute(launch: Launch, userspace_links: None, request: pytest.FixtureRequest) -> Launch:
+    """``execute(*flags)`` starts ``cli.py exec`` likewise, with 4g links that are not probed.
+
+    Its parameter may be "ordinary user": one without capabilities.
+    """
+    ordinary = getattr(request, "param", None) == "ordinary user"
+    user = {"prefix": request.getfixturevalue("without_capabilities")} if ordinary else {}
 
     def start(*flags: str, calibrate: bool = False, **options: Any) -> Run:
         links = ("--profile=4g", *(() if calibrate else ("--no-calibrate",)))
-        return launch(*links, *flags, command="exec", **options)
+        return launch(*links, *flags, command="exec", **{**user, **options})
 
     return start
 

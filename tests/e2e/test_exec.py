@@ -18,6 +18,7 @@ FETCH = (
     ' print(len(r.urlopen("http://server:8000/f").read()))\''
 )
 SIZE = 400_000
+BY_BOTH = pytest.mark.parametrize("execute", ["root", "ordinary user"], indirect=True)
 
 
 def code_of(run: Run) -> dict[str, int | None]:
@@ -69,6 +70,7 @@ def test_bytes_of_unmodified_programs_are_metered_by_client_and_flow(execute, se
     assert {path.name for path in run.folder.iterdir()} >= {"report.html", "trace.json"}
 
 
+@BY_BOTH
 def test_captures_have_the_bytes_of_the_counters_the_servers_too(execute, served):
     run = execute(
         *("--clients=1", "--wait-port=8000", "--until=clients", "--pcap"),
@@ -86,6 +88,7 @@ def test_captures_have_the_bytes_of_the_counters_the_servers_too(execute, served
     assert run.summary["captures"]["packets"] == sum(map(len, files.values()))
 
 
+@BY_BOTH
 def test_each_node_is_a_machine_of_its_own(execute, tmp_path):
     script = tmp_path / "look.py"
     script.write_text(
@@ -143,6 +146,7 @@ def test_who_starts_in_a_private_folder_has_this_machines(execute):
     assert "nodes are without a /tmp of its own (it starts there)" in run.stdout
 
 
+@BY_BOTH
 def test_memory_and_queues_of_ipc_are_a_nodes_own(execute):
     """By such programs on one kernel speak past the links."""
     made = f"{PYTHON} -c 'import socket; s = socket.socket(socket.AF_UNIX); s.bind(\"/tmp/s\")'"
@@ -281,6 +285,7 @@ def wait_for_output(run: Run, node: str, text: str) -> None:
         assert run.process.poll() is None, run.describe()
 
 
+@BY_BOTH
 @pytest.mark.parametrize(
     ("number", "kill"), [(signal.SIGINT, os.kill), (signal.SIGTERM, os.killpg)]
 )
@@ -296,6 +301,7 @@ def test_what_interrupts_it_alone_or_with_its_group_reaches_programs(execute, nu
     assert code_of(run) == {"server": 5, "client-1": 5}
 
 
+@BY_BOTH
 def test_what_ignores_its_end_is_killed_with_all_that_it_started(execute):
     stubborn = f'exec {sys.executable} -c "{STUBBORN}"'
     run = execute(
@@ -310,6 +316,7 @@ def test_what_ignores_its_end_is_killed_with_all_that_it_started(execute):
     assert all_gone(tree) == []
 
 
+@BY_BOTH
 def test_the_end_of_a_program_ends_its_grandchildren(execute):
     run = execute("--clients=1", "--server=sleep 2", "--client=setsid sleep 300 & sleep 0.5")
     run.wait_for("started", node="client-1")
@@ -331,6 +338,7 @@ def test_a_run_ends_in_time_however_much_is_printed(execute):
     assert code_of(run) == {"server": 143, "client-1": 0}
 
 
+@BY_BOTH
 def test_nothing_is_left_of_a_run_that_is_killed(execute):
     stubborn = f'exec {sys.executable} -c "{STUBBORN}"'
     run = execute("--clients=2", f"--server={stubborn}", f"--client={stubborn}")
