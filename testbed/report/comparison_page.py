@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from testbed.metrics import Target, one_of, words
-from testbed.report import claims, comparison, html, program_comparison, summaries, svg
+from testbed.report import (
+    claims,
+    comparison,
+    html,
+    program_comparison,
+    summaries,
+    svg,
+    to_target,
+)
 from testbed.report.claims import Examined
 from testbed.report.comparison import Row
 from testbed.report.html import Markup, section, table, tag
@@ -35,6 +43,7 @@ def page(
         title,
         tag("header", tag("h1", title), *_lead(rows, target, notes, ran)),
         *_claims(examined),
+        *to_target.sections(rows, target, styles),
         *(
             _place(
                 f"place-{n}",
