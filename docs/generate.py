@@ -4,6 +4,7 @@ Each stands between two comments that name it; the rest of its page is written b
 """
 
 import ast
+import importlib
 import sys
 import types
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,8 @@ import msgspec
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from methods import payload  # noqa: E402
+from methods.payload.chain import Chain  # noqa: E402
 from testbed.record import events  # noqa: E402
 from testbed.record.run_summary import Summary  # noqa: E402
 
@@ -34,6 +37,7 @@ def parts() -> Iterator[tuple[str, str, str]]:
     yield "CONTRIBUTING.md", "map", f"```\n{house()}```\n"
     yield "docs/events.md", "kinds", kinds()
     yield "docs/summary.md", "fields", fields()
+    yield "docs/stages.md", "stages", stages()
 
 
 def between(page: str, name: str) -> tuple[str, str, str]:
@@ -112,6 +116,40 @@ def fields() -> str:
         else:
             parts.append("\n".join(["", f"## {name}", "", *_table({name: hint}), ""]))
     return "\n".join([*_table(plain), ""]) + "".join(parts)
+
+
+def stages() -> str:
+    """Every payload stage: its options with range and default, and what is known of its bytes."""
+    rows = []
+    for name in payload.names():
+        chain = Chain([name])
+        module = importlib.import_module(f"methods.payload.{name}")
+        defaults = {each.name: each.default for each in msgspec.structs.fields(module.Options)}
+        told = [_option(key, hint, defaults[key]) for key, hint in _hints(module.Options).items()]
+        lossy = "yes" if chain.lossy else "no"
+        length = "values" if chain.by_values else "shape"
+        file = f"[`{name}`](../methods/payload/{name}.py)"
+        rows.append(f"| {file} | {lossy} | {length} | {'; '.join(told)} |")
+    return "\n".join(["| stage | loses | bytes go by | options |", "|---|---|---|---|", *rows, ""])
+
+
+def _option(name: str, hint: Any, default: Any) -> str:
+    words = {True: "true", False: "false", None: "by the others"}
+    own = words[default] if default is None or isinstance(default, bool) else str(default)
+    plain = get_args(hint)[0] if getattr(hint, "__metadata__", None) else hint
+    if get_origin(plain) is Literal:
+        return f"`{name}` {' or '.join(get_args(plain))} ({own})"
+    for extra in getattr(hint, "__metadata__", ()):
+        if isinstance(extra, msgspec.Meta):
+            return f"`{name}` {_range(extra)} ({own})"
+    return f"`{name}` ({own})"
+
+
+def _range(meta: msgspec.Meta) -> str:
+    low = f"{meta.ge}" if meta.ge is not None else f"above {meta.gt}"
+    if meta.le is None and meta.lt is None:
+        return f"{low} or more"
+    return f"{low} to {meta.le}" if meta.le is not None else f"{low} to below {meta.lt}"
 
 
 def _table(hints: Mapping[str, Any]) -> list[str]:

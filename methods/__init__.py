@@ -62,6 +62,9 @@ client spends its round on that.
     so that payload stages (``methods.payload``) can work on that.
 ``check_stages(up, down)`` (optional)
     Raises ValueError where stages of these chains make no sense of what it sends.
+``staged_shapes(config, model, way)`` (optional)
+    Shapes of the tensors that have a ``base`` that way; if it is not there, of all that the model
+    learns, as ``adapt`` left it. The model is on the meta device.
 ``all_reduce(config)`` (optional)
     Says that a round is the mean, weighted by samples, of what ``Client.update(start)`` returns
     first, and that the clients may take it among themselves (``--transport=gloo``); raises
@@ -315,6 +318,7 @@ class Method:
     asynchronous: bool = False
     stageable: tuple[str, ...] = ()
     check_stages: Callable[..., None] = lambda up, down: None
+    staged_shapes: Callable[..., Sequence[Sequence[int]]] | None = None
     all_reduce: Callable[..., None] | None = None
     traffic: Callable[..., tuple[int, int]] | None = None
     client_flops: Callable[..., Flops] | None = None

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from methods import Shard, fedpeft
 from methods.shared.averaging import BY_OTHERS
+from methods.shared.beside import not_with
 from methods.shared.server_step import stepped
 
 
@@ -37,7 +38,7 @@ class Config(fedpeft.Config, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """eta: of the server's steps."""
     beta1: Annotated[float, msgspec.Meta(ge=0, lt=1)] = BY_OTHERS
     """Of m; absent: 0.9, and 0 with adagrad."""
-    beta2: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.99
+    beta2: Annotated[float, msgspec.Meta(ge=0, lt=1), not_with("rule", "adagrad")] = 0.99
     """Of v; adagrad has none."""
     tau: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 1e-3
     """The larger, the less adaptive."""

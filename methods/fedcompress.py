@@ -51,6 +51,7 @@ from methods.distillation import TEXTS_AT_ONCE, adam, digest, kd_loss, predict
 from methods.shared import flops
 from methods.shared.averaging import WeightedMean
 from methods.shared.backbone import causal, staged
+from methods.shared.beside import only_with
 from methods.shared.clustering import FEWEST, MOST, Clustered, clusters_of, layout, rebuilt
 from methods.shared.local_training import load_trainable, train, trainable_state
 from methods.shared.objective import EVALUATION_BATCH, IGNORED, scores
@@ -73,7 +74,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """C of the first round: values that a matrix may have."""
     adaptive: bool = True
     """C grows; else it stays, as compute=modelled asks."""
-    representations: Literal["embeddings", "gram"] = "embeddings"
+    representations: Annotated[Literal["embeddings", "gram"], only_with("adaptive", True)] = (
+        "embeddings"
+    )
     """Sent for the score: features of validation samples, or the product of all with themselves."""
     local_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
     """Passes over a client's samples a round, as FedAvg trains."""

@@ -57,11 +57,14 @@ from methods.distillation.mutual import Pair, loss, student_of, tells_attention
 from methods.shared import flops
 from methods.shared.averaging import WeightedMean
 from methods.shared.backbone import causal, staged
+from methods.shared.beside import only_with
 from methods.shared.local_training import learnt, load_trainable, trainable_state
 from methods.shared.objective import scores
+from methods.shared.singular import fewest, is_cut, most_values, sides, svd, svd_flops
 from methods.split_model import size
 
 State = Mapping[str, Tensor]
+BY_ENERGY = only_with("rank", None)
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -73,11 +76,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Samples."""
     learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
     """Adam's, of teacher and student; its state lasts."""
-    energy_start: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.95
+    energy_start: Annotated[float, msgspec.Meta(gt=0, le=1), BY_ENERGY] = 0.95
     """tau before the first round; with 1 as energy_end too nothing is cut."""
-    energy_end: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.98
+    energy_end: Annotated[float, msgspec.Meta(gt=0, le=1), BY_ENERGY] = 0.98
     """tau from round energy_rounds on."""
-    energy_rounds: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 20
+    energy_rounds: Annotated[int, msgspec.Meta(ge=1, le=100_000), BY_ENERGY] = 20
     """T: rounds in which tau goes from its start to its end."""
     rank: Annotated[int, msgspec.Meta(ge=1, le=65536)] | None = None
     """K of every matrix that has as many singular values, in place of tau's."""
@@ -95,6 +98,14 @@ def check(config: Config, model: nn.Module) -> None:
     if config.student_blocks > len(blocks):
         raise ValueError(
             f"student_blocks = {config.student_blocks}: must be at most {len(blocks)}, the model's"
+        )
+    parts = nn.ModuleList([*blocks[: config.student_blocks], staged(model).head])
+    frozen = {id(each) for each in staged(model).embed.parameters()}
+    sent = [each for each in parts.parameters() if id(each) not in frozen and each.dim() >= 2]
+    if config.rank is not None and not any(is_cut(each, config.rank) for each in sent):
+        raise ValueError(
+            f"rank = {config.rank}: no matrix of the student is more numbers than its U, S and V; "
+            f"take at most {max(map(most_values, sent), default=0)}"
         )
     if config.attention_loss and not all(map(tells_attention, blocks)):
         raise ValueError(
@@ -132,57 +143,13 @@ def _factors(tensor: Tensor, tau: float, rank: int | None) -> Tensor:
     if not is_cut(tensor, rank) or not bool(tensor.isfinite().all()):
         # LAPACK is given finite numbers alone; others go as they are, and are refused.
         return tensor
-    left, values, right = _svd(tensor.reshape(sides(tensor)).double())
+    left, values, right = svd(tensor.reshape(sides(tensor)).double())
     count = fewest(values, tau) if rank is None else min(rank, len(values))
     if count > most_values(tensor):
         return tensor
     parts = left[:, :count].flatten(), values[:count], right[:count].flatten()
     packed = torch.cat(parts).to(tensor.dtype)
     return packed if bool(packed.isfinite().all()) else tensor
-
-
-def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    if not matrix.is_meta:
-        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-        return left, values, right
-    long, short = max(matrix.shape), min(matrix.shape)
-    # Without values, its operations are to be counted all the same.
-    torch.mm(matrix.new_empty(long, short), matrix.new_empty(short, 7 * short))
-    torch.mm(matrix.new_empty(short, short), matrix.new_empty(short, 4 * short))
-    rows, columns = matrix.shape
-    return matrix.new_empty(rows, short), matrix.new_empty(short), matrix.new_empty(short, columns)
-
-
-def svd_flops(rows: int, columns: int) -> int:
-    """14 m n^2 + 8 n^3, n the shorter side (Golub and Van Loan, by Golub and Reinsch)."""
-    long, short = max(rows, columns), min(rows, columns)
-    return 14 * long * short**2 + 8 * short**3
-
-
-def fewest(values: Tensor, tau: float) -> int:
-    """How many of these singular values, largest first, have more than tau of all squares."""
-    sums = values.square().cumsum(dim=0)
-    if not float(sums[-1]):
-        return 0
-    return min(int((sums <= tau * sums[-1]).sum()) + 1, len(values))
-
-
-def is_cut(tensor: Tensor, rank: int | None) -> bool:
-    """Whether it is a matrix that may go as factors, with K = ``rank`` where that is given."""
-    if tensor.dim() < 2 or not tensor.is_floating_point():
-        return False
-    return rank is None or min(rank, *sides(tensor)) <= most_values(tensor)
-
-
-def sides(tensor: Tensor) -> tuple[int, int]:
-    """P and Q: of a tensor of more dimensions, the first and all others."""
-    return tensor.shape[0], math.prod(tensor.shape[1:])
-
-
-def most_values(tensor: Tensor) -> int:
-    """The highest K at which U, S and V are less than the matrix."""
-    rows, columns = sides(tensor)
-    return (rows * columns - 1) // (rows + columns + 1)
 
 
 def check_update(tensors: State, like: State) -> None:

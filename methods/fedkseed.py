@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from methods import Fleet, Peer, Shard
 from methods.shared import flops
+from methods.shared.beside import only_with
 from methods.shared.common_seed import common_seed, planted
 from methods.shared.objective import loss, scores
 
@@ -55,7 +56,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """lr, the same in all rounds; the more weights a model has, the smaller."""
     sampling: Literal["uniform", "importance"] = "uniform"
     """Of a step's direction; importance, FedKSeed-Pro: those that moved losses more, more often."""
-    clip: Annotated[float, msgspec.Meta(gt=0)] = 1000.0
+    clip: Annotated[float, msgspec.Meta(gt=0), only_with("sampling", "importance")] = 1000.0
     """importance: the most that a |g| counts."""
 
 

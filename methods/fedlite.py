@@ -30,7 +30,7 @@ iteration the distances and the sums, as matrix products.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -259,6 +259,19 @@ def _codings(config: Config, form: Form, seed: int) -> Codings:
 
 
 stageable = splitfed.stageable
+
+
+def staged_shapes(config: Config, model: nn.Module, way: str) -> list[Sequence[int]]:
+    """Splitfed's, with codebooks in the place of tokens that are quantised."""
+    tokens, *weights = splitfed.staged_shapes(config, model, way)
+    form = form_of(config, model)
+    codebooks = form.groups, form.centroids, tokens_of(model).numel() // form.subvectors
+    if way == "down" and not config.quantise_down:
+        return [tokens]
+    private = config.labels == "private"
+    return [codebooks, *([tokens] if private else []), *weights]
+
+
 server_sees = splitfed.server_sees
 
 

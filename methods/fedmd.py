@@ -150,6 +150,8 @@ class Client:
 
 
 stageable = distillation.stageable
+staged_shapes = distillation.staged_shapes
+check_stages = distillation.check_stages
 on_text = distillation.on_text
 public_samples = distillation.public_samples
 public_source = distillation.public_source

@@ -26,6 +26,9 @@ from torch import nn
 
 from methods import Shard, fedavg, peft, privacy
 from methods.shared.averaging import BY_OTHERS
+from methods.shared.beside import only_with
+
+OF_LORA = only_with("variant", "lora", "ffalora")
 
 
 class Config(fedavg.Config, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -33,13 +36,17 @@ class Config(fedavg.Config, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """What is trained and sent: a file of methods/peft/."""
     learning_rate: Annotated[float, msgspec.Meta(gt=0)] = BY_OTHERS
     """A client's; absent: the variant's own for the optimizer."""
-    rank: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 8
+    rank: Annotated[int, msgspec.Meta(ge=1, le=1024), OF_LORA] = 8
     """lora, ffalora: rank of each adapter."""
-    lora_alpha: Annotated[float, msgspec.Meta(gt=0)] = 8.0
+    lora_alpha: Annotated[float, msgspec.Meta(gt=0), OF_LORA] = 8.0
     """lora, ffalora: an adapter's output is scaled by lora_alpha / rank."""
-    adapter_width: Annotated[int, msgspec.Meta(ge=1, le=65536)] | None = None
+    adapter_width: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=65536)] | None, only_with("variant", "adapter")
+    ] = None
     """adapter: hidden features of the bottleneck; absent: an eighth of the model's width."""
-    prompt_length: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 10
+    prompt_length: Annotated[int, msgspec.Meta(ge=1, le=10_000), only_with("variant", "prompt")] = (
+        10
+    )
     """prompt: prompts in each block."""
 
     def __post_init__(self) -> None:

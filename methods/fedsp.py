@@ -51,6 +51,7 @@ from methods import Fleet, Peer, Shard
 from methods.shared import flops
 from methods.shared.averaging import WeightedMean, with_unsaid
 from methods.shared.backbone import causal, staged
+from methods.shared.beside import not_with
 from methods.shared.local_training import (
     learnt,
     load_trainable,
@@ -90,7 +91,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Rounds in whose first tenth both rates go up, and then down to 0; absent: they stay."""
     align_steps: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 40
     """Batches by which the server aligns the auxiliary model; 5,000 in the paper's code."""
-    align_learning_rate: Rate = 5e-4
+    align_learning_rate: Annotated[Rate, not_with("align_steps", 0)] = 5e-4
     """AdamW's at its highest."""
     server_samples: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 100
     """Sequences that the server has to train on, taken from the training set."""

@@ -34,16 +34,19 @@ from methods import Fleet, Peer, Shard, flexlora
 from methods.peft import lora
 from methods.shared import low_rank
 from methods.shared.averaging import WeightedMean
+from methods.shared.beside import only_with
 from methods.shared.local_training import learnt, load_trainable, trainable_state
 from methods.shared.low_rank import Update, first, padded
+
+PRUNING = only_with("self_prune", True)
 
 
 class Config(low_rank.Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
     self_prune: bool = False
     """Clients lower their ranks by themselves."""
-    prune_lambda: Annotated[float, msgspec.Meta(ge=0)] = 1e-3
+    prune_lambda: Annotated[float, msgspec.Meta(ge=0), PRUNING] = 1e-3
     """Weight of the norm of what could be pruned, beside the cross-entropy."""
-    prune_gamma: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.99
+    prune_gamma: Annotated[float, msgspec.Meta(gt=0, lt=1), PRUNING] = 0.99
     """The share of a rank that a pruning leaves, rounded down, and at least rank 1."""
 
     def pruned(self, rank: int) -> int:

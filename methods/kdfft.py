@@ -32,9 +32,12 @@ from methods.distillation.largest import loss_of_largest
 from methods.peft import lora
 from methods.shared import flops
 from methods.shared.averaging import BY_OTHERS
+from methods.shared.beside import only_with
 from methods.shared.local_training import train
 from methods.shared.objective import scores
 from testbed.seeds import derive
+
+OF_STUDENT = only_with("student", True)
 
 
 class Config(distillation.PublicImages, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -58,13 +61,15 @@ class Config(distillation.PublicImages, frozen=True, forbid_unknown_fields=True,
     sharpen: bool = False
     """Reduce the labels' entropy: the softmax of the mean probabilities / sharpen_temperature is
     what is trained towards, whatever T."""
-    sharpen_temperature: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 0.1
+    sharpen_temperature: Annotated[
+        float, msgspec.Meta(gt=0, le=1000), only_with("sharpen", True)
+    ] = 0.1
     """The lower, the sharper."""
     student: bool = True
     """Distil a model on the server, which the run's accuracy is then of."""
-    student_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
+    student_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000), OF_STUDENT] = 5
     """Its passes over S a round."""
-    student_learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 5e-3
+    student_learning_rate: Annotated[float, msgspec.Meta(gt=0), OF_STUDENT] = 5e-3
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -195,6 +200,8 @@ def on_text(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 stageable = distillation.stageable
+staged_shapes = distillation.staged_shapes
+check_stages = distillation.check_stages
 public_samples = distillation.public_samples
 public_source = distillation.public_source
 traffic = distillation.traffic

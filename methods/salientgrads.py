@@ -35,7 +35,7 @@ none, which keep_rows=false refuses.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -320,6 +320,14 @@ def _magnitudes(tensors: Mapping[str, Tensor]) -> None:
     for name, each in tensors.items():
         if not bool((each >= 0).all()):
             raise ValueError(f"{name} holds values below 0, and saliency has none")
+
+
+def staged_shapes(config: Config, model: nn.Module, way: str) -> list[Sequence[int]]:
+    """Kept weights as vectors, of which each layer may have any share, and all else as it is."""
+    masked = prunable(model).keys()
+    return [
+        (each.numel(),) if name in masked else each.shape for name, each in learnt(model).items()
+    ]
 
 
 def server_sees(config: Config) -> str:

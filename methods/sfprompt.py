@@ -38,7 +38,7 @@ operations leaves no room for. See docs/methods.md for what either does.
 import asyncio
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -52,9 +52,10 @@ from methods import Fleet, Missed, Peer, Shard
 from methods.shared import flops
 from methods.shared.averaging import WeightedMean
 from methods.shared.backbone import causal, staged
+from methods.shared.beside import not_with
 from methods.shared.local_training import learnt, load_trainable, trainable_state
 from methods.shared.objective import EVALUATION_BATCH, IGNORED, loss, scores
-from methods.split_model import Part, cut, size, tokens_of, untied
+from methods.split_model import Part, crossing, cut, size, tokens_of, untied
 from methods.split_model.exchange import Batch, batches, serve, sizes, train_on
 
 Rate = Annotated[float, msgspec.Meta(gt=0)]
@@ -76,7 +77,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """S: passes over the samples it keeps."""
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 16
     """Samples, in both passes."""
-    local_learning_rate: Rate = 3e-3
+    local_learning_rate: Annotated[Rate, not_with("local_epochs", 0)] = 3e-3
     """Adam's in the self-update."""
     learning_rate: Rate = 2e-2
     """Adam's in the split pass."""
@@ -167,6 +168,8 @@ class Parts:
 def check(config: Config, model: nn.Module) -> None:
     """Raises ValueError where the model cannot be cut so."""
     Parts(config, model)
+    if config.pool == "mean" and config.head_blocks and causal(model):
+        raise ValueError("pool = 'mean': a language model has no class token; leave it out")
     if config.transfer == "cls" and causal(model):
         raise ValueError(
             "transfer = 'cls': a language model has no class token, and each token's own next one "
@@ -341,6 +344,15 @@ class Client:
 
 
 stageable = ("up", "down")
+
+
+def staged_shapes(config: Config, model: nn.Module, way: str) -> list[Sequence[int]]:
+    """Tokens, before the body and behind it, or their gradients, and up what is trained."""
+    count, tokens, width = crossing(model, config.batch_size, more=config.prompt_length)
+    behind = 1 if config.transfer == "cls" else tokens
+    parts = Parts(config, model).trained.values() if way == "up" else ()
+    weights = [each.shape for part in parts for each in learnt(part).values()]
+    return [(count, tokens, width), (count, behind, width), *weights]
 
 
 def traffic(config: Config, model: nn.Module) -> tuple[int, int]:

@@ -24,6 +24,7 @@ changes each round, and int64 labels.
 """
 
 import random
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -34,7 +35,7 @@ from methods import Fleet, Missed, Peer, Shard, fedavg
 from methods.shared import averaging, flops
 from methods.shared.local_training import learnt, load_trainable, trainable_state
 from methods.shared.objective import scores
-from methods.split_model import Cut, cut, size, tokens_of, untied
+from methods.split_model import Cut, crossing, cut, size, tokens_of, untied
 from methods.split_model.coding import PLAIN, Codings
 from methods.split_model.exchange import batches, labels_of, serve, sizes, train_on
 from testbed.seeds import derive
@@ -157,6 +158,13 @@ class Client:
 
 
 stageable = ("up", "down")
+
+
+def staged_shapes(config: Config, model: nn.Module, way: str) -> list[Sequence[int]]:
+    """Tokens or their gradient both ways, and what clients hand back of their side."""
+    parts = cut_of(config, model).client_side.values() if way == "up" else ()
+    weights = [each.shape for part in parts for each in learnt(part).values()]
+    return [crossing(model, config.batch_size), *weights]
 
 
 def traffic(config: Config, model: nn.Module) -> tuple[int, int]:

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from methods import Fleet, Missed, Shard, fedavg, split
 from methods.shared.averaging import WeightedMean
+from methods.shared.beside import only_with
 from methods.shared.local_training import copy_of, load_trainable, trainable_state
 from methods.shared.objective import scores
 from methods.split_model import tokens_of
@@ -42,7 +43,7 @@ from testbed.seeds import derive
 class Config(split.Config, frozen=True, forbid_unknown_fields=True, kw_only=True):
     variant: Literal["v1", "v2"] = "v1"
     """v1: a server-side model for each client, averaged. v2: one for all."""
-    order: Literal["drawn", "arrival"] = "drawn"
+    order: Annotated[Literal["drawn", "arrival"], only_with("variant", "v2")] = "drawn"
     """Of v2: whose batch is next. arrival is faster, and does not give the same result twice."""
     learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
     """Of both sides."""
@@ -131,6 +132,7 @@ class Client(split.Client):
 
 
 stageable = split.stageable
+staged_shapes = split.staged_shapes
 check = split.check
 adapt = split.adapt
 traffic = split.traffic

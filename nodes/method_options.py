@@ -3,7 +3,9 @@
 from typing import Any
 
 import methods
+from methods.shared.beside import refuse_idle
 from nodes.workload.dataset import TEXTS
+from testbed.config_error import refusing
 from testbed.run.config import RunConfig, convert
 
 
@@ -14,6 +16,9 @@ def of(config: RunConfig, method: methods.Method) -> Any:
         ConfigError: naming the option, the value and what would be right.
     """
     given = config.options
-    if config.dataset in TEXTS:
-        given = {**method.on_text(given), **given}
-    return convert(given, method.Config, f"options of method {config.method}")
+    on_text = method.on_text(given) if config.dataset in TEXTS else {}
+    where = f"options of method {config.method}"
+    options = convert({**on_text, **given}, method.Config, where)
+    with refusing(where):
+        refuse_idle(options, given, on_text)
+    return options

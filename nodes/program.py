@@ -90,8 +90,10 @@ class FineTuning:
         evaluation.check(config, task)
         evaluation.check_local(config, self._method)
         evaluation.check_target(config, task, self._method, self._options)
+        skeleton = task.skeleton()
         with refusing(f"method {config.method} cannot train model {config.model}"):
-            self._method.check(self._options, task.skeleton())
+            self._method.check(self._options, skeleton)
+        requirements.check_staged(config, self._method, self._options, skeleton)
         with refusing(f"options of method {config.method}"):
             # Once the data are there they are asked again, for what each has.
             least = splits.left(MIN_SAMPLES, config.local_test)

@@ -7,6 +7,7 @@ from torch import nn
 import methods
 from methods.payload.chain import Chain
 from methods.payload.coder import Coder
+from methods.shared.local_training import learnt
 from nodes import memory
 from nodes.device_classes import flops_per_s, of_clients
 from nodes.workload.partition import check_classes
@@ -64,10 +65,7 @@ def coder(config: RunConfig, method: methods.Method, options: Any) -> Coder:
         ConfigError: a stage is none, or the run's method, clock or transport cannot have it.
     """
     chains = {}
-    for field, way, texts in (
-        ("stage", "up", config.stage),
-        ("stage_down", "down", config.stage_down),
-    ):
+    for field, way, texts in _ways(config):
         chain = chains[way] = Chain(texts)
         if not chain:
             continue
@@ -87,6 +85,11 @@ def coder(config: RunConfig, method: methods.Method, options: Any) -> Coder:
                 f"{said}: weights=true is for stage_down; what clients send goes by its difference "
                 "from what they were sent"
             )
+        if way == "down" and chain.asks_feedback:
+            raise ConfigError(
+                f"{said}: feedback and decay are for what clients send: the server has in its "
+                "model what a stage left out, and it is in the next difference; leave them out"
+            )
         if config.compute == "modelled" and chain.by_values:
             raise ConfigError(
                 f"{said}: how many bytes that makes depends on values, which compute=modelled has "
@@ -100,6 +103,30 @@ def coder(config: RunConfig, method: methods.Method, options: Any) -> Coder:
     with refusing(f"method {config.method}"):
         method.check_stages(chains["up"], chains["down"])
     return Coder(chains["up"], chains["down"], config.seed)
+
+
+def check_staged(
+    config: RunConfig, method: methods.Method, options: Any, skeleton: nn.Module
+) -> None:
+    """Raises ConfigError where a stage would change nothing of all that it is to take.
+
+    ``skeleton``: the run's model on the meta device, which is then adapted.
+    """
+    if not (config.stage or config.stage_down):
+        return
+    with refusing(f"options of method {config.method}"):
+        model = method.adapt(options, skeleton)
+    for field, way, texts in _ways(config):
+        if method.staged_shapes is not None:
+            shapes = method.staged_shapes(options, model, way)
+        else:
+            shapes = [each.shape for each in learnt(model).values() if each.is_floating_point()]
+        with refusing(f"{field} = {list(texts)}: of what method {config.method} sends {way}"):
+            Chain(texts).check(shapes)
+
+
+def _ways(config: RunConfig) -> list[tuple[str, str, tuple[str, ...]]]:
+    return [("stage", "up", config.stage), ("stage_down", "down", config.stage_down)]
 
 
 def check_budget(config: RunConfig, method: methods.Method) -> None:

@@ -12,7 +12,7 @@ with their places, and one value for the rest: |S| * T * (4 k + 4 + i k) + 8, T 
 bytes of a place, 1 up to C = 256, 2 up to 32,768, else 4 (``methods.distillation.largest``).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -22,10 +22,12 @@ from torch.nn import functional as F
 
 from methods import VALUES, Fleet, Peer
 from methods.distillation import largest
+from methods.payload.chain import Chain
 from methods.shared import flops
 from methods.shared.averaging import WeightedMean
-from methods.shared.backbone import staged
+from methods.shared.backbone import causal, staged
 from methods.shared.objective import EVALUATION_BATCH
+from methods.split_model import LONGEST
 from testbed.seeds import derive
 
 stageable = ("up", "down")
@@ -81,6 +83,21 @@ def check(config: PublicImages, model: nn.Module) -> None:
             f"top_k = {config.top_k}: must be less than the {classes(model)} logits of a "
             "prediction, or 0 to send all"
         )
+
+
+def check_stages(up: Chain, down: Chain) -> None:
+    if up.asks_feedback:
+        raise ValueError(
+            "a stage with feedback: predictions are on other images each round, which what the "
+            "last ones left out says nothing of; leave feedback and decay out"
+        )
+
+
+def staged_shapes(config: PublicImages, model: nn.Module, way: str) -> list[Sequence[int]]:
+    """The logits that are sent."""
+    tokens = (LONGEST,) if causal(model) else ()
+    like = _like(config, config.public_batch, *tokens, classes(model)).values()
+    return [each.shape for each in like if each.is_floating_point()]
 
 
 def classes(model: nn.Module) -> int:

@@ -10,6 +10,9 @@ A stage's file holds
     A frozen Struct of its options, each with its range and default; ``Lossy`` where it loses.
 ``Stage(options)``
     A ``Stage``, or where it packs bytes a ``Packer``.
+``Stage.check(shapes)`` (optional)
+    Raises ValueError where an option changes nothing of any tensor, and all are of these shapes.
+    Asked before anything starts.
 
 Nothing is drawn at one end that the other has to be told: both draw from the same seed.
 """
@@ -18,6 +21,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -128,6 +132,10 @@ def load(text: str) -> Any:
         ConfigError: there is none such, or an option of it is not or out of its range.
     """
     name, _, rest = text.strip().partition(":")
+    several = [each.strip() for each in re.split("[,+]", name) if each.strip() in names()]
+    if several not in ([], [name]):
+        one = " ".join(f"--stage={each}" for each in several)
+        raise ConfigError(f"stage = {text!r}: give each stage by itself, in order, as in {one}")
     if name not in names():
         raise ConfigError(
             f"stage = {text!r}: no such stage{closest(name, names())}; "

@@ -9,6 +9,7 @@ What arrives is held against the layout that the shapes allow, before anything i
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -62,6 +63,8 @@ class Chain:
         options = [getattr(stage, "options", None) for stage in self._stages]
         fed_back = [each for each in options if isinstance(each, Lossy) and each.feedback]
         self.feedback = bool(fed_back)
+        self.asks_feedback = any(each.decay < 1 or not type(each)().feedback for each in fed_back)
+        """Whether it is asked for, and no stage's own default alone."""
         # Of all stages there is one residual.
         self._decay = min((each.decay for each in fed_back), default=1.0)
         self.of_weights = any(getattr(each, "weights", False) for each in options)
@@ -69,6 +72,23 @@ class Chain:
 
     def __bool__(self) -> bool:
         return bool(self.names)
+
+    def check(self, shapes: Sequence[Sequence[int]]) -> None:
+        """Raises ValueError where a stage changes nothing of any tensor; all are of these shapes.
+
+        Without shapes nothing is known of them.
+        """
+        left = [shape for shape in shapes if math.prod(shape)]
+        for name, stage in zip(self.names, self._stages, strict=False):
+            if not left:
+                return
+            if check := getattr(stage, "check", None):
+                try:
+                    check(left)
+                except ValueError as error:
+                    raise ValueError(f"stage {name}: {error}") from error
+            made = [stage.parts(shape).get(VALUES) for shape in left]
+            left = [(part.length,) for part in made if part is not None]
 
     @property
     def by_values(self) -> bool:

@@ -34,6 +34,10 @@ class Stage:
     def _rows(self, shape: Sequence[int]) -> int:
         return shape[0] if self.options.per == "row" and len(shape) > 1 else 1
 
+    def check(self, shapes: Sequence[Sequence[int]]) -> None:
+        if self.options.per == "row" and all(self._rows(shape) == 1 for shape in shapes):
+            raise ValueError("per = 'row': no tensor has more than one; leave it out")
+
     def parts(self, shape: Sequence[int]) -> dict[str, Part]:
         scales = Part(torch.float32, self._rows(shape))
         return {"codes": Part(torch.int8, math.prod(shape)), "scales": scales}

@@ -46,8 +46,17 @@ class Stage:
         if len(shape) < 2:
             return None
         rows, columns = shape[0], math.prod(shape[1:])
-        less = LEAST_SAVING * self.options.rank * (rows + columns) < rows * columns
-        return (rows, columns) if less else None
+        return (rows, columns) if self.options.rank <= highest(shape) else None
+
+    def check(self, shapes: Sequence[Sequence[int]]) -> None:
+        if any(self._matrix(shape) for shape in shapes):
+            return
+        most = max(map(highest, shapes), default=0)
+        right = f"take at most {most}" if most else "none would be by any rank; leave the stage out"
+        raise ValueError(
+            f"rank = {self.options.rank}: no tensor is {LEAST_SAVING} times as many values as its "
+            f"P and Q; {right}"
+        )
 
     def parts(self, shape: Sequence[int]) -> dict[str, Part]:
         matrix = self._matrix(shape)
@@ -82,6 +91,14 @@ class Stage:
         p, q = parts[VALUES].view(-1, self.options.rank).split(matrix)
         values: Tensor = p @ q.T
         return values.clamp_(-LARGEST, LARGEST).view(tuple(shape))
+
+
+def highest(shape: Sequence[int]) -> int:
+    """The highest rank at which a tensor goes out as P and Q; 0 where none is."""
+    if len(shape) < 2:
+        return 0
+    rows, columns = shape[0], math.prod(shape[1:])
+    return (rows * columns - 1) // (LEAST_SAVING * (rows + columns))
 
 
 def _unit(matrix: Tensor) -> tuple[Tensor, float]:

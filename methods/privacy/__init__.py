@@ -24,13 +24,16 @@ from torch import nn
 
 from methods.shared.averaging import LocalTraining
 from methods.shared.backbone import Backbone, causal
+from methods.shared.beside import only_with
 from methods.shared.local_training import learnt
+
+PRIVATE = only_with("dp", "sample", "client")
 
 
 class Options(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_only=True):
     dp: Literal["none", "sample", "client"] = "none"
     """What (epsilon, delta)-differential privacy holds for: a sample of a client, or a client."""
-    dp_clip: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    dp_clip: Annotated[float, msgspec.Meta(gt=0), PRIVATE] = 1.0
     """Greatest L2 norm, over all tensors together, of a sample's gradient or a client's update."""
     dp_noise: Annotated[float, msgspec.Meta(ge=0.1, le=1e4)] | None = None
     """Noise multiplier: standard deviation of the noise in units of dp_clip."""
@@ -38,7 +41,7 @@ class Options(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """In place of dp_noise: what dp_rounds may cost at most. Training ends where it is spent."""
     dp_rounds: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
     """With dp_epsilon: rounds that each client trains in (sample), or of the run (client)."""
-    dp_delta: Annotated[float, msgspec.Meta(ge=1e-9, lt=1)] = 1e-3
+    dp_delta: Annotated[float, msgspec.Meta(ge=1e-9, lt=1), PRIVATE] = 1e-3
     """Less than one in the samples of any client (sample), or in the clients (client)."""
 
     def __post_init__(self) -> None:

@@ -8,12 +8,14 @@ import msgspec
 import torch
 from torch import Tensor
 
+from methods.shared.beside import only_with
+
 BY_OTHERS = cast(Any, None)
 """Default of a number that other options decide where it is not given, so that it is never None."""
 
 
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    local_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 2
+    local_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000), only_with("local_steps", None)] = 2
     """E: passes over a client's samples a round."""
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 16
     """B, samples."""

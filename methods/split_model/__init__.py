@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from methods.shared.backbone import causal, staged, tied
 
+LONGEST = 1 << 16
+"""Tokens of a text, where its length is not known and more of them would be allowed more."""
+
 
 class Part(nn.Module):
     """Stages that follow one another. A parameter has the name that it has in the whole model."""
@@ -115,6 +118,12 @@ def tokens_of(model: nn.Module, inputs: Tensor | None = None, more: int = 0) -> 
     length = 1 if inputs is None else inputs.shape[1]
     shape = (1, (length if causal(model) else spec.tokens) + more, spec.width)
     return torch.empty(shape, dtype=parameter.dtype, device="meta")
+
+
+def crossing(model: nn.Module, batch_size: int, more: int = 0) -> tuple[int, int, int]:
+    """The shape of a batch's tokens between two blocks; of text, of ``LONGEST`` tokens."""
+    _, tokens, width = tokens_of(model).shape
+    return batch_size, (LONGEST if causal(model) else tokens) + more, width
 
 
 def size(tensors: Mapping[str, Tensor]) -> int:

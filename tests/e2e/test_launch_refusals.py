@@ -38,6 +38,22 @@ CASES = {
         ["--partition=pathological", "--classes-per-client=11"],
         ["= 11", "must be 1 to 10"],
     ),
+    "stage": (["--stage=int9"], ["stage = 'int9'", "did you mean int8"]),
+    "option of a stage": (
+        ["--stage=topk:share=1"],
+        ["stage topk", "share = 1", "feedback, decay, k"],
+    ),
+    "share of a stage": (["--stage-down=topk:k=1.5"], ["stage topk", "k = 1.5", "<= 1.0"]),
+    "order of stages": (["--stage=deflate", "--stage=int8"], ["'int8' after 'deflate'", "round"]),
+    "rank of a stage beyond every matrix": (
+        ["--stage=powersgd:rank=100000"],
+        ["stage = ['powersgd:rank=100000']", "rank = 100000", "take at most 4"],
+    ),
+    "rank beyond every layer": (["--set=rank=97"], ["rank = 97", "96 x 96", "at most 96"]),
+    "rank of a variant without one": (
+        ["--set=variant=head", "--set=rank=4"],
+        ["rank = 4 goes with variant = 'lora' or 'ffalora' alone", "variant = 'head'"],
+    ),
     "variant": (["--set=variant=lorra"], ["variant = 'lorra'", "lora"]),
     "no clients": (["--clients=0"], ["clients = 0", ">= 1"]),
     "clients beyond the data": (["--clients=180"], ["clients = 180", "1437", "179"]),

@@ -1,5 +1,6 @@
 """Peer: what a client takes, waits for and sends in a round, and when its round is over."""
 
+import contextlib
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,8 @@ from made_messages import LIKE, made
 from torch import Tensor
 
 from methods import Missed
+from methods.payload.chain import Chain
+from methods.payload.coder import Coder
 from nodes import peer as peer_module
 from nodes.kinds import ABSENT, EVALUATE, HELLO, REFUSED, STOP, WELCOME
 from nodes.peer import Overtaken, Peer, Refused, Stopped
@@ -62,7 +65,12 @@ def from_server(kind: str, number: int, tensors: Mapping[str, Tensor] = LIKE) ->
 
 
 class PeerCase:
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *arrivals: Message | None) -> None:
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        *arrivals: Message | None,
+        coder: Coder | None = None,
+    ) -> None:
         self.transport = FakeClientTransport(*arrivals)
         self.events = Reported()
         self.peer = Peer(
@@ -70,6 +78,7 @@ class PeerCase:
             self.events,
             timeout_s=30,
             between_rounds_s=5000,
+            coder=coder,
         )
         clock = SimpleNamespace(monotonic=lambda: self.transport.now_s)
         monkeypatch.setattr(peer_module, "clock", clock)
@@ -142,6 +151,46 @@ def test_what_nobody_waits_for_any_more_is_not_sent(
     else:
         case.peer.await_round()
         assert case.peer.receive("model", LIKE).round == 2
+
+
+@pytest.mark.parametrize("newer", [None, ("model", 2)], ids=["sent", "round over"])
+def test_a_residual_is_remembered_once_its_message_is_sent(
+    monkeypatch: pytest.MonkeyPatch, newer: tuple[str, int] | None
+) -> None:
+    """What a stage left out of an update that nobody was sent is no part of the next one."""
+    coder = Coder(Chain(["topk:k=0.1,feedback=true"]), Chain([]), 1)
+    case = PeerCase(monkeypatch, WELCOMED, from_server("model", 1), coder=coder)
+    case.peer.join(60)
+    case.peer.await_round()
+    start = case.peer.receive("model", LIKE).tensors
+    case.transport.there = [] if newer is None else [from_server(*newer)]
+    update = {name: each + 1 for name, each in start.items()}
+    with pytest.raises(Overtaken) if newer else contextlib.nullcontext():
+        case.peer.send("model", update, base=start)
+    assert ("model" in coder.lasting.memory) == (newer is None)
+
+
+def test_what_coding_takes_is_time_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message is encoded before its node settles what it computed, and sent after."""
+    case = PeerCase(monkeypatch, WELCOMED, from_server("model", 1))
+    case.peer.join(60)
+    case.peer.await_round()
+    order: list[str] = []
+
+    def note(name: str, real: Any) -> Any:
+        def called(*args: Any) -> Any:
+            order.append(name)
+            return real(*args)
+
+        return called
+
+    coder, compute = case.peer._coder, case.peer._compute
+    monkeypatch.setattr(coder, "encode", note("encode", coder.encode))
+    monkeypatch.setattr(compute, "settle", note("settle", compute.settle))
+    monkeypatch.setattr(case.transport, "send", note("send", case.transport.send))
+    monkeypatch.setattr(coder, "remember", note("remember", coder.remember))
+    case.peer.send("update", LIKE)
+    assert order == ["encode", "settle", "send", "remember"]
 
 
 def test_of_several_rounds_that_came_the_newest_is_entered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -525,6 +525,8 @@ def test_numbers_come_back_from_their_bits(width: int, numbers: list[int]) -> No
     [
         ("int9", ["no such stage", "did you mean int8", "deflate, fp16"]),
         ("", ["no such stage", "int8"]),
+        ("int8,deflate", ["each stage by itself", "--stage=int8 --stage=deflate"]),
+        ("topk+int8:per=row", ["each stage by itself", "--stage=topk --stage=int8"]),
         ("__init__", ["no such stage"]),
         ("bits", ["no such stage"]),
         ("cast", ["no such stage"]),
