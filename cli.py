@@ -26,7 +26,7 @@ from types import FrameType  # noqa: E402
 import click  # noqa: E402
 
 from experiments import commands  # noqa: E402
-from testbed.config_error import ConfigError  # noqa: E402
+from testbed.config_error import MOST_REFUSAL, ConfigError, shortened  # noqa: E402
 from testbed.report import terminal  # noqa: E402
 from testbed.report.text import visible  # noqa: E402
 
@@ -118,10 +118,10 @@ def _status() -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else FAILED_EXIT
     except ConfigError as error:
-        terminal.complain(str(error))
+        terminal.complain(shortened(str(error), MOST_REFUSAL))
         return USAGE_EXIT
     except click.ClickException as error:
-        vars(error)["message"] = visible(error.message)
+        vars(error)["message"] = visible(shortened(error.message, MOST_REFUSAL))
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):

@@ -7,6 +7,8 @@ from typing import Any
 
 MOST_LETTERS = 300
 """Of what a refusal quotes."""
+MOST_REFUSAL = 4000
+"""Letters of a whole one: the longest lists of what is known fit, and no file's content."""
 
 
 class ConfigError(ValueError):
@@ -46,6 +48,10 @@ def refuse_unknown(prefix: str, table: Mapping[str, Any], known: Iterable[str]) 
 
 def excerpt(error: object) -> str:
     """The text of an error that may quote a file, in one line: all of a short one, or its ends."""
-    text = " ".join(str(error).split())
-    half = MOST_LETTERS // 2
-    return text if len(text) <= MOST_LETTERS else f"{text[:half]} ... {text[-half:]}"
+    return shortened(" ".join(str(error).split()), MOST_LETTERS)
+
+
+def shortened(text: str, most: int) -> str:
+    """All of a text of at most so many letters, or its ends."""
+    half = most // 2
+    return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"

@@ -1,0 +1,32 @@
+"""Refusals quote what is wrong, and never a whole file: a terminal gets both ends of a long one."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CLI = Path(__file__).parents[4] / "cli.py"
+LONG = "x" * 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        (f'[[schedule]]\nat_s = "{LONG}"\noutage_s = 1\n', "must be 0 to 1000000 seconds"),
+        (f"[[schedule]]\nat_s = 1\noutage_s = 1\n{LONG} = 2\n", "at_s, up, down, outage_s"),
+    ],
+    ids=["a value", "a key"],
+)
+def test_it_is_cut_in_the_middle(tmp_path: Path, text: str, right: str) -> None:
+    (tmp_path / "own.toml").write_text(text)
+    words = [sys.executable, CLI, "launch", "--schedule=own.toml"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr) < 5000 and " ... " in done.stderr and right in done.stderr
+
+
+def test_what_click_refuses_is_cut_too(tmp_path: Path) -> None:
+    words = [sys.executable, CLI, "launch", f"--clients={LONG[:100_000]}"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and len(done.stderr) < 5000 and "valid integer" in done.stderr
