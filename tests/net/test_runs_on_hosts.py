@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 import pytest
 from machines import LIMIT_S, Make, alive, below, said
 
@@ -73,6 +74,20 @@ def test_links_that_the_hosts_network_cannot_carry_are_refused_with_the_sum(mach
     assert run.returncode == 1
     assert "the 2 nodes on b may receive 8e+04 Mbit/s, which is 8.4e+04 Mbit/s with 5 %" in text
     assert found.events("started") == []
+
+
+def test_nodes_that_a_hosts_memory_has_no_room_for_are_refused_with_the_sum(machines: Make):
+    found = machines()
+    found.agent(1)
+    # Each has 86 million weights of four bytes, and as many gradients.
+    clients = 1 + psutil.virtual_memory().total // 600_000_000
+    large = ("--model=vit-b16", "--method=fedavg", "--dataset=glyphs", "--links=userspace")
+    place = f"--place=client-1:{clients}=b"
+    run = found.launch(f"--clients={clients}", "--dilation=1", "--profile=4g", place, *large)
+    text = said(run)
+    assert run.returncode == 2
+    assert f"GB that nodes share + {clients} clients x 0.7" in text
+    assert "place fewer nodes there" in text and not (found.folder / "out").exists()
 
 
 def test_an_agent_that_is_killed_takes_its_clients_along_and_the_run_goes_on(
