@@ -29,8 +29,10 @@ GONE_S = 10.0
 class Machines:
     """Machines a, b, …; a is the driver's. Owns their network and all that was started there."""
 
-    def __init__(self, count: int, folder: Path, way_ms: float = 0.5) -> None:
-        layout = plan([underlay(way_ms)] * count)
+    def __init__(
+        self, count: int, folder: Path, way_ms: float = 0.5, jitter_ms: float = 0.0
+    ) -> None:
+        layout = plan([underlay(way_ms, jitter_ms)] * count)
         self._nodes = layout.clients
         self._network = userspace.up(layout)
         self._started: list[subprocess.Popen[str]] = []

@@ -21,6 +21,9 @@ from testbed.links.tunnel.proof import Stranger
 TOKEN_BYTES = 32
 LIMIT_S = 30.0
 """For all hosts to have met."""
+CONGESTION = ("cubic", "reno")
+"""Congestion control of the connections, the first that the kernel lets us have. By bbr one that
+had little to do for seconds carries the first burst too slowly, which a fast line shows."""
 _AGAIN_S = 0.05
 _GREETING = b"wiretune tunnel 2\n"
 """Its number changes with what is said."""
@@ -129,5 +132,9 @@ def _await(
 def _settled(connection: socket.socket) -> socket.socket:
     with contextlib.suppress(OSError):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for name in CONGESTION:
+        with contextlib.suppress(OSError, AttributeError):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
+            break
     connection.settimeout(None)
     return connection

@@ -55,6 +55,13 @@ def test_each_pair_has_one_connection(owned: contextlib.ExitStack):
             assert connection.recv(100).decode() == f"{theirs}->{ours}"
 
 
+def test_connections_do_not_go_by_the_hosts_own_congestion_control(owned: contextlib.ExitStack):
+    for connections in met(owned, *meetings_of(owned, "a", "b")):
+        for connection in connections.values():
+            name = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+            assert name.rstrip(b"\0").decode() in meetings.CONGESTION
+
+
 def test_a_host_of_another_token_is_sent_away_and_told(owned: contextlib.ExitStack):
     first, second = meetings_of(owned, "a", "b")
     with ThreadPoolExecutor(2) as pool:

@@ -1,0 +1,54 @@
+"""Runs on two hosts over networks of several kinds: links are as asked, and carry what one's do."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from machines import LIMIT_S, Machines, said
+
+FAST = ("--method=fedavg", "--set=batch_size=128", "--set=local_epochs=1", "--train-samples=200")
+RUN = ("--clients=4", "--profile=wifi", "--dilation=1", "--links=userspace", "--rounds=3", *FAST)
+PLACE = "--place=server=a,client-1:2=a,client-3:4=b"
+pytestmark = [pytest.mark.timeout(3 * LIMIT_S), pytest.mark.quiet]
+
+
+def probed(summary: dict[str, Any]) -> dict[tuple[str, str, str], dict[str, Any]]:
+    """Checks of clients' links."""
+    checks = summary["fidelity"]["checks"]
+    return {
+        (check["link"], check["direction"], check["name"]): check
+        for check in checks
+        if check["link"].startswith("client-")
+    }
+
+
+@pytest.mark.parametrize(("way_ms", "jitter_ms"), [(0.1, 0.0), (2.0, 0.0), (2.0, 0.5)])
+def test_links_are_as_on_one_host_and_carry_the_same(
+    userspace_links: None, root: None, tmp_path: Path, way_ms: float, jitter_ms: float
+) -> None:
+    found = Machines(2, tmp_path, way_ms, jitter_ms)
+    try:
+        alone = found.start(0, "launch", f"--out={tmp_path / 'alone'}", "--plain", *RUN)
+        assert said(alone) and alone.returncode == 0
+        found.agent(1)
+        several = found.launch(PLACE, *RUN)
+        text = said(several)
+        assert several.returncode == 0, text
+        here, there = found.summary("alone"), found.summary()
+    finally:
+        found.close()
+    wire = [(each["bytes"]["wire"]["up"], each["bytes"]["wire"]["down"]) for each in (here, there)]
+    print("wire bytes, one host and two:", *wire)
+    one, two = probed(here), probed(there)
+    for which, check in two.items():
+        print(*which, "measured on one host and on two:", one[which]["measured"], check["measured"])
+    assert [row["metrics"] for row in there["rounds"]] == [row["metrics"] for row in here["rounds"]]
+    assert one.keys() == two.keys()
+    # A busy machine may break the gates; it cannot bring a wrong link this near.
+    for check in two.values():
+        if check["name"] in ("round trip", "rate"):
+            assert 0.4 * check["expected"] < check["measured"] < 2 * check["expected"], check
+    # Acknowledgements and what is sent again differ from run to run.
+    assert wire[1] == pytest.approx(wire[0], rel=0.03)
+    network = [check for check in there["fidelity"]["checks"] if " to " in check["link"]]
+    assert len(network) == 4
