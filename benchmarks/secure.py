@@ -39,6 +39,8 @@ WAIT_S = 120.0
 MIB = 1 << 20
 MOST_BYTES, MOST_TRIPS = 0.02, 1.0
 """More than none, of messages from 1 MiB on, and at start."""
+MOST_OF_DIGITS, SAMPLES = 100, 8
+"""Clients that the default data set is enough for; samples of each where there are more."""
 SIZES = {"53 KB": (53_000, 50), "1 MiB": (MIB, 50), "100 MiB": (100 * MIB, 150)}
 """Payload, and in how many tensors: LoRA's of the shipped model, and weights of ViT-B/16."""
 
@@ -160,6 +162,8 @@ def rounds(secure: bool, clients: int, count: int, profile: str, links: str) -> 
     with tempfile.TemporaryDirectory() as folder:
         flags = [f"--clients={clients}", f"--rounds={count}", f"--profile={profile}", "--json"]
         flags += [f"--links={links}", f"--out={folder}", "--secure" if secure else "--no-secure"]
+        if clients > MOST_OF_DIGITS:
+            flags += ["--dataset=glyphs", f"--train-samples={SAMPLES * clients}"]
         command = [sys.executable, str(ROOT / "cli.py"), "launch", *flags, "--no-calibrate"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:

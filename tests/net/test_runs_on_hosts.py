@@ -121,7 +121,9 @@ def test_a_host_that_is_cut_off_is_gone_and_with_strict_the_run(
     until(lambda: found.events("round"), "a round", LIMIT_S)
     theirs = below(agent)
     found.cut(1)
-    assert "--strict: host b is gone: " in said(run)
+    words = said(run)
+    assert "--strict with --no-calibrate: nobody probes the links" in words
+    assert "--strict: host b is gone: " in words
     assert run.returncode == 1
     assert not alive(theirs)
     assert agent.poll() is None
