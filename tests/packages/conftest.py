@@ -76,3 +76,9 @@ def installed(folder: Path, packages: list[str]) -> None:
         peers.environment(folder, *packages)
     except peers.NoPeer as error:
         (pytest.fail if os.environ.get(REQUIRE) == "1" else pytest.skip)(str(error))
+
+
+@pytest.fixture(scope="session")
+def install() -> Callable[[Path, list[str]], None]:
+    """``install(folder, packages)`` makes an environment with them, or skips."""
+    return installed
