@@ -29,10 +29,14 @@ def wiretune_network(request: pytest.FixtureRequest) -> Iterator[Network]:
 
     marker = request.node.get_closest_marker("wiretune")
     arguments, options = (marker.args, marker.kwargs) if marker else ((), {})
+    wrong, network = None, None
     try:
         network = Network(*arguments, **options)
     except (TypeError, ValueError, RuntimeError) as error:
-        pytest.fail(f"wiretune: {error}", pytrace=False)
+        wrong = str(error)
+    if network is None:
+        # Not while that is handled, or it would be shown twice.
+        pytest.fail(f"wiretune: {wrong}", pytrace=False)
     with network:
         yield network
         with contextlib.suppress(LinkError):  # A test may have ended it.

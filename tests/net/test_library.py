@@ -325,4 +325,5 @@ def test_a_fixture_gives_a_test_its_network(tmp_path):
     out = done.stdout
     assert "1 failed, 1 passed, 2 errors" in out, out + done.stderr
     assert "wiretune: bytes by node" in out and "client-2: 0 up, 0 down" in out
+    assert "During handling" not in out
     assert "did you mean 4g" in out and "unexpected keyword argument 'speed'" in out
