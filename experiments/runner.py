@@ -100,11 +100,24 @@ def _others(before: bytes, whole: dict[str, Any]) -> str | None:
         read = msgspec.convert(found.pop("files", {}), dict[str, str])
     except (ValueError, RecursionError) as error:
         return f"a bench.json that no bench has written ({excerpt(error)})"
-    if found != {name: value for name, value in whole.items() if name != "files"}:
-        return "another bench's runs"
+    asked = {name: value for name, value in whole.items() if name != "files"}
+    if found != asked:
+        return f"another bench's runs ({excerpt(_difference('', found, asked))})"
     now: dict[str, str] = whole["files"]
     wrong = client_links.differing({**now, **read}, now)
     return wrong and f"this bench's runs over other files ({wrong})"
+
+
+def _difference(place: str, before: Any, now: Any) -> str:
+    """The first difference of two values, in words; ``place``: theirs, and a dot."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        pairs = [(str(key), before.get(key), now.get(key)) for key in {**now, **before}]
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = [(str(n), *pair) for n, pair in enumerate(zip(before, now, strict=True))]
+    else:
+        return f"{place.removesuffix('.')} = {before!r}, now {now!r}"
+    told = (_difference(f"{place}{name}.", *each) for name, *each in pairs if each[0] != each[1])
+    return next(told, f"{place.removesuffix('.')} says less or more")
 
 
 def conduct(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -110,6 +111,22 @@ def test_the_folder_of_another_bench_is_refused(tmp_path: Path) -> None:
         claimed(tmp_path / "out", Bench(rows=[BAD]), {}),
     ):
         pass
+
+
+def test_what_an_edited_bench_has_otherwise_is_told(tmp_path: Path) -> None:
+    with claimed(tmp_path / "out", Bench(rows=[GOOD], run={"rounds": 1}), {}):
+        pass
+    for bench, told in (
+        (Bench(rows=[GOOD], run={"rounds": 2}), "run.rounds = 1, now 2"),
+        (Bench(rows=[GOOD], run={"rounds": 1, "links": "netem"}), "run.links = None, now 'netem'"),
+        (Bench(rows=[BAD], run={"rounds": 1}), "rows.0.name = 'good', now 'bad'"),
+        (Bench(rows=[GOOD, BAD], run={"rounds": 1}), "rows = "),
+    ):
+        with (
+            pytest.raises(ConfigError, match=f"holds another bench's runs \\({re.escape(told)}"),
+            claimed(tmp_path / "out", bench, {}),
+        ):
+            pass
 
 
 def test_the_same_bench_with_another_congestion_control_or_profile_is_refused(
