@@ -267,6 +267,17 @@ class Weights:
                     yield weight, opened
 
     def read(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-        """The weights of these names and shapes, in the files' dtypes. Errors as `check`."""
+        """The weights of these names and shapes, in the files' dtypes.
+
+        ConfigError as of `check`, and where a value is not finite, or no float32 is as large.
+        """
         self.check(shapes)
-        return {weight: opened.get_tensor(weight) for weight, opened in self._each(shapes)}
+        found = {weight: opened.get_tensor(weight) for weight, opened in self._each(shapes)}
+        for weight, values in found.items():
+            # Two numbers a weight: anything of its own size would be memory beside the mapped file.
+            if not all(bool(end.float().isfinite()) for end in values.aminmax()):
+                raise ConfigError(
+                    f"model = {self._name!r}: its {self.files[weight]} has {weight}, which holds "
+                    "values that are not finite; take a checkpoint from before it diverged"
+                )
+        return found

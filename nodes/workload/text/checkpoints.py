@@ -124,10 +124,10 @@ def skeleton(name: str, folder: Path) -> CausalModel:
 
 
 def check(name: str, folder: Path) -> None:
-    """ConfigError where the weights are not those of the model in config.json."""
+    """ConfigError where the weights are not those of the model in config.json, or not finite."""
     config = _config(name, folder)
     theirs = _made(name, config, torch.float32, torch.device("meta"))
-    _Source(name, folder, theirs, tied=_spec(name, config).tied).check()
+    _Source(name, folder, theirs, tied=_spec(name, config).tied).read()
 
 
 def build(name: str, folder: Path, dtype: torch.dtype | None = None) -> CausalModel:

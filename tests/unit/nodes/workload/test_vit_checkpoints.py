@@ -197,6 +197,8 @@ def test_weights_that_are_not_the_configs_are_refused(folder: Path) -> None:
     query = "encoder.layer.1.attention.attention.query.weight"
     edit_weights(folder, lambda state: state.update({query: torch.zeros(4, 32)}))
     refused(rf"{query} is \(4, 32\), and by its config.json \(32, 32\)")
+    edit_weights(folder, lambda state: state[query][2].fill_(float("inf")))
+    refused(f"its model.safetensors has {query}, which holds values that are not finite; take")
     (folder / "model.safetensors").write_bytes(b"pickled")
     refused("model.safetensors is no safetensors file")
     models.check(str(folder), weights=True)

@@ -146,10 +146,20 @@ def test_a_classifier_beside_a_tied_embedding_has_to_be_the_same(tmp_path: Path)
     refused(folder, f"its {head} is another than its {embedding}.* set tie_word_embeddings to fal")
 
 
-def test_weights_that_are_not_finite_are(folder: Path) -> None:
-    edit_weights(folder, lambda state: state[VALUE].fill_(float("nan")))
-    with pytest.raises(ConfigError, match="its weights give logits that are not finite"):
-        models.build(str(folder), 1, 0)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("wrong", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite_are(folder: Path, wrong: float, dtype: torch.dtype) -> None:
+    def change(state: dict[str, Any]) -> None:
+        state |= {name: each.to(dtype) for name, each in state.items()}
+        state[VALUE][3, 2] = wrong
+
+    edit_weights(folder, change)
+    refused(folder, f"its model.safetensors has {VALUE}, which holds values that are not finite")
+
+
+def test_weights_beyond_the_float32_that_they_become_are(folder: Path) -> None:
+    edit_weights(folder, lambda state: state.update({VALUE: state[VALUE].double() + 1e39}))
+    refused(folder, f"its model.safetensors has {VALUE}, which holds values that are not finite")
 
 
 def test_angles_that_are_not_finite_are(folder: Path) -> None:
