@@ -1,11 +1,16 @@
 """The language model: causal, and what transformers' own Llama is with the same weights."""
 
+import hashlib
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from methods.shared.objective import IGNORED, scores
+from nodes.workload.models import WEIGHTS
+from nodes.workload.text.corpora import DOCS
 from nodes.workload.text.model import LanguageModel, LanguageSpec
+from nodes.workload.text.tokens import SHIPPED
 
 SPEC = LanguageSpec(vocabulary=40, width=32, depth=2, heads=4, mlp_width=24, context=64)
 NAMES = {
@@ -98,3 +103,14 @@ def test_an_exact_match_is_what_greedy_decoding_would_say() -> None:
     targets = said[:, 1:].clone()
     targets[:, :5] = IGNORED
     assert scores(model, said[:, :-1], targets)["exact_match"] == pytest.approx(8 / 12)
+
+
+def test_what_ships_is_small_and_has_the_sums_that_the_docs_say() -> None:
+    page = (WEIGHTS.parents[2] / "docs" / "language.md").read_text()
+    paths = WEIGHTS / "llama-docs.safetensors", SHIPPED, DOCS
+    for path in paths:
+        data = path.read_bytes()
+        name = path.relative_to(WEIGHTS.parent).as_posix()
+        digest = hashlib.sha256(data).hexdigest()
+        assert f"| `{name}` | {len(data):,} | `{digest}` |" in page
+    assert sum(path.stat().st_size for path in paths) < 5e6
