@@ -41,7 +41,7 @@ gradient takes. The paper counts kept weights alone.
 import math
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import torch
@@ -69,6 +69,8 @@ class Config(masked_training.Options, frozen=True, forbid_unknown_fields=True, k
     """random: how many; absent: 10, or all others where they are fewer."""
     density: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
     """Share of all weights that a mask keeps."""
+    first_masks: Literal["random", "largest"] = "random"
+    """What a client's first mask keeps: weights by chance, or a tensor's largest ones."""
     drop: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
     """r of round 1: share of the kept weights of a tensor that are exchanged for others."""
     drop_rounds: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 20
@@ -187,8 +189,13 @@ class Layout:
 
 def drawn(layout: Layout, generator: torch.Generator) -> Tensor:
     """A mask that is drawn by chance: bool (n,)."""
-    none = torch.zeros(sum(layout.sizes), dtype=torch.bool, device=layout.device)
-    scores = _scores(none, generator)
+    like = torch.empty(sum(layout.sizes), device=layout.device)
+    return highest(layout, _scores(like, generator))
+
+
+def highest(layout: Layout, scores: Tensor) -> Tensor:
+    """A mask of each tensor's weights whose ``scores``, (n,), are the highest: bool (n,)."""
+    none = torch.zeros_like(scores, dtype=torch.bool)
     return torch.cat(
         [
             part.index_fill(0, score.topk(kept).indices, True)
@@ -239,6 +246,11 @@ def masked_mean(models: Iterable[tuple[Tensor, Tensor]], size: int) -> Tensor:
     return total / count.clamp(min=1)
 
 
+def on_text(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Masks of the largest weights, and most: by chance they would take what the model knows."""
+    return {"first_masks": "largest", "density": 0.9, "drop": 0.05, "learning_rate": 0.1}
+
+
 class Server:
     """It says who is in a round, and learns nothing."""
 
@@ -266,7 +278,11 @@ class Client:
         self.seed = common_seed(model)
         self.generator = torch.Generator().manual_seed(seed)
         self.layout = Layout(config, model)
-        self.held = drawn(self.layout, self.generator)
+        self.held = (
+            drawn(self.layout, self.generator)
+            if config.first_masks == "random"
+            else highest(self.layout, self._weights().abs())
+        )
         """The mask that the weights have: bool (n,)."""
         self.next = self.held.clone()
         """The mask of the next training."""

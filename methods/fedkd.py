@@ -45,7 +45,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import torch
@@ -53,7 +53,7 @@ from torch import Tensor, nn
 
 from methods import Fleet, Peer, Shard
 from methods.distillation import adam, digest
-from methods.distillation.mutual import Pair, loss, student_of, tells_attention
+from methods.distillation.mutual import Blocks, Pair, loss, student_of, tells_attention
 from methods.shared import flops
 from methods.shared.averaging import WeightedMean
 from methods.shared.backbone import causal, staged
@@ -68,8 +68,8 @@ BY_ENERGY = only_with("rank", None)
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    student_blocks: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 2
-    """The first blocks of the model, which the student has."""
+    student_blocks: Blocks = 2
+    """How many of the model's blocks the student has, the first ones; all: as the teacher."""
     local_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 2
     """Passes over a client's samples a round."""
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 16
@@ -95,7 +95,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 def check(config: Config, model: nn.Module) -> None:
     """Raises ValueError where the model has too few blocks, or none that tell attention maps."""
     blocks = staged(model).blocks
-    if config.student_blocks > len(blocks):
+    if config.student_blocks != "all" and config.student_blocks > len(blocks):
         raise ValueError(
             f"student_blocks = {config.student_blocks}: must be at most {len(blocks)}, the model's"
         )
@@ -274,7 +274,7 @@ class Client:
 
     def __init__(self, config: Config, model: nn.Module, shard: Shard, seed: int) -> None:
         self.config = config
-        self.pair = _pair(config, model)
+        self.pair = Pair(model, config.student_blocks, attention=config.attention_loss)
         self.student = self.pair.student
         self.shard = shard
         self.generator = torch.Generator().manual_seed(seed)
@@ -324,6 +324,11 @@ class Client:
         return scores(self.pair.teacher, inputs, targets)
 
 
+def on_text(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A student of all blocks: of a language model a few of them know little, and learn slowly."""
+    return {"student_blocks": "all", "attention_loss": False, "learning_rate": 5e-4}
+
+
 def other_metrics(config: Config) -> tuple[str, ...]:
     return ("share_up", "share_down")
 
@@ -342,7 +347,7 @@ def traffic(config: Config, model: nn.Module) -> tuple[int, int]:
 
 def client_flops(config: Config, model: nn.Module, image: Tensor) -> float:
     """Each epoch: both models forward and backward."""
-    pair = _pair(config, model)
+    pair = Pair(model, config.student_blocks, attention=config.attention_loss)
     each = image.shape if causal(model) else image.shape[:1]
     label = torch.zeros(each, dtype=torch.int64, device=image.device)
 
@@ -360,7 +365,3 @@ def fixed_flops(config: Config, model: nn.Module, image: Tensor) -> list[float]:
     found = sum(svd_flops(*sides(each)) for each in cut)
     product = sum(2 * each.numel() * count for each, count in zip(cut, most, strict=True))
     return [found, found + product]
-
-
-def _pair(config: Config, model: nn.Module) -> Pair:
-    return Pair(model, config.student_blocks, attention=config.attention_loss)

@@ -21,7 +21,8 @@ that the transfer learning on them is the backbone's own pretraining; S is not s
 the batch sizes (256 and 5) are for fewer images; no early stopping.
 """
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import msgspec
 import torch
@@ -37,10 +38,12 @@ from methods.shared.numbers import whole_numbers
 from methods.shared.objective import scores
 from methods.split_model import Part
 
+ALL = "all"
+
 
 class Config(distillation.PublicImages, frozen=True, forbid_unknown_fields=True, kw_only=True):
     depths: int | str = "2,3,4"
-    """Blocks of the clients' models: client k has the (k mod n)th of these n."""
+    """Blocks of the clients' models: client k has the (k mod n)th of these n; all: the model's."""
     digest_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
     """A client's passes over S a round."""
     digest_batch_size: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 16
@@ -57,20 +60,21 @@ class Config(distillation.PublicImages, frozen=True, forbid_unknown_fields=True,
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(depths_of(self), default=0) < 1:
+        if self.depths != ALL and min(depths_of(self), default=0) < 1:
             raise ValueError(
-                f"depths = {self.depths!r}: must be numbers of blocks, at least 1, such as 2,3,4"
+                f"depths = {self.depths!r}: must be numbers of blocks, at least 1, such as 2,3,4, "
+                f"or {ALL}"
             )
 
 
 def depths_of(config: Config) -> list[int]:
-    """Empty where they are no numbers."""
+    """Empty where they are no numbers, as all of the model's are."""
     return whole_numbers(config.depths)
 
 
 def check(config: Config, model: nn.Module) -> None:
     """Raises ValueError where the model has fewer blocks than a client's is to have."""
-    if max(depths_of(config)) > len(staged(model).blocks):
+    if max(depths_of(config), default=0) > len(staged(model).blocks):
         raise ValueError(
             f"depths = {config.depths}: the model has {len(staged(model).blocks)} blocks"
         )
@@ -99,8 +103,8 @@ class Server:
 
 class Client:
     def __init__(self, config: Config, model: nn.Module, shard: Shard, seed: int) -> None:
-        depths = depths_of(config)
         stages = staged(model)
+        depths = depths_of(config) or [len(stages.blocks)]
         kept = dict(enumerate(stages.blocks[: depths[shard.client % len(depths)]]))
         self.config = config
         self.model = Part(stages.embed, kept, stages.head)
@@ -149,10 +153,16 @@ class Client:
         return scores(self.model, inputs, targets)
 
 
+def on_text(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Whole models, of which the first blocks alone know little, and no long training apart."""
+    rates = {"learning_rate": 3e-4, "digest_learning_rate": 3e-4}
+    epochs = {"first_epochs": 2, "local_epochs": 2}
+    return {"depths": ALL, **rates, **epochs, **distillation.on_text(given)}
+
+
 stageable = distillation.stageable
 staged_shapes = distillation.staged_shapes
 check_stages = distillation.check_stages
-on_text = distillation.on_text
 public_samples = distillation.public_samples
 public_source = distillation.public_source
 traffic = distillation.traffic

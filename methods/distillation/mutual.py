@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
+import msgspec
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,6 +20,8 @@ from methods.shared.backbone import staged
 from methods.shared.local_training import copy_of
 from methods.split_model import Part
 
+Blocks = Annotated[int, msgspec.Meta(ge=1, le=1000)] | Literal["all"]
+"""How many of a model's blocks a student has, the first ones."""
 LEAST_DIVISOR = 1e-6
 """Of D, so that a batch that both know by heart has a loss."""
 
@@ -37,15 +40,15 @@ class View(NamedTuple):
 class Pair(nn.Module):
     """A teacher and a student on one frozen embedding."""
 
-    def __init__(self, model: nn.Module, student_blocks: int, *, attention: bool) -> None:
+    def __init__(self, model: nn.Module, student_blocks: Blocks, *, attention: bool) -> None:
         """``model``: the teacher. ``attention``: compare attention maps too."""
         super().__init__()
         self.teacher = staged(model)
         self.student = student_of(model, student_blocks)
         self.attention = attention
-        depth = len(self.teacher.blocks)
-        ratio = depth // student_blocks
-        self.compared = tuple(depth - 1 - ratio * each for each in range(student_blocks))
+        depth, blocks = len(self.teacher.blocks), len(self.student.blocks)
+        ratio = depth // blocks
+        self.compared = tuple(depth - 1 - ratio * each for each in range(blocks))
         """Blocks of the teacher that the student's are compared with, the last first."""
 
     def forward(self, images: Tensor) -> tuple[View, View]:
@@ -76,10 +79,10 @@ class Pair(nn.Module):
         return View(head(tokens), hidden, attention)
 
 
-def student_of(model: nn.Module, blocks: int) -> Part:
+def student_of(model: nn.Module, blocks: Blocks) -> Part:
     """A copy of the model's first blocks and of its head, on the model's own frozen embedding."""
     stages = staged(model)
-    kept = dict(enumerate(stages.blocks[:blocks]))
+    kept = dict(enumerate(stages.blocks[: None if blocks == "all" else blocks]))
     return copy_of(Part(stages.embed, kept, stages.head))
 
 
@@ -123,7 +126,8 @@ def loss(views: tuple[View, View], targets: Tensor, *, as_published: bool) -> Te
     """
     teacher, student = views
     task = objective.loss(teacher.logits, targets) + objective.loss(student.logits, targets)
-    ours, theirs = (F.log_softmax(view.logits, dim=-1) for view in (student, teacher))
+    logits = (objective.precise(view.logits) for view in (student, teacher))
+    ours, theirs = (F.log_softmax(each, dim=-1) for each in logits)
     # The sum of both divergences, one of which is sum p_s (log p_s - log p_t).
     divergences = (ours.exp() - theirs.exp()) * (ours - theirs)
     if targets.dim() == 1:

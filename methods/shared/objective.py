@@ -17,11 +17,15 @@ LOGITS_BYTES = 1 << 25
 """Most of a batch's logits that are held at once where there is one of each token."""
 
 
+def precise(tensor: Tensor) -> Tensor:
+    """The tensor with at least float32's precision, which sums and logarithms need."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def loss(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
     """The mean over targets that count, or their "sum", 0-dim."""
-    return F.cross_entropy(
-        logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORED, reduction=reduction
-    )
+    flat = precise(logits.flatten(0, -2))
+    return F.cross_entropy(flat, targets.flatten(), ignore_index=IGNORED, reduction=reduction)
 
 
 def scores(model: nn.Module, inputs: Tensor, targets: Tensor) -> dict[str, float]:

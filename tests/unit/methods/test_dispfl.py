@@ -146,6 +146,19 @@ def test_weights_outside_a_mask_are_zero() -> None:
         assert not torch.equal(client.held, client.next)
 
 
+def test_first_masks_keep_weights_by_chance_or_the_largest() -> None:
+    by_chance, largest = (Run(rounds=0, first_masks=each) for each in ("random", "largest"))
+    whole = torch.cat([each.detach().flatten() for each in dispfl.trainable(model()).values()])
+    for client in largest.clients.values():
+        own = client.layout
+        for kept, (mask, size) in zip(own.kept, own.parts(client.held, whole.abs()), strict=True):
+            assert int(mask.sum()) == kept
+            assert kept == len(size) or size[mask].min() >= size[~mask].max()
+        assert torch.equal(client._weights(), whole * client.held)
+    one, other, *_ = (client.held for client in by_chance.clients.values())
+    assert not torch.equal(one, other)
+
+
 # A round
 
 

@@ -333,6 +333,16 @@ def test_which_blocks_are_compared(depth: int, blocks: int, teachers: list[int])
     assert torch.equal(student.logits, pair.student(images))
 
 
+def test_a_student_of_all_blocks_is_compared_with_each_of_its_teachers() -> None:
+    whole = model(config(student_blocks="all"))
+    teacher, student = Pair(whole, "all", attention=True)(torch.rand(2, *SHAPE))
+    assert torch.equal(teacher.logits, student.logits)
+    assert len(teacher.hidden) == len(whole.blocks)
+    for found, expected in zip(student.hidden, teacher.hidden, strict=True):
+        assert torch.equal(found, expected)
+    fedkd.check(config(student_blocks="all"), whole)
+
+
 def test_a_student_shares_the_embedding_and_nothing_else() -> None:
     whole = model(config())
     student = student_of(whole, 2)
@@ -636,6 +646,7 @@ class Told:
     ("options", "text"),
     [
         ({"student_blocks": 0}, "student_blocks = 0: "),
+        ({"student_blocks": "half"}, "student_blocks = 'half': "),
         ({"energy_start": 0.0}, "energy_start = 0.0: "),
         ({"energy_end": 1.5}, "energy_end = 1.5: "),
         ({"energy_rounds": 0}, "energy_rounds = 0: "),

@@ -235,6 +235,14 @@ def test_one_depth_may_be_a_number() -> None:
     assert fedmd.depths_of(convert({"depths": "2, 4"}, fedmd.Config, "")) == [2, 4]
 
 
+def test_all_is_every_block_for_every_client() -> None:
+    start = model()
+    for shard in parts().values():
+        client = fedmd.Client(config(depths="all"), copy.deepcopy(start), shard, 0)
+        assert torch.equal(predict(client.model, public()), predict(start, public()))
+    fedmd.check(config(depths="all"), start)
+
+
 def test_the_options_of_public_images_are_checked_too() -> None:
     with pytest.raises(ConfigError, match="public_batch = 500: must be at most"):
         convert({"public_batch": 500}, fedmd.Config, "options of method fedmd")

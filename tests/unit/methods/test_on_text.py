@@ -1,6 +1,7 @@
 """Defaults on text: the plain command works with each method, and what is given comes first."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from in_process import play
@@ -8,6 +9,7 @@ from in_process import play
 import methods
 from experiments import assumptions
 from methods.shared.local_training import copy_of
+from methods.shared.objective import scores
 from nodes import products
 from nodes.program import FineTuning
 from nodes.workload import models
@@ -80,14 +82,18 @@ def test_an_option_that_is_none_is_refused_as_on_images() -> None:
         options("fedpeft", optimizer="adam")
 
 
-def perplexities(method: str, **given: object) -> tuple[float, float]:
-    """Of a model before and after three rounds of three clients with 16 short texts each."""
+def perplexities(method: str, rounds: int = 3, **given: Any) -> tuple[float, float, float]:
+    """Of the model as it comes, and of a method's before and after its rounds.
+
+    Those are of three clients with 16 short texts each; where no model is of all, it is the mean
+    of the clients' own.
+    """
     config = RunConfig(
         **TEXT,
         method=method,
         options=given,
         sequence_length=32,
-        train_samples=48,
+        train_samples=48 + given.get("public_samples", 0),
         dilation=1.0,
     )
     program = FineTuning(config, 3)
@@ -103,9 +109,16 @@ def perplexities(method: str, **given: object) -> tuple[float, float]:
         }
         assert program._test is not None
         some = [each[::6] for each in program._test]
-        before = server.evaluate(*some)["perplexity"]
-        play(server, clients, dict.fromkeys(clients, 16), rounds=3)
-        return before, server.evaluate(*some)["perplexity"]
+
+        def perplexity() -> float:
+            if found := server.evaluate(*some):
+                return found["perplexity"]
+            own = [client.evaluate(*some)["perplexity"] for client in clients.values()]
+            return sum(own) / len(own)
+
+        plain, before = scores(program._model, *some)["perplexity"], perplexity()
+        play(server, clients, dict.fromkeys(clients, 16), rounds=rounds)
+        return plain, before, perplexity()
 
 
 @pytest.mark.parametrize(
@@ -120,7 +133,24 @@ def perplexities(method: str, **given: object) -> tuple[float, float]:
 def test_the_defaults_teach_where_those_of_images_make_it_forget(
     method: str, images: dict[str, object]
 ) -> None:
-    before, after = perplexities(method)
+    _, before, after = perplexities(method)
     assert after < before
-    before, after = perplexities(method, **images)
+    _, before, after = perplexities(method, **images)
     assert after > before
+
+
+@pytest.mark.parametrize(
+    ("method", "images", "few"),
+    [
+        ("fedkd", {"student_blocks": 2}, {}),
+        ("fedmd", {"depths": "2,3,4"}, {"public_samples": 32, "public_batch": 16}),
+        ("dispfl", {"first_masks": "random", "density": 0.5}, {}),
+    ],
+)
+def test_models_of_nodes_own_begin_with_what_the_shipped_one_knows(
+    method: str, images: dict[str, Any], few: dict[str, Any]
+) -> None:
+    plain, before, after = perplexities(method, **few)
+    assert before < 1.1 * plain and after < before
+    _, before, _ = perplexities(method, rounds=0, **few, **images)
+    assert before > 1.5 * plain
