@@ -54,7 +54,7 @@ from methods.shared.backbone import causal, staged
 from methods.shared.beside import only_with
 from methods.shared.clustering import FEWEST, MOST, Clustered, clusters_of, layout, rebuilt
 from methods.shared.local_training import load_trainable, train, trainable_state
-from methods.shared.objective import EVALUATION_BATCH, IGNORED, scores
+from methods.shared.objective import EVALUATION_BATCH, IGNORED, precise, scores
 from testbed.seeds import derive
 
 KIND = "clustered"
@@ -180,7 +180,7 @@ def features(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad(), hook:
         batch = TEXTS_AT_ONCE if causal(model) else EVALUATION_BATCH
         logits = torch.cat([model(some) for some in images.split(batch)])
-    return F.normalize(torch.cat(inputs).flatten(0, -2), dim=1), logits
+    return F.normalize(precise(torch.cat(inputs).flatten(0, -2)), dim=1), logits
 
 
 def gram(rows: Tensor) -> Tensor:
@@ -305,8 +305,8 @@ class Server:
         metrics = scores(self.model, inputs, targets)
         if self.score:
             metrics["score"] = self.score[-1]
-        values = [each.contiguous().numpy() for each in trainable_state(self.model).values()]
-        deflated = len(zlib.compress(b"".join(each.tobytes() for each in values)))
+        values = [each.flatten().view(torch.uint8) for each in trainable_state(self.model).values()]
+        deflated = len(zlib.compress(b"".join(each.numpy().tobytes() for each in values)))
         return metrics | {"clusters": self.clusters, "deflated_bytes": deflated}
 
 

@@ -99,7 +99,8 @@ def check(config: Config, model: nn.Module) -> None:
         raise ValueError(
             f"student_blocks = {config.student_blocks}: must be at most {len(blocks)}, the model's"
         )
-    parts = nn.ModuleList([*blocks[: config.student_blocks], staged(model).head])
+    count = None if config.student_blocks == "all" else config.student_blocks
+    parts = nn.ModuleList([*blocks[:count], staged(model).head])
     frozen = {id(each) for each in staged(model).embed.parameters()}
     sent = [each for each in parts.parameters() if id(each) not in frozen and each.dim() >= 2]
     if config.rank is not None and not any(is_cut(each, config.rank) for each in sent):

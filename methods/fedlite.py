@@ -41,6 +41,7 @@ from methods import Shard, splitfed
 from methods.payload import bits
 from methods.shared import flops
 from methods.shared.averaging import BY_OTHERS
+from methods.shared.objective import precise
 from methods.split_model import size, tokens_of
 from methods.split_model.coding import PLAIN, Codings
 from testbed.seeds import derive
@@ -136,9 +137,10 @@ class Quantiser:
         self.generator = torch.Generator().manual_seed(seed)
 
     def code(self, values: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        vectors = self._grouped(values)
-        codebooks = k_means(vectors, self.form.centroids, self.iterations, self.generator)
-        codes = nearest(vectors, codebooks)
+        vectors = precise(self._grouped(values))
+        found = k_means(vectors, self.form.centroids, self.iterations, self.generator)
+        codebooks = found.to(values.dtype)
+        codes = nearest(vectors, precise(codebooks))
         packed = bits.pack(codes.flatten().to(torch.uint8), self.form.width)
         return {"codebooks": codebooks, "codes": packed}, self._rebuilt(codebooks, codes, values)
 

@@ -138,7 +138,7 @@ def _scores(config: Config, saliency: Tensor) -> Tensor:
     if saliency.is_meta:
         # Without values as good as any: of each layer the same share.
         saliency = torch.linspace(1, 0, saliency.numel() + 1)[:-1].view(saliency.shape)
-    rows = saliency.flatten(1).clone()
+    rows = saliency.flatten(1).to(torch.float32, copy=True)
     if config.keep_rows:
         rows.scatter_(1, rows.argmax(dim=1, keepdim=True), math.inf)
     return rows.view(-1)

@@ -54,7 +54,7 @@ from methods.shared.averaging import WeightedMean
 from methods.shared.backbone import causal, staged
 from methods.shared.beside import not_with
 from methods.shared.local_training import learnt, load_trainable, trainable_state
-from methods.shared.objective import EVALUATION_BATCH, IGNORED, loss, scores
+from methods.shared.objective import EVALUATION_BATCH, IGNORED, loss, precise, scores
 from methods.split_model import Part, crossing, cut, size, tokens_of, untied
 from methods.split_model.exchange import Batch, batches, serve, sizes, train_on
 
@@ -113,7 +113,7 @@ class Prompted(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         tokens = self.embed(images)
-        prompt = self.prompt.expand(len(tokens), -1, -1)
+        prompt = self.prompt.to(tokens.dtype).expand(len(tokens), -1, -1)
         return torch.cat([prompt, tokens] if self.first else [tokens, prompt], dim=1)
 
 
@@ -200,7 +200,7 @@ def el2n(logits: Tensor, targets: Tensor) -> Tensor:
     Of text the mean over the tokens that count.
     """
     truth = F.one_hot(targets.clamp(min=0), logits.shape[-1])
-    distance: Tensor = (logits.softmax(dim=-1) - truth).norm(dim=-1)
+    distance: Tensor = (precise(logits).softmax(dim=-1) - truth).norm(dim=-1)
     if targets.dim() == 1:
         return distance
     counts = targets != IGNORED

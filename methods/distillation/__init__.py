@@ -26,7 +26,7 @@ from methods.payload.chain import Chain
 from methods.shared import flops
 from methods.shared.averaging import WeightedMean
 from methods.shared.backbone import causal, staged
-from methods.shared.objective import EVALUATION_BATCH
+from methods.shared.objective import EVALUATION_BATCH, precise
 from methods.split_model import LONGEST
 from testbed.seeds import derive
 
@@ -188,7 +188,7 @@ def predict(model: nn.Module, images: Tensor) -> Tensor:
     model.eval()
     batch = EVALUATION_BATCH if images.is_floating_point() else TEXTS_AT_ONCE
     with torch.inference_mode():
-        found = torch.cat([model(some) for some in images.split(batch)])
+        found = torch.cat([precise(model(some)) for some in images.split(batch)])
     # Training may not touch a tensor that was made in inference mode.
     return found.clone()
 
@@ -200,7 +200,7 @@ def kd_loss(scores: Tensor, labels: Tensor, temperature: float) -> Tensor:
     on T.
     """
     soft = F.log_softmax(labels / temperature, dim=-1)
-    own = F.log_softmax(scores / temperature, dim=-1)
+    own = F.log_softmax(precise(scores) / temperature, dim=-1)
     return temperature**2 * (soft.exp() * (soft - own)).sum(dim=-1).mean()
 
 

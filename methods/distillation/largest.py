@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from methods.shared.objective import precise
+
 VALUES, PLACES, REST = "logits", "places", "rest"
 
 
@@ -57,7 +59,7 @@ def loss_of_largest(loss: Callable[[Tensor, Tensor], Tensor], count: int) -> Any
 
     def found(scores: Tensor, labels: Tensor) -> Tensor:
         places = labels.topk(count, dim=-1).indices
-        return loss(*(_as_one(each, places) for each in (scores, labels)))
+        return loss(*(_as_one(precise(each), places) for each in (scores, labels)))
 
     return found if count else loss
 

@@ -41,8 +41,8 @@ class Adapter(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        change: Tensor = self.up(F.gelu(self.down(tokens)))
-        return change
+        change: Tensor = self.up(F.gelu(self.down(tokens.to(self.down.weight.dtype))))
+        return change.to(tokens.dtype)
 
 
 class Adapted(nn.Module):

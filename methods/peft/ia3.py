@@ -13,6 +13,7 @@ from torch import nn
 
 from methods import peft
 from methods.shared.backbone import learnt_classifier, roles
+from methods.shared.objective import precise
 
 if TYPE_CHECKING:
     from methods.fedpeft import Config
@@ -35,4 +36,7 @@ def adapt(config: Config, model: nn.Module) -> nn.Module:
     ia3 = IA3Config(target_modules=outputs + inputs, feedforward_modules=inputs)
     adapted = inject_adapter_in_model(ia3, model)
     factors = [each for name, each in adapted.named_parameters() if "ia3_" in name]
+    for each in factors:
+        # Of a model in 16 bits peft makes them so, too coarse for steps from one.
+        each.data = precise(each.data)
     return peft.train_only(adapted, [*factors, *learnt_classifier(adapted)])

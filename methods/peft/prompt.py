@@ -40,7 +40,7 @@ class Prompted(nn.Module):
         self.first = first
 
     def forward(self, tokens: Tensor) -> Tensor:
-        prompt = self.prompt.expand(len(tokens), -1, -1)
+        prompt = self.prompt.to(tokens.dtype).expand(len(tokens), -1, -1)
         if self.first:
             whole: Tensor = self.block(torch.cat([prompt, tokens], dim=1))
             return whole[:, prompt.shape[1] :]

@@ -107,20 +107,24 @@ def descend(
         chosen = torch.rand(count, generator=generator) < rate
         sums = clipped_sum(model, shard.inputs[chosen], shard.targets[chosen], clip)
         for name, parameter in trained.items():
-            drawn = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-            parameter.grad = (sums[name] + clip * noise * drawn) / (rate * count)
+            drawn = torch.randn(parameter.shape, generator=generator, dtype=sums[name].dtype)
+            noised = (sums[name] + clip * noise * drawn) / (rate * count)
+            parameter.grad = noised.to(parameter.dtype)
         optimizer.step()
 
 
 def clipped_sum(
     model: nn.Module, inputs: Tensor, targets: Tensor, clip: float
 ) -> dict[str, Tensor]:
-    """Sums by name over samples of gradients that have at most the L2 norm ``clip``."""
-    sums = {name: torch.zeros_like(each) for name, each in _trained(model).items()}
+    """Sums by name over samples of gradients that have at most the L2 norm ``clip``.
+
+    With at least float32's precision, since a norm that is rounded lets more than ``clip`` through.
+    """
+    sums = {name: torch.zeros_like(objective.precise(e)) for name, e in _trained(model).items()}
     if not len(inputs):
         return sums
     for some, truth in zip(inputs.split(AT_ONCE), targets.split(AT_ONCE), strict=True):
-        found = gradients(model, some, truth)
+        found = {n: objective.precise(e) for n, e in gradients(model, some, truth).items()}
         squares = [each.flatten(1).square().sum(dim=1) for each in found.values()]
         scales = (clip / torch.stack(squares).sum(dim=0).sqrt()).clamp(max=1)
         for name, each in found.items():

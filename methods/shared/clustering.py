@@ -13,6 +13,7 @@ from torch.func import functional_call
 from methods.payload import bits
 from methods.shared.layout import check
 from methods.shared.local_training import learnt, trainable_state
+from methods.shared.objective import precise
 
 FEWEST, MOST = 2, 30
 """Values that a matrix may have: clusters."""
@@ -54,7 +55,7 @@ def quantised(weights: Tensor, centroids: Tensor) -> Tensor:
 
 def found_centroids(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """``count`` centroids of the weights, by k-means++ and Lloyd's steps: ascending."""
-    flat = weights.detach().flatten()
+    flat = precise(weights.detach().flatten())
     first = torch.randint(len(flat), (1,), generator=generator)
     values = flat[first]
     far = (flat - values).square()
@@ -70,7 +71,7 @@ def found_centroids(weights: Tensor, count: int, generator: torch.Generator) -> 
         sums = torch.zeros_like(values).index_add(0, at, flat)
         members = torch.zeros_like(values).index_add(0, at, torch.ones_like(flat))
         values = torch.where(members > 0, sums / members.clamp_min(1), values)
-    return values.sort().values
+    return values.sort().values.to(weights.dtype)
 
 
 class Clustered(nn.Module):

@@ -113,11 +113,11 @@ def tokens_of(model: nn.Module, inputs: Tensor | None = None, more: int = 0) -> 
 
     ``inputs``: samples, (n, ...), which tell how long texts are; without them these have one token.
     """
-    parameter = next(model.parameters())
-    spec = staged(model).spec
+    stages = staged(model)
+    spec, dtype = stages.spec, stages.head.classifier.weight.dtype
     length = 1 if inputs is None else inputs.shape[1]
     shape = (1, (length if causal(model) else spec.tokens) + more, spec.width)
-    return torch.empty(shape, dtype=parameter.dtype, device="meta")
+    return torch.empty(shape, dtype=dtype, device="meta")
 
 
 def crossing(model: nn.Module, batch_size: int, more: int = 0) -> tuple[int, int, int]:

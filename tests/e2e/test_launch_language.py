@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from made_causal import folder_of
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -82,6 +83,34 @@ def test_a_model_and_texts_of_a_users_own(launch, own):
     assert last["loss"] < first["loss"] and last["exact_match"] >= first["exact_match"]
     samples = sorted(row["samples"] for row in run.summary["per_client"])
     assert samples == [24, 24]
+
+
+def test_a_checkpoint_in_bfloat16_is_trained_and_sent_in_it(launch, own, tmp_path):
+    model, data = shutil.copytree(own[0], tmp_path / "bf16"), own[1]
+    state = load_file(model / "model.safetensors")
+    save_file({name: each.bfloat16() for name, each in state.items()}, model / "model.safetensors")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
+    flags = (f"--model={model}", "--dataset=text", f"--data-path={data}", "--rounds=2")
+    run = launch(
+        *FLAGS, *flags, "--sequence-length=16", "--method=fedavg", "--set=learning_rate=0.01"
+    )
+    assert run.finish() == 0, run.describe()
+    first, last = (run.summary["metrics"][when]["loss"] for when in ("initial", "final"))
+    assert last < first
+    assert run.summary["bytes"]["payload"]["up"] == 2 * 2 * 2 * run.summary["total_parameters"]
+
+
+def test_weights_that_are_not_finite_are_refused_before_anything_starts(launch, own, tmp_path):
+    model, data = shutil.copytree(own[0], tmp_path / "diverged"), own[1]
+    state = load_file(model / "model.safetensors")
+    wrong = max(state)
+    state[wrong].view(-1)[3] = float("nan")
+    save_file(state, model / "model.safetensors")
+    run = launch(*FLAGS, f"--model={model}", "--dataset=text", f"--data-path={data}")
+    assert run.finish() == 2, run.describe()
+    assert f"has {wrong}, which holds values that are not finite" in run.stderr
+    assert not run.out.exists()
 
 
 @pytest.fixture

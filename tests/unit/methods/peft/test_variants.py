@@ -249,15 +249,19 @@ def test_ia3_against_scaled_weights(plain: VisionTransformer) -> None:
         assert torch.allclose(model(images()), scaled(images()), atol=1e-5)
 
 
-def test_adapters_of_a_model_in_16_bits_are_trained_in_32(plain: VisionTransformer) -> None:
-    model = adapted(copy.deepcopy(plain).bfloat16(), "lora", rank=16)
-    each = model.blocks[0].attention.query
-    assert each.lora_A.dtype == each.lora_B.dtype == torch.float32
+@pytest.mark.parametrize("variant", ["lora", "ffalora", "adapter", "prompt", "ia3"])
+def test_what_is_added_to_a_model_in_16_bits_is_trained_in_32(
+    variant: str, plain: VisionTransformer
+) -> None:
+    model = adapted(copy.deepcopy(plain).bfloat16(), variant)
+    model.get_submodule("head.classifier").requires_grad_(False)
+    own = [each for each in model.parameters() if each.requires_grad]
+    assert own and {each.dtype for each in own} == {torch.float32}
     shake(model)
     logits = model(images().bfloat16())
     assert logits.dtype == torch.bfloat16
     F.cross_entropy(logits, torch.tensor([0, 1, 2, 0])).backward()
-    assert each.lora_A.grad.dtype == torch.float32 and each.lora_A.grad.any()
+    assert all(each.grad.dtype == torch.float32 and each.grad.any() for each in own)
 
 
 def test_lora_starts_apart_and_within_its_bound(plain: VisionTransformer) -> None:

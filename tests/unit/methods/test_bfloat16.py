@@ -1,0 +1,83 @@
+"""Methods on a checkpoint in bfloat16: what is trained and sent is in it, and nobody is missed."""
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import made_causal
+import msgspec
+import pytest
+import torch
+from in_process import play
+from made_text import SAMPLES, nobody, text_shards
+
+import methods
+from nodes.workload import models
+
+SHARED = {"public_samples": 8, "public_batch": 4}
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("fedavg", {}),
+    *(("fedpeft", {"variant": variant}) for variant in ("lora", "ffalora", "ia3")),
+    *(("fedpeft", {"variant": variant}) for variant in ("prompt", "adapter", "head", "full")),
+    ("fedpeft", {"dp": "sample", "dp_noise": 1.0}),
+    ("fedpeft", {"dp": "client", "dp_noise": 1.0}),
+    ("fedprox", {}),
+    ("fedavgm", {}),
+    ("fedadam", {}),
+    ("fedbuff", {"buffer_size": 2}),
+    ("diloco", {"local_steps": 2}),
+    ("feddf", {"public_samples": 8}),
+    ("flora", {"ranks": "4,2"}),
+    ("flexlora", {"ranks": "4,2"}),
+    ("hetlora", {"ranks": "4,2"}),
+    ("fedkseed", {"candidates": 64, "steps": 5}),
+    *(("kdfft", {**SHARED, "top_k": top_k}) for top_k in (0, 5)),
+    *(("fedmd", {**SHARED, "top_k": top_k, "depths": "1,2"}) for top_k in (0, 5)),
+    ("fedkd", {"student_blocks": 1, "rank": 2, "attention_loss": False}),
+    ("fedkd", {"student_blocks": "all", "attention_loss": False}),
+    ("split", {}),
+    ("split", {"labels": "private"}),
+    *(("splitfed", {"variant": variant}) for variant in ("v1", "v2")),
+    ("fedlite", {"centroids": 4, "subvectors": 8}),
+    ("sfprompt", {"prompt_length": 3}),
+    ("fedcompress", {"representations": "gram", "public_source": "held-out", "public_samples": 8}),
+    ("salientgrads", {"density": 0.5}),
+    ("dispfl", {"topology": "full"}),
+    ("fedsp", {"prefix_length": 3, "align_steps": 2, "server_samples": 8}),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bf16")
+    theirs = made_causal.theirs("llama", tie_word_embeddings=False)
+    theirs.to(torch.bfloat16).save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+def test_a_method_plays_two_rounds(name: str, options: dict[str, Any], folder: Path) -> None:
+    method = methods.load(name)
+    config = msgspec.convert(options, method.Config)
+    method.check(config, models.skeleton(str(folder), 1))
+    torch.manual_seed(1)
+    adapted = method.adapt(config, models.build(str(folder), 1, 0))
+    server = method.Server(config, copy.deepcopy(adapted), nobody(), 0)
+    clients = {
+        name: method.Client(config, copy.deepcopy(adapted), shard, shard.client)
+        for name, shard in text_shards().items()
+    }
+    network = play(server, clients, SAMPLES, rounds=2)
+    assert not network.missed() and (network.of("up") or network.of("among"))
+    judged = [each for each in (server, *clients.values()) if hasattr(each, "evaluate")]
+    found = [each.evaluate(*text_shards()["client-1"][:2]) for each in judged]
+    assert any(found)
+    assert all(math.isfinite(each["loss"]) for each in found if each)
+
+
+def test_every_method_of_text_is_among_them() -> None:
+    of_images = {"feddm", "fedptr"}
+    # Of a model with blocks of its own names alone.
+    named = {"fedpruning"}
+    assert {name for name, _ in CASES} == set(methods.names()) - of_images - named
