@@ -131,7 +131,9 @@ def load(text: str) -> Any:
     Raises:
         ConfigError: there is none such, or an option of it is not or out of its range.
     """
-    name, _, rest = text.strip().partition(":")
+    name, colon, rest = text.strip().partition(":")
+    if name == "none":
+        raise ConfigError(f"stage = {text!r}: without a stage, leave it out")
     several = [each.strip() for each in re.split("[,+]", name) if each.strip() in names()]
     if several not in ([], [name]):
         one = " ".join(f"--stage={each}" for each in several)
@@ -143,7 +145,7 @@ def load(text: str) -> Any:
         )
     module = importlib.import_module(f"{__name__}.{name}")
     given: dict[str, OptionValue | None] = {}
-    for each in filter(None, rest.split(",")):
+    for each in rest.split(",") if colon else ():
         key, equals, value = (word.strip() for word in each.partition("="))
         if not equals:
             raise ConfigError(f"stage {name}: an option is KEY=VALUE, found {each!r}")

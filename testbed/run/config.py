@@ -32,6 +32,9 @@ DEFAULT_PROFILE = "4g"
 DEFAULT_DEVICE_CLASS = "phone"
 DEFAULT_SERVER_CLASS = "server"
 MAX_DILATION = 10_000.0
+_MOST_DIGITS = 18
+"""Of a whole number in text: 64 bits hold all of them. Of more, it is read as a float."""
+_MOST_WHOLE = 10.0**_MOST_DIGITS
 
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
 """Bounded, since a poll of the system takes no infinity and at most 2**31 ms."""
@@ -507,6 +510,8 @@ def convert(values: Mapping[str, Any], kind: type[Struct], where: str) -> Struct
             reason = "must be some text; leave it out for the default"
         if words := offered(hints[field]):
             reason = f"must be one of {', '.join(words)}"
+        if isinstance(values[field], float) and abs(values[field]) >= _MOST_WHOLE:
+            reason = reason.replace("got `float`", f"found one of more than {_MOST_DIGITS} digits")
         if field == "dilation":
             reason = f"must be a number from 1 to {MAX_DILATION:g}, elastic or auto"
         raise ConfigError(f"{where}: {field} = {values[field]!r}: {reason}") from error
@@ -554,7 +559,7 @@ def option_value(text: str) -> OptionValue | None:
         return words[text]
     # As TOML: between digits alone.
     plain = re.sub("(?<=[0-9])_(?=[0-9])", "", text)
-    if re.fullmatch("[+-]?[0-9]{1,18}", plain):
+    if re.fullmatch(f"[+-]?[0-9]{{1,{_MOST_DIGITS}}}", plain):
         return int(plain)
     if re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(inf|nan)", plain):
         return float(plain)

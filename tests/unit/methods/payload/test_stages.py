@@ -525,6 +525,9 @@ def test_numbers_come_back_from_their_bits(width: int, numbers: list[int]) -> No
     [
         ("int9", ["no such stage", "did you mean int8", "deflate, fp16"]),
         ("", ["no such stage", "int8"]),
+        ("none", ["without a stage", "leave it out"]),
+        ("topk:", ["stage topk", "KEY=VALUE", "''"]),
+        ("topk:k=0.1,,feedback=true", ["stage topk", "KEY=VALUE", "''"]),
         ("int8,deflate", ["each stage by itself", "--stage=int8 --stage=deflate"]),
         ("topk+int8:per=row", ["each stage by itself", "--stage=topk --stage=int8"]),
         ("__init__", ["no such stage"]),
@@ -543,6 +546,7 @@ def test_numbers_come_back_from_their_bits(width: int, numbers: list[int]) -> No
         ("qsgd:levels=0", ["levels = 0", ">= 1"]),
         ("qsgd:levels=128", ["levels = 128", "<= 127"]),
         ("qsgd:levels=2.5", ["levels = 2.5", "int"]),
+        ("qsgd:levels=1" + 20 * "0", ["levels = 1e+20", "int", "more than 18 digits"]),
         ("qsgd:bucket=0", ["bucket = 0", ">= 1"]),
         ("deflate:level=10", ["level = 10", "<= 9"]),
         ("deflate:feedback=true", ["feedback", "one of level, shuffle"]),
