@@ -34,7 +34,7 @@ def rows(files: Sequence[str], run: Mapping[str, Any], axes: Mapping[str, Any]) 
     found = []
     for text in files:
         path = outside.expanded(text)
-        links, own = configuration.load(path, {})
+        links, own = configuration.load(path, {}, "--exec")
         values = {
             name: value
             for name, value in msgspec.to_builtins(links).items()

@@ -129,15 +129,15 @@ class Request(NamedTuple):
     programs: ExecConfig
 
 
-def load(file: Path | None, flags: Mapping[str, Any]) -> Request:
-    """Join a TOML file with flags; flags win.
+def load(file: Path | None, flags: Mapping[str, Any], named: str = "--file") -> Request:
+    """Join a TOML file with flags; flags win. ``named``: the flag that the file was named by.
 
     Raises:
         ConfigError: naming the file, the field, the value and what would be right.
     """
     values: dict[str, Any] = {}
     if file is not None:
-        values = outside.toml(file, "--file")
+        values = outside.toml(file, named)
         _split(values, str(file))
     given = {key: value for key, value in flags.items() if value not in (None, (), {})}
     for one, other in (("profile", "positions"), ("positions", "profile")):

@@ -84,6 +84,8 @@ def test_rows_of_both_kinds_and_two_of_a_name_are_refused(file: str) -> None:
     rows = [Row("a"), Row("b", programs=ExecConfig(command=("true",)))]
     with pytest.raises(ConfigError, match="methods and of programs have no table in common"):
         program_bench.check(Bench(rows=rows))
+    with pytest.raises(ConfigError, match=r"--exec .*none\.toml: cannot read it"):
+        asked(file.replace("net.toml", "none.toml"))
     with pytest.raises(ConfigError, match="two rows are called 'net'"):
         asked(file, file)
     with pytest.raises(ConfigError, match="--preset or --methods or --exec"):
