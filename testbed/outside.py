@@ -11,11 +11,12 @@ import os
 import re
 import stat
 import tomllib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from testbed.config_error import ConfigError
+from testbed.config_error import ConfigError, excerpt
 
 MOST_BYTES = 64 * 1024 * 1024
 MOST_DEPTH = 32
@@ -157,6 +158,17 @@ def toml(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
     for problem in _problems(document):
         raise ConfigError(f"{path}: {problem}")
     return document
+
+
+def regex(written: str) -> re.Pattern[str]:
+    """A regular expression that somebody wrote. Raises ValueError: it is none."""
+    try:
+        with warnings.catch_warnings():
+            # Of what may mean something else in a later Python.
+            warnings.simplefilter("ignore", FutureWarning)
+            return re.compile(written)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(excerpt(error)) from None
 
 
 def _problems(document: dict[str, Any]) -> Iterator[str]:

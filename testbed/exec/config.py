@@ -1,7 +1,6 @@
 """ExecConfig: whose programs run on which node, from flags and a TOML file; checked first."""
 
 import fnmatch
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -101,8 +100,8 @@ class ExecConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         _check_variables(self.env)
         if self.round_regex is not None:
             try:
-                re.compile(self.round_regex)
-            except re.error as error:
+                outside.regex(self.round_regex)
+            except ValueError as error:
                 raise ValueError(f"round_regex = {self.round_regex!r}: {error}") from None
         if self.expect_bytes is not None:
             try:

@@ -1,12 +1,12 @@
 """Rounds of programs, by lines of their output in which a regular expression is found."""
 
 import contextlib
-import re
 import signal
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from testbed import outside
 from testbed.exec.output import Line
 from testbed.network.topology import SERVER
 from testbed.record import events
@@ -31,7 +31,7 @@ class Rounds:
         clients: Callable[[], tuple[int, int]],
     ) -> None:
         """``clients``: how many have not failed, and how many have."""
-        self._regex = None if regex is None else re.compile(regex)
+        self._regex = None if regex is None else outside.regex(regex)
         self._record, self._clients = record, clients
         self._node: str | None = None
         self._last: str | None = None

@@ -12,6 +12,7 @@ from testbed.exec.config import ExecConfig, NodeConfig, load, programs_of
 from testbed.exec.jobs import Port, job, kept_paths, name_service
 from testbed.network.profiles import load as profile
 from testbed.network.topology import Plan, plan
+from testbed.run.config import convert
 from testbed.units import byte_count
 
 
@@ -71,6 +72,8 @@ def test_a_written_file_means_the_same_from_any_folder(
         ({"dilation": "auto"}, "go by this machine's clock"),
         ({"wait_port": 0}, "wait_port = 0"),
         ({"round_regex": "("}, "round_regex = '('"),
+        ({"round_regex": "a{99999999999999999999}"}, "the repetition number is too large"),
+        ({"round_regex": 5000 * "(" + 5000 * ")"}, "maximum recursion depth"),
         ({"expect_bytes": "5 Mibi"}, "must be a size such as 500MB"),
         ({"nodes": 3}, "nodes = 3: must be a table of tables"),
         ({"nodes": {"server": 1}}, "nodes.server = 1: must be a table"),
@@ -232,3 +235,10 @@ def test_names_are_asked_of_the_hosts_file_and_of_dns_alone() -> None:
 )
 def test_sizes(text: str, count: int) -> None:
     assert byte_count(text) == count
+
+
+def test_an_expression_that_a_later_python_may_read_otherwise_is_taken_without_a_word(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    convert({"round_regex": "[[a-z]+--[0-9]"}, ExecConfig, "the flags")
+    assert not recwarn.list
