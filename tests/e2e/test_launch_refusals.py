@@ -3,11 +3,10 @@
 import contextlib
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
-from running import Run
+from refusing import Refused, refusals
 
 CASES = {
     "profile": (["--profile=4gg"], ["'4gg'", "did you mean 4g"]),
@@ -151,35 +150,30 @@ def in_session(session: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def refused(launch_for_module) -> dict[str, Run]:
-    """Every case, as many at once as there are cores: each that asks torch costs seconds."""
-
-    def one(flags: list[str]) -> Run:
-        run = launch_for_module(*flags)
-        run.finish()
-        return run
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        runs = pool.map(one, [flags for flags, _ in CASES.values()])
-        return dict(zip(CASES, runs, strict=True))
-
-
-def check(run: Run) -> None:
-    assert run.process.returncode == 2, run.describe()
-    assert "Traceback" not in run.stderr
-    assert run.stdout == ""
-    assert in_session(run.pid) == []
+def refused(tmp_path_factory) -> dict[str, Refused]:
+    flags = [flags for flags, _ in CASES.values()]
+    return dict(zip(CASES, refusals(flags, tmp_path_factory.mktemp("refused")), strict=True))
 
 
 @pytest.mark.parametrize("case", list(CASES))
 def test_a_wrong_word_is_refused_with_the_right_one(refused, case):
     run, (_, words) = refused[case], CASES[case]
-    check(run)
+    assert run.status == 2, run
+    assert "Traceback" not in run.stderr
+    assert run.stdout == ""
+    assert in_session(run.session) == []
     assert not run.out.exists()
     assert [word for word in words if word not in run.stderr] == [], run.stderr
     if case not in ("flag", "rounds that are no number"):  # Those are click's own.
         assert run.stderr.startswith("error: ")
         assert run.stderr.count("\n") == 1
+
+
+def test_a_command_of_its_own_is_refused_alike(launch):
+    run = launch("--profile=4gg")
+    assert run.finish() == 2, run.describe()
+    assert run.stderr.startswith("error: ") and "did you mean 4g" in run.stderr
+    assert in_session(run.pid) == [] and not run.out.exists()
 
 
 def test_a_full_disk_is_refused(root, launch, tmp_path):
