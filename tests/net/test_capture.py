@@ -6,6 +6,7 @@ import random
 import signal
 import socket
 import time
+from itertools import accumulate
 from types import SimpleNamespace
 
 import captured
@@ -29,6 +30,8 @@ LOSSY = LinkProfile(
     up=Direction(rate_kbit=50_000, delay_ms=2, loss_percent=1),
     down=Direction(rate_kbit=50_000, delay_ms=2, loss_percent=1),
 )
+STAMPS_NS = 100_000
+"""What cores may be out of step by, and be held up between a packet's stamp and its place."""
 QUIET_S = 0.3
 """Longer than TCP waits before it sends something again."""
 SENT, ANSWER = (random.Random(seed).randbytes(1_500_001) for seed in (1, 2))
@@ -133,7 +136,8 @@ def test_a_capture_has_all_that_crossed_each_interface(exchanged):
         assert captured.stream(packets, layout.server.address) == ANSWER
         assert result["digest"] == hashlib.sha256(ANSWER).hexdigest()
         times = [packet.time_ns for packet in packets]
-        assert times == sorted(times)
+        # Cores that stamp at the same time are not in step to the last nanosecond.
+        assert all(time >= most - STAMPS_NS for time, most in zip(times, accumulate(times, max)))
         assert 0 <= time.time_ns() - times[-1] < 60e9
         # 3. What the kernel says it has sent again is there once more.
         again = captured.sent_again(packets, node.address)
