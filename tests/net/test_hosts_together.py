@@ -107,7 +107,7 @@ def test_the_doctor_says_who_could_have_a_part(machines: Callable[[], Machines])
     told = f"--token-file={found.token}"
 
     def lines() -> list[dict[str, Any]]:
-        asked = found.start(0, "doctor", found.hosts, told, "--json")
+        asked = found.start(0, "doctor", "--hosts=" + ",".join(found.addresses), told, "--json")
         text = said(asked)
         return [each for each in json.loads(text) if each["what"].startswith("host ")]
 
