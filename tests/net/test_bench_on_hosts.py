@@ -22,7 +22,7 @@ options = { batch_size = 128, local_epochs = 1 }
 name = "own"
 """
 PLACE = "--place=server=a,client-1=a,client-2=b"
-pytestmark = [pytest.mark.timeout(4 * LIMIT_S), pytest.mark.quiet]
+pytestmark = [pytest.mark.timeout(4 * LIMIT_S), pytest.mark.patient]
 
 
 @pytest.fixture

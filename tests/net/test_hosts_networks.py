@@ -9,7 +9,7 @@ from machines import LIMIT_S, Machines, said
 FAST = ("--method=fedavg", "--set=batch_size=128", "--set=local_epochs=1", "--train-samples=200")
 RUN = ("--clients=4", "--profile=wifi", "--dilation=1", "--links=userspace", "--rounds=3", *FAST)
 PLACE = "--place=server=a,client-1:2=a,client-3:4=b"
-pytestmark = [pytest.mark.timeout(3 * LIMIT_S), pytest.mark.quiet]
+pytestmark = [pytest.mark.timeout(3 * LIMIT_S), pytest.mark.patient]
 
 
 def probed(summary: dict[str, Any]) -> dict[tuple[str, str, str], dict[str, Any]]:

@@ -16,7 +16,7 @@ SHORT = ("--profile=rate 10mbit delay 10ms", "--clients=4", "--dilation=1", "--l
 RUN = (f"--rounds={ROUNDS}", "--no-calibrate", "--train-samples=200", *SHORT, *METHOD)
 PLACE = "--place=server=a,client-1:2=a,client-3:4=b"
 SERVER_ELSEWHERE = "--place=server=b,client-1:2=a,client-3:4=b"
-pytestmark = [pytest.mark.timeout(3 * LIMIT_S), pytest.mark.quiet]
+pytestmark = [pytest.mark.timeout(3 * LIMIT_S), pytest.mark.patient]
 
 
 def check_alike(found: Machines) -> None:
