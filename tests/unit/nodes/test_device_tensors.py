@@ -14,6 +14,9 @@ import methods
 ON_TEXT_ALONE = {"fedsp"}
 """The model here reads images."""
 UNIT = Path(__file__).parents[1]
+LIMIT_S = 240
+"""Of all cases, which one process plays."""
+pytestmark = pytest.mark.timeout(LIMIT_S + 60)
 CASES: list[tuple[Any, ...]] = [
     ("fedavg", {"batch_size": 4}),
     ("fedavg", {"batch_size": 4, "dp": "client", "dp_noise": 0.1}),
@@ -61,6 +64,7 @@ def found() -> list[dict[str, Any]]:
         input=json.dumps(CASES),
         capture_output=True,
         text=True,
+        timeout=LIMIT_S,
     )
     assert done.returncode == 0, done.stderr
     told: list[dict[str, Any]] = json.loads(done.stdout)
