@@ -41,8 +41,8 @@ def refuse_unknown(prefix: str, table: Mapping[str, Any], known: Iterable[str]) 
     for key, value in table.items():
         if key not in names:
             raise ConfigError(
-                f"{prefix}{key} = {value!r}: is no key here{closest(key, names)}; "
-                f"it is one of {', '.join(names)}"
+                f"{prefix}{key} = {value!r}: is no key here{closest(key, names) or '.'} "
+                f"It is one of {', '.join(names)}"
             )
 
 

@@ -10,6 +10,7 @@ import math
 import os
 import re
 import stat
+import sys
 import tomllib
 import warnings
 from collections.abc import Iterator
@@ -77,14 +78,25 @@ def check_folder(path: str | os.PathLike[str], what: str) -> None:
 
 
 def _check_path(text: str) -> None:
+    if why := unwritable(text):
+        raise ConfigError(f"{text!r}: {why}")
+
+
+def unwritable(text: str) -> str | None:
+    """Why a text can be no part of a record, or None."""
     if "\0" in text:
-        raise ConfigError(f"{text!r}: a path cannot hold the character NUL")
+        return "cannot hold the character NUL"
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ConfigError(
-            f"{text!r}: is no UTF-8, which the record of a run and its config.toml are; rename it"
-        ) from None
+        encoding = sys.getfilesystemencoding()
+        if encoding != "utf-8":
+            return (
+                f"cannot be read as {encoding}, which this Python takes file names for; set "
+                "PYTHONUTF8=1, or a locale that is UTF-8"
+            )
+        return "is no UTF-8, which the record of a run and its config.toml are; rename it"
+    return None
 
 
 def data(path: str | os.PathLike[str], what: str) -> bytes:

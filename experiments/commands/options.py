@@ -40,7 +40,11 @@ class Whole(click.types.IntParamType):
 
     def convert(self, value: Any, parameter: Any, context: Any) -> Any:
         if isinstance(value, str) and units.whole(value.lstrip().lstrip("+-").rstrip()) is None:
-            self.fail(f"{value!r} is not a valid integer.", parameter, context)
+            self.fail(
+                f"{value!r} is no whole number of at most {units.MOST_DIGITS} digits, such as 20.",
+                parameter,
+                context,
+            )
         return super().convert(value, parameter, context)
 
 
@@ -49,7 +53,7 @@ class Decimal(click.types.FloatParamType):
 
     def convert(self, value: Any, parameter: Any, context: Any) -> Any:
         if isinstance(value, str) and units.decimal(value) is None:
-            self.fail(f"{value!r} is not a valid float.", parameter, context)
+            self.fail(f"{value!r} is no number such as 0.5.", parameter, context)
         return super().convert(value, parameter, context)
 
 

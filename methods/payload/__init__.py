@@ -140,8 +140,8 @@ def load(text: str) -> Any:
         raise ConfigError(f"stage = {text!r}: give each stage by itself, in order, as in {one}")
     if name not in names():
         raise ConfigError(
-            f"stage = {text!r}: no such stage{closest(name, names())}; "
-            f"there are {', '.join(names())}"
+            f"stage = {text!r}: no such stage{closest(name, names()) or '.'} "
+            f"There are {', '.join(names())}"
         )
     module = importlib.import_module(f"{__name__}.{name}")
     given: dict[str, OptionValue | None] = {}

@@ -303,7 +303,7 @@ def check_names(programs: ExecConfig, names: list[str]) -> None:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
             known = f"{SERVER} and client-1 to {names[-1]}"
             raise ConfigError(
-                f"nodes.{pattern}: is no node{closest(pattern, names)}; there are {known}"
+                f"nodes.{pattern}: is no node{closest(pattern, names) or '.'} There are {known}"
             )
 
 

@@ -179,7 +179,8 @@ def find(asked: str | None) -> Path:
         return folders[asked]
     there = ", ".join(folders) or "none"
     if asked:
-        raise ConfigError(f"network {asked!r}: is not up{closest(asked, folders)}; up are: {there}")
+        near = closest(asked, folders) or "."
+        raise ConfigError(f"network {asked!r}: is not up{near} Up are: {there}")
     if not folders:
         raise ConfigError("no network is up; `wiretune up --profile=4g --clients=4` makes one")
     if len(folders) > 1:

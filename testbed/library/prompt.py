@@ -88,7 +88,8 @@ class Prompt:
             print(HELP, flush=True)
         else:
             known = [*self._nodes, "nodes", "links", "help", "exit"]
-            print(f"{word}: is no node{closest(word, known)}; help says what is", file=sys.stderr)
+            near = closest(word, known) or "."
+            print(f"{word}: is no node{near} Type help for what there is what is", file=sys.stderr)
             self.code = UNKNOWN
         return True
 

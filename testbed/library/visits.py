@@ -162,9 +162,9 @@ class Visits:
     def _node(self, name: str) -> Node:
         names = [node.name for node in self._layout.nodes]
         if name not in names:
+            near = closest(name, names) or "."
             raise ConfigError(
-                f"node {name!r}: is none of network {self._folder.name}{closest(name, names)}; "
-                f"it has {few(names)}"
+                f"node {name!r}: is none of network {self._folder.name}{near} It has {few(names)}"
             )
         return self._layout.nodes[names.index(name)]
 

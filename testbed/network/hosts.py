@@ -77,8 +77,8 @@ def parsed(place: str, hosts: Sequence[str], clients: int) -> dict[str, str]:
             raise ConfigError(f"{wrong}: {_FORM}")
         if host not in hosts:
             raise ConfigError(
-                f"{wrong}: there is no host {host!r}{closest(host, hosts)}; "
-                f"hosts are {', '.join(hosts)}"
+                f"{wrong}: there is no host {host!r}{closest(host, hosts) or '.'} "
+                f"Hosts are {', '.join(hosts)}"
             )
         for name in _named(wrong, which, clients):
             if name in found:

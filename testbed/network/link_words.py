@@ -131,8 +131,8 @@ def read(text: str) -> tuple[Direction, Direction]:
                 word = words.pop(0)
         if word not in _WORDS and word not in WAYS:
             raise ConfigError(
-                f"{refused}{word!r} is no word of a link{closest(word, [*WAYS, *_WORDS])}; "
-                f"say it as {EXAMPLE!r}, with {', '.join((*WAYS, 'rate', 'bw', *_SAID))}"
+                f"{refused}{word!r} is no word of a link{closest(word, [*WAYS, *_WORDS]) or '.'} "
+                f"Say it as {EXAMPLE!r}, with {', '.join((*WAYS, 'rate', 'bw', *_SAID))}"
             )
         for field, value in _values(refused, word, words):
             for way in ways:

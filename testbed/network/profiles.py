@@ -105,7 +105,8 @@ def load(name_or_path: str | os.PathLike[str]) -> LinkProfile:
         said = LinkProfile(name=link_words.say(up, down), title="said in words", up=up, down=down)
         return msgspec.structs.replace(said, version=_mark(said))
     raise ConfigError(
-        f"profile {text!r}: there is none of that name{closest(text, names())}; it is one of "
+        f"profile {text!r}: there is none of that name{closest(text, names()) or '.'} "
+        "It is one of "
         f"{', '.join(names())}, the path of your own .toml file, or a link in words, such as "
         f"{link_words.EXAMPLE!r}"
     )

@@ -497,7 +497,7 @@ def convert(values: Mapping[str, Any], kind: type[Struct], where: str) -> Struct
         if isinstance(values[key], float) and not math.isfinite(values[key]):
             raise ConfigError(f"{where}: {key} = {values[key]}: must be a finite number")
         for text in _texts(values[key]):
-            if wrong := _unwritable(text):
+            if wrong := outside.unwritable(text):
                 raise ConfigError(f"{where}: {key} = {text!r}: {wrong}")
     try:
         return msgspec.convert(values, kind)
@@ -535,17 +535,6 @@ def _texts(value: object) -> Iterator[str]:
     elif isinstance(value, Sequence):
         for each in value:
             yield from _texts(each)
-
-
-def _unwritable(text: str) -> str | None:
-    """Why a text can be no part of a record, or None."""
-    if "\0" in text:
-        return "cannot hold the character NUL"
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "is no UTF-8, which the record of a run and its config.toml are; rename it"
-    return None
 
 
 def option_value(text: str) -> OptionValue | None:

@@ -75,3 +75,12 @@ def test_a_digest_is_of_the_contents(tmp_path: Path) -> None:
     assert outside.digest(one, "file") == outside.digest(two, "file")
     two.write_text("y")
     assert outside.digest(one, "file") != outside.digest(two, "file")
+
+
+def test_a_name_that_this_python_takes_for_another_encoding_is_told_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = os.fsdecode(b"k\xc3\xb6ln\xff")
+    assert "is no UTF-8" in str(outside.unwritable(name))
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "ascii")
+    assert "PYTHONUTF8=1" in str(outside.unwritable(name))

@@ -118,7 +118,14 @@ def test_a_bench_hands_on_whether_its_runs_are_secure(
 @pytest.mark.parametrize("value", ["1_0", "٣", "１"])
 def test_numbers_have_ascii_digits(flag: str, value: str) -> None:
     result = CliRunner().invoke(launch, [f"{flag}={value}"])
-    assert result.exit_code == 2 and f"{value!r} is not a valid" in result.output
+    assert result.exit_code == 2 and f"{value!r} is no " in result.output
+
+
+@pytest.mark.parametrize("value", ["9" * 20, "-" + "9" * 30, "1e3"])
+def test_a_number_too_long_is_told_how_long_one_may_be(value: str) -> None:
+    result = CliRunner().invoke(launch, [f"--clients={value}"])
+    assert result.exit_code == 2
+    assert f"{value!r} is no whole number of at most 18 digits" in " ".join(result.output.split())
 
 
 def test_an_option_of_words_or_a_number_takes_no_other_digits() -> None:

@@ -29,4 +29,4 @@ def test_it_is_cut_in_the_middle(tmp_path: Path, text: str, right: str) -> None:
 def test_what_click_refuses_is_cut_too(tmp_path: Path) -> None:
     words = [sys.executable, CLI, "launch", f"--clients={LONG[:100_000]}"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and len(done.stderr) < 5000 and "valid integer" in done.stderr
+    assert done.returncode == 2 and len(done.stderr) < 5000 and "whole number" in done.stderr
