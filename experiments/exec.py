@@ -170,10 +170,10 @@ def check(request: Request) -> dict[str, str]:
 
 def _jobs(request: Request, layout: Plan, folder: Path) -> list[Job]:
     """Jobs of all nodes, whose programs are there; ``folder``: the run's."""
-    original, here = original_environment(), os.getcwd()
+    original = original_environment()
     told = configuration.programs_of(request.programs, layout)
     jobs = [
-        job(layout, node, own.command, original, own.env, own.cwd or here, folder, own.after)
+        job(layout, node, own.command, original, own.env, own.folders, folder, own.after)
         for node, own in zip(layout.nodes, told, strict=True)
     ]
     for each in jobs:

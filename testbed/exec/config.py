@@ -1,6 +1,7 @@
 """ExecConfig: whose programs run on which node, from flags and a TOML file; checked first."""
 
 import fnmatch
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -38,6 +39,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     profile: Text | None = None
     env: dict[str, str] = {}
     cwd: Text | None = None
+    """Its folder, which may be relative to that of all."""
     after: Text | None = None
     """NODE:PORT that is to be listened on before the command starts."""
 
@@ -94,6 +96,8 @@ class ExecConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     ] = None
     env: dict[str, str] = {}
     """Variables of every node."""
+    cwd: Text | None = None
+    """Folder of every node's command; without it the caller's."""
     nodes: dict[str, NodeConfig] = {}
 
     def __post_init__(self) -> None:
@@ -185,12 +189,14 @@ def refuse_other_clocks(links: RunConfig, *, asked: bool) -> None:
 
 
 def repeatable(programs: ExecConfig) -> ExecConfig:
-    """The same programs, whose profiles are the same in whatever folder they are asked for."""
+    """The same programs, whose profiles and folders are the same wherever they are asked for."""
     tables = {
         name: msgspec.structs.replace(table, profile=table.profile and absolute(table.profile))
         for name, table in programs.nodes.items()
     }
-    return msgspec.structs.replace(programs, nodes=tables)
+    cwd = programs.cwd or os.curdir
+    cwd = cwd if cwd.startswith("$") else os.path.abspath(cwd)
+    return msgspec.structs.replace(programs, cwd=cwd, nodes=tables)
 
 
 def write(request: Request, path: Path) -> None:
@@ -211,7 +217,8 @@ class NodePrograms(NamedTuple):
 
     command: Command
     env: dict[str, str]
-    cwd: str | None
+    folders: tuple[str, str]
+    """That of all nodes and its own, either of which may be empty."""
     after: Port | None
 
 
@@ -228,7 +235,7 @@ def programs_of(programs: ExecConfig, layout: Plan) -> list[NodePrograms]:
     for name in names:
         role = programs.server if name == SERVER else programs.client
         command: Command | None = role or programs.command or None
-        env, cwd, after = dict(programs.env), None, None
+        env, cwd, after = dict(programs.env), "", None
         if name != SERVER and programs.wait_port is not None:
             after = Port(SERVER, programs.wait_port)
         for table in _tables(programs, name):
@@ -242,7 +249,7 @@ def programs_of(programs: ExecConfig, layout: Plan) -> list[NodePrograms]:
                 f"{name}: has no command; give it one by {flag}='COMMAND', or all nodes one "
                 f"after --, or [nodes.{name}] in a file (`true` does nothing)"
             )
-        found.append(NodePrograms(command, env, cwd, after))
+        found.append(NodePrograms(command, env, (programs.cwd or "", cwd), after))
     _refuse_circles({name: own.after for name, own in zip(names, found, strict=True)})
     return found
 

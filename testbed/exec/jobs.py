@@ -3,7 +3,7 @@
 import os
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,18 +52,19 @@ def job(
     command: str | tuple[str, ...],
     original: Mapping[str, str],
     own: Mapping[str, str],
-    folder: str,
+    folders: Sequence[str],
     run_folder: Path,
     after: Port | None = None,
 ) -> Job:
     """The job of ``node``.
 
     ``command``: a line for a shell, or words, in which ``$WIRETUNE_RANK`` and the others are
-    replaced. ``original``: the environment that the user has; ``own``: what was asked for beside.
+    replaced. ``folders``: where it starts, each relative to the one before; likewise.
+    ``original``: the environment that the user has; ``own``: what was asked for beside.
     """
     own_folder = run_folder / "nodes" / node.name
     told = _told(layout, node, own_folder)
-    folder = os.path.abspath(_replaced(folder, told))
+    folder = os.path.abspath(os.path.join("", *(_replaced(each, told) for each in folders)))
     environment = {**_interfaces(node), **for_others(original), **told, "PWD": folder}
     if "HOSTNAME" in original:
         environment["HOSTNAME"] = node.name

@@ -36,7 +36,7 @@ def launch(
     """
     if not command:
         raise ConfigError(f"{node.name}: command = {command!r}: is none; `true` does nothing")
-    job = jobs.job(layout, node, command, environment, own, folder, Path(folder))
+    job = jobs.job(layout, node, command, environment, own, [folder], Path(folder))
     # Nobody has made a folder for the node.
     del job.environment["WIRETUNE_DIR"]
     words = [sys.executable, "-I", "-S", join.__file__, str(init), *job.words]

@@ -59,6 +59,31 @@ def test_a_written_file_means_the_same_from_any_folder(
     found = config.repeatable(ExecConfig(nodes={**tables, "server": NodeConfig(cwd="/")}))
     profiles = {name: table.profile for name, table in found.nodes.items()}
     assert profiles == {"client-1": f"{tmp_path}/own.toml", "client-2": "3g", "server": None}
+    assert found.cwd == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("of_all", "own", "where"),
+    [
+        (None, None, "/here"),
+        ("app", None, "/here/app"),
+        ("app", "part", "/here/app/part"),
+        ("app", "/own", "/own"),
+        ("app", "$WIRETUNE_DIR", "/results/RUN/nodes/client-2"),
+        ("$WIRETUNE_DIR", "part", "/results/RUN/nodes/client-2/part"),
+    ],
+)
+def test_a_nodes_folder_is_relative_to_that_of_all(
+    monkeypatch: pytest.MonkeyPatch, of_all: str | None, own: str | None, where: str
+) -> None:
+    monkeypatch.setattr("os.getcwd", lambda: "/here")
+    asked = ExecConfig(command=("x",), cwd=of_all, nodes={"client-*": NodeConfig(cwd=own)})
+    written = config.repeatable(asked)
+    for programs, caller in ((asked, "/here"), (written, "/elsewhere")):
+        monkeypatch.setattr("os.getcwd", lambda caller=caller: caller)
+        folders = config.programs_of(programs, layout(2))[2].folders
+        found = job(layout(2), layout(2).nodes[2], "x", {}, {}, folders, Path("/results/RUN"))
+        assert found.folder == where
 
 
 @pytest.mark.parametrize(
@@ -194,7 +219,7 @@ def test_a_flag_for_one_node_at_least_is_taken() -> None:
 def made(command: str | tuple[str, ...], original: dict[str, str], **own: Any) -> Any:
     nodes = layout()
     folder = own.pop("folder", "/work")
-    return job(nodes, nodes.nodes[2], command, original, own, folder, Path("/results/RUN"))
+    return job(nodes, nodes.nodes[2], command, original, own, [folder], Path("/results/RUN"))
 
 
 def test_words_have_our_variables_replaced_and_lines_are_the_shells() -> None:
