@@ -65,4 +65,4 @@ def prepared(config: RunConfig) -> Prepared:
     limits.allow(len(layout.nodes), streams=False)
     links = [*profiles, *([server] if server else [])]
     told = digests(config, program.task.fingerprint(), client_links.files(config, links))
-    return Prepared(program, layout, told, lambda states: program.keep(Posted(states)))
+    return Prepared(program, layout, told, lambda *states: program.keep(Posted(*states)))

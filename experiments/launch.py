@@ -1,6 +1,7 @@
 """One run from flags to a closing table: what `cli.py launch` does."""
 
 import contextlib
+import secrets
 import shlex
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,7 @@ def _launch(
         folder = create_folder(Path(config.out), f"{slug(label)}-{len(profiles)}")
         owned.callback(remove_if_empty, folder)
         facts["run_id"] = folder.name
+        facts["identity"] = secrets.token_hex(16)
     else:
         again = Resumption(killed, config, [node.name for node in layout.clients])
         folder = again.folder
@@ -197,7 +199,7 @@ def _launch(
     if told is not None:
         output.say(told, style="yellow")
     if config.checkpoints:
-        start = again.start if again else store.Start()
+        start = again.start if again else store.Start(run=facts["identity"])
         states = store.ready(folder, start)
         program.keep(store.InFolder(states, start))
         if hosts is not None:

@@ -30,7 +30,7 @@ class Resumption:
         _check_config(killed, config)
         self.folder = killed.folder
         self.states = self.folder / store.FOLDER
-        self.start = store.choose(self.states, clients, killed.rounds)
+        self.start = store.choose(self.states, killed.facts.identity, clients, killed.rounds)
 
     def facts(self, facts: Facts) -> Facts:
         """Facts for the "resumed" event; ``facts``: those that "run" would have now."""

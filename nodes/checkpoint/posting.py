@@ -29,14 +29,14 @@ class Posted:
 
     folder = None
 
-    def __init__(self, states: Mapping[str, bytes]) -> None:
-        """``states``: what nodes go on from, by name."""
-        self._states = states
+    def __init__(self, run: str | None, states: Mapping[str, bytes]) -> None:
+        """``run``: its identity; ``states``: what nodes go on from, by name."""
+        self._run, self._states = run, states
 
     def of_node(
         self, name: str, nodes: int, snapshot: Snapshot, channel: Channel
     ) -> tuple[Keeps, Json]:
-        poster = Poster(name, snapshot, channel.send)
+        poster = Poster(self._run, name, snapshot, channel.send)
         state = self._states.get(name)
         return poster, None if state is None else poster.load(state)
 
@@ -44,15 +44,16 @@ class Posted:
 class Poster:
     """One node's states: sent after each of its rounds; whoever keeps them tells of it."""
 
-    def __init__(self, node: str, snapshot: Snapshot, say: Say) -> None:
-        self._node, self._snapshot, self._say = node, snapshot, say
+    def __init__(self, run: str | None, node: str, snapshot: Snapshot, say: Say) -> None:
+        self._run, self._node, self._snapshot, self._say = run, node, snapshot, say
 
     def save(self, number: int, **told: Json) -> None:
         """Send the state after round ``number``; ``told``: what belongs to it beside its own."""
         tensors, lasting = self._snapshot.take()
         try:
             name = shelf.name(self._node, number)
-            parts = state_file.encoded(tensors, {"name": name, "lasting": lasting, "told": told})
+            state: Json = {"run": self._run, "name": name, "lasting": lasting, "told": told}
+            parts = state_file.encoded(tensors, state)
         except OSError as error:
             self._say(Unsaved(round=number, reason=f"{self._node}: {error.strerror or error}"))
             return
@@ -62,12 +63,12 @@ class Poster:
         """Put a state that was kept into the object; returns what ``save`` was told.
 
         Raises:
-            Unkept: it was another kind of object's, or is not whole.
+            Unkept: it was another kind of object's or another run's, or is not whole.
         """
         try:
             tensors, own = state_file.decoded(state)
             # Of which round it is, the driver has looked at.
-            shelf.check(own, self._node)
+            shelf.check(own, self._run, self._node)
         except Unreadable as error:
             raise Unkept(f"the state of {self._node}: {error}") from error
         self._snapshot.put(tensors, own.get("lasting"))
@@ -96,6 +97,7 @@ class Collected:
     def __init__(self, folder: Path, nodes: int, start: Start) -> None:
         """``nodes``: how many the run has; ``start``: what they go on from."""
         self._folder, self._nodes, self._start = folder, nodes, start
+        self.run = start.run
         self._shelves: dict[str, Shelf] = {}
         self._begun: dict[str, _Begun] = {}
 

@@ -77,8 +77,10 @@ def name(node: str, number: int) -> str:
     return f"{node}.{number}{SUFFIX}"
 
 
-def check(state: Mapping[str, Json], node: str, number: int | None = None) -> None:
-    """Hold a state to be that node's after that round, or after any.
+def check(state: Mapping[str, Json], run: str | None, node: str, number: int | None = None) -> None:
+    """Hold a state to be that node's in that run after that round, or after any.
+
+    A run that began before runs had an identity has None, and so do its states.
 
     Raises:
         Unreadable: it is another.
@@ -87,6 +89,8 @@ def check(state: Mapping[str, Json], node: str, number: int | None = None) -> No
     right = f"{node}." if number is None else name(node, number)
     if not isinstance(said, str) or not said.startswith(right):
         raise Unreadable(f"is another state, kept as {excerpt(repr(said))}")
+    if state.get("run") != run:
+        raise Unreadable("is a state of another run")
 
 
 def rounds(folder: Path, node: str) -> list[int]:

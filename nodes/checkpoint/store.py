@@ -1,8 +1,8 @@
 """States of a run's nodes on disk, from which a killed run goes on.
 
 A node writes its own after its part in a round, as ``state/NODE.ROUND.safetensors``. A file appears
-whole or not at all, by renaming. The last three are kept, and with them what any of the last three
-rounds could go on from.
+whole or not at all, by renaming, and says whose it is, after which round, and of which run. The
+last three are kept, and with them what any of the last three rounds could go on from.
 
 A run goes on after a round of which the server's file is there, and every client's that the
 server's says took part: the client's latest up to that round, and not before its last part. A
@@ -39,6 +39,8 @@ class Start(msgspec.Struct, frozen=True):
     """The last round that is over."""
     files: dict[str, int] = {}
     """By node, the round of the state that it goes on from; who has none begins anew."""
+    run: str | None = None
+    """The run's identity, which its states have."""
 
 
 class _Told(msgspec.Struct):
@@ -82,7 +84,7 @@ class InFolder:
         self, name: str, nodes: int, snapshot: Snapshot, channel: Channel
     ) -> tuple[Keeps, Json]:
         # A node stands in the folder.
-        checkpointer = Checkpointer(Path(), name, nodes, snapshot, channel.send)
+        checkpointer = Checkpointer(Path(), self._start.run, name, nodes, snapshot, channel.send)
         number = self._start.files.get(name)
         return checkpointer, None if number is None else checkpointer.load(number)
 
@@ -91,13 +93,20 @@ class Checkpointer:
     """One node's states: written after each of its rounds, and read where a run goes on."""
 
     def __init__(
-        self, folder: Path, node: str, nodes: int, snapshot: Snapshot, report: Report
+        self,
+        folder: Path,
+        run: str | None,
+        node: str,
+        nodes: int,
+        snapshot: Snapshot,
+        report: Report,
     ) -> None:
-        """``nodes``: how many of the run may be writing at the same time.
+        """``run``: its identity; ``nodes``: how many of it may be writing at the same time.
 
         The folder holds nothing of the node's yet, unless ``load`` is called.
         """
         self._folder = folder
+        self._run = run
         self._node = node
         self._shelf = Shelf(folder, node, nodes)
         self._snapshot = snapshot
@@ -112,7 +121,7 @@ class Checkpointer:
         tensors, lasting = self._snapshot.take()
         try:
             name = shelf.name(self._node, number)
-            state: Json = {"name": name, "lasting": lasting, "told": told}
+            state: Json = {"run": self._run, "name": name, "lasting": lasting, "told": told}
             parts = state_file.encoded(tensors, state)
             with self._shelf.begin(parts.size) as file:
                 parts.write(file)
@@ -128,12 +137,12 @@ class Checkpointer:
         """Put the state after round ``number`` into the object; returns what ``save`` was told.
 
         Raises:
-            Unkept: it was another kind of object's, or is not whole.
+            Unkept: it was another kind of object's or another run's, or is not whole.
         """
         path = shelf.path(self._folder, self._node, number)
         try:
             tensors, state = state_file.read(path)
-            shelf.check(state, self._node, number)
+            shelf.check(state, self._run, self._node, number)
         except (OSError, Unreadable) as error:
             raise Unkept(f"{path.name}: {_words(error)}") from error
         self._snapshot.put(tensors, state.get("lasting"))
@@ -169,8 +178,8 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder / FOLDER, ignore_errors=True)
 
 
-def choose(folder: Path, clients: list[str], newest: int) -> Start:
-    """The latest round, up to ``newest``, that a run can go on from.
+def choose(folder: Path, run: str | None, clients: list[str], newest: int) -> Start:
+    """The latest round, up to ``newest``, that the run of that identity can go on from.
 
     Raises:
         ConfigError: there is none, with the reason why not even ``newest`` is one.
@@ -178,22 +187,22 @@ def choose(folder: Path, clients: list[str], newest: int) -> Start:
     reasons = []
     there = {number for number in shelf.rounds(folder, SERVER) if number < newest}
     for number in sorted({*there, newest} - {0}, reverse=True):
-        found = _start(folder, clients, number)
+        found = _start(folder, run, clients, number)
         if isinstance(found, Start):
             return found
         reasons.append(found)
     if not reasons:
-        return Start()
+        return Start(run=run)
     raise ConfigError(
         f"--resume {folder.parent}: {newest} rounds are over, and what its nodes kept after them "
         f"is not there whole ({reasons[0]}); `launch --config` on its config.toml starts it anew"
     )
 
 
-def _start(folder: Path, clients: list[str], number: int) -> Start | str:
+def _start(folder: Path, run: str | None, clients: list[str], number: int) -> Start | str:
     """A start after this round, or why there is none."""
     try:
-        parts = msgspec.convert(_told(folder, SERVER, number), _Told).parts
+        parts = msgspec.convert(_told(folder, run, SERVER, number), _Told).parts
     except (Unreadable, msgspec.ValidationError) as error:
         return f"{shelf.path(folder, SERVER, number).name}: {error}"
     found = {SERVER: number}
@@ -204,7 +213,7 @@ def _start(folder: Path, clients: list[str], number: int) -> Start | str:
         )
         for each in there:
             try:
-                _told(folder, client, each)
+                _told(folder, run, client, each)
                 found[client] = each
                 break
             except Unreadable as error:
@@ -212,10 +221,10 @@ def _start(folder: Path, clients: list[str], number: int) -> Start | str:
         if found.get(client, 0) < last:
             text = f"{client} took part in round {last}, and no state of it since then is whole"
             return text + why
-    return Start(number, {node: own for node, own in found.items() if own})
+    return Start(number, {node: own for node, own in found.items() if own}, run)
 
 
-def _told(folder: Path, node: str, number: int) -> Json:
+def _told(folder: Path, run: str | None, node: str, number: int) -> Json:
     """Facts told with a state.
 
     Raises:
@@ -225,7 +234,7 @@ def _told(folder: Path, node: str, number: int) -> Json:
         state = state_file.read(shelf.path(folder, node, number))[1]
     except OSError as error:
         raise Unreadable(_words(error)) from error
-    shelf.check(state, node, number)
+    shelf.check(state, run, node, number)
     return state.get("told")
 
 

@@ -181,6 +181,9 @@ class Run(Event, tag="run", kw_only=True):
     ]
     origin_ns: Annotated[Nanoseconds | None, "the nodes' clock at `t` = 0"] = None
     run_id: Annotated[str | None, "name of the run's folder"] = None
+    identity: Annotated[
+        str | None, "32 digits of chance, which its states have ([resuming.md](resuming.md))"
+    ] = None
     command: Annotated[str | None, "as it was typed"] = None
     method: str | None = None
     model: str | None = None

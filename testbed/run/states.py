@@ -23,6 +23,9 @@ class StatePiece(msgspec.Struct, tag="state_piece", tag_field="event"):
 class States(Protocol):
     """The states of a run's nodes as its driver has them."""
 
+    run: str | None
+    """The run's identity, which they have."""
+
     def take(self, node: str, piece: StatePiece) -> Event | None:
         """Keep a piece; what there is to tell of the state, once that is whole or given up."""
 

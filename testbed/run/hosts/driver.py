@@ -99,8 +99,10 @@ class Hosts:
         self._server_host, self._nodes = plan.server.host, tuple(plan.nodes)
         self._give_states()
         place = hosts.written(plan)
+        run = None if self.states is None else self.states.run
         for far in self.others:
-            self.say(far, Begin(far.name, self._addresses, place, self._chance, far.ahead_s))
+            told = self._addresses, place, self._chance, far.ahead_s, run
+            self.say(far, Begin(far.name, *told))
         return self._meeting
 
     def _give_states(self) -> None:

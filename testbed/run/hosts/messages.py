@@ -83,6 +83,8 @@ class Begin(msgspec.Struct, tag="begin"):
     """Of which, and of the token, the run's secrets are made."""
     ahead_s: float
     """How far the driver's monotonic clock is ahead of the agent's."""
+    run: str | None = None
+    """The run's identity, which states of its nodes have."""
 
 
 class Up(msgspec.Struct, tag="up"):

@@ -71,8 +71,9 @@ class Prepared(NamedTuple):
     """Nobody is placed in it yet."""
     digests: dict[str, str | None]
     """Of what must be the same on all hosts."""
-    post: Callable[[Mapping[str, bytes]], None] | None = None
-    """Has its nodes send their states, and go on from those that it is given, by node."""
+    post: Callable[[str | None, Mapping[str, bytes]], None] | None = None
+    """Has its nodes send their states as those of the run of that identity, and go on from those
+    that it is given, by node."""
 
 
 Prepare = Callable[[RunConfig], Prepared]
@@ -111,7 +112,7 @@ def _carry_out(line: Line, token: bytes, prepare: Prepare, load: Import) -> None
     machines = [hosts.Host(name, 1, 0) for name in order.addresses]
     plan = hosts.placed(prepared.plan, machines, place=order.place)
     if config.checkpoints and prepared.post is not None:
-        prepared.post(_whole(given, plan))
+        prepared.post(order.run, _whole(given, plan))
     del given
     key = lines.secret(token, "tunnel", order.chance)
     with (

@@ -125,7 +125,7 @@ class Nodes:
 
     def keepers(self, folder: Path, events: Reported) -> dict[str, Checkpointer]:
         return {
-            name: Checkpointer(folder, name, len(self.snapshots), snapshot, events)
+            name: Checkpointer(folder, "1a", name, len(self.snapshots), snapshot, events)
             for name, snapshot in self.snapshots.items()
         }
 

@@ -18,6 +18,7 @@ from nodes.checkpoint.store import Checkpointer, Start
 from testbed.record.events import Saved, Unsaved
 from testbed.run.states import PIECE_BYTES, StatePiece
 
+ID = "0123456789abcdef" * 2
 NOTHING = Shard(torch.empty(0), torch.empty(0), torch.empty(0), 0)
 
 
@@ -33,8 +34,8 @@ class Posted:
     def __init__(self, folder: Path) -> None:
         self.node = Node()
         self.said: list[msgspec.Struct] = []
-        self.poster = Poster("client-2", Snapshot(self.node, None, NOTHING), self.said.append)
-        self.collected = Collected(folder, 3, Start(files={"client-2": 4}))
+        self.poster = Poster(ID, "client-2", Snapshot(self.node, None, NOTHING), self.said.append)
+        self.collected = Collected(folder, 3, Start(files={"client-2": 4}, run=ID))
 
     def save(self, number: int) -> list[Saved | Unsaved]:
         """What comes of a state at the driver."""
@@ -56,7 +57,7 @@ def test_a_state_is_the_file_that_a_node_of_the_drivers_own_would_write(
     posted: Posted, tmp_path: Path
 ) -> None:
     (tmp_path / "own").mkdir()
-    own = Checkpointer(tmp_path / "own", "client-2", 3, posted.poster._snapshot, Reported())
+    own = Checkpointer(tmp_path / "own", ID, "client-2", 3, posted.poster._snapshot, Reported())
     for number in range(1, 5):
         (saved,) = posted.save(number)
         own.save(number, parts=number)
@@ -68,13 +69,16 @@ def test_a_state_is_the_file_that_a_node_of_the_drivers_own_would_write(
     pieces = list(posted.collected.stored("client-2"))
     assert len(pieces) > 4 and list(posted.collected.stored("client-1")) == []
     back = Node()
-    poster = Poster("client-2", Snapshot(back, None, NOTHING), posted.said.append)
+    poster = Poster(ID, "client-2", Snapshot(back, None, NOTHING), posted.said.append)
     assert poster.load(b"".join(pieces)) == {"parts": 4}
     assert bool((back.done == 4).all())
     with pytest.raises(Unkept, match="the state of client-2: is torn"):
         poster.load(b"".join(pieces)[:-1])
-    other = Poster("client-22", Snapshot(back, None, NOTHING), posted.said.append)
+    other = Poster(ID, "client-22", Snapshot(back, None, NOTHING), posted.said.append)
     with pytest.raises(Unkept, match=r"client-22: is another state, kept as 'client-2\.4\.safet"):
+        other.load(b"".join(pieces))
+    other = Poster("0" * 32, "client-2", Snapshot(back, None, NOTHING), posted.said.append)
+    with pytest.raises(Unkept, match="the state of client-2: is a state of another run"):
         other.load(b"".join(pieces))
 
 
@@ -111,7 +115,7 @@ def test_a_state_that_is_longer_than_it_says_is_not_kept(posted: Posted, tmp_pat
 
 def test_a_node_without_a_state_begins_anew(posted: Posted) -> None:
     channel = SimpleNamespace(send=posted.said.append)
-    keeping = posting.Posted({})
+    keeping = posting.Posted(ID, {})
     assert keeping.folder is None
     _, told = keeping.of_node("client-2", 3, posted.poster._snapshot, channel)
     assert told is None

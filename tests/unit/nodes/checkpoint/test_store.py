@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 import torch
@@ -21,6 +22,7 @@ from nodes.checkpoint.store import Checkpointer, Start, choose, ready
 from testbed.config_error import ConfigError
 
 CLIENTS = ["client-1", "client-2", "client-10"]
+ID = "0123456789abcdef" * 2
 NOTHING = Shard(torch.empty(0), torch.empty(0), torch.empty(0), 0)
 
 
@@ -34,13 +36,15 @@ class Node:
 class Run:
     """Nodes that keep their states, and what they report."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, identity: str | None = ID) -> None:
         self.folder = folder
         self.events = Reported()
         self.parts: dict[str, int] = {}
         self.nodes = {name: Node() for name in ("server", *CLIENTS)}
         self.keepers = {
-            name: Checkpointer(folder, name, 4, Snapshot(node, None, NOTHING), self.events)
+            name: Checkpointer(
+                folder, identity, name, 4, Snapshot(node, None, NOTHING), self.events
+            )
             for name, node in self.nodes.items()
         }
 
@@ -71,7 +75,7 @@ def run(tmp_path: Path) -> Run:
 def everywhere(number: int, **others: int) -> Start:
     at = {name.replace("_", "-"): value for name, value in others.items()}
     nodes = dict.fromkeys(["server", *CLIENTS], number) | at
-    return Start(number, {node: found for node, found in nodes.items() if found})
+    return Start(number, {node: found for node, found in nodes.items() if found}, ID)
 
 
 def tear(path: Path, length: int) -> None:
@@ -94,13 +98,13 @@ def test_who_is_seldom_drawn_keeps_what_any_of_the_last_rounds_needs(run: Run) -
     run.round(9, "client-1", "client-2")
     assert run.there()["client-2"] == [1, 9]
     assert run.there()["client-10"] == [1]
-    assert choose(run.folder, CLIENTS, 9) == everywhere(9, client_10=1)
-    assert choose(run.folder, CLIENTS, 8) == everywhere(8, client_2=1, client_10=1)
+    assert choose(run.folder, ID, CLIENTS, 9) == everywhere(9, client_10=1)
+    assert choose(run.folder, ID, CLIENTS, 8) == everywhere(8, client_2=1, client_10=1)
 
 
 def test_who_never_took_part_begins_anew(run: Run) -> None:
     run.round(1, "client-2")
-    assert choose(run.folder, CLIENTS, 1) == everywhere(1, client_1=0, client_10=0)
+    assert choose(run.folder, ID, CLIENTS, 1) == everywhere(1, client_1=0, client_10=0)
 
 
 def test_who_was_cut_off_goes_on_from_there(run: Run) -> None:
@@ -108,13 +112,13 @@ def test_who_was_cut_off_goes_on_from_there(run: Run) -> None:
     # A client that the server no longer waited for has kept what it had by then.
     run.save("client-1", 2)
     run.round(2, "client-2", "client-10")
-    assert choose(run.folder, CLIENTS, 2) == everywhere(2)
+    assert choose(run.folder, ID, CLIENTS, 2) == everywhere(2)
 
 
 def test_without_a_finished_round_a_run_begins_anew(run: Run) -> None:
-    assert choose(run.folder, CLIENTS, 0) == Start()
+    assert choose(run.folder, ID, CLIENTS, 0) == Start(run=ID)
     run.save("client-1", 1)
-    assert choose(run.folder, CLIENTS, 0) == Start()
+    assert choose(run.folder, ID, CLIENTS, 0) == Start(run=ID)
 
 
 def test_a_client_ahead_of_the_server_goes_back(run: Run) -> None:
@@ -122,13 +126,13 @@ def test_a_client_ahead_of_the_server_goes_back(run: Run) -> None:
     run.round(2)
     run.save("client-1", 3)
     run.save("client-2", 3)
-    assert choose(run.folder, CLIENTS, 2) == everywhere(2)
+    assert choose(run.folder, ID, CLIENTS, 2) == everywhere(2)
 
 
 def test_what_is_beyond_the_record_does_not_count(run: Run) -> None:
     for number in (1, 2, 3):
         run.round(number)
-    assert choose(run.folder, CLIENTS, 2) == everywhere(2)
+    assert choose(run.folder, ID, CLIENTS, 2) == everywhere(2)
 
 
 @pytest.mark.parametrize("node", ["server", *CLIENTS])
@@ -138,7 +142,7 @@ def test_a_torn_or_missing_state_is_a_round_less(run: Run, node: str, kept: int 
         run.round(number)
     path = run.folder / f"{node}.3.safetensors"
     path.unlink() if kept is None else tear(path, kept)
-    assert choose(run.folder, CLIENTS, 3) == everywhere(2)
+    assert choose(run.folder, ID, CLIENTS, 3) == everywhere(2)
 
 
 def test_all_torn_is_refused_with_the_reason_of_the_last(run: Run) -> None:
@@ -147,7 +151,7 @@ def test_all_torn_is_refused_with_the_reason_of_the_last(run: Run) -> None:
     for number in (1, 2):
         tear(run.folder / f"client-2.{number}.safetensors", 100)
     with pytest.raises(ConfigError, match=r"client-2 took part in round 2.*launch --config"):
-        choose(run.folder, CLIENTS, 2)
+        choose(run.folder, ID, CLIENTS, 2)
 
 
 def test_torn_at_every_byte_no_state_is_taken(run: Run) -> None:
@@ -157,7 +161,7 @@ def test_torn_at_every_byte_no_state_is_taken(run: Run) -> None:
     for length in range(0, len(whole), 7):
         path.write_bytes(whole[:length])
         with pytest.raises(ConfigError, match=r"\(server\.1\.safetensors: is torn"):
-            choose(run.folder, CLIENTS, 1)
+            choose(run.folder, ID, CLIENTS, 1)
 
 
 def test_a_kill_while_writing_leaves_the_state_before(
@@ -174,7 +178,7 @@ def test_a_kill_while_writing_leaves_the_state_before(
     with pytest.raises(Killed):
         run.save("client-1", 2)
     assert (run.folder / ".client-1").exists()
-    assert choose(run.folder, CLIENTS, 1) == everywhere(1)
+    assert choose(run.folder, ID, CLIENTS, 1) == everywhere(1)
     ready(run.folder.parent, Start(1))  # Of another folder: nothing here is touched.
     assert (run.folder / ".client-1").exists()
 
@@ -249,9 +253,9 @@ def test_a_failing_disk_is_told_and_leaves_no_part(
     assert run.there()["server"] == [1]
 
 
-def forge(run: Run, name: str, state: str) -> None:
+def forge(run: Run, name: str, state: str, identity: str = f'"run": "{ID}", ') -> None:
     """A file that is whole in itself."""
-    state = state.replace('{"told"', f'{{"name": "{name}", "told"')
+    state = state.replace('{"told"', f'{{{identity}"name": "{name}", "told"')
     tensors = {".done": torch.zeros(3), "torch": torch.get_rng_state()}
     made = state_file.encoded(tensors, None)
     old, new = json.dumps("null"), json.dumps(state)
@@ -264,7 +268,7 @@ def forge(run: Run, name: str, state: str) -> None:
 def test_what_is_forged_here_is_whole(run: Run) -> None:
     run.round(1)
     forge(run, "server.2.safetensors", '{"told": {"parts": {"client-1": 1}}}')
-    assert choose(run.folder, ["client-1"], 2) == Start(2, {"server": 2, "client-1": 1})
+    assert choose(run.folder, ID, ["client-1"], 2) == Start(2, {"server": 2, "client-1": 1}, ID)
 
 
 @pytest.mark.parametrize(
@@ -282,7 +286,7 @@ def test_what_is_forged_here_is_whole(run: Run) -> None:
 def test_what_the_server_told_is_not_believed(run: Run, state: str) -> None:
     run.round(1)
     forge(run, "server.2.safetensors", state)
-    assert choose(run.folder, CLIENTS, 2) == everywhere(1)
+    assert choose(run.folder, ID, CLIENTS, 2) == everywhere(1)
 
 
 @pytest.mark.parametrize(
@@ -295,17 +299,50 @@ def test_a_state_in_anothers_place_is_not_taken(run: Run, kept: str, place: str)
         run.round(number)
     path = run.folder / f"{place}.safetensors"
     path.write_bytes((run.folder / f"{kept}.safetensors").read_bytes())
-    assert choose(run.folder, CLIENTS, 2) == everywhere(1)
+    assert choose(run.folder, ID, CLIENTS, 2) == everywhere(1)
     with pytest.raises(Unkept, match=rf"{place}.*: is another state, kept as '{kept}\.safetens"):
         run.keepers[place.partition(".")[0]].load(2)
+
+
+@pytest.mark.parametrize(("kept", "goes_on"), [("0" * 32, ID), (None, ID), (ID, None)])
+def test_another_runs_state_is_not_taken(
+    run: Run, tmp_path: Path, kept: str | None, goes_on: str | None
+) -> None:
+    """Whole, and under its own name: of the same node and the same round."""
+    other = Run(tmp_path / "other", kept)
+    own = Run(run.folder, goes_on)
+    other.folder.mkdir()
+    for each in (own, other):
+        for number in (1, 2):
+            each.round(number)
+    found = choose(run.folder, goes_on, CLIENTS, 2)
+    assert found == msgspec.structs.replace(everywhere(2), run=goes_on)
+    for name in ("client-2.2.safetensors", "server.1.safetensors"):
+        (other.folder / name).replace(run.folder / name)
+    with pytest.raises(Unkept, match=r"^client-2\.2\.safetensors: is a state of another run$"):
+        own.keepers["client-2"].load(2)
+    words = r"no state of it since then is whole: client-2\.2\.safetensors: is a state of another"
+    with pytest.raises(ConfigError, match=words):
+        choose(run.folder, goes_on, CLIENTS, 2)
+
+
+def test_a_run_from_before_runs_had_an_identity_goes_on_with_states_that_have_none(
+    run: Run,
+) -> None:
+    for name in ("server", "client-1"):
+        told = '{"told": {"parts": {}}, "lasting": {}}'
+        forge(run, f"{name}.1.safetensors", told, identity="")
+    assert choose(run.folder, None, ["client-1"], 1).files == {"server": 1, "client-1": 1}
+    with pytest.raises(ConfigError, match=r"server\.1\.safetensors: is a state of another run"):
+        choose(run.folder, ID, ["client-1"], 1)
 
 
 @pytest.mark.parametrize("said", ["null", "3", '"client-1.2"', '["client-1.2.safetensors"]', '""'])
 def test_a_state_that_says_no_name_of_its_own_is_not_taken(run: Run, said: str) -> None:
     for number in (1, 2):
         run.round(number)
-    forge(run, "client-1.2.safetensors", f'{{"name": {said}, "lasting": {{}}}}')
-    assert choose(run.folder, CLIENTS, 2) == everywhere(1)
+    forge(run, "client-1.2.safetensors", f'{{"run": "{ID}", "name": {said}, "lasting": {{}}}}')
+    assert choose(run.folder, ID, CLIENTS, 2) == everywhere(1)
 
 
 def test_a_state_without_a_checksum_is_refused_in_words(run: Run) -> None:
@@ -313,7 +350,7 @@ def test_a_state_without_a_checksum_is_refused_in_words(run: Run) -> None:
     path = run.folder / "server.1.safetensors"
     save_file({".done": torch.zeros(3)}, path, {"state": '{"told": {"parts": {}}}'})
     with pytest.raises(ConfigError, match=r"server\.1\.safetensors: has no checksum: an older ver"):
-        choose(run.folder, CLIENTS, 1)
+        choose(run.folder, ID, CLIENTS, 1)
     with pytest.raises(Unkept, match=r"server\.1\.safetensors: has no checksum"):
         run.keepers["server"].load(1)
 
@@ -323,7 +360,7 @@ def test_a_client_without_a_whole_state_is_told_with_the_reason(run: Run) -> Non
     path = run.folder / "client-2.1.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(ConfigError, match=r"client-2\.1\.safetensors: is torn or was changed"):
-        choose(run.folder, CLIENTS, 1)
+        choose(run.folder, ID, CLIENTS, 1)
 
 
 def test_what_could_not_be_read_again_is_not_written(
@@ -340,14 +377,14 @@ def test_a_pipe_is_no_state(run: Run) -> None:
     run.round(1)
     os.mkfifo(run.folder / "server.2.safetensors")
     os.mkfifo(run.folder / "client-1.1000.safetensors")
-    assert choose(run.folder, CLIENTS, 2) == everywhere(1)
+    assert choose(run.folder, ID, CLIENTS, 2) == everywhere(1)
 
 
 def test_rounds_of_which_there_is_no_state_cost_nothing(run: Run) -> None:
     run.round(1)
     (run.folder / f"server.{'9' * 200}.safetensors").touch()
     (run.folder / "server.\u0661.safetensors").touch()
-    assert choose(run.folder, CLIENTS, 50_000_000_000) == everywhere(1)
+    assert choose(run.folder, ID, CLIENTS, 50_000_000_000) == everywhere(1)
 
 
 def test_a_state_larger_than_the_memory_is_not_read(
@@ -367,4 +404,4 @@ def test_a_link_in_a_states_place_is_replaced(run: Run, tmp_path: Path) -> None:
     run.round(1)
     assert outside.read_text() == "mine"
     outside.unlink()
-    assert choose(run.folder, CLIENTS, 1) == everywhere(1)
+    assert choose(run.folder, ID, CLIENTS, 1) == everywhere(1)

@@ -248,6 +248,8 @@ def test_links_that_do_not_come_up_are_a_hosts(owned: contextlib.ExitStack):
 class States:
     """What a driver keeps, and has to give."""
 
+    run = "1a2b"
+
     def __init__(self) -> None:
         self.taken: list[tuple[str, StatePiece]] = []
 
@@ -269,6 +271,8 @@ def test_states_pass_both_ways_and_are_told_of_by_their_node(owned: contextlib.E
     gives = [word for word in words if isinstance(word, Give)]
     assert [give.node for give in gives] == [2, 2]
     assert b"".join(give.data for give in gives) == b"state of client-2"
+    # The first began without states.
+    assert [word.run for word in words if isinstance(word, Begin)] == [None, "1a2b"]
     made.spawn_all()
     for data in (b"new ", b"state"):
         made.ends["b"].send(Said(2, StatePiece(7, 9, data)))
