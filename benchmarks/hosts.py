@@ -2,16 +2,17 @@
 
     python benchmarks/hosts.py [--seconds=4] [--cases="4g;20 of 4g"] [--ways=up;down] [--apart-ms=2]
 
-TCP streams fill the clients' links, up to the server or down from it: on one host, and with the
-server on host a and all clients on host b. Both are link processes of this machine, whose tunnel is
-a connection on the loopback device; with `--apart-ms` the hosts are network namespaces, so far from
-one another, whose own link process takes a core's time as well.
+TCP streams fill the clients' links, up to the server or down from it: on one host, with the server
+on host a and all clients on host b, and the same with what passes between the two in the clear, as
+with `--no-secure`. Both are link processes of this machine, whose tunnel is a connection on the
+loopback device; with `--apart-ms` the hosts are network namespaces, so far from one another, whose
+own link process takes a core's time as well.
 
 µs a frame: CPU of a link process over the frames that reached a node, acknowledgements too; with
-two hosts that of the server's, of the clients', and both to those of one host. Late: how long after
-their releases frames came from the other host; left: how long after its time a frame left its last
-line, on one host and on the one that takes the stream. `others` is what the rest of the machine did
-meanwhile, in cores: where it is much, goodput and lateness say little.
+two hosts that of the server's, of the clients', and both to those of one host, then the same in the
+clear. Late: how long after their releases frames came from the other host; left: how long after its
+time a frame left its last line, on one host and on the one that takes the stream. `others` is what
+the rest of the machine did meanwhile, in cores: where it is much, goodput and lateness say little.
 """
 
 import contextlib
@@ -145,7 +146,7 @@ def one_host(layout: Plan) -> dict[str, Callable[[], userspace.UserspaceNetwork]
 
 @contextlib.contextmanager
 def two_hosts(
-    layout: Plan, apart_ms: float
+    layout: Plan, apart_ms: float, *, secure: bool
 ) -> Iterator[dict[str, Callable[[], userspace.UserspaceNetwork]]]:
     """Builders of both hosts' networks, to be called in processes of their own."""
     names, token = (SERVERS, CLIENTS), new_token()
@@ -165,7 +166,7 @@ def two_hosts(
             if outer is not None:
                 namespaces.enter(outer.endpoint(outside[place]).namespaces)
             listener = listeners.get(name) or listen(*addresses[name])
-            return userspace.up(spread, Meeting(name, addresses, listener, token))
+            return userspace.up(spread, Meeting(name, addresses, listener, token, secure))
 
         yield {
             name: lambda place=place, name=name: build(place, name)  # type: ignore[misc]
@@ -222,28 +223,31 @@ def percentiles(facts: dict[str, Any], name: str) -> str:
     return " / ".join(f"{facts[f'{name}_{each}_ms']:.3g}" for each in LATE)
 
 
-def show(name: str, way: str, one: Filled, two: Filled, ideal_kbit: float) -> str:
+def show(name: str, way: str, one: Filled, two: Filled, clear: Filled, ideal_kbit: float) -> str:
     """A row of the table; the rows for the table of all benchmarks besides."""
     takes, other = (SERVERS, CLIENTS) if way == "up" else (CLIENTS, SERVERS)
     late = percentiles(two.closing[takes]["tunnels"][other], "late")
     left = [percentiles(facts, "lateness") for facts in (one.closing[SERVERS], two.closing[takes])]
-    ratios = [min(each.kbit) / ideal_kbit for each in (one, two)]
+    ratios = [f"{min(each.kbit) / ideal_kbit:.4f}" for each in (one, two, clear)]
     what = f"{name}, {way}, server and clients on two hosts"
     table.add(f"{what}: CPU of both", "µs/frame", two.both_us, "one host", one.both_us)
+    table.add(f"{what}: CPU of both", "µs/frame", two.both_us, "in the clear", clear.both_us)
     table.add(
         f"{what}: goodput of the slowest link", "kbit/s", min(two.kbit), "one host", min(one.kbit)
     )
     cells = (
-        *(name, way, f"{ratios[0]:.4f}", f"{ratios[1]:.4f}", f"{one.both_us:.1f}"),
+        *(name, way, *ratios, f"{one.both_us:.1f}"),
         *(f"{two.frame_us[SERVERS]:.1f}", f"{two.frame_us[CLIENTS]:.1f}"),
-        *(f"{two.both_us / one.both_us:.2f}", late, *left, f"{one.others:.2f}, {two.others:.2f}"),
+        *(f"{each.both_us / one.both_us:.2f}" for each in (two, clear)),
+        *(late, *left, ", ".join(f"{each.others:.2f}" for each in (one, two, clear))),
     )
     return f"| {' | '.join(cells)} |"
 
 
 HEADS = (
-    *("links", "way", "ratio, one host", "two", "µs a frame, one host", "the server's", "clients'"),
-    *("both to one", f"late, ms, {' / '.join(LATE)}", "left, one host", "left, two", "others"),
+    *("links", "way", "ratio, one host", "two", "in the clear"),
+    *("µs a frame, one host", "the server's", "clients'", "both to one", "in the clear"),
+    *(f"late, ms, {' / '.join(LATE)}", "left, one host", "left, two", "others"),
 )
 
 
@@ -254,10 +258,12 @@ def measure(cases: Sequence[str], ways: Sequence[str], seconds: float, apart_ms:
         for way in ways:
             up = way == "up"
             one = fill(layout, one_host(layout), up, seconds)
-            with two_hosts(layout, apart_ms) as builders:
-                two = fill(layout, builders, up, seconds)
+            both = []
+            for secure in (True, False):
+                with two_hosts(layout, apart_ms, secure=secure) as builders:
+                    both.append(fill(layout, builders, up, seconds))
             ideal = getattr(CASES[name][0], way).ideal_goodput_kbit
-            click.echo(show(name, way, one, two, ideal))
+            click.echo(show(name, way, one, *both, ideal))
 
 
 def _chosen(names: str, known: Sequence[str], option: str) -> list[str]:

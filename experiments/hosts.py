@@ -200,9 +200,9 @@ def joined(
         ports = checked(them.others, config, told)
     except Unusable as error:
         raise ConfigError(f"hosts = {config.hosts!r}: {error}") from error
-    with contextlib.closing(
-        Hosts(here, them.others, ports, them.listener, them.secret)
-    ) as all_hosts:
+    secure = config.secure is not False
+    all_hosts = Hosts(here, them.others, ports, them.listener, them.secret, secure=secure)
+    with contextlib.closing(all_hosts):
         yield all_hosts, layout
 
 

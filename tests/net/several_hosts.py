@@ -2,6 +2,8 @@
 where asked, with a clock of its own, whose link processes speak over that network."""
 
 import ctypes
+import select
+import socket
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +22,7 @@ from testbed.network.topology import Plan, plan
 from testbed.processes.channel import Channel
 from testbed.processes.worker import Go, Ready, Result, Stop
 
-TUNNEL_PORT = 4000
+TUNNEL_PORT, MIDDLE_PORT = 4000, 4001
 SETTLED_S = 0.5
 _CLONE_NEWTIME = 0x80
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -108,6 +110,38 @@ def host(
     return body
 
 
+def middle(address: str) -> Body:
+    """A process between a host at that address and whoever calls MIDDLE_PORT there.
+
+    It passes all on, but from Go on changes a bit of what the caller says at a time.
+    """
+
+    def body(channel: Channel) -> Any:
+        with socket.create_server((address, MIDDLE_PORT)) as listener:
+            channel.send(READY)
+            listener.settimeout(LIMIT_S)
+            caller, _ = listener.accept()
+        changes = 0
+        with caller, socket.create_connection((address, TUNNEL_PORT), LIMIT_S) as called:
+            ends = {caller: called, called: caller}
+            while ends:
+                ready, _, _ = select.select([*ends, channel], [], [], LIMIT_S)
+                if channel in ready:
+                    assert isinstance(channel.receive(LIMIT_S), Go)
+                    changes = 1
+                    channel.send(READY)
+                for end in [each for each in ready if each is not channel]:
+                    data = bytearray(end.recv(1 << 16))
+                    if not data:
+                        ends.clear()
+                        break
+                    data[-1] ^= changes if end is caller else 0
+                    ends[end].sendall(data)
+        channel.receive(LIMIT_S)
+
+    return body
+
+
 def _settled(network: Network) -> list[LinkCounters]:
     """Its counters once nothing has moved for longer than a packet is under way."""
     before = None
@@ -126,8 +160,9 @@ class Hosts:
         self.addresses = {name: (node.address, TUNNEL_PORT) for name, node in self._nodes.items()}
         self.processes: dict[str, Station] = {}
 
-    def start(self, name: str, body: Body) -> None:
-        self.processes[name] = Station(self._outer, self._nodes[name], body)
+    def start(self, name: str, body: Body, where: str = "") -> None:
+        """``where``: the host where it is, if it is none itself."""
+        self.processes[name] = Station(self._outer, self._nodes[where or name], body)
 
     def all_ready(self) -> None:
         for process in self.processes.values():

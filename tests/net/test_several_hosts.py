@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from several_hosts import Hosts, host, layout, may_set_clocks, underlay
+from several_hosts import MIDDLE_PORT, Hosts, host, layout, may_set_clocks, middle, underlay
 from stations import echo, ping, send_stream, take_stream
 
 from testbed import clock
@@ -169,6 +169,30 @@ def test_a_host_whose_processes_are_killed_is_gone_within_seconds(
     assert list(gone) == ["b"] and gone["b"]
     # What the run makes of it is for who owns the run.
     assert failure is None
+
+
+def test_who_changes_what_passes_between_hosts_is_found_out(
+    hosts: Callable[..., Hosts], until: Callable[..., Any]
+):
+    found = hosts("ab", 0.0)
+    inner, token = layout("ab", [LINK, LINK], ACROSS), new_token()
+    way, _ = found.addresses["a"]
+    by = {"a": found.addresses, "b": {**found.addresses, "a": (way, MIDDLE_PORT)}}
+
+    def watch(network: userspace.UserspaceNetwork) -> Any:
+        return until(network.hosts_gone, "the other host is gone", 5.0)
+
+    found.start("a", host("a", by["a"], token, inner, {}, {}, watch=watch))
+    found.start("middle", middle(way), where="a")
+    found.start("b", host("b", by["b"], token, inner, {}, {}, watch=watch))
+    found.all_ready()
+    found.go()
+    found.all_ready()
+    results = found.results()
+    (told,) = results["a"]["watched"].values()
+    assert told.startswith("what came is not what was sealed there")
+    assert results["a"]["facts"]["between_hosts"] == "TLS 1.3"
+    assert results["b"]["watched"] == {"a": "it closed the connection"}
 
 
 def test_a_host_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch):

@@ -1,8 +1,7 @@
 """Measurement of the network between two hosts before their tunnel is used: round trips, the rate
-each way, and the clocks' offset. Both ends take part, over the connection that the tunnel gets.
+each way, and the clocks' offset. Both ends take part, over the stream that the tunnel gets.
 """
 
-import socket
 import statistics
 import time
 from collections import deque
@@ -12,6 +11,7 @@ from testbed.links.interface import LinkError
 from testbed.links.tunnel import messages
 from testbed.links.tunnel.clocks import Contradiction, Offset
 from testbed.links.tunnel.messages import Ask, Decoder, Filling, Malformed, Message, Rate, Tell
+from testbed.links.tunnel.streams import Stream
 from testbed.network.underlay import Path
 
 PINGS = 50
@@ -55,15 +55,16 @@ class Measured(NamedTuple):
     back: Path
 
 
-def measure(connection: socket.socket, host: str, other: str, *, first: bool) -> Measured:
-    """Measure it together with the other end, of which one is ``first``.
+def measure(stream: Stream, host: str, other: str, *, first: bool) -> Measured:
+    """Measure it together with the other end, of which one is ``first``; both agree on it before.
 
     Raises:
-        LinkError: the other end went away, or said what it should not.
+        LinkError: the other end is another, went away, or said what it should not.
     """
-    talk = _Talk(connection)
-    connection.settimeout(LIMIT_S)
+    talk = _Talk(stream)
     try:
+        stream.agree(LIMIT_S)
+        stream.settimeout(LIMIT_S)
         if first:
             offset, trips_s = talk.ask()
             talk.answer()
@@ -77,7 +78,7 @@ def measure(connection: socket.socket, host: str, other: str, *, first: bool) ->
     except (OSError, Malformed, Contradiction) as error:
         raise LinkError(f"measure the network to host {other}: {error}") from error
     finally:
-        connection.settimeout(None)
+        stream.settimeout(None)
     trips_ms = [1000 * trip for trip in trips_s]
     trips = min(trips_ms), statistics.median(trips_ms), max(trips_ms)
     offset_ms, error_ms = 1000 * offset.seconds, 1000 * offset.error_s(time.monotonic())
@@ -89,17 +90,17 @@ def measure(connection: socket.socket, host: str, other: str, *, first: bool) ->
 
 
 class _Talk:
-    """A connection with messages in turn."""
+    """A stream with messages in turn."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
         self._decoder = Decoder()
         self._come: deque[tuple[Message, float]] = deque()
 
     def next(self, kind: type[Kind]) -> tuple[Kind, float]:
         """The next message, and when it came."""
         while not self._come:
-            data = self._connection.recv(_READ_BYTES)
+            data = self._stream.recv(_READ_BYTES)
             if not data:
                 raise ConnectionError("it closed the connection")
             now = time.monotonic()
@@ -112,11 +113,11 @@ class _Talk:
     def ask(self) -> tuple[Offset, list[float]]:
         """The other's clock, and each round trip's seconds."""
         # Not counted: the other end may have to come from another pair's measurement.
-        self._connection.sendall(messages.ask(time.monotonic()))
+        self._stream.sendall(messages.ask(time.monotonic()))
         self.next(Tell)
         offset, trips = Offset(), []
         for _ in range(PINGS):
-            self._connection.sendall(messages.ask(time.monotonic()))
+            self._stream.sendall(messages.ask(time.monotonic()))
             told, came = self.next(Tell)
             offset.learn(told.asked, told.heard, told.answered, came)
             trips.append(max(0.0, came - told.asked - (told.answered - told.heard)))
@@ -125,15 +126,15 @@ class _Talk:
     def answer(self) -> None:
         for _ in range(1 + PINGS):
             question, came = self.next(Ask)
-            self._connection.sendall(messages.tell(question.asked, came, time.monotonic()))
+            self._stream.sendall(messages.tell(question.asked, came, time.monotonic()))
 
     def fill(self) -> float:
         """Keep the way full; the rate in bytes a second as the other end has seen it."""
         block = messages.filling(messages.MOST_FILLING_BYTES)
         until = time.monotonic() + FILLING_S
         while time.monotonic() < until:
-            self._connection.sendall(block)
-        self._connection.sendall(messages.filling(0))
+            self._stream.sendall(block)
+        self._stream.sendall(messages.filling(0))
         return self.next(Rate)[0].bytes_per_s
 
     def drain(self) -> float:
@@ -142,7 +143,7 @@ class _Talk:
         while (taken := self.next(Filling))[0].bytes:
             seen.append((taken[1], taken[0].bytes))
         rate = _rate(seen)
-        self._connection.sendall(messages.rate(rate))
+        self._stream.sendall(messages.rate(rate))
         return rate
 
 

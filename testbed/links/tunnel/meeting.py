@@ -1,8 +1,7 @@
 """Meeting of the hosts of a run: one TCP connection a pair, both ends of which prove that they
-know the run's token (``proof``).
+know the run's token (``proof``), and which is sealed from then on (``streams``).
 
-Of two hosts the one that stands first listens, the other calls. What follows is neither encrypted
-nor signed, as the network of the hosts is theirs.
+Of two hosts the one that stands first listens, the other calls.
 """
 
 import contextlib
@@ -17,6 +16,7 @@ from testbed.links.interface import LinkError
 from testbed.links.tunnel import proof
 from testbed.links.tunnel.callers import Callers
 from testbed.links.tunnel.proof import Stranger
+from testbed.links.tunnel.streams import Sealed, Stream
 
 TOKEN_BYTES = 32
 LIMIT_S = 30.0
@@ -25,7 +25,7 @@ CONGESTION = ("cubic", "reno")
 """Congestion control of the connections, the first that the kernel lets us have. By bbr one that
 had little to do for seconds carries the first burst too slowly, which a fast line shows."""
 _AGAIN_S = 0.05
-_GREETING = b"wiretune tunnel 2\n"
+_GREETING = b"wiretune tunnel 3\n"
 """Its number changes with what is said."""
 
 
@@ -40,6 +40,8 @@ class Meeting(NamedTuple):
     """Bound to this host's; owned by who made it."""
     token: bytes
     """The run's, TOKEN_BYTES of chance."""
+    secure: bool = True
+    """Whether what follows is sealed."""
 
     @property
     def others(self) -> list[str]:
@@ -62,8 +64,8 @@ def listen(address: str, port: int = 0) -> socket.socket:
         raise LinkError(f"listen for other hosts at {address}:{port}: {error.strerror}") from error
 
 
-def meet(meeting: Meeting, limit_s: float = LIMIT_S) -> dict[str, socket.socket]:
-    """A connection to each other host, blocking, in the order of ``addresses``.
+def meet(meeting: Meeting, limit_s: float = LIMIT_S) -> dict[str, Stream]:
+    """A stream to each other host, blocking, in the order of ``addresses``.
 
     Raises:
         LinkError: naming the host that was not met within ``limit_s``, and why.
@@ -71,7 +73,7 @@ def meet(meeting: Meeting, limit_s: float = LIMIT_S) -> dict[str, socket.socket]
     deadline = time.monotonic() + limit_s
     names = list(meeting.addresses)
     place = names.index(meeting.host)
-    met: dict[str, socket.socket] = {}
+    met: dict[str, Stream] = {}
     try:
         for name in names[:place]:
             met[name] = _call(meeting, name, deadline, limit_s)
@@ -83,7 +85,7 @@ def meet(meeting: Meeting, limit_s: float = LIMIT_S) -> dict[str, socket.socket]
     return {name: met[name] for name in meeting.others}
 
 
-def _call(meeting: Meeting, name: str, deadline: float, limit_s: float) -> socket.socket:
+def _call(meeting: Meeting, name: str, deadline: float, limit_s: float) -> Stream:
     """Connect to a host that listens, or will."""
     address = meeting.addresses[name]
     where = f"host {name} at {address[0]}:{address[1]}"
@@ -98,17 +100,17 @@ def _call(meeting: Meeting, name: str, deadline: float, limit_s: float) -> socke
                 raise LinkError(f"reach {where} within {limit_s:g} s: {why}") from error
         time.sleep(_AGAIN_S)
     try:
-        proof.call(connection, _GREETING, meeting.token, meeting.host, name, deadline)
+        key = proof.call(connection, _GREETING, meeting.token, meeting.host, name, deadline)
     except (OSError, Stranger) as error:
         connection.close()
         raise LinkError(f"be known to {where}: {error}") from error
-    return _settled(connection)
+    return _settled(meeting, connection, key, serves=False)
 
 
 def _await(
     meeting: Meeting,
     awaited: set[str],
-    met: dict[str, socket.socket],
+    met: dict[str, Stream],
     deadline: float,
     limit_s: float,
 ) -> None:
@@ -126,10 +128,10 @@ def _await(
             waiter.poll(1000 * (left_s if patience_s is None else min(left_s, patience_s)))
             for found in callers.take(awaited):
                 awaited.remove(found.name)
-                met[found.name] = _settled(found.connection)
+                met[found.name] = _settled(meeting, found.connection, found.key, serves=True)
 
 
-def _settled(connection: socket.socket) -> socket.socket:
+def _settled(meeting: Meeting, connection: socket.socket, key: bytes, *, serves: bool) -> Stream:
     with contextlib.suppress(OSError):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for name in CONGESTION:
@@ -137,4 +139,4 @@ def _settled(connection: socket.socket) -> socket.socket:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
             break
     connection.settimeout(None)
-    return connection
+    return Sealed(connection, key, serves=serves) if meeting.secure else Stream(connection)

@@ -6,13 +6,13 @@ gone: nothing has come of it for three.
 """
 
 import contextlib
-import socket
 from collections.abc import Callable, Sequence
 
 from testbed.links.queueing.lateness import Lateness
 from testbed.links.tunnel import messages
 from testbed.links.tunnel.clocks import Contradiction, Offset
 from testbed.links.tunnel.messages import Ask, Decoder, Filling, Frame, Leave, Malformed, Rate, Tell
+from testbed.links.tunnel.streams import Stream
 
 ASK_S = 1.0
 SILENT_S = 3 * ASK_S
@@ -33,14 +33,14 @@ class Gone(Exception):
 
 
 class Tunnel:
-    """One end of a pair's connection; owns the socket."""
+    """One end of a pair's stream, which it owns."""
 
-    def __init__(self, host: str, connection: socket.socket, offset: Offset, now: float) -> None:
+    def __init__(self, host: str, stream: Stream, offset: Offset, now: float) -> None:
         """``host`` is the other, whose clock is known by ``offset`` already."""
         self.host = host
         self.offset = offset
-        self._socket = connection
-        connection.setblocking(False)
+        self._stream = stream
+        stream.settimeout(0)
         self._decoder = Decoder()
         self._out = bytearray()
         self._heard_at: float | None = None
@@ -53,12 +53,12 @@ class Tunnel:
         self._late = Lateness()
 
     def fileno(self) -> int:
-        return self._socket.fileno()
+        return self._stream.fileno()
 
     @property
     def has_more(self) -> bool:
         """Whether something waits until the connection takes it."""
-        return bool(self._out)
+        return bool(self._out) or self._stream.has_more
 
     def send(self, release: float, step: float, buffers: Buffers, count: int) -> None:
         """Queue a frame, or ``count`` of them that are one burst; ``flush`` sends it."""
@@ -81,9 +81,9 @@ class Tunnel:
         out = self._out
         if len(out) > self._most_queued_bytes:
             self._most_queued_bytes = len(out)
-        while out:
+        while self.has_more:
             try:
-                sent = self._socket.send(out)
+                sent = self._stream.send(out)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -99,7 +99,7 @@ class Tunnel:
         frames: list[Frame] = []
         for _ in range(_MOST_READS):
             try:
-                data = self._socket.recv(_READ_BYTES)
+                data = self._stream.recv(_READ_BYTES)
             except BlockingIOError:
                 break
             except OSError as error:
@@ -171,5 +171,4 @@ class Tunnel:
         }
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._socket.close()
+        self._stream.close()

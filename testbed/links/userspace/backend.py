@@ -4,7 +4,6 @@ Needs /dev/net/tun and root, or a kernel that lets users make user namespaces.
 """
 
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from testbed.links.tunnel.clock_table import ClockTable, Reading
 from testbed.links.tunnel.clocks import Offset
 from testbed.links.tunnel.measurement import MOST_S, measure, turns
 from testbed.links.tunnel.meeting import LIMIT_S, Meeting, meet
+from testbed.links.tunnel.streams import Stream
 from testbed.links.tunnel.tunnel import Tunnel
 from testbed.links.userspace import forwarder, receive_steering
 from testbed.links.userspace.batching import BATCH_S, MOST_FRAMES_PER_S
@@ -103,6 +103,7 @@ class UserspaceNetwork:
         if meeting is not None:
             self.facts["host"] = meeting.host
             self.facts["underlay"] = line["underlay"]
+            self.facts["between_hosts"] = "TLS 1.3" if meeting.secure else "in the clear"
         self.record: dict[str, object] = {"namespaces": descriptors.way_in(paths)} if paths else {}
 
     def endpoint(self, node: Node) -> Endpoint:
@@ -181,26 +182,26 @@ def _run(
     facts["underlay"] = [msgspec.to_builtins(path) for each in met.values() for path in each[1]]
     say_up(channel, facts, handles)
     tunnels = {
-        name: Tunnel(name, connection, offset, keeper.now())
-        for name, (connection, _, offset) in met.items()
+        name: Tunnel(name, stream, offset, keeper.now())
+        for name, (stream, _, offset) in met.items()
     }
     return SpanningCarrier(plan, devices, counters, keeper, tunnels, clocks).run(channel)
 
 
 def _meet(
     meeting: Meeting,
-) -> dict[str, tuple[socket.socket, tuple[Path, Path], Offset]]:
-    """A connection to each other host, and the network to it as measured there and back."""
-    connections = meet(meeting)
+) -> dict[str, tuple[Stream, tuple[Path, Path], Offset]]:
+    """A stream to each other host, and the network to it as measured there and back."""
+    streams = meet(meeting)
     meeting.listener.close()
     names = list(meeting.addresses)
     here = names.index(meeting.host)
     found = {}
     for place in turns(here, len(names)):
         other = names[place]
-        measured = measure(connections[other], meeting.host, other, first=here < place)
-        found[other] = (connections[other], (measured.there, measured.back), measured.offset)
-    return {other: found[other] for other in connections}
+        measured = measure(streams[other], meeting.host, other, first=here < place)
+        found[other] = (streams[other], (measured.there, measured.back), measured.offset)
+    return {other: found[other] for other in streams}
 
 
 def _tuning(plan: Plan) -> Callable[[], None]:

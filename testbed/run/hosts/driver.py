@@ -58,8 +58,11 @@ class Hosts:
         ports: Mapping[str, int],
         listener: socket.socket,
         token: bytes,
+        *,
+        secure: bool = True,
     ) -> None:
-        """``ports``: where other hosts' link processes will be met; ``listener``: the same here."""
+        """``ports``: where other hosts' link processes will be met; ``listener``: the same here;
+        ``secure``: whether what these say to one another is sealed."""
         self.own, self.others = own, others
         self._chance = os.urandom(CHANCE_BYTES)
         self.seed = secret(token, "keys", self._chance)
@@ -68,7 +71,7 @@ class Hosts:
         self._addresses = {own.name: (str(address[0]), int(address[1]))}
         self._addresses |= {each.name: (each.address[0], ports[each.name]) for each in others}
         tunnel = secret(token, "tunnel", self._chance)
-        self._meeting = Meeting(own.name, self._addresses, listener, tunnel)
+        self._meeting = Meeting(own.name, self._addresses, listener, tunnel, secure)
         self._server_host = own.name
         self.said: deque[Prepared | Forked | Reaped] = deque()
         """What their zygotes have said and nobody has taken."""

@@ -130,7 +130,7 @@ def _carry_out(line: Line, token: bytes, prepare: Prepare, load: Import) -> None
         zygote = Zygote(plan, prepared.program, log.into, secure, seed, says)
         owned.callback(zygote.down)
         log.release()
-        meeting = Meeting(order.host, order.addresses, listener, key)
+        meeting = Meeting(order.host, order.addresses, listener, key, secure)
         network = userspace.up(dilation.plan(plan, clock.dilation()), meeting)
         owned.callback(network.down)
         listener.close()

@@ -10,14 +10,19 @@ import pytest
 from testbed.links.interface import LinkError
 from testbed.links.tunnel import measurement, messages
 from testbed.links.tunnel.measurement import measure
+from testbed.links.tunnel.streams import Sealed, Stream
 
 
-def test_both_ends_measure_the_same(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("seals", [True, False])
+def test_both_ends_measure_the_same(monkeypatch: pytest.MonkeyPatch, seals: bool):
     monkeypatch.setattr(measurement, "FILLING_S", 0.2)
     one, two = socket.socketpair()
+    ends = [Stream(one), Stream(two)]
+    if seals:
+        ends = [Sealed(one, bytes(32), serves=True), Sealed(two, bytes(32), serves=False)]
     with one, two, ThreadPoolExecutor(2) as pool:
-        a = pool.submit(measure, one, "a", "b", first=True)
-        b = pool.submit(measure, two, "b", "a", first=False)
+        a = pool.submit(measure, ends[0], "a", "b", first=True)
+        b = pool.submit(measure, ends[1], "b", "a", first=False)
         ours, theirs = a.result(), b.result()
         assert not one.gettimeout() and not two.gettimeout()
     assert (ours.there.sender, ours.there.receiver) == ("a", "b")
@@ -43,13 +48,13 @@ def test_clocks_far_apart_are_told(monkeypatch: pytest.MonkeyPatch):
 
     def other() -> None:
         theirs.ahead_s = 1234.0
-        measure(two, "b", "a", first=False)
+        measure(Stream(two), "b", "a", first=False)
 
     monkeypatch.setattr(measurement, "time", Clock)
     one, two = socket.socketpair()
     with one, two, ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(other)
-        found = measure(one, "a", "b", first=True)
+        found = measure(Stream(one), "a", "b", first=True)
         waiting.result()
     assert abs(found.there.offset_ms - 1_234_000) <= found.there.offset_error_ms + 1e-3
     assert found.there.rate_kbit >= 0
@@ -59,7 +64,7 @@ def test_another_that_goes_away_is_named():
     one, two = socket.socketpair()
     two.close()
     with one, pytest.raises(LinkError, match="measure the network to host b"):
-        measure(one, "a", "b", first=False)
+        measure(Stream(one), "a", "b", first=False)
 
 
 def test_another_that_says_what_it_should_not_is_named():
@@ -67,7 +72,20 @@ def test_another_that_says_what_it_should_not_is_named():
     with one, two:
         two.sendall(messages.rate(1.0))
         with pytest.raises(LinkError, match="host b: Rate where Ask was to come"):
-            measure(one, "a", "b", first=False)
+            measure(Stream(one), "a", "b", first=False)
+
+
+def test_another_that_seals_by_another_secret_is_named():
+    one, two = socket.socketpair()
+    ends = Sealed(one, bytes(32), serves=True), Sealed(two, bytes(31) + b"1", serves=False)
+    with one, two, ThreadPoolExecutor(2) as pool:
+        found = [
+            pool.submit(measure, end, host, other, first=end is ends[0])
+            for end, (host, other) in zip(ends, ("ab", "ba"), strict=True)
+        ]
+        words = [str(each.exception()) for each in found]
+    assert words[1].startswith("measure the network to host a: it is another, or what passed was")
+    assert words[0].startswith("measure the network to host b: it is another, or what passed was")
 
 
 def test_the_rate_is_that_of_the_second_half():
@@ -86,12 +104,12 @@ def test_who_comes_late_from_another_measurement_lengthens_no_round_trip(
 
     def other() -> measurement.Measured:
         time.sleep(late_s)
-        return measure(two, "c", "b", first=False)
+        return measure(Stream(two), "c", "b", first=False)
 
     one, two = socket.socketpair()
     with one, two, ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(other)
-        ways = measure(one, "b", "c", first=True), waiting.result()
+        ways = measure(Stream(one), "b", "c", first=True), waiting.result()
     assert all(way.there.rtt_max_ms < 1000 * late_s for way in ways)
     assert all(way.offset.exchanges == measurement.PINGS for way in ways)
 

@@ -1,6 +1,7 @@
 """Hosts that meet: each pair once, by a token that does not travel, and no stranger."""
 
 import contextlib
+import select
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from testbed.links.interface import LinkError
 from testbed.links.tunnel import callers
 from testbed.links.tunnel import meeting as meetings
 from testbed.links.tunnel.meeting import Meeting, listen, meet, new_token
+from testbed.links.tunnel.streams import Stream
 
 ADDRESS = "127.0.0.1"
 LIMIT_S = 20.0
@@ -22,43 +24,46 @@ def owned() -> Iterator[contextlib.ExitStack]:
         yield stack
 
 
-def meetings_of(owned: contextlib.ExitStack, *names: str) -> list[Meeting]:
+def meetings_of(owned: contextlib.ExitStack, *names: str, secure: bool = True) -> list[Meeting]:
     listeners = [owned.enter_context(listen(ADDRESS)) for _ in names]
     addresses = {
         name: listener.getsockname() for name, listener in zip(names, listeners, strict=True)
     }
     token = new_token()
     return [
-        Meeting(name, addresses, listener, token)
+        Meeting(name, addresses, listener, token, secure)
         for name, listener in zip(names, listeners, strict=True)
     ]
 
 
-def met(owned: contextlib.ExitStack, *them: Meeting) -> list[dict[str, socket.socket]]:
+def met(owned: contextlib.ExitStack, *them: Meeting) -> list[dict[str, Stream]]:
     with ThreadPoolExecutor(len(them)) as pool:
         found = list(pool.map(lambda each: meet(each, LIMIT_S), them))
-    for each in found:
-        for connection in each.values():
-            owned.enter_context(connection)
+        streams = [stream for each in found for stream in each.values()]
+        for stream in streams:
+            owned.callback(stream.close)
+    with ThreadPoolExecutor(len(streams)) as pool:
+        list(pool.map(lambda each: each.agree(LIMIT_S), streams))
     return found
 
 
-def test_each_pair_has_one_connection(owned: contextlib.ExitStack):
+@pytest.mark.parametrize("secure", [True, False])
+def test_each_pair_has_one_stream(owned: contextlib.ExitStack, secure: bool):
     names = "abcd"
-    found = met(owned, *meetings_of(owned, *names))
-    for ours, connections in zip(names, found, strict=True):
-        assert list(connections) == [name for name in names if name != ours]
-        for theirs, connection in connections.items():
-            connection.sendall(f"{ours}->{theirs}".encode())
-    for ours, connections in zip(names, found, strict=True):
-        for theirs, connection in connections.items():
-            assert connection.recv(100).decode() == f"{theirs}->{ours}"
+    found = met(owned, *meetings_of(owned, *names, secure=secure))
+    for ours, streams in zip(names, found, strict=True):
+        assert list(streams) == [name for name in names if name != ours]
+        for theirs, stream in streams.items():
+            stream.sendall(f"{ours}->{theirs}".encode())
+    for ours, streams in zip(names, found, strict=True):
+        for theirs, stream in streams.items():
+            assert stream.recv(100).decode() == f"{theirs}->{ours}"
 
 
 def test_connections_do_not_go_by_the_hosts_own_congestion_control(owned: contextlib.ExitStack):
-    for connections in met(owned, *meetings_of(owned, "a", "b")):
-        for connection in connections.values():
-            name = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+    for streams in met(owned, *meetings_of(owned, "a", "b")):
+        for stream in streams.values():
+            name = stream._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
             assert name.rstrip(b"\0").decode() in meetings.CONGESTION
 
 
@@ -83,7 +88,7 @@ def test_strangers_do_not_keep_a_host_from_the_run(
     loud.sendall(bytes(1000))
     one, two = met(owned, first, second)
     one["b"].sendall(b"x")
-    assert two["a"].recv(1) == b"x"
+    assert two["a"].recv(100) == b"x"
     assert silent.recv(100).startswith(b"wiretune tunnel")
 
 
@@ -117,6 +122,38 @@ def test_another_version_is_named(owned: contextlib.ExitStack):
         pool.submit(older)
         with pytest.raises(LinkError, match=r"host a.*is no tunnel of this version"):
             meet(second, LIMIT_S)
+
+
+def test_who_passes_on_what_hosts_prove_reads_and_writes_none_of_what_follows(
+    owned: contextlib.ExitStack,
+):
+    """He is not found out by the proof, and by what comes after it."""
+    first, second = meetings_of(owned, "a", "b")
+    between = owned.enter_context(listen(ADDRESS))
+    changed = {**second.addresses, "a": between.getsockname()}
+    passed: list[bytes] = []
+
+    def pass_on() -> None:
+        caller, _ = between.accept()
+        with caller, socket.create_connection(first.addresses["a"]) as called:
+            ends = {caller: called, called: caller}
+            while ends:
+                for end in select.select(list(ends), [], [], LIMIT_S)[0]:
+                    data = end.recv(1 << 16)
+                    if not data:
+                        return
+                    passed.append(data)
+                    ends[end].sendall(data)
+
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(pass_on)
+        one, two = met(owned, first, second._replace(addresses=changed))
+        one["b"].sendall(b"a packet of the run")
+        assert two["a"].recv(100) == b"a packet of the run"
+        for each in (one["b"], two["a"]):
+            each.close()
+        done.result()
+    assert b"packet" not in b"".join(passed)
 
 
 def test_a_host_that_never_listens_is_named(owned: contextlib.ExitStack):

@@ -9,6 +9,7 @@ from testbed.links.tunnel import messages
 from testbed.links.tunnel import tunnel as tunnels
 from testbed.links.tunnel.clocks import Offset
 from testbed.links.tunnel.messages import Ask, Decoder, Frame, Tell
+from testbed.links.tunnel.streams import Stream
 from testbed.links.tunnel.tunnel import Gone, Tunnel
 
 PACKET = bytes(100)
@@ -33,7 +34,7 @@ def pair(clock: Clock) -> Iterator[tuple[Tunnel, socket.socket]]:
     ours, theirs = socket.socketpair()
     offset = Offset()
     offset.learn(99.0, 99.0 + 1234, 99.0 + 1234, 99.0)
-    tunnel = Tunnel("b", ours, offset, clock())
+    tunnel = Tunnel("b", Stream(ours), offset, clock())
     yield tunnel, theirs
     tunnel.close()
     theirs.close()

@@ -1,7 +1,6 @@
 """Hosts that measure the network between them, before their links are there."""
 
 import contextlib
-import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ import pytest
 from testbed.links.tunnel.clocks import Offset
 from testbed.links.tunnel.measurement import Measured
 from testbed.links.tunnel.meeting import Meeting, listen, new_token
+from testbed.links.tunnel.streams import Stream
 from testbed.links.userspace import backend as userspace
 from testbed.network.underlay import Path
 
@@ -22,10 +22,11 @@ def test_pairs_that_share_no_host_measure_at_once(monkeypatch: pytest.MonkeyPatc
     all_there = threading.Barrier(len(NAMES))
     order: dict[str, list[str]] = {name: [] for name in NAMES}
 
-    def measure(connection: socket.socket, host: str, other: str, *, first: bool) -> Measured:
-        connection.settimeout(LIMIT_S)
-        connection.sendall(host.encode())
-        assert connection.recv(1).decode() == other
+    def measure(stream: Stream, host: str, other: str, *, first: bool) -> Measured:
+        stream.agree(LIMIT_S)
+        stream.settimeout(LIMIT_S)
+        stream.sendall(host.encode())
+        assert stream.recv(100).decode() == other
         # Both ends of this pair are there; none goes on before both of the other pair are.
         all_there.wait(LIMIT_S)
         order[host].append(other)

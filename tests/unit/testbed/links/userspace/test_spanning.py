@@ -18,6 +18,7 @@ from testbed.links.tunnel import messages
 from testbed.links.tunnel import tunnel as tunnels
 from testbed.links.tunnel.clock_table import ClockTable
 from testbed.links.tunnel.clocks import MOST_DRIFT, Offset
+from testbed.links.tunnel.streams import Stream
 from testbed.links.tunnel.tunnel import Tunnel
 from testbed.links.userspace import spanning
 from testbed.links.userspace.forwarder import Carrier
@@ -182,7 +183,7 @@ def two_hosts(world: World, layout: Plan, delay_s: float) -> list[Tunnel]:
         clock, offset = Clock(world, ahead_s), Offset()
         theirs = clock.now() + (AHEAD_S if name == "a" else -AHEAD_S)
         offset.learn(clock.now(), theirs, theirs, clock.now())
-        tunnel = Tunnel(other, near, offset, clock.now())
+        tunnel = Tunnel(other, Stream(near), offset, clock.now())
         devices = world.devices([node.index for node in of_host(layout, name)])
         table = CounterTable(len(layout.nodes))
         clocks = ClockTable([other])

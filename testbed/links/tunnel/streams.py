@@ -1,0 +1,182 @@
+"""Streams between two hosts: the bytes of a TCP connection as they are, or sealed by TLS 1.3.
+
+Of what is sealed nobody on the hosts' network reads any, and what is changed, left out, said twice,
+swapped or sent back ends the stream before it is taken. Both ends prove by a certificate that only
+they can make (``certificate``) that they have the connection's secret. A record has up to 16 KB,
+which may be many messages.
+"""
+
+import contextlib
+import os
+import socket
+import ssl
+import time
+
+from testbed.links.tunnel import certificate
+
+_RECORD_BYTES = 1 << 14
+_MOST_SEALED_BYTES = 1 << 18
+"""At once, ahead of what the connection takes."""
+_READ_BYTES = 1 << 14
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Broken(ConnectionError):
+    """The stream is of no more use; the text says why."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.strerror = text
+
+
+class Stream:
+    """One end of a connection as it is; owns the socket, of whose methods it has some."""
+
+    has_more = False
+    """Whether something that it has taken waits until the connection takes it."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def settimeout(self, seconds: float | None) -> None:
+        self._socket.settimeout(seconds)
+
+    def agree(self, limit_s: float) -> None:
+        """Make it ready together with the other end; a socket that does not wait has no use here.
+
+        Raises:
+            OSError: the other end is another, or is not there in time.
+        """
+
+    def send(self, data: Buffer) -> int:
+        """Take some of ``data``, and send what the connection takes; how much was taken.
+
+        Raises:
+            OSError: as a socket does; BlockingIOError: nothing was taken.
+        """
+        return self._socket.send(data)
+
+    def sendall(self, data: Buffer) -> None:
+        self._socket.sendall(data)
+
+    def recv(self, count: int) -> bytes:
+        """Bytes that have come, in ``count`` of the connection's at most; none: it was closed.
+
+        Raises:
+            OSError: as a socket does.
+            Broken: what came is not what was sent.
+        """
+        return self._socket.recv(count)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.close()
+
+
+class Sealed(Stream):
+    """The same sealed, once both ends have agreed."""
+
+    def __init__(self, connection: socket.socket, secret: bytes, *, serves: bool) -> None:
+        """``secret``: of this connection alone; ``serves``: this end, and not the other."""
+        super().__init__(connection)
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        context = _context(secret, serves=serves)
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=serves)
+        self._waits = memoryview(b"")
+        """Sealed, and still to be sent."""
+
+    @property
+    def has_more(self) -> bool:  # type: ignore[override]
+        return bool(self._waits)
+
+    def agree(self, limit_s: float) -> None:
+        by = time.monotonic() + limit_s
+        while not self._has_agreed():
+            self._socket.settimeout(max(0.001, by - time.monotonic()))
+            data = self._socket.recv(_READ_BYTES)
+            if not data:
+                raise Broken("it closed the connection")
+            self._incoming.write(data)
+
+    def _has_agreed(self) -> bool:
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLError as error:
+            raise Broken(f"it is another, or what passed was changed ({_words(error)})") from error
+        finally:
+            self._socket.sendall(self._outgoing.read())
+        return True
+
+    def send(self, data: Buffer) -> int:
+        self._push()
+        taken = self._seal(data)
+        self._waits = memoryview(self._outgoing.read())
+        with contextlib.suppress(BlockingIOError):
+            self._push()
+        return taken
+
+    def _seal(self, data: Buffer) -> int:
+        taken = 0
+        with memoryview(data) as view:
+            while taken < min(len(view), _MOST_SEALED_BYTES):
+                taken += self._tls.write(view[taken : taken + _RECORD_BYTES])
+        return taken
+
+    def _push(self) -> None:
+        while self._waits:
+            self._waits = self._waits[self._socket.send(self._waits) :]
+
+    def sendall(self, data: Buffer) -> None:
+        with memoryview(data) as view:
+            taken = 0
+            while taken < len(view) or self._waits:
+                taken += self.send(view[taken:])
+
+    def recv(self, count: int) -> bytes:
+        while not (found := self._opened()):
+            data = self._socket.recv(count)
+            if not data:
+                return b""
+            self._incoming.write(data)
+        return found
+
+    def _opened(self) -> bytes:
+        """Bytes of the records that are here whole."""
+        found = []
+        try:
+            while self._incoming.pending:
+                found.append(self._tls.read(_RECORD_BYTES))
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as error:
+            raise Broken(f"what came is not what was sealed there ({_words(error)})") from error
+        return b"".join(found)
+
+
+def _context(secret: bytes, *, serves: bool) -> ssl.SSLContext:
+    """That of an end which has its certificate, and takes the same alone."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if serves else ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    if serves:
+        # Nobody comes back.
+        context.num_tickets = 0
+    own = certificate.made(secret)
+    context.load_verify_locations(cadata=own.der)
+    # What is read from a file alone is never on a disk so.
+    with os.fdopen(os.memfd_create("certificate"), "wb") as file:
+        file.write(own.pem)
+        file.flush()
+        context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
+    return context
+
+
+def _words(error: ssl.SSLError) -> str:
+    return (error.reason or "without a reason").replace("_", " ").lower()

@@ -1,0 +1,162 @@
+"""Streams between two hosts: sealed or not they carry the same, and only where both ends agree."""
+
+import contextlib
+import socket
+import ssl
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from testbed.links.tunnel import certificate, streams
+from testbed.links.tunnel.streams import Broken, Sealed, Stream
+
+SECRET = bytes(range(32))
+LIMIT_S = 20.0
+LARGE = bytes(range(256)) * 10_000
+
+Pair = tuple[Stream, Stream]
+
+
+@pytest.fixture
+def owned() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+def sealed(owned: contextlib.ExitStack, secret: bytes = SECRET, other: bytes = SECRET) -> Pair:
+    one, two = (owned.enter_context(each) for each in socket.socketpair())
+    return Sealed(one, secret, serves=True), Sealed(two, other, serves=False)
+
+
+def agree(*ends: Stream) -> list[BaseException | None]:
+    """What each end made of it."""
+    with ThreadPoolExecutor(len(ends)) as pool:
+        found = [pool.submit(end.agree, LIMIT_S) for end in ends]
+        return [each.exception() for each in found]
+
+
+@pytest.fixture(params=["sealed", "as it is"])
+def pair(request: pytest.FixtureRequest, owned: contextlib.ExitStack) -> Pair:
+    if request.param == "sealed":
+        ends: Pair = sealed(owned)
+    else:
+        one, two = (owned.enter_context(each) for each in socket.socketpair())
+        ends = Stream(one), Stream(two)
+    assert agree(*ends) == [None, None]
+    for each in ends:
+        each.settimeout(LIMIT_S)
+    return ends
+
+
+def all_of(end: Stream, count: int) -> bytes:
+    found = b""
+    while len(found) < count:
+        data = end.recv(1 << 16)
+        assert data
+        found += data
+    return found
+
+
+def test_both_ways_all_comes_in_its_order(pair: Pair):
+    with ThreadPoolExecutor(2) as pool:
+        for one, other in (pair, pair[::-1]):
+            sent = [pool.submit(one.sendall, data) for data in (b"", LARGE)]
+            assert all_of(other, len(LARGE)) == LARGE
+            assert [each.result() for each in sent] == [None, None]
+
+
+def test_an_end_that_is_closed_is_told(pair: Pair):
+    one, other = pair
+    one.sendall(b"last")
+    one.close()
+    assert other.recv(100) == b"last" and other.recv(100) == b""
+
+
+def test_what_the_connection_does_not_take_waits_and_stays_in_order(pair: Pair):
+    one, other = pair
+    one.settimeout(0)
+    taken = 0
+    with pytest.raises(BlockingIOError):
+        while True:
+            taken += one.send(LARGE[taken % len(LARGE) :])
+    other.settimeout(0)
+    with pytest.raises(BlockingIOError):
+        one.send(b"")
+        one.send(LARGE)
+    found = bytearray()
+    while len(found) < taken or one.has_more:
+        with contextlib.suppress(BlockingIOError):
+            one.send(b"")
+        with contextlib.suppress(BlockingIOError):
+            found += other.recv(1 << 16)
+    assert bytes(found) == (LARGE * (1 + taken // len(LARGE)))[:taken]
+    with pytest.raises(BlockingIOError):
+        other.recv(1)
+
+
+def test_sealed_ahead_of_the_connection_is_no_more_than_a_bound(owned: contextlib.ExitStack):
+    one, other = sealed(owned)
+    assert agree(one, other) == [None, None]
+    one.settimeout(0)
+    for _ in range(100):
+        with contextlib.suppress(BlockingIOError):
+            assert one.send(LARGE) <= streams._MOST_SEALED_BYTES
+    assert one.has_more and len(one._waits) <= 1.01 * streams._MOST_SEALED_BYTES
+
+
+def test_a_part_of_a_record_is_waited_for(owned: contextlib.ExitStack):
+    one, other = sealed(owned)
+    assert agree(one, other) == [None, None]
+    ours, theirs = (owned.enter_context(each) for each in socket.socketpair())
+    other._socket, whole = ours, one._tls.write(b"a frame") and one._outgoing.read()
+    other.settimeout(0)
+    for place in range(len(whole)):
+        with pytest.raises(BlockingIOError):
+            other.recv(100)
+        theirs.sendall(whole[place : place + 1])
+    assert other.recv(100) == b"a frame"
+
+
+@pytest.mark.parametrize("bit", [0, 255])
+def test_an_end_of_another_secret_is_no_end(owned: contextlib.ExitStack, bit: int):
+    changed = int.from_bytes(SECRET, "big") ^ 1 << bit
+    one, other = sealed(owned, other=changed.to_bytes(32, "big"))
+    for error in agree(one, other):
+        assert isinstance(error, Broken)
+        assert str(error) == error.strerror and "it is another, or what passed was" in str(error)
+
+
+def test_two_that_would_both_call_do_not_agree(owned: contextlib.ExitStack):
+    one, two = (owned.enter_context(each) for each in socket.socketpair())
+    ends = [Sealed(each, SECRET, serves=False) for each in (one, two)]
+    assert all(isinstance(error, Broken) for error in agree(*ends))
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\n\r\n" * 100, bytes(1000)])
+def test_who_cannot_seal_is_not_waited_for(owned: contextlib.ExitStack, said: bytes):
+    one, two = (owned.enter_context(each) for each in socket.socketpair())
+    two.sendall(said)
+    with pytest.raises(OSError):
+        Sealed(one, SECRET, serves=True).agree(0.2)
+
+
+def test_a_certificate_is_what_its_secret_makes_it_and_has_signed_itself():
+    one, again, other = (certificate.made(secret) for secret in (SECRET, SECRET, bytes(32)))
+    assert one == again and one.der != other.der
+    assert ssl.PEM_cert_to_DER_cert(one.pem.decode().partition("-----END EC")[2][18:]) == one.der
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=one.der)
+    (read,) = context.get_ca_certs() or [context.cert_store_stats()]
+    assert read
+
+
+def test_no_number_of_a_certificate_is_none_of_the_curve():
+    # The curve's equation holds for what the base point is multiplied by.
+    order, field = certificate._ORDER, certificate._FIELD
+    b = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
+    for count in (1, 2, 3, order - 1, certificate._number(SECRET, b"key")):
+        x, y = certificate._times(count)
+        assert (y * y - x**3 + 3 * x - b) % field == 0
+    x, y = certificate._BASE
+    assert certificate._times(order - 1) == (x, field - y)
