@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 COMPILE = (
-    *("uv", "pip", "compile", "pyproject.toml", "--all-extras", "--constraints=constraints.txt"),
+    *("uv", "pip", "compile", "pyproject.toml", "--extra=dev", "--constraints=constraints.txt"),
     *("--generate-hashes", "--universal", "--python-version=3.11", "--no-header", "--no-annotate"),
     "--quiet",
 )

@@ -17,7 +17,7 @@ import msgspec
 
 from testbed.links.tunnel import proof
 from testbed.links.tunnel.callers import Called
-from testbed.run.hosts.seal import DIGEST_BYTES, Seal
+from testbed.run.hosts.seal import TAG_BYTES, Seal
 
 GREETING = b"wiretune agent 3\n"
 """Its number changes with what is said."""
@@ -126,7 +126,7 @@ class Line:
     def _take(self) -> str | None:
         """Decode the messages that are whole; what is wrong with one."""
         at, data = 0, self._partial
-        first = _HEAD.size + DIGEST_BYTES
+        first = _HEAD.size + TAG_BYTES
         while len(data) - at >= first:
             (length,) = _HEAD.unpack_from(data, at)
             if length > MOST_BYTES:

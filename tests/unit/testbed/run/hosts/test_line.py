@@ -17,6 +17,7 @@ from testbed.run.config import RunConfig
 from testbed.run.hosts import line as lines
 from testbed.run.hosts.line import Line, LineClosed
 from testbed.run.hosts.messages import Answer, Ask, Check, Give, Order, Said, Tell
+from testbed.run.hosts.seal import TAG_BYTES
 
 TOKEN, OTHER = b"t" * 32, b"o" * 32
 KEY = b"k" * 32
@@ -120,7 +121,7 @@ def test_who_listens_reads_nothing_and_not_that_two_messages_are_one(owned: cont
         line = Line(near, KEY, kind, calls=calls)
         for _ in range(2):
             line.send(known)
-            said.append(between.recv(1 << 16)[36:])
+            said.append(between.recv(1 << 16)[4:-TAG_BYTES])
     plain = msgspec.json.encode(known)
     assert {len(each) for each in said} == {len(plain)}
     assert len(set(said)) == 4 and not any(b"node" in each or b"state" in each for each in said)

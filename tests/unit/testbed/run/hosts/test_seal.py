@@ -2,7 +2,7 @@
 
 import pytest
 
-from testbed.run.hosts.seal import DIGEST_BYTES, Seal
+from testbed.run.hosts.seal import TAG_BYTES, Seal
 
 KEY = bytes(range(32))
 PIECES = [b"a state", bytes(1000), b"", bytes(1000)]
@@ -11,7 +11,7 @@ PIECES = [b"a state", bytes(1000), b"", bytes(1000)]
 def test_messages_are_opened_in_their_order_and_none_is_as_another() -> None:
     closes, opens = Seal(KEY, 0), Seal(KEY, 0)
     closed = [closes.close(piece) for piece in PIECES]
-    assert [len(each) - DIGEST_BYTES for each in closed] == [len(piece) for piece in PIECES]
+    assert [len(each) - TAG_BYTES for each in closed] == [len(piece) for piece in PIECES]
     assert len(set(closed)) == 4 and b"a state" not in b"".join(closed)
     assert [opens.open(each) for each in closed] == PIECES
 
@@ -27,6 +27,6 @@ def test_elsewhere_than_in_its_place_nothing_is_opened(key: bytes, direction: in
     assert opens.open(closed[at]) is None
 
 
-@pytest.mark.parametrize("length", [0, 1, DIGEST_BYTES - 1, DIGEST_BYTES, DIGEST_BYTES + 2])
+@pytest.mark.parametrize("length", [0, 1, TAG_BYTES - 1, TAG_BYTES, TAG_BYTES + 2])
 def test_a_part_of_a_message_is_none(length: int) -> None:
     assert Seal(KEY, 0).open(Seal(KEY, 0).close(b"one")[:length]) is None
