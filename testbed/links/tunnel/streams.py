@@ -114,23 +114,29 @@ class Sealed(Stream):
         return True
 
     def send(self, data: Buffer) -> int:
-        self._push()
-        taken = self._seal(data)
-        self._waits = memoryview(self._outgoing.read())
-        with contextlib.suppress(BlockingIOError):
-            self._push()
-        return taken
-
-    def _seal(self, data: Buffer) -> int:
-        taken = 0
-        with memoryview(data) as view:
-            while taken < min(len(view), _MOST_SEALED_BYTES):
-                taken += self._tls.write(view[taken : taken + _RECORD_BYTES])
-        return taken
-
-    def _push(self) -> None:
         while self._waits:
             self._waits = self._waits[self._socket.send(self._waits) :]
+        taken, sealed = self._seal(data)
+        try:
+            sent = self._socket.send(sealed) if sealed else 0
+        except BlockingIOError:
+            sent = 0
+        if sent < len(sealed):
+            self._waits = memoryview(sealed)[sent:]
+        return taken
+
+    def _seal(self, data: Buffer) -> tuple[int, bytes]:
+        """How much of ``data`` was taken, and what that is sealed."""
+        size = len(data)
+        if size <= _RECORD_BYTES:
+            # Most are: of a frame each, on lines that are not fast.
+            taken = self._tls.write(data) if size else 0
+        else:
+            taken = 0
+            with memoryview(data) as view:
+                while taken < min(size, _MOST_SEALED_BYTES):
+                    taken += self._tls.write(view[taken : taken + _RECORD_BYTES])
+        return taken, self._outgoing.read()
 
     def sendall(self, data: Buffer) -> None:
         with memoryview(data) as view:
@@ -139,24 +145,30 @@ class Sealed(Stream):
                 taken += self.send(view[taken:])
 
     def recv(self, count: int) -> bytes:
-        while not (found := self._opened()):
-            data = self._socket.recv(count)
-            if not data:
-                return b""
-            self._incoming.write(data)
-        return found
+        while True:
+            # What came after the last of agreeing is there already.
+            if not self._incoming.pending:
+                data = self._socket.recv(count)
+                if not data:
+                    return b""
+                self._incoming.write(data)
+            if found := self._open():
+                return found
 
-    def _opened(self) -> bytes:
+    def _open(self) -> bytes:
         """Bytes of the records that are here whole."""
         found = []
         try:
             while self._incoming.pending:
-                found.append(self._tls.read(_RECORD_BYTES))
+                data = self._tls.read(_RECORD_BYTES)
+                if not data:
+                    raise Broken("it has ended the stream")
+                found.append(data)
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError as error:
             raise Broken(f"what came is not what was sealed there ({_words(error)})") from error
-        return b"".join(found)
+        return found[0] if len(found) == 1 else b"".join(found)
 
 
 def _context(secret: bytes, *, serves: bool) -> ssl.SSLContext:

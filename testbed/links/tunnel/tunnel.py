@@ -78,12 +78,12 @@ class Tunnel:
         Raises:
             Gone: it is broken.
         """
-        out = self._out
+        out, stream = self._out, self._stream
         if len(out) > self._most_queued_bytes:
             self._most_queued_bytes = len(out)
-        while self.has_more:
+        while out or stream.has_more:
             try:
-                sent = self._stream.send(out)
+                sent = stream.send(out)
             except BlockingIOError:
                 return
             except OSError as error:

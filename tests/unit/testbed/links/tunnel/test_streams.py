@@ -105,6 +105,17 @@ def test_sealed_ahead_of_the_connection_is_no_more_than_a_bound(owned: contextli
     assert one.has_more and len(one._waits) <= 1.01 * streams._MOST_SEALED_BYTES
 
 
+def test_who_ends_the_stream_and_goes_on_is_told_of(owned: contextlib.ExitStack):
+    one, other = sealed(owned)
+    assert agree(one, other) == [None, None]
+    with pytest.raises(ssl.SSLWantReadError):
+        one._tls.unwrap()
+    one._socket.sendall(one._outgoing.read() + b"\x17\x03\x03\x00\x20" + bytes(32))
+    other.settimeout(LIMIT_S)
+    with pytest.raises(Broken, match="it has ended the stream"):
+        other.recv(100)
+
+
 def test_a_part_of_a_record_is_waited_for(owned: contextlib.ExitStack):
     one, other = sealed(owned)
     assert agree(one, other) == [None, None]

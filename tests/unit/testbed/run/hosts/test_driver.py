@@ -245,6 +245,17 @@ def test_links_that_do_not_come_up_are_a_hosts(owned: contextlib.ExitStack):
         made.hosts.await_links(made.local.facts)
 
 
+@pytest.mark.parametrize("secure", [True, False])
+def test_what_hosts_say_to_one_another_is_sealed_unless_it_is_not_to_be(
+    owned: contextlib.ExitStack, secure: bool
+):
+    made = Made(owned, PLACE)
+    listener = owned.enter_context(listen("127.0.0.1"))
+    them = Hosts(made.hosts.own, [], {}, listener, TOKEN, secure=secure)
+    owned.callback(them.close)
+    assert them.begin(made.plan).secure == secure
+
+
 class States:
     """What a driver keeps, and has to give."""
 
