@@ -278,6 +278,13 @@ class HostGone(Event, tag="host_gone", kw_only=True):
     reason: Annotated[str, "how that is known"]
 
 
+class HostsCut(Event, tag="hosts_cut", kw_only=True):
+    """By the supervisor: two hosts reach each other no more, neither of which has the server."""
+
+    hosts: Annotated[list[str], "both"]
+    reason: Annotated[str, "how that is known"]
+
+
 class HostClock(Event, tag="host_clock", kw_only=True):
     """By the supervisor, of each other host as a round ends: what its nodes' times are put right
     by."""
@@ -711,7 +718,7 @@ KINDS: tuple[type[Event], ...] = (
     ),
     *(Evaluated, Shaped, Usage, Captured, Saved, Unsaved, Resumed, Failed, Limited, Host, Done),
     *(Isolated, Exited, Carried),
-    *(HostGone, HostClock, HostLeft),
+    *(HostGone, HostsCut, HostClock, HostLeft),
     Closed,
 )
 """In the order in which a run has them."""
@@ -720,7 +727,7 @@ Known = (
     | Away | Back | Message | Staged | Reduced | Dropped | Lost | Missed | Overtaken | HostRate
     | Computed | RoundStarted | Round | Wire | Evaluated | Shaped | Usage | Captured | Saved
     | Unsaved | Resumed | Failed | Limited | Host | Done | Isolated | Exited | Carried | HostGone
-    | HostClock | HostLeft | Closed
+    | HostsCut | HostClock | HostLeft | Closed
 )  # fmt: skip
 """Any of them: what a line is decoded as."""
 

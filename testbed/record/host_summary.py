@@ -3,9 +3,10 @@
 from typing import Annotated
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from testbed.record import events
-from testbed.record.events import Count, Event, Figure
+from testbed.record.events import Count, Event, Figure, known
 
 
 class HostSummary(msgspec.Struct, kw_only=True):
@@ -32,6 +33,9 @@ class HostSummary(msgspec.Struct, kw_only=True):
         Figure | None, "what one packet of a hundred left its link late by, at least"
     ] = None
     gone: Annotated[str | None, "how it is known that it is"] = None
+    cut_from: Annotated[
+        list[str] | UnsetType, "other hosts that it could not reach from some moment on"
+    ] = UNSET
 
 
 class HostRows:
@@ -48,6 +52,8 @@ class HostRows:
             self._begin(event)
         elif isinstance(event, events.HostGone) and event.host in self._rows:
             self._rows[event.host].gone = event.reason
+        elif isinstance(event, events.HostsCut):
+            self._cut(event)
         elif isinstance(event, events.HostClock) and event.host in self._rows:
             row = self._rows[event.host]
             row.clock_drifted_ms = _more(row.clock_drifted_ms, abs(1000 * event.behind_s))
@@ -70,6 +76,12 @@ class HostRows:
                 rate_to_kbit=to.rate_kbit if to else None,
                 rate_from_kbit=back.rate_kbit if back else None,
             )
+
+    def _cut(self, event: events.HostsCut) -> None:
+        for name in event.hosts:
+            if (row := self._rows.get(name)) is not None:
+                others = [other for other in event.hosts if other != name]
+                row.cut_from = [*(known(row.cut_from) or []), *others]
 
     def rows(self) -> list[HostSummary]:
         return list(self._rows.values())

@@ -1,5 +1,6 @@
 """Section of a run's report on its hosts, where they are several."""
 
+from testbed.record.events import known
 from testbed.record.host_summary import HostSummary
 from testbed.report import svg
 from testbed.report.html import Markup, section, table, tag
@@ -21,13 +22,18 @@ def hosts_section(story: Story) -> Markup:
         for row in rows
         if row.gone is not None
     ]
+    cut = [
+        tag("p", f"From some moment on host {row.name} did not reach {', '.join(others)}.")
+        for row in rows
+        if (others := known(row.cut_from))
+    ]
     text = (
         "Round trip and rates are those of the network between a host and the driver's own, as "
         "measured before the run. Nodes' times are by the driver's clock; by how much another "
         "host's has drifted since the run began has been put right."
     )
     shown = table("The hosts, the driver's own first", _HEAD, [_cells(row) for row in rows])
-    return section("hosts", "The hosts", tag("p", text), *gone, shown)
+    return section("hosts", "The hosts", tag("p", text), *gone, *cut, shown)
 
 
 def _cells(row: HostSummary) -> list[object]:

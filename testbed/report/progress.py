@@ -48,6 +48,7 @@ class RoundLines:
             events.Unsaved: self._on_unsaved,
             events.Certified: self._on_certified,
             events.Lost: self._on_lost,
+            events.HostsCut: self._on_hosts_cut,
             events.Missed: self._on_missed,
             events.Wire: self._on_wire,
         }
@@ -116,6 +117,10 @@ class RoundLines:
 
     def _on_lost(self, event: events.Lost, tally: SummaryBuilder) -> None:
         self._warn(f"lost {event.peer}: {event.reason}")
+
+    def _on_hosts_cut(self, event: events.HostsCut, tally: SummaryBuilder) -> None:
+        between = " and ".join(event.hosts)
+        self._warn(f"hosts {between} reach each other no more: {event.reason}")
 
     def _on_missed(self, event: events.Missed, tally: SummaryBuilder) -> None:
         self._warn(f"round {event.round}: no update from {event.peer}: {event.reason}")

@@ -194,9 +194,11 @@ class _Run:
         secure = self._config.secure is not False
         if self._hosts is None:
             return Zygote(self._plan, self._program, log, secure)
-        self._hosts.log = log
-        own = Zygote(self._plan, self._program, log, secure, self._hosts.seed)
-        return HostsZygote(self._hosts, own)
+        self._hosts.log, self._hosts.among_clients = log, self._program.peer_to_peer
+        seed = self._hosts.seed
+        return HostsZygote(
+            self._hosts, lambda into: Zygote(self._plan, self._program, into, secure, seed)
+        )
 
     def _refuse_what_hosts_cannot_carry(self) -> None:
         if self._hosts is not None:

@@ -2,6 +2,7 @@
 which the program's own commands run."""
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -9,21 +10,57 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
+from pyroute2 import IPRoute
 from several_hosts import underlay
 
 from testbed.links.linux import namespaces
 from testbed.links.userspace import backend as userspace
 from testbed.network.direction import Direction
 from testbed.network.topology import plan
+from testbed.processes.child import Child
 
 ROOT = Path(__file__).parents[2]
 CLI = (sys.executable, str(ROOT / "cli.py"))
 LIMIT_S = 300.0
 CUT = Direction(outage=True)
-GONE_S = 10.0
+GONE_S = CUT_S = 10.0
+_CLONE_NEWNS, _MS_PRIVATE, _MS_REC = 0x20000, 1 << 18, 1 << 14
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class SmallDisk(NamedTuple):
+    """A disk of so many bytes at a folder, which a machine's command has alone."""
+
+    folder: Path
+    size: int
+
+    def mount(self) -> None:
+        """Have this process have it."""
+        folder, options = str(self.folder).encode(), f"size={self.size}".encode()
+        for wrong in (
+            _libc.unshare(_CLONE_NEWNS),
+            _libc.mount(b"none", b"/", None, _MS_PRIVATE | _MS_REC, None),
+            _libc.mount(b"none", folder, b"tmpfs", 0, options),
+        ):
+            if wrong:
+                raise OSError(ctypes.get_errno(), "mount a disk")
+
+    def of(self, process: subprocess.Popen[str]) -> Path:
+        """The folder as that command sees it."""
+        return Path(f"/proc/{process.pid}/root{self.folder}")
+
+    def fill(self, process: subprocess.Popen[str]) -> None:
+        """Leave no room on it."""
+        with (self.of(process) / "filler").open("wb", buffering=0) as file:
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(1 << 16))
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(b"!")
 
 
 class Machines:
@@ -42,10 +79,20 @@ class Machines:
         self.addresses = [node.address for node in layout.clients]
 
     def start(
-        self, machine: int, *words: str, environment: Mapping[str, str] | None = None
+        self,
+        machine: int,
+        *words: str,
+        environment: Mapping[str, str] | None = None,
+        disk: SmallDisk | None = None,
     ) -> subprocess.Popen[str]:
         """A command of the program on a machine; its input is held open until it is closed."""
         places = self._network.endpoint(self._nodes[machine]).namespaces
+
+        def enter() -> None:
+            namespaces.enter(places)
+            if disk is not None:
+                disk.mount()
+
         process = subprocess.Popen(
             [*CLI, *words],
             stdin=subprocess.PIPE,
@@ -53,7 +100,7 @@ class Machines:
             stderr=subprocess.STDOUT,
             text=True,
             env={**os.environ, **(environment or {})},
-            preexec_fn=lambda: namespaces.enter(places),
+            preexec_fn=enter,
         )
         self._started.append(process)
         return process
@@ -64,24 +111,30 @@ class Machines:
         *words: str,
         token: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        disk: SmallDisk | None = None,
     ) -> subprocess.Popen[str]:
         """An agent that listens."""
         told = f"--token-file={token or self.token}"
         listen = f"--listen={self.addresses[machine]}"
         told_words = ("agent", listen, told, "--until-input-ends", *words)
-        process = self.start(machine, *told_words, environment=environment)
+        process = self.start(machine, *told_words, environment=environment, disk=disk)
         assert process.stdout is not None
         assert process.stdout.readline().startswith("agent: listening at "), process.communicate()
         return process
 
     def launch(
-        self, *flags: str, out: str = "out", hosts: Sequence[int] | None = None
+        self,
+        *flags: str,
+        out: str = "out",
+        hosts: Sequence[int] | None = None,
+        disk: SmallDisk | None = None,
     ) -> subprocess.Popen[str]:
         """A run whose driver is the first machine; ``hosts``: of which machines, instead of all."""
         told = f"--token-file={self.token}"
         addresses = self.addresses if hosts is None else [self.addresses[each] for each in hosts]
         named = "--hosts=" + ",".join(addresses)
-        return self.start(0, "launch", named, told, f"--out={self.folder / out}", "--plain", *flags)
+        words = ("launch", named, told, f"--out={self.folder / out}", "--plain", *flags)
+        return self.start(0, *words, disk=disk)
 
     def resume(self, out: str = "out") -> subprocess.Popen[str]:
         """The run in that folder, gone on with."""
@@ -100,6 +153,17 @@ class Machines:
     def cut(self, machine: int) -> None:
         """Have nothing pass between a machine and the others any more."""
         self._network.shape(self._nodes[machine], CUT, CUT)
+
+    def part(self, one: int, other: int) -> None:
+        """Have nothing pass between two machines any more, and all else as before."""
+
+        def forget() -> None:
+            for here, there in ((one, other), (other, one)):
+                namespaces.enter(self._network.endpoint(self._nodes[here]).namespaces)
+                with IPRoute() as route:
+                    route.route("add", type="blackhole", dst=f"{self.addresses[there]}/32")
+
+        assert Child("cut", forget).ended(CUT_S) == "exited with 0"
 
     def close(self) -> None:
         for process in self._started:

@@ -15,6 +15,8 @@ RUN = ("--clients=4", "--dilation=1", "--links=userspace", *FAST)
 LINKS = ("--profile=rate 10mbit delay 10ms", *RUN)
 FILES = {"schedule": "schedule", "availability": "away"}
 SLOW_KBIT = 4000
+TOLD_S = 5.0
+"""Of a host that is gone."""
 LATE_S = 1.0
 """For a change, beyond half a round trip between hosts, on a machine with other work."""
 PLACE = "--place=server=a,client-1:2=a,client-3:4=b"
@@ -146,11 +148,11 @@ def test_a_driver_that_is_killed_leaves_nothing_and_its_agent_has_the_next_run(
     assert again.returncode == 0, text
 
 
-@pytest.mark.parametrize(("how", "limit_s"), [("agent", 5.0), ("everything", 5.0), ("cut", 8.0)])
+@pytest.mark.parametrize("how", ["agent", "everything", "cut"])
 def test_a_host_that_is_gone_is_so_in_the_record_within_seconds(
-    machines: Make, until: Callable[..., Any], how: str, limit_s: float
+    machines: Make, until: Callable[..., Any], how: str
 ):
-    """A cut one after 4 s at most, and what this machine takes beside."""
+    """A cut one after 3 s, and what this machine takes beside."""
     found = machines()
     agent = found.agent(1)
     run = found.launch("--rounds=200", "--no-calibrate", "--pcap", PLACE, *LINKS)
@@ -164,10 +166,11 @@ def test_a_host_that_is_gone_is_so_in_the_record_within_seconds(
             process.kill()
         agent.kill()
     (told,) = until(lambda: found.events("host_gone"), "word of it", LIMIT_S)
-    assert 0 < told["t"] - gone_s < limit_s
+    print("told after, s:", told["t"] - gone_s)
+    assert 0 < told["t"] - gone_s < TOLD_S
     lost = until(lambda: found.events("lost")[1:] and found.events("lost"), "words", LIMIT_S)
     assert [event["peer"] for event in lost] == ["client-3", "client-4"]
-    assert all(event["t"] - gone_s < limit_s for event in lost)
+    assert all(event["t"] - gone_s < TOLD_S for event in lost)
     run.send_signal(signal.SIGINT)
     text = said(run)
     assert run.returncode == 130, text

@@ -6,6 +6,7 @@ gone: nothing has come of it for three.
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 
 from testbed.links.queueing.lateness import Lateness
@@ -141,12 +142,13 @@ class Tunnel:
         Raises:
             Gone: nothing has come from it for too long.
         """
-        if self._heard_at is not None and now - self._heard_at > SILENT_S:
+        gone_at = math.inf if self._heard_at is None else self._heard_at + SILENT_S
+        if now >= gone_at:
             raise Gone(f"no word from it for {SILENT_S:g} s")
         if now >= self.ask_at:
             self._out += messages.ask(now)
             self.ask_at = now + ASK_S
-        return self.ask_at
+        return min(self.ask_at, gone_at)
 
     def leave(self) -> None:
         """Say that this end does, as far as the connection takes it now."""

@@ -7,6 +7,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -41,6 +42,18 @@ from testbed.run.states import StatePiece, States
 from testbed.run.zygote import Forked, Prepared, Reaped
 
 CHANCE_BYTES = 32
+
+
+class Links(Protocol):
+    """The driver's own links, as far as they tell of the other hosts."""
+
+    def fileno(self) -> int: ...
+
+    def failure(self) -> str | None: ...
+
+    def hosts_gone(self) -> dict[str, str]: ...
+
+
 UP_LIMIT_S = 30.0
 """For the other hosts' parts of the network, once the driver's own is there."""
 
@@ -88,10 +101,16 @@ class Hosts:
         """Of the driver's own part of the network, once that is down."""
         self.readings: Callable[[], dict[str, Reading]] = dict
         """Of the others' clocks, once the driver's own links are up."""
-        self._news: list[events.HostGone] = []
+        self.links: Links | None = None
+        """The driver's own, while they are up: they lose sight of hosts too."""
+        self.among_clients = False
+        """Clients send to one another, so that two hosts of theirs cannot do without each other."""
+        self._severed: set[tuple[str, str]] = set()
+        """Hosts that have lost sight of another, and which."""
+        self._news: list[events.HostGone | events.HostsCut] = []
         self._nodes: tuple[Node, ...] = ()
         self.log: int | None = None
-        """Where what other hosts' nodes write to standard error goes."""
+        """Where what nodes write to standard error goes."""
         self.captured: Callable[[CapturePiece], None] | None = None
         """Takes pieces of their captures."""
         self.states: States | None = None
@@ -157,8 +176,8 @@ class Hosts:
             for name, reading in self.readings().items()
         }
 
-    def news(self) -> list[events.HostGone]:
-        """Those of them that have not been told of yet."""
+    def news(self) -> list[events.HostGone | events.HostsCut]:
+        """Those of them, and cuts between others, that have not been told of yet."""
         found, self._news = self._news, []
         return found
 
@@ -210,7 +229,7 @@ class Hosts:
         elif isinstance(message, host_prober.Answer):
             far.probed = message
         elif isinstance(message, Logged):
-            self._write_log(far, message)
+            self.write_log(far.name, message)
         elif isinstance(message, Capturing):
             far.captures = True
         elif isinstance(message, CapturePiece):
@@ -236,12 +255,13 @@ class Hosts:
         if event is not None and channel is not None:
             channel.put(event)
 
-    def _write_log(self, far: FarHost, logged: Logged) -> None:
+    def write_log(self, host: str, logged: Logged) -> None:
+        """Write lines of a host's to the nodes' log, each after whose it is."""
         if self.log is not None:
             names = [f"{node.name}: " for node in self._nodes if node.index == logged.node]
-            who = "".join([f"host {far.name}: ", *names])
+            who = "".join([f"host {host}: ", *names])
             lines = "".join(f"{who}{line}\n" for line in logged.text.splitlines())
-            # A full disk takes no more of the driver's own nodes either.
+            # A full disk takes no more, which is no reason to lose a host.
             with contextlib.suppress(OSError):
                 os.write(self.log, lines.encode())
 
@@ -262,6 +282,30 @@ class Hosts:
             self.lose(far, f"cut from host {severed.host}")
         elif far.name == self._server_host:
             self.lose(other, f"cut from host {far.name}: {severed.reason}")
+        else:
+            self._cut(far, other, severed.reason)
+
+    def _cut(self, far: FarHost, other: FarHost, reason: str) -> None:
+        """Act on what ``far`` has lost sight of, once both say so: else it may be gone itself."""
+        self._severed.add((far.name, other.name))
+        if (other.name, far.name) not in self._severed or other.gone is not None:
+            return
+        # The later one of those that have as many.
+        kept, less = sorted((far, other), key=lambda each: (-self._clients_of(each), each.name))
+        self._news.append(events.HostsCut(hosts=sorted((kept.name, less.name)), reason=reason))
+        if self.among_clients and self._clients_of(less):
+            self.lose(less, f"cut from host {kept.name}: {reason}")
+        self.bell.ring()
+
+    def _clients_of(self, far: FarHost) -> int:
+        return sum(node.host == far.name for node in self._nodes)
+
+    def hear_links(self) -> None:
+        """Take for gone whom the driver's own links have lost."""
+        for name, reason in ({} if self.links is None else self.links.hosts_gone()).items():
+            for far in self.others:
+                if far.name == name:
+                    self.lose(far, reason)
 
     def lose(self, far: FarHost, reason: str) -> None:
         """Take a host for gone, and its nodes for ended."""
@@ -300,8 +344,12 @@ class Hosts:
             waiter = select.poll()
             for far in waits:
                 waiter.register(far.line, select.POLLIN)
+            # By what they say of a host that is cut off its line need not be waited for.
+            if self.links is not None and self.links.failure() is None:
+                waiter.register(self.links, select.POLLIN)
             waiter.poll(1000 * left_s)
             self.pump()
+            self.hear_links()
 
     def close(self) -> None:
         """End the lines, and with them what the agents still have of the run. Idempotent."""

@@ -28,7 +28,7 @@ CALLER, CALLED = "driver", "agent"
 CALL_LIMIT_S = 10.0
 SEND_LIMIT_S = 5
 """For the other end to make room for what is said to it."""
-SILENT_S = 4
+SILENT_S = 3
 """A host whose kernel answers nothing for so long is gone."""
 _HEAD = struct.Struct("!I")
 _READ_BYTES = 1 << 18

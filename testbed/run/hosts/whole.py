@@ -5,6 +5,7 @@ It sees no difference from those of one host but by what ``Hosts`` says.
 
 import select
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -19,8 +20,9 @@ from testbed.processes.worker import Stop
 from testbed.run.feasible import Traffic
 from testbed.run.hosts.driver import Hosts, plain
 from testbed.run.hosts.far_host import FarChannel
-from testbed.run.hosts.messages import Count, Spawn
-from testbed.run.zygote import NodeFailed, Zygote
+from testbed.run.hosts.log import NodesLog
+from testbed.run.hosts.messages import Count, Logged, Spawn
+from testbed.run.zygote import Forked, NodeFailed, Zygote
 
 COUNT_LIMIT_S = 20.0
 """Of waiting for who is there, but busy."""
@@ -72,6 +74,7 @@ class HostsNetwork:
         self.facts: dict[str, object] = plain(local.facts)
         self.record: dict[str, object] = {}
         self._busy_s, self._since_s = -meter.busy_cores_s(), time.monotonic()
+        all_hosts.links = local
 
     def endpoint(self, node: Node) -> Endpoint:
         if self._hosts.of(node) is None:
@@ -103,12 +106,8 @@ class HostsNetwork:
         return self._local.fileno()
 
     def failure(self) -> str | None:
-        reason = self._local.failure()
-        for name, why in self._local.hosts_gone().items():
-            for far in self._hosts.others:
-                if far.name == name:
-                    self._hosts.lose(far, why)
-        return reason or self._hosts.failure()
+        self._hosts.hear_links()
+        return self._local.failure() or self._hosts.failure()
 
     def halted(self) -> str | None:
         return self._local.halted()
@@ -116,6 +115,7 @@ class HostsNetwork:
     def down(self) -> dict[str, object]:
         for far in self._hosts.others:
             self._hosts.say(far, Stop())
+        self._hosts.links = None
         took_s = time.monotonic() - self._since_s
         busy_cores = round((self._busy_s + meter.busy_cores_s()) / took_s, 2) if took_s > 0 else 0.0
         self._hosts.closing = {**self._local.down(), "busy_cores": busy_cores}
@@ -127,11 +127,19 @@ class HostsNetwork:
 
 
 class HostsZygote:
-    """The zygotes of all hosts as one; owns the driver's own."""
+    """The zygotes of all hosts as one; owns the driver's own, and what its nodes write."""
 
-    def __init__(self, all_hosts: Hosts, local: Zygote) -> None:
-        self._hosts, self._local = all_hosts, local
-        self.channel = _Channel(all_hosts, local.channel)
+    def __init__(self, all_hosts: Hosts, forks: Callable[[int], Zygote]) -> None:
+        """``forks``: makes the driver's own, whose nodes have that as their standard error."""
+        self._hosts, self._log = all_hosts, NodesLog()
+        try:
+            self._local = forks(self._log.into)
+        except BaseException:
+            self._log.close()
+            raise
+        finally:
+            self._log.release()
+        self.channel = _Channel(all_hosts, self._local.channel, self._log)
 
     def wait_ready(self, timeout_s: float) -> Traffic | None:
         until = time.monotonic() + timeout_s
@@ -158,14 +166,17 @@ class HostsZygote:
 
     def down(self) -> None:
         self._local.down()
+        self.channel.end_log()
 
 
 class _Channel:
-    """The channel of all zygotes, to be read."""
+    """The channel of all zygotes, to be read; takes what the driver's own nodes write."""
 
-    def __init__(self, all_hosts: Hosts, local: Channel) -> None:
-        self._hosts, self._local = all_hosts, local
+    def __init__(self, all_hosts: Hosts, local: Channel, log: NodesLog) -> None:
+        self._hosts, self._local, self._log = all_hosts, local, log
         all_hosts.poll.register(local, select.EPOLLIN)
+        all_hosts.poll.register(log, select.EPOLLIN)
+        self._is_logging = True
 
     def fileno(self) -> int:
         return self._hosts.poll.fileno()
@@ -173,9 +184,30 @@ class _Channel:
     def drain(self) -> list[msgspec.Struct]:
         self._hosts.pump()
         self._hosts.bell.mute()
-        found = [*self._local.drain(), *self._hosts.said]
+        own = self._local.drain()
+        self._log.nodes |= {said.pid: said.node for said in own if isinstance(said, Forked)}
+        if self._is_logging:
+            self._write(self._log.take())
+            if self._log.ended:
+                self._end_watching()
+        found = [*own, *self._hosts.said]
         self._hosts.said.clear()
         return found
+
+    def end_log(self) -> None:
+        """Take the last words, once who writes has been ended. Idempotent."""
+        if self._is_logging:
+            self._write(self._log.rest())
+            self._end_watching()
+
+    def _write(self, words: list[Logged]) -> None:
+        for each in words:
+            self._hosts.write_log(self._hosts.own.name, each)
+
+    def _end_watching(self) -> None:
+        self._is_logging = False
+        self._hosts.poll.unregister(self._log)
+        self._log.close()
 
 
 def _merge(into: Facts, more: Facts) -> None:

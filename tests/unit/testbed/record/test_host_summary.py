@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from msgspec import UNSET
 
 from testbed.record import events
 from testbed.record.summary import SummaryBuilder
@@ -73,6 +74,14 @@ def test_a_row_has_how_its_links_ended_or_that_it_is_gone() -> None:
     _, b, c = summary(left, events.HostGone(host="c", reason="no word for 3 s")).hosts
     assert (b.busy_cores, b.links_late_ms, b.frames, b.late_frames) == (1.5, 0.4, 1400, 6)
     assert b.gone is None and c.gone == "no word for 3 s" and c.busy_cores is None
+
+
+def test_rows_of_hosts_that_were_cut_from_each_other_say_so() -> None:
+    cut = [events.HostsCut(hosts=["b", name], reason="no word for 3 s") for name in ("c", "d")]
+    found = summary(*cut)
+    assert [row.cut_from for row in found.hosts] == [UNSET, ["c", "d"], ["b"]]
+    text = str(hosts_section(Told(found)))
+    assert "host b did not reach c, d" in text and "host c did not reach b" in text
 
 
 class Told:

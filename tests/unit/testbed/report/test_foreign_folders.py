@@ -111,6 +111,7 @@ def whole_run() -> list[Event]:
         at(18, "supervisor", "captured", packets=[1], dropped=[0], failure=None),
         at(18, "supervisor", "resumed", round=1, at_s=18.0, lost=lost, environment=environment),
         at(19, "supervisor", "host_clock", host="b", behind_s=0.001, error_s=1e-5),
+        at(19, "supervisor", "hosts_cut", hosts=["b", "c"], reason="no word"),
         at(19, "supervisor", "host_gone", host="b", reason="no word"),
         at(19, "server", "done"),
         at(19, "supervisor", "host", verdict="pass", reason="in time", latest=name, late_share=0.1)

@@ -1,6 +1,7 @@
 """What a driver makes of what its hosts say, and of hosts that say nothing any more."""
 
 import contextlib
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from testbed.network import hosts
 from testbed.network.profiles import LinkProfile
 from testbed.network.topology import Plan, plan
 from testbed.record import events
+from testbed.run.hosts import whole
 from testbed.run.hosts.driver import Hosts
 from testbed.run.hosts.far_host import FarHost
 from testbed.run.hosts.line import Line
@@ -53,6 +55,13 @@ class Local:
 
     def drain(self) -> list[object]:
         return []
+
+    def down(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.socket.close()
+        self.theirs.close()
 
     def failure(self) -> None:
         return None
@@ -96,9 +105,9 @@ class Made:
         owned.callback(self.hosts.close)
         self.hosts.begin(self.plan)
         self.local = Local()
-        owned.callback(self.local.socket.close)
-        owned.callback(self.local.theirs.close)
-        self.zygote = HostsZygote(self.hosts, self.local)
+        owned.callback(self.local.close)
+        self.zygote = HostsZygote(self.hosts, lambda log: self.local)
+        owned.callback(self.zygote.down)
         self.network = HostsNetwork(self.hosts, self.local, self.plan)
 
     def spawn_all(self) -> None:
@@ -221,6 +230,66 @@ def test_of_two_hosts_that_are_cut_the_one_without_the_server_is_gone(
     made.ends[says].send(Forked(2, 1))
     made.heard(1)
     assert list(made.hosts.gone()) == ([] if gone is None else [gone])
+
+
+@pytest.mark.parametrize("among_clients", [False, True])
+def test_of_two_hosts_without_the_server_that_are_cut_one_is_gone_if_clients_speak(
+    owned: contextlib.ExitStack, among_clients: bool
+):
+    made = Made(owned, "server=a,client-1=b,client-2=c,client-3=c")
+    made.hosts.among_clients = among_clients
+    made.spawn_all()
+    # One that says so alone may have lost a host that is gone.
+    made.ends["c"].send(Severed("b", "no word from it for 3 s"))
+    made.ends["c"].send(Forked(2, 1))
+    made.heard(1)
+    assert made.hosts.news() == [] and made.hosts.gone() == {}
+    made.ends["b"].send(Severed("c", "it closed the connection"))
+    made.ends["b"].send(Forked(1, 1))
+    made.heard(1)
+    cut, *gone = made.hosts.news()
+    assert cut == events.HostsCut(hosts=["b", "c"], reason="it closed the connection")
+    # It has the fewer clients.
+    reason = "cut from host c: it closed the connection"
+    assert gone == ([events.HostGone(host="b", reason=reason)] if among_clients else [])
+    assert made.network.failure() is None
+
+
+def test_links_that_lose_a_host_end_the_wait_for_its_word(
+    owned: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(whole, "COUNT_LIMIT_S", 2.0)
+    made = Made(owned, PLACE)
+    made.ends["c"].send(Counted([NOTHING] * 4))
+    made.local.gone["b"] = "no word from it for 3 s"
+    made.local.theirs.send(b"!")
+    made.network.counters()
+    assert made.hosts.gone() == {"b": "no word from it for 3 s"}
+
+
+def test_what_the_drivers_own_nodes_write_is_named_too(owned: contextlib.ExitStack, tmp_path: Path):
+    made = Made(owned, PLACE)
+    log = owned.enter_context((tmp_path / "nodes.log").open("wb", buffering=0))
+    made.hosts.log = log.fileno()
+    local, into = owned.enter_context(contextlib.closing(Local())), list[int]()
+
+    def forks(descriptor: int) -> Local:
+        into.append(os.dup(descriptor))
+        return local
+
+    zygote = HostsZygote(made.hosts, forks)
+    forked = [Forked(1, os.getpid())]
+    local.drain = lambda: forked
+    os.write(into[0], b"one\ntwo\nand its la")
+    assert zygote.channel.drain() == forked
+    os.write(into[0], b"st words")
+    local.down = lambda: os.close(into[0])
+    zygote.down()
+    assert (tmp_path / "nodes.log").read_text().splitlines() == [
+        "host a: client-1: one",
+        "host a: client-1: two",
+        "host a: client-1: and its last words",
+    ]
 
 
 def test_counters_are_those_of_each_nodes_own_host(owned: contextlib.ExitStack):
