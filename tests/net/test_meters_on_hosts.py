@@ -14,11 +14,35 @@ from test_runs_on_hosts import LINKS, PLACE
 pytestmark = [pytest.mark.timeout(3 * LIMIT_S), pytest.mark.quiet]
 
 
-def test_captures_of_all_hosts_are_in_the_runs_folder(machines: Make):
+OTHER_WALL_CLOCK = """
+import socket, struct, time
+AHEAD_S = 86_400
+now, now_ns, receive = time.time, time.time_ns, socket.socket.recvmsg
+time.time = lambda: now() + AHEAD_S
+time.time_ns = lambda: now_ns() + 1_000_000_000 * AHEAD_S
+
+def recvmsg(*told):
+    data, ancillary, *rest = receive(*told)
+    moved = []
+    for level, kind, part in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, 35):  # SO_TIMESTAMPNS
+            seconds, nanoseconds = struct.unpack("@qq", part[:16])
+            part = struct.pack("@qq", seconds + AHEAD_S, nanoseconds)
+        moved.append((level, kind, part))
+    return data, moved, *rest
+
+socket.socket.recvmsg = recvmsg
+"""
+"""A day later, as programs and the kernel's stamps have it."""
+
+
+def test_a_host_whose_wall_clock_is_a_day_ahead_changes_nothing(machines: Make):
     found = machines()
-    found.agent(1)
+    (found.folder / "sitecustomize.py").write_text(OTHER_WALL_CLOCK)
+    places = [str(found.folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    found.agent(1, environment={"PYTHONPATH": os.pathsep.join(places)})
     began_s = time.time()
-    run = found.launch("--rounds=2", "--pcap", "--no-calibrate", PLACE, *LINKS)
+    run = found.launch("--rounds=2", "--pcap", PLACE, *LINKS)
     text = said(run)
     assert run.returncode == 0, text
     (told,) = found.events("captured")
@@ -31,7 +55,14 @@ def test_captures_of_all_hosts_are_in_the_runs_folder(machines: Make):
     # Every host's times are the driver's.
     bounds = [(packets[0].time_ns / 1e9, packets[-1].time_ns / 1e9) for packets in files]
     assert all(began_s < first < last < time.time() for first, last in bounds)
-    sent = found.summary()["bytes"]["wire"]["up"]
+    summary = found.summary()
+    trips = [each for each in summary["fidelity"]["checks"] if each["name"] == "round trip"]
+    assert {each["link"] for each in trips} == {path.stem for path in folder.iterdir()}
+    # By a wrong clock they would be a day.
+    assert all(each["measured"] < 10 * each["expected"] for each in trips)
+    took_s = [(e["received_ns"] - e["sent_ns"]) / 1e9 for e in found.events("message")]
+    assert all(0 <= each < 60 for each in took_s)
+    sent = summary["bytes"]["wire"]["up"]
     assert sum(path.stat().st_size for path in folder.iterdir()) > sent
 
 
@@ -51,3 +82,21 @@ def test_what_nodes_of_another_host_write_is_in_the_runs_log(
     lines = log.read_text().splitlines()
     assert "host b: client-3: Fatal Python error: Aborted" in lines
     assert all(line.startswith("host b: client-3: ") for line in lines)
+
+
+def test_what_the_drivers_own_nodes_write_is_named_as_well(
+    machines: Make, until: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    found = machines()
+    found.agent(1)
+    monkeypatch.setenv("PYTHONFAULTHANDLER", "1")
+    run = found.launch("--rounds=4", "--no-calibrate", PLACE, *LINKS)
+    until(lambda: found.events("round"), "a round", LIMIT_S)
+    (pid,) = (event["pid"] for event in found.events("started") if event["node"] == "client-1")
+    os.kill(pid, signal.SIGABRT)
+    text = said(run)
+    assert run.returncode == 0, text
+    (log,) = (found.folder / "out").glob("*/nodes.log")
+    lines = log.read_text().splitlines()
+    assert "host a: client-1: Fatal Python error: Aborted" in lines
+    assert all(line.startswith("host a: client-1: ") for line in lines)
