@@ -16,6 +16,7 @@ from testbed.network.topology import plan
 from testbed.run import client_links
 from testbed.run.config import RunConfig, pace
 from testbed.run.hosts.agent import Agent
+from testbed.run.hosts.captures import refuse_full_disk
 from testbed.run.hosts.part import Prepared
 from testbed.transport import congestion
 
@@ -54,6 +55,8 @@ def prepared(config: RunConfig) -> Prepared:
     from nodes.program import FineTuning
 
     limits.require_proc()
+    if config.pcap:
+        refuse_full_disk()
     profiles = client_links.client_links(config)
     server = None if config.server_profile is None else load_profile(config.server_profile)
     layout = plan(profiles, server, client_links.times_away(config, len(profiles)))

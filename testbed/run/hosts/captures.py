@@ -9,16 +9,34 @@ from pathlib import Path
 from typing import BinaryIO
 
 from testbed import files
+from testbed.config_error import ConfigError
 from testbed.links.interface import Network
 from testbed.metering.capture import START_LIMIT_S, Capture, Captured, in_folder, unused
 from testbed.network import hosts
 from testbed.network.topology import SERVER, Plan
+from testbed.record.recorder import FREE_BYTES_NEEDED
 from testbed.run.hosts.driver import Hosts
 from testbed.run.hosts.messages import CaptureEnded, CapturePiece, EndCapture, StartCapture
 
+_CURE = "free some there, or start that agent with another folder as its TMPDIR"
 PIECE_BYTES = 1 << 20
 PIECE_LIMIT_S = 20.0
 """For a host to end its capture, and for each next piece of it."""
+
+
+def refuse_full_disk() -> None:
+    """Raise ConfigError where this host has no room for its clients' captures."""
+    try:
+        folder = tempfile.gettempdir()
+        there = os.statvfs(folder)
+        free_bytes = there.f_bavail * there.f_frsize
+    except OSError as error:
+        raise ConfigError(f"pcap = true: {error.strerror}; {_CURE}") from error
+    if free_bytes < FREE_BYTES_NEEDED:
+        raise ConfigError(
+            f"pcap = true: {folder}: {free_bytes / 1e6:.1f} MB free on that disk, captures need "
+            f"{FREE_BYTES_NEEDED / 1e6:.0f} MB until the run ends; {_CURE}"
+        )
 
 
 class PartCapture:
