@@ -7,11 +7,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import heavy
 import numpy as np
 import pytest
 import torch
-from opacus.accountants import RDPAccountant
-from scipy.stats import norm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,7 +27,7 @@ SPEC = ModelSpec(side=4, patch=2, width=8, depth=1, heads=2)
 
 def opacus_says(*history: tuple[float, float, int], delta: float = DELTA) -> float:
     """``history``: noise multiplier, rate and steps."""
-    accountant = RDPAccountant()
+    accountant = heavy.accountants.RDPAccountant()
     accountant.history = list(history)
     return float(accountant.get_epsilon(delta))
 
@@ -54,6 +53,7 @@ def test_epsilon_of_the_gaussian_mechanism_by_hand(noise: float, steps: int) -> 
     assert bounds.min() <= found + 1e-4 and found < 1.01 * bounds.min()
     # Balle and Wang, 2018: the least delta that holds with this epsilon.
     mu = math.sqrt(steps) / noise
+    norm = heavy.stats.norm
     exact = norm.cdf(mu / 2 - found / mu) - math.exp(found) * norm.cdf(-mu / 2 - found / mu)
     assert 0.05 * DELTA < exact <= DELTA
 

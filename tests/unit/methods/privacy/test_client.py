@@ -5,11 +5,11 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+import heavy
 import numpy as np
 import pytest
 import torch
 from in_process import Network, play, shards
-from opacus.accountants import RDPAccountant
 from torch import Tensor, nn
 
 import methods
@@ -170,7 +170,7 @@ def test_the_rate_is_the_share_of_clients_that_a_round_takes() -> None:
     before = model.weight.detach().clone()
     for _ in range(10):
         asyncio.run(server.round(SomeOf()))  # type: ignore[arg-type]
-    accountant = RDPAccountant()
+    accountant = heavy.accountants.RDPAccountant()
     accountant.history = [(1.2, 4 / 20, 10)]
     found = server.evaluate(nothing.inputs, nothing.targets)["epsilon"]
     assert found == pytest.approx(accountant.get_epsilon(1e-3), rel=0.01)
@@ -208,7 +208,7 @@ def costs(clients: int, away: int, per_round: int | None, rounds: int = 4) -> fl
 def test_the_rate_is_of_those_who_were_there_to_be_drawn(
     clients: int, away: int, per_round: int | None, rate: float
 ) -> None:
-    accountant = RDPAccountant()
+    accountant = heavy.accountants.RDPAccountant()
     accountant.history = [(1.0, rate, 4)]
     right = accountant.get_epsilon(1e-3)
     assert costs(clients, away, per_round) == pytest.approx(right, rel=0.02)

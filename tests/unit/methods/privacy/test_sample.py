@@ -4,10 +4,10 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
+import heavy
 import pytest
 import torch
 from in_process import play, shards
-from opacus.accountants import RDPAccountant
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -233,7 +233,7 @@ def test_the_result_has_the_greatest_epsilon_of_any_client() -> None:
     for number in (1, 2):
         expected = []
         for count in SAMPLES.values():
-            accountant = RDPAccountant()
+            accountant = heavy.accountants.RDPAccountant()
             batches = count // 4
             accountant.history = [(2.0, 1 / batches, 2 * batches * number)]
             expected.append(accountant.get_epsilon(1e-3))

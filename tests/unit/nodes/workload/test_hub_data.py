@@ -1,11 +1,13 @@
 """Data sets of the hub: read from local folders of made images; the hub itself is never asked."""
 
+from __future__ import annotations
+
 import io
 import socket
 from pathlib import Path
 from typing import Any
 
-import datasets
+import heavy
 import msgspec
 import numpy as np
 import psutil
@@ -24,7 +26,7 @@ LABELS = {"cifar10": "label", "cifar100": "fine_label", "svhn": "label"}
 
 @pytest.fixture(autouse=True)
 def quiet() -> None:
-    datasets.disable_progress_bars()
+    heavy.datasets.disable_progress_bars()
 
 
 def pixels(count: int, seed: int = 0, side: int = 32) -> np.ndarray:
@@ -33,24 +35,25 @@ def pixels(count: int, seed: int = 0, side: int = 32) -> np.ndarray:
     return rng.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
 
-def split(name: str, images: np.ndarray, labels: list[Any]) -> datasets.Dataset:
+def split(name: str, images: np.ndarray, labels: list[Any]) -> heavy.datasets.Dataset:
     """As the hub's own sets are: encoded images, labels that know their classes' names."""
     source = hub_data.SOURCES[name]
     columns = {source.image: [Image.fromarray(each) for each in images], source.label: labels}
     if name == "cifar100":
         columns["coarse_label"] = [0] * len(labels)
-    return datasets.Dataset.from_dict(columns).cast_column(source.image, datasets.Image())
+    made = heavy.datasets.Dataset.from_dict(columns)
+    return made.cast_column(source.image, heavy.datasets.Image())
 
 
-def made(name: str) -> datasets.DatasetDict:
+def made(name: str) -> heavy.datasets.DatasetDict:
     classes = data.facts(name).classes
     train, test = ([index % classes for index in range(count)] for count in (30, 12))
-    return datasets.DatasetDict(
+    return heavy.datasets.DatasetDict(
         train=split(name, pixels(30), train), test=split(name, pixels(12, seed=1), test)
     )
 
 
-def write_parquet(sets: datasets.DatasetDict, folder: Path) -> Path:
+def write_parquet(sets: heavy.datasets.DatasetDict, folder: Path) -> Path:
     """The training split in two files, as the hub cuts large ones."""
     folder.mkdir(parents=True)
     for number in range(2):
@@ -60,7 +63,7 @@ def write_parquet(sets: datasets.DatasetDict, folder: Path) -> Path:
     return folder
 
 
-def arrays(name: str, one: datasets.Dataset) -> tuple[np.ndarray, np.ndarray]:
+def arrays(name: str, one: heavy.datasets.Dataset) -> tuple[np.ndarray, np.ndarray]:
     """What the process apart would read of a split."""
     where = "data_path = 'x': the train split"
     return hub_data._arrays(one, hub_data.SOURCES[name], data.facts(name).classes, where)
@@ -127,16 +130,16 @@ def test_every_set_has_the_hubs_columns(name: str) -> None:
 
 def test_images_without_their_type_are_read_too() -> None:
     """Other writers of parquet keep the bytes and not that they are an image."""
-    plain = made("cifar10")["train"].cast_column("img", datasets.Image(decode=False))
+    plain = made("cifar10")["train"].cast_column("img", heavy.datasets.Image(decode=False))
     rows = {"img": plain["img"][:], "label": plain["label"][:]}
-    images, _ = arrays("cifar10", datasets.Dataset.from_dict(rows))
+    images, _ = arrays("cifar10", heavy.datasets.Dataset.from_dict(rows))
     assert np.array_equal(images, pixels(30).transpose(0, 3, 1, 2))
 
 
 def test_contents_that_are_another_sets_are_refused() -> None:
     good = made("cifar10")["train"]
 
-    def refused(one: datasets.Dataset, why: str) -> None:
+    def refused(one: heavy.datasets.Dataset, why: str) -> None:
         with pytest.raises(ConfigError, match=f"data_path = 'x': the train split.*{why}"):
             arrays("cifar10", one)
 
@@ -149,12 +152,12 @@ def test_contents_that_are_another_sets_are_refused() -> None:
     refused(split("cifar10", pixels(2), [0, None]), "label must hold whole numbers")
     refused(split("cifar10", pixels(2), ["cat", "dog"]), "label must hold whole numbers")
     refused(good.select([]), "has no images")
-    numbers = datasets.Dataset.from_dict({"img": [1.0], "label": [0]})
+    numbers = heavy.datasets.Dataset.from_dict({"img": [1.0], "label": [0]})
     refused(numbers, "column img must hold images")
     broken = {"img": [{"bytes": b"no image", "path": None}], "label": [0]}
-    refused(datasets.Dataset.from_dict(broken), "an image cannot be read")
+    refused(heavy.datasets.Dataset.from_dict(broken), "an image cannot be read")
     absent = {"img": [None, {"bytes": b"", "path": None}], "label": [0, 0]}
-    refused(datasets.Dataset.from_dict(absent), "an image cannot be read")
+    refused(heavy.datasets.Dataset.from_dict(absent), "an image cannot be read")
 
 
 def test_a_refusal_of_the_process_apart_arrives(tmp_path: Path) -> None:
@@ -189,7 +192,7 @@ def test_a_folders_name_is_no_pattern_and_no_address(kind: str, tmp_path: Path) 
         sets = own
         if name in neighbours:
             wrong = split("cifar10", pixels(3, seed=9), [0, 1, 2])
-            sets = datasets.DatasetDict(train=wrong, test=wrong)
+            sets = heavy.datasets.DatasetDict(train=wrong, test=wrong)
         place = write_parquet(sets, tmp_path / f"made-{number}") if kind == "parquet" else None
         if place is None:
             place = tmp_path / f"made-{number}"
@@ -265,9 +268,9 @@ def test_an_image_stands_as_its_camera_noted_and_as_datasets_decodes_it() -> Non
         file = io.BytesIO()
         Image.fromarray(pixels(1)[0]).save(file, "png", exif=exif)
         cells.append({"bytes": file.getvalue(), "path": None})
-    one = datasets.Dataset.from_dict({"img": cells, "label": [0] * 8})
+    one = heavy.datasets.Dataset.from_dict({"img": cells, "label": [0] * 8})
     found, _ = arrays("cifar10", one)
-    decoded = one.cast_column("img", datasets.Image())["img"]
+    decoded = one.cast_column("img", heavy.datasets.Image())["img"]
     theirs = np.stack([np.asarray(each).transpose(2, 0, 1) for each in decoded])
     assert np.array_equal(found, theirs)
     assert not np.array_equal(found[0], found[2])

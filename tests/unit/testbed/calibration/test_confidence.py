@@ -2,8 +2,8 @@
 
 import random
 
+import heavy
 import pytest
-from scipy.stats import binom
 
 from testbed.calibration import confidence
 from testbed.network.direction import GilbertElliott
@@ -12,7 +12,7 @@ from testbed.network.direction import GilbertElliott
 @pytest.mark.parametrize("trials", [1, 20, 1000, 10_000, 200_000])
 @pytest.mark.parametrize("chance", [0.0002, 0.002, 0.05, 0.5, 0.97])
 def test_the_binomial_range_is_scipys(trials: int, chance: float) -> None:
-    low, high = binom.ppf([0.005, 0.995], trials, chance)
+    low, high = heavy.stats.binom.ppf([0.005, 0.995], trials, chance)
     assert confidence.binomial(trials, chance) == (low, high)
 
 

@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import heavy
 import made_causal
 import pytest
 import torch
 from made_causal import ids
-from peft import IA3Config, LoraConfig, get_peft_model
-from peft.utils import constants
 from torch import nn
 
 from methods import Shard, fedpeft
@@ -118,10 +117,18 @@ def sent(model: Any) -> dict[str, nn.Parameter]:
     return {name: each for name, each in model.named_parameters() if each.requires_grad}
 
 
-LISTED = sorted(
-    {*LAYOUTS} & {*constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING}
-    & {*constants.TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING}
-)  # fmt: skip
+LISTED = (
+    *("gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "phi", "qwen2"),
+    "qwen3",
+)
+"""Layouts of which peft says itself where its adapters go."""
+
+
+def test_all_that_peft_lists_are_held_against_it() -> None:
+    constants = heavy.peft_constants
+    listed = {*LAYOUTS} & {*constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING}
+    listed &= {*constants.TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING}
+    assert sorted(listed) == [*LISTED]
 
 
 @PEFTS_OWN
@@ -130,8 +137,10 @@ def test_lora_is_on_pefts_own_layers_and_gives_the_same(model_type: str, tmp_pat
     theirs = made_causal.theirs(model_type)
     theirs.save_pretrained(tmp_path)
     ours = adapted("lora", tmp_path)
-    config = LoraConfig(r=2, lora_alpha=fedpeft.Config().lora_alpha, init_lora_weights=False)
-    wrapped = get_peft_model(theirs, config)
+    config = heavy.peft.LoraConfig(
+        r=2, lora_alpha=fedpeft.Config().lora_alpha, init_lora_weights=False
+    )
+    wrapped = heavy.peft.get_peft_model(theirs, config)
     assert layers(sent(ours), "lora_A") == layers(sent(wrapped), "lora_A") != set()
     assert len(sent(ours)) == len(sent(wrapped))
     values = {}
@@ -149,7 +158,7 @@ def test_lora_is_on_pefts_own_layers_and_gives_the_same(model_type: str, tmp_pat
 def test_ia3_is_on_pefts_own_layers(model_type: str, tmp_path: Path) -> None:
     theirs = made_causal.theirs(model_type)
     theirs.save_pretrained(tmp_path)
-    wrapped = get_peft_model(theirs, IA3Config())
+    wrapped = heavy.peft.get_peft_model(theirs, heavy.peft.IA3Config())
     names = [name for name, _ in adapted("ia3", tmp_path).named_parameters()]
     assert layers(names, "ia3_l") == layers(sent(wrapped), "ia3_l") != set()
 

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import heavy
 import made_causal
 import pytest
-from transformers import PreTrainedTokenizerFast
 
 from nodes.workload import models
 from nodes.workload.text.tokens import SHIPPED, Message
@@ -31,7 +31,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def saved(folder: Path, **fields: Any) -> None:
-    PreTrainedTokenizerFast(tokenizer_file=str(SHIPPED), **fields).save_pretrained(folder)
+    own = heavy.transformers.PreTrainedTokenizerFast(tokenizer_file=str(SHIPPED), **fields)
+    own.save_pretrained(folder)
 
 
 def edit(path: Path, **fields: Any) -> None:
@@ -51,7 +52,7 @@ def test_ids_are_those_of_the_checkpoints_own_tokenizer(
     path.write_text(path.read_text(), encoding="utf-8-sig")
     encoder = models.encoder(str(folder))
     path.write_text(path.read_text(encoding="utf-8-sig"))
-    own = PreTrainedTokenizerFast.from_pretrained(folder)
+    own = heavy.transformers.PreTrainedTokenizerFast.from_pretrained(folder)
     assert encoder.encode(TEXT) == own(TEXT, add_special_tokens=False)["input_ids"]
     assert (encoder.begin, encoder.end) == (None, own.eos_token_id)
     said = encoder.chat([Message("user", "Sum?"), Message("assistant", TEXT)])

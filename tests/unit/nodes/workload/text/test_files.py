@@ -6,10 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import datasets
-import pyarrow as pa
+import heavy
 import pytest
-from pyarrow import parquet
 
 from nodes.workload import hub
 from nodes.workload.text import files
@@ -20,7 +18,7 @@ TEXT = frozenset({"text"})
 
 @pytest.fixture(autouse=True)
 def quiet() -> None:
-    datasets.disable_progress_bars()
+    heavy.datasets.disable_progress_bars()
 
 
 def lines(path: Path, *texts: str) -> Path:
@@ -31,7 +29,7 @@ def lines(path: Path, *texts: str) -> Path:
 
 def table(path: Path, **columns: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(pa.table(columns), path)
+    heavy.parquet.write_table(heavy.pyarrow.table(columns), path)
     return path
 
 
@@ -160,8 +158,9 @@ def test_nested_cells_of_a_table_are_as_lines_have_them(tmp_path: Path) -> None:
 
 def test_what_datasets_saves_is_read(tmp_path: Path) -> None:
     split = {"train": ["a", "b"], "test": ["c"]}
-    made = {name: datasets.Dataset.from_dict({"text": texts}) for name, texts in split.items()}
-    datasets.DatasetDict(made).save_to_disk(tmp_path)
+    of_dict = heavy.datasets.Dataset.from_dict
+    made = {name: of_dict({"text": texts}) for name, texts in split.items()}
+    heavy.datasets.DatasetDict(made).save_to_disk(tmp_path)
     found = files.find(str(tmp_path))
     read = [
         [record.fields["text"] for record in files.records(found, part, TEXT)]

@@ -2,9 +2,9 @@
 
 import hashlib
 
+import heavy
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from methods.shared.objective import IGNORED, scores
 from nodes.workload.models import WEIGHTS
@@ -54,7 +54,7 @@ def test_it_is_llama_as_transformers_has_it(kv_heads: int | None, tied: bool) ->
         tied=tied,
     )
     model = made(spec)
-    config = LlamaConfig(
+    config = heavy.transformers.LlamaConfig(
         vocab_size=spec.vocabulary,
         hidden_size=spec.width,
         num_hidden_layers=spec.depth,
@@ -66,7 +66,7 @@ def test_it_is_llama_as_transformers_has_it(kv_heads: int | None, tied: bool) ->
         rope_parameters={"rope_type": "default", "rope_theta": spec.rope_theta},
         tie_word_embeddings=tied,
     )
-    other = LlamaForCausalLM(config).eval()
+    other = heavy.transformers.LlamaForCausalLM(config).eval()
     other.load_state_dict({theirs(name): each for name, each in model.state_dict().items()})
     ids = torch.randint(0, spec.vocabulary, (3, 50))
     expected = other(input_ids=ids).logits

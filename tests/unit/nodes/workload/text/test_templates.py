@@ -1,10 +1,10 @@
 """Templates: the text that a model reads, to the letter, and what of it is learnt."""
 
+import heavy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from nodes.workload.text.columns import Dialogue
 from nodes.workload.text.templates import TEMPLATES, segments
@@ -122,7 +122,8 @@ def test_no_space_is_put_before_an_answer_that_goes_on() -> None:
     pieces += [(letter, -3.0) for letter in {*f"{TASK}{REQUEST}#\n:Input"} - {" "}]
     backend = Tokenizer(models.Unigram(pieces, unk_id=0))
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    of = heavy.transformers.PreTrainedTokenizerFast
+    tokenizer = of(tokenizer_object=backend, eos_token="</s>")
     encoder = TransformersEncoder(tokenizer, "made")
     one = Dialogue((Message("user", "Add."), Message("assistant", "a")))
     found = [number for part in segments(one, encoder, "alpaca") for number in part.ids]

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import heavy
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyarrow import parquet
 from tokenizers import Tokenizer
 
 import nodes.workload.text
@@ -73,7 +72,8 @@ def test_the_seed_draws_the_order_and_not_the_test(tmp_path: Path) -> None:
 
 def test_files_for_the_test_are_the_test(tmp_path: Path) -> None:
     written(tmp_path / "train.jsonl", pairs(6))
-    parquet.write_table(pa.Table.from_pylist(pairs(9)[6:]), tmp_path / "test.parquet")
+    some = heavy.pyarrow.Table.from_pylist(pairs(9)[6:])
+    heavy.parquet.write_table(some, tmp_path / "test.parquet")
     written(tmp_path / "dev.jsonl", pairs(3))
     found = got(str(tmp_path))
     assert sorted(learnt(found.test)) == ["7</s>", "8</s>", "9</s>"]

@@ -2,12 +2,12 @@
 
 from typing import Any
 
+import heavy
 import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 from nodes.workload.text.tokens import (
     ASSISTANT,
@@ -57,9 +57,14 @@ def shipped() -> Tokenizer:
 BARE = shipped()
 
 
-def of_transformers(template: str | None, **given: Any) -> PreTrainedTokenizerFast:
+def saved(**fields: Any) -> Any:
+    """A tokenizer as transformers has it."""
+    return heavy.transformers.PreTrainedTokenizerFast(**fields)
+
+
+def of_transformers(template: str | None, **given: Any) -> Any:
     names = {"bos_token": "<s>", "eos_token": "</s>"} | given
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=shipped(), **names)
+    tokenizer = saved(tokenizer_object=shipped(), **names)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     tokenizer.chat_template = template
     return tokenizer
@@ -157,7 +162,7 @@ def test_a_document_begins_as_the_tokenizer_begins_a_text(begins: bool) -> None:
         backend.post_processor = processors.TemplateProcessing(
             single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)]
         )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+    tokenizer = saved(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
     own = TransformersEncoder(tokenizer, "made")
     assert document(own, "text") == [1] * begins + own.encode("text")
     assert own.encode("text")[0] != 1
@@ -172,7 +177,7 @@ def test_sentencepiece_like_offsets_tell_what_is_learnt() -> None:
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
     backend.add_special_tokens([AddedToken("<s>"), AddedToken("</s>")])
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = saved(
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     )
     tokenizer.chat_template = LLAMA2
@@ -187,7 +192,7 @@ def test_what_a_tokenizer_was_saved_with_cuts_no_text() -> None:
     backend = shipped()
     backend.enable_truncation(4)
     backend.enable_padding(length=50)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    tokenizer = saved(tokenizer_object=backend, eos_token="</s>")
     text = "a text of some more words than four, and less than fifty tokens"
     assert TransformersEncoder(tokenizer, "made").encode(text) == SHIPPED_ENCODER.encode(text)
 
