@@ -7,22 +7,29 @@ import ast
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import few
 import pytest
+from forked import Forks
 from made_text import TEXT_ALONE
 
 import methods
 from testbed import extras
 
 ROOT = Path(__file__).parents[2]
-PREPARED = """
+BEGINNING = """
 import cli, json, sys
+sys.path.insert(0, 'tests/unit')
 from experiments import launch, trial_run
 from experiments.resume import Resumption
 from nodes.program import FineTuning
 from testbed.run.config import RunConfig
-program = FineTuning(RunConfig(method=METHOD, **TASK), clients=20)
+"""
+PREPARED = """
+program = FineTuning(RunConfig(method=METHOD, **TASK), clients=CLIENTS)
 program.prepare()
 """
 TWO_ROUNDS = """
@@ -42,7 +49,6 @@ in_process.LIMIT_S = 110.0
 in_process.play(server, clients, samples, rounds=2)
 print(json.dumps(sorted(set(sys.modules) - before)))
 """
-TESTS = "import sys\nsys.path.insert(0, 'tests/unit')"
 SLOW = {
     *("accelerate", "datasets", "huggingface_hub", "opacus", "pandas", "peft", "PIL", "pyarrow"),
     *("scipy", "sklearn", "sympy", "tensorboard", "torchvision", "transformers"),
@@ -68,24 +74,37 @@ for name in NAMES:
 """
 
 
-def modules(code: str, method: str) -> set[str]:
+FEW_SAMPLES = {"public_samples": 16, "public_batch": 8, "server_samples": 16}
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks(BEGINNING) as forks:
+        yield forks
+
+
+def modules(forks: Forks, code: str, method: str, clients: int = 20, **given: Any) -> set[str]:
     """What ``code`` prints, run in a process of its own."""
-    task = {"model": "llama-docs", "dataset": "docs"} if method in TEXT_ALONE else {}
-    code = f"METHOD, TASK = {method!r}, {task}\n{TESTS}\n{code}"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return set(json.loads(done.stdout))
+    if method in TEXT_ALONE:
+        given |= {"model": "llama-docs", "dataset": "docs"}
+    names = f"METHOD, TASK, CLIENTS = {method!r}, {given}, {clients}"
+    return set(json.loads(forks.printed(f"{names}\n{code}")))
 
 
-def test_the_default_run_imports_nothing_slow_that_it_has_no_use_for() -> None:
-    found = modules(f"{PREPARED}\nprint(json.dumps(sorted(sys.modules)))", "fedpeft")
+def test_the_default_run_imports_nothing_slow_that_it_has_no_use_for(forks: Forks) -> None:
+    found = modules(forks, f"{PREPARED}\nprint(json.dumps(sorted(sys.modules)))", "fedpeft")
     assert "torch.optim" in found and "methods.peft.lora" in found
     assert found & SLOW == set()
 
 
 @pytest.mark.parametrize("method", methods.names())
-def test_nodes_import_nothing_that_the_zygote_could_have_for_them(method: str) -> None:
-    new = modules(PREPARED + TWO_ROUNDS, method)
+def test_nodes_import_nothing_that_the_zygote_could_have_for_them(
+    method: str, forks: Forks
+) -> None:
+    usual = methods.load(method).Config()
+    fewer = {name: most for name, most in FEW_SAMPLES.items() if getattr(usual, name, 0) > most}
+    more = {"train_samples": 100, "options": few.options(method, fewer)}
+    new = modules(forks, PREPARED + TWO_ROUNDS, method, clients=3, **more)
     assert {name for name in new if not name.startswith("zmq.")} == set()
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import made_run
 import pytest
+from forked import Forks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +21,6 @@ from testbed.record.reading import Damaged
 from testbed.record.recovery import Killed
 from testbed.report import comparison, export, run_page, summaries, way_in
 
-ROOT = Path(__file__).parents[4]
 EVENTS = made_run.events(clients=1, rounds=2)
 WHOLE = b"".join(made_run.lines(EVENTS))
 UNCLOSED = b"".join(made_run.lines(EVENTS[:-1]))
@@ -129,12 +129,14 @@ def test_a_changed_summary_is_read_or_refused(
 
 # Memory
 
-READ = """
+BEGINNING = """
 import resource, sys
 from pathlib import Path
 from testbed.config_error import ConfigError
 from testbed.report import summaries
 from testbed.report.read import read
+"""
+READ = """
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = peak()
 try:
@@ -159,17 +161,17 @@ def swollen(value: Any, part: str) -> bytes:
     return json.dumps(value).replace("0.125", f"[{','.join([part] * count)}]").encode()
 
 
-def taken(*arguments: Path) -> int:
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks(BEGINNING) as forks:
+        yield forks
+
+
+def taken(forks: Forks, *arguments: Path) -> int:
     """Bytes of memory that a process takes to read this."""
-    read = subprocess.run(
-        [sys.executable, "-c", READ, *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    print(int(read.stdout) / 1e6, "MB", read.stderr)
-    return int(read.stdout)
+    found = int(forks.printed(READ, *arguments))
+    print(found / 1e6, "MB")
+    return found
 
 
 def on_linux(test: Any) -> Any:
@@ -179,23 +181,23 @@ def on_linux(test: Any) -> Any:
 
 @on_linux
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_a_long_line_takes_bounded_memory(kind: str, tmp_path: Path) -> None:
+def test_a_long_line_takes_bounded_memory(kind: str, tmp_path: Path, forks: Forks) -> None:
     place, event, factor = KINDS[kind]
     line = swollen(event, "[[[[[]]]]]")
     assert reading.MOST_LINE_BYTES * 0.9 < len(line) < reading.MOST_LINE_BYTES
     found = made_run.lines(EVENTS)
     lines = [*found[:place], line + b"\n", *found[place:]]
     (tmp_path / "events.jsonl").write_bytes(b"".join(lines))
-    assert taken(tmp_path) < factor * len(line)
+    assert taken(forks, tmp_path) < factor * len(line)
 
 
 @on_linux
 @pytest.mark.parametrize("field", ["of_a_later_version", "link_facts"])
-def test_a_large_summary_takes_bounded_memory(field: str, tmp_path: Path) -> None:
+def test_a_large_summary_takes_bounded_memory(field: str, tmp_path: Path, forks: Forks) -> None:
     run = made_run.folder(tmp_path / "run", EVENTS)
     path = run / summaries.NAME
     path.write_bytes(swollen(json.loads(path.read_text()) | {field: {"x": 0.125}}, "[[[[[]]]]]"))
-    assert taken(run, path) < 10 * path.stat().st_size
+    assert taken(forks, run, path) < 10 * path.stat().st_size
 
 
 def test_what_is_not_known_is_not_looked_into() -> None:
