@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 ARGS ?= --profile=4g --clients=20
 INPUTS := pyproject.toml constraints.txt hatch_build.py
 PYTEST := $(BIN)/python -m pytest
+# Else each worker, and each process that a test starts, would compile the same files again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: env launch test check packages lint bench sbom clean
 

@@ -6,8 +6,11 @@ import pytest
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """As in a node; threads that wait for each other on busy cores take many times as long."""
+def torch_as_in_a_node() -> None:
+    """One thread, since such as wait for each other on busy cores take long, and no compiler."""
     # Where no test that was collected has torch, importing it would only take time.
     if torch := sys.modules.get("torch"):
+        from nodes.optimizers import without_compiler
+
         torch.set_num_threads(1)
+        without_compiler()
