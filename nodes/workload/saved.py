@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nodes.workload import hub
 from testbed import outside
-from testbed.config_error import ConfigError
+from testbed.config_error import ConfigError, excerpt
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -46,6 +46,11 @@ DTYPES = {
 PLAIN = "take the checkpoint from before it was quantised, in float32, float16 or bfloat16"
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 SHARD = re.compile(r"[\w.-]+\.safetensors")
+MOST_BLOCKS, MOST = 1_000, 1 << 24
+"""Of a size in config.json: of blocks, each of which is built, and of anything else. No model is as
+large, and neither takes long or overflows."""
+LARGEST = float(torch.finfo(torch.float32).max)
+"""Of a number in config.json: what models compute with has no larger one."""
 
 
 def local(name: str) -> Path:
@@ -129,8 +134,17 @@ def read(name: str, path: Path) -> dict[str, Any]:
 
 
 def read_config(name: str, folder: Path) -> dict[str, Any]:
-    """The fields of config.json. ConfigError for weights that are no plain numbers."""
+    """The fields of config.json.
+
+    ConfigError for weights that are no plain numbers, and for a number that is none or too large.
+    """
     config = read(name, folder / CONFIG)
+    for field, value in numbers(config):
+        if not abs(value) <= LARGEST:
+            raise ConfigError(
+                f"model = {name!r}: {field} = {excerpt(value)} in its {CONFIG}; no number there "
+                f"may be larger in size than {LARGEST:.2g}, or none"
+            )
     if config.get("quantization_config") is not None:
         raise ConfigError(
             f"model = {name!r}: quantization_config in its {CONFIG}: its weights are no plain "
@@ -139,14 +153,27 @@ def read_config(name: str, folder: Path) -> dict[str, Any]:
     return config
 
 
-def size(name: str, field: str, found: Any) -> int:
+def numbers(found: dict[str, Any]) -> Iterator[tuple[str, int | float]]:
+    """Numbers of a JSON object and of all within it, with their fields, such as "rope.factor"."""
+    left: list[tuple[str, Any]] = list(found.items())
+    while left:
+        field, value = left.pop()
+        if isinstance(value, dict):
+            left += [(f"{field}.{key}", each) for key, each in value.items()]
+        elif isinstance(value, list):
+            left += [(f"{field}[{place}]", each) for place, each in enumerate(value)]
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield field, value
+
+
+def size(name: str, field: str, found: Any, most: int = MOST) -> int:
     """A size in config.json, which may stand as a pair of equal ones."""
     if isinstance(found, list) and len(found) == 2 and found[0] == found[1]:
         found = found[0]
-    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+    if not isinstance(found, int) or isinstance(found, bool) or not 1 <= found <= most:
         raise ConfigError(
-            f"model = {name!r}: {field} = {found!r} in its {CONFIG}; must be a whole number, "
-            "at least 1"
+            f"model = {name!r}: {field} = {excerpt(repr(found))} in its {CONFIG}; must be a whole "
+            f"number, at least 1 and at most {most:,}"
         )
     return found
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nodes.workload import saved
-from nodes.workload.saved import CONFIG, PROCESSORS, size
+from nodes.workload.saved import CONFIG, MOST, MOST_BLOCKS, PROCESSORS, size
 from testbed.config_error import ConfigError
 
 EMBED = {
@@ -36,6 +36,9 @@ BLOCK = {
     "contract": "output.dense",
 }
 
+MOST_PIXELS = 1 << 16
+"""Of an image's side; its square counts."""
+
 
 def architecture(name: str, folder: Path) -> dict[str, int | float]:
     """The fields of a ModelSpec. ConfigError for what a VisionTransformer of ours is not."""
@@ -52,15 +55,15 @@ def architecture(name: str, folder: Path) -> dict[str, int | float]:
                 f"{also}"
             )
     side, patch, width, depth, heads, hidden, channels = (
-        size(name, field, config.get(field, defaults.get(field)))
-        for field in (
-            "image_size",
-            "patch_size",
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "intermediate_size",
-            "num_channels",
+        size(name, field, config.get(field, defaults.get(field)), most)
+        for field, most in (
+            ("image_size", MOST_PIXELS),
+            ("patch_size", MOST_PIXELS),
+            ("hidden_size", MOST),
+            ("num_hidden_layers", MOST_BLOCKS),
+            ("num_attention_heads", MOST),
+            ("intermediate_size", MOST),
+            ("num_channels", MOST_PIXELS),
         )
     )
     for large, small, what in (

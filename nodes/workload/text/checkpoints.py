@@ -7,6 +7,7 @@ modules; the weights are mapped privately from the files, and no code of the che
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from nodes.workload import saved
 from nodes.workload.saved import CONFIG
+from nodes.workload.text import passes
 from nodes.workload.text.layouts import LAYOUTS, roles
 from nodes.workload.text.stages import Attended, Block, CausalModel, CausalSpec, Embed, Head
 from nodes.workload.text.tokens import TransformersEncoder
@@ -27,6 +29,8 @@ from testbed.config_error import ConfigError, excerpt
 
 LANGUAGE = re.compile(r"\w+(ForCausalLM|LMHeadModel)")
 """Classes of language models, as config.json names them."""
+OF_CLASSES = ("id2label", "label2id", "num_labels", "problem_type")
+"""Fields that are of classifiers alone; a name would be made for each of a billion labels."""
 SLIDING = "sliding_attention"
 """Kind of a layer whose tokens see a window."""
 BUFFERS = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias)")
@@ -67,15 +71,25 @@ def _config(name: str, folder: Path) -> dict[str, Any]:
             f"are {', '.join(LAYOUTS)}"
         )
     _told(name, config)
-    return config
+    # Before anything is built by its sizes.
+    _spec(name, config)
+    passes.check_fields(name, config)
+    return {field: value for field, value in config.items() if field not in OF_CLASSES}
 
 
 def _spec(name: str, config: dict[str, Any]) -> CausalSpec:
     layout = LAYOUTS[config["model_type"]]
     found = {
-        ours: saved.size(name, field, config.get(field))
+        ours: saved.size(
+            name, field, config.get(field), saved.MOST_BLOCKS if ours == "depth" else saved.MOST
+        )
         for ours, field in layout.sizes._asdict().items()
     }
+    if found["width"] < found["heads"]:
+        raise ConfigError(
+            f"model = {name!r}: {layout.sizes.width} = {found['width']} in its {CONFIG}; must be "
+            f"at least {layout.sizes.heads} = {found['heads']}"
+        )
     tied = config.get("tie_word_embeddings", layout.tied)
     if not isinstance(tied, bool):
         raise ConfigError(
@@ -96,7 +110,7 @@ def encoder(name: str, folder: Path) -> TransformersEncoder:
     try:
         found = AutoTokenizer.from_pretrained(
             str(folder),
-            config=CONFIG_MAPPING[config["model_type"]].from_dict(config),
+            config=CONFIG_MAPPING[config["model_type"]].from_dict(copy.deepcopy(config)),
             local_files_only=True,
             trust_remote_code=False,
         )
@@ -120,11 +134,17 @@ def skeleton(name: str, folder: Path) -> CausalModel:
     config = _config(name, folder)
     dtype = _plain(_told(name, config) or torch.float32)
     theirs = _made(name, config, dtype, torch.device("meta"))
-    return _staged(theirs, _spec(name, config))
+    model = _staged(theirs, _spec(name, config))
+    passes.check(name, config, theirs, model)
+    return model
 
 
 def check(name: str, folder: Path) -> None:
-    """ConfigError where the weights are not those of the model in config.json, or not finite."""
+    """ConfigError where no sequence passes the model in config.json, or the weights are not its.
+
+    Or where one of these is not finite.
+    """
+    skeleton(name, folder)
     config = _config(name, folder)
     theirs = _made(name, config, torch.float32, torch.device("meta"))
     _Source(name, folder, theirs, tied=_spec(name, config).tied).read()
@@ -208,17 +228,30 @@ def _made(
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
     try:
-        own = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config))
+        kind = CONFIG_MAPPING[config["model_type"]]
+        # Null is nothing where a family has no such field. Defaults are written into what is given.
+        known = kind.__dataclass_fields__
+        given = {key: each for key, each in config.items() if each is not None or key in known}
+        own = kind.from_dict(copy.deepcopy(given))
         for field, value in vars(own).items():
             if "drop" in field and isinstance(value, int | float):
                 setattr(own, field, 0.0)
         own.use_cache = False
         # Softcapped scores are what the fused kernel does not have.
-        capped = getattr(own, "attn_logit_softcapping", None) is not None
+        capped = "attn_logit_softcapping" in type(own).__dataclass_fields__
+        capped = capped and own.attn_logit_softcapping is not None
         with empty:
             return AutoModelForCausalLM.from_config(
                 own, attn_implementation="eager" if capped else "sdpa", dtype=dtype
             ).eval()
+    except KeyError as error:
+        # Of a name that it looks up, such as an activation's, it says no more.
+        fields = {**config, **(config.get("rope_parameters") or config.get("rope_scaling") or {})}
+        named = [f"{key} = {value!r}: " for key, value in fields.items() if error.args == (value,)]
+        raise ConfigError(
+            f"model = {name!r}: transformers refuses its {CONFIG}: {''.join(named)}it knows no "
+            f"{excerpt(error)}"
+        ) from error
     except Exception as error:  # Each field has checks of its own.
         raise ConfigError(
             f"model = {name!r}: transformers refuses its {CONFIG}: {excerpt(error)}"
@@ -281,18 +314,20 @@ def _staged(theirs: Any, spec: CausalSpec) -> CausalModel:
     classifier = theirs.get_output_embeddings()
     tokens, norm = base.get_input_embeddings(), base.get_submodule(layout.norm)
     places = None if layout.places is None else base.get_submodule(layout.places)
-    window = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None) or [SLIDING if window else ""] * spec.depth
-    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    # A file may have fields that its family does not go by.
+    own = {each: getattr(config, each) for each in type(config).__dataclass_fields__}
+    window = own.get("sliding_window")
+    kinds = own.get("layer_types") or [SLIDING if window else ""] * spec.depth
+    capped = own.get("attn_logit_softcapping") is not None
     blocks = []
     for kind, layer in zip(kinds, base.get_submodule(layout.layers), strict=True):
         _make_linear(layer)
         angles = None
         if layout.rotary is not None:
-            angles = base.get_submodule(layout.rotary)
+            angles = _settled(base.get_submodule(layout.rotary))
             angles = partial(angles, layer_type=kind) if layout.by_kind else angles
         blocks.append(Block(layer, Attended(angles, window if kind == SLIDING else None, capped)))
-    cap = getattr(config, "final_logit_softcapping", None)
+    cap = own.get("final_logit_softcapping")
     return CausalModel(
         spec,
         roles(spec.model_type),
@@ -300,6 +335,19 @@ def _staged(theirs: Any, spec: CausalSpec) -> CausalModel:
         blocks,
         Head(norm, classifier, cap),
     ).requires_grad_()
+
+
+def _settled(rotary: Any) -> Any:
+    """Angles that are the same for every length: "dynamic" ones change beyond the context alone.
+
+    To see whether they have to, they ask for a value, which a model without values has not.
+    """
+    kinds = getattr(rotary, "rope_type", None)
+    if isinstance(kinds, dict):
+        rotary.rope_type = {k: "default" if v == "dynamic" else v for k, v in kinds.items()}
+    elif kinds == "dynamic":
+        rotary.rope_type = "default"
+    return rotary
 
 
 def _make_linear(layer: nn.Module) -> None:

@@ -1,6 +1,7 @@
 """Checkpoints of language models that are refused, with what is wrong and what would be right."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nodes.workload import models
+from nodes.workload.text import checkpoints
 from testbed.config_error import ConfigError
 
 INDEX = "model.safetensors.index.json"
@@ -76,14 +78,103 @@ def test_configurations_of_other_models_are(folder: Path, change: dict[str, Any]
     refused(folder, why, weights=False)
 
 
+ANGLES = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"rope_theta": math.nan}, "rope_theta = nan in its config.json; no number there may be"),
+        (
+            {"rope_theta": -1e4},
+            "rope_theta = -10000.0 in its config.json; must be a number above 1",
+        ),
+        ({"rope_theta": "1e4"}, "rope_theta = '1e4' in its config.json; must be a number above 1"),
+        ({"rope_scaling": "linear"}, "rope_scaling = 'linear' .*; must be an object, or null"),
+        ({"rope_scaling": ANGLES | {"factor": 0}}, r"rope_scaling\.factor = 0 .* number above 0"),
+        (
+            {"rope_parameters": ANGLES | {"rope_theta": None}},
+            r"rope_parameters\.rope_theta = None .*; must be numbers, or left out",
+        ),
+        (
+            {"rope_parameters": {**ANGLES, "factor": None}},
+            r"rope_parameters\.factor = None .* linear",
+        ),
+        (
+            {"rope_parameters": {**ANGLES, "rope_theta": 1e-200}},
+            r"rope_parameters\.rope_theta = 1e-200 .*; must be a number above 1",
+        ),
+        ({"rope_parameters": {**ANGLES, "rope_type": "odd"}}, ".* rope_type = 'odd': it knows no"),
+        (
+            {
+                "rope_parameters": {
+                    "rope_type": "longrope",
+                    "short_factor": [1.0] * 4,
+                    "long_factor": [1e-38] * 4,
+                    "original_max_position_embeddings": 8,
+                    "attention_factor": 3e38,
+                }
+            },
+            "rope_parameters = .* in its config.json: the angles of places up to 63 are not finite",
+        ),
+        (
+            {
+                "rope_parameters": {
+                    "rope_type": "longrope",
+                    "short_factor": [1.0] * 3,
+                    "long_factor": [1.0] * 3,
+                    "original_max_position_embeddings": 8,
+                }
+            },
+            "transformers refuses its config.json: .*",
+        ),
+        ({"head_dim": 7}, ".*head_dim.*7"),
+        ({"head_dim": 3}, ".*head_dim = 3 .* places turn 4 features, and a head has 3"),
+        (
+            {"num_key_value_heads": 3},
+            "num_key_value_heads = 3 .* divisor of num_attention_heads = 4",
+        ),
+        (
+            {"num_key_value_heads": 0},
+            "num_key_value_heads = 0 .*; must be a whole number, at least 1",
+        ),
+        (
+            {"rms_norm_eps": -1e-6},
+            "rms_norm_eps = -1e-06 in its config.json; must be a number above 0",
+        ),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers = 1000000000 .* at most 1,000"),
+        ({"vocab_size": 10**30}, "vocab_size = 1000000000000000000000000000000 in its config.json"),
+        (
+            {"pad_token_id": 97},
+            "pad_token_id = 97 in its config.json; must be null, or below vocab",
+        ),
+        ({"layer_types": 3}, "layer_types = 3 in its config.json; must be a list, or null"),
+        ({"initializer_range": math.inf}, "initializer_range = inf in its config.json; no number"),
+    ],
+)
+def test_numbers_that_no_sequence_passes_are_without_weights(
+    folder: Path, change: dict[str, Any], why: str
+) -> None:
+    edit(folder / "config.json", lambda found: found.update(change))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=f"^model = '{folder}': {why}"):
+        models.skeleton(str(folder), 1)
+
+
+def test_labels_without_number_are_never_named(folder: Path) -> None:
+    edit(folder / "config.json", lambda found: found.update(num_labels=10**12))
+    models.check(str(folder), weights=True)
+    models.build(str(folder), 1, 0)
+
+
 def test_what_transformers_refuses_is(folder: Path) -> None:
-    edit(folder / "config.json", lambda found: found.update(num_attention_heads=5))
+    edit(folder / "config.json", lambda found: found.update(num_attention_heads=6))
     refused(folder, "transformers refuses its config.json")
     edit(folder / "config.json", lambda found: found.update(num_attention_heads=4))
     edit(folder / "config.json", lambda found: found.update(hidden_act="no such"))
-    refused(folder, "transformers refuses its config.json: .*no such")
-    edit(folder / "config.json", lambda found: found.update(hidden_act="silu", rms_norm_eps="1"))
-    refused(folder, "transformers refuses its config.json: [^\n]*rms_norm_eps[^\n]*'1'[^\n]*$")
+    refused(folder, "transformers refuses its config.json: hidden_act = 'no such': it knows no")
+    edit(folder / "config.json", lambda found: found.update(hidden_act="silu", mlp_bias="1"))
+    refused(folder, "transformers refuses its config.json: [^\n]*mlp_bias[^\n]*'1'[^\n]*$")
 
 
 def test_a_byte_order_mark_is_no_reason(folder: Path) -> None:
@@ -162,9 +253,8 @@ def test_weights_beyond_the_float32_that_they_become_are(folder: Path) -> None:
     refused(folder, f"its model.safetensors has {VALUE}, which holds values that are not finite")
 
 
-def test_angles_that_are_not_finite_are(folder: Path) -> None:
-    angles = {"rope_type": "default", "rope_theta": -1}
-    edit(folder / "config.json", lambda found: found.update(rope_parameters=angles))
+def test_weights_whose_logits_are_not_finite_are_once_they_are_loaded(folder: Path) -> None:
+    edit_weights(folder, lambda state: state.update({VALUE: state[VALUE] * 1e38}))
     with pytest.raises(ConfigError, match="its weights give logits that are not finite"):
         models.build(str(folder), 1, 0)
 
@@ -220,11 +310,25 @@ def test_a_fingerprint_is_of_every_shard(shards: Path, folder: Path) -> None:
     assert models.fingerprint(str(shards)) != first
 
 
-def test_what_stages_cannot_do_is_refused_once_it_is_loaded(tmp_path: Path) -> None:
+def test_tokens_that_see_later_ones_are_refused_before_anything_starts(tmp_path: Path) -> None:
     made_causal.folder_of("gemma3_text", tmp_path)
     edit(tmp_path / "config.json", lambda found: found.update(use_bidirectional_attention=True))
-    with pytest.raises(ValueError, match="model_type = 'gemma3_text': cut between its blocks"):
-        models.build(str(tmp_path), 1, 0)
+    refused(tmp_path, "use_bidirectional_attention = True in its config.json; must be false")
+
+
+def test_stages_that_are_not_the_model_are_refused_once_they_are_loaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staged = checkpoints._staged
+
+    def capped(theirs: Any, spec: Any) -> Any:
+        model = staged(theirs, spec)
+        model.head.cap = 0.5
+        return model
+
+    monkeypatch.setattr(checkpoints, "_staged", capped)
+    with pytest.raises(ValueError, match="model_type = 'llama': cut between its blocks"):
+        models.build(str(folder), 1, 0)
 
 
 def test_gpt2_as_its_first_release_has_it_is_read(tmp_path: Path) -> None:
