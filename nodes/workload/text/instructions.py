@@ -1,4 +1,7 @@
-"""Instructions with one right answer each, drawn: families of small tasks on letters or numbers."""
+"""Instructions with one right answer each, drawn: families of small tasks on letters or numbers.
+
+The shipped model was pretrained on some families, which it answers, and is fine-tuned on others.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +79,57 @@ def _next(rng: random.Random) -> Example:
     return Example(f"Letter after: {LETTERS[at]}", LETTERS[at + 1])
 
 
-FAMILIES: dict[str, Callable[[random.Random], Example]] = {
+def _repeat(rng: random.Random) -> Example:
+    drawn = _letters(rng)
+    return Example(f"Repeat: {' '.join(drawn)}", " ".join(drawn))
+
+
+def _second(rng: random.Random) -> Example:
+    drawn = _letters(rng)
+    return Example(f"Second letter: {' '.join(drawn)}", drawn[1])
+
+
+def _rest(rng: random.Random) -> Example:
+    drawn = _letters(rng)
+    return Example(f"All but the first: {' '.join(drawn)}", " ".join(drawn[1:]))
+
+
+def _begin(rng: random.Random) -> Example:
+    drawn = _letters(rng)
+    return Example(f"All but the last: {' '.join(drawn)}", " ".join(drawn[:-1]))
+
+
+def _ends(rng: random.Random) -> Example:
+    drawn = _letters(rng)
+    return Example(f"First and last: {' '.join(drawn)}", f"{drawn[0]} {drawn[-1]}")
+
+
+def _downwards(rng: random.Random) -> Example:
+    drawn = _letters(rng)
+    return Example(f"Sort downwards: {' '.join(drawn)}", " ".join(sorted(drawn, reverse=True)))
+
+
+def _capital(rng: random.Random) -> Example:
+    drawn = _letters(rng)
+    return Example(f"First in capitals: {' '.join(drawn)}", drawn[0].upper())
+
+
+def _within(rng: random.Random) -> Example:
+    asked, drawn = rng.choice(LETTERS), _letters(rng)
+    return Example(f"Is {asked} in: {' '.join(drawn)}", "yes" if asked in drawn else "no")
+
+
+def _smaller(rng: random.Random) -> Example:
+    one, other = rng.sample(range(100), 2)
+    return Example(f"Which is smaller: {one} or {other}", str(min(one, other)))
+
+
+def _subtract(rng: random.Random) -> Example:
+    less, more = sorted(rng.choices(range(10), k=2))
+    return Example(f"Subtract: {more} - {less}", str(more - less))
+
+
+PRETRAINED: dict[str, Callable[[random.Random], Example]] = {
     "reverse": _reverse,
     "sort": _sort,
     "upper": _upper,
@@ -88,6 +141,20 @@ FAMILIES: dict[str, Callable[[random.Random], Example]] = {
     "largest": _largest,
     "next": _next,
 }
+"""Those that the shipped model was pretrained on."""
+FAMILIES: dict[str, Callable[[random.Random], Example]] = {
+    "repeat": _repeat,
+    "second": _second,
+    "rest": _rest,
+    "begin": _begin,
+    "ends": _ends,
+    "downwards": _downwards,
+    "capital": _capital,
+    "within": _within,
+    "smaller": _smaller,
+    "subtract": _subtract,
+}
+"""Those of the data set."""
 
 
 def draw(family: str, count: int, seed: int, without: Collection[Example] = ()) -> list[Example]:
@@ -95,12 +162,12 @@ def draw(family: str, count: int, seed: int, without: Collection[Example] = ()) 
 
     ValueError where there is hardly any other.
     """
-    rng = random.Random(f"{seed} {family}")
+    rng, drawn = random.Random(f"{seed} {family}"), (PRETRAINED | FAMILIES)[family]
     found: list[Example] = []
     for _ in range(MOST_DRAWS * count):
         if len(found) == count:
             break
-        example = FAMILIES[family](rng)
+        example = drawn(rng)
         if example not in without:
             found.append(example)
     if len(found) < count:

@@ -1,8 +1,8 @@
 """Pretrains the shipped language model: `python -m nodes.workload.text.pretrain WHEELS`.
 
 On the documentation of Python packages, read from their wheels and the standard library, none of
-them in the `docs` data set, and on instructions of every family; one sequence in ten is of these.
-On the same machine the same seed gives the same weights.
+them in the `docs` data set, and on instructions of other families than the `instructions` data set
+asks; one sequence in ten is of these. On the same machine the same seed gives the same weights.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ REPORT_EVERY = 100
 HELD = 200
 """Texts that the model is evaluated on and never sees."""
 EXAMPLES = 4_000
-"""Instructions of each family."""
+"""Instructions of each of the families that are the model's to know."""
 
 
 def documents(wheels: tuple[Path, ...]) -> list[str]:
@@ -80,11 +80,11 @@ def ids_of(tokenizer: Tokenizer, texts: list[str]) -> NDArray[np.uint16]:
 
 
 def asked_of(seed: int) -> list[str]:
-    """Instructions of every family with their answers, in a drawn order."""
+    """Instructions of these families with their answers, in a drawn order."""
     drawn = derive(seed, "instructions")
     examples = [
         example
-        for family in instructions.FAMILIES
+        for family in instructions.PRETRAINED
         for example in instructions.draw(family, EXAMPLES, drawn)
     ]
     random.Random(drawn).shuffle(examples)

@@ -56,12 +56,14 @@ def test_an_instructions_answer_alone_is_learnt() -> None:
         answer = ENCODER._tokenizer.decode(learnt[:-1].tolist())
         whole = ENCODER._tokenizer.decode(inputs.tolist(), skip_special_tokens=True)
         family = list(corpora.instructions.FAMILIES)[group]
-        if family == "reverse":
-            letters = whole.removeprefix("Reverse: ")[: len(answer)]
-            assert answer.split() == letters.split()[::-1]
-        if family == "largest":
-            prompt = whole.removeprefix("Largest of: ")
-            assert int(answer) == max(map(int, prompt[: -len(answer)].split()))
+        if family == "begin":
+            letters = whole.removeprefix("All but the last: ").split()
+            count = len(answer.split())
+            assert answer.split() == letters[:count]
+        if family == "smaller":
+            one, other = whole.removeprefix("Which is smaller: ").split(" or ")
+            other = other.removesuffix(answer)
+            assert int(answer) == min(int(one), int(other))
 
 
 def test_other_seeds_are_asked_other_things_and_tested_on_the_same() -> None:

@@ -48,13 +48,26 @@ def test_a_prompt_is_read_and_its_answer_learnt() -> None:
     assert found.targets.tolist() == [[IGNORED, 3, 4, 0, IGNORED, IGNORED]]
 
 
-@pytest.mark.parametrize("family", instructions.FAMILIES)
+@pytest.mark.parametrize("family", [*instructions.PRETRAINED, *instructions.FAMILIES])
 def test_instructions_are_their_seeds_and_none_of_those_taken(family: str) -> None:
     one = instructions.draw(family, 20, seed=3)
     assert one == instructions.draw(family, 20, seed=3)
     assert one != instructions.draw(family, 20, seed=4)
     others = instructions.draw(family, 30, seed=4, without=set(one))
     assert len(others) == 30 and not set(one) & set(others)
+
+
+def test_no_family_of_the_data_set_is_one_that_the_model_was_pretrained_on() -> None:
+    known, asked = (
+        {example.prompt.partition(":")[0] for family in own for example in draw(family)}
+        for own in (instructions.PRETRAINED, instructions.FAMILIES)
+    )
+    assert not {each for each in asked if not each.startswith("Is ")} & known
+    assert len(known) == 10 and len(asked - {e for e in asked if e.startswith("Is ")}) == 9
+
+
+def draw(family: str) -> list[instructions.Example]:
+    return instructions.draw(family, 20, seed=1)
 
 
 def test_a_family_that_has_no_other_example_says_so() -> None:
