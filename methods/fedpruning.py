@@ -104,8 +104,8 @@ def check(config: Config, model: nn.Module) -> None:
         parts = [part for kind in config.kinds for part in wanted[kind]]
         if missing := [part for part in parts if not hasattr(block, part)]:
             raise ValueError(
-                f"structures = {config.structures!r}: block {number} has no {', '.join(missing)}; "
-                "take another model"
+                f"structures = {config.structures!r}: block {number} of this model has no "
+                f"{', '.join(missing)}; take one that ships, or a vision transformer"
             )
         attention = cast(Any, block).attention if "heads" in config.kinds else None
         if attention and attention.key.out_features != attention.query.out_features:

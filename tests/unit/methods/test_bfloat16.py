@@ -10,7 +10,8 @@ import msgspec
 import pytest
 import torch
 from in_process import play
-from made_text import SAMPLES, nobody, text_shards
+from made_text import SAMPLES, language_model, nobody, text_shards
+from torch import nn
 
 import methods
 from nodes.workload import models
@@ -56,13 +57,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
-def test_a_method_plays_two_rounds(name: str, options: dict[str, Any], folder: Path) -> None:
+def plays(name: str, options: dict[str, Any], model: nn.Module) -> None:
+    """Two rounds in which nobody is missed, after which every model has a finite loss."""
     method = methods.load(name)
     config = msgspec.convert(options, method.Config)
-    method.check(config, models.skeleton(str(folder), 1))
+    method.check(config, model)
     torch.manual_seed(1)
-    adapted = method.adapt(config, models.build(str(folder), 1, 0))
+    adapted = method.adapt(config, model)
     server = method.Server(config, copy.deepcopy(adapted), nobody(), 0)
     clients = {
         name: method.Client(config, copy.deepcopy(adapted), shard, shard.client)
@@ -76,8 +77,31 @@ def test_a_method_plays_two_rounds(name: str, options: dict[str, Any], folder: P
     assert all(math.isfinite(each["loss"]) for each in found if each)
 
 
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+def test_a_method_plays_two_rounds(name: str, options: dict[str, Any], folder: Path) -> None:
+    method = methods.load(name)
+    method.check(msgspec.convert(options, method.Config), models.skeleton(str(folder), 1))
+    plays(name, options, models.build(str(folder), 1, 0))
+
+
+@pytest.mark.parametrize("structures", ["hidden", "heads", "both"])
+def test_pruning_plays_on_a_model_of_our_own_in_bfloat16(structures: str) -> None:
+    own = language_model(kv_heads=None).bfloat16()
+    plays("fedpruning", {"structures": structures, "layers": "uniform"}, own)
+
+
+@pytest.mark.parametrize("structures", ["hidden", "heads"])
+def test_pruning_is_refused_on_a_checkpoint_by_what_its_blocks_lack(
+    structures: str, folder: Path
+) -> None:
+    method = methods.load("fedpruning")
+    config = msgspec.convert({"structures": structures}, method.Config)
+    with pytest.raises(ValueError, match=r"block 0 of this model has no .*; take one that ships"):
+        method.check(config, models.skeleton(str(folder), 1))
+
+
 def test_every_method_of_text_is_among_them() -> None:
     of_images = {"feddm", "fedptr"}
-    # Of a model with blocks of its own names alone.
+    # By parts that a checkpoint's blocks do not have by those names.
     named = {"fedpruning"}
     assert {name for name, _ in CASES} == set(methods.names()) - of_images - named

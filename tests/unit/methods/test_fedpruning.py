@@ -370,6 +370,6 @@ def test_bad_options_are_refused(option: str, value: object, reason: str) -> Non
 def test_a_model_without_what_is_pruned_is_refused() -> None:
     model = backbone()
     del model.blocks[1].expand
-    with pytest.raises(ValueError, match="'both': block 1 has no expand; take another model"):
+    with pytest.raises(ValueError, match="'both': block 1 of this model has no expand; take one"):
         fedpruning.check(Config(structures="both"), model)
     fedpruning.check(Config(structures="heads"), model)
