@@ -10,7 +10,16 @@ from typing import Any
 import msgspec
 from rich.console import Group
 
-from experiments import accounts, assumptions, compare, plan, program_bench, ray_hosts, tuning
+from experiments import (
+    accounts,
+    assumptions,
+    by_links,
+    compare,
+    plan,
+    program_bench,
+    ray_hosts,
+    tuning,
+)
 from experiments import hosts as several
 from experiments.plan import INTERRUPTED, Bench, Cell, Outcome
 from experiments.progress import Lines, LiveTable
@@ -97,7 +106,9 @@ def bench(
         output.error(f"no comparison.json: {error}")
     if found or cases or output.as_json:
         table = program_bench.table(asked, cases) if cases else compare.table(asked, found)
-        output.show(Group(table, *([claims.table(examined)] if examined else [])), result)
+        beside = by_links.table(found)
+        more = [*filter(None, [beside]), *([claims.table(examined)] if examined else [])]
+        output.show(Group(table, *more), result)
     for outcome in everything:
         if outcome.reason is not None:
             what = "no result of" if outcome.summary is None else "a failure in"
