@@ -27,20 +27,23 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "fedavgm": {"rank": 2},
     "fedadam": {"rank": 2},
     "diloco": {"rank": 2, "local_steps": 3},
-    "feddf": {"rank": 2, "public_samples": 12},
+    "feddf": {"rank": 2, "public_samples": 12, "distill_epochs": 1},
     "flora": {"ranks": "3,1,2"},
     "hetlora": {"ranks": "3,1,2"},
     "flexlora": {"ranks": "3,1,2"},
     "fedsp": {"align_steps": 2, "local_steps": 2, "batch_size": 4, "prefix_length": 8},
     "feddm": {"iterations": 2, "server_epochs": 2},
     "fedptr": {"rank": 2, "match_steps": 2, "unrolled_steps": 2},
-    "fedmd": {"depths": "2,3", "public_batch": 8, "public_samples": 12},
-    "kdfft": {"public_batch": 8, "public_samples": 12},
+    "fedmd": {
+        **{"depths": "2,3", "public_batch": 8, "public_samples": 12},
+        **{"first_epochs": 2, "local_epochs": 1},
+    },
+    "kdfft": {"public_batch": 8, "public_samples": 12, "local_epochs": 1, "student_epochs": 1},
     "split": {},
     "splitfed": {},
-    "salientgrads": {},
+    "salientgrads": {"local_epochs": 1},
     "fedlite": {},
-    "sfprompt": {"prompt_length": 2},
+    "sfprompt": {"prompt_length": 2, "local_epochs": 1},
 }
 
 
@@ -50,18 +53,21 @@ def plain() -> nn.Module:
 
 
 class Run:
-    """A server and its clients, with chains for what they send."""
+    """A server and its clients, of three the first, with chains for what they send."""
 
-    def __init__(self, name: str, up: list[str], down: list[str], **more: Any) -> None:
+    def __init__(
+        self, name: str, up: list[str], down: list[str], clients: int = 3, **more: Any
+    ) -> None:
         method = methods.load(name)
         given = {**OPTIONS[name], **more}
         self.options = msgspec.convert(given, method.Config)
+        samples = dict(list(SAMPLES.items())[:clients])
         if name in TEXT_ALONE:
-            self.data, at_server = text_shards(SAMPLES), nobody()
+            self.data, at_server = text_shards(samples), nobody()
         else:
             self.data = {
                 client: shard._replace(public=torch.rand(12, 1, 4, 4, generator=_draw()))
-                for client, shard in shards(SAMPLES, (1, 4, 4), CLASSES).items()
+                for client, shard in shards(samples, (1, 4, 4), CLASSES).items()
             }
             none = torch.empty(0, 1, 4, 4)
             public = self.data["client-1"].public

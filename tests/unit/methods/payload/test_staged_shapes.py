@@ -59,8 +59,8 @@ def test_a_method_tells_the_shapes_that_its_stages_are_given(
         return encode(self, tensors, *args)
 
     monkeypatch.setattr(Chain, "encode", watched)
-    run = Run(name, *((["bf16"], []) if way == "up" else ([], ["bf16"])), **options)
-    run.play(3)
+    run = Run(name, *((["bf16"], []) if way == "up" else ([], ["bf16"])), clients=2, **options)
+    run.play(2)
     shapes = told(name, way, run.options)
     assert seen and {*map(outline, shapes)} <= {*map(outline, seen)}
     assert max(map(highest, shapes)) == max(map(highest, seen))
