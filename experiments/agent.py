@@ -4,8 +4,12 @@ import sys
 
 import msgspec
 
+from experiments import programs_hosts
 from experiments.hosts import address_of, digests
+from testbed import extras
 from testbed.config_error import ConfigError
+from testbed.exec.hosts import part as programs_part
+from testbed.exec.hosts.messages import CheckPrograms, Order
 from testbed.links import choice
 from testbed.links.dilation import plan as dilated
 from testbed.links.interface import LinkError
@@ -17,6 +21,7 @@ from testbed.run import client_links
 from testbed.run.config import RunConfig, pace
 from testbed.run.hosts.agent import Agent
 from testbed.run.hosts.captures import refuse_full_disk
+from testbed.run.hosts.line import Line
 from testbed.run.hosts.part import Prepared
 from testbed.transport import congestion
 
@@ -28,7 +33,7 @@ def run(listen: str, token: bytes, *, until_input_ends: bool) -> None:
         ConfigError: it cannot listen there.
     """
     try:
-        agent = Agent(*address_of(listen), token, prepared, load)
+        agent = Agent(*address_of(listen), token, prepared, load, {CheckPrograms: carry_out}, Order)
     except LinkError as error:
         raise ConfigError(f"--listen={listen}: {error}") from error
 
@@ -39,8 +44,18 @@ def run(listen: str, token: bytes, *, until_input_ends: bool) -> None:
     agent.serve(say, sys.stdin.fileno() if until_input_ends else None)
 
 
+def carry_out(line: Line, token: bytes, asked: CheckPrograms) -> None:
+    """Have a part in a run of programs."""
+    programs_part.carry_out(line, token, asked, programs_hosts.prepared)
+
+
 def load() -> None:
-    """Import torch and what needs it, which takes seconds and is not the agent's own to hold."""
+    """Import torch and what needs it, which takes seconds and is not the agent's own to hold.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    extras.require("a part of a run that trains", "train")
     from nodes import program  # noqa: F401
     from nodes.checkpoint import posting  # noqa: F401
 

@@ -2,12 +2,13 @@
 
 import contextlib
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
+from experiments import ray_hosts
 from testbed import outside
 from testbed.config_error import ConfigError
 from testbed.links.interface import LinkError
@@ -22,7 +23,7 @@ from testbed.run.hosts.agent import software
 from testbed.run.hosts.driver import Hosts
 from testbed.run.hosts.far_host import FarHost, Unusable, checked
 from testbed.run.hosts.line import PORT
-from testbed.run.hosts.messages import Load
+from testbed.run.hosts.messages import Answer, Check, Load
 from testbed.units import whole
 
 LEAST_TOKEN_BYTES = 32
@@ -31,6 +32,7 @@ MOST_HOSTS = 26
 
 
 _THERE_IS_ONE = "there is one host; name several by hosts, or leave it out"
+Question = Callable[[RunConfig, FarHost], msgspec.Struct]
 ONE_HOST = "is of a run's hosts, and there are none but this one; name them by --hosts"
 
 
@@ -122,6 +124,26 @@ def settled(config: RunConfig, flags: Mapping[str, Any]) -> RunConfig:
     return msgspec.structs.replace(config, links=userspace.name, dilation=own)
 
 
+def reached(
+    config: RunConfig, token_file: Path | None, owned: contextlib.ExitStack
+) -> tuple[RunConfig, bytes | None]:
+    """The run with its hosts' addresses, and their token; None: it has this host alone.
+
+    Those of a Ray cluster have agents until ``owned`` ends.
+
+    Raises:
+        ConfigError: there is no token, or no cluster.
+    """
+    if config.hosts == ray_hosts.AUTO:
+        cluster = owned.enter_context(ray_hosts.agents())
+        return msgspec.structs.replace(config, hosts=cluster.addresses), cluster.token.encode()
+    if config.hosts is not None:
+        return config, token(token_file)
+    if token_file is not None:
+        raise ConfigError(f"--token-file={token_file}: {ONE_HOST}")
+    return config, None
+
+
 def placeable(config: RunConfig, clients: int) -> dict[str, tuple[str, int]]:
     """Addresses of a run's hosts by their names, on which its nodes can be as they are placed.
 
@@ -156,8 +178,17 @@ class Called(NamedTuple):
 
 
 @contextlib.contextmanager
-def called(config: RunConfig, clients: int, secret: bytes) -> Iterator[Called]:
-    """The other hosts of a run of so many clients, which have this one's software and load it.
+def called(
+    config: RunConfig,
+    clients: int,
+    secret: bytes,
+    *,
+    hears: Any = Answer,
+    loads: bool = True,
+) -> Iterator[Called]:
+    """The other hosts of a run of so many clients, which have this one's software.
+
+    ``hears``: what they may say; ``loads``: whether they load what training takes.
 
     Raises:
         ConfigError: naming the one that could have no part in it, and why.
@@ -168,10 +199,11 @@ def called(config: RunConfig, clients: int, secret: bytes) -> Iterator[Called]:
             listener = owned.enter_context(listen(addresses[own][0]))
             found = []
             for name in others:
-                far = FarHost(name, addresses[name], secret)
+                far = FarHost(name, addresses[name], secret, hears)
                 owned.callback(far.close)
                 refuse_other_software(far)
-                far.say(Load())
+                if loads:
+                    far.say(Load())
                 found.append(far)
         except (Unusable, LinkError) as error:
             raise ConfigError(f"hosts = {config.hosts!r}: {error}") from error
@@ -185,10 +217,12 @@ def joined(
     layout: Plan,
     told: Mapping[str, str | None],
     needs: hosts.Needs = hosts.NOTHING,
+    question: Question = lambda config, far: Check(config),
 ) -> Iterator[tuple[Hosts, Plan]]:
     """The hosts of a run, each of which can have its part, and the plan with all placed.
 
-    ``told``: digests of what all must have; ``needs``: memory.
+    ``told``: digests of what all must have; ``needs``: memory; ``question``: what a host is asked
+    of a run that is placed.
 
     Raises:
         ConfigError: naming the host that cannot, and why.
@@ -197,7 +231,8 @@ def joined(
     machines = [here, *(far.machine for far in them.others)]
     layout = hosts.placed(layout, machines, needs, config.place)
     try:
-        ports = checked(them.others, config, told)
+        written = msgspec.structs.replace(config, place=hosts.written(layout))
+        ports = checked(them.others, lambda far: question(written, far), told)
     except Unusable as error:
         raise ConfigError(f"hosts = {config.hosts!r}: {error}") from error
     secure = config.secure is not False

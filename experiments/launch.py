@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 import methods
-from experiments import elastic, ray_hosts
+from experiments import elastic
 from experiments import hosts as spread
 from experiments.aftermath import (
     EXIT_CODES,
@@ -82,15 +82,7 @@ def _launch(
     # 1. Everything is checked before anything starts, the quick checks first.
     config = load(file if killed is None else killed.config_file, flags)
     config = spread.settled(config, flags)
-    token = None
-    if config.hosts == ray_hosts.AUTO:
-        cluster = owned.enter_context(ray_hosts.agents())
-        config = msgspec.structs.replace(config, hosts=cluster.addresses)
-        token = cluster.token.encode()
-    elif config.hosts is not None:
-        token = spread.token(token_file)
-    elif token_file is not None:
-        raise ConfigError(f"--token-file={token_file}: {spread.ONE_HOST}")
+    config, token = spread.reached(config, token_file, owned)
     profiles = client_links.client_links(config)
     server = None if config.server_profile is None else load_profile(config.server_profile)
     layout = plan(profiles, server, client_links.times_away(config, len(profiles)))

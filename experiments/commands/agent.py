@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from experiments.commands import options as common
-from testbed import extras
 
 
 @click.command()
@@ -24,17 +23,17 @@ from testbed import extras
     help="End with standard input, as whatever has started it does.",
 )
 def agent(listen: str, token_file: Path | None, until_input_ends: bool) -> None:
-    """Have a part in runs that are launched on another machine with --hosts.
+    """Have a part in runs that another machine starts with --hosts: of launch, bench and exec.
 
-    It serves one run at a time, and needs the same program, packages, model and data as the other
-    hosts. They all have one token, of 32 bytes or more.
+    It serves one run at a time, and needs the same program and packages as the other hosts, and
+    where they train the same model and data. They all have one token, of 32 bytes or more: whoever
+    has it runs commands here as the user that the agent runs as.
 
     \b
     Example:
       export WIRETUNE_TOKEN=$(cat token)
       python cli.py agent --listen=10.0.0.2
     """
-    extras.require("agent", "train")
     from experiments import agent as serving
     from experiments import hosts
 

@@ -11,7 +11,7 @@ import click
 
 from experiments.commands import options as common
 from testbed.config_error import ConfigError
-from testbed.exec.config import OF_LINKS, ExecConfig
+from testbed.exec.config import OF_HOSTS, OF_LINKS, ExecConfig
 from testbed.report import terminal
 
 
@@ -45,8 +45,8 @@ def _variables(
     metavar="NAME=VALUE",
     help="A variable of every node's environment; may be repeated.",
 )
-@common.of_a_run(*(name for name in OF_LINKS if name != "dilation"))
-@common.of_one_host()
+@common.of_a_run(*(name for name in OF_LINKS if name != "dilation"), *OF_HOSTS)
+@common.token_file()
 @common.of_a_run("dilation", help_="None but 1: programs of others go by this machine's clock.")
 @click.argument("command", nargs=-1, metavar="[-- COMMAND...]")
 @common.says(quietly=True)
@@ -55,6 +55,7 @@ def exec(
     context: click.Context,
     /,
     file: Path | None,
+    token_file: Path | None,
     output: terminal.Output,
     **flags: Any,
 ) -> None:
@@ -66,8 +67,9 @@ def exec(
       python cli.py exec --profile=4g --clients=4 --wait-port=8000 --until=clients \\
         --server='python -m http.server 8000' --client='curl -sO http://server:8000/FILE'
       python cli.py exec -f net.toml
+      python cli.py exec --hosts=10.0.0.1,10.0.0.2 --clients=40 -- ping -c 3 server
     """
     from experiments import exec as executing
 
     began_s = context.find_object(float) or time.monotonic()
-    sys.exit(executing.execute(file, flags, sys.argv, began_s, output))
+    sys.exit(executing.execute(file, flags, sys.argv, began_s, output, token_file))

@@ -182,7 +182,7 @@ def of_one_host() -> Callable[[Command], Command]:
         if value is not None:
             from testbed.exec.config import ONE_HOST
 
-            raise ConfigError(f"{option.opts[0]}={value}: {ONE_HOST}")
+            raise ConfigError(f"{option.opts[0]}={value}: a network that stays {ONE_HOST}")
 
     def decorate(command: Command) -> Command:
         for name in ("--hosts", "--place", "--token-file"):

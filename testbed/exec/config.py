@@ -23,9 +23,10 @@ OF_LINKS = (
 )
 """Fields of RunConfig that a run of programs has too."""
 OF_HOSTS = ("hosts", "place")
+"""Likewise, which a bench of them has not."""
 ONE_HOST = (
-    "programs of others have all their nodes on one host, this one; leave it out (`launch`, and "
-    "`bench` of methods, have runs on several)"
+    "has all its nodes on one host, this one; leave it out (`launch`, `exec`, and `bench` of "
+    "methods, have runs on several)"
 )
 TcpPort = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Command = Text | tuple[Text, ...]
@@ -151,14 +152,13 @@ def load(file: Path | None, flags: Mapping[str, Any], named: str = "--file") -> 
 
 
 def _split(values: Mapping[str, Any], where: str) -> Request:
-    known = [*OF_LINKS, *ExecConfig.__struct_fields__]
+    of_links = (*OF_LINKS, *OF_HOSTS)
+    known = [*of_links, *ExecConfig.__struct_fields__]
     for key in values:
-        if key in OF_HOSTS:
-            raise ConfigError(f"{where}: {key} = {values[key]!r}: {ONE_HOST}")
         if key not in known:
             raise ConfigError(f"{where}: unknown field {key!r}{closest(key, known) or '.'}")
-    links = {key: value for key, value in values.items() if key in OF_LINKS}
-    programs = {key: value for key, value in values.items() if key not in OF_LINKS}
+    links = {key: value for key, value in values.items() if key in of_links}
+    programs = {key: value for key, value in values.items() if key not in of_links}
     tables = programs.get("nodes", {})
     if not isinstance(tables, dict):
         raise ConfigError(f"{where}: nodes = {tables!r}: must be a table of tables, [nodes.NAME]")
@@ -202,7 +202,7 @@ def repeatable(programs: ExecConfig) -> ExecConfig:
 def write(request: Request, path: Path) -> None:
     """Write both in one step as a TOML file that ``load`` reads back equal."""
     links = msgspec.to_builtins(request.links)
-    values = {key: links[key] for key in OF_LINKS if key != "dilation"}
+    values = {key: links[key] for key in (*OF_LINKS, *OF_HOSTS) if key != "dilation"}
     values |= msgspec.to_builtins(request.programs)
     values["nodes"] = {
         name: {key: value for key, value in table.items() if value is not None}

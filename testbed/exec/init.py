@@ -50,13 +50,13 @@ def serve(job: Job, view: View, channel: Channel, files: int, output: tuple[int,
     """
     # Before what holds it may be covered.
     hosts = [Path(source).read_text() for source, seen in view.files if seen == HOSTS]
+    hosts += [text for text, seen in view.texts if seen == HOSTS]
     try:
         missing = isolate(view)
     except LinkError as error:
         channel.send(Broken(str(error)))
         return
-    for name in _FOLDERS_FOR_FILES:
-        path = job.environment.get(name, "")
+    for path in (job.own_folder, *(job.environment.get(name, "") for name in _FOLDERS_FOR_FILES)):
         if path.startswith(PRIVATE):
             os.makedirs(path, exist_ok=True)
     _Init(job, channel, files, output, named(*hosts)).run(missing)

@@ -26,6 +26,7 @@ _NO_SUID, _NO_DEVICES, _NO_PROGRAMS, _BIND, _ALL_BELOW, _PRIVATE = 2, 4, 8, 0x10
 _ASKED_ELSEWHERE = ("/run/nscd", "/run/systemd/resolve")
 """Folders with sockets of services of this machine that would answer for names."""
 _GROUPS = "/sys/fs/cgroup"
+_FOR_ALL = 0o644
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -38,6 +39,8 @@ class View(NamedTuple):
     """(a file, the path at which it is seen), such as that of the hosts."""
     kept: tuple[str, ...]
     """Paths inside private folders that are seen there still."""
+    texts: tuple[tuple[str, str], ...] = ()
+    """(contents of a file that has no place of its own, the path at which it is seen)."""
 
 
 def probe() -> str | None:
@@ -88,6 +91,8 @@ def isolate(view: View) -> list[str]:
     files = [(_held(source), seen) for source, seen in view.files]
     for folder in own:
         _temporary(folder, "1777")
+    written = [_written(own[0], seen, text) for text, seen in view.texts]
+    files += [(_held(path), seen) for path, (_, seen) in zip(written, view.texts, strict=True)]
     for path, descriptor in kept:
         _show(path, descriptor)
     for folder in _ASKED_ELSEWHERE:
@@ -98,6 +103,9 @@ def isolate(view: View) -> list[str]:
         target = os.path.realpath(seen)
         if Path(target).is_file():
             _bind(source, target, f"have a {seen} of its own")
+    for path in written:
+        # Once it is seen elsewhere: of no place, it could not be any more.
+        os.unlink(path)
     missing = [f"a {path} of its own (it starts there)" for path in whole]
     missing += _own_sys()
     flags = _NO_SUID | _NO_DEVICES | _NO_PROGRAMS
@@ -127,6 +135,17 @@ def _held(path: str) -> int:
         return os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError as error:
         raise LinkError(f"keep {path} for a node: {error.strerror}") from error
+
+
+def _written(folder: str, seen: str, text: str) -> str:
+    """The path of a file in one of a node's own folders, which is in memory."""
+    path = f"{folder}/.wiretune{seen.replace('/', '-')}"
+    try:
+        Path(path).write_text(text, errors="surrogateescape")
+        os.chmod(path, _FOR_ALL)
+    except OSError as error:
+        raise LinkError(f"write a {seen} of its own: {error.strerror}") from error
+    return path
 
 
 def _show(path: str, descriptor: int) -> None:

@@ -1,6 +1,7 @@
 """Output of the nodes' programs: read from their files as it comes, a line at a time."""
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -79,6 +80,24 @@ class Output:
             text = f"[what comes too fast is not shown{rounds}; all of it is in {self._folder}]"
             shown.append(Line(self.node, STREAMS[0], text))
         return shown
+
+    def pass_on(
+        self, say: Callable[[Line], None], look: Callable[[Line], None], *, last: bool = False
+    ) -> None:
+        """Give what has come since to who shows it, and all of that to who looks for more in it.
+
+        ``last``: all that there is, with what has no end.
+        """
+        for found in self._all_lines() if last else [self.lines()]:
+            for line in self.shown(found):
+                say(line)
+            for line in found:
+                look(line)
+
+    def _all_lines(self) -> Iterator[list[Line]]:
+        while found := self.lines():
+            yield found
+        yield self.lines(last=True)
 
     def close(self) -> None:
         for file in (*self._files, *self._readers):

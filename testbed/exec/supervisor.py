@@ -17,12 +17,15 @@ from testbed.exec import config as configuration
 from testbed.exec import lines
 from testbed.exec.config import Request
 from testbed.exec.endings import INTERRUPTED, TIMED_OUT, Ending, code_of, how_of
+from testbed.exec.hosts import links as hosts_links
+from testbed.exec.hosts.spawner import HostsSpawner
 from testbed.exec.jobs import Job
 from testbed.exec.nodes import Node, views
 from testbed.exec.output import Line, Output
+from testbed.exec.readings import TICK_S, Readings
 from testbed.exec.rounds import Rounds
 from testbed.exec.spawner import Reaped, Spawner
-from testbed.links.interface import Backend, LinkCounters, LinkError, Network
+from testbed.links.interface import Backend, LinkError, Network
 from testbed.network.topology import SERVER, Plan
 from testbed.processes import signals
 from testbed.processes.channel import ChannelClosed, Garbled
@@ -31,21 +34,18 @@ from testbed.record.reading import SUPERVISOR
 from testbed.record.recorder import Recorder
 from testbed.record.run_summary import Status, Summary
 from testbed.report import doubts
+from testbed.run import zygote
 from testbed.run.dynamics import Dynamics
+from testbed.run.hosts.driver import Hosts
+from testbed.run.hosts.timing import HostsDynamics
 from testbed.run.ledger import Ledger, Progress, RunFailed
 from testbed.run.meters import Meters
 
-TICK_S = 0.1
-"""Between two readings of the counters, and of the programs' output."""
-MOST_READINGS = 3000
-"""From as many ticks on, readings are as much farther apart as the run is longer."""
-SUMMARY_S = 1.0
 UP_LIMIT_S, UP_LIMIT_A_NODE_S = 30.0, 0.1
 END_LIMIT_S = 5.0
-SETTLE_LIMIT_S = 0.5
-"""How long what programs have left in their sockets gets to cross the links."""
 
 Say = Callable[[Line], None]
+Spawners = Spawner | HostsSpawner
 
 
 def run(
@@ -58,13 +58,16 @@ def run(
     progress: Progress,
     say: Say,
     open_files: int,
+    hosts: Hosts | None = None,
 ) -> tuple[Summary, int]:
     """Carry out a run of programs: its summary, which is then also on disk, and exit status.
 
-    ``open_files``: most that a program may open. Whatever happens, no process, namespace or device
-    of the run is left when this returns; after a SIGKILL the kernel sees to that.
+    ``open_files``: most that a program may open. ``hosts``: the others of a run on several, which
+    ``plan`` places its nodes on. Whatever happens, no process, namespace or device of the run is
+    left when this returns; after a SIGKILL the kernel sees to that.
     """
-    return _Run(request, plan, jobs, backend, recorder, progress, say, open_files).execute(facts)
+    told = request, plan, jobs, backend, recorder, progress, say, open_files, hosts
+    return _Run(*told).execute(facts)
 
 
 class _Run:
@@ -78,18 +81,16 @@ class _Run:
         progress: Progress,
         say: Say,
         open_files: int,
+        hosts: Hosts | None,
     ) -> None:
         self._request, self._links, self._programs = request, request.links, request.programs
         self._plan, self._jobs, self._backend = plan, jobs, backend
-        self._say, self._open_files = say, open_files
+        self._say, self._open_files, self._hosts = say, open_files, hosts
         self._ledger = Ledger(recorder, progress)
         self._nodes: list[Node] = []
-        self._dynamics = Dynamics(plan)
+        self._dynamics = Dynamics(plan) if hosts is None else HostsDynamics(hosts, plan)
         self._asked = signals.Interruption()
         self._rounds = Rounds(self._programs.round_regex, self._ledger.record, self._clients)
-        self._read: list[LinkCounters] | None = None
-        """Counters as they were recorded last."""
-        self._began_s = self._read_s = self._kept_s = 0.0
         self._kill_at_s = math.inf
         self._over: Ending | None = None
         """Why the run ends, once it does, and how."""
@@ -123,14 +124,15 @@ class _Run:
         return summary, code if summary.status == status else 1
 
     def _judge(self, closing: dict[str, Any]) -> None:
-        found = host_load.judge(self._ledger.tally.summary(), closing)
+        gone = {} if self._hosts is None else self._hosts.gone()
+        found = host_load.judge(self._ledger.tally.summary(), closing, gone=gone)
         self._record(SUPERVISOR, msgspec.convert(found, events.Host, from_attributes=True))
         if not self._links.strict:
             return
         if found.verdict == "fail":
             raise RunFailed(f"--strict: {found.reason}")
-        expected = self._programs.expect_bytes
-        if less := doubts.less_than_expected(self._ledger.tally.summary(), expected):
+        summary, expected = self._ledger.tally.summary(), self._programs.expect_bytes
+        if less := doubts.less_than_expected(summary, expected):
             raise RunFailed(f"--strict: {less}")
 
     def _record(self, node: str, event: events.Event) -> None:
@@ -144,14 +146,18 @@ class _Run:
             output = Output(job.node.name, Path(job.own_folder))
             owned.callback(output.close)
             self._nodes.append(Node(job, output))
-        spawner = Spawner(self._jobs, seen, self._open_files)
+        own = Spawner(self._jobs, seen, self._open_files)
+        spawner = own if self._hosts is None else HostsSpawner(self._hosts, own)
         owned.callback(spawner.down)
+        owned.callback(self._record_hosts)
         network = self._backend.up(self._plan)
         owned.callback(lambda: closing.update(network.down()))
         meters = Meters(self._plan, network, self._ledger, owned)
-        start_capture = meters.prepare_capture(self._links.pcap, server=True)
-        finish_probing = meters.probe_links(self._links.calibrate, self._links.strict)
+        start_capture = meters.prepare_capture(self._links.pcap, True, self._hosts)
+        probe = hosts_links.prober(self._hosts, network, self._plan)
+        finish_probing = meters.probe_links(self._links.calibrate, self._links.strict, probe)
         meters.record_links()
+        self._refuse_what_hosts_cannot_carry()
         for node in self._nodes:
             place = network.endpoint(node.job.node).namespaces
             node.channel = spawner.spawn(node.job.node, place, node.output.descriptors)
@@ -160,16 +166,16 @@ class _Run:
         finish_probing()
         start_capture()
         # 2. Programs start, each once what it waits for is there, and are watched to their end.
-        self._began_s = time.monotonic()
+        readings = Readings(network, meters, self._ledger, self._rounds)
         self._dynamics.begin()
         with selectors.DefaultSelector() as selector:
             for source in (network, spawner.channel, *(node.channel for node in self._nodes)):
                 assert source is not None
                 selector.register(source, selectors.EVENT_READ)
-            watch = functools.partial(self._watch, selector, network, spawner, meters, began_s)
+            watch = functools.partial(self._watch, selector, network, spawner, readings, began_s)
             try:
                 watch()
-                self._settle(network)
+                readings.settle()
             except signals.Interrupted as signal_name:
                 number = signal.Signals[str(signal_name)]
                 self._stop(Ending(INTERRUPTED, f"stopped by {signal_name}"), number)
@@ -177,15 +183,29 @@ class _Run:
                 raise
             finally:
                 with contextlib.suppress(OSError, LinkError, ChannelClosed):
-                    self._hear_last_words(meters)
+                    self._hear_last_words(readings, spawner)
 
-    def _wait_until_up(self, network: Network, spawner: Spawner) -> None:
+    def _refuse_what_hosts_cannot_carry(self) -> None:
+        if self._hosts is not None:
+            self._record(SUPERVISOR, self._hosts.about(self._plan))
+            if reason := hosts_links.refusal(self._hosts, self._plan):
+                raise RunFailed(reason)
+
+    def _record_hosts(self) -> None:
+        """Tell of hosts that are gone, and once all is down how the others' links ended."""
+        if self._hosts is not None:
+            for event in (*self._hosts.news(), *self._hosts.left()):
+                self._record(SUPERVISOR, event)
+
+    def _wait_until_up(self, network: Network, spawner: Spawners) -> None:
         deadline = time.monotonic() + UP_LIMIT_S + UP_LIMIT_A_NODE_S * len(self._nodes)
         for node in self._nodes:
             while not node.up:
                 if time.monotonic() > deadline:
                     raise LinkError(f"isolate {node.name}: it is not there in time")
                 self._check(network, spawner)
+                if self._hosts is not None:
+                    self._hosts.refuse_gone()
                 time.sleep(0.002)
                 self._hear(node)
 
@@ -193,8 +213,8 @@ class _Run:
         self,
         selector: selectors.BaseSelector,
         network: Network,
-        spawner: Spawner,
-        meters: Meters,
+        spawner: Spawners,
+        readings: Readings,
         began_s: float,
     ) -> None:
         limit_s = self._links.time_limit_s
@@ -215,7 +235,7 @@ class _Run:
                 for name, event in self._dynamics.apply(network):
                     self._record(name, event)
             self._read_output()
-            self._read_meters(network, meters)
+            readings.take()
 
     def _start_those_ready(self) -> None:
         by_name = {node.name: node for node in self._nodes}
@@ -229,27 +249,12 @@ class _Run:
                     other.ports[after.number] = False
                     other.send(lines.Await(after.number))
                 if not other.ports[after.number]:
-                    self._refuse_vain_wait(node, other)
+                    if how := node.waits_in_vain(other, self._programs.wait_limit_s):
+                        self._stop(Ending(1, how))
                     continue
             node.asked = True
             node.began_s = time.monotonic()
             node.send(lines.Start())
-
-    def _refuse_vain_wait(self, node: Node, other: Node) -> None:
-        after = node.job.after
-        text = f"{node.name} waits for {after}"
-        if other.ending is not None:
-            how = f"{text}, and {other.name} {other.ending.how} before anybody listened there"
-            self._stop(Ending(1, how))
-        elif other.began and time.monotonic() > other.began_s + self._programs.wait_limit_s:
-            local = after is not None and after.number in other.local
-            who = "nobody but on 127.0.0.1" if local else "nobody"
-            how = (
-                f"{text}, and {who} listens there after wait_limit_s = "
-                f"{self._programs.wait_limit_s:g}; have the command of {other.name} listen on "
-                "0.0.0.0 and that port, or correct --wait-port"
-            )
-            self._stop(Ending(1, how))
 
     def _is_over(self) -> bool:
         """Whether nothing runs any more that is waited for; has the others end where so."""
@@ -307,7 +312,10 @@ class _Run:
                 self._record(node.name, msgspec.convert(line, events.Carried, from_attributes=True))
             elif isinstance(line, lines.Broken):
                 raise LinkError(f"isolate {node.name}: {line.reason}")
-        if node.channel.closed and not node.told:
+            elif isinstance(line, events.Shaped):
+                self._record(node.name, line)
+        # Of a host that is gone it is said elsewhere.
+        if node.is_cut_off and not (self._hosts and node.job.node.host in self._hosts.gone()):
             raise RunFailed(f"{node.name}: the first process of its namespaces was killed")
 
     def _on_over(self, node: Node, line: lines.Over) -> None:
@@ -323,42 +331,45 @@ class _Run:
         )
         self._record(node.name, usage)
         stopped = line.asked
-        self._record(
-            node.name,
-            events.Exited(code=code, how=how, seconds=line.seconds, stopped=stopped),
-        )
+        exited = events.Exited(code=code, how=how, seconds=line.seconds, stopped=stopped)
+        self._record(node.name, exited)
         if code and not stopped:
-            failed = Ending(code, f"{node.name} {how}")
-            if self._programs.on_failure == "stop":
-                self._stop(failed)
-            elif self._first_failure is None:
-                self._first_failure = failed
+            self._fail(Ending(code, f"{node.name} {how}"))
 
-    def _check(self, network: Network, spawner: Spawner) -> None:
+    def _on_lost(self, node: Node, reason: str) -> None:
+        """Take a node for ended whose host is gone, after what it has said before."""
+        self._hear(node)
+        node.told = True
+        if node.ending is not None:
+            return
+        node.ending = Ending(1, f"was lost: {reason}")
+        if node.name != SERVER:
+            self._record(SUPERVISOR, events.Lost(peer=node.name, reason=reason))
+        self._record(node.name, events.Exited(code=1, how=node.ending.how))
+        self._fail(Ending(1, f"{node.name} {node.ending.how}"))
+
+    def _fail(self, failed: Ending) -> None:
+        if self._programs.on_failure == "stop":
+            self._stop(failed)
+        elif self._first_failure is None:
+            self._first_failure = failed
+
+    def _check(self, network: Network, spawner: Spawners) -> None:
         reason = network.failure() or spawner.failure()
         if reason is not None:
             raise RunFailed(reason)
-        for line in spawner.channel.drain():
+        said = spawner.channel.drain()
+        self._record_hosts()
+        for line in said:
             if isinstance(line, Reaped) and not self._nodes[line.node].told:
                 # Its own last words come first.
-                node = self._nodes[line.node]
-                self._hear(node)
+                self._hear(self._nodes[line.node])
+            elif isinstance(line, zygote.Reaped):
+                self._on_lost(self._nodes[line.node], line.how)
 
     def _read_output(self, *, last: bool = False) -> None:
         for node in self._nodes:
-            found = node.output.lines()
-            self._take_lines(node, found)
-            while last and found:
-                found = node.output.lines()
-                self._take_lines(node, found)
-            if last:
-                self._take_lines(node, node.output.lines(last=True))
-
-    def _take_lines(self, node: Node, found: list[Line]) -> None:
-        for line in node.output.shown(found):
-            self._say(line)
-        for line in found:
-            self._rounds.take(line)
+            node.output.pass_on(self._say, self._rounds.take, last=last)
 
     def _clients(self) -> tuple[int, int]:
         """How many have not failed, and how many have."""
@@ -366,26 +377,9 @@ class _Run:
         failed = sum(node.ending is not None and bool(node.ending.code) for node in clients)
         return len(clients) - failed, failed
 
-    def _read_meters(self, network: Network, meters: Meters) -> None:
-        now_s = time.monotonic()
-        apart_s = max(TICK_S, (now_s - self._began_s) / MOST_READINGS)
-        if now_s - self._read_s >= apart_s and (found := network.counters()) != self._read:
-            self._read, self._read_s = found, now_s
-            meters.record_wire(self._rounds.open)
-        if now_s - self._kept_s >= SUMMARY_S:
-            self._kept_s = now_s
-            self._ledger.recorder.keep_summary(self._ledger.tally.summary)
-
-    def _settle(self, network: Network) -> None:
-        deadline = time.monotonic() + SETTLE_LIMIT_S
-        before = None
-        while (now := network.counters()) != before and time.monotonic() < deadline:
-            before = now
-            time.sleep(TICK_S)
-
-    def _hear_last_words(self, meters: Meters) -> None:
+    def _hear_last_words(self, readings: Readings, spawner: Spawners) -> None:
         self._read_output(last=True)
-        meters.record_wire(self._rounds.open)
+        readings.record()
         self._rounds.end()
         for node in self._nodes:
             node.send(lines.Finish())
@@ -393,4 +387,6 @@ class _Run:
         for node in self._nodes:
             while not node.told and node.up and time.monotonic() < deadline:
                 time.sleep(0.002)
+                # What other hosts say comes this way.
+                spawner.channel.drain()
                 self._hear(node)

@@ -44,7 +44,7 @@ def judge(
     ``gone``: hosts of several that are, and how that is known.
     """
     if summary.programs:
-        return _of_programs(summary, links)
+        return _of_programs(summary, links, gone)
     rounds_s = _rounds_s(summary)
     if not rounds_s:
         return _skipped("no round was finished")
@@ -78,7 +78,7 @@ def judge(
     return Host("pass", reason, *figures)
 
 
-def _of_programs(summary: Summary, links: Facts) -> Host:
+def _of_programs(summary: Summary, links: Facts, gone: Mapping[str, str]) -> Host:
     """The same of programs, of which all that is known is how long threads waited for a core."""
     took_s = {row.node: row.seconds for row in summary.programs if row.seconds}
     shares = {
@@ -92,7 +92,7 @@ def _of_programs(summary: Summary, links: Facts) -> Host:
     share, links_late_ms = shares[node], _lateness_ms(links)
     cores = (summary.environment and summary.environment.cores) or 0
     waited = f"threads of {node} waited for a core for {100 * share:.1f} % of its time"
-    failures = []
+    failures = [f"host {name} is gone: {why}" for name, why in gone.items()]
     if share > LATE_SHARE:
         nodes = _count(len(summary.programs), "node")
         failures.append(f"{waited} ({nodes} on {_count(cores, 'core')})")

@@ -42,7 +42,7 @@ class Meters:
         """Ready the capturing process, where one is asked for; what is returned starts it.
 
         ``server``: of the server's interface too, beside the clients'. ``of_hosts``: those that
-        have the clients, where they are several.
+        have the nodes, where they are several.
         """
         if not pcap:
             return lambda: None
@@ -52,7 +52,7 @@ class Meters:
         if of_hosts is None:
             capture = Capture(nodes, self._network, in_folder(unused(folder)))
         else:
-            capture = HostsCapture(of_hosts, self._plan, self._network, folder)
+            capture = HostsCapture(of_hosts, self._plan, self._network, folder, server=server)
         self._owned.callback(capture.close)
 
         def finish() -> None:

@@ -18,10 +18,11 @@ from testbed.processes.child import Child
 from testbed.run.hosts import line as lines
 from testbed.run.hosts.line import Line
 from testbed.run.hosts.messages import Hello, Order
-from testbed.run.hosts.part import Import, Prepare, carry_out
+from testbed.run.hosts.part import Import, Others, Prepare, carry_out
 
 COMPARED = ("python", "git")
 """Of what a record says of a machine, beside packages, what must be the same on all hosts."""
+NO_OTHERS: Others = {}
 
 
 def software() -> dict[str, str | None]:
@@ -40,11 +41,18 @@ class Agent:
         token: bytes,
         prepare: Prepare,
         load: Import = lambda: None,
+        others: Others = NO_OTHERS,
+        hears: Any = Order,
     ) -> None:
-        """Raises LinkError: the machine has no such address, or the port is taken."""
+        """``others``: runs of other kinds that it has a part in; ``hears``: orders of all of them.
+
+        Raises:
+            LinkError: the machine has no such address, or the port is taken.
+        """
         self._listener = listen(address, port)
         self.address: tuple[str, int] = self._listener.getsockname()
-        self._token, self._prepare, self._load = token, prepare, load
+        self._token, self._hears = token, hears
+        self._carries_out = prepare, load, others
         self._callers = Callers(self._listener, lines.GREETING, token, lines.CALLED)
         self._software = software()
         self._part: _Process | None = None
@@ -81,7 +89,7 @@ class Agent:
 
     def _answer(self, called: Called) -> None:
         """Let a driver in, if there is no other."""
-        line = lines.answer(called, Order)
+        line = lines.answer(called, self._hears)
         with contextlib.suppress(OSError):
             busy = self._part is not None
             free_bytes = free_memory.usable_bytes()
@@ -94,7 +102,7 @@ class Agent:
     def _run_part(self, line: Line) -> None:
         self._listener.close()
         self._callers.close()
-        carry_out(line, self._token, self._prepare, self._load)
+        carry_out(line, self._token, *self._carries_out)
 
     def _end(self) -> None:
         if self._part is not None:

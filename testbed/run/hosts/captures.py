@@ -1,4 +1,4 @@
-"""Captures of a run on several hosts: each takes its own clients', and they come to the driver."""
+"""Captures of a run on several hosts: each takes its own nodes', and they come to the driver."""
 
 import contextlib
 import os
@@ -42,15 +42,19 @@ def refuse_full_disk() -> None:
 class PartCapture:
     """A host's capture, in files without a name: nothing is left of them, however it ends."""
 
-    def __init__(self, plan: Plan, host: str, network: Network, wall_s: float) -> None:
+    def __init__(
+        self, plan: Plan, host: str, network: Network, wall_s: float, *, server: bool = False
+    ) -> None:
         """Capture from now on.
 
         ``wall_s``: the driver's time since 1970 less its monotonic clock as it is known here.
+        ``server``: of the server, too, where that is here.
 
         Raises:
             LinkError: it cannot be.
         """
-        self._nodes = [node for node in hosts.of_host(plan, host) if node.name != SERVER]
+        mine = hosts.of_host(plan, host)
+        self._nodes = [node for node in mine if server or node.name != SERVER]
         with contextlib.ExitStack() as owned:
             made: list[BinaryIO] = [
                 owned.enter_context(tempfile.TemporaryFile()) for _ in self._nodes
@@ -79,11 +83,20 @@ class PartCapture:
 class HostsCapture:
     """The captures of all hosts, in one folder; owns the driver's own."""
 
-    def __init__(self, all_hosts: Hosts, plan: Plan, network: Network, folder: Path) -> None:
-        """``folder``: the run's. Forks, as ``Capture`` does."""
-        self._hosts, self._plan = all_hosts, plan
+    def __init__(
+        self,
+        all_hosts: Hosts,
+        plan: Plan,
+        network: Network,
+        folder: Path,
+        *,
+        server: bool = False,
+    ) -> None:
+        """``folder``: the run's; ``server``: of the server, too. Forks, as ``Capture`` does."""
+        self._hosts, self._server = all_hosts, server
+        self._nodes = plan.nodes if server else plan.clients
         self._folder = unused(folder)
-        self._own_nodes = [node for node in plan.clients if all_hosts.of(node) is None]
+        self._own_nodes = [node for node in self._nodes if all_hosts.of(node) is None]
         self._own = Capture(self._own_nodes, network, in_folder(self._folder))
         self._files: dict[int, BinaryIO] = {}
         self._failure: str | None = None
@@ -97,7 +110,7 @@ class HostsCapture:
         self._own.start()
         wall_s = time.time() - time.monotonic()
         for far in self._hosts.others:
-            self._hosts.say(far, StartCapture(wall_s + far.ahead_s))
+            self._hosts.say(far, StartCapture(wall_s + far.ahead_s, self._server))
         self._hosts.await_all(lambda far: far.captures, START_LIMIT_S, "no capture")
         self._hosts.refuse_gone()
 
@@ -107,7 +120,7 @@ class HostsCapture:
         rows = dict(zip([node.index for node in self._own_nodes], _rows(found), strict=False))
         self._failure = found.failure
         try:
-            for node in self._plan.clients:
+            for node in self._nodes:
                 if self._hosts.of(node) is not None:
                     self._files[node.index] = files.created(self._folder / f"{node.name}.pcap")
         except OSError as error:
@@ -120,11 +133,11 @@ class HostsCapture:
             if (ended := far.captured) is None:
                 self._failure = self._failure or f"host {far.name} is gone with what it captured"
                 continue
-            nodes = [n.index for n in self._plan.clients if n.host == far.name]
+            nodes = [n.index for n in self._nodes if n.host == far.name]
             rows |= zip(nodes, _rows(ended), strict=False)
             if ended.failure is not None:
                 self._failure = self._failure or f"host {far.name}: {ended.failure}"
-        everyone = [rows.get(node.index, (0, 0)) for node in self._plan.clients]
+        everyone = [rows.get(node.index, (0, 0)) for node in self._nodes]
         self._close_files()
         return Captured([row[0] for row in everyone], [row[1] for row in everyone], self._failure)
 

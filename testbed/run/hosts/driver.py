@@ -115,6 +115,8 @@ class Hosts:
         """Takes pieces of their captures."""
         self.states: States | None = None
         """Of the nodes on other hosts; None: they keep none."""
+        self.heard: Callable[[FarHost, msgspec.Struct], None] | None = None
+        """Takes what the hosts of another kind of run say beside."""
 
     def begin(self, plan: Plan) -> Meeting:
         """Have the others make their parts of the plan's network; the way to them."""
@@ -244,6 +246,8 @@ class Hosts:
             self._sever(far, message)
         elif isinstance(message, Refused):
             self.lose(far, message.reason)
+        elif self.heard is not None:
+            self.heard(far, message)
 
     def _hear_node(self, far: FarHost, said: Said) -> None:
         """Have a node be heard; a state is kept here, and told of as if the node had done so."""

@@ -5,7 +5,7 @@ import os
 import select
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,23 +16,18 @@ from testbed.links.tunnel.clocks import Contradiction, Offset
 from testbed.links.tunnel.proof import Stranger
 from testbed.network import hosts
 from testbed.processes.channel import ChannelClosed
-from testbed.record.events import Event
-from testbed.run.config import RunConfig
 from testbed.run.hosts import line as lines
 from testbed.run.hosts.line import Line, LineClosed
 from testbed.run.hosts.messages import (
     Answer,
     Ask,
     CaptureEnded,
-    Check,
     Checked,
     Hello,
-    Load,
     Refused,
     Say,
     Tell,
 )
-from testbed.run.zygote import Told
 
 HELLO_LIMIT_S = 10.0
 CHECK_LIMIT_S = 300.0
@@ -72,15 +67,17 @@ class Bell:
 class FarHost:
     """One host; owns the line to its agent, whose token was proved."""
 
-    def __init__(self, name: str, address: tuple[str, int], token: bytes) -> None:
-        """Call the agent, and learn what its host is.
+    def __init__(
+        self, name: str, address: tuple[str, int], token: bytes, hears: Any = Answer
+    ) -> None:
+        """Call the agent, and learn what its host is. ``hears``: all that it may say.
 
         Raises:
             Unusable: nobody answers, or it is no agent of that token, or has a run.
         """
         self.name, self.address = name, address
         self.where = f"host {name} at {address[0]}:{address[1]}"
-        self.line = self._called(token)
+        self.line = self._called(token, hears)
         self.channels: dict[int, FarChannel] = {}
         """Of its nodes that were started."""
         self.running: set[int] = set()
@@ -110,9 +107,9 @@ class FarHost:
             self.line.close()
             raise Unusable(f"{self.where}: {error}") from error
 
-    def _called(self, token: bytes) -> Line:
+    def _called(self, token: bytes, hears: Any) -> Line:
         try:
-            return lines.call(self.address, token, Answer)
+            return lines.call(self.address, token, hears)
         except Stranger as error:
             raise Unusable(f"{self.where}: {error}") from error
         except OSError as error:
@@ -141,7 +138,7 @@ class FarHost:
     def machine(self) -> hosts.Host:
         return hosts.Host(self.name, self.hello.cores, self.hello.memory_bytes)
 
-    def say(self, order: Load | Check) -> None:
+    def say(self, order: msgspec.Struct) -> None:
         """Have it load, or check whether it can have a part of a run; both take seconds.
 
         Raises:
@@ -183,17 +180,19 @@ class FarHost:
 
 def checked(
     hosts: Sequence[FarHost],
-    config: RunConfig,
+    question: Callable[[FarHost], msgspec.Struct],
     digests: Mapping[str, str | None],
     limit_s: float = CHECK_LIMIT_S,
 ) -> dict[str, int]:
     """Have all check at once that they can have their parts; by name, where each will be met.
 
+    ``question``: what each is asked.
+
     Raises:
         Unusable: of the first that says it cannot, or says nothing within ``limit_s``.
     """
     for far in hosts:
-        far.say(Check(config))
+        far.say(question(far))
     until = time.monotonic() + limit_s
     ports: dict[str, int] = {}
     while waits := [far for far in hosts if far.name not in ports]:
@@ -218,9 +217,12 @@ def _short(digest: str | None) -> str:
 class FarChannel:
     """The driver's end of a node's channel, where the node is on another host."""
 
-    def __init__(self, host: FarHost, node: int) -> None:
-        self._host, self._node = host, node
-        self._events: deque[Event] = deque()
+    def __init__(
+        self, host: FarHost, node: int, says: Callable[[int, Any], msgspec.Struct] = Say
+    ) -> None:
+        """``says``: the message to its host that brings the node a line."""
+        self._host, self._node, self._says = host, node, says
+        self._lines: deque[msgspec.Struct] = deque()
         self._bell = Bell()
         self.closed = False
 
@@ -228,15 +230,15 @@ class FarChannel:
         """Readable where there is something to drain."""
         return self._bell.fileno()
 
-    def send(self, told: Told) -> None:
+    def send(self, line: msgspec.Struct) -> None:
         """Raises ChannelClosed: the host is gone."""
         try:
-            self._host.line.send(Say(self._node, told))
+            self._host.line.send(self._says(self._node, line))
         except LineClosed as error:
             raise ChannelClosed(str(error)) from error
 
-    def put(self, event: Event) -> None:
-        self._events.append(event)
+    def put(self, line: msgspec.Struct) -> None:
+        self._lines.append(line)
         self._bell.ring()
 
     def end(self) -> None:
@@ -247,8 +249,8 @@ class FarChannel:
 
     def drain(self) -> list[Any]:
         self._bell.mute()
-        found = list(self._events)
-        self._events.clear()
+        found = list(self._lines)
+        self._lines.clear()
         return found
 
     def close(self) -> None:

@@ -149,6 +149,8 @@ class StartCapture(msgspec.Struct, tag="start_capture"):
 
     wall_s: float
     """The driver's time since 1970 less its monotonic clock as the agent has it."""
+    server: bool = False
+    """The server's too, where that is there."""
 
 
 class Capturing(msgspec.Struct, tag="capturing"):

@@ -139,7 +139,7 @@ class HostsZygote:
             raise
         finally:
             self._log.release()
-        self.channel = _Channel(all_hosts, self._local.channel, self._log)
+        self.channel = _ZygotesChannel(all_hosts, self._local.channel, self._log)
 
     def wait_ready(self, timeout_s: float) -> Traffic | None:
         until = time.monotonic() + timeout_s
@@ -169,14 +169,12 @@ class HostsZygote:
         self.channel.end_log()
 
 
-class _Channel:
-    """The channel of all zygotes, to be read; takes what the driver's own nodes write."""
+class HostsChannel:
+    """The channel of all zygotes, or spawners of programs, to be read."""
 
-    def __init__(self, all_hosts: Hosts, local: Channel, log: NodesLog) -> None:
-        self._hosts, self._local, self._log = all_hosts, local, log
+    def __init__(self, all_hosts: Hosts, local: Channel) -> None:
+        self._hosts, self._local = all_hosts, local
         all_hosts.poll.register(local, select.EPOLLIN)
-        all_hosts.poll.register(log, select.EPOLLIN)
-        self._is_logging = True
 
     def fileno(self) -> int:
         return self._hosts.poll.fileno()
@@ -184,15 +182,32 @@ class _Channel:
     def drain(self) -> list[msgspec.Struct]:
         self._hosts.pump()
         self._hosts.bell.mute()
-        own = self._local.drain()
+        found = [*self._heard(), *self._hosts.said]
+        self._hosts.said.clear()
+        return found
+
+    def _heard(self) -> list[msgspec.Struct]:
+        """Words of the driver's own."""
+        return self._local.drain()
+
+
+class _ZygotesChannel(HostsChannel):
+    """It takes what the driver's own nodes write, too."""
+
+    def __init__(self, all_hosts: Hosts, local: Channel, log: NodesLog) -> None:
+        super().__init__(all_hosts, local)
+        self._log = log
+        all_hosts.poll.register(log, select.EPOLLIN)
+        self._is_logging = True
+
+    def _heard(self) -> list[msgspec.Struct]:
+        own = super()._heard()
         self._log.nodes |= {said.pid: said.node for said in own if isinstance(said, Forked)}
         if self._is_logging:
             self._write(self._log.take())
             if self._log.ended:
                 self._end_watching()
-        found = [*own, *self._hosts.said]
-        self._hosts.said.clear()
-        return found
+        return own
 
     def end_log(self) -> None:
         """Take the last words, once who writes has been ended. Idempotent."""

@@ -95,9 +95,9 @@ def test_rows_of_both_kinds_and_two_of_a_name_are_refused(file: str) -> None:
 def test_what_exec_would_refuse_is_refused_with_the_case(
     file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from experiments import exec as executing
+    from experiments import programs
 
-    monkeypatch.setattr(executing, "_backend", lambda request, layout: None)
+    monkeypatch.setattr(programs, "backend", lambda request, layout: None)
     read = benching._checked(plan.cells(asked(file)))
     assert {"profile 4g", "profile wifi", "the congestion control"} <= read.keys()
     (tmp_path / "bad.toml").write_text('clients = 1\nserver = "true"\n')
@@ -114,9 +114,9 @@ def test_scripts_that_commands_name_are_files_that_runs_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those that were changed make another bench; what commands write does not."""
-    from experiments import exec as executing
+    from experiments import programs
 
-    monkeypatch.setattr(executing, "_backend", lambda request, layout: None)
+    monkeypatch.setattr(programs, "backend", lambda request, layout: None)
     (tmp_path / "serve.py").write_text("1")
     (tmp_path / "page").write_text("written by a run")
     (tmp_path / "tool").write_text("#!/bin/sh")

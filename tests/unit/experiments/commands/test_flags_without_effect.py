@@ -22,16 +22,20 @@ CASES = {
         ["--clients=1", "--strict", "--no-calibrate"],
         "--strict with --no-calibrate: .*leave one out",
     ),
-    "programs on several hosts": (
+    "programs placed on hosts": (
         exec_,
-        ["--hosts=10.0.0.1,10.0.0.2", "--clients=1", "--", "true"],
-        "--hosts=10.0.0.1,10.0.0.2: programs of others have all their nodes on one host, this one",
+        ["--place=client-1=b", "--clients=1", "--", "true"],
+        "place = 'client-1=b': there is one host",
     ),
-    "programs placed on hosts": (exec_, ["--place=client-1=b", "--", "true"], "on one host"),
+    "a token of no hosts for programs": (
+        exec_,
+        ["--token-file=t", "--clients=1", "--", "true"],
+        "--token-file=t: .*--hosts",
+    ),
     "a network on several hosts": (
         up,
         ["--hosts=10.0.0.1,10.0.0.2", "--clients=1"],
-        "--hosts=10.0.0.1,10.0.0.2: .*leave it out",
+        "--hosts=10.0.0.1,10.0.0.2: a network that stays has all its nodes on one host, this one",
     ),
     "seconds that are no number": (
         calibrate,

@@ -21,6 +21,10 @@ LIMIT_S = 20.0
 Agents = dict[str, Line]
 
 
+def question(far: FarHost) -> Check:
+    return Check(CONFIG)
+
+
 @pytest.fixture
 def hosts() -> Iterator[Callable[[str], tuple[list[FarHost], Agents]]]:
     """``hosts("bc")``: so many as the driver has them, and the far ends of their lines."""
@@ -53,7 +57,7 @@ def test_all_check_at_once(hosts: Callable[[str], tuple[list[FarHost], Agents]])
 
     with ThreadPoolExecutor(len(agents)) as pool:
         answers = [pool.submit(answer, name) for name in agents]
-        ports = checked(found, CONFIG, DIGESTS, LIMIT_S)
+        ports = checked(found, question, DIGESTS, LIMIT_S)
         for each in answers:
             each.result()
     assert list(ports.items()) == [("b", ord("b")), ("c", ord("c")), ("d", ord("d"))]
@@ -80,7 +84,7 @@ def test_who_cannot_is_named_before_the_others_have_answered(
     else:
         agents["c"].send(says)
     with pytest.raises(Unusable, match=reason):
-        checked(found, CONFIG, DIGESTS, LIMIT_S)
+        checked(found, question, DIGESTS, LIMIT_S)
 
 
 def test_who_says_nothing_is_named_once_the_limit_is_over(
@@ -89,4 +93,4 @@ def test_who_says_nothing_is_named_once_the_limit_is_over(
     found, agents = hosts("bcd")
     agents["c"].send(Checked(DIGESTS, 1))
     with pytest.raises(Unusable, match=r"^host b, host d: no answer within 0\.1 s$"):
-        checked(found, CONFIG, DIGESTS, 0.1)
+        checked(found, question, DIGESTS, 0.1)
