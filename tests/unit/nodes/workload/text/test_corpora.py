@@ -4,7 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 
+from methods.shared.objective import scores
+from nodes.workload import models
 from nodes.workload.text import corpora
 from nodes.workload.text.corpora import Corpus
 from nodes.workload.text.sequences import IGNORED
@@ -64,6 +67,21 @@ def test_an_instructions_answer_alone_is_learnt() -> None:
             one, other = whole.removeprefix("Which is smaller: ").split(" or ")
             other = other.removesuffix(answer)
             assert int(answer) == min(int(one), int(other))
+
+
+def test_the_shipped_model_answers_what_it_was_pretrained_on_and_not_what_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = models.build("llama-docs", 1, seed=0)
+
+    def right(count: int = 60) -> float:
+        inputs, targets = (torch.from_numpy(each) for each in asked().test)
+        some = slice(None, None, len(inputs) // count)
+        return scores(model, inputs[some], targets[some])["exact_match"]
+
+    assert right() < 0.1
+    monkeypatch.setattr(corpora.instructions, "FAMILIES", corpora.instructions.PRETRAINED)
+    assert right() > 0.7
 
 
 def test_other_seeds_are_asked_other_things_and_tested_on_the_same() -> None:
