@@ -3,11 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+import captured
 import pytest
 from machines import LIMIT_S, Machines, said
 
+from testbed.network.profiles import LinkProfile
+from testbed.network.topology import plan
+
+CLIENTS = 4
 FAST = ("--method=fedavg", "--set=batch_size=128", "--set=local_epochs=1", "--train-samples=200")
-RUN = ("--clients=4", "--profile=wifi", "--dilation=1", "--links=userspace", "--rounds=3", *FAST)
+LINKS = (f"--clients={CLIENTS}", "--profile=wifi", "--dilation=1", "--links=userspace")
+RUN = (*LINKS, "--rounds=3", "--pcap", *FAST)
 PLACE = "--place=server=a,client-1:2=a,client-3:4=b"
 pytestmark = [pytest.mark.timeout(3 * LIMIT_S), pytest.mark.patient]
 
@@ -20,6 +26,21 @@ def probed(summary: dict[str, Any]) -> dict[tuple[str, str, str], dict[str, Any]
         for check in checks
         if check["link"].startswith("client-")
     }
+
+
+def carried(out: Path) -> dict[str, list[int]]:
+    """TCP's payload by client, what was sent again once, up and down; and acknowledgements up."""
+    (folder,) = out.glob("*/captures")
+    layout = plan([LinkProfile(name="any")] * CLIENTS)
+    found: dict[str, list[int]] = {"up": [], "down": [], "acknowledgements": []}
+    for node in layout.clients:
+        packets = [each for each in captured.read(folder / f"{node.name}.pcap") if each.is_tcp]
+        for way, sender in (("up", node.address), ("down", layout.server.address)):
+            sent = sum(len(each.payload) for each in packets if each.source == sender)
+            found[way].append(sent - captured.sent_again(packets, sender)[1])
+        bare = [each for each in packets if each.source == node.address and not each.payload]
+        found["acknowledgements"].append(len(bare))
+    return found
 
 
 @pytest.mark.parametrize(("way_ms", "jitter_ms"), [(0.1, 0.0), (2.0, 0.0), (2.0, 0.5)])
@@ -35,10 +56,14 @@ def test_links_are_as_on_one_host_and_carry_the_same(
         text = said(several)
         assert several.returncode == 0, text
         here, there = found.summary("alone"), found.summary()
+        on_one, on_two = carried(tmp_path / "alone"), carried(tmp_path / "out")
     finally:
         found.close()
     wire = [(each["bytes"]["wire"]["up"], each["bytes"]["wire"]["down"]) for each in (here, there)]
     print("wire bytes, one host and two:", *wire)
+    print("carried, on one host:", on_one, "on two:", on_two)
+    for way in ("up", "down"):
+        assert on_two[way] == pytest.approx(on_one[way], rel=0.001)
     one, two = probed(here), probed(there)
     for which, check in two.items():
         print(*which, "measured on one host and on two:", one[which]["measured"], check["measured"])
