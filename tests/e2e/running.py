@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import warm
 
 ROOT = Path(__file__).parents[2]
 CLI = (sys.executable, str(ROOT / "cli.py"))
@@ -36,8 +37,12 @@ class Run:
         program: tuple[str, ...] = CLI,
         cwd: Path = ROOT,
         command: str = "launch",
+        anew: bool = False,
     ) -> None:
-        """``resume``: the folder of a run that goes on; its events are then read from its start."""
+        """``resume``: the folder of a run that goes on; its events are then read from its start.
+
+        ``anew``: by an interpreter of its own, with what it imports and a seed of its own hashes.
+        """
         self.out = out if resume is None else resume.parent
         out.parent.mkdir(parents=True, exist_ok=True)
         self._logs = [out.with_name(f"{out.name}.{name}") for name in ("stdout", "stderr")]
@@ -48,13 +53,17 @@ class Run:
         self._namespaces: dict[str, int] = {}
         self._deadline = time.monotonic() + limit_s
         with self._logs[0].open("wb") as stdout, self._logs[1].open("wb") as stderr:
-            self.process = subprocess.Popen(
+            # Who goes on with a run has other hashes than who began it, as a user's has.
+            other = {} if anew or command != "launch" else {"other": resume is not None}
+            start = warm.Popen if other else subprocess.Popen
+            self.process: subprocess.Popen[Any] = start(
                 [*prefix, *program, command, where, *flags],
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
                 start_new_session=True,
+                **other,
             )
 
     @property

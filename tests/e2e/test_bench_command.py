@@ -1,9 +1,9 @@
 """`cli.py bench` as a user types it: runs, table, comparison, and a second time."""
 
 import json
-import subprocess
 
 import pytest
+import warm
 from running import CLI, LIMIT_S, ROOT
 
 FLAGS = (
@@ -18,9 +18,7 @@ FLAGS = (
 
 
 def bench(*flags):
-    return subprocess.run(
-        [*CLI, "bench", *flags], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S
-    )
+    return warm.run([*CLI, "bench", *flags], cwd=ROOT, timeout=LIMIT_S)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +91,7 @@ def test_claims_are_examined_in_the_table_and_on_the_page(tmp_path):
     assert one["wire_mb"] > 0 and one["minutes"] > 0
     assert (other["verdict"], other["reason"]) == ("not reproducible here", "nobody zips here")
     page = runs / "comparison.html"
-    again = subprocess.run([*CLI, "compare", runs, f"--out={tmp_path / 'again.html'}"], cwd=ROOT)
+    again = warm.run([*CLI, "compare", runs, f"--out={tmp_path / 'again.html'}"], cwd=ROOT)
     assert again.returncode == 0
     for text in (done.stdout, page.read_text(), (tmp_path / "again.html").read_text()):
         for part in ("Claims examined", "313x = base.both / both", "confirmed: 0.0% below"):

@@ -6,7 +6,6 @@ import sys
 
 import psutil
 import pytest
-from refusing import Refused, refusals
 
 CASES = {
     "profile": (["--profile=4gg"], ["'4gg'", "did you mean 4g"]),
@@ -149,19 +148,14 @@ def in_session(session: int) -> list[int]:
     return found
 
 
-@pytest.fixture(scope="module")
-def refused(tmp_path_factory) -> dict[str, Refused]:
-    flags = [flags for flags, _ in CASES.values()]
-    return dict(zip(CASES, refusals(flags, tmp_path_factory.mktemp("refused")), strict=True))
-
-
 @pytest.mark.parametrize("case", list(CASES))
-def test_a_wrong_word_is_refused_with_the_right_one(refused, case):
-    run, (_, words) = refused[case], CASES[case]
-    assert run.status == 2, run
+def test_a_wrong_word_is_refused_with_the_right_one(launch, case):
+    flags, words = CASES[case]
+    run = launch(*flags)
+    assert run.finish() == 2, run.describe()
     assert "Traceback" not in run.stderr
     assert run.stdout == ""
-    assert in_session(run.session) == []
+    assert in_session(run.pid) == []
     assert not run.out.exists()
     assert [word for word in words if word not in run.stderr] == [], run.stderr
     if case not in ("flag", "rounds that are no number"):  # Those are click's own.
@@ -170,7 +164,7 @@ def test_a_wrong_word_is_refused_with_the_right_one(refused, case):
 
 
 def test_a_command_of_its_own_is_refused_alike(launch):
-    run = launch("--profile=4gg")
+    run = launch("--profile=4gg", anew=True)
     assert run.finish() == 2, run.describe()
     assert run.stderr.startswith("error: ") and "did you mean 4g" in run.stderr
     assert in_session(run.pid) == [] and not run.out.exists()

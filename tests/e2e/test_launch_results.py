@@ -51,7 +51,7 @@ def again(launch_for_module, first):
     """Each of them once more, from the configuration that it left, the links dealt out anew."""
     runs = {
         kind: launch_for_module(
-            f"--config={run.folder / 'config.toml'}", f"--profile={OTHER_ORDER[kind]}"
+            *(f"--config={run.folder / 'config.toml'}", f"--profile={OTHER_ORDER[kind]}"), anew=True
         )
         for kind, run in first.items()
     }

@@ -64,7 +64,7 @@ def test_a_signal_in_a_round_ends_everything(launch, best_links, number):
 
 
 def test_more_interrupts_change_nothing(launch, best_links):
-    run = launch(best_links, *FOREVER)
+    run = launch(best_links, *FOREVER, anew=True)  # With an end of Python's own.
     left = in_a_round(run)
     os.killpg(run.pid, signal.SIGINT)
     os.killpg(run.pid, signal.SIGTERM)
@@ -113,7 +113,7 @@ def test_a_supervisor_killed_while_it_starts_leaves_a_summary_too(launch, best_l
 
 @pytest.mark.parametrize("moment", ["folder", "run", "links", "started"])
 def test_a_signal_while_it_starts_ends_everything(launch, best_links, moment):
-    run = launch(best_links, *FOREVER)
+    run = launch(best_links, *FOREVER, anew=moment == "folder")
     if moment == "folder":
         run.wait_for_folder()
     else:

@@ -183,7 +183,7 @@ def test_without_keys_a_stranger_is_believed(launch) -> None:
 
 def test_keys_are_in_nothing_that_others_can_read(launch) -> None:
     """Not in an environment, a command line, or the run's folder: no text of their form."""
-    run = launch("--links=loopback", *FLAGS)
+    run = launch("--links=loopback", *FLAGS, anew=True)
     run.wait_for("round", round=1)
     for process in [psutil.Process(run.pid), *run.tree()]:
         with contextlib.suppress(psutil.NoSuchProcess):

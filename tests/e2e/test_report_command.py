@@ -1,10 +1,10 @@
 """A real run's report, written by launch, and the commands over its folder."""
 
 import json
-import subprocess
 from xml.etree import ElementTree
 
 import pytest
+import warm
 from running import CLI, FAST, LIMIT_S, ROOT
 
 FLAGS = ("--links=loopback", "--profile=unlimited", "--clients=2", "--rounds=1", *FAST)
@@ -18,9 +18,7 @@ def run(launch_for_module):
 
 
 def cli(*arguments):
-    done = subprocess.run(
-        [*CLI, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S
-    )
+    done = warm.run([*CLI, *map(str, arguments)], cwd=ROOT, timeout=LIMIT_S)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -15,9 +15,10 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-sys.path[:0] = [str(HERE), str(ROOT)]
+sys.path[:0] = [str(HERE), str(HERE.parent), str(ROOT)]
 
 import modules  # noqa: E402
+import warm  # noqa: E402
 
 LIMIT_S = 240.0
 """Of one launch."""
@@ -45,7 +46,8 @@ class Launch:
         self._out = out
         self._deadline = time.monotonic() + LIMIT_S
         where = f"--out={out}" if not out.exists() else f"--resume={next(out.iterdir())}"
-        self.process = subprocess.Popen(
+        start = warm.Popen if command == "launch" else subprocess.Popen
+        self.process = start(
             [*prefix, sys.executable, str(ROOT / "cli.py"), command, where, *flags],
             stdin=subprocess.DEVNULL,
         )

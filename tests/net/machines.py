@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
+import warm
 from pyroute2 import IPRoute
 from several_hosts import underlay
 
@@ -84,23 +85,21 @@ class Machines:
         *words: str,
         environment: Mapping[str, str] | None = None,
         disk: SmallDisk | None = None,
+        first: Callable[[], None] | None = None,
     ) -> subprocess.Popen[str]:
-        """A command of the program on a machine; its input is held open until it is closed."""
-        places = self._network.endpoint(self._nodes[machine]).namespaces
+        """A command of the program on a machine; its input is held open until it is closed.
 
-        def enter() -> None:
-            namespaces.enter(places)
-            if disk is not None:
-                disk.mount()
-
-        process = subprocess.Popen(
+        ``first``: what the process does there before it is the program.
+        """
+        process = warm.Popen(
             [*CLI, *words],
+            namespaces=self._network.endpoint(self._nodes[machine]).namespaces,
+            first=first if disk is None else disk.mount,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             env={**os.environ, **(environment or {})},
-            preexec_fn=enter,
         )
         self._started.append(process)
         return process
@@ -112,12 +111,14 @@ class Machines:
         token: Path | None = None,
         environment: Mapping[str, str] | None = None,
         disk: SmallDisk | None = None,
+        first: Callable[[], None] | None = None,
     ) -> subprocess.Popen[str]:
         """An agent that listens."""
         told = f"--token-file={token or self.token}"
         listen = f"--listen={self.addresses[machine]}"
         told_words = ("agent", listen, told, "--until-input-ends", *words)
-        process = self.start(machine, *told_words, environment=environment, disk=disk)
+        more: dict[str, Any] = {"environment": environment, "disk": disk, "first": first}
+        process = self.start(machine, *told_words, **more)
         assert process.stdout is not None
         assert process.stdout.readline().startswith("agent: listening at "), process.communicate()
         return process

@@ -1,7 +1,6 @@
 """Around a run on two hosts: its certificate, rows, clocks, and who could have a part in it."""
 
 import json
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,23 +60,12 @@ def test_links_are_probed_and_each_host_has_a_row(machines: Callable[[], Machine
 
 
 def test_times_are_right_with_clocks_that_are_far_apart(
-    machines: Callable[[], Machines], monkeypatch: pytest.MonkeyPatch
+    machines: Callable[[], Machines],
 ) -> None:
     if not may_set_clocks():
         pytest.skip("this kernel has no time namespaces")
     found = machines()
-    popen = subprocess.Popen
-
-    def ahead(words: Any, preexec_fn: Callable[[], None], **more: Any) -> Any:
-        def first() -> None:
-            preexec_fn()
-            _set_clock(AHEAD_S)
-
-        return popen(words, preexec_fn=first, **more)
-
-    with monkeypatch.context() as within:
-        within.setattr(subprocess, "Popen", ahead)
-        found.agent(1)
+    found.agent(1, first=lambda: _set_clock(AHEAD_S))
     began_s = time.time()
     summary = carried_out(found, "--pcap")
     (told,) = found.events("hosts")
