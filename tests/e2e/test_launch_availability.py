@@ -14,8 +14,9 @@ COMMON = (
     "--set=variant=head",
     "--set=local_epochs=1",
     "--no-calibrate",
+    "--train-samples=144",
 )
-"""A client's part in a round takes a device of 1 GFLOP/s some five seconds."""
+"""A client's part in a round takes a device of 0.1 GFLOP/s some five seconds."""
 
 
 def missed(run):
@@ -30,7 +31,7 @@ def sent(run, **who):
 
 
 def test_who_is_late_for_the_deadline_is_left_out_and_stays_in_the_run(launch):
-    run = launch(*COMMON, "--device-class=1:1,1000:2", "--deadline=2", "--rounds=2")
+    run = launch(*COMMON, "--device-class=0.1:1,100:2", "--deadline=2", "--rounds=2")
     assert run.finish() == 0, run.describe()
     late = {"client-1": "nothing by the deadline of 2 s"}
     assert missed(run) == [late, late]
@@ -47,7 +48,7 @@ def test_who_is_away_is_not_asked_and_comes_back(launch, tmp_path):
         "[[away]]\nclients = [1]\nat_s = 0\n[[away]]\nclients = [2]\nat_s = 0\nfor_s = 0.5\n"
     )
     # Each round lasts for the seconds that client 3 computes.
-    run = launch(*COMMON, "--device-class=1000:2,2:1", "--rounds=2", f"--availability={file}")
+    run = launch(*COMMON, "--device-class=100:2,0.2:1", "--rounds=2", f"--availability={file}")
     assert run.finish() == 0, run.describe()
     first, second = missed(run)
     assert first == {"client-1": "away since 0 s", "client-2": "away since 0 s"}
@@ -63,7 +64,7 @@ def test_a_round_begins_when_somebody_is_there(launch, tmp_path):
     file = tmp_path / "away.csv"
     file.write_text("client,leaves_s,returns_s\n1,0,0.5\n2,0,1\n3,0,1\n")
     # The round lasts until the others are back, whose end would else be waited for.
-    run = launch(*COMMON, "--device-class=2", "--rounds=1", f"--availability={file}")
+    run = launch(*COMMON, "--device-class=0.2", "--rounds=1", f"--availability={file}")
     assert run.finish() == 0, run.describe()
     (began,), (back, *_) = run.events("round_started"), run.events("back")
     assert back["node"] == "client-1" and began["t"] >= back["t"]
@@ -76,7 +77,7 @@ def asynchronous(launch_for_module):
         *COMMON,
         "--method=fedbuff",
         "--set=buffer_size=2",
-        "--device-class=20:1,100:2",
+        "--device-class=2:1,10:2",
         "--rounds=12",
     )
     assert run.finish() == 0, run.describe()

@@ -7,7 +7,7 @@ import pytest
 ROUNDS = 2
 MODELLED = (
     *("--compute=modelled", "--model=vit-b16", "--set=variant=head", "--set=local_epochs=1"),
-    *("--device-class=60000", "--clients=2", f"--rounds={ROUNDS}"),
+    *("--device-class=6000", "--clients=2", f"--rounds={ROUNDS}", "--train-samples=144"),
 )
 SMALL = ("--clients=1", "--rounds=1", "--train-samples=8", "--dataset=glyphs")
 FAST = """

@@ -10,7 +10,13 @@ pytestmark = pytest.mark.usefixtures("userspace_links")
 
 FLAGS = (
     *("--links=userspace", "--profile=ethernet", "--no-calibrate", "--clients=4", "--rounds=3"),
-    *("--method=dispfl", "--set=local_epochs=1", "--train-samples=96", "--time-limit=150"),
+    *(
+        "--method=dispfl",
+        "--set=local_epochs=1",
+        "--train-samples=96",
+        "--eval-samples=40",
+        "--time-limit=150",
+    ),
 )
 TWO = ("--set=neighbours=2", "--local-test=0.25")
 MODEL = 4 * 151_826 + math.ceil(303_658 / 8)

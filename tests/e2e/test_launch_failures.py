@@ -5,7 +5,7 @@ import signal
 
 import psutil
 import pytest
-from running import FAST, all_gone
+from running import FAST, WHOLE, all_gone
 
 PAIR = ("--profile=ethernet", "--clients=2", *FAST)
 FOREVER = ("--rounds=1000", "--time-limit=150", *PAIR)
@@ -40,7 +40,7 @@ def failed(run) -> str:
 
 
 def test_a_killed_client_is_lost_and_the_others_go_on(launch, best_links):
-    run = launch(best_links, "--profile=ethernet", "--clients=3", "--rounds=3", *FAST)
+    run = launch(best_links, "--profile=ethernet", "--clients=3", "--rounds=3", *FAST, WHOLE)
     # It has the model of round 2 and trains.
     run.wait_for("message", node="client-2", round=2)
     kill(run.pid_of("client-2"))
@@ -101,9 +101,9 @@ def test_no_client_left_fails_the_run(launch, best_links):
 
 def test_a_run_ends_at_its_time_limit(launch, best_links):
     # Over links without limits the arithmetic has nothing to refuse.
-    run = launch(best_links, *FOREVER, "--profile=unlimited", "--time-limit=5")
+    run = launch(best_links, *FOREVER, "--profile=unlimited", "--time-limit=3")
     run.wait_for("links")
-    assert failed(run) == "not finished within time_limit_s = 5"
+    assert failed(run) == "not finished within time_limit_s = 3"
     assert run.summary["rounds_done"] < 1000
 
 
@@ -127,7 +127,7 @@ def test_an_option_of_any_size_leaves_a_record_that_can_be_read(launch):
 
 
 def test_a_client_that_stalls_is_missed_and_may_come_back(launch, best_links):
-    limit_s = 4
+    limit_s = 3
     run = launch(best_links, "--rounds=2", f"--round-timeout={limit_s}", *PAIR)
     run.wait_for("message", node="client-1", round=1)
     stalled = run.pid_of("client-1")

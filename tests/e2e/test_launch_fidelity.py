@@ -5,12 +5,12 @@ import re
 
 import msgspec
 import pytest
-from running import FAST, all_gone
+from running import FAST, WHOLE, all_gone
 
 from testbed.record import trust
 from testbed.record.run_summary import Summary
 
-SMALL = ("--set=variant=head", "--set=local_epochs=1", "--set=batch_size=128")
+SMALL = ("--set=variant=head", "--set=local_epochs=1", "--train-samples=200", "--eval-samples=100")
 """A few kilobytes an update."""
 IMPOSSIBLE = """
 title = "Faster than any link here"
@@ -115,7 +115,7 @@ def crowded(launch_for_module):
     flags = ("--links=loopback", "--profile=unlimited", "--clients=6", "--rounds=1", "--strict")
     flags += ("--dilation=1",)
     one_core = ["taskset", "-c", str(min(os.sched_getaffinity(0)))]
-    run = launch_for_module(*flags, *FAST, prefix=one_core)
+    run = launch_for_module(*flags, *FAST, WHOLE, prefix=one_core)
     run.finish()
     return run
 

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.usefixtures("userspace_links")
 
 CLIENTS, ROUNDS = 3, 2
 FLAGS = ("--links=userspace", "--profile=ethernet", f"--clients={CLIENTS}", "--no-calibrate")
-TRAINED = (f"--rounds={ROUNDS}", "--seed=7", "--set=local_epochs=1", "--set=batch_size=32")
+TRAINED = (f"--rounds={ROUNDS}", "--seed=7", "--set=local_epochs=1", "--train-samples=480")
 SLOW = ("--links=userspace", "--profile=wifi", "--clients=3", "--no-calibrate", "--transport=gloo",
         *FAST)  # fmt: skip
 """An all-reduce takes a second."""

@@ -58,7 +58,7 @@ def held_by_the_kernel(pid: int) -> dict[str, str]:
 
 
 def test_nodes_of_root_hold_no_capability(root, best_links, launch):
-    run = launch(best_links, "--profile=ethernet", "--clients=2", "--rounds=60", *FAST)
+    run = launch(best_links, "--profile=ethernet", "--clients=2", "--rounds=1000", *FAST)
     run.wait_for("round", round=1)
     for node in ("server", "client-1", "client-2"):
         held = held_by_the_kernel(run.pid_of(node))
@@ -85,7 +85,7 @@ def test_results_of_sudo_are_the_callers(root, best_links, launch, tmp_path):
     tmp_path.chmod(0o700)
     environment = ["env", "SUDO_UID=65534", "SUDO_GID=65533"]
     flags = (best_links, "--profile=ethernet", "--clients=2", *FAST)
-    run = launch(*flags, "--rounds=6", prefix=environment)
+    run = launch(*flags, "--rounds=20", prefix=environment)
     run.wait_for("saved", node="client-1")
     assert held_by_the_kernel(run.pid_of("client-1"))["Uid"].split() == ["65534"] * 4
     run.process.kill()

@@ -21,11 +21,13 @@ ROUND_CONTRACT = {
 }  # fmt: skip
 LEVELS = ("payload", "message", "wire")
 WAYS = ("up", "down")
+SAMPLES = 480
 CLIENTS = {"userspace": 2, "loopback": 3}
 FLAGS = {
     "userspace": ("--profile=ethernet", "--clients=2", "--rounds=3", "--seed=7",
-                  "--set=local_epochs=1", "--set=batch_size=32"),
-    "loopback": ("--profile=wifi:1,ethernet:2", "--partition=iid", "--rounds=2", *FAST),
+                  "--set=local_epochs=1", "--set=batch_size=32", f"--train-samples={SAMPLES}"),
+    "loopback": ("--profile=wifi:1,ethernet:2", "--partition=iid", "--rounds=2", *FAST,
+                 f"--train-samples={SAMPLES}"),
 }  # fmt: skip
 PROFILES = {"userspace": 2 * ["ethernet"], "loopback": ["wifi", "ethernet", "ethernet"]}
 OTHER_ORDER = {"userspace": "ethernet:2", "loopback": "ethernet:2,wifi:1"}
@@ -153,7 +155,7 @@ def test_every_client_took_part_in_every_round(summary, kind):
         assert entry["missed"] == []
     assert summary["dropped_messages"] == []
     assert [client["lost"] for client in summary["per_client"]] == CLIENTS[kind] * [None]
-    assert sum(client["samples"] for client in summary["per_client"]) == 1437
+    assert sum(client["samples"] for client in summary["per_client"]) == SAMPLES
 
 
 def test_a_mix_of_profiles_is_recorded_client_by_client(summary, kind):

@@ -10,7 +10,7 @@ from running import Run
 
 SMALL = (
     *("--links=loopback", "--profile=ethernet", "--no-calibrate", "--clients=3", "--rounds=4"),
-    *("--train-samples=96", "--time-limit=150"),
+    *("--train-samples=96", "--eval-samples=40", "--time-limit=150"),
 )
 PUBLIC = ("--set=public_samples=16", "--set=public_batch=8")
 FEDAVG = ("--method=fedavg", "--set=local_epochs=1")
@@ -174,7 +174,7 @@ def refusal(launch, run: Run, *flags: str) -> str:
 
 
 def test_a_run_goes_on_twice_around_what_is_torn(launch):
-    flags = (*SMALL, "--rounds=8", "--set=local_epochs=8")
+    flags = (*SMALL, "--rounds=8", "--set=local_epochs=4")
     undisturbed, run = launch(*flags), launch(*flags)
     # 1. It is killed, and its record and the server's last state are torn.
     kill_after(run, "wire", round=2)

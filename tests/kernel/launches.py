@@ -23,7 +23,10 @@ import warm  # noqa: E402
 LIMIT_S = 240.0
 """Of one launch."""
 POLL_S = 0.05
-BASE = ("--profile=3g", "--clients=2", "--rounds=2", "--train-samples=100", "--plain")
+BASE = (
+    *("--profile=3g", "--clients=2", "--rounds=2", "--train-samples=100", "--eval-samples=60"),
+    "--plain",
+)
 WITHOUT_RIGHTS = ("setpriv", "--bounding-set", "-all,+setfcap")
 """Without this one the kernel lets nobody map root into a user namespace."""
 PORT = 8000

@@ -10,8 +10,8 @@ import captured
 import pytest
 from machines import LIMIT_S, Machines, said
 from several_hosts import _set_clock, may_set_clocks
+from test_runs_on_hosts import FAST
 
-FAST = ("--method=fedavg", "--set=batch_size=128", "--set=local_epochs=1", "--train-samples=200")
 LINKS = ("--clients=3", "--profile=4g", "--links=userspace", "--rounds=2", *FAST)
 PLACE = "--place=server=a,client-1=a,client-2:3=b"
 AHEAD_S = 1234

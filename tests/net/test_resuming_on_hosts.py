@@ -13,7 +13,8 @@ ROUNDS = 6
 # Its clients have models of their own, which nobody but themselves could give back to them.
 METHOD = ("--method=fedkd", "--set=student_blocks=1", "--clients-per-round=3")
 SHORT = ("--profile=rate 10mbit delay 10ms", "--clients=4", "--dilation=1", "--links=userspace")
-RUN = (f"--rounds={ROUNDS}", "--no-calibrate", "--train-samples=200", *SHORT, *METHOD)
+FEW = ("--no-calibrate", "--train-samples=200", "--eval-samples=40")
+RUN = (f"--rounds={ROUNDS}", *FEW, *SHORT, *METHOD)
 PLACE = "--place=server=a,client-1:2=a,client-3:4=b"
 SERVER_ELSEWHERE = "--place=server=b,client-1:2=a,client-3:4=b"
 pytestmark = [pytest.mark.timeout(3 * LIMIT_S), pytest.mark.patient]

@@ -10,7 +10,10 @@ import psutil
 import pytest
 from machines import LIMIT_S, Make, alive, below, said
 
-FAST = ("--method=fedavg", "--set=batch_size=128", "--set=local_epochs=1", "--train-samples=200")
+FAST = (
+    *("--method=fedavg", "--set=batch_size=128", "--set=local_epochs=1"),
+    *("--train-samples=200", "--eval-samples=40"),
+)
 RUN = ("--clients=4", "--dilation=1", "--links=userspace", *FAST)
 LINKS = ("--profile=rate 10mbit delay 10ms", *RUN)
 FILES = {"schedule": "schedule", "availability": "away"}
