@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import few
 import made_causal
 import msgspec
 import pytest
@@ -60,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plays(name: str, options: dict[str, Any], model: nn.Module) -> None:
     """Two rounds in which nobody is missed, after which every model has a finite loss."""
     method = methods.load(name)
-    config = msgspec.convert(options, method.Config)
+    config = few.config(name, options)
     method.check(config, model)
     torch.manual_seed(1)
     adapted = method.adapt(config, model)

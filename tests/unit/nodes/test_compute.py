@@ -4,7 +4,7 @@ import asyncio
 import time
 from typing import Any
 
-import msgspec
+import few
 import pytest
 import torch
 from in_process import Network, play, shards
@@ -43,7 +43,7 @@ def without_values(shard: Shard) -> Shard:
 
 def played(name: str, options: dict[str, Any], device: str, **compute: Any) -> Network:
     method = methods.load(name)
-    config = msgspec.convert(options, method.Config)
+    config = few.config(name, options)
     data = shards(COUNTS, SHAPE, CLASSES)
     public = torch.rand(method.public_samples(config), *SHAPE)
     data = {name: shard._replace(public=public) for name, shard in data.items()}
