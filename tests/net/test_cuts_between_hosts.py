@@ -43,7 +43,7 @@ def test_one_of_them_is_gone_where_clients_speak_to_one_another(
     found = machines(3)
     agents = [found.agent(1), found.agent(2)]
     run, cut_s = parted(found, until, "dispfl")
-    (gone,) = found.events("host_gone")
+    (gone,) = until(lambda: found.events("host_gone"), "word of one of them", LIMIT_S)
     # It has the fewer clients.
     assert gone["host"] == "c" and gone["reason"].startswith("cut from host b: ")
     (lost,) = until(lambda: found.events("lost"), "word of its client", LIMIT_S)
