@@ -10,7 +10,7 @@ import traceback
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import msgspec
+import few
 import standin
 import torch
 from in_process import Network, play, shards
@@ -46,7 +46,7 @@ def played(
 ) -> Network:
     """Two rounds of a method, every node of which is made as a node of a run makes its own."""
     method = methods.load(name)
-    config = msgspec.convert(options, method.Config)
+    config = few.config(name, options)
     data = shards(COUNTS, SHAPE, CLASSES)
     generator = torch.Generator().manual_seed(2)
     public = torch.rand(method.public_samples(config), *SHAPE, generator=generator)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import few
 import msgspec
 import numpy as np
 import pytest
@@ -248,7 +249,7 @@ class Played(NamedTuple):
 
 def played(case: Case, device: str = "cpu", rounds: int = ROUNDS, **compute: Any) -> Played:
     method = methods.load(case.name)
-    config = msgspec.convert(dict(case.options), method.Config)
+    config = few.config(case.name, case.options)
     method.check(config, language_model("meta", **case.spec))
     data = text_shards()
     own = nobody()

@@ -4,8 +4,8 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import few
 import made_causal
-import msgspec
 import pytest
 import torch
 from in_process import Network, play
@@ -46,7 +46,7 @@ def played(
     folder: Path, name: str, options: dict[str, Any], device: str, **compute: Any
 ) -> tuple[Any, Network]:
     method = methods.load(name)
-    config = msgspec.convert(options, method.Config)
+    config = few.config(name, options)
     method.check(config, models.skeleton(str(folder), 1))
     data, own = text_shards(), nobody()
     if device == "meta":
