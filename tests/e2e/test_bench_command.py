@@ -59,7 +59,12 @@ def test_each_cell_is_a_run_as_launch_makes_it(first, folder):
 CLAIMS = """
 clients = [2]
 profiles = ["unlimited"]
-run = { links = "loopback", rounds = 1, options = { local_epochs = 1 } }
+[run]
+links = "loopback"
+rounds = 1
+train_samples = 200
+eval_samples = 100
+options = { local_epochs = 1 }
 [[rows]]
 name = "all"
 run = { method = "fedavg", options = { batch_size = 128 } }
