@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import click
 import table
 
 from testbed.links.tunnel.streams import Sealed
@@ -72,7 +73,9 @@ def cost_us(passes: Pass, data: bytes) -> float:
     return 1e6 * least / count
 
 
+@click.command()
 def main() -> None:
+    """Print what sealing costs."""
     print(f"| bytes | {' | '.join(WAYS)} |\n|---:|{'---:|' * len(WAYS)}")
     for size in SIZES:
         data, found = os.urandom(size), {}
