@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from experiments.compare import Group, text
+from experiments.compare import Group, cell
 
 FIGURES = (
     ("minutes_to_target", "minutes to the target", "{:.2f}"),
@@ -37,7 +37,7 @@ def table(groups: Sequence[Group]) -> Table | None:
         shown.add_column(each, justify="right", overflow="fold")
     for row, own in rows.items():
         # Bytes of payload are the same on all links.
-        share = [text(next(iter(own.values())), "budget_share", "{:.2%}")] if budget else []
-        values = [text(own[each], name, form) if each in own else "-" for each in links]
+        share = [cell(next(iter(own.values())), "budget_share", "{:.2%}")] if budget else []
+        values = [cell(own[each], name, form) if each in own else "-" for each in links]
         shown.add_row(row, *share, *values)
     return shown

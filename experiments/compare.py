@@ -25,6 +25,10 @@ Spread = dict[str, tuple[float, float]]
 """The least and greatest of several runs' figures."""
 
 
+DOUBT = "?"
+OF_DOUBT = f"{DOUBT}: the certificate of one of the runs failed, so that its minutes say nothing."
+
+
 class Group(NamedTuple):
     """Runs that differ in nothing but seed and repeat."""
 
@@ -229,7 +233,9 @@ Column = tuple[str, Callable[[Group], str]]
 def table(bench: Bench, groups: list[Group]) -> Table:
     """Rows as they are compared: medians, with (least to greatest) of several runs."""
     columns = list(_columns(bench, groups))
-    shown = Table(title=bench.title, title_justify="left", caption=bench.note or None)
+    notes = [bench.note, OF_DOUBT] if any(g.certificate == "fail" for g in groups) else [bench.note]
+    caption = "\n".join(filter(None, notes)) or None
+    shown = Table(title=bench.title, title_justify="left", caption=caption)
     shown.caption_justify = "left"
     several = len({group.where for group in groups}) > 1
     if several:
@@ -315,7 +321,13 @@ def _rounds_to_target(group: Group) -> str:
 
 
 def _number(name: str, form: str, missing: str = "-") -> Callable[[Group], str]:
-    return lambda group: text(group, name, form, missing)
+    return lambda group: cell(group, name, form, missing)
+
+
+def cell(group: Group, name: str, form: str, missing: str = "-") -> str:
+    """A figure of runs; behind a time of which a run's certificate says that it is none, DOUBT."""
+    doubt = DOUBT if name.startswith("minutes") and group.certificate == "fail" else ""
+    return text(group, name, form + doubt, missing)
 
 
 class Measured(Protocol):
