@@ -163,7 +163,7 @@ def check(request: Request) -> dict[str, str]:
     programs.backend(request, layout)
     programs.congestion_of(request)
     jobs = programs.jobs(request, layout, Path(request.links.out))
-    paths = {path for one in jobs for path in _scripts(one)}
+    paths = dict.fromkeys(path for one in jobs for path in _scripts(one))
     found = programs.link_files(request, layout)
     return found | {path: outside.digest(path, "file") for path in paths}
 

@@ -53,8 +53,10 @@ def claimed(folder: Path, bench: Bench, read: dict[str, str]) -> Iterator[None]:
     Raises:
         ConfigError: it cannot be written, belongs to another bench, or is in use.
     """
-    whole = {**msgspec.to_builtins(anywhere(bench)), "files": read}
-    text = msgspec.json.format(msgspec.json.encode(whole), indent=2)
+    told = msgspec.json.encode({**msgspec.to_builtins(anywhere(bench)), "files": read})
+    # Of the kinds that are read back: a tuple is a list there.
+    whole = msgspec.json.decode(told, type=dict[str, Any])
+    text = msgspec.json.format(told, indent=2)
     path = folder / "bench.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)

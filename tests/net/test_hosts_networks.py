@@ -15,7 +15,7 @@ FAST = ("--method=fedavg", "--set=batch_size=128", "--set=local_epochs=1", "--tr
 LINKS = (f"--clients={CLIENTS}", "--profile=wifi", "--dilation=1", "--links=userspace")
 RUN = (*LINKS, "--rounds=3", "--pcap", *FAST)
 PLACE = "--place=server=a,client-1:2=a,client-3:4=b"
-pytestmark = [pytest.mark.timeout(3 * LIMIT_S), pytest.mark.patient]
+pytestmark = [pytest.mark.timeout(3 * LIMIT_S), pytest.mark.quiet]
 
 
 def probed(summary: dict[str, Any]) -> dict[tuple[str, str, str], dict[str, Any]]:

@@ -20,6 +20,7 @@ from experiments.plan import Bench, Cell, Outcome, Row, cells
 from experiments.progress import Lines
 from experiments.runner import claimed, conduct
 from testbed.config_error import ConfigError
+from testbed.exec.config import ExecConfig
 from testbed.transport import congestion
 
 LAUNCH = """
@@ -150,12 +151,18 @@ def test_the_same_bench_with_another_congestion_control_or_profile_is_refused(
             pass
 
 
-def test_the_same_bench_over_edited_files_is_refused(tmp_path: Path) -> None:
-    with claimed(tmp_path / "out", Bench(rows=[GOOD]), {"site.toml": "ab", "x.trace": "cd"}):
+PROGRAMS = Row("programs", {}, programs=ExecConfig(command=("serve", "it")))
+
+
+@pytest.mark.parametrize("row", [GOOD, PROGRAMS], ids=["of a method", "of programs"])
+def test_the_same_bench_over_edited_files_is_refused(tmp_path: Path, row: Row) -> None:
+    with claimed(tmp_path / "out", Bench(rows=[row]), {"site.toml": "ab", "x.trace": "cd"}):
+        pass
+    with claimed(tmp_path / "out", Bench(rows=[row]), {"x.trace": "cd", "site.toml": "ab"}):
         pass
     with (
         pytest.raises(ConfigError, match=r"other files \(site\.toml is not what it was\)"),
-        claimed(tmp_path / "out", Bench(rows=[GOOD]), {"site.toml": "ef", "x.trace": "cd"}),
+        claimed(tmp_path / "out", Bench(rows=[row]), {"site.toml": "ef", "x.trace": "cd"}),
     ):
         pass
 
