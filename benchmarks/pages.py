@@ -113,7 +113,8 @@ def examined(folder: Path) -> str:
     rows = [claims.HEAD, *claims.cells(found)]
     head, *lines = (f"| {' | '.join(row)} |".replace("|  |", "| |") for row in rows)
     lines = [head, f"|{'---|' * len(claims.HEAD)}", *lines]
-    return f"{len(found)} claims: {said}.\n\n" + "\n".join(lines)
+    word = "claim" if len(found) == 1 else "claims"
+    return f"{len(found)} {word}: {said}.\n\n" + "\n".join(lines)
 
 
 PAGES: dict[str, tuple[str, Callable[[Path], str]]] = {
