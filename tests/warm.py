@@ -38,7 +38,7 @@ IMPORTED = (
 MODELLED = "--compute=modelled"
 IMPORTED_TO_MODEL = ("torch.fx.experimental.symbolic_shapes", "torch._dynamo")
 """What torch itself does at the first operation on tensors without values."""
-READ_AT_THE_START = ("PYTHON", "LD_", "MALLOC_", "GLIBC_", "TORCH", "OMP_", "MKL_")
+READ_AT_THE_START = ("PYTHON", "LD_", "MALLOC_", "GLIBC_", "TORCH_", "OMP_", "MKL_")
 """Begins names of variables that an interpreter, or what it imports, reads but once."""
 MOST_BYTES = 1 << 17
 MOST_HANDLES = 16

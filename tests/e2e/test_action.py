@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ class Job:
             self.files[name].touch()
         (folder / "bin").mkdir()
         command = folder / "bin" / "wiretune"
-        command.write_text(f'#!/bin/sh\nexec {" ".join(CLI)} "$@"\n')
+        command.write_text(f'#!/bin/sh\nexec {shlex.join(CLI)} "$@"\n')
         command.chmod(0o755)
 
     def step(self, name, **variables):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -11,7 +12,7 @@ import captured
 import pytest
 from running import Run, alive, all_gone
 
-PYTHON = f"{sys.executable} -S"
+PYTHON = f"{shlex.quote(sys.executable)} -S"
 SERVE = f"exec {PYTHON} -m http.server 8000"
 FETCH = (
     f"{PYTHON} -c 'import urllib.request as r;"
@@ -303,7 +304,7 @@ def test_what_interrupts_it_alone_or_with_its_group_reaches_programs(execute, nu
 
 @BY_BOTH
 def test_what_ignores_its_end_is_killed_with_all_that_it_started(execute):
-    stubborn = f'exec {sys.executable} -c "{STUBBORN}"'
+    stubborn = f'exec {shlex.quote(sys.executable)} -c "{STUBBORN}"'
     run = execute(
         *("--clients=1", "--until=server", "--grace=0.3"),
         *("--server=sleep 1.5", f"--client={stubborn}"),
@@ -340,7 +341,7 @@ def test_a_run_ends_in_time_however_much_is_printed(execute):
 
 @BY_BOTH
 def test_nothing_is_left_of_a_run_that_is_killed(execute):
-    stubborn = f'exec {sys.executable} -c "{STUBBORN}"'
+    stubborn = f'exec {shlex.quote(sys.executable)} -c "{STUBBORN}"'
     run = execute("--clients=2", f"--server={stubborn}", f"--client={stubborn}")
     for node in ("server", "client-1", "client-2"):
         wait_for_output(run, node, "ready")

@@ -3,13 +3,14 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 
 import pytest
 from running import CLI, LIMIT_S, ROOT
 
-PYTHON = f"{sys.executable} -S"
+PYTHON = f"{shlex.quote(sys.executable)} -S"
 SIZE = 50_000
 FETCH = (
     f"{PYTHON} -c 'import urllib.request as r;"

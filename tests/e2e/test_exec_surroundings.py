@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -91,7 +92,7 @@ def small_disk(root):
 
 def test_a_disk_that_fills_ends_the_run_with_the_reason(small_disk, userspace_links, tmp_path):
     (tmp_path / "out").symlink_to(small_disk)
-    write = f"{sys.executable} -S -c 'print(40_000_000 * chr(45))'; sleep 100"
+    write = f"{shlex.quote(sys.executable)} -S -c 'print(40_000_000 * chr(45))'; sleep 100"
     words = (
         "--profile=4g",
         "--no-calibrate",

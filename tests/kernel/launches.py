@@ -6,6 +6,7 @@ All share one boot. Each run's folder lies in memory while it goes on and is cop
 import contextlib
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -144,7 +145,7 @@ def main(results: Path) -> None:
 
     began_s = time.monotonic()
     (memory / "file").write_bytes(bytes(SIZE))
-    python = f"{sys.executable} -S"
+    python = f"{shlex.quote(sys.executable)} -S"
     fetch = f"import urllib.request as r; print(len(r.urlopen('http://server:{PORT}/file').read()))"
     flags = (
         *("--profile=3g", "--clients=2", f"--wait-port={PORT}", "--until=clients", "--pcap"),

@@ -1,6 +1,7 @@
 """Programs of anybody's on several machines: what they find, what is metered, and how they end."""
 
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from machines import LIMIT_S, Machines, Make, alive, below, said
 RTT_MS = 20
 LINKS = (f"--profile=rate 10mbit delay {RTT_MS // 2}ms", "--clients=2")
 UNPROBED = (*LINKS, "--no-calibrate")
-PYTHON = f"{sys.executable} -S"
+PYTHON = f"{shlex.quote(sys.executable)} -S"
 SIZE = 400_000
 FETCH = (
     f"{PYTHON} -c 'import socket, time, urllib.request as r\n"

@@ -32,6 +32,11 @@ WORDS = {
     ("prof",): {"profiles"},
     ("launch", "--quie"): {"--quiet"},
 }
+SHEBANG = f"""#!/bin/sh
+'''exec' "{sys.executable}" "$0" "$@"
+' '''
+"""
+"""As pip writes one, since no path with a space may follow `#!`."""
 ZSH_WORDS = [("launch", "--links=user"), ("launch", "--profile", "4g:12,sta"), ("prof",)]
 
 
@@ -40,8 +45,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`wiretune` as installing the package makes it."""
     path = tmp_path_factory.mktemp("bin") / "wiretune"
     path.write_text(
-        f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"
-        "from cli import run\nrun()\n"
+        f"{SHEBANG}import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom cli import run\nrun()\n"
     )
     path.chmod(0o755)
     return path

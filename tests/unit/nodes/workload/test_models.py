@@ -158,7 +158,7 @@ def test_every_parameter_trains_and_the_file_stays_as_it_was() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_backbone_is_mapped_from_the_file() -> None:
     model = models.build(NAME, 10, 0)
-    maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    maps = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
     spans = [
         tuple(int(end, 16) for end in line[0].split("-"))
         for line in maps
