@@ -143,6 +143,16 @@ class Run:
         self._seen |= found
         return found
 
+    def wait_for_programs(self, name: str, count: int) -> set[psutil.Process]:
+        """The tree, once so many of its processes have that name."""
+        while True:
+            found = self.tree()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if sum(each.name() == name for each in found) == count:
+                    return found
+            assert time.monotonic() < self._deadline, f"no {count} of {name}: {self.describe()}"
+            time.sleep(POLL_S)
+
     def hold_namespaces(self) -> None:
         """Hold the tree's network namespaces open: the kernel gives their numbers to no other."""
         for process in self.tree():

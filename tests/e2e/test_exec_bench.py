@@ -33,13 +33,13 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def files(folder, userspace_links):
     (folder / "f").write_bytes(os.urandom(SIZE))
-    common = f"""
+    common = f'''
 clients = 2
 calibrate = false
 until = "clients"
 wait_port = 8000
-server = 'cd {folder}; exec {PYTHON} -m http.server 8000'
-"""
+server = """cd {folder}; exec {PYTHON} -m http.server 8000"""
+'''
     (folder / "net.toml").write_text(f'{common}client = """{FETCH}"""\n')
     (folder / "bad.toml").write_text(f'{common}client = """exit 28"""\non_failure = "continue"\n')
     return [f"--exec={folder / name}.toml" for name in ("net", "bad")]
