@@ -66,37 +66,25 @@ def test_a_host_whose_wall_clock_is_a_day_ahead_changes_nothing(machines: Make):
     assert sum(path.stat().st_size for path in folder.iterdir()) > sent
 
 
-def test_what_nodes_of_another_host_write_is_in_the_runs_log(
-    machines: Make, until: Callable[..., Any]
+@pytest.mark.parametrize(("host", "node"), [("a", "client-1"), ("b", "client-3")])
+def test_what_nodes_write_is_in_the_runs_log_by_host_and_node(
+    machines: Make,
+    until: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    host: str,
+    node: str,
 ):
-    found = machines()
     # A node that is aborted writes where it was.
-    found.agent(1, environment={"PYTHONFAULTHANDLER": "1"})
-    run = found.launch("--rounds=4", "--no-calibrate", PLACE, *LINKS)
-    until(lambda: found.events("round"), "a round", LIMIT_S)
-    (pid,) = (event["pid"] for event in found.events("started") if event["node"] == "client-3")
-    os.kill(pid, signal.SIGABRT)
-    text = said(run)
-    assert run.returncode == 0, text
-    (log,) = (found.folder / "out").glob("*/nodes.log")
-    lines = log.read_text().splitlines()
-    assert "host b: client-3: Fatal Python error: Aborted" in lines
-    assert all(line.startswith("host b: client-3: ") for line in lines)
-
-
-def test_what_the_drivers_own_nodes_write_is_named_as_well(
-    machines: Make, until: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-):
+    monkeypatch.setenv("PYTHONFAULTHANDLER", "1")
     found = machines()
     found.agent(1)
-    monkeypatch.setenv("PYTHONFAULTHANDLER", "1")
     run = found.launch("--rounds=4", "--no-calibrate", PLACE, *LINKS)
     until(lambda: found.events("round"), "a round", LIMIT_S)
-    (pid,) = (event["pid"] for event in found.events("started") if event["node"] == "client-1")
+    (pid,) = (event["pid"] for event in found.events("started") if event["node"] == node)
     os.kill(pid, signal.SIGABRT)
     text = said(run)
     assert run.returncode == 0, text
     (log,) = (found.folder / "out").glob("*/nodes.log")
     lines = log.read_text().splitlines()
-    assert "host a: client-1: Fatal Python error: Aborted" in lines
-    assert all(line.startswith("host a: client-1: ") for line in lines)
+    assert f"host {host}: {node}: Fatal Python error: Aborted" in lines
+    assert all(line.startswith(f"host {host}: {node}: ") for line in lines)
