@@ -12,6 +12,7 @@ from testbed import clock
 from testbed.record import events
 from testbed.record.events import Report
 from testbed.transport.keys import Doorkeeper, Keys
+from testbed.transport.unproved import Unproved
 from testbed.transport.wire import Message, WireError, decode
 
 LEEWAY_NS = 1_000_000_000
@@ -68,6 +69,7 @@ class Door:
         self._by_word = {m.word: name for name, m in keys.callers.items()} if keys else {}
         self._unproved: dict[int, None] = {}
         """Connections by their descriptors, in their order."""
+        self._bound = Unproved(len(self._by_word))
         # A client whose connection broke comes back under its name at once.
         sock.setsockopt(zmq.ROUTER_HANDOVER, 1)
         if keys is not None:
@@ -87,7 +89,10 @@ class Door:
         if self._keys is None:
             return
         kind, connection = event["event"], event["value"]
+        if kind == zmq.EVENT_DISCONNECTED:
+            self._bound.discard(connection)
         if kind == zmq.EVENT_ACCEPTED:
+            self._bound.add(connection)
             self._unproved[connection] = None
         elif kind == zmq.EVENT_HANDSHAKE_SUCCEEDED and self._unproved:
             del self._unproved[next(iter(self._unproved))]
