@@ -9,7 +9,8 @@ releases it, and lends it ahead: time goes on no further than that process will 
 again, and so none of its own waiting for a core makes packets late. Each node says here since when
 it computes; for a long spell it waits for its turn, for processes that share few cores hinder one
 another. All is in memory that they share, made before they are forked, in words of 64 bits, which
-are read and written whole.
+are read and written whole. Time goes back for nobody: its keeper says so before it changes how it
+goes, and who reads it waits that moment.
 """
 
 import contextlib
@@ -20,9 +21,12 @@ import signal
 import time
 from typing import NamedTuple
 
-_STATE, _LENT, _FOLLOWS, _NODES = 0, 1, 2, 3
-"""Words: see ``now_ns`` and ``follows``; from the last one on there are three of each node."""
+_STATE, _LENT, _FOLLOWS, _LAST_STATE, _NODES = 0, 1, 2, 3, 4
+"""Words: see ``now_ns``, ``follows`` and ``_change``; from the last one on there are three of each
+node."""
 _WITHOUT_END = 2**63 - 1
+_CHANGES = -(2**63)
+"""In place of the state, while its keeper changes that."""
 _WAITS = 0
 BESIDE = 2**62
 """In place of when a node will not be done before: it does what its device would not do."""
@@ -30,6 +34,8 @@ _NO_TURN, _TURN, _NEEDS_NONE = range(3)
 _TURN_SIGNAL = signal.SIGURG
 """Says that it is a node's turn. Ignored by default, should it come to another thread."""
 _LOOK_S = 1.0
+_CHANGED_S = 1.0
+"""Who has changed time for longer has died meanwhile."""
 
 
 Spell = tuple[int, int]
@@ -78,6 +84,9 @@ class VirtualTime:
         while True:
             # Below 0 it stands still, and is that; else it is as many behind the machine's.
             state: int = words[_STATE]
+            if state == _CHANGES:
+                self._wait_changed()
+                continue
             if state < 0:
                 return -state
             now_ns, lent_ns = time.monotonic_ns() - state, words[_LENT]
@@ -86,7 +95,8 @@ class VirtualTime:
 
     @property
     def is_held(self) -> bool:
-        return bool(self._words[_STATE] < 0)
+        state: int = self._words[_STATE]
+        return (self._words[_LAST_STATE] if state == _CHANGES else state) < 0
 
     @property
     def held_s(self) -> float:
@@ -104,11 +114,10 @@ class VirtualTime:
 
     def lend(self, ahead_s: float) -> None:
         """Let it go on for ``ahead_s`` from where it is; its keeper lends again before."""
-        words = self._words
-        now_ns = self.now_ns()
-        if words[_LENT] == now_ns:
-            words[_STATE] = time.monotonic_ns() - now_ns
-        words[_LENT] = now_ns + int(1e9 * ahead_s)
+        state, now_ns = self._change()
+        self._words[_LENT], lent_ns = now_ns + int(1e9 * ahead_s), self._words[_LENT]
+        ran_out = state >= 0 and now_ns == lent_ns
+        self._words[_STATE] = time.monotonic_ns() - now_ns if ran_out else state
 
     def give(self) -> None:
         """Let it go on without end."""
@@ -118,7 +127,7 @@ class VirtualTime:
     def hold(self) -> None:
         """Have it stand still."""
         if not self.is_held:
-            self._words[_STATE] = -self.now_ns()
+            self._words[_STATE] = -self._change()[1]
             with contextlib.suppress(BlockingIOError):
                 os.read(self._open, 2)
 
@@ -179,3 +188,23 @@ class VirtualTime:
     def close(self) -> None:
         os.close(self._open)
         os.close(self._opens)
+
+    def _change(self) -> tuple[int, int]:
+        """The state and what time it is, which nobody reads from now on until the next state.
+
+        Who has read it before has read no later one.
+        """
+        words = self._words
+        state: int = words[_STATE]
+        words[_LAST_STATE] = state
+        words[_STATE] = _CHANGES
+        return state, -state if state < 0 else min(time.monotonic_ns() - state, words[_LENT])
+
+    def _wait_changed(self) -> None:
+        """Return when there is a state again: by its keeper, or the last one if that has died."""
+        until_s = time.perf_counter() + _CHANGED_S
+        while self._words[_STATE] == _CHANGES:
+            if time.perf_counter() > until_s:
+                self._words[_STATE] = self._words[_LAST_STATE]
+                return
+            time.sleep(0.00001)

@@ -159,3 +159,54 @@ def test_a_turn_for_a_process_that_has_gone_is_no_error(virtual):
         os._exit(0)
     os.waitpid(child, 0)
     virtual.give_turn(virtual_time.Computing(20, 1, child, True, False))
+
+
+def test_it_goes_back_for_nobody_while_its_keeper_changes_how_it_goes(virtual):
+    child = os.fork()
+    if not child:
+        for turn in range(5000):
+            virtual.lend(0.001)
+            virtual.hold()
+            virtual.release()
+            if turn % 10 == 0:
+                virtual.give()
+        os._exit(0)
+    last_ns, worst_ns = virtual.now_ns(), 0
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        for _ in range(50):
+            now_ns = virtual.now_ns()
+            worst_ns = max(worst_ns, last_ns - now_ns)
+            last_ns = now_ns
+    assert (worst_ns, ended[1]) == (0, 0)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_who_reads_it_amid_a_change_waits_for_that(machine, virtual, monkeypatch, held):
+    if held:
+        virtual.hold()
+    machine.ns += 300
+    kept_ns = virtual.now_ns()
+    assert virtual._change()[1] == kept_ns
+    assert virtual.is_held is held
+    machine.ns += 2000
+
+    def by_its_keeper(_):
+        virtual._words[virtual_time._STATE] = -kept_ns
+
+    monkeypatch.setattr(time, "sleep", by_its_keeper)
+    assert virtual.now_ns() == kept_ns
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_keeper_killed_amid_a_change_leaves_time_as_it_went(virtual, monkeypatch, held):
+    monkeypatch.setattr(virtual_time, "_CHANGED_S", 0.05)
+    if held:
+        virtual.hold()
+    before_ns = virtual.now_ns()
+    child = os.fork()
+    if not child:
+        virtual._change()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert virtual.now_ns() - before_ns == 0 if held else virtual.now_ns() > before_ns
+    assert virtual.is_held is held

@@ -19,7 +19,7 @@ from testbed.links.timekeeper import (
     ElasticTime,
     MachineTime,
 )
-from testbed.virtual_time import BESIDE, VirtualTime
+from testbed.virtual_time import _NODES, BESIDE, VirtualTime
 
 FAR_NS = 10**9
 
@@ -57,7 +57,7 @@ def bench(monkeypatch):
     with contextlib.closing(VirtualTime(5)) as virtual:
         virtual.follows = True
         for node in range(5):
-            virtual._words[3 + 5 + node] = os.getpid()
+            virtual._words[_NODES + 5 + node] = os.getpid()
         bench = Bench(virtual)
         monkeypatch.setattr(time, "monotonic_ns", lambda: bench.ns)
         monkeypatch.setattr(time, "monotonic", lambda: bench.ns / 1e9)
@@ -209,7 +209,7 @@ def test_a_process_that_does_not_go_on_is_not_waited_for(bench):
     if not child:
         signal.pause()
     try:
-        bench.virtual._words[3 + 5 + 4] = child
+        bench.virtual._words[_NODES + 5 + 4] = child
         bench.computes(4, 0)
         assert bench.look()
         assert bench.look(after_s=2 * CHECK_S)
@@ -237,7 +237,7 @@ def test_a_process_that_has_gone_is_not_waited_for(bench):
     if not child:
         os._exit(0)
     os.waitpid(child, 0)
-    bench.virtual._words[3 + 5 + 4] = child
+    bench.virtual._words[_NODES + 5 + 4] = child
     bench.computes(4, 0)
     assert not bench.look(after_s=2 * CHECK_S)
 
