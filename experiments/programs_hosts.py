@@ -12,7 +12,8 @@ from experiments import programs
 from testbed.exec.config import Request
 from testbed.exec.hosts.messages import Answer, CheckPrograms
 from testbed.exec.hosts.part import Prepared
-from testbed.exec.jobs import PRIVATE, Job
+from testbed.exec.jobs import Job
+from testbed.exec.kept import PRIVATE
 from testbed.machine import limits
 from testbed.network import hosts
 from testbed.network.topology import Plan

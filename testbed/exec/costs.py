@@ -5,11 +5,12 @@ Asked of the processes of this process's own PID namespace, whose first it is.
 
 import contextlib
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from testbed import files
 from testbed.exec import listening
-from testbed.exec.jobs import PRIVATE
+from testbed.exec.kept import PRIVATE
 from testbed.report.text import one_line
 
 _PROC = Path("/proc")
@@ -20,7 +21,9 @@ _INIT = 1
 class Costs:
     """Samples what processes have taken: what they did since their last sample is not in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: Sequence[str], own_folder: str) -> None:
+        """``kept``: paths in private folders that others see; ``own_folder``: one of this node."""
+        self._kept, self._own_folder = kept, own_folder
         self.private_mb = self.peak_mb = 0.0
         """MB of 10^6 bytes that are theirs alone: of all processes at the last sample, and the most
         at any."""
@@ -44,22 +47,32 @@ class Costs:
                     self._delays[process.name, task.name] = delay
         self.private_mb = pages * _PAGE_BYTES / 1e6
         self.peak_mb = max(self.peak_mb, self.private_mb)
-        self.shared_sockets |= set(_shared_sockets())
+        self.shared_sockets |= {path for path in _sockets() if self._is_shared(path)}
+
+    def _is_shared(self, path: str) -> bool:
+        """Whether other nodes see a socket of that path."""
+        if _is_in(path, (self._own_folder,)):
+            return False
+        return not _is_in(path, PRIVATE) or _is_in(path, self._kept) or path in self._kept
 
 
 def _processes() -> list[Path]:
     return [each for each in _PROC.iterdir() if each.name.isdecimal() and each.name != str(_INIT)]
 
 
-def _shared_sockets() -> list[str]:
-    """Paths of this network namespace's Unix sockets outside of the node's own folders."""
+def _sockets() -> list[str]:
+    """Paths of this network namespace's Unix sockets."""
     found = []
     with contextlib.suppress(OSError):
         for line in files.system_lines(_PROC / "net/unix")[1:]:
             path = line.split(maxsplit=7)[7:]
             if path and path[0].startswith("/"):
                 found.append(one_line(path[0]))
-    return [path for path in found if not path.startswith(tuple(f"{each}/" for each in PRIVATE))]
+    return found
+
+
+def _is_in(path: str, folders: Iterable[str]) -> bool:
+    return path.startswith(tuple(f"{folder}/" for folder in folders))
 
 
 def listens(port: int) -> bool | None:

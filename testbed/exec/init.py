@@ -16,7 +16,8 @@ from pathlib import Path
 from testbed.exec.costs import Costs, listens
 from testbed.exec.flows import Flows
 from testbed.exec.isolation import View, isolate
-from testbed.exec.jobs import HOSTS, PRIVATE, Job, named
+from testbed.exec.jobs import HOSTS, Job, named
+from testbed.exec.kept import PRIVATE
 from testbed.exec.lines import (
     Await,
     Began,
@@ -59,22 +60,23 @@ def serve(job: Job, view: View, channel: Channel, files: int, output: tuple[int,
     for path in (job.own_folder, *(job.environment.get(name, "") for name in _FOLDERS_FOR_FILES)):
         if path.startswith(PRIVATE):
             os.makedirs(path, exist_ok=True)
-    _Init(job, channel, files, output, named(*hosts)).run(missing)
+    _Init(job, view.kept, channel, files, output, named(*hosts)).run(missing)
 
 
 class _Init:
     def __init__(
         self,
         job: Job,
+        kept: tuple[str, ...],
         channel: Channel,
         files: int,
         output: tuple[int, int],
         nodes: Mapping[str, str],
     ) -> None:
-        """``nodes``: names by address."""
+        """``kept``: as a view's; ``nodes``: names by address."""
         self._job, self._channel, self._nodes = job, channel, nodes
         self._files, self._output = files, output
-        self._costs = Costs()
+        self._costs = Costs(kept, job.own_folder)
         self._flows: Flows | None = None
         self._names: NameServer | None = None
         self._awaited: set[int] = set()

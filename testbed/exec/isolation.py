@@ -13,7 +13,7 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-from testbed.exec.jobs import PRIVATE
+from testbed.exec.kept import PRIVATE
 from testbed.links.interface import LinkError
 from testbed.links.linux import namespaces
 from testbed.links.process import objection

@@ -7,16 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from testbed.exec.kept import kept_paths
 from testbed.network.topology import Node, Plan
 from testbed.processes.environment import for_others
 
 INTERFACE = "wire0"
 SHELL = "/bin/sh"
-KEPT_VARIABLES = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "HOME")
-"""Whose folders stay to be had, where they are in a folder that a node has of its own."""
 HOSTS = "/etc/hosts"
-PRIVATE = ("/tmp", "/dev/shm")
-"""Folders that each node has of its own, empty."""
 
 
 class Port(NamedTuple):
@@ -44,6 +41,10 @@ class Job(NamedTuple):
     """The node's in the run's folder, with its output."""
     after: Port | None = None
     """It starts once this port is listened on."""
+
+    def kept_paths(self) -> tuple[str, ...]:
+        """Paths of private folders that the program is to find."""
+        return kept_paths((self.folder, self.own_folder), self.words, self.environment)
 
 
 def job(
@@ -135,20 +136,3 @@ def name_service(lines: Iterable[str]) -> str:
     """An nsswitch.conf whose hosts are those of the hosts file, and else by DNS."""
     kept = [line for line in lines if not line.lstrip().startswith("hosts:")]
     return "".join(f"{line}\n" for line in [*kept, "hosts: files dns"])
-
-
-def kept_paths(one: Job) -> tuple[str, ...]:
-    """Paths of private folders that a program is to find: where it starts, its own folder, and what
-    its command or its environment names in one."""
-    named = [one.folder, one.own_folder]
-    named += re.findall(r"/[^\s'\"=:;,|&<>()]+", " ".join(one.words))
-    for name in KEPT_VARIABLES:
-        named += one.environment.get(name, "").split(":")
-    found: list[str] = []
-    for path in sorted({str(Path(each)) for each in named if each.startswith("/")}):
-        inside = any(path.startswith(f"{private}/") for private in PRIVATE)
-        if (inside or path == one.folder in PRIVATE) and not any(
-            path == above or path.startswith(f"{above}/") for above in found
-        ):
-            found.append(path)
-    return tuple(found)

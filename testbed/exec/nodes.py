@@ -10,7 +10,7 @@ import msgspec
 from testbed import files
 from testbed.exec.endings import Ending
 from testbed.exec.isolation import View
-from testbed.exec.jobs import Job, hosts, kept_paths, name_service
+from testbed.exec.jobs import Job, hosts, name_service
 from testbed.exec.output import Output
 from testbed.network.topology import Plan
 from testbed.processes.channel import Channel, ChannelClosed
@@ -90,4 +90,4 @@ def views(plan: Plan, jobs: Sequence[Job], folder: Path) -> list[View]:
     shown = tuple((str(folder / name), f"/etc/{name}") for name in seen)
     for job in jobs:
         Path(job.own_folder).mkdir()
-    return [View(job.node.name, shown, kept_paths(job)) for job in jobs]
+    return [View(job.node.name, shown, job.kept_paths()) for job in jobs]

@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 import tempfile
+import venv
 from pathlib import Path
 
 import captured
@@ -113,6 +114,9 @@ def test_each_node_is_a_machine_of_its_own(execute, tmp_path):
         "try:\n    socket.getaddrinfo('pypi.org', 443)\nexcept OSError as error:\n"
         "    print(time.monotonic() - began < 5, file=sys.stderr)\n"
     )
+    # Of this machine's: where it starts, its program, and its script.
+    paths = (tmp_path, Path.cwd(), Path(sys.executable))
+    needed = {path.parts[2] for path in paths if path.parts[1] == "tmp"}
     before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     program = (sys.executable, "-E", str(script))
     run = execute("--clients=2", "--env=COLOUR=blue", "--", *program)
@@ -125,7 +129,7 @@ def test_each_node_is_a_machine_of_its_own(execute, tmp_path):
         assert found["interfaces"] == ["lo", "wire0"]
         # Its init, and nobody else's.
         assert found["pid"] == 1 and found["processes"] == 2
-        assert found["shm"] == [] and found["tmp"] == [Path(tmp_path).parts[2]]
+        assert found["shm"] == [] and set(found["tmp"]) == needed
         assert found["session"] and found["ignored"] == [signal.SIGPIPE, signal.SIGXFSZ]
         assert found["cwd"] == str(Path.cwd())
         environment = found["environment"]
@@ -158,21 +162,33 @@ def test_memory_and_queues_of_ipc_are_a_nodes_own(execute):
     assert [row["sockets"] for row in run.summary["programs"]] == [[], [], []]
 
 
-def test_a_socket_that_nodes_share_is_told(execute, tmp_path):
-    shared = Path.cwd() / "results" / f"socket-{os.getpid()}"
-    shared.parent.mkdir(exist_ok=True)
-    bind = f"s = socket.socket(socket.AF_UNIX); s.bind({str(shared)!r}); s.listen(); time.sleep(1)"
-    try:
+@pytest.mark.parametrize("where", ["/tmp", None], ids=["named in /tmp", "beside the results"])
+def test_a_socket_that_nodes_share_is_told(execute, where):
+    (Path.cwd() / "results").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="so cket", dir=where or "results") as folder:
+        shared = Path(folder).absolute() / "s"
+        bind = f"s = socket.socket(socket.AF_UNIX); s.bind({str(shared)!r}); s.listen()"
         run = execute(
             *("--clients=1", "--client=true", "--expect-bytes=5MB"),
-            f'--server={PYTHON} -c "import socket, time; {bind}"',
+            f'--server={PYTHON} -c "import socket, time; {bind}; time.sleep(1)"',
         )
         assert run.finish() == 0, run.describe()
-    finally:
-        shared.unlink(missing_ok=True)
     assert run.summary["programs"][0]["sockets"] == [str(shared)]
     assert f"Unix sockets where other nodes see them, at {shared}" in run.stdout
     assert "less than the 5MB of --expect-bytes" in run.stdout
+
+
+def test_a_program_of_an_environment_in_tmp_finds_what_is_installed_there(execute, tmp_path):
+    home = tmp_path / "my [1] environment, too"
+    venv.create(home)
+    (module,) = home.glob("lib/python*/site-packages")
+    (module / "mine.py").write_text("print('mine')")
+    program = str(home / "bin" / "python")
+    run = execute(
+        *("--clients=1", "--server=true", f"--client={shlex.quote(program)} -c 'import mine'"),
+    )
+    assert run.finish() == 0, run.describe()
+    assert output_of(run, "client-1") == "mine\n"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from testbed import clock
 from testbed.exec.hosts.messages import CheckPrograms, Left, Tell, Told
 from testbed.exec.hosts.streams import Streams
 from testbed.exec.isolation import View
-from testbed.exec.jobs import Job, kept_paths
+from testbed.exec.jobs import Job
 from testbed.exec.lines import Over
 from testbed.exec.nodes import surroundings
 from testbed.exec.spawner import Reaped, Spawner
@@ -75,7 +75,7 @@ def carry_out(line: Line, token: bytes, asked: CheckPrograms, prepare: Prepare) 
 def _views(plan: Plan, jobs: Sequence[Job]) -> list[View]:
     """Nodes' own views, of which nothing is in a file of this host's."""
     seen = tuple((text, f"/etc/{name}") for name, text in surroundings(plan).items())
-    return [View(job.node.name, (), kept_paths(job), seen) for job in jobs]
+    return [View(job.node.name, (), job.kept_paths(), seen) for job in jobs]
 
 
 class _Node(NamedTuple):

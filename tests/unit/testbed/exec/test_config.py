@@ -9,7 +9,7 @@ import pytest
 from testbed.config_error import ConfigError
 from testbed.exec import config
 from testbed.exec.config import ExecConfig, NodeConfig, load, programs_of
-from testbed.exec.jobs import Port, job, kept_paths, name_service
+from testbed.exec.jobs import Port, job, name_service
 from testbed.network.profiles import load as profile
 from testbed.network.topology import Plan, plan
 from testbed.run.config import convert
@@ -242,11 +242,14 @@ def test_the_environment_is_the_users_with_what_a_node_needs() -> None:
     assert (found["WIRETUNE_SERVER"], found["WIRETUNE_ADDRESS"]) == ("10.0.0.1", "10.1.0.2")
 
 
-def test_what_a_program_names_in_a_private_folder_stays() -> None:
+def test_what_a_program_names_in_a_private_folder_stays(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
     environment = {"PATH": "/tmp/venv/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp/mine"}
-    found = made("python /tmp/a/x.py --data='/tmp/b' > /tmp/a/y", environment, folder="/tmp/a")
-    assert kept_paths(found) == ("/tmp/a", "/tmp/b", "/tmp/venv/bin")
-    assert kept_paths(made("./x", environment, folder="/tmp")) == ("/tmp",)
+    found = made(f"python {a}/x.py --data='{b}' > {a}/y", environment, folder=a)
+    assert found.kept_paths() == (a, b, "/tmp/venv")
+    assert made("./x", environment, folder="/tmp").kept_paths() == ("/tmp",)
 
 
 def test_names_are_asked_of_the_hosts_file_and_of_dns_alone() -> None:
