@@ -102,15 +102,17 @@ def require(name: str, folder: Path, file: str, right: str = SAVED, *, whole: bo
                 f"model = {name!r}: the hub cannot be reached, and what is cached of it has no "
                 f"{file}: {hub.advice('model')}"
             )
-        raise ConfigError(f"model = {name!r}: has no {file}{_instead(folder)}; take {right}")
+        raise ConfigError(f"model = {name!r}: has no {file}{_instead(folder, file)}; take {right}")
     if (reason := hub.unfit(folder / file)) is not None:
         raise ConfigError(f"model = {name!r}: its {file} {reason}")
 
 
-def _instead(folder: Path) -> str:
-    """Words for what a folder has in place of a model in safetensors."""
+def _instead(folder: Path, file: str) -> str:
+    """Words for what a folder has in place of a file of a model in safetensors."""
     if os.path.exists(folder / ADAPTER):
         return f", but {ADAPTER}: it is an adapter, to be merged into its model (merge_and_unload)"
+    if file == WEIGHTS and (shards := sorted(folder.glob(SHARDS))):
+        return f", but {shards[0].name}, and no {INDEX}, which says what is in it"
     for pattern in PICKLES:
         if found := sorted(folder.glob(pattern)):
             return f", but {found[0].name}, a pickle, which could run code and is not read"

@@ -79,9 +79,12 @@ def _config(name: str, folder: Path) -> dict[str, Any]:
 
 def _spec(name: str, config: dict[str, Any]) -> CausalSpec:
     layout = LAYOUTS[config["model_type"]]
+    told = {field: config.get(field) for field in layout.sizes}
+    if (context := layout.sizes.context) not in config:
+        told[context] = _usual(config["model_type"], context)
     found = {
         ours: saved.size(
-            name, field, config.get(field), saved.MOST_BLOCKS if ours == "depth" else saved.MOST
+            name, field, told[field], saved.MOST_BLOCKS if ours == "depth" else saved.MOST
         )
         for ours, field in layout.sizes._asdict().items()
     }
@@ -97,6 +100,13 @@ def _spec(name: str, config: dict[str, Any]) -> CausalSpec:
             "false"
         )
     return CausalSpec(model_type=config["model_type"], tied=tied, **found)
+
+
+def _usual(model_type: str, field: str) -> Any:
+    """A field's value for a family whose config.json does not have it."""
+    from transformers import CONFIG_MAPPING
+
+    return CONFIG_MAPPING[model_type].__dataclass_fields__[field].default
 
 
 def encoder(name: str, folder: Path) -> TransformersEncoder:
@@ -280,6 +290,13 @@ class _Source:
             if key.startswith(classifier)
         }
         self._embedding = self._keys[embedding]
+        if (
+            tied
+            and self._embedding not in self._weights.files
+            and self._head in self._weights.files
+        ):
+            # What is one parameter stands there once, and that may be under the other name.
+            self._embedding = self._keys[embedding] = self._head
         self._shapes = {self._keys[key]: shape for key, shape in shapes.items()}
 
     def check(self) -> None:

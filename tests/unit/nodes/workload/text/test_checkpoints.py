@@ -13,6 +13,7 @@ import made_causal
 import pytest
 import torch
 from made_causal import ids
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from methods import Shard, fedpeft
@@ -190,6 +191,30 @@ def test_tied_embeddings_are_one_parameter(model_type: str, tied: bool, tmp_path
     model = models.build(str(tmp_path), 1, 0)
     assert torch.equal(logits(model), logits(theirs))
     assert backbone.tied(copy.deepcopy(model)) == tied
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "gpt_neox"])
+def test_what_is_tied_stands_in_a_file_under_either_name(model_type: str, tmp_path: Path) -> None:
+    theirs = made_causal.theirs(model_type, tie_word_embeddings=True)
+    theirs.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    (embedding,) = (name for name in state if re.search(r"(embed_tokens|wte|embed_in)\.", name))
+    state[f"{LAYOUTS[model_type].head}.weight"] = state.pop(embedding)
+    save_file(state, tmp_path / "model.safetensors")
+    models.check(str(tmp_path), weights=True)
+    model = models.build(str(tmp_path), 1, 0)
+    assert torch.equal(logits(model), logits(theirs)) and backbone.tied(model)
+
+
+@pytest.mark.parametrize(("model_type", "usual"), [("llama", 2048), ("qwen3", 32_768)])
+def test_a_context_that_nobody_states_is_the_familys(
+    model_type: str, usual: int, tmp_path: Path
+) -> None:
+    theirs = made_causal.theirs(model_type)
+    theirs.save_pretrained(tmp_path)
+    edit(tmp_path / "config.json", lambda found: found.pop("max_position_embeddings"))
+    assert checkpoints.architecture(str(tmp_path), tmp_path).context == usual
+    assert torch.equal(logits(models.build(str(tmp_path), 1, 0)), logits(theirs))
 
 
 @pytest.mark.parametrize("model_type", LAYOUTS)
