@@ -77,10 +77,10 @@ def _objects(file: BinaryIO) -> Iterator[tuple[int, dict[str, Any]]]:
     number, size, is_first = 0, 0, True
     while line := file.readline(MOST_LINE + 1):
         number, size = number + 1, size + len(line)
-        if number == 1:
-            if line.startswith(_OTHER_ENCODINGS):
-                raise Unreadable("is UTF-16 or UTF-32; save it as UTF-8")
-            line = line.removeprefix(_MARK)
+        if number == 1 and line.startswith(_OTHER_ENCODINGS):
+            raise Unreadable("is UTF-16 or UTF-32; save it as UTF-8")
+        # Of files that were joined each begins with its own.
+        line = line.removeprefix(_MARK)
         if is_first and line.lstrip().startswith(b"["):
             yield from _array(line, file)
             return

@@ -13,6 +13,8 @@ from testbed.config_error import ConfigError
 
 BATCH = 1_000
 """Rows that are in memory at once."""
+FILE = b"ARROW1"
+"""Begins Arrow's format of files, as of Feather; `datasets` writes that of streams."""
 
 
 def _convert() -> str:
@@ -38,9 +40,14 @@ def _rows(path: Path, columns: set[str], where: str) -> Iterator[dict[str, Any]]
                 there = file.schema_arrow.names
                 batches = file.iter_batches(BATCH, columns=_known(there, columns))
             else:
-                stream = pa.ipc.open_stream(opened)
-                there = stream.schema.names
-                batches = (batch.select(_known(there, columns)) for batch in stream)
+                is_file = opened.read(len(FILE)) == FILE
+                opened.seek(0)
+                found = pa.ipc.open_file(opened) if is_file else pa.ipc.open_stream(opened)
+                there = found.schema.names
+                several = (
+                    map(found.get_batch, range(found.num_record_batches)) if is_file else found
+                )
+                batches = (batch.select(_known(there, columns)) for batch in several)
             if len(set(there)) < len(there):
                 raise ConfigError(f"{where} has two columns of one name: {', '.join(there)}")
             others = dict.fromkeys(name for name in there if name not in columns)

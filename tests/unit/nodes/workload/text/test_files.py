@@ -169,6 +169,16 @@ def test_what_datasets_saves_is_read(tmp_path: Path) -> None:
     assert read == [["a", "b"], ["c"]]
 
 
+def test_arrow_is_read_in_its_format_of_files_too(tmp_path: Path) -> None:
+    pa = heavy.pyarrow
+    made = pa.table({"text": ["a", "b", "c"]})
+    with pa.ipc.new_file(str(tmp_path / "a.arrow"), made.schema) as file:
+        file.write_table(made, max_chunksize=2)
+    found = files.find(str(tmp_path))
+    read = [record.fields["text"] for record in files.records(found, found.train, TEXT)]
+    assert read == ["a", "b", "c"]
+
+
 def test_a_table_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     content = bytearray(table(tmp_path / "a.parquet", text=["a" * 99] * 999).read_bytes())
     content[4:60] = bytes(56)

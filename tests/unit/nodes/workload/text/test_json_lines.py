@@ -65,6 +65,11 @@ def test_objects_are_read_as_they_were_written(
     assert read(written(folder, content, f"a.json{packing}")) == values
 
 
+def test_files_that_were_joined_have_a_mark_each(tmp_path: Path) -> None:
+    one = codecs.BOM_UTF8 + b'{"text": "a"}\r\n'
+    assert read(written(tmp_path, one + b"\n" + one + codecs.BOM_UTF8)) == [{"text": "a"}] * 2
+
+
 @settings(deadline=None)
 @given(st.binary(max_size=200), st.sampled_from(list(PACKERS)))
 def test_whatever_bytes_are_there_end_in_objects_or_in_a_refusal(
