@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from testbed.config_error import ConfigError
 from testbed.seeds import derive
 
 EMPTY = "empty"
+UNKNOWN = "of no token that the model knows"
 UNLEARNABLE = "no answer within the length"
 
 
@@ -81,7 +83,11 @@ class _Encoding:
                 break
             taken.append(text)
             if isinstance(text.content, str):
-                ids = document(self.encoder, text.content)
+                with _placed(text):
+                    ids = document(self.encoder, text.content)
+                if len(ids) == (self.encoder.begin is not None):
+                    self.left_out[UNKNOWN] += 1
+                    continue
                 documents.setdefault(text.client, []).append(ids)
                 tokens[text.client] += len(ids) + 1
             elif (found := self._example(text)) is not None:
@@ -104,10 +110,8 @@ class _Encoding:
 
     def _example(self, text: Text) -> Example | None:
         assert not isinstance(text.content, str)
-        try:
+        with _placed(text):
             parts = segments(text.content, self.encoder, self.template)
-        except ConfigError as error:
-            raise ConfigError(f"{text.place}: {error}") from error
         found = sequences.example(parts, self.length)
         self.examples += 1
         if found is None:
@@ -116,10 +120,23 @@ class _Encoding:
             self.truncated += found.is_truncated
         return found
 
+    def said(self) -> str:
+        """Words for what did not get there, to go on with."""
+        return "".join(f"; {count:,} left out: {why}" for why, count in self.left_out.items())
+
     def _padded(self, examples: list[Example]) -> Sequences:
         if self.pack:
             examples = sequences.merged(examples, self.length)
         return sequences.padded(examples, self.length, self.encoder.end)
+
+
+@contextmanager
+def _placed(text: Text) -> Iterator[None]:
+    """A ConfigError from within begins with where the text stands."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{text.place}: {error}") from error
 
 
 def load(
@@ -159,8 +176,8 @@ def load(
     for name, part in (("train on", train), ("test", test)):
         if not part:
             raise ConfigError(
-                f"{found.where}: has {records} records, and none of them is left to {name}; "
-                f"{HELD_SHARE} different ones are the least"
+                f"{found.where}: has {records} records, and none of them is left to {name}"
+                f"{encoding.said()}; {HELD_SHARE} different ones are the least"
             )
     order = np.random.default_rng(derive(seed, "training texts")).permutation(len(train))
     trained, owners, _ = encoding.sequences((train[place] for place in order), train_samples)
@@ -175,7 +192,7 @@ def load(
             f"{found.where}: has {len(rows)} training sequences of {length} tokens and "
             f"{len(tested.inputs)} to test"
             + (f", and {train_samples} were asked for" if train_samples else "")
-            + "".join(f"; {count:,} left out: {why}" for why, count in encoding.left_out.items())
+            + encoding.said()
             + "; take longer sequences, or a shorter template" * (UNLEARNABLE in encoding.left_out)
         )
     return Texts(

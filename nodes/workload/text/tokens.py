@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from testbed.config_error import ConfigError
+from testbed.config_error import ConfigError, excerpt
 
 if TYPE_CHECKING:  # Most runs read no text.
     from tokenizers import Tokenizer
@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # Most runs read no text.
 PAD, BEGIN, END, USER, ASSISTANT = SPECIAL = ("<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>")
 """Of the shipped tokenizer, in the order of their ids."""
 SHIPPED = Path(__file__).parents[1] / "weights" / "llama-docs.tokenizer.json"
+WITHOUT = "for texts of your own --template=alpaca does without it"
+"""Ends a refusal of what a chat template makes."""
 
 
 class Message(NamedTuple):
@@ -118,15 +120,29 @@ class TransformersEncoder:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.end: int = tokenizer.eos_token_id
-        first = self._tokenizer.encode("a").ids[0]
-        self.begin: int | None = first if first == tokenizer.bos_token_id else None
+        try:
+            first = self._tokenizer.encode("a").ids[:1]
+        except Exception:  # It may know no such letter.
+            first = self._tokenizer.encode("").ids[:1]
+        self.begin: int | None = next(
+            (each for each in first if each == tokenizer.bos_token_id), None
+        )
 
     def encode(self, text: str) -> list[int]:
         self._tokenizer.encode_special_tokens = True
         try:
-            return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+            return list(self._encoded(text).ids)
         finally:
             self._tokenizer.encode_special_tokens = False
+
+    def _encoded(self, text: str) -> Any:
+        try:
+            return self._tokenizer.encode(text, add_special_tokens=False)
+        except Exception as error:  # It has no other class of errors.
+            raise ConfigError(
+                f"{self._where} cannot encode {excerpt(repr(text))}: {error}; take one with a "
+                "token for what it does not know"
+            ) from error
 
     def chat(self, messages: Sequence[Message]) -> list[Segment] | None:
         """The template's text, encoded at once as the model would be asked, special tokens too.
@@ -137,7 +153,11 @@ class TransformersEncoder:
             return None
         whole = self._rendered(messages)
         spans = list(self._spans(messages, whole))
-        found = self._tokenizer.encode(whole, add_special_tokens=False)
+        if not any(start < end for start, end in spans):
+            raise ConfigError(
+                f"{self._where}: its chat template leaves out what the assistant says; {WITHOUT}"
+            )
+        found = self._encoded(whole)
         segments: list[Segment] = []
         for number, (first, _) in zip(found.ids, found.offsets, strict=True):
             learnt = any(start <= first < end for start, end in spans)
@@ -151,14 +171,25 @@ class TransformersEncoder:
         for place, message in enumerate(messages):
             if message.role != "assistant":
                 continue
+            if not place:
+                raise ConfigError(
+                    f"{self._where}: its chat template cannot be asked by nothing, and the "
+                    "dialogue begins with the assistant; take dialogues that a system or a user "
+                    f"begins; {WITHOUT}"
+                )
             before = self._rendered(messages[:place], asks=True)
             is_last = place == len(messages) - 1
             after = whole if is_last else self._rendered(messages[: place + 1])
+            if not after.startswith(before):
+                # It asks by the beginning of a thought, which the data have not.
+                before = self._rendered(messages[:place])
             if not (after.startswith(before) and whole.startswith(after)):
+                several = sum(each.role == "assistant" for each in messages) > 1
+                fewer = "take dialogues of one turn; " if several else ""
                 raise ConfigError(
                     f"{self._where}: its chat template writes turn {place + 1} of a dialogue in "
                     "another way when another follows or is asked for, so that what is to be "
-                    "learnt cannot be told; take dialogues of one turn, or the template alpaca"
+                    f"learnt cannot be told; {fewer}{WITHOUT}"
                 )
             yield len(before), len(after)
 
@@ -172,6 +203,7 @@ class TransformersEncoder:
         except Exception as error:  # It is a program, and has every error that those have.
             roles = ", ".join(message.role for message in messages)
             raise ConfigError(
-                f"{self._where}: its chat template refuses a dialogue of {roles}: {error}"
+                f"{self._where}: its chat template refuses a dialogue of {roles}: {error}; "
+                f"{WITHOUT}"
             ) from error
         return text

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
+from tokenizers.models import BPE, WordLevel
 
 import nodes.workload.text
 from nodes.workload.text import files
 from nodes.workload.text.sequences import IGNORED, Sequences
-from nodes.workload.text.texts import Text, Texts, held_out, load
-from nodes.workload.text.tokens import SHIPPED, ShippedEncoder
+from nodes.workload.text.texts import UNKNOWN, Text, Texts, held_out, load
+from nodes.workload.text.tokens import SHIPPED, ShippedEncoder, TransformersEncoder
 from testbed.config_error import ConfigError
 
 ENCODER = ShippedEncoder()
@@ -113,6 +114,27 @@ def test_what_a_template_refuses_is_said_with_its_line(tmp_path: Path) -> None:
     path = written(tmp_path / "a.jsonl", pairs(9))
     with pytest.raises(ConfigError, match=r"a\.jsonl: line \d: template = 'none': known are"):
         got(path, template="none")
+
+
+def test_what_a_tokenizer_knows_nothing_of_is_said(tmp_path: Path) -> None:
+    """In byte-level BPE there is no such text; others have a token for what they do not know."""
+
+    def of(model: Any) -> TransformersEncoder:
+        own = heavy.transformers.PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer(model), eos_token="</s>"
+        )
+        return TransformersEncoder(own, "made")
+
+    path = written(tmp_path / "a.jsonl", [{"text": "b" * n} for n in range(1, 31)])
+    refuses = of(WordLevel({"</s>": 0, "a": 1}, unk_token="?"))
+    with pytest.raises(ConfigError, match=r"line \d+: model = 'made': .* cannot encode 'b.*'"):
+        load(path, refuses, 8, seed=0)
+    drops = of(BPE({"</s>": 0, "a": 1}, []))
+    with pytest.raises(ValueError, match="30 left out: of no token that the model knows"):
+        load(path, drops, 8, seed=0)
+    path = written(tmp_path / "b.jsonl", [{"text": f"{'ab'[n % 2]}{n}"} for n in range(60)])
+    found = load(path, drops, 8, seed=0)
+    assert found.left_out == {UNKNOWN: 30}
 
 
 TEXTS = st.lists(
@@ -219,7 +241,7 @@ def test_data_with_nothing_to_train_on_or_to_test_is_refused(tmp_path: Path) -> 
     with pytest.raises(ConfigError, match="has 4 records, and none of them is left to test; 5"):
         got(path)
     path = written(tmp_path / "b.jsonl", [{"text": " "}, {"text": None}])
-    with pytest.raises(ConfigError, match="has 2 records, and none of them is left to train on"):
+    with pytest.raises(ConfigError, match="none of them is left to train on; 2 left out: empty; 5"):
         got(path)
     path = written(tmp_path / "c.jsonl", pairs(20))
     why = "has 0 training .* of 2 tokens and 0 to test; 20 left out: no answer .*; take longer"

@@ -141,13 +141,36 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_for_those_alone() -> 
     with pytest.raises(ConfigError, match=r"'made'.* turn 2 .* take dialogues of one turn"):
         own.chat(LONGER[1:])
     assert learnt(own.chat(TURNS), shipped()) == ["<think></think>3\n"]
+    alone = encoder("{% for m in messages %}{{ m.content }}{% endfor %}{{ eos_token }}")
+    with pytest.raises(ConfigError, match=r"turn 2 .* cannot be told; for texts of your own --te"):
+        alone.chat(TURNS)
+
+
+def test_a_template_that_opens_a_thought_is_learnt_with_what_heads_the_answer() -> None:
+    """As of DeepSeek-R1's distilled models; the data have no thoughts."""
+    opens = CHATML.replace("<|im_start|>assistant\n", "<|im_start|>assistant\n<think>\n")
+    found = encoder(opens).chat(LONGER)
+    head, end = "<|im_start|>assistant\n", "<|im_end|>\n"
+    answers = [f"{head}3{end}", f"{head}None 🍵.\nNo{end}"]
+    assert learnt(found, of_transformers(opens)) == answers
+
+
+def test_a_template_without_the_answer_is_refused() -> None:
+    for program in ("x", "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"):
+        with pytest.raises(ConfigError, match=r"leaves out what the assistant says; .*alpaca"):
+            encoder(program).chat(TURNS)
+
+
+def test_a_template_is_not_asked_by_nothing() -> None:
+    with pytest.raises(ConfigError, match=r"the dialogue begins with the assistant; .*=alpaca"):
+        encoder(CHATML).chat([Message("assistant", "Hello."), *TURNS])
 
 
 def test_what_a_template_refuses_is_said() -> None:
     with pytest.raises(ConfigError, match="refuses a dialogue of user, user: roles must alternate"):
         encoder(LLAMA2).chat([TURNS[0], TURNS[0]])
     for program in ("{{ 1 / 0 }}", "{% for n in range(10 ** 9) %}{% endfor %}", "{{ messages[0"):
-        with pytest.raises(ConfigError, match="its chat template refuses a dialogue of"):
+        with pytest.raises(ConfigError, match=r"refuses a dialogue of .*; .*--template=alpaca"):
             encoder(program).chat(TURNS)
 
 
@@ -166,6 +189,19 @@ def test_a_document_begins_as_the_tokenizer_begins_a_text(begins: bool) -> None:
     own = TransformersEncoder(tokenizer, "made")
     assert document(own, "text") == [1] * begins + own.encode("text")
     assert own.encode("text")[0] != 1
+
+
+@pytest.mark.parametrize("begins", [True, False])
+@pytest.mark.parametrize("model", [models.BPE({}, []), models.WordLevel({}, unk_token="?")])
+def test_a_tokenizer_need_not_know_latin_letters(model: Any, begins: bool) -> None:
+    backend = Tokenizer(model)
+    backend.add_special_tokens([AddedToken("</s>"), AddedToken("<s>")])
+    if begins:
+        backend.post_processor = processors.TemplateProcessing(
+            single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)]
+        )
+    tokenizer = saved(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+    assert TransformersEncoder(tokenizer, "made").begin == (1 if begins else None)
 
 
 def test_sentencepiece_like_offsets_tell_what_is_learnt() -> None:
