@@ -7,8 +7,9 @@ their norm the cosine is straight. With it that share of values, the largest, is
 one, whose angle b then is. 0 is between two steps, and becomes half of one.
 
 The codes go out without gaps, with them b and N cos b as float32: ceil(n s / 8) + 8 bytes. The
-second is our own; the paper has N, which for large values is more than a float32. The paper rounds
-at random as well, which we do not.
+second is our own; the paper has N, which for large values is more than a float32. Codes are the
+nearest steps; rounding=random, the paper's other way, takes the step below or above by chance, so
+that the mean over draws is the angle (not the value).
 
 Its abstract has both ways coded, gradients up and weights down. What is left of an update at places
 drawn from a seed is quantised, and the codes deflated: ``randomk:k=0.05``, ``cossgd:bits=2`` and
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -42,6 +43,8 @@ class Options(payload.Lossy, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Of each value; 4 of weights and 2 of an update if not given."""
     clip: Annotated[float, Meta(ge=0, lt=1)] = BY_OTHERS
     """Share of the values, the largest, that is cut; 0 at 8 bits and 0.01 below if not given."""
+    rounding: Literal["nearest", "random"] = "nearest"
+    """Of an angle between two steps."""
     weights: bool = False
     """Of what the server sends, whether weights are coded, not what changed in them."""
 
@@ -78,12 +81,19 @@ class Stage:
             # By the angle from pi / 2: next to it an arccosine in float32 errs by more than a step.
             sines = (flat / largest).clamp_(-1, 1).mul_(math.cos(bound))
             steps = torch.arcsin_(sines).div_(math.pi / 2 - float(bound)).neg_().add_(1)
-            codes = steps.mul_(self.last / 2).round_().to(torch.uint8)
+            codes = self._whole(steps.mul_(self.last / 2), seed).to(torch.uint8)
         else:
             codes = torch.zeros(len(flat), dtype=torch.uint8)
             largest, bound = norm.float(), torch.zeros(())
         packed = bits.pack(codes, self.options.bits)
         return {"codes": packed, "largest": largest.view(1), "bound": bound.view(1)}
+
+    def _whole(self, steps: Tensor, seed: int) -> Tensor:
+        if self.options.rounding == "nearest":
+            return steps.round_()
+        draws = torch.rand(len(steps), generator=torch.Generator().manual_seed(seed))
+        # In float32 the first is a little less than 0, and the last with a draw next to 1 one more.
+        return steps.add_(draws).floor_().clamp_(0, self.last)
 
     def _largest(self, magnitudes: Tensor) -> Tensor:
         """The largest that is not cut."""

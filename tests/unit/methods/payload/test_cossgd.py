@@ -113,6 +113,36 @@ def test_what_arrives_against_the_papers_equations_in_float64(width: int, clip: 
     assert float((found.double() - expected).abs().max()) < 1e-5 * largest
 
 
+@pytest.mark.parametrize("width", [1, 2, 4, 8])
+def test_rounding_at_random_is_to_a_step_next_to_the_angle_whose_mean_it_is(width: int) -> None:
+    values, draws = gaussian(400), 400
+    stage = load(f"cossgd:bits={width},clip=0,rounding=random")
+    found = [encoded(stage, values, seed=seed) for seed in range(draws)]
+    bound, last = float(found[0]["bound"]), 2**width - 1
+    norm = math.sqrt(math.fsum(float(each) ** 2 for each in values))
+    angles = torch.tensor([math.acos(float(each) / norm) for each in values], dtype=torch.float64)
+    steps = (angles - bound) / (math.pi - 2 * bound) * last
+    codes = torch.stack([bits.unpack(each["codes"], width, 400) for each in found]).double()
+    assert float((codes - steps).abs().max()) < 1 + 1e-3
+    # A draw's deviation is at most half a step; six of the mean's.
+    assert float((codes.mean(dim=0) - steps).abs().max()) < 6 * 0.5 / math.sqrt(draws)
+    assert torch.equal(codes[0], bits.unpack(encoded(stage, values, seed=0)["codes"], width, 400))
+    assert not torch.equal(codes[0], codes[1])
+
+
+@pytest.mark.parametrize("draw", [0.0, 1 - 2.0**-24])
+@pytest.mark.parametrize("width", [2, 4, 8])
+def test_the_first_and_the_last_step_stay_near_whatever_is_drawn(
+    width: int, draw: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "rand", lambda count, **_: torch.full((count,), draw))
+    stage = load(f"cossgd:bits={width},clip=0,rounding=random")
+    for largest in torch.linspace(0.1, 3, 200).tolist():
+        sent = encoded(stage, torch.tensor([largest, -largest, 0.01, 0.02, -0.03]))
+        found = bits.unpack(sent["codes"], width, 5).tolist()
+        assert found[0] <= 1 and 2**width - 2 <= found[1] < 2**width
+
+
 @pytest.mark.parametrize("width", [8, 4, 2, 1])
 @pytest.mark.parametrize("share", ["0.05", "0.1"])
 def test_bytes_of_what_is_left_of_an_update_at_drawn_places(share: str, width: int) -> None:
