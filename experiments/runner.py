@@ -42,6 +42,8 @@ TUNING = "tuning"
 """In a bench's folder, of the runs on the validation split."""
 _CELLS = ("*", f"{TUNING}/*")
 """Cells' folders in a bench's."""
+_BESIDE = ("title", "note", "baseline", "formula_mb", "claims")
+"""What a bench or a row of it says to its runs' reader; they are the same without."""
 
 
 @contextlib.contextmanager
@@ -102,12 +104,21 @@ def _others(before: bytes, whole: dict[str, Any]) -> str | None:
         read = msgspec.convert(found.pop("files", {}), dict[str, str])
     except (ValueError, RecursionError) as error:
         return f"a bench.json that no bench has written ({excerpt(error)})"
-    asked = {name: value for name, value in whole.items() if name != "files"}
+    found = _of_runs(found)
+    asked = _of_runs({name: value for name, value in whole.items() if name != "files"})
     if found != asked:
         return f"another bench's runs ({excerpt(_difference('', found, asked))})"
     now: dict[str, str] = whole["files"]
     wrong = client_links.differing({**now, **read}, now)
     return wrong and f"this bench's runs over other files ({wrong})"
+
+
+def _of_runs(bench: dict[str, Any]) -> dict[str, Any]:
+    """The bench, or a row, without what is no matter to its runs."""
+    own = {name: value for name, value in bench.items() if name not in _BESIDE}
+    if isinstance(rows := own.get("rows"), list):
+        own["rows"] = [_of_runs(row) if isinstance(row, dict) else row for row in rows]
+    return own
 
 
 def _difference(place: str, before: Any, now: Any) -> str:

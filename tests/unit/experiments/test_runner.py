@@ -16,7 +16,7 @@ import pytest
 
 from experiments import runner as module
 from experiments.bench import _checked
-from experiments.plan import Bench, Cell, Outcome, Row, cells
+from experiments.plan import Bench, Cell, Claim, Outcome, Row, cells
 from experiments.progress import Lines
 from experiments.runner import claimed, conduct
 from testbed.config_error import ConfigError
@@ -128,6 +128,24 @@ def test_what_an_edited_bench_has_otherwise_is_told(tmp_path: Path) -> None:
             claimed(tmp_path / "out", bench, {}),
         ):
             pass
+
+
+def test_a_bench_whose_words_alone_are_edited_goes_on(tmp_path: Path) -> None:
+    with claimed(tmp_path / "out", Bench(rows=[GOOD, BAD]), {}):
+        pass
+    claim = Claim(counts="payload", figure=2.0, account="up")
+    rows = [
+        msgspec.structs.replace(GOOD, claims=[claim], formula_mb=0.1),
+        msgspec.structs.replace(BAD, baseline="good"),
+    ]
+    edited = Bench(rows=rows, title="another", note="more", baseline="bad")
+    with claimed(tmp_path / "out", edited, {}):
+        pass
+    with (
+        pytest.raises(ConfigError, match="another bench's runs"),
+        claimed(tmp_path / "out", msgspec.structs.replace(edited, run={"rounds": 2}), {}),
+    ):
+        pass
 
 
 def test_the_same_bench_with_another_congestion_control_or_profile_is_refused(
