@@ -13,6 +13,7 @@ from rich.console import Group
 from experiments import (
     accounts,
     assumptions,
+    bench_hosts,
     by_links,
     compare,
     plan,
@@ -68,13 +69,14 @@ def bench(
     trials = tuning.trials(asked)
     read = _checked(cells)
     _check_trials(trials)
+    asks = program_bench.settings(cells)
+    venue = Venue([cell.config for cell in cells], token_file, asks)
     named = next(iter([*filter(None, [preset]), *programs]), "own")
     folder = outside.expanded(out or f"results/bench-{slug(Path(named).stem)}")
     # 2. The runs.
     budget_s = None if budget_minutes is None else 60 * budget_minutes
     with contextlib.ExitStack() as owned:
         owned.enter_context(claimed(folder, asked, read))
-        venue = Venue([cell.config for cell in cells], token_file)
         owned.callback(venue.close)
         output.result("results", folder)
         before = f"{len(trials)} runs on the validation split, and then " if trials else ""
@@ -96,6 +98,7 @@ def bench(
         "rows": [_row(asked, group, everything) for group in found] + program_bench.data(cases),
         "claims": msgspec.to_builtins(examined),
         "without_result": left,
+        "hosts": bench_hosts.data(everything),
     }
     text = msgspec.json.format(msgspec.json.encode(result), indent=2)
     whole = True
@@ -106,9 +109,9 @@ def bench(
         output.error(f"no comparison.json: {error}")
     if found or cases or output.as_json:
         table = program_bench.table(asked, cases) if cases else compare.table(asked, found)
-        beside = by_links.table(found)
-        more = [*filter(None, [beside]), *([claims.table(examined)] if examined else [])]
-        output.show(Group(table, *more), result)
+        more = [by_links.table(found), claims.table(examined) if examined else None]
+        more.append(bench_hosts.table(bench_hosts.together(outcomes)))
+        output.show(Group(table, *filter(None, more)), result)
     for outcome in everything:
         if outcome.reason is not None:
             what = "no result of" if outcome.summary is None else "a failure in"

@@ -8,12 +8,12 @@ import shlex
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from experiments import hosts as spread
-from experiments import programs, programs_hosts
+from experiments import programs, programs_hosts, ray_hosts
 from experiments.aftermath import (
     EXIT_CODES,
     STRICT_UNPROBED,
@@ -29,6 +29,7 @@ from testbed.exec import config as configuration
 from testbed.exec.config import Request
 from testbed.exec.jobs import Job
 from testbed.exec.supervisor import run
+from testbed.links.interface import Backend
 from testbed.machine import limits
 from testbed.metering import meter
 from testbed.naming import slug
@@ -89,46 +90,36 @@ def _execute(
     layout = programs.layout(request)
     configuration.programs_of(request.programs, layout)
     configuration.refuse_unheeded(request.programs, layout, flags)
-    limits.require_proc()
-    backend, why = programs.backend(request, layout)
-    pinned, asked = programs.congestion_of(request)
-    layout = msgspec.structs.replace(layout, congestion=pinned)
+    planned = _planned(request, layout)
     open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     limits.allow(len(layout.nodes), streams=False)
-    # 2. The configuration as it will be written: nothing left to a default.
-    links = msgspec.structs.replace(
-        client_links.repeatable(links),
-        clients=len(layout.clients),
-        links=backend.name,
-        congestion=pinned,
-        dilation=1.0,
-    )
-    request = Request(links, configuration.repeatable(request.programs))
-    hosts = None
+    # 2. The configuration as it will be written, and who is where.
+    request, layout, hosts = planned.request, planned.layout, None
     if token is not None:
         hosts, layout = programs_hosts.joined(request, layout, token, owned)
-        links = msgspec.structs.replace(links, place=written(layout))
-        request = request._replace(links=links)
+        placed = msgspec.structs.replace(request.links, place=written(layout))
+        request = request._replace(links=placed)
     profile = mix_label([node.profile for node in layout.clients if node.profile])
     label = f"{slug(f'{METHOD}-{profile}')}-{len(layout.clients)}"
-    folder = create_folder(Path(links.out), label).absolute()
+    folder = create_folder(Path(request.links.out), label).absolute()
     owned.callback(remove_if_empty, folder)
     here = None if hosts is None else hosts.own.name
-    jobs = programs.jobs(request, layout, folder, here)
+    jobs = programs.jobs(request, layout, folder)
+    programs.refuse_missing(jobs, here)
     owned.callback(give_to_caller, folder)
     # 3. The run.
     facts = _facts(request, layout, jobs, profile, command)
-    facts |= {"run_id": folder.name, "congestion": asked}
+    facts |= {"run_id": folder.name, "congestion": planned.congestion}
     output.result("results", folder)
-    output.say(why)
+    output.say(planned.why)
     if request.links.strict and not request.links.calibrate:
         output.say(STRICT_UNPROBED, style="yellow")
     progress = ProgramLines(output)
     recorder = Recorder(folder, started_s)
-    links_backend = HostsBackend(hosts) if hosts else backend
+    backend = HostsBackend(hosts) if hosts else planned.backend
     try:
         summary, code = run(
-            *(request, layout, jobs, links_backend, recorder, facts, progress, progress.say),
+            *(request, layout, jobs, backend, recorder, facts, progress, progress.say),
             *(open_files, hosts),
         )
     finally:
@@ -149,23 +140,73 @@ def _execute(
     return code or EXIT_CODES[summary.status] or (0 if whole else UNWRITTEN_EXIT)
 
 
-def check(request: Request) -> dict[str, str]:
-    """Refusals of ``exec``, as far as they can be known before a run's folder is there.
+class _Planned(NamedTuple):
+    """A run of programs as this host can have it."""
 
-    Returns digests of the files that its links are read from, by what each is called.
+    request: Request
+    """Nothing left to a default."""
+    layout: Plan
+    backend: Backend
+    why: str
+    """It is these links."""
+    congestion: str
+    """The control that was asked for."""
+
+
+def _planned(request: Request, layout: Plan) -> _Planned:
+    """Raises ConfigError: this host cannot have it."""
+    limits.require_proc()
+    backend, why = programs.backend(request, layout)
+    pinned, asked = programs.congestion_of(request)
+    layout = msgspec.structs.replace(layout, congestion=pinned)
+    links = msgspec.structs.replace(
+        client_links.repeatable(request.links),
+        clients=len(layout.clients),
+        links=backend.name,
+        congestion=pinned,
+        dilation=1.0,
+    )
+    settled = Request(links, configuration.repeatable(request.programs))
+    return _Planned(settled, layout, backend, why, asked)
+
+
+def check(request: Request) -> dict[str, str]:
+    """Refusals of ``exec``, as far as they can be known before a run's folder is there, and with
+    no other host called.
+
+    Returns digests of the files that its links are read from, by what each is called, and of
+    scripts of this host's.
 
     Raises:
         ConfigError: naming the node or the field, the value and what would be right.
     """
     configuration.refuse_other_clocks(request.links, asked=False)
+    request = request._replace(links=spread.settled(request.links, {}))
     layout = programs.layout(request)
-    limits.require_proc()
-    programs.backend(request, layout)
-    programs.congestion_of(request)
+    _planned(request, layout)
     jobs = programs.jobs(request, layout, Path(request.links.out))
+    if request.links.hosts is None:
+        programs.refuse_missing(jobs)
+    elif request.links.hosts != ray_hosts.AUTO:
+        spread.placeable(request.links, len(layout.clients))
     paths = dict.fromkeys(path for one in jobs for path in _scripts(one))
     found = programs.link_files(request, layout)
     return found | {path: outside.digest(path, "file") for path in paths}
+
+
+def ask(request: Request, token: bytes) -> None:
+    """Have each host of a run on several look whether it can have its part, and let it be.
+
+    Raises:
+        ConfigError: naming the host that cannot, and why.
+    """
+    request = request._replace(links=spread.settled(request.links, {}))
+    planned = _planned(request, programs.layout(request))
+    with contextlib.ExitStack() as owned:
+        told = planned.request, planned.layout
+        hosts, layout = programs_hosts.joined(*told, token, owned)
+        jobs = programs.jobs(request, layout, Path(request.links.out))
+        programs.refuse_missing(jobs, hosts.own.name)
 
 
 def _scripts(one: Job) -> Iterator[str]:

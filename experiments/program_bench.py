@@ -14,16 +14,15 @@ from experiments.plan import Bench, Cell, Outcome, Row
 from testbed import outside
 from testbed.config_error import ConfigError
 from testbed.exec import config as configuration
-from testbed.exec.config import OF_HOSTS, OF_LINKS, ONE_HOST, Request
+from testbed.exec.config import OF_HOSTS, OF_LINKS, Request
 from testbed.network.topology import client_name
 from testbed.record.run_summary import Summary
 from testbed.report import program_comparison, programs
 from testbed.report.text import one_line
 from testbed.run.config import DEFAULT_CLIENTS, RunConfig
 
-FIELDS = tuple(name for name in OF_LINKS if name not in ("dilation", "out"))
+FIELDS = (*(name for name in OF_LINKS if name not in ("dilation", "out")), *OF_HOSTS)
 """Fields of a run that one of programs may have in a bench."""
-_ONE_HOST = f"a run of programs in a bench {ONE_HOST}"
 
 
 def rows(files: Sequence[str], run: Mapping[str, Any], axes: Mapping[str, Any]) -> list[Row]:
@@ -36,9 +35,6 @@ def rows(files: Sequence[str], run: Mapping[str, Any], axes: Mapping[str, Any]) 
     for text in files:
         path = outside.expanded(text)
         links, own = configuration.load(path, {}, "--exec")
-        for name in OF_HOSTS:
-            if (value := getattr(links, name)) is not None:
-                raise ConfigError(f"{text}: {name} = {value!r}: {_ONE_HOST}")
         values = {
             name: value
             for name, value in msgspec.to_builtins(links).items()
@@ -72,8 +68,6 @@ def check(bench: Bench) -> None:
         ("vary", bench.vary),
     ):
         for name in values:
-            if name in OF_HOSTS:
-                raise ConfigError(f"{where}: {name} = {values[name]!r}: {_ONE_HOST}")
             if name not in FIELDS:
                 raise ConfigError(f"{where}: {name}: programs have none; what they have: {known}")
     for row in bench.rows if bench.profiles else ():
@@ -91,6 +85,12 @@ def request(cell: Cell) -> Request:
     """The run of programs that a cell is."""
     assert cell.row.programs is not None
     return Request(cell.config, cell.row.programs)
+
+
+def settings(cells: Iterable[Cell]) -> dict[str, Request]:
+    """Runs of programs that differ in more than their repeat, by what each is called."""
+    of_programs = [cell for cell in cells if cell.row.programs is not None]
+    return {f"{cell.row.name}, {cell.where}": request(cell) for cell in of_programs}
 
 
 class Case(NamedTuple):

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from testbed import outside
@@ -61,24 +62,28 @@ def layout(request: Request) -> Plan:
     return plan(found, load_profile(own[SERVER]) if SERVER in own else server)
 
 
-def jobs(request: Request, layout: Plan, folder: Path, here: str | None = None) -> list[Job]:
-    """Jobs of all nodes, whose programs are there; ``folder``: the run's.
-
-    ``here``: this host's name where there are several; the others' programs are not looked for.
+def jobs(request: Request, layout: Plan, folder: Path) -> list[Job]:
+    """Jobs of all nodes; ``folder``: the run's.
 
     Raises:
-        ConfigError: one is not, or its folder.
+        ConfigError: a node has no command, or waits for what never comes.
     """
     original = original_environment()
     told = configuration.programs_of(request.programs, layout)
-    found = [
+    return [
         job(layout, node, own.command, original, own.env, own.folders, folder, own.after)
         for node, own in zip(layout.nodes, told, strict=True)
     ]
+
+
+def refuse_missing(found: Iterable[Job], here: str | None = None) -> None:
+    """Raises ConfigError: a program is not there, or its folder.
+
+    ``here``: this host's name where there are several; the others' are not looked for.
+    """
     for each in found:
         if here in (None, each.node.host):
             _refuse_missing(each)
-    return found
 
 
 def link_files(request: Request, layout: Plan) -> dict[str, str]:

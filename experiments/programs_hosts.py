@@ -76,8 +76,10 @@ def _jobs(request: Request, layout: Plan, host: str) -> list[Job]:
     Within a folder that each has of its own: not the one where it starts, which is this host's.
     """
     name = f"wiretune-{secrets.token_hex(8)}"
-    found = [programs.jobs(request, layout, Path(root, name), host) for root in PRIVATE]
-    return [
-        next(one for one, root in zip(ways, PRIVATE, strict=True) if one.folder != root)
-        for ways in zip(*found, strict=True)
+    ways = [programs.jobs(request, layout, Path(root, name)) for root in PRIVATE]
+    found = [
+        next(one for one, root in zip(each, PRIVATE, strict=True) if one.folder != root)
+        for each in zip(*ways, strict=True)
     ]
+    programs.refuse_missing(found, host)
+    return found

@@ -202,11 +202,15 @@ def finished(place: Path) -> Summary | None:
 
 
 def _failed(outcome: Outcome, paths: Collection[Path]) -> Outcome:
-    """The outcome of programs of which one failed, with what they did until then."""
+    """The outcome of programs of which one failed, with what they did until then.
+
+    A run that has lost a host is none of those that it would be compared with.
+    """
     for path in paths:
         with contextlib.suppress(ConfigError):
             summary = summaries.load(path)
-            if any(row.code is not None for row in summary.programs):
+            whole = all(row.gone is None for row in summary.hosts)
+            if whole and any(row.code is not None for row in summary.programs):
                 return outcome._replace(summary=summary, reason=summary.reason or outcome.reason)
     return outcome
 
@@ -225,9 +229,9 @@ def _run(cell: Cell, place: Path, tick: Callable[[], None], venue: Venue) -> str
     if cell.row.programs is None:
         write(told, config)
     else:
-        configuration.write(Request(cell.config, cell.row.programs), config)
+        configuration.write(Request(told, cell.row.programs), config)
         words = ["exec", f"--file={config}", "--plain"]
-        environment = original_environment()
+        environment = {**original_environment(), **more}
     command = [sys.executable, str(CLI), *words, f"--out={place}"]
 
     def launch() -> None:

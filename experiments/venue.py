@@ -9,16 +9,23 @@ import msgspec
 
 from experiments import hosts, ray_hosts
 from experiments.plan import Bench
+from testbed.config_error import ConfigError
+from testbed.exec.config import Request
 from testbed.processes import environment
 from testbed.run.config import RunConfig
 
-_WHERE = ("hosts", "place")
+NO_PROGRAMS: Mapping[str, Request] = {}
+_WHERE = ("hosts", "place", "on_lost_host")
 """Fields of a run that say where it is carried out, and nothing of what it is."""
 
 
 def anywhere(bench: Bench) -> Bench:
     """The same bench but for the hosts that all its runs have, which may be others next time."""
     shared = {name: bench.run[name] for name in _WHERE if name in bench.run}
+    for name in _WHERE:
+        first, *others = [row.run.get(name) for row in bench.rows]
+        if name not in shared and first is not None and all(each == first for each in others):
+            shared[name] = first
 
     def rest(run: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -41,21 +48,36 @@ class _Reached(NamedTuple):
 class Venue:
     """Hosts of runs, and owner of the agents that it has had Ray start."""
 
-    def __init__(self, runs: Iterable[RunConfig] = (), token_file: Path | None = None) -> None:
-        """``token_file``: of the hosts' token, which is else of the environment."""
+    def __init__(
+        self,
+        runs: Iterable[RunConfig] = (),
+        token_file: Path | None = None,
+        programs: Mapping[str, Request] = NO_PROGRAMS,
+    ) -> None:
+        """``token_file``: of the hosts' token, which is else of the environment; ``programs``:
+        runs that are of programs, by what each is called.
+
+        Raises:
+            ConfigError: there is a token's file, and no host.
+        """
         self._asked = sorted({run.hosts for run in runs if run.hosts is not None})
+        if token_file is not None and not self._asked:
+            raise ConfigError(f"--token-file={token_file}: {hosts.ONE_HOST}")
         self._token_file = token_file
+        self._programs = programs
         self._owned = contextlib.ExitStack()
         self._reached: dict[str, _Reached] = {}
 
     def open(self) -> None:
-        """Call every host before the first run; idempotent.
+        """Call every host before the first run, and ask of each of programs; idempotent.
 
         Raises:
             ConfigError: naming the host that could have no part in a run, and why.
         """
+        if self._reached:
+            return
         token = None
-        for asked in self._asked if not self._reached else ():
+        for asked in self._asked:
             if asked == ray_hosts.AUTO:
                 found = self._owned.enter_context(ray_hosts.agents())
                 reached = _Reached(found.addresses, found.token)
@@ -64,6 +86,18 @@ class Venue:
                 reached = _Reached(asked, token)
             hosts.refuse_absent(reached.addresses, reached.token.encode())
             self._reached[asked] = reached
+        for name, request in self._programs.items():
+            if request.links.hosts is not None:
+                self._ask(name, request)
+
+    def _ask(self, name: str, request: Request) -> None:
+        from experiments import exec as executing
+
+        links, more = self.take(request.links)
+        try:
+            executing.ask(request._replace(links=links), more[environment.TOKEN].encode())
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from error
 
     def close(self) -> None:
         """End those agents. Idempotent."""

@@ -192,6 +192,7 @@ def bench(
       python cli.py bench --preset=fedpeft-table --profiles=ethernet --device-class=server
       python cli.py bench --exec=net.toml --profiles=4g,wifi --clients=2,8 --repeat=3
       python cli.py bench --preset=digits --hosts=10.0.0.1,10.0.0.2
+      python cli.py bench --exec=net.toml --profiles=4g,wifi --hosts=10.0.0.1,10.0.0.2
     """
     from experiments import bench as benching
 

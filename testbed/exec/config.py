@@ -22,11 +22,11 @@ OF_LINKS = (
     *("calibrate", "pcap", "strict", "dilation", "time_limit_s", "out"),
 )
 """Fields of RunConfig that a run of programs has too."""
-OF_HOSTS = ("hosts", "place")
-"""Likewise, which a bench of them has not."""
+OF_HOSTS = ("hosts", "place", "on_lost_host")
+"""Likewise, of a run on several hosts."""
 ONE_HOST = (
-    "has all its nodes on one host, this one; leave it out (`launch`, `exec`, and `bench` of "
-    "methods, have runs on several)"
+    "has all its nodes on one host, this one; leave it out (`launch`, `exec` and `bench` have runs "
+    "on several)"
 )
 TcpPort = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Command = Text | tuple[Text, ...]

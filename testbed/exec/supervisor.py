@@ -366,6 +366,8 @@ class _Run:
                 self._hear(self._nodes[line.node])
             elif isinstance(line, zygote.Reaped):
                 self._on_lost(self._nodes[line.node], line.how)
+        if self._hosts is not None and (reason := self._hosts.missing(self._links)) is not None:
+            raise RunFailed(reason)
 
     def _read_output(self, *, last: bool = False) -> None:
         for node in self._nodes:

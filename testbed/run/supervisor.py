@@ -363,7 +363,8 @@ class _Run:
         server = self._ended.get(self._plan.server.index)
         if server is not None:
             reason = reason or f"the server {server} before the last round"
-        reason = reason or self._lost_host()
+        if self._hosts is not None:
+            reason = reason or self._hosts.missing(self._config)
         if reason is None and self._ended.keys() >= {node.index for node in self._plan.clients}:
             reason = "no client is left"
         if reason is not None:
@@ -373,14 +374,6 @@ class _Run:
                 return
             failures = [f"{self._plan.nodes[i].name}: {why}" for i, why in self._failures.items()]
             raise RunFailed("; ".join([reason, *failures[:3]]))
-
-    def _lost_host(self) -> str | None:
-        """Why a run that is to keep all its hosts cannot, once one is gone."""
-        asked = "--strict: " if self._config.strict else ""
-        if self._hosts is None or not (asked or self._config.on_lost_host == "stop"):
-            return None
-        gone = self._hosts.gone().items()
-        return next((f"{asked}host {name} is gone: {why}" for name, why in gone), None)
 
     def _record_wire(self, number: int | None) -> None:
         if self._meters is not None:

@@ -22,6 +22,7 @@ from testbed.network.topology import Node, Plan
 from testbed.network.underlay import Path
 from testbed.record import events
 from testbed.record.host_clocks import HostClock, since_began
+from testbed.run.config import RunConfig
 from testbed.run.hosts.far_host import Bell, FarHost
 from testbed.run.hosts.line import LineClosed, secret
 from testbed.run.hosts.messages import (
@@ -330,6 +331,14 @@ class Hosts:
         if (reason := self.gone().get(self._server_host)) is not None:
             return f"host {self._server_host} is gone, which has the server: {reason}"
         return None
+
+    def missing(self, run: RunConfig) -> str | None:
+        """Why a run that is to keep all its hosts cannot go on, once one is gone."""
+        asked = "--strict: " if run.strict else ""
+        if not asked and run.on_lost_host != "stop":
+            return None
+        gone = self.gone().items()
+        return next((f"{asked}host {name} is gone: {why}" for name, why in gone), None)
 
     def refuse_gone(self) -> None:
         """Raise LinkError where a host is."""

@@ -2,6 +2,8 @@
 
 import json
 import os
+import tomllib
+import types
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +13,25 @@ import msgspec
 import pytest
 
 from experiments import bench as benching
-from experiments import plan, program_bench, runner
+from experiments import bench_hosts, hosts, plan, program_bench, runner
+from experiments import exec as executing
 from experiments.plan import Bench, Cell, Outcome, Row
 from experiments.progress import Lines
+from experiments.venue import Venue
 from testbed.config_error import ConfigError
 from testbed.exec.config import ExecConfig
+from testbed.processes import environment
+from testbed.record.host_summary import HostSummary
 
 FILE = 'clients = 2\nprofile = "3g"\nstrict = true\nserver = "true"\nclient = "false"\n'
 AXES: dict[str, Any] = {
     **{"profiles": ["4g", "wifi"], "clients": [], "seeds": [], "stages": []},
     **{"vary": {}, "grid": {}, "grid_seeds": []},
 }
+
+
+LINKS = types.SimpleNamespace(name="userspace"), "asked for"
+TWO = "127.0.0.1,127.0.0.2"
 
 
 @pytest.fixture
@@ -97,7 +107,7 @@ def test_what_exec_would_refuse_is_refused_with_the_case(
 ) -> None:
     from experiments import programs
 
-    monkeypatch.setattr(programs, "backend", lambda request, layout: None)
+    monkeypatch.setattr(programs, "backend", lambda request, layout: LINKS)
     read = benching._checked(plan.cells(asked(file)))
     assert {"profile 4g", "profile wifi", "the congestion control"} <= read.keys()
     (tmp_path / "bad.toml").write_text('clients = 1\nserver = "true"\n')
@@ -110,13 +120,60 @@ def test_what_exec_would_refuse_is_refused_with_the_case(
         benching._checked(plan.cells(asked(file, run={"links": "loopback"})))
 
 
+def test_hosts_of_a_file_or_a_flag_are_those_of_its_runs(tmp_path: Path) -> None:
+    """As of the config.toml of a run on several."""
+    text = f'{FILE}hosts = "{TWO}"\nplace = "server=b"\non_lost_host = "continue"\n'
+    (tmp_path / "net.toml").write_text(text)
+    (first, second) = plan.cells(asked(str(tmp_path / "net.toml")))
+    assert (first.config.hosts, first.config.place) == (TWO, "server=b")
+    assert program_bench.settings([first, second, first]).keys() == {
+        "net, 4g, 2 clients",
+        "net, wifi, 2 clients",
+    }
+    flags = {"hosts": "127.0.0.1,127.0.0.3", "place": "client-1=b"}
+    (cell, _) = plan.cells(asked(str(tmp_path / "net.toml"), run=flags))
+    assert (cell.config.hosts, cell.config.place) == tuple(flags.values())
+
+
+@pytest.mark.parametrize(
+    ("run", "says"),
+    [
+        ({"hosts": "127.0.0.1"}, "are 1; name this machine's own address"),
+        ({"hosts": TWO, "links": "netem"}, "take --links=userspace"),
+        ({"hosts": TWO, "place": "client-3=b"}, "the run's clients are client-1:2"),
+        ({"hosts": TWO, "place": "server=c"}, "there is no host 'c'"),
+        ({"place": "server=b"}, "there is one host"),
+        ({"on_lost_host": "stop"}, "there is one host"),
+    ],
+)
+def test_hosts_that_no_run_of_programs_can_have_are_refused_with_the_case(
+    file: str, run: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments import programs
+
+    monkeypatch.setattr(programs, "backend", lambda request, layout: LINKS)
+    with pytest.raises(ConfigError, match=f"net, 4g, 2 clients: .*{says}"):
+        benching._checked(plan.cells(asked(file, run=run)))
+
+
+def test_programs_of_several_hosts_are_looked_for_by_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments import programs
+
+    monkeypatch.setattr(programs, "backend", lambda request, layout: LINKS)
+    (tmp_path / "net.toml").write_text('clients = 1\ncommand = ["no-such-program"]\n')
+    for several in (TWO, "auto"):
+        benching._checked(plan.cells(asked(str(tmp_path / "net.toml"), run={"hosts": several})))
+
+
 def test_scripts_that_commands_name_are_files_that_runs_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those that were changed make another bench; what commands write does not."""
     from experiments import programs
 
-    monkeypatch.setattr(programs, "backend", lambda request, layout: None)
+    monkeypatch.setattr(programs, "backend", lambda request, layout: LINKS)
     (tmp_path / "serve.py").write_text("1")
     (tmp_path / "page").write_text("written by a run")
     (tmp_path / "tool").write_text("#!/bin/sh")
@@ -192,6 +249,59 @@ def test_programs_find_the_environment_of_their_user(
     found = json.loads((tmp_path / "out" / "true-2c" / "environment").read_text())
     assert found.get("OMP_NUM_THREADS") != "77"
     assert found["PATH"] == os.environ["PATH"] and "NO_COLOR" not in found.keys() - os.environ
+
+
+def test_a_run_of_programs_on_several_hosts_is_told_them_and_their_token(
+    execute: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosts, "refuse_absent", lambda text, secret: None)
+    monkeypatch.setattr(executing, "ask", lambda request, token: None)
+    (tmp_path / "token").write_text("x" * 32)
+    row = Row("net", {"clients": 2, "hosts": TWO}, programs=ExecConfig(client="true"))
+    cells = plan.cells(Bench(rows=[row]))
+    venue = Venue([cell.config for cell in cells], tmp_path / "token")
+    (found,) = runner.conduct(cells, tmp_path, Lines(lambda text: None), venue=venue)
+    assert found.summary == GOOD
+    told = json.loads((tmp_path / "net-2c" / "environment").read_text())
+    assert told[environment.TOKEN] == "x" * 32
+    config = tomllib.loads((tmp_path / "net-2c" / "config.toml").read_text())
+    assert (config["hosts"], config["on_lost_host"]) == (TWO, "stop")
+
+
+def test_a_run_that_has_lost_a_host_is_none_of_those_in_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run" / "summary.json"
+    path.parent.mkdir()
+    (cell,) = plan.cells(Bench(rows=[Row("net", programs=ExecConfig(client="false"))]))
+    rows = [HostSummary(name=name, address=name, cores=1, memory_mb=1, nodes=1) for name in "ab"]
+    for gone, summary in ((None, True), ("no answer within 3 s", False)):
+        rows[1].gone = gone
+        path.write_bytes(msgspec.json.encode({**msgspec.to_builtins(FAILED), "hosts": rows}))
+        found = runner._failed(Outcome(cell, None, "it failed"), [path])
+        assert (found.summary is not None) == summary
+
+
+def test_the_hosts_of_all_runs_are_a_table_beside(file: str) -> None:
+    cells = plan.cells(asked(file))
+    assert bench_hosts.table(bench_hosts.together([outcome(cells[0], GOOD)])) is None
+    assert bench_hosts.data([outcome(cells[0], GOOD), outcome(cells[1], None)]) == {}
+
+    def ran(rtt_ms: float) -> Any:
+        own = HostSummary(name="a", address="10.0.0.1", cores=2, memory_mb=1, nodes=2)
+        other = msgspec.structs.replace(own, name="b", address="10.0.0.2", rtt_ms=rtt_ms)
+        other.rate_to_kbit = 9e5
+        return msgspec.structs.replace(GOOD, hosts=[own, other])
+
+    outcomes = [outcome(cells[0], ran(1)), outcome(cells[1], ran(3))]
+    shown = bench_hosts.table(bench_hosts.together(outcomes))
+    assert shown is not None
+    lines = list(zip(*(column.cells for column in shown.columns), strict=True))
+    assert lines[0][:3] == ("a 10.0.0.1", "2", "2") and lines[0][5] == "-"
+    assert lines[1][:1] + lines[1][5:8] == ("b 10.0.0.2", "2.00 (1.00 to 3.00)", "900", "-")
+    told = bench_hosts.data(outcomes)
+    assert [row["rtt_ms"] for row in told[cells[1].id]] == [None, 3]
+    json.dumps(told)
 
 
 def outcome(cell: Cell, summary: Any, reason: str | None = None) -> Outcome:

@@ -8,12 +8,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from experiments import exec as executing
 from experiments import hosts, ray_hosts
 from experiments.bench import _checked
 from experiments.plan import Bench, Row, cells
 from experiments.runner import claimed, conduct
 from experiments.venue import Venue, anywhere
 from testbed.config_error import ConfigError
+from testbed.exec.config import ExecConfig, Request
 from testbed.processes import environment
 from testbed.run.config import RunConfig
 
@@ -105,6 +107,39 @@ def test_a_bench_goes_on_with_other_hosts_than_it_began_with(tmp_path: Path):
             claimed(tmp_path, other, {}),
         ):
             pass
+
+
+def test_hosts_that_all_rows_have_of_themselves_are_no_part_of_a_bench():
+    """As of files of programs, which are rows."""
+    rows = [Row(name, {"clients": 2, "hosts": "h,i", "place": f"server={name}"}) for name in "hi"]
+    parted = [Row(name, {"clients": 2, "place": f"server={name}"}) for name in "hi"]
+    assert anywhere(Bench(rows=rows)) == Bench(rows=parted)
+    assert anywhere(Bench(rows=rows[:1])) == Bench(rows=[Row("h", {"clients": 2})])
+
+
+def test_each_host_is_asked_of_each_run_of_programs_before_the_first(
+    called: list[tuple[str, bytes]], monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[tuple[str | None, str, bytes]] = []
+
+    def ask(request: Request, token: bytes) -> None:
+        asked.append((request.links.hosts, request.links.on_lost_host, token))
+        if len(asked) > 1:
+            raise ConfigError("no such program is there")
+
+    monkeypatch.setattr(executing, "ask", ask)
+    programs = ExecConfig(client="true")
+    told = {name: Request(run, programs) for name, run in (("x", HERE), ("y", SEVERAL))}
+    with closing(Venue([SEVERAL], programs=told)) as venue:
+        venue.open()
+        venue.open()
+    assert asked == [(SEVERAL.hosts, "stop", TOKEN.encode())]
+    monkeypatch.setenv(environment.TOKEN, TOKEN)
+    with (
+        closing(Venue([SEVERAL], programs=told)) as venue,
+        pytest.raises(ConfigError, match="y: no such program is there"),
+    ):
+        venue.open()
 
 
 def test_what_flags_give_every_row_of_programs_is_no_part_of_one_either():

@@ -7,6 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from experiments.commands.bench import bench
 from experiments.commands.exec import exec as exec_
 from experiments.commands.launch import launch
 from experiments.commands.network import calibrate, doctor
@@ -30,6 +31,11 @@ CASES = {
     "a token of no hosts for programs": (
         exec_,
         ["--token-file=t", "--clients=1", "--", "true"],
+        "--token-file=t: .*--hosts",
+    ),
+    "a token of no hosts for a bench": (
+        bench,
+        ["--methods=fedavg", "--token-file=t"],
         "--token-file=t: .*--hosts",
     ),
     "a network on several hosts": (
