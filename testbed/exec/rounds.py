@@ -1,12 +1,9 @@
 """Rounds of programs, by lines of their output in which a regular expression is found."""
 
-import contextlib
-import signal
 import time
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
 
-from testbed import outside
+from testbed import outside, time_limit
 from testbed.exec.output import Line
 from testbed.network.topology import SERVER
 from testbed.record import events
@@ -53,14 +50,13 @@ class Rounds:
         if self._regex is None or self._node not in (None, line.node):
             return
         try:
-            with _limited():
+            with time_limit.computing(LINE_LIMIT_S):
                 found = self._regex.search(line.text)
-        except _TooLong:
+        except time_limit.TooLong as error:
             regex, self._regex = self._regex.pattern, None
             raise RunFailed(
-                f"round_regex = {regex!r}: takes more than {LINE_LIMIT_S:g} s of computing for one "
-                f"line of {line.node} ({len(line.text)} characters); write it without repeats of "
-                "repeats"
+                f"round_regex = {regex!r}: {error} for one line of {line.node} "
+                f"({len(line.text)} characters); write it without repeats of repeats"
             ) from None
         if found is None:
             return
@@ -84,23 +80,3 @@ class Rounds:
             round=self._count, seconds=seconds, metrics={}, clients_ok=well, clients_failed=failed
         )
         self._record(SERVER, ended)
-
-
-class _TooLong(Exception):
-    pass
-
-
-@contextlib.contextmanager
-def _limited() -> Iterator[None]:
-    """Raises _TooLong within once this process has computed for too long, be it in a search."""
-
-    def give_up(number: int, frame: FrameType | None) -> None:
-        raise _TooLong
-
-    before = signal.signal(signal.SIGVTALRM, give_up)
-    signal.setitimer(signal.ITIMER_VIRTUAL, LINE_LIMIT_S)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from testbed import time_limit
 from testbed.config_error import ConfigError, excerpt
 
 if TYPE_CHECKING:  # Most runs read no text.
@@ -20,6 +21,10 @@ PAD, BEGIN, END, USER, ASSISTANT = SPECIAL = ("<pad>", "<s>", "</s>", "<|user|>"
 SHIPPED = Path(__file__).parents[1] / "weights" / "llama-docs.tokenizer.json"
 WITHOUT = "for texts of your own --template=alpaca does without it"
 """Ends a refusal of what a chat template makes."""
+
+
+DIALOGUE_LIMIT_S = 10.0
+"""Of this process's computing, for what a chat template makes of a dialogue."""
 
 
 class Message(NamedTuple):
@@ -197,9 +202,10 @@ class TransformersEncoder:
         """``asks``: with what makes the model answer at its end."""
         turns = [message._asdict() for message in messages]
         try:
-            text: str = self._templates.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=asks
-            )
+            with time_limit.computing(DIALOGUE_LIMIT_S):
+                text: str = self._templates.apply_chat_template(
+                    turns, tokenize=False, add_generation_prompt=asks
+                )
         except Exception as error:  # It is a program, and has every error that those have.
             roles = ", ".join(message.role for message in messages)
             raise ConfigError(

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
+from nodes.workload.text import tokens
 from nodes.workload.text.tokens import (
     ASSISTANT,
     SHIPPED,
@@ -172,6 +173,14 @@ def test_what_a_template_refuses_is_said() -> None:
     for program in ("{{ 1 / 0 }}", "{% for n in range(10 ** 9) %}{% endfor %}", "{{ messages[0"):
         with pytest.raises(ConfigError, match=r"refuses a dialogue of .*; .*--template=alpaca"):
             encoder(program).chat(TURNS)
+
+
+def test_a_template_that_does_not_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "DIALOGUE_LIMIT_S", 0.05)
+    inner = "{% for b in range(90000) %}{% endfor %}"
+    own = encoder(f"{{% for a in range(90000) %}}{inner}{{% endfor %}}")
+    with pytest.raises(ConfigError, match=r"user, assistant: takes more than 0\.05 s of computing"):
+        own.chat(TURNS)
 
 
 def test_a_model_without_a_template_has_no_dialogues() -> None:
