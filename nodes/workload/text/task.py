@@ -179,6 +179,8 @@ def _of_user(config: RunConfig, encoder: Encoder, length: int) -> tuple[Corpus, 
             f"tokens and were cut ({found.truncated_share:.1%})"
         )
     said += "".join(f"; {count:,} left out: {why}" for why, count in found.left_out.items())
+    if found.shared:
+        said += f"; {found.shared:,} of the test's records are trained on too"
     if found.left_alone:
         said += f"; not read: {', '.join(found.left_alone)}"
     return Corpus(found.train, found.groups, found.test, said), found.fingerprint

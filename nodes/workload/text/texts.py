@@ -42,6 +42,8 @@ class Texts:
     """Read, of training and test."""
     left_out: Mapping[str, int]
     """Records that no sequence is of, by the reason."""
+    shared: int
+    """Records of the test that are among those to train on, word for word, by the user's files."""
     examples: int
     """Records that were encoded by themselves: all but plain texts, which are packed."""
     truncated: int
@@ -175,10 +177,13 @@ def load(
         train, test = held_out(train, derive(TEST_SEED, "validation texts"))
     for name, part in (("train on", train), ("test", test)):
         if not part:
+            own = found.test and not validation
+            right = "each part needs some" if own else f"{HELD_SHARE} different ones are the least"
             raise ConfigError(
                 f"{found.where}: has {records} records, and none of them is left to {name}"
-                f"{encoding.said()}; {HELD_SHARE} different ones are the least"
+                f"{encoding.said()}; {right}"
             )
+    trained_on = set(map(_digest, train)) if found.test else set()
     order = np.random.default_rng(derive(seed, "training texts")).permutation(len(train))
     trained, owners, _ = encoding.sequences((train[place] for place in order), train_samples)
     tested, _, _ = encoding.sequences(sorted(test, key=_digest), test_samples)
@@ -202,6 +207,7 @@ def load(
         names=tuple(names),
         records=records,
         left_out=dict(encoding.left_out),
+        shared=sum(_digest(text) in trained_on for text in test),
         examples=encoding.examples,
         truncated=encoding.truncated,
         columns=str(form),

@@ -110,6 +110,10 @@ def test_texts_of_a_user_are_read_and_told_of(tmp_path: Path) -> None:
     program = FineTuning(RunConfig(**own, sequence_length=64), 3)
     program.prepare()
     assert sorted(len(set(program._data.train_groups[own])) for own in program._shards) == [1, 1, 1]
+    (tmp_path / "test.jsonl").write_text("\n".join(lines.splitlines()[5:9]))
+    assert "; 4 of the test's records are trained on too" in str(
+        task(**own, sequence_length=64).told
+    )
 
 
 def test_texts_of_a_user_are_somewhere() -> None:

@@ -85,6 +85,22 @@ def test_files_for_the_test_are_the_test(tmp_path: Path) -> None:
     assert not {*learnt(held.test)} & {*learnt(found.test), *learnt(held.train)}
 
 
+def test_records_that_are_in_both_parts_are_counted(tmp_path: Path) -> None:
+    """Those of a user's files are trained on and tested as they are."""
+    written(tmp_path / "train.jsonl", pairs(9, user="a"))
+    written(tmp_path / "test.jsonl", [*pairs(4, user="b"), *pairs(11)[9:]])
+    with pytest.raises(ConfigError, match="and no user, which others have"):
+        got(str(tmp_path))
+    written(tmp_path / "test.jsonl", [*pairs(4, user="b"), *pairs(11, user="b")[9:]])
+    assert got(str(tmp_path)).shared == 4
+    assert got(str(tmp_path), validation=True).shared == 0
+    written(tmp_path / "test.jsonl", [{"prompt": "?", "completion": None, "user": "b"}])
+    with pytest.raises(ConfigError, match="left to test; 1 left out: empty; each part needs some"):
+        got(str(tmp_path))
+    (tmp_path / "test.jsonl").unlink()
+    assert got(str(tmp_path)).shared == 0
+
+
 def test_too_long_examples_are_cut_and_counted_or_left_out_and_counted(tmp_path: Path) -> None:
     records = [*pairs(10), {"prompt": "short", "completion": "word " * 99}]
     records += [{"prompt": "word " * 99, "completion": "a"}, {"prompt": "q", "completion": " "}]
