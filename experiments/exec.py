@@ -6,7 +6,7 @@ import re
 import resource
 import shlex
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from testbed import outside
 from testbed.exec import config as configuration
 from testbed.exec.config import Request
 from testbed.exec.jobs import Job
+from testbed.exec.kept import unquoted
 from testbed.exec.supervisor import run
 from testbed.links.interface import Backend
 from testbed.machine import limits
@@ -211,14 +212,23 @@ def ask(request: Request, token: bytes) -> None:
 
 def _scripts(one: Job) -> Iterator[str]:
     """Files that a command names and that are programs, not what they write."""
-    for word in re.split(r"[\s'\"=:;,|&<>()]+", " ".join(one.words)):
-        path = os.path.normpath(os.path.join(one.folder, word))
+    for name in _names(one.words):
+        path = os.path.normpath(os.path.join(one.folder, name))
         with contextlib.suppress(OSError, ValueError):
             found = os.stat(path)
             is_program = path.endswith(_SCRIPTS) or found.st_mode & stat.S_IXUSR
             is_read = stat.S_ISREG(found.st_mode) and os.access(path, os.R_OK)
             if is_program and is_read and found.st_size <= outside.MOST_BYTES:
                 yield path
+
+
+def _names(words: Iterable[str]) -> Iterator[str]:
+    """Words that may be names of files, which may have spaces and be quoted."""
+    for word in words:
+        yield from re.split(r"[\s'\"=:;,|&<>()]+", word)
+        for each in (word, *unquoted(word)):
+            yield each
+            yield each.partition("=")[2]
 
 
 def _facts(

@@ -59,14 +59,18 @@ def _whole(path: Path) -> str:
 def _named(text: str) -> Iterator[str]:
     """Paths that a word of a command names, which may be a shell's line; of what is not there yet,
     the folder that it will be in."""
-    try:
-        unquoted = [each for each in shlex.split(text) if each not in text]
-    except ValueError:
-        unquoted = []
-    for each in (text, *unquoted):
+    for each in (text, *(each for each in unquoted(text) if each not in text)):
         for found in _NAME.finditer(each):
             if _inside(found.group()):
                 yield _there(each[found.start() :])
+
+
+def unquoted(text: str) -> list[str]:
+    """Words of what may be a shell's line; none of what is none."""
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return []
 
 
 def _there(text: str) -> str:

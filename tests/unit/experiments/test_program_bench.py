@@ -178,12 +178,17 @@ def test_scripts_that_commands_name_are_files_that_runs_read(
     (tmp_path / "page").write_text("written by a run")
     (tmp_path / "tool").write_text("#!/bin/sh")
     (tmp_path / "tool").chmod(0o755)
+    (tmp_path / "my, own.py").write_text("1")
+    (tmp_path / "so it is.sh").write_text("1")
     (tmp_path / "net.toml").write_text(
-        f'clients = 1\nserver = "python3 {tmp_path}/serve.py > {tmp_path}/page"\n'
+        f'clients = 3\nserver = "python3 {tmp_path}/serve.py > {tmp_path}/page"\n'
         f'[nodes.client-1]\ncommand = ["./tool", "page", "{tmp_path}"]\ncwd = "{tmp_path}"\n'
+        f'[nodes.client-2]\ncommand = ["sh", "--init-file={tmp_path}/so it is.sh"]\n'
+        f"[nodes.client-3]\ncommand = \"exec python3 '{tmp_path}/my, own.py' | cat\"\n"
     )
     cells = plan.cells(asked(str(tmp_path / "net.toml")))
-    names = {str(tmp_path / name) for name in ("serve.py", "tool")}
+    scripts = ("serve.py", "tool", "my, own.py", "so it is.sh")
+    names = {str(tmp_path / name) for name in scripts}
     before = benching._checked(cells)
     assert names == {name for name in before if "/" in name and str(tmp_path) in name}
     (tmp_path / "serve.py").write_text("2")
