@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from methods import Shard
+from methods.shared.objective import answers_alone
 from nodes.workload import models
 from nodes.workload.dataset import Dataset
 from nodes.workload.text import corpora
 from nodes.workload.text.corpora import Corpus
 from nodes.workload.text.model import LanguageModel, LanguageSpec
-from nodes.workload.text.sequences import IGNORED
 from nodes.workload.text.stages import CausalSpec
 from nodes.workload.text.tokens import Encoder
 from testbed.config_error import ConfigError, refusing
@@ -64,9 +64,9 @@ class TextTask:
         else:
             self.groups = corpora.GROUPS.get(name, clients)
             self.test_size = corpora.PER_GROUP.get(name, 1) * self.groups
-        corpus_asks_all = self._corpus is not None and (self._corpus.test.targets != IGNORED).all()
-        exact = () if corpus_asks_all else ("exact_match",)
-        self.metrics: tuple[str, ...] = ("accuracy", "loss", "perplexity", *exact)
+        exact = self._corpus is None or answers_alone(torch.from_numpy(self._corpus.test.targets))
+        words = ("exact_match",) if exact else ()
+        self.metrics: tuple[str, ...] = ("accuracy", "loss", "perplexity", *words)
         dealt = clients * config.classes_per_client
         own = "natural" if self.groups > 1 else "iid"
         if name == "instructions" and dealt >= self.groups:

@@ -53,6 +53,15 @@ def test_texts_are_judged_in_batches_by_the_bytes_of_their_logits(
     assert found == pytest.approx(whole, rel=1e-2 if dtype == torch.bfloat16 else 1e-6)
 
 
+def test_whole_texts_have_no_exact_match_however_they_are_padded() -> None:
+    inputs, targets = texts()
+    assert "exact_match" in scores(Seen(), inputs, targets)
+    whole = inputs.roll(-1, dims=1)
+    assert "exact_match" not in scores(Seen(), inputs, whole)
+    whole[::2, -2:] = IGNORED
+    assert "exact_match" not in scores(Seen(), inputs, whole)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_a_loss_has_the_precision_of_float32_whatever_the_logits_have(reduction: str) -> None:
     inputs, targets = texts()

@@ -116,6 +116,16 @@ def test_texts_of_a_user_are_read_and_told_of(tmp_path: Path) -> None:
     )
 
 
+def test_plain_texts_have_no_exact_match_and_dialogues_have_one(tmp_path: Path) -> None:
+    """Whose last sequence is padded, as most are."""
+    kinds = {"text": {}, "prompt": {"completion": "7"}}
+    for (name, more), exact in zip(kinds.items(), (False, True), strict=True):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps({name: "word " * n, **more}) + "\n" for n in range(40)))
+        found = task(model="llama-docs", dataset="text", data_path=str(path))
+        assert ("exact_match" in found.metrics) == exact
+
+
 def test_texts_of_a_user_are_somewhere() -> None:
     with pytest.raises(ConfigError, match="dataset = 'text': are texts of your own; say where"):
         task(model="llama-docs", dataset="text")
