@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from nodes.program import FineTuning
+from testbed.clock import MAX_DILATION
 from testbed.links.interface import Backend
 from testbed.network.topology import Plan
 from testbed.record import host_load
@@ -17,7 +18,7 @@ from testbed.record.events import Event
 from testbed.record.recorder import Recorder
 from testbed.record.run_summary import Summary
 from testbed.record.summary import SummaryBuilder
-from testbed.run.config import MAX_DILATION, RunConfig
+from testbed.run.config import RunConfig
 from testbed.run.supervisor import run
 
 

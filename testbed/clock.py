@@ -24,6 +24,7 @@ from testbed.virtual_time import BESIDE, VirtualTime
 
 Result = TypeVar("Result")
 
+MAX_DILATION = 10_000.0
 MOST_S = 1e6
 """A poll takes at most 2**31 ms; who waits longer looks again in between."""
 SHORT_S = 0.005

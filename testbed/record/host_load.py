@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from msgspec import UNSET
 
+from testbed.clock import MAX_DILATION
 from testbed.fidelity.paths import RTT_TOLERANCE_MS
 from testbed.network.direction import SEGMENT_BYTES
 from testbed.network.topology import SERVER
@@ -27,6 +28,8 @@ AIMED_SHARE = 0.02
 """What a dilation is chosen for."""
 SPARE = 0.6
 """Share of this machine's time that is planned with."""
+LEAST_S = 1e-6
+"""What times are recorded to; what took less stands there as 0."""
 ELASTIC_LINKS = ("userspace", "loopback")
 """Backends that can go by an elastic clock."""
 NONE_GONE: Mapping[str, str] = {}
@@ -132,7 +135,7 @@ def cure(summary: Summary) -> str | None:
     if summary.dilation == 1 and not summary.elastic and can_wait:
         return "--dilation=elastic"
     needed = known(summary.fidelity.host.dilation_needed)
-    if needed is None:
+    if needed is None or needed > MAX_DILATION:
         return None
     if several:
         # Of several hosts no trial round says more than this one did.
@@ -170,13 +173,13 @@ def enough(summary: Summary, links: Facts) -> float:
     dilation = summary.dilation
     rows = rows_with_lateness(summary)
     worst_s = max(map(late_s, rows), default=0.0)
-    rounds_s = max([_rounds_s(summary) - worst_s, *map(device_s, rows)])
+    rounds_s = max([_rounds_s(summary) - worst_s, LEAST_S, *map(device_s, rows)])
     found = 1.0
     for row in rows:
         if late_s(row) > 0:
             busy_s = dilation * (device_s(row) + late_s(row))
             found = max(found, busy_s / (device_s(row) + AIMED_SHARE * rounds_s) / SPARE)
-        cpu_s, device = known(row.cpu_s) or 0.0, known(row.device_s) or 0.0
+        cpu_s, device = known(row.cpu_s) or 0.0, max(known(row.device_s) or 0.0, LEAST_S)
         if cpu_s > device:
             # A device that is faster than a core can be shown by nothing else.
             found = max(found, cpu_s / device / SPARE)

@@ -22,6 +22,7 @@ import msgspec
 import tomli_w
 
 from testbed import files, metrics, outside
+from testbed.clock import MAX_DILATION
 from testbed.config_error import ConfigError, closest
 from testbed.network.mix import MAX_CLIENTS
 
@@ -31,7 +32,6 @@ DEFAULT_CLIENTS = 20
 DEFAULT_PROFILE = "4g"
 DEFAULT_DEVICE_CLASS = "phone"
 DEFAULT_SERVER_CLASS = "server"
-MAX_DILATION = 10_000.0
 _MOST_DIGITS = 18
 """Of a whole number in text: 64 bits hold all of them. Of more, it is read as a float."""
 _MOST_WHOLE = 10.0**_MOST_DIGITS

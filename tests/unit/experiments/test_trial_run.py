@@ -8,12 +8,13 @@ from made_host import CALM, made, real
 from msgspec.structs import replace
 
 from experiments import trial_run
+from testbed.clock import MAX_DILATION
 from testbed.links.loopback.backend import name as loopback
 from testbed.network.profiles import LinkProfile
 from testbed.network.topology import plan
 from testbed.record.events import Check
 from testbed.record.run_summary import Summary
-from testbed.run.config import MAX_DILATION, RunConfig
+from testbed.run.config import RunConfig
 
 
 def told(summary: Summary, *checks: Check, late_ms: float = 0.3) -> Summary:

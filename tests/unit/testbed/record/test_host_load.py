@@ -144,6 +144,16 @@ def test_a_device_faster_than_a_core_needs_its_factor() -> None:
     assert 30 < found <= 60
 
 
+@pytest.mark.parametrize("late_s", [0.0, 2 * ROUND_S])
+def test_a_device_too_fast_for_the_record_is_one_that_no_dilation_shows(late_s: float) -> None:
+    row = {**real("client-1", 1, late_s), "device_s": 0.0}
+    summary = replace(made(row, device="1e9"), links="netem")
+    host = host_load.judge(summary, {**CALM, "lateness_p99_ms": 4.0})
+    assert host.dilation_needed >= 1e6
+    given = replace(summary, fidelity=replace(summary.fidelity, host=host))
+    assert host_load.cure(given) is None
+
+
 # In the summary
 
 
