@@ -21,6 +21,7 @@ for _pool in ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "VECLIB_MAXIMUM"):
 os.environ.pop("MKL_DOMAIN_NUM_THREADS", None)
 
 import importlib  # noqa: E402
+from importlib.machinery import EXTENSION_SUFFIXES  # noqa: E402
 from types import FrameType  # noqa: E402
 
 import click  # noqa: E402
@@ -126,6 +127,26 @@ def _status() -> int:
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED_EXIT
+    except (MemoryError, ImportError) as error:
+        if (reason := _wanting(error)) is None:
+            raise
+        terminal.complain(reason)
+        return FAILED_EXIT
+
+
+def _wanting(error: MemoryError | ImportError) -> str | None:
+    """What this machine lacks, in a line; None where it is nothing of the machine's."""
+    if isinstance(error, MemoryError):
+        return "out of memory: free some of this machine's, or raise the limit (ulimit -v)"
+    if isinstance(error.__cause__, ImportError):
+        # numpy's own words are a page of what else it might be.
+        return _wanting(error.__cause__)
+    if (error.path or "").endswith(tuple(EXTENSION_SUFFIXES)):
+        return (
+            f"cannot load {error}: where it is whole, what is wanting is memory, or a greater "
+            "limit of it (ulimit -v)"
+        )
+    return None
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def claimed(folder: Path, bench: Bench, read: dict[str, str]) -> Iterator[None]:
         except BlockingIOError:
             raise ConfigError(f"--out {folder}: another bench is at work there") from None
         file.seek(0)
-        before = file.read(files.SUMMARY_BYTES).strip()
+        before = files.contents(file, files.SUMMARY_BYTES).strip()
         if before and before != text and (others := _others(before, whole)):
             raise ConfigError(f"--out {folder}: holds {others}; name another folder, or remove it")
         if not before and any(next(folder.glob(f"{cells}/{SUMMARIES}"), None) for cells in _CELLS):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 MEGABYTE = 1_000_000
+_BLOCK_BYTES = 1 << 20
 CONFIG = "config.toml"
 """In a run's folder."""
 CONFIG_BYTES = MEGABYTE
@@ -39,11 +40,21 @@ def read(path: Path, most_bytes: int) -> bytes:
         OSError: as ``opened``; or it has more than ``most_bytes``.
     """
     with opened(path) as file:
-        # Not by its size, which may grow.
-        found = file.read(most_bytes + 1)
+        found = contents(file, most_bytes + 1)
     if len(found) > most_bytes:
         raise OSError(errno.EFBIG, f"has more than {most_bytes / MEGABYTE:g} MB", str(path))
     return found
+
+
+def contents(file: BinaryIO, most_bytes: int) -> bytes:
+    """What a file has from where it stands, up to ``most_bytes``; not by its size, which may grow.
+
+    In blocks, since Python makes room at once for all that is asked for.
+    """
+    found = bytearray()
+    while block := file.read(min(_BLOCK_BYTES, most_bytes - len(found))):
+        found += block
+    return bytes(found)
 
 
 def system_lines(path: Path) -> list[str]:

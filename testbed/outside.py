@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from testbed import files
 from testbed.config_error import ConfigError, excerpt
 
 MOST_BYTES = 64 * 1024 * 1024
@@ -115,7 +116,7 @@ def data(path: str | os.PathLike[str], what: str) -> bytes:
             kinds = (text for is_kind, text in _KINDS if is_kind(status.st_mode))
             if kind := next(kinds, "is a device or a socket, no file"):
                 raise ConfigError(f"{where}: {kind}")
-            found = opened.read(MOST_BYTES + 1)
+            found = files.contents(opened, MOST_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{where}: {error.strerror}") from error
     if len(found) > MOST_BYTES:

@@ -13,6 +13,8 @@ import pytest
 import warm
 from running import CLI, FAST, LIMIT_S, ROOT
 
+import cli
+
 FLAGS = ("--links=loopback", "--profile=unlimited", "--clients=2", "--rounds=1", *FAST)
 TENSORBOARD = ["--tensorboard"] if find_spec("tensorboard") else []
 TABLES = [
@@ -199,6 +201,31 @@ def test_a_terminal_has_boxes_and_colours_unless_asked_not_to():
         plain = on_a_terminal(words, TERM=kind)
         assert "\x1b" not in plain and not re.search("[\u2500-\u257f]", plain)
         assert "links: loopback" in plain
+
+
+def test_a_library_that_finds_no_memory_is_said_in_a_line(tmp_path):
+    shell = ["sh", "-c", 'ulimit -v 400000 && exec "$@"', "sh", *CLI, "launch"]
+    done = subprocess.run(shell, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith("error: cannot load lib") and done.stderr.count("\n") == 1
+
+
+def test_memory_that_is_wanting_is_said_in_a_line(monkeypatch, capsys):
+    def out_of_memory(**ways):
+        raise MemoryError
+
+    monkeypatch.setattr(cli.main, "main", out_of_memory)
+    assert cli._status() == 1
+    assert capsys.readouterr().err.startswith("error: out of memory: ")
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
+    def broken(**ways):
+        raise ImportError("cannot import name 'x'", path="/there/own.py")
+
+    monkeypatch.setattr(cli.main, "main", broken)
+    with pytest.raises(ImportError):
+        cli._status()
 
 
 @pytest.mark.parametrize("command", ["networks", "exec"])
