@@ -2,11 +2,16 @@
 
 from typing import Any
 
+import msgspec
+
 import methods
 from methods.shared.beside import refuse_idle
 from nodes.workload.dataset import TEXTS
-from testbed.config_error import refusing
+from testbed.config_error import ConfigError, refusing
 from testbed.run.config import RunConfig, convert
+
+LEAST, MOST = 2.0**-126, 2.0**127
+"""Of float32's normal numbers, within a factor of two."""
 
 
 def of(config: RunConfig, method: methods.Method) -> Any:
@@ -19,6 +24,17 @@ def of(config: RunConfig, method: methods.Method) -> Any:
     on_text = method.on_text(given) if config.dataset in TEXTS else {}
     where = f"options of method {config.method}"
     options = convert({**on_text, **given}, method.Config, where)
+    _refuse_beyond_float32(options, where)
     with refusing(where):
         refuse_idle(options, given, on_text)
     return options
+
+
+def _refuse_beyond_float32(options: Any, where: str) -> None:
+    """Models are computed in float32: what it does not hold would be 0 there, or nothing at all."""
+    for name, value in msgspec.structs.asdict(options).items():
+        if isinstance(value, float) and value and not LEAST <= abs(value) <= MOST:
+            raise ConfigError(
+                f"{where}: {name} = {value:g}: must be what float32 holds, from {LEAST:.1e} to "
+                f"{MOST:.1e}"
+            )

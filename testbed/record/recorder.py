@@ -135,6 +135,7 @@ def create_folder(out: Path, label: str) -> Path:
     """
     stamp = time.strftime("%Y%m%d-%H%M%S")
     try:
+        _check_room(out)
         out.mkdir(parents=True, exist_ok=True)
         folder = out / f"{stamp}-{label}"
         try:
@@ -144,12 +145,25 @@ def create_folder(out: Path, label: str) -> Path:
             folder.mkdir()
     except OSError as error:
         raise ConfigError(f"--out {out}: {error.strerror}; name a folder you can write") from error
-    free = os.statvfs(folder)
+    return folder
+
+
+def _check_room(out: Path) -> None:
+    """Raises ConfigError, with nothing made, where the disk that ``out`` is to be on has no room.
+
+    Raises:
+        OSError: what there is on the way to it is no folder, or cannot be looked at.
+    """
+    there = out.absolute()
+    while True:
+        try:
+            free = os.statvfs(there)
+            break
+        except FileNotFoundError:
+            there = there.parent
     free_bytes = free.f_bavail * free.f_frsize
     if free_bytes < FREE_BYTES_NEEDED:
-        folder.rmdir()
         raise ConfigError(
             f"--out {out}: {free_bytes / 1e6:.1f} MB free on that disk, a run needs "
             f"{FREE_BYTES_NEEDED / 1e6:.0f} MB; free some or name another folder"
         )
-    return folder

@@ -735,7 +735,7 @@ def test_a_full_disk_is_refused_and_nothing_is_left(
 ) -> None:
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=5, f_frsize=200_000))
     with pytest.raises(ConfigError, match=r"1\.0 MB free on that disk, a run needs 34 MB"):
-        create_folder(tmp_path, "run")
+        create_folder(tmp_path / "new" / "results", "run")
     assert list(names_in(tmp_path)) == []
 
 
