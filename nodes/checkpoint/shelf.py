@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -64,8 +65,16 @@ class Shelf:
         oldest = number - KEPT + 1
         needed = max((each for each in self._rounds if each <= oldest), default=0)
         for each in [each for each in self._rounds if each < needed]:
-            path(self._folder, self._node, each).unlink(missing_ok=True)
+            clear(path(self._folder, self._node, each))
             self._rounds.remove(each)
+
+
+def clear(place: Path) -> None:
+    """Have nothing under a state's name, whatever somebody put there. Raises OSError."""
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
 
 
 def path(folder: Path, node: str, number: int) -> Path:

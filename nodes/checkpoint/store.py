@@ -163,7 +163,7 @@ def ready(folder: Path, start: Start) -> Path:
         files.folder(own)
         for path in own.iterdir():
             if path.name.startswith(".") or shelf.number(path) > start.round:
-                path.unlink()
+                shelf.clear(path)
         if os.geteuid() == 0:
             # Its nodes write there, and may be somebody else or without root's rights by then.
             with contextlib.suppress(PermissionError):

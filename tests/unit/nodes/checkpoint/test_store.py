@@ -215,6 +215,27 @@ def test_later_states_are_of_another_past(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_in_a_states_place_is_no_state(tmp_path: Path) -> None:
+    (tmp_path / store.FOLDER).mkdir()
+    run = Run(tmp_path / store.FOLDER)
+    for number in (1, 2, 3):
+        run.round(number)
+    for node, number in (("client-1", 3), ("client-2", 1)):
+        place = run.folder / f"{node}.{number}.safetensors"
+        place.unlink()
+        (place / "within").mkdir(parents=True)
+    start = choose(run.folder, ID, CLIENTS, 3)
+    assert start == everywhere(2)
+    ready(tmp_path, start)
+    assert run.there()["client-1"] == [1, 2]
+    other = Run(run.folder)
+    for checkpointer in other.keepers.values():
+        checkpointer.load(2)
+    for number in (3, 4):
+        other.round(number)
+    assert other.there() == {name: [2, 3, 4] for name in sorted(["server", *CLIENTS])}
+
+
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / store.FOLDER).write_text("in its place")
     with pytest.raises(ConfigError, match="must be a folder to write to"):
