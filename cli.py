@@ -135,7 +135,7 @@ def _status() -> int:
 
 
 def _wanting(error: MemoryError | ImportError) -> str | None:
-    """What this machine lacks, in a line; None where it is nothing of the machine's."""
+    """The lack of this machine that it is, in a line; None where it is none."""
     if isinstance(error, MemoryError):
         return "out of memory: free some of this machine's, or raise the limit (ulimit -v)"
     if isinstance(error.__cause__, ImportError):

@@ -47,7 +47,7 @@ def read(path: Path, most_bytes: int) -> bytes:
 
 
 def contents(file: BinaryIO, most_bytes: int) -> bytes:
-    """What a file has from where it stands, up to ``most_bytes``; not by its size, which may grow.
+    """All of a file from where it stands, up to ``most_bytes``; not by its size, which may grow.
 
     In blocks, since Python makes room at once for all that is asked for.
     """
@@ -108,7 +108,7 @@ def write(path: Path, content: bytes) -> None:
         with created(unfinished) as file:
             file.write(content)
         unfinished.replace(path)
-    except OSError:
+    except BaseException:
         with contextlib.suppress(OSError):
             unfinished.unlink()
         raise

@@ -135,7 +135,8 @@ def compare(
     try:
         path = comparison_page.write(rows, reached, runs, out, notes, claims.read(runs), ran)
     except OSError as error:
-        raise ConfigError(f"--out {out}: cannot write the page: {error.strerror}") from error
+        where = f"RUN {runs[0]}" if out is None else f"--out {out}"
+        raise ConfigError(f"{where}: cannot write the page: {error.strerror}") from error
     tables = [comparison.table(rows, reached)] if rows else []
     tables += [programs.table(ran)] if ran else []
     data = comparison.data(rows, reached, notes) | {"programs": programs.data(ran)}

@@ -101,7 +101,7 @@ class _Run:
         status: Status = "failed"
         reason, code = "unknown", 1
         closing: dict[str, Any] = {}
-        with signals.handled(self._asked.take):
+        with self._asked.heard():
             try:
                 with contextlib.ExitStack() as owned, self._asked.raised():
                     origin = {"origin_ns": self._ledger.recorder.origin_ns}

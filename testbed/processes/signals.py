@@ -13,8 +13,11 @@ class Interrupted(BaseException):
 
 
 @contextlib.contextmanager
-def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Within, ``handler`` takes the signals that ask for an end."""
+def handled(
+    handler: Callable[[int, FrameType | None], None], over: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
+    """Within, ``handler`` takes the signals that ask for an end. ``over``: whether that was asked,
+    and this program is to end by itself after it, whatever else asks for it."""
     # Ignored before, as by nohup or a shell's "&", is ignored now.
     heard = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
     before = [(number, signal.signal(number, handler)) for number in heard]
@@ -22,7 +25,7 @@ def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
         yield
     finally:
         for number, earlier in before:
-            signal.signal(number, earlier)
+            signal.signal(number, signal.SIG_IGN if over() else earlier)
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
@@ -44,6 +47,11 @@ class Interruption:
         if self._raising:
             self._raising = False
             raise Interrupted(self._came)
+
+    def heard(self) -> contextlib.AbstractContextManager[None]:
+        """Within, signals are taken. Once one has come, this program is ending, and what it still
+        writes for its user is written, however often it is asked again."""
+        return handled(self.take, lambda: self.times > 0)
 
     @contextlib.contextmanager
     def raised(self) -> Iterator[None]:

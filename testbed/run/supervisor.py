@@ -106,7 +106,7 @@ class _Run:
         closing: dict[str, Any] = {}
         asked = signals.Interruption()
         time = clock.emulated(self._config.dilation, len(self._plan.nodes))
-        with signals.handled(asked.take), time:
+        with asked.heard(), time:
             try:
                 # What was made is removed after ``raised``: no signal interrupts that.
                 with contextlib.ExitStack() as owned, asked.raised():

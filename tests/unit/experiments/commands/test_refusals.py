@@ -1,10 +1,18 @@
 """Refusals quote what is wrong, and never a whole file: a terminal gets both ends of a long one."""
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import made_run
 import pytest
+from click.testing import CliRunner
+
+import cli
+from testbed.config_error import ConfigError
+from testbed.report import comparison_page
 
 CLI = Path(__file__).parents[4] / "cli.py"
 LONG = "x" * 1_000_000
@@ -30,3 +38,18 @@ def test_what_click_refuses_is_cut_too(tmp_path: Path) -> None:
     words = [sys.executable, CLI, "launch", f"--clients={LONG[:100_000]}"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and len(done.stderr) < 5000 and "whole number" in done.stderr
+
+
+@pytest.mark.parametrize("out", ["", "page.html"])
+def test_a_page_that_cannot_be_written_is_told_by_its_place(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(comparison_page, "write", full)
+    run = made_run.folder(tmp_path / "run", made_run.events())
+    words = ["compare", str(run), *([f"--out={out}"] if out else [])]
+    told = f"--out {out}" if out else f"RUN {run}"
+    with pytest.raises(ConfigError, match=f"^{told}: cannot write the page: No space left"):
+        CliRunner().invoke(cli.main, words, catch_exceptions=False)

@@ -26,6 +26,21 @@ def test_what_is_ignored_stays_so() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.parametrize("asks", [0, 1])
+def test_whoever_is_ending_is_not_asked_again(asks: int) -> None:
+    before = {number: signal.getsignal(number) for number in ENDING}
+    asked = Interruption()
+    try:
+        with asked.heard():
+            for _ in range(asks):
+                os.kill(os.getpid(), signal.SIGTERM)
+        now = {number: signal.getsignal(number) for number in ENDING}
+        assert now == (dict.fromkeys(ENDING, signal.SIG_IGN) if asks else before)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def test_what_came_before_is_raised_as_soon_as_it_can_be() -> None:
     asked = Interruption()
     with handled(asked.take):
