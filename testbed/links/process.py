@@ -19,6 +19,8 @@ from testbed.processes.channel import MAX_FDS_PER_LINE, Channel, Garbled
 from testbed.processes.confinement import Reach
 from testbed.processes.worker import NoAnswer, Refusal, Refused, Result, Stop, Worker
 
+Wait = Callable[[Channel, float], bool]
+"""Waits until a channel can be read, whether it can within so many seconds; LinkError: no more."""
 Facts = dict[str, Any]
 """What a backend says of its network."""
 UP, DOWN = 0, 1
@@ -123,9 +125,13 @@ class LinkProcess:
     """
 
     def __init__(
-        self, nodes: int, body: Callable[[Channel, CounterTable], Facts], limit_s: float
+        self,
+        nodes: int,
+        body: Callable[[Channel, CounterTable], Facts],
+        limit_s: float,
+        wait: Wait | None = None,
     ) -> None:
-        """Start the process and wait until it is up.
+        """Start the process and wait until it is up; ``wait``: in this way.
 
         Raises:
             LinkError: it failed, with its own reason, or is not up within ``limit_s``.
@@ -144,19 +150,21 @@ class LinkProcess:
         """Other hosts of the run that are, and why, as of the last call of ``failure``."""
         self._closing: Facts = {}
         try:
-            up = self._wait_up(limit_s)
+            up = self._wait_up(limit_s, wait)
             self.facts, self.descriptors = up.facts, self._take(up.descriptors)
         except BaseException:
-            # A signal too: nobody else knows of the process yet.
-            self.down()
+            # A signal too: nobody else knows of the process yet. It may hear nobody, either.
+            self._worker.close()
             raise
 
     @property
     def pid(self) -> int:
         return self._worker.child.pid
 
-    def _wait_up(self, limit_s: float) -> Up:
+    def _wait_up(self, limit_s: float, wait: Wait | None) -> Up:
         try:
+            if wait is not None and not wait(self.channel, limit_s):
+                raise NoAnswer(f"no answer within {limit_s:g} s")
             return self._worker.receive(Up, limit_s)
         except Refused as refused:
             raise LinkError(str(refused)) from None

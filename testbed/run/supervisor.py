@@ -173,6 +173,8 @@ class _Run:
         self._refuse_what_cannot_end(self._prepared(zygote, deadline))
         finish_probing()
         start_capture()
+        if self._hosts is not None:
+            self._hosts.refuse_gone()
         # 2. Every node is forked into its place, the server first.
         for node in self._plan.nodes:
             self._channels[node.index] = zygote.spawn(node, network.endpoint(node))

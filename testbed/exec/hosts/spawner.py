@@ -11,7 +11,6 @@ from testbed.network.topology import Node
 from testbed.processes.channel import Channel
 from testbed.run.hosts.driver import Hosts
 from testbed.run.hosts.far_host import FarChannel, FarHost
-from testbed.run.hosts.messages import Spawn
 from testbed.run.hosts.whole import HostsChannel
 
 
@@ -39,12 +38,9 @@ class HostsSpawner:
         far = self._hosts.of(node)
         if far is None:
             return self._local.spawn(node, namespaces, output)
-        channel = far.channels[node.index] = FarChannel(far, node.index, Tell)
+        channel = FarChannel(far, node.index, Tell)
         self._output[node.index] = output
-        far.running.add(node.index)
-        self._hosts.say(far, Spawn(node.index))
-        if far.gone is not None:
-            channel.end()
+        self._hosts.spawn(far, node.index, channel)
         return channel
 
     def _take(self, far: FarHost, message: msgspec.Struct) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from testbed.links.interface import LinkError
-from testbed.links.tunnel import proof
+from testbed.links.tunnel import proof, silence
 from testbed.links.tunnel.callers import Callers
 from testbed.links.tunnel.proof import Stranger
 from testbed.links.tunnel.streams import Sealed, Stream
@@ -99,6 +99,7 @@ def _call(meeting: Meeting, name: str, deadline: float, limit_s: float) -> Strea
                 why = error.strerror or "no answer"
                 raise LinkError(f"reach {where} within {limit_s:g} s: {why}") from error
         time.sleep(_AGAIN_S)
+    silence.end_by(connection)
     try:
         key = proof.call(connection, _GREETING, meeting.token, meeting.host, name, deadline)
     except (OSError, Stranger) as error:
@@ -132,6 +133,8 @@ def _await(
 
 
 def _settled(meeting: Meeting, connection: socket.socket, key: bytes, *, serves: bool) -> Stream:
+    # A host may be cut off before its first word, by which a tunnel knows of it.
+    silence.end_by(connection)
     with contextlib.suppress(OSError):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for name in CONGESTION:

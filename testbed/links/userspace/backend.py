@@ -14,7 +14,7 @@ from testbed import clock
 from testbed.links import timekeeper
 from testbed.links.interface import Endpoint, LinkCounters, LinkError
 from testbed.links.linux import descriptors, namespaces
-from testbed.links.process import CounterTable, Facts, LinkProcess, objection, say_up
+from testbed.links.process import CounterTable, Facts, LinkProcess, Wait, objection, say_up
 from testbed.links.tunnel.clock_table import ClockTable, Reading
 from testbed.links.tunnel.clocks import Offset
 from testbed.links.tunnel.measurement import MOST_S, measure, turns
@@ -59,24 +59,26 @@ def unsupported(plan: Plan) -> str | None:
     return namespaces.too_few(plan)
 
 
-def up(plan: Plan, meeting: Meeting | None = None) -> "UserspaceNetwork":
+def up(plan: Plan, meeting: Meeting | None = None, wait: Wait | None = None) -> "UserspaceNetwork":
     """Build the namespaces and start the link process.
 
     ``meeting``: the way to the other hosts of a run of several, whose nodes the plan places; then
-    only this host's nodes are made here.
+    only this host's nodes are made here. ``wait``: how it is waited for that all have met.
 
     Raises:
         LinkError: naming the step that failed.
     """
     if meeting is not None and clock.virtual() is not None:
         raise LinkError("the clock of a run on several hosts cannot be elastic: set --dilation=1")
-    return UserspaceNetwork(plan, meeting)
+    return UserspaceNetwork(plan, meeting, wait)
 
 
 class UserspaceNetwork:
     """Owns the link process and one namespace descriptor a node."""
 
-    def __init__(self, plan: Plan, meeting: Meeting | None = None) -> None:
+    def __init__(
+        self, plan: Plan, meeting: Meeting | None = None, wait: Wait | None = None
+    ) -> None:
         self._plan = plan
         mine = plan.nodes if meeting is None else hosts.of_host(plan, meeting.host)
         count = len(mine)
@@ -85,7 +87,10 @@ class UserspaceNetwork:
         if meeting is not None:
             limit_s += LIMIT_S + MOST_S * len(meeting.addresses)
         self._process = LinkProcess(
-            len(plan.nodes), lambda c, table: _run(plan, mine, meeting, c, table, clocks), limit_s
+            len(plan.nodes),
+            lambda c, table: _run(plan, mine, meeting, c, table, clocks),
+            limit_s,
+            wait,
         )
         paths = descriptors.paths(self._process.descriptors, count) if count else []
         self._namespaces = dict(zip((node.index for node in mine), paths, strict=True))

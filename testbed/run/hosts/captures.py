@@ -15,6 +15,7 @@ from testbed.metering.capture import START_LIMIT_S, Capture, Captured, in_folder
 from testbed.network import hosts
 from testbed.network.topology import SERVER, Plan
 from testbed.record.recorder import FREE_BYTES_NEEDED
+from testbed.run.hosts import waits
 from testbed.run.hosts.driver import Hosts
 from testbed.run.hosts.messages import CaptureEnded, CapturePiece, EndCapture, StartCapture
 
@@ -111,8 +112,8 @@ class HostsCapture:
         wall_s = time.time() - time.monotonic()
         for far in self._hosts.others:
             self._hosts.say(far, StartCapture(wall_s + far.ahead_s, self._server))
-        self._hosts.await_all(lambda far: far.captures, START_LIMIT_S, "no capture")
-        self._hosts.refuse_gone()
+        told = START_LIMIT_S, "no capture"
+        waits.for_all(self._hosts, lambda far: far.captures, *told, without=False)
 
     def stop(self) -> Captured:
         """Have all that was seen be in the folder; each host's pieces are waited for."""
@@ -143,11 +144,12 @@ class HostsCapture:
 
     def _await(self) -> None:
         """Wait for each host as long as more comes of it."""
-        while waits := [
+        while left := [
             far for far in self._hosts.others if far.captured is None and far.gone is None
         ]:
-            before = {far.name: far.pieces for far in waits}
-            self._hosts.await_all(
+            before = {far.name: far.pieces for far in left}
+            waits.for_all(
+                self._hosts,
                 lambda far, was=before: far.captured is not None or far.pieces != was.get(far.name),  # type: ignore[misc]
                 PIECE_LIMIT_S,
                 "nothing of its capture",

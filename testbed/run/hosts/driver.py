@@ -4,7 +4,6 @@ import contextlib
 import os
 import select
 import socket
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -23,7 +22,7 @@ from testbed.network.underlay import Path
 from testbed.record import events
 from testbed.record.host_clocks import HostClock, since_began
 from testbed.run.config import RunConfig
-from testbed.run.hosts.far_host import Bell, FarHost
+from testbed.run.hosts.far_host import Bell, FarChannel, FarHost
 from testbed.run.hosts.line import LineClosed, secret
 from testbed.run.hosts.messages import (
     Begin,
@@ -37,6 +36,7 @@ from testbed.run.hosts.messages import (
     Refused,
     Said,
     Severed,
+    Spawn,
     Up,
 )
 from testbed.run.states import StatePiece, States
@@ -53,10 +53,6 @@ class Links(Protocol):
     def failure(self) -> str | None: ...
 
     def hosts_gone(self) -> dict[str, str]: ...
-
-
-UP_LIMIT_S = 30.0
-"""For the other hosts' parts of the network, once the driver's own is there."""
 
 
 class Hosts:
@@ -137,18 +133,6 @@ class Hosts:
                 for piece in self.states.stored(node.name):
                     self.say(far, Give(node.index, piece))
 
-    def await_links(self, local: Facts) -> None:
-        """Wait until all others' parts are there as the driver's own is, which has said ``local``.
-
-        Raises:
-            LinkError: naming the host whose part is not, and why.
-        """
-        self.await_all(lambda far: far.facts is not None, UP_LIMIT_S, "no links")
-        self.refuse_gone()
-        told = [local["underlay"], *(far.facts["underlay"] for far in self.others if far.facts)]
-        ways = [way for each in msgspec.convert(told, list[list[Path]]) for way in each]
-        self.paths = list({(way.sender, way.receiver): way for way in ways}.values())
-
     def about(self, plan: Plan) -> events.Hosts:
         """An account of who is where, and of what lies between."""
         machines = [(self.own, 0.0)]
@@ -194,7 +178,8 @@ class Hosts:
         ]
 
     @property
-    def _there(self) -> list[FarHost]:
+    def there(self) -> list[FarHost]:
+        """Other hosts that are not gone."""
         return [far for far in self.others if far.gone is None]
 
     def of(self, node: Node) -> FarHost | None:
@@ -211,7 +196,7 @@ class Hosts:
 
     def pump(self) -> None:
         """Take what the other hosts have said, without waiting."""
-        for far in self._there:
+        for far in self.there:
             try:
                 for message in far.line.read():
                     self._take(far, message)
@@ -320,11 +305,23 @@ class Hosts:
         self._news.append(events.HostGone(host=far.name, reason=reason))
         self.poll.unregister(far.line)
         far.line.close()
+        self._end_nodes(far)
+
+    def _end_nodes(self, far: FarHost) -> None:
+        """Take the nodes of a host that is gone for ended."""
         for node in sorted(far.running):
             far.channels[node].end()
             self.said.append(Reaped(node, 0, f"host {far.name} is gone"))
         far.running.clear()
         self.bell.ring()
+
+    def spawn(self, far: FarHost, node: int, channel: FarChannel) -> None:
+        """Have a host start a node, which has ended where the host is gone."""
+        far.channels[node] = channel
+        far.running.add(node)
+        self.say(far, Spawn(node))
+        if far.gone is not None:
+            self._end_nodes(far)
 
     def failure(self) -> str | None:
         """Why no run can go on without a host that is gone, where that is so."""
@@ -344,25 +341,6 @@ class Hosts:
         """Raise LinkError where a host is."""
         for name, reason in self.gone().items():
             raise LinkError(f"host {name}: {reason}")
-
-    def await_all(self, done: Callable[[FarHost], bool], limit_s: float, missing: str) -> None:
-        """Hear hosts until each is ``done``; one that is not within ``limit_s`` is gone."""
-        until = time.monotonic() + limit_s
-        while waits := [far for far in self._there if not done(far)]:
-            left_s = until - time.monotonic()
-            if left_s <= 0:
-                for far in waits:
-                    self.lose(far, f"{missing} within {limit_s:g} s")
-                return
-            waiter = select.poll()
-            for far in waits:
-                waiter.register(far.line, select.POLLIN)
-            # By what they say of a host that is cut off its line need not be waited for.
-            if self.links is not None and self.links.failure() is None:
-                waiter.register(self.links, select.POLLIN)
-            waiter.poll(1000 * left_s)
-            self.pump()
-            self.hear_links()
 
     def close(self) -> None:
         """End the lines, and with them what the agents still have of the run. Idempotent."""

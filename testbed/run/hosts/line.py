@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from testbed.links.tunnel import proof
+from testbed.links.tunnel import proof, silence
 from testbed.links.tunnel.callers import Called
 from testbed.run.hosts.seal import TAG_BYTES, Seal
 
@@ -28,8 +28,6 @@ CALLER, CALLED = "driver", "agent"
 CALL_LIMIT_S = 10.0
 SEND_LIMIT_S = 5
 """For the other end to make room for what is said to it."""
-SILENT_S = 3
-"""A host whose kernel answers nothing for so long is gone."""
 _HEAD = struct.Struct("!I")
 _READ_BYTES = 1 << 18
 
@@ -185,12 +183,9 @@ def _watch(connection: socket.socket) -> None:
     connection.settimeout(None)
     limit = struct.pack("ll", SEND_LIMIT_S, 0)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-    settings = {"TCP_NODELAY": 1, "TCP_KEEPIDLE": 1, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": SILENT_S}
-    settings["TCP_USER_TIMEOUT"] = 1000 * SILENT_S
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in settings.items():
-        with contextlib.suppress(OSError, AttributeError):
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    with contextlib.suppress(OSError):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    silence.end_by(connection)
 
 
 def _readable(connection: socket.socket, limit_s: float) -> bool:

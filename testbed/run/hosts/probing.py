@@ -9,6 +9,8 @@ from testbed.fidelity.host_prober import Answer, HostProber, Order
 from testbed.links import dilation
 from testbed.links.interface import Network
 from testbed.network.topology import Plan
+from testbed.processes.worker import NoAnswer
+from testbed.run.hosts import waits
 from testbed.run.hosts.driver import Hosts
 
 
@@ -32,10 +34,12 @@ def certificate(
                 far.probed = None
                 all_hosts.say(far, order)
             own.tell(order)
+            if not waits.for_own(all_hosts, own, limit_s):
+                raise NoAnswer(f"the driver's own prober: no answer within {limit_s:g} s")
             answers = [own.answer(order, limit_s)]
             left_s = max(1.0, until - time.monotonic())
-            all_hosts.await_all(lambda far: far.probed is not None, left_s, "links not probed")
-            all_hosts.refuse_gone()
+            told = left_s, "links not probed"
+            waits.for_all(all_hosts, lambda far: far.probed is not None, *told, without=False)
             return answers + [far.probed for far in all_hosts.others if far.probed is not None]
 
         slower = dilation.plan(plan, pace)

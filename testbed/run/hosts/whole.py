@@ -3,6 +3,7 @@
 It sees no difference from those of one host but by what ``Hosts`` says.
 """
 
+import functools
 import select
 import time
 from collections.abc import Callable
@@ -18,10 +19,11 @@ from testbed.network.topology import Node, Plan
 from testbed.processes.channel import Channel
 from testbed.processes.worker import Stop
 from testbed.run.feasible import Traffic
+from testbed.run.hosts import waits
 from testbed.run.hosts.driver import Hosts, plain
 from testbed.run.hosts.far_host import FarChannel
 from testbed.run.hosts.log import NodesLog
-from testbed.run.hosts.messages import Count, Logged, Spawn
+from testbed.run.hosts.messages import Count, Logged
 from testbed.run.zygote import Forked, NodeFailed, Zygote
 
 COUNT_LIMIT_S = 20.0
@@ -49,7 +51,7 @@ class HostsBackend:
         """
         meeting = self._hosts.begin(plan)
         try:
-            local = userspace.up(plan, meeting)
+            local = userspace.up(plan, meeting, functools.partial(waits.for_own, self._hosts))
         except LinkError:
             self._hosts.pump()
             self._hosts.refuse_gone()
@@ -59,7 +61,7 @@ class HostsBackend:
         self._hosts.readings = local.clocks
         network = HostsNetwork(self._hosts, local, plan)
         try:
-            self._hosts.await_links(local.facts)
+            waits.for_links(self._hosts, local.facts)
         except BaseException:
             network.down()
             raise
@@ -94,7 +96,7 @@ class HostsNetwork:
         for far in everyone.others:
             far.awaits_counters = far.gone is None
             everyone.say(far, Count())
-        everyone.await_all(lambda far: not far.awaits_counters, COUNT_LIMIT_S, "no counters")
+        waits.for_all(everyone, lambda far: not far.awaits_counters, COUNT_LIMIT_S, "no counters")
         found = self._local.counters()
         for node in self._plan.nodes:
             host = everyone.of(node)
@@ -120,7 +122,7 @@ class HostsNetwork:
         busy_cores = round((self._busy_s + meter.busy_cores_s()) / took_s, 2) if took_s > 0 else 0.0
         self._hosts.closing = {**self._local.down(), "busy_cores": busy_cores}
         found = plain(self._hosts.closing)
-        self._hosts.await_all(lambda far: far.closing is not None, LEAVE_LIMIT_S, "no end")
+        waits.for_all(self._hosts, lambda far: far.closing is not None, LEAVE_LIMIT_S, "no end")
         for far in self._hosts.others:
             _merge(found, far.closing or {})
         return found
@@ -143,22 +145,22 @@ class HostsZygote:
 
     def wait_ready(self, timeout_s: float) -> Traffic | None:
         until = time.monotonic() + timeout_s
-        found = self._local.wait_ready(timeout_s)
-        left_s = max(0.0, until - time.monotonic())
-        self._hosts.await_all(lambda far: far.is_ready, left_s, "not ready")
-        for name, reason in self._hosts.gone().items():
-            raise NodeFailed(f"host {name}: {reason}")
+        try:
+            if not waits.for_own(self._hosts, self._local.channel, timeout_s):
+                raise NodeFailed(f"the zygote did not become ready within {timeout_s:g} s")
+            found = self._local.wait_ready(max(0.0, until - time.monotonic()))
+            left_s = max(0.0, until - time.monotonic())
+            waits.for_all(self._hosts, lambda far: far.is_ready, left_s, "not ready", without=False)
+        except LinkError as error:
+            raise NodeFailed(str(error)) from error
         return found
 
     def spawn(self, node: Node, endpoint: Endpoint) -> Channel | FarChannel:
         far = self._hosts.of(node)
         if far is None:
             return self._local.spawn(node, endpoint)
-        channel = far.channels[node.index] = FarChannel(far, node.index)
-        far.running.add(node.index)
-        self._hosts.say(far, Spawn(node.index))
-        if far.gone is not None:
-            channel.end()
+        channel = FarChannel(far, node.index)
+        self._hosts.spawn(far, node.index, channel)
         return channel
 
     def failure(self) -> str | None:

@@ -15,7 +15,7 @@ from testbed.network import hosts
 from testbed.network.profiles import LinkProfile
 from testbed.network.topology import Plan, plan
 from testbed.record import events
-from testbed.run.hosts import whole
+from testbed.run.hosts import waits, whole
 from testbed.run.hosts.driver import Hosts
 from testbed.run.hosts.far_host import FarHost
 from testbed.run.hosts.line import Line
@@ -34,8 +34,9 @@ from testbed.run.hosts.messages import (
 )
 from testbed.run.hosts.whole import HostsNetwork, HostsZygote
 from testbed.run.states import StatePiece
-from testbed.run.zygote import Forked, Prepared, Reaped
+from testbed.run.zygote import Forked, NodeFailed, Prepared, Reaped
 
+LIMIT_S = 20.0
 KEY, TOKEN = b"k" * 32, b"t" * 32
 NOTHING = LinkCounters(Counters(0, 0, 0, 0), Counters(0, 0, 0, 0))
 
@@ -311,7 +312,38 @@ def test_links_that_do_not_come_up_are_a_hosts(owned: contextlib.ExitStack):
     made.ends["b"].send(Up({"underlay": []}))
     made.ends["c"].send(Refused("no /dev/net/tun"))
     with pytest.raises(LinkError, match=r"host c: no /dev/net/tun"):
-        made.hosts.await_links(made.local.facts)
+        waits.for_links(made.hosts, made.local.facts)
+
+
+def test_a_host_that_is_gone_ends_every_wait_before_nodes_start(owned: contextlib.ExitStack):
+    """Whether it is for the driver's own part, or for another host's."""
+    for wait in (
+        lambda made: waits.for_own(made.hosts, made.local, LIMIT_S),
+        lambda made: waits.for_links(made.hosts, made.local.facts),
+        lambda made: made.zygote.wait_ready(LIMIT_S),
+    ):
+        made = Made(owned, PLACE)
+        made.ends["b"].close()
+        with pytest.raises((LinkError, NodeFailed), match="host b: it closed the connection"):
+            wait(made)
+        assert list(made.hosts.gone()) == ["b"]
+
+
+def test_the_drivers_own_part_is_had_once_it_is_there(owned: contextlib.ExitStack):
+    made = Made(owned, PLACE)
+    assert not waits.for_own(made.hosts, made.local, 0.01)
+    made.ends["b"].send(Prepared(None))
+    made.local.theirs.send(b"!")
+    assert waits.for_own(made.hosts, made.local, LIMIT_S)
+
+
+def test_a_node_that_a_host_gone_before_is_to_start_has_ended_by_that(owned: contextlib.ExitStack):
+    made = Made(owned, PLACE)
+    made.ends["b"].close()
+    assert made.zygote.channel.drain() == []
+    made.spawn_all()
+    assert made.heard(1) == [Reaped(2, 0, "host b is gone")]
+    assert made.channels[2].closed
 
 
 @pytest.mark.parametrize("secure", [True, False])

@@ -1,0 +1,146 @@
+"""Hosts that are lost before a run has begun: once they have met, and while links are probed."""
+
+import select
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from machines import CUT, LIMIT_S, Make, alive, below, said
+from several_hosts import TUNNEL_PORT, underlay
+
+from testbed.links.interface import LinkError, Network
+from testbed.links.linux import namespaces
+from testbed.links.tunnel.clocks import Offset
+from testbed.links.tunnel.measurement import measure
+from testbed.links.tunnel.meeting import Meeting, listen, meet, new_token
+from testbed.links.tunnel.streams import Stream
+from testbed.links.tunnel.tunnel import Gone, Tunnel
+from testbed.links.userspace import backend as userspace
+from testbed.network.topology import Plan, plan
+from testbed.processes.channel import Channel
+from testbed.processes.worker import Go, Ready, Result, Worker
+
+TOLD_S = 5.0
+"""Of a host that is gone."""
+FAR = ("--profile=rate 10mbit delay 3000ms", "--clients=2")
+PLACE = "--place=server=a,client-1=a,client-2=b"
+pytestmark = [pytest.mark.timeout(3 * LIMIT_S), pytest.mark.quiet]
+
+
+@pytest.fixture
+def between(userspace_links: None) -> Iterator[tuple[Plan, Network]]:
+    """Two hosts, and the network between them."""
+    layout = plan([underlay(0.5)] * 2)
+    network = userspace.up(layout)
+    yield layout, network
+    network.down()
+
+
+def measured(stream: Stream, host: str) -> str:
+    with pytest.raises(LinkError, match="measure the network to host") as failed:
+        measure(stream, host, "ab".replace(host, ""), first=host == "a")
+    return str(failed.value)
+
+
+def carried(stream: Stream, host: str) -> str:
+    """A tunnel of which no word has come yet."""
+    tunnel = Tunnel("ab".replace(host, ""), stream, Offset(), time.monotonic())
+    waiter = select.poll()
+    waiter.register(tunnel, select.POLLIN)
+    until = time.monotonic() + 4 * TOLD_S
+    try:
+        while time.monotonic() < until:
+            tunnel.tend(time.monotonic())
+            tunnel.flush()
+            waiter.poll(100)
+            tunnel.read(time.monotonic)
+    except Gone as gone:
+        return str(gone)
+    return "never"
+
+
+@pytest.mark.parametrize("what", [measured, carried])
+def test_hosts_that_are_cut_right_after_they_have_met_know_it(
+    between: tuple[Plan, Network], what: Callable[[Stream, str], str]
+):
+    layout, network = between
+    nodes = dict(zip("ab", layout.clients, strict=True))
+    addresses = {name: (node.address, TUNNEL_PORT) for name, node in nodes.items()}
+    token = new_token()
+
+    def host(name: str) -> Worker:
+        def body(channel: Channel) -> Any:
+            namespaces.enter(network.endpoint(nodes[name]).namespaces)
+            with listen(*addresses[name]) as listener:
+                (stream,) = meet(Meeting(name, addresses, listener, token)).values()
+            if what is carried:
+                stream.agree(LIMIT_S)
+            channel.send(Ready())
+            assert isinstance(channel.receive(LIMIT_S), Go)
+            began_s = time.monotonic()
+            return what(stream, name), time.monotonic() - began_s
+
+        return Worker(f"host {name}", body)
+
+    them = [host(name) for name in "ab"]
+    try:
+        for each in them:
+            each.receive(Ready, LIMIT_S)
+        network.shape(nodes["b"], CUT, CUT)
+        for each in them:
+            each.tell(Go())
+        for each in them:
+            how, took_s = each.receive(Result, LIMIT_S).value
+            print(how, took_s)
+            assert "timed out" in how and took_s < TOLD_S
+    finally:
+        for each in them:
+            each.close()
+
+
+@pytest.mark.parametrize("how", ["agent", "cut"])
+def test_a_host_that_is_lost_while_links_are_probed_ends_the_run_within_seconds(
+    machines: Make, until: Callable[..., Any], how: str
+):
+    found = machines()
+    agent = found.agent(1)
+    run = found.execute(*FAR, PLACE, "--", "true")
+    until(lambda: len(found.events("isolated")) == 3, "places of all programs", LIMIT_S)
+    time.sleep(0.5)  # Of the six that a ping takes over such lines.
+    (began,) = found.events("run")
+    gone_s = (time.monotonic_ns() - began["origin_ns"]) / 1e9
+    if how == "cut":
+        found.cut(1)
+    else:
+        agent.kill()
+    text = said(run)
+    assert run.returncode == 1, text
+    assert not found.events("certified")
+    (told,), (closed,) = found.events("host_gone"), found.events("closed")
+    print("told and closed after, s:", told["t"] - gone_s, closed["t"] - gone_s)
+    assert 0 < told["t"] - gone_s < TOLD_S
+    assert closed["reason"].startswith("host b: ") and closed["t"] - gone_s < TOLD_S
+    if how == "cut":
+        assert not alive(below(agent))
+
+
+@pytest.mark.parametrize("how", ["agent", "cut"])
+def test_a_host_that_is_lost_before_hosts_have_met_ends_the_run_within_seconds(
+    machines: Make, until: Callable[..., Any], how: str
+):
+    found = machines()
+    agent = found.agent(1)
+    run = found.execute(*FAR, PLACE, "--", "true")
+    (began,) = until(lambda: found.events("run"), "a run", LIMIT_S)
+    gone_s = (time.monotonic_ns() - began["origin_ns"]) / 1e9
+    if how == "cut":
+        found.cut(1)
+    else:
+        agent.kill()
+    text = said(run)
+    assert run.returncode == 1, text
+    assert not found.events("links")
+    (closed,) = found.events("closed")
+    print("closed after, s:", closed["t"] - gone_s, closed["reason"])
+    assert "host b" in closed["reason"] and closed["t"] - gone_s < TOLD_S
