@@ -111,7 +111,7 @@ def _usual(model_type: str, field: str) -> Any:
 
 def encoder(name: str, folder: Path) -> TransformersEncoder:
     """The tokenizer of a checkpoint, from its tokenizer.json. ConfigError where it has none."""
-    from transformers import CONFIG_MAPPING, AutoTokenizer
+    from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedTokenizerFast
 
     config = _config(name, folder)
     vocabulary = _spec(name, config).vocabulary
@@ -124,6 +124,15 @@ def encoder(name: str, folder: Path) -> TransformersEncoder:
             local_files_only=True,
             trust_remote_code=False,
         )
+        if type(found) is not PreTrainedTokenizerFast:
+            # A family's class takes the words of tokenizer.json and splits texts by rules of its
+            # own, and the model may have been trained by others.
+            names = {each: getattr(found, each) for each in ("bos_token", "eos_token")}
+            found = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+            known = found.get_vocab()
+            for each, token in names.items():
+                if getattr(found, each) is None and token in known:
+                    setattr(found, each, token)
     except Exception as error:  # Each format has errors of its own.
         raise ConfigError(
             f"model = {name!r}: its tokenizer cannot be read: {excerpt(error)}"
@@ -256,12 +265,11 @@ def _made(
             ).eval()
     except KeyError as error:
         # Of a name that it looks up, such as an activation's, it says no more.
-        fields = {**config, **(config.get("rope_parameters") or config.get("rope_scaling") or {})}
+        fields = {**config, **(config.get("rope_scaling") or {})}
+        fields |= config.get("rope_parameters") or {}
         named = [f"{key} = {value!r}: " for key, value in fields.items() if error.args == (value,)]
-        raise ConfigError(
-            f"model = {name!r}: transformers refuses its {CONFIG}: {''.join(named)}it knows no "
-            f"{excerpt(error)}"
-        ) from error
+        said = f"{named[0]}it knows no {excerpt(error)}" if named else excerpt(error)
+        raise ConfigError(f"model = {name!r}: transformers refuses its {CONFIG}: {said}") from error
     except Exception as error:  # Each field has checks of its own.
         raise ConfigError(
             f"model = {name!r}: transformers refuses its {CONFIG}: {excerpt(error)}"

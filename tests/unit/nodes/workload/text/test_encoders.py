@@ -9,6 +9,7 @@ from typing import Any
 import heavy
 import made_causal
 import pytest
+from tokenizers import Tokenizer
 
 from nodes.workload import models
 from nodes.workload.text.tokens import SHIPPED, Message
@@ -61,6 +62,40 @@ def test_ids_are_those_of_the_checkpoints_own_tokenizer(
     assert (asked.learnt, answered.learnt) == (False, True)
     assert own.decode(asked.ids) == "<|user|>Sum?<|assistant|>"
     assert own.decode(answered.ids) == f"{TEXT}</s>"
+
+
+@pytest.mark.parametrize(
+    ("model_type", "tokenizer_class"),
+    [
+        ("qwen2", "LlamaTokenizerFast"),  # DeepSeek-R1's distilled models
+        ("qwen2", "Qwen2Tokenizer"),
+        ("gpt_neox", "GPTNeoXTokenizerFast"),
+        ("gemma", "GemmaTokenizer"),
+    ],
+)
+def test_texts_are_split_as_the_file_says_whatever_its_familys_class_does(
+    tmp_path: Path, model_type: str, tokenizer_class: str
+) -> None:
+    made_causal.folder_of(model_type, tmp_path)
+    edit(tmp_path / "config.json", vocab_size=1024)
+    saved(tmp_path, eos_token="</s>")
+    edit(tmp_path / "tokenizer_config.json", tokenizer_class=tokenizer_class)
+    own = Tokenizer.from_file(str(SHIPPED))
+    encoder = models.encoder(str(tmp_path))
+    for text in (TEXT, "In 2026: 12345", "Cafe\u0301, don't  WE'LL"):
+        assert encoder.encode(text) == own.encode(text).ids
+    assert encoder.end == own.token_to_id("</s>")
+
+
+def test_an_end_that_a_familys_class_alone_names_is_taken(tmp_path: Path) -> None:
+    """As of GPT-2, whose tokenizer_config.json has nothing but a length."""
+    made_causal.folder_of("gpt2", tmp_path)
+    edit(tmp_path / "config.json", vocab_size=1025)
+    backend = Tokenizer.from_file(str(SHIPPED))
+    backend.add_special_tokens(["<|endoftext|>"])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 1024}')
+    assert models.encoder(str(tmp_path)).end == 1024
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -128,6 +128,14 @@ ANGLES = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
             },
             "transformers refuses its config.json: .*",
         ),
+        (
+            {"rope_parameters": None, "rope_scaling": {"type": "su", "factor": 2.0}},
+            "transformers refuses its config.json: type = 'su': it knows no 'su'",
+        ),
+        (
+            {"rope_parameters": None, "rope_scaling": {"rope_type": "llama3", "factor": 2.0}},
+            "transformers refuses its config.json: .Missing required keys",
+        ),
         ({"head_dim": 7}, ".*head_dim.*7"),
         ({"head_dim": 3}, ".*head_dim = 3 .* places turn 4 features, and a head has 3"),
         (
