@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Protocol
+from functools import cache
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 import torch
@@ -174,11 +175,13 @@ _READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.item.defaul
 class _Shapes(flops.Counter):
     """Lets code that was written for tensors with values run on such without."""
 
+    _known: ClassVar[dict[Any, tuple[int, bool, list[Any]]]] = {}
+    """Of a call with such arguments: its operations, and results' layouts; for all of a process."""
+
     def __init__(self, now: Callable[[], float]) -> None:
         super().__init__()
         self._clock = now
         self._began: float | None = None
-        self._known: dict[Any, tuple[int, bool, list[Any]]] = {}
 
     def take(self) -> tuple[int, float]:
         """Operations since the last time, and when the first call came."""
@@ -195,24 +198,22 @@ class _Shapes(flops.Counter):
     ) -> Any:
         if self._began is None:
             self._began = self._clock()
-        if any(isinstance(each, Tensor) and each.is_meta for each in args):
+        tensors = [each for each in args if isinstance(each, Tensor)]
+        if any(each.is_meta for each in tensors):
             if func in _READS:
                 # A check, such as for finite values, has passed; a number is none in particular.
                 return func is _EQUAL or args[0].dtype is torch.bool
-            # A kernel of the meta device refuses the labels of a loss, which have values.
-            args = tuple(
-                each.to("meta") if isinstance(each, Tensor) and each.is_cpu and each.dim() else each
-                for each in args
-            )
-            if func._schema.name.endswith("_") and torch.Tag.inplace_view not in func.tags:
+            if not all(each.is_meta for each in tensors):
+                args = tuple(map(_without_values, args))
+            if _changes(func):
                 return args[0]
             if not func.is_view:
-                return self._remembered(func, args, dict(kwargs or {}))
+                return self._remembered(func, args, kwargs or {})
         elif _is_update(func, args):
             return None
         return super().__torch_dispatch__(func, types, args, kwargs)
 
-    def _remembered(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _remembered(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The result of a call, by that of the last one with such arguments.
 
         Most kernels of the meta device are Python, and take a hundred times as long.
@@ -237,6 +238,20 @@ class _Shapes(flops.Counter):
             for shape, stride, dtype in layouts
         )
         return found if several else found[0]
+
+
+def _without_values(argument: Any) -> Any:
+    """An argument as a kernel of the meta device takes it, which refuses labels with values."""
+    if isinstance(argument, Tensor) and argument.is_cpu and argument.dim():
+        return argument.to("meta")
+    return argument
+
+
+@cache
+def _changes(func: Any) -> bool:
+    """Whether an operator gives its first argument new values, and no new shape."""
+    in_place: bool = func._schema.name.endswith("_")
+    return in_place and torch.Tag.inplace_view not in func.tags
 
 
 def _is_update(func: Any, args: tuple[Any, ...]) -> bool:

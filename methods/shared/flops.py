@@ -6,6 +6,7 @@ products, whichever kernel computes it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -38,15 +39,20 @@ class Counter(TorchDispatchMode):
         kwargs = kwargs or {}
         formula = flop_registry.get(func.overloadpacket)
         if formula is None:
-            # In inference mode what is made of other operators comes whole.
-            with self:
-                out = func.decompose(*args, **kwargs)
-            if out is not NotImplemented:
-                return out
+            if _composite(func):
+                # In inference mode what is made of other operators comes whole.
+                with self:
+                    return func.decompose(*args, **kwargs)
+            return func(*args, **kwargs)
         out = func(*args, **kwargs)
-        if formula is not None:
-            self.flops += formula(*args, **kwargs, out_val=out)
+        self.flops += formula(*args, **kwargs, out_val=out)
         return out
+
+
+@cache
+def _composite(func: Any) -> bool:
+    """Whether an operator is made of others, which ``decompose`` calls."""
+    return bool(func._can_decompose())
 
 
 def each_size(batches: Sequence[Tensor]) -> Iterator[Tensor]:
