@@ -4,6 +4,7 @@ It reads cases and writes what came of each, JSON both: by itself, since torch w
 device before a process' first step of training.
 """
 
+import copy
 import json
 import sys
 import traceback
@@ -24,12 +25,13 @@ from nodes.accelerated_compute import Accelerated
 from nodes.compute import Compute, Real
 from nodes.device_tensors import DeviceTensors
 from nodes.host_coder import HostCoder
+from nodes.optimizers import without_compiler
 from nodes.workload.models import ModelSpec, VisionTransformer
 
-SPEC = ModelSpec(side=8, patch=4, width=8, depth=3, heads=2)
+SPEC = ModelSpec(side=8, patch=4, width=8, depth=2, heads=2)
 CLASSES = 3
 SHAPE = (1, 8, 8)
-COUNTS = {"client-1": 5, "client-2": 9}
+COUNTS = {"client-1": 3, "client-2": 6}
 
 
 def backbone() -> nn.Module:
@@ -53,8 +55,9 @@ def played(
     data = {name: shard._replace(public=public) for name, shard in data.items()}
     data["server"] = Shard(torch.empty(0, *SHAPE), torch.empty(0, dtype=torch.int64), public, 0)
     made, coders = {}, {}
+    adapted = method.adapt(config, backbone())
     for number, (node, shard) in enumerate(data.items()):
-        model = method.adapt(config, backbone())
+        model = copy.deepcopy(adapted)
         coder = Coder(Chain([up] if up else []), Chain([down] if down else []), 0)
         here: AbstractContextManager[object] = nullcontext()
         if on_device:
@@ -105,4 +108,5 @@ if __name__ == "__main__":
     # Views of tensors of subclasses cannot be made within it.
     torch.inference_mode = torch.no_grad  # type: ignore[misc]
     torch.set_num_threads(1)
+    without_compiler()
     print(json.dumps([tried(case) for case in json.load(sys.stdin)]))

@@ -4,11 +4,11 @@ Tensors on it have values and take part in training, and, as on a GPU, none work
 that is on the CPU, but as an index, as a number, or to be copied.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "standin"
@@ -65,7 +65,7 @@ class There(Tensor):
 
 def _call(func: Any, *args: Any, **kwargs: Any) -> Any:
     name = func._schema.name
-    tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+    tensors = list(_tensors((args, tuple(kwargs.values()))))
     there = any(isinstance(each, There) for each in tensors)
     generator = kwargs.get("generator")
     if there and name not in _MIXES:
@@ -78,21 +78,30 @@ def _call(func: Any, *args: Any, **kwargs: Any) -> Any:
         kwargs["device"] = "cpu" if there else asked
     if generator is not None and there:
         raise RuntimeError(f"{name}: Expected a '{NAME}' device type for generator")
-    found = func(*_map(_held, args), **_map(_held, kwargs))
+    found = func(*_map(_held, args), **{key: _map(_held, each) for key, each in kwargs.items()})
     if name.endswith("_"):
         return args[0]
     return _map(_wrapped, found) if there else found
 
 
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _tensors(each)
+
+
 def _map(function: Any, value: Any) -> Any:
-    return tree_map(function, value)
+    """What the function gives of tensors, in lists and tuples too; torch's tree_map is slow."""
+    if isinstance(value, list | tuple):
+        return type(value)([_map(function, each) for each in value])
+    return function(value) if isinstance(value, Tensor) else value
 
 
-def _held(value: Any) -> Any:
-    return value.on_host if isinstance(value, There) else value
+def _held(tensor: Tensor) -> Tensor:
+    return tensor.on_host if isinstance(tensor, There) else tensor
 
 
-def _wrapped(value: Any) -> Any:
-    if not isinstance(value, Tensor) or isinstance(value, There):
-        return value
-    return There(value)
+def _wrapped(tensor: Tensor) -> Tensor:
+    return tensor if isinstance(tensor, There) else There(tensor)

@@ -1,6 +1,7 @@
 """Modelled compute: the same messages and operations as with values, and a device's time."""
 
 import asyncio
+import copy
 import time
 from typing import Any
 
@@ -20,10 +21,10 @@ from nodes.compute import Modelled, noise
 from nodes.workload.models import ModelSpec, VisionTransformer
 from testbed.transport.wire import Header, Message
 
-SPEC = ModelSpec(side=8, patch=4, width=8, depth=3, heads=2)
+SPEC = ModelSpec(side=8, patch=4, width=8, depth=2, heads=2)
 CLASSES = 3
 SHAPE = (1, 8, 8)
-COUNTS = {"client-1": 5, "client-2": 9}
+COUNTS = {"client-1": 3, "client-2": 6}
 FAST = 1e15
 
 
@@ -50,11 +51,10 @@ def played(name: str, options: dict[str, Any], device: str, **compute: Any) -> N
     if device == "meta":
         data = {name: without_values(shard) for name, shard in data.items()}
     nothing = Shard(torch.empty(0, *SHAPE), torch.empty(0, dtype=torch.int64), public, 0)
-    made = [method.adapt(config, backbone(device)) for _ in range(1 + len(data))]
-    server = method.Server(config, made[0], nothing, 0)
+    model = method.adapt(config, backbone(device))
+    server = method.Server(config, copy.deepcopy(model), nothing, 0)
     clients = {
-        name: method.Client(config, model, shard, 1)
-        for (name, shard), model in zip(data.items(), made[1:], strict=True)
+        name: method.Client(config, copy.deepcopy(model), shard, 1) for name, shard in data.items()
     }
     return play(server, clients, COUNTS, rounds=2, **compute)
 
