@@ -7,6 +7,7 @@ called: nodes are forked from the process that encodes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -23,6 +24,9 @@ WITHOUT = "for texts of your own --template=alpaca does without it"
 """Ends a refusal of what a chat template makes."""
 
 
+TODAY = datetime(2024, 7, 26)
+"""What chat templates are told that it is, so that ids are the same on any day: the day that those
+of Llama 3 name where nobody tells them."""
 DIALOGUE_LIMIT_S = 10.0
 """Of this process's computing, for what a chat template makes of a dialogue."""
 
@@ -66,6 +70,16 @@ class Encoder(Protocol):
 def dialogue(prompt: str) -> str:
     """A prompt as the shipped model is asked it: what follows is its answer."""
     return f"{BEGIN}{USER}{prompt}{ASSISTANT}"
+
+
+def dated(template: str) -> str:
+    """A chat template that is told TODAY where it asks what day it is."""
+    if "strftime_now" not in template:
+        return template
+    codes = (f"|replace('%{each}', '{TODAY.strftime(f'%{each}')}')" for each in "aAbBdHIjmMpSyY")
+    # What is passed to a template is made plain data, and its own macros come before functions.
+    body = f"{{{{ format{''.join(codes)} }}}}"
+    return f"{{% macro strftime_now(format) %}}{body}{{% endmacro %}}{template}"
 
 
 def document(encoder: Encoder, text: str) -> list[int]:
@@ -204,7 +218,10 @@ class TransformersEncoder:
         try:
             with time_limit.computing(DIALOGUE_LIMIT_S):
                 text: str = self._templates.apply_chat_template(
-                    turns, tokenize=False, add_generation_prompt=asks
+                    turns,
+                    chat_template=dated(self._templates.get_chat_template()),
+                    tokenize=False,
+                    add_generation_prompt=asks,
                 )
         except Exception as error:  # It is a program, and has every error that those have.
             roles = ", ".join(message.role for message in messages)

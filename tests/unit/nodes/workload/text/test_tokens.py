@@ -175,6 +175,18 @@ def test_what_a_template_refuses_is_said() -> None:
             encoder(program).chat(TURNS)
 
 
+def test_a_template_that_names_the_day_names_the_same_on_any() -> None:
+    """As of Llama 3 and of Mistral Small."""
+    asks = "{% if strftime_now is defined %}{% set day = strftime_now('%d %b %Y') %}{% endif %}"
+    within = "{% for m in messages[:1] %}, {{ strftime_now('%Y-%m-%d, %A') }}{% endfor %}"
+    for template in (
+        f"{asks}{{{{ day }}}}{within}{CHATML}",
+        f"\n{asks}\n{{{{ day }}}}{within}{CHATML}",
+    ):
+        text = shipped().decode(whole(encoder(template).chat(TURNS)), skip_special_tokens=False)
+        assert text.strip().startswith("26 Jul 2024, 2024-07-26, Friday")
+
+
 def test_a_template_that_does_not_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "DIALOGUE_LIMIT_S", 0.05)
     inner = "{% for b in range(90000) %}{% endfor %}"
