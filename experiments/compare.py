@@ -57,7 +57,8 @@ def figures(summary: Summary, target: Target | None, metric: str | None = None) 
 
     By its own name stands the best of ``metric``: where none is given of the target's, or of the
     one that leads. ``busiest_mb`` is of the whole run, what the busiest node sent and received,
-    and ``busiest_client_mb`` the same where that is a client.
+    and ``busiest_client_mb`` the same where that is a client. ``client_round_s`` is what the median
+    client computes in the median round, in which a set-up in the first does not show.
 
     With a budget, ``budget_share`` is how much of it the payload was, and ``rounds_in_budget`` how
     many such rounds it allows.
@@ -73,7 +74,9 @@ def figures(summary: Summary, target: Target | None, metric: str | None = None) 
     parts = sum(entry.clients_ok or 0 for entry in rounds)
     flops = [own for each in summary.per_client if (own := known(each.round_flops))]
     clients = [each for each in summary.processes if each.node != SERVER]
-    peaks = [each.peak_private_mb for each in clients]
+    # Without values a process takes what its device would not.
+    real = summary.compute.mode != "modelled"
+    peaks = [each.peak_private_mb for each in clients if real]
     minutes = sum(map(_SPENT["minutes"], rounds))
     payload = sum(entry.bytes.payload.both for entry in rounds)
     busiest = summary.busiest
@@ -88,6 +91,7 @@ def figures(summary: Summary, target: Target | None, metric: str | None = None) 
         "one_way_mb": _share(payload / 2e6, parts),
         "client_round_mb": _share(payload / 1e6, parts),
         "client_round_gflop": statistics.fmean(flops) / 1e9 if flops else None,
+        "client_round_s": _median(map(_client_s, rounds)),
         "client_memory_mb": max((mb for mb in peaks if mb is not None), default=None),
     }
     if summary.budget_mb:
@@ -118,6 +122,20 @@ def _to_target(first: Metrics, rounds: list[RoundSummary], target: Target) -> Fi
             None if share is None else sum(spent[:-1]) + share * spent[-1]
         )
     return found
+
+
+def _client_s(entry: RoundSummary) -> float | None:
+    """Seconds that the median client computes in a round; None where rounds overlap."""
+    if entry.compute_s is None:
+        return None
+    if entry.spans_over_clients:
+        return entry.spans_over_clients.median.compute_s
+    return _median(own.compute_s for own in entry.spans)
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return statistics.median(there) if there else None
 
 
 _SPENT: dict[str, Callable[[RoundSummary], float]] = {
@@ -289,6 +307,7 @@ def _columns(bench: Bench, groups: list[Group]) -> Iterable[Column]:
         yield from busiest
         yield "client peak memory MB", _number("client_memory_mb", "{:.1f}")
         yield "client GFLOP a round", _number("client_round_gflop", "{:.3g}")
+        yield "client s a round", _number("client_round_s", "{:.3g}")
         return
     yield from best
     yield from own
@@ -296,6 +315,9 @@ def _columns(bench: Bench, groups: list[Group]) -> Iterable[Column]:
         yield "formula: MB one way", _formula
     yield "MB one way", _number("one_way_mb", "{:.3f}")
     yield "client GFLOP a round", _number("client_round_gflop", "{:.4g}")
+    yield "client s a round", _number("client_round_s", "{:.3g}")
+    if any(found.get("client_memory_mb") is not None for found in figures):
+        yield "client peak memory MB", _number("client_memory_mb", "{:.1f}")
     if bench.baseline or any(row.baseline for row in bench.rows):
         yield "payload share", _number("payload_share", "{:.4g}")
         yield "FLOP share", _number("flops_share", "{:.4g}")

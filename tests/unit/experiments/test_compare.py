@@ -12,7 +12,7 @@ from experiments.compare import Group, examined, figures, medians, shares, table
 from experiments.plan import Bench, Claim, Row, aim
 from testbed.metrics import Target
 from testbed.record.events import UpDown
-from testbed.record.run_summary import Busiest, Process, Summary
+from testbed.record.run_summary import Busiest, Process, Spans, SpansOverClients, Summary
 
 
 def at(accuracy: float) -> Target:
@@ -48,6 +48,42 @@ def test_a_round_and_client() -> None:
     assert found["payload_mb"] == pytest.approx(12.0)
     assert found["wire_mb"] == pytest.approx(13.2)
     assert "rounds_to_target" not in found
+
+
+def test_what_a_client_computes_is_of_the_median_one_in_the_median_round() -> None:
+    def spans(compute_s: float) -> Spans:
+        return Spans(receive_s=0.0, compute_s=compute_s, send_s=0.0, wait_s=9.0)
+
+    found = summary([0.5, 0.6, 0.7, 0.8])
+    for entry, own in zip(found.rounds, ((50, 60, 70), (1, 2, 9), (3, 4, 5), ()), strict=True):
+        entry.compute_s, entry.spans = 0.1, [spans(each) for each in own]
+    assert figures(found, None)["client_round_s"] == 4.0
+    most = SpansOverClients(min=spans(0.0), median=spans(3.0), max=spans(60.0))
+    found.rounds[3].spans_over_clients = most
+    assert figures(found, None)["client_round_s"] == 3.5
+    for entry in found.rounds:
+        entry.compute_s = None
+    assert figures(found, None)["client_round_s"] is None
+
+
+def test_memory_of_a_client_whose_computing_is_modelled_is_nobodys() -> None:
+    found = summary([None])
+    found.compute.mode = "modelled"
+    assert figures(found, None)["client_memory_mb"] is None
+    groups = [Group("4g", Row("one"), *medians([figures(found, None)]))]
+    heads = {str(column.header) for column in table(Bench(rows=[Row("one")]), groups).columns}
+    assert "client s a round" in heads and "client peak memory MB" not in heads
+
+
+def test_what_a_client_takes_has_columns() -> None:
+    heads = ("client GFLOP a round", "client s a round", "client peak memory MB")
+    found = [Group("4g", Row("one"), *medians([figures(summary([0.5]), None)]))]
+    shown = [column.header for column in table(Bench(rows=[Row("one")]), found).columns]
+    assert [head for head in shown if head in heads] == list(heads)
+    target = Target("accuracy", 0.9)
+    found = [Group("4g", Row("one"), *medians([figures(summary([0.5]), target)]))]
+    bench = Bench(rows=[Row("one")], run={"target": "accuracy=0.9"})
+    assert set(heads) < {str(column.header) for column in table(bench, found).columns}
 
 
 def test_the_busiest_node_has_a_column_where_it_is_a_client() -> None:
