@@ -43,6 +43,13 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         ),
         {"event": "message", "node": "server", "round": 3},
     ),
+    "fedavg of two in three by cossgd both ways, rounded at random": (
+        (
+            *(*FEDAVG, "--clients-per-round=2", "--stage=cossgd:rounding=random,feedback=true"),
+            "--stage-down=cossgd:weights=true,rounding=random",
+        ),
+        {"event": "message", "node": "server", "round": 3},
+    ),
     "fedcompress of two in three, amid codes": (
         (
             *("--method=fedcompress", "--set=local_epochs=1", "--set=distill_epochs=1"),
