@@ -25,6 +25,7 @@ MOST_DEPTH = 32
 """Of tables and lists in one another: far more than any file here has, far less than crashes."""
 _INTEGERS = range(-(2**63), 2**63)
 """What TOML promises to hold."""
+_TOO_LONG = "is a whole number of more than 64 bits, beyond what TOML holds"
 _OTHER_ENCODINGS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -166,8 +167,10 @@ def toml(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
         document = tomllib.loads(written)
     except RecursionError:
         raise ConfigError(f"{path}: {_too_deep()}") from None
-    except ValueError as error:  # also of Python, of a number of thousands of digits
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: is not TOML: {error}") from None
+    except ValueError:  # Python's own, of a number of thousands of digits
+        raise ConfigError(f"{path}: {_TOO_LONG}") from None
     for problem in _problems(document):
         raise ConfigError(f"{path}: {problem}")
     return document
@@ -199,7 +202,7 @@ def _problems(document: dict[str, Any]) -> Iterator[str]:
         elif isinstance(value, float) and not math.isfinite(value):
             yield f"{key} = {value}: must be a finite number"
         elif isinstance(value, int) and value not in _INTEGERS:
-            yield f"{key}: is a whole number of more than 64 bits, beyond what TOML holds"
+            yield f"{key}: {_TOO_LONG}"
 
 
 def _too_deep() -> str:

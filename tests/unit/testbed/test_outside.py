@@ -27,7 +27,7 @@ def test_marks_and_ends_of_lines_are_no_content(tmp_path: Path, mark: bytes, end
         (b"a = ", "is not TOML"),
         (b"a = nan", "a = nan: must be a finite number"),
         (b"[a]\nb = [1, inf]", "a.b[1] = inf: must be a finite number"),
-        (b"a = " + b"9" * 5000, "is not TOML: Exceeds the limit"),
+        (b"a = " + b"9" * 5000, "more than 64 bits"),
         (b"a = " + b"9" * 30, "more than 64 bits"),
         (b"a = " + b"[" * 3000 + b"]" * 3000, "more than 32 deep"),
         (b"a = " + b"[" * 40 + b"]" * 40, "more than 32 deep"),
