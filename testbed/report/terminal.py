@@ -8,6 +8,7 @@ off; FORCE_COLOR and CLICOLOR_FORCE turn them on where nobody looks, and nothing
 from __future__ import annotations
 
 import errno
+import functools
 import io
 import os
 import sys
@@ -26,6 +27,8 @@ if TYPE_CHECKING:  # A command that prints nothing of its own need not wait for 
 
 LEAST_COLUMNS = 10
 """A terminal of fewer is asked for its size anew."""
+ROOM_COLUMNS = 10
+"""Of a terminal, for each column of a table: with less it is shown without boxes, and not cut."""
 UNBOUNDED_COLUMNS = 10_000
 """Without a terminal nothing is cut or wrapped."""
 
@@ -37,8 +40,9 @@ class Output:
         """``as_json``: standard output has one document, and words go to standard error.
         ``quiet``: only ``error`` and ``result`` say something."""
         self.as_json = as_json
-        self._quiet = quiet
-        self.console = console(sys.stderr if as_json else sys.stdout, plain=plain, quiet=quiet)
+        self._quiet, self._plain = quiet, plain
+        self._stream = sys.stderr if as_json else sys.stdout
+        self.console = console(self._stream, plain=plain, quiet=quiet)
         self._errors = console(sys.stderr, plain=plain)
 
     def say(self, text: str, style: str | None = None) -> None:
@@ -60,7 +64,7 @@ class Output:
         """A table for people, or JSON for scripts."""
         if self.as_json:
             self.document(data)
-        elif self.console.is_terminal:
+        elif self.console.is_terminal and not any(map(self._is_cut, _parts(table))):
             self.console.print(table)
         else:
             self._show_plainly(table)
@@ -74,11 +78,27 @@ class Output:
         for number, part in enumerate(_tables(table)):
             if number:
                 self.console.print()
-            with self.console.capture() as captured:
-                self.console.print(part)
+            # Where it would be cut the terminal may wrap it.
+            shown = self._unbounded if self._is_cut(part) else self.console
+            with shown.capture() as captured:
+                shown.print(part)
             lines = [line.rstrip() for line in captured.get().splitlines()]
             self.console.file.write("".join(f"{line}\n" for line in lines))
         self.console.file.flush()
+
+    def _is_cut(self, part: RenderableType) -> bool:
+        """Whether a table has so little room that whole columns of it would not be seen."""
+        from rich.table import Table
+
+        width = self.console.width
+        if not isinstance(part, Table) or width >= ROOM_COLUMNS * len(part.columns):
+            return False
+        return self._unbounded.measure(part).minimum > width
+
+    @functools.cached_property
+    def _unbounded(self) -> Console:
+        ways = {"plain": self._plain, "quiet": self._quiet}
+        return console(self._stream, **ways, width=UNBOUNDED_COLUMNS)
 
 
 def say(text: str) -> None:
@@ -106,8 +126,12 @@ def styled(text: str, style: str) -> Text:
     return Text(visible(text), style)
 
 
-def console(stream: TextIO, *, plain: bool = False, quiet: bool = False) -> Console:
+def console(
+    stream: TextIO, *, plain: bool = False, quiet: bool = False, width: int | None = None
+) -> Console:
     """A console that prints to ``stream`` as these flags and the environment ask.
+
+    ``width``: its columns, if not the terminal's.
 
     No text is markup, and none has codes of its own: much of it comes from outside.
     """
@@ -126,7 +150,7 @@ def console(stream: TextIO, *, plain: bool = False, quiet: bool = False) -> Cons
         force_interactive=fancy,
         color_system=("auto" if fancy else "standard") if colour else None,
         no_color=not colour,
-        width=None if terminal else UNBOUNDED_COLUMNS,
+        width=width if terminal else UNBOUNDED_COLUMNS,
         quiet=quiet,
         highlight=False,
         markup=False,
@@ -158,11 +182,16 @@ def _dumb() -> bool:
 
 def _tables(shown: RenderableType) -> Iterable[RenderableType]:
     """The parts of a group, tables without their boxes."""
-    from rich.console import Group
     from rich.table import Table
 
-    for part in shown.renderables if isinstance(shown, Group) else [shown]:
+    for part in _parts(shown):
         yield _unboxed(part) if isinstance(part, Table) else part
+
+
+def _parts(shown: RenderableType) -> Iterable[RenderableType]:
+    from rich.console import Group
+
+    return shown.renderables if isinstance(shown, Group) else [shown]
 
 
 def _unboxed(table: Table) -> Table:
