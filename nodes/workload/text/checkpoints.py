@@ -24,7 +24,7 @@ from nodes.workload.saved import CONFIG
 from nodes.workload.text import passes
 from nodes.workload.text.layouts import LAYOUTS, roles
 from nodes.workload.text.stages import Attended, Block, CausalModel, CausalSpec, Embed, Head
-from nodes.workload.text.tokens import TransformersEncoder
+from nodes.workload.text.tokens import TransformersEncoder, no_panic
 from testbed.config_error import ConfigError, excerpt
 
 LANGUAGE = re.compile(r"\w+(ForCausalLM|LMHeadModel)")
@@ -118,21 +118,22 @@ def encoder(name: str, folder: Path) -> TransformersEncoder:
     for file in saved.TOKENIZER:
         saved.require(name, folder, file, "what save_pretrained of a fast tokenizer writes")
     try:
-        found = AutoTokenizer.from_pretrained(
-            str(folder),
-            config=CONFIG_MAPPING[config["model_type"]].from_dict(copy.deepcopy(config)),
-            local_files_only=True,
-            trust_remote_code=False,
-        )
-        if type(found) is not PreTrainedTokenizerFast:
-            # A family's class takes the words of tokenizer.json and splits texts by rules of its
-            # own, and the model may have been trained by others.
-            names = {each: getattr(found, each) for each in ("bos_token", "eos_token")}
-            found = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
-            known = found.get_vocab()
-            for each, token in names.items():
-                if getattr(found, each) is None and token in known:
-                    setattr(found, each, token)
+        with no_panic():
+            found = AutoTokenizer.from_pretrained(
+                str(folder),
+                config=CONFIG_MAPPING[config["model_type"]].from_dict(copy.deepcopy(config)),
+                local_files_only=True,
+                trust_remote_code=False,
+            )
+            if type(found) is not PreTrainedTokenizerFast:
+                # A family's class takes the words of tokenizer.json and splits texts by rules of
+                # its own, and the model may have been trained by others.
+                names = {each: getattr(found, each) for each in ("bos_token", "eos_token")}
+                found = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+                known = found.get_vocab()
+                for each, token in names.items():
+                    if getattr(found, each) is None and token in known:
+                        setattr(found, each, token)
     except Exception as error:  # Each format has errors of its own.
         raise ConfigError(
             f"model = {name!r}: its tokenizer cannot be read: {excerpt(error)}"

@@ -7,6 +7,7 @@ called: nodes are forked from the process that encodes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -115,6 +116,17 @@ class ShippedEncoder:
         return segments
 
 
+@contextmanager
+def no_panic() -> Iterator[None]:
+    """A panic of the tokenizers' library, which is no Exception, becomes a ValueError."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(str(error)) from error
+
+
 class TransformersEncoder:
     """A fast tokenizer of `transformers` and the chat template that it has."""
 
@@ -140,9 +152,9 @@ class TransformersEncoder:
         self._tokenizer.no_padding()
         self.end: int = tokenizer.eos_token_id
         try:
-            first = self._tokenizer.encode("a").ids[:1]
-        except Exception:  # It may know no such letter.
-            first = self._tokenizer.encode("").ids[:1]
+            first = self._encoded("a", begun=True).ids[:1]
+        except ConfigError:  # It may know no such letter.
+            first = self._encoded("", begun=True).ids[:1]
         self.begin: int | None = next(
             (each for each in first if each == tokenizer.bos_token_id), None
         )
@@ -154,9 +166,11 @@ class TransformersEncoder:
         finally:
             self._tokenizer.encode_special_tokens = False
 
-    def _encoded(self, text: str) -> Any:
+    def _encoded(self, text: str, *, begun: bool = False) -> Any:
+        """``begun``: with what the tokenizer puts before and after a text."""
         try:
-            return self._tokenizer.encode(text, add_special_tokens=False)
+            with no_panic():
+                return self._tokenizer.encode(text, add_special_tokens=begun)
         except Exception as error:  # It has no other class of errors.
             raise ConfigError(
                 f"{self._where} cannot encode {excerpt(repr(text))}: {error}; take one with a "

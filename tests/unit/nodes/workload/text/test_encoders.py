@@ -126,6 +126,19 @@ def test_tokenizers_that_do_not_fit_are_refused(folder: Path) -> None:
     refused(folder, "its tokenizer has no eos_token")
 
 
+def test_a_file_at_which_the_library_panics_is_refused(folder: Path) -> None:
+    """Whose panic is no Exception."""
+    named = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    found = {"id": "<s>", "ids": [1], "tokens": ["<s>"]}
+    template = {"type": "TemplateProcessing", "single": [named, text], "pair": [named, text, text]}
+    edit(
+        folder / "tokenizer.json",
+        post_processor={**template, "special_tokens": {"</s>": found}},
+    )
+    refused(folder, "its tokenizer (cannot|can not) .*")
+
+
 def test_code_of_a_tokenizers_own_is_never_run(folder: Path) -> None:
     (folder / "own.py").write_text("raise SystemExit('was run')")
     edit(
