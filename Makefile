@@ -41,7 +41,7 @@ test: lint
 	exit $$found
 
 check: lint
-	$(PYTEST) -n auto $(PYTEST_ARGS) tests/unit
+	$(PYTEST) -n auto -m "not thorough and not patient and not packages" $(PYTEST_ARGS) tests/unit
 
 # Other people's programs as docs/exec.md starts them, from the package index.
 packages: $(BIN)/.installed-dev

@@ -257,6 +257,7 @@ def test_inputs_that_are_whole_are_taken(kind: str, tmp_path: Path) -> None:
         take(content, tmp_path)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 def test_mutated_inputs_are_taken_or_refused(kind: str, tmp_path: Path) -> None:
     refused = fuzz(kind, 150, 0, tmp_path)

@@ -91,12 +91,14 @@ def modules(forks: Forks, code: str, method: str, clients: int = 20, **given: An
     return set(json.loads(forks.printed(f"{names}\n{code}")))
 
 
+@pytest.mark.thorough
 def test_the_default_run_imports_nothing_slow_that_it_has_no_use_for(forks: Forks) -> None:
     found = modules(forks, f"{PREPARED}\nprint(json.dumps(sorted(sys.modules)))", "fedpeft")
     assert "torch.optim" in found and "methods.peft.lora" in found
     assert found & SLOW == set()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", methods.names())
 def test_nodes_import_nothing_that_the_zygote_could_have_for_them(
     method: str, forks: Forks

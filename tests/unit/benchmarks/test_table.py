@@ -90,6 +90,7 @@ def forks() -> Iterator[Forks]:
         yield forks
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
 def test_each_file_still_starts(path: Path, forks: Forks) -> None:
     assert forks.printed(START, path, path.parent).startswith("Usage: ")

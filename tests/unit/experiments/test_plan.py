@@ -81,6 +81,7 @@ def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
         load("/nowhere/x.toml")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", presets())
 def test_every_preset_is_of_runs_that_launch_takes(name: str) -> None:
     bench = load(name)

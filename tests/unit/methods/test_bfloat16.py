@@ -78,6 +78,7 @@ def plays(name: str, options: dict[str, Any], model: nn.Module) -> None:
     assert all(math.isfinite(each["loss"]) for each in found if each)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 def test_a_method_plays_two_rounds(name: str, options: dict[str, Any], folder: Path) -> None:
     method = methods.load(name)

@@ -267,6 +267,7 @@ def test_a_client_without_a_class_learns_all_the_same() -> None:
 # The graph
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "options", [{}, {"neighbours": 2}, {"topology": "ring"}, {"topology": "full"}]
 )

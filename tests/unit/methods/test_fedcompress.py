@@ -75,6 +75,7 @@ class Played:
         play(*own, per_round=per_round)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("clusters", [2, 5, 8, 30])
 @pytest.mark.parametrize("representations", ["embeddings", "gram"])
 def test_bytes_of_every_message(clusters: int, representations: Any) -> None:
@@ -214,6 +215,7 @@ def test_when_c_grows(
     assert grows(8, clusters, held, accuracy, scores) == expected
 
 
+@pytest.mark.thorough
 def test_more_clusters_are_used_by_all_from_the_next_round_on() -> None:
     """Nothing is learnt at such rates, so that C grows as often as it may: each four rounds."""
     played = Played(

@@ -510,6 +510,7 @@ def test_a_client_refuses_what_it_has_no_student_for(told: str, found: str) -> N
     assert all(found in reason for _, reason in played.network.missed())
 
 
+@pytest.mark.thorough
 def test_clients_without_some_classes_learn_too() -> None:
     parts = shards(SAMPLES, SHAPE, CLASSES)
     parts = {
@@ -523,6 +524,7 @@ def test_clients_without_some_classes_learn_too() -> None:
         assert found["accuracy"] == 1.0
 
 
+@pytest.mark.thorough
 def test_the_student_learns_what_no_client_knows_whole() -> None:
     generator = torch.Generator().manual_seed(1)
     labels = torch.arange(45) % CLASSES
@@ -592,6 +594,7 @@ def test_attention_loss_is_a_choice() -> None:
     assert not equal(one.student(), other.student())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("options", [{"rank": 2}, {"rank": 2, "attention_loss": False}])
 def test_a_clients_operations_are_those_of_its_round(options: dict[str, Any]) -> None:
     played = Played(rounds=0, local_epochs=3, **options)

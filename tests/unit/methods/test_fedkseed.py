@@ -148,6 +148,7 @@ def test_a_step_by_hand() -> None:
     torch.testing.assert_close(flat(model), before - 1e-3 * found * along, rtol=0, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_the_mean_of_g_z_is_the_gradient() -> None:
     own = config(learning_rate=1e-12)
     model = a_model(lambda: linear(4))

@@ -245,6 +245,7 @@ def _descend(
     optimizer.step()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("labels", ["shared", "private"])
 @pytest.mark.parametrize("correction", [0.0, 0.05])
 def test_rounds_against_the_loss_that_they_descend_on(labels: str, correction: float) -> None:
@@ -256,6 +257,7 @@ def test_rounds_against_the_loss_that_they_descend_on(labels: str, correction: f
     assert not equal(found, other)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("down", [False, True])
 @pytest.mark.parametrize("variant", ["v1", "v2"])
 def test_with_a_centroid_for_each_vector_it_is_splitfed(variant: str, down: bool) -> None:
@@ -266,6 +268,7 @@ def test_with_a_centroid_for_each_vector_it_is_splitfed(variant: str, down: bool
     assert_close(found, expected)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("labels", ["shared", "private"])
 @pytest.mark.parametrize("down", [False, True])
 @pytest.mark.parametrize(
@@ -327,6 +330,7 @@ def test_the_shipped_models_batch() -> None:
     assert sum(each.numel() * each.element_size() for each in coded.values()) == 1480
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("down", [False, True])
 def test_who_comes_first_does_not_show(down: bool) -> None:
     results = []

@@ -62,6 +62,7 @@ def an_update(model: nn.Module, length: float = 0.1) -> tuple[dict[str, Tensor],
 # The gradient through the steps
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["vit", "batch norm"])
 def test_the_unrolled_gradient_against_finite_differences(kind: str) -> None:
     model = (vit() if kind == "vit" else Normalised()).double()
@@ -340,6 +341,7 @@ class Told(Peer):
         pass
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("projection", PROJECTIONS)
 def test_operations_are_those_that_modelled_compute_counts(projection: str) -> None:
     own = config(projection=projection, batch_size=12)

@@ -130,6 +130,7 @@ def test_an_untied_classifier_travels_with_the_auxiliary_model() -> None:
     assert sum(each.nbytes for each in server._aligned().values()) == AUXILIARY + 4 * 16 * 8
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("projection", [None, 5])
 def test_modelled_compute_has_the_same_bytes(projection: int | None) -> None:
     real = Played(rounds=2, projection=projection)
@@ -278,6 +279,7 @@ def test_the_auxiliary_model_stays_at_the_client_as_it_left_it() -> None:
     assert 0 < moved < 3 * 1.1 * 5e-4
 
 
+@pytest.mark.thorough
 def test_the_auxiliary_model_is_aligned_by_its_hidden_states_alone() -> None:
     def apart(steps: int) -> float:
         own = config(align_steps=steps, align_learning_rate=5e-3)
@@ -307,6 +309,7 @@ def test_it_begins_as_the_models_first_block_for_every_layer() -> None:
 # What it learns
 
 
+@pytest.mark.thorough
 def test_the_loss_falls_over_rounds() -> None:
     played = Played(
         rounds=0, prefix_learning_rate=0.02, learning_rate=5e-3, local_steps=10, align_steps=20

@@ -167,6 +167,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 def test_a_method_of_both_is_as_one_of_images_alone(
     name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch

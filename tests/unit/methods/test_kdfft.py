@@ -346,6 +346,7 @@ def shades(count: int, seed: int) -> tuple[Tensor, Tensor]:
     return 0.1 * noise + labels[:, None, None, None] / CLASSES, labels
 
 
+@pytest.mark.thorough
 def test_the_student_learns_what_no_client_knows_whole() -> None:
     images, labels = shades(45, seed=1)
     test, truth = shades(30, seed=2)

@@ -278,6 +278,7 @@ def named(case: Case) -> str:
     return "-".join([case.name, options, *map(str, case.spec)])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", CASES, ids=named)
 def test_a_method_plays_by_its_formula_with_values_and_without(
     case: Case, some_noise: Tensor
@@ -298,6 +299,7 @@ def test_a_method_plays_by_its_formula_with_values_and_without(
     assert not modelled.network.missed()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", CASES, ids=named)
 def test_a_client_has_at_least_the_bytes_and_operations_that_are_told(case: Case) -> None:
     method = methods.load(case.name)
@@ -454,6 +456,7 @@ def test_the_same_seed_gives_the_same_result() -> None:
 # Stages
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("case", "up", "down"),
     [

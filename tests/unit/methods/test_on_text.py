@@ -121,6 +121,7 @@ def perplexities(method: str, rounds: int, **given: Any) -> tuple[float, float, 
         return plain, before, perplexity()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("method", "rounds", "images"),
     [
@@ -139,6 +140,7 @@ def test_the_defaults_teach_where_those_of_images_make_it_forget(
     assert after > before
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("method", "rounds", "images", "few"),
     [

@@ -195,6 +195,7 @@ def formula(run: Run) -> dict[str, int]:
     return {"saliency": 4 * prunables, "mask": mask, "model": 4 * (kept + rest)}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("options", [{"density": 0.11}, {"density": 0.6, "keep_rows": False}])
 def test_bytes_are_those_of_the_formula_with_values_and_without(options: dict[str, Any]) -> None:
     real = Run(**options)
@@ -391,6 +392,7 @@ def test_payload_stages_work_on_what_is_kept(stage: str) -> None:
     assert 0 < sum(each.payload_bytes for each in network.of("up", "model")) < whole
 
 
+@pytest.mark.thorough
 def test_it_learns_what_clients_have_in_common() -> None:
     labels = torch.arange(12) % CLASSES
     images = F.one_hot(labels, 16).float().view(12, *SHAPE)

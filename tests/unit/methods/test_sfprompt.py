@@ -257,6 +257,7 @@ def test_the_default_ranks_samples_and_not_labels_alone() -> None:
 # The wire
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("transfer", ["tokens", "cls"])
 @pytest.mark.parametrize("head", [0, 1])
 @pytest.mark.parametrize("gamma", [0.5, 1.0])

@@ -140,6 +140,7 @@ def assert_same(found: nn.Module, expected: nn.Module, data: dict[str, Shard]) -
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("labels", "head", "tail"), CUTS)
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_any_cut_trains_as_the_whole(labels: str, head: int, tail: int, optimizer: str) -> None:

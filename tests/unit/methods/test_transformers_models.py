@@ -67,6 +67,7 @@ def played(
     return server, play(server, clients, SAMPLES, **compute)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_bytes_are_those_of_modelled_compute(
     folder: Path, name: str, options: dict[str, Any], some_noise: Tensor

@@ -59,6 +59,7 @@ def played(name: str, options: dict[str, Any], device: str, **compute: Any) -> N
     return play(server, clients, COUNTS, rounds=2, **compute)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "options"),
     [

@@ -71,6 +71,7 @@ def found() -> list[dict[str, Any]]:
     return told
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[str(case) for case in CASES])
 def test_the_same_is_sent_from_either_device(number: int, found: list[dict[str, Any]]) -> None:
     result = found[number]

@@ -27,13 +27,10 @@ def test_lines_end_at_line_feeds_alone(content: bytes, lines: list[str], tmp_pat
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux'")
-def test_a_socket_by_a_path_that_is_no_utf_8_is_told_as_any(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(costs, "PRIVATE", ())
+def test_a_socket_by_a_path_that_is_no_utf_8_is_told_as_any(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as own:
         own.bind(os.fsencode(tmp_path) + b"/x\xff")
-        assert f"{tmp_path}/x\\udcff" in costs._shared_sockets()
+        assert f"{tmp_path}/x\\udcff" in costs._sockets()
 
 
 def test_a_small_file_takes_little_memory(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ def test_each_method_that_takes_stages_is_held_against_them_here() -> None:
     assert OPTIONS.keys() == able
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "stage"), stages("up"))
 def test_what_clients_send_goes_through_any_stage_under_any_method(name: str, stage: str) -> None:
     run = Run(name, [stage], [], clients=2)
@@ -145,6 +146,7 @@ def test_down_their_messages_say_nothing_of_a_base(name: str) -> None:
         requirements.coder(config, method, method.Config())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "stage"), stages("down"))
 def test_what_the_server_sends_likewise(name: str, stage: str) -> None:
     run = Run(name, [], [stage], clients=2)
@@ -223,6 +225,7 @@ def test_weights_are_coded_for_all_alike_and_in_every_round() -> None:
     assert max(len(each.unique()) for each in expected.values()) == 16
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("stage", ["cossgd:bits=2,weights=true", "topk:k=0.05", "sign"])
 @pytest.mark.parametrize("name", ["fedavg", "fedprox"])
 def test_what_a_stage_leaves_out_down_the_server_keeps(name: str, stage: str) -> None:
@@ -259,6 +262,7 @@ def test_weights_are_coded_where_a_receiver_has_no_base(field: str, text: str, r
     FineTuning(RunConfig(method="fedavg", stage_down=("cossgd:weights=true",)), 2)
 
 
+@pytest.mark.thorough
 def test_a_run_that_goes_on_has_its_residuals() -> None:
     """Taken out and put into new objects amid a run, whose model is then the same."""
     chains = ["topk:k=0.05,feedback=true,decay=0.5", "int8"], ["int8"]
@@ -286,6 +290,7 @@ WITH_FEEDBACK = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("text", "decay"),
     [(text, 0.5) for text in WITH_FEEDBACK] + [("topk:feedback=true", 0.0)],

@@ -33,12 +33,14 @@ def test_places_are_of_the_seed() -> None:
     assert 0 < int(((one != 0) & (other != 0)).sum()) < 60
 
 
+@pytest.mark.thorough
 def test_every_place_has_the_same_chance() -> None:
     stage, ones = load("randomk:k=0.25"), torch.ones(8)
     drawn = sum(through(stage, ones, seed=seed) for seed in range(4000))
     assert (drawn - 1000).abs().max() < 5 * math.sqrt(4000 * 0.25 * 0.75)
 
 
+@pytest.mark.thorough
 def test_unbiased_has_the_mean_that_was_meant() -> None:
     stage, values = load("randomk:k=0.25,unbiased=true"), torch.arange(1.0, 9.0)
     mean = sum(through(stage, values, seed=seed) for seed in range(4000)) / 4000

@@ -47,6 +47,7 @@ def told(name: str, way: str, options: Any) -> list[Sequence[int]]:
     return list(method.staged_shapes(options, model, way))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "way", "options"), CASES, ids=str)
 def test_a_method_tells_the_shapes_that_its_stages_are_given(
     name: str, way: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -118,6 +119,7 @@ def test_a_stage_that_shortens_nothing_is_refused(
     assert str(caught.value).startswith(f"{field} = {texts}: of what method {method} sends {way}: ")
 
 
+@pytest.mark.thorough
 def test_the_language_models_adapters_are_shorter_by_a_rank_of_at_most_three() -> None:
     text = {"model": "llama-docs", "dataset": "docs"}
     with pytest.raises(ConfigError, match=r"rank = 4: .* take at most 3$"):

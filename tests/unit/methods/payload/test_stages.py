@@ -235,6 +235,7 @@ def test_bytes_are_those_of_the_formula(text: str, shape: tuple[int, ...]) -> No
     assert byte_count(stage, shape) == BYTES[name_of(text)](stage.options, shape)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", VALUES_OF)
 @pytest.mark.parametrize("text", VALUE_STAGES)
 def test_what_comes_back_is_within_its_bound(text: str, kind: str) -> None:
@@ -242,6 +243,7 @@ def test_what_comes_back_is_within_its_bound(text: str, kind: str) -> None:
         check_error(text, VALUES_OF[kind](*shape))
 
 
+@pytest.mark.thorough
 @some
 @given(
     shape=st.lists(st.integers(1, 12), max_size=4).map(tuple),
@@ -256,6 +258,7 @@ def test_any_shape_and_magnitude(
     check_error(text, values.clamp(-FLOAT_MAX, FLOAT_MAX))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf], ids=str)
 @pytest.mark.parametrize("text", VALUE_STAGES)
 def test_what_is_not_finite_is_told(text: str, wrong: float) -> None:
@@ -317,6 +320,7 @@ def changed(parts: Mapping[str, Tensor], source: np.random.Generator) -> dict[st
     return found
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("text", VALUE_STAGES)
 def test_what_nobody_made_is_taken_or_refused(text: str, shape: tuple[int, ...]) -> None:
@@ -457,6 +461,7 @@ def test_bytes_of_as_many_values_in_one_tensor() -> None:
     assert byte_count(load("topk:k=0.01"), (303_658,)) == 24_296
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("text", ["qsgd", "qsgd:levels=1", "qsgd:levels=5,bucket=20"])
 def test_qsgd_is_unbiased(text: str) -> None:
     stage, values, draws = load(text), normal(100), 4000

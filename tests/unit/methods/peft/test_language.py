@@ -39,6 +39,7 @@ def shake(model: nn.Module) -> None:
             each.add_(0.3 * torch.randn(each.shape, generator=generator))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("variant", "options", "expected"),
     [

@@ -132,6 +132,7 @@ def test_without_opacus_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     FineTuning(RunConfig(), 2)
 
 
+@pytest.mark.thorough
 def test_opacus_is_imported_only_for_privacy() -> None:
     code = (
         "import sys\n"

@@ -55,6 +55,7 @@ def one_by_one(model: nn.Module, shard: Shard) -> list[dict[str, Tensor]]:
     return found
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gradients_by_sample_are_those_of_single_samples(variant: str) -> None:
     model, shard = adapted(variant), some(5)
@@ -254,6 +255,7 @@ def test_epsilon_adds_no_payload_and_the_same_seed_gives_the_same_model() -> Non
         assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("plain_attention")
 def test_without_budget_nobody_trains() -> None:
     played = Rounds(rounds=3, dp_epsilon=4.0, dp_rounds=2)

@@ -73,6 +73,7 @@ def test_the_rate_falls_by_a_cosine_to_the_last_one() -> None:
     assert [Training(learning_rate=0.1).round_rate(number) for number in (1, 99)] == [0.1, 0.1]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", by_the_round())
 def test_every_method_that_trains_locally_has_a_rounds_rate(name: str, rates: list[float]) -> None:
     played(name, learning_rate=0.01, cosine_rounds=2, final_learning_rate=0.002)

@@ -71,6 +71,7 @@ def test_an_option_in_vain_is_refused(method: str, options: dict[str, Any], word
 TEXT = {"model": "llama-docs", "dataset": "docs"}
 
 
+@pytest.mark.thorough
 def test_on_text_the_rules_are_of_what_is_given() -> None:
     """FedSP's rate of an alignment without steps; and defaults of text go with anything."""
     fedsp = RunConfig(

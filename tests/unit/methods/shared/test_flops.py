@@ -84,6 +84,7 @@ def test_counting_leaves_the_model_alone() -> None:
     assert all(torch.equal(*pair) for pair in zip(before, whole.parameters(), strict=True))
 
 
+@pytest.mark.thorough
 def test_counting_does_not_import_a_compiler() -> None:
     code = (
         "import sys, torch\n"

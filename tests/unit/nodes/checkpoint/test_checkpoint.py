@@ -153,6 +153,7 @@ def check_equal(one: Network, other: Network) -> None:
             assert all(torch.equal(own[1][name], their[1][name]) for name in own[1]), key
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_a_method_goes_on_from_its_files_as_if_nothing_had_happened(
     name: str, options: dict[str, Any], tmp_path: Path
@@ -653,6 +654,7 @@ def places(value: Any, before: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found + [place for key, each in inner for place in places(each, (*before, key))]
 
 
+@pytest.mark.thorough
 def test_nothing_in_a_state_is_believed() -> None:
     server, snapshot = made()
     train(server)

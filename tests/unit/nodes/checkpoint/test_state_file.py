@@ -81,6 +81,7 @@ pieces = st.tuples(
 )
 
 
+@pytest.mark.thorough
 @settings(
     max_examples=400,
     deadline=None,
@@ -193,6 +194,7 @@ def forks() -> Iterator[Forks]:
         yield forks
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has other units elsewhere")
 @pytest.mark.parametrize("part", ["[]", '{"a":1}', "[[[[[]]]]]", "1e9", "", None])
 def test_memory_is_bounded_by_the_header(part: str | None, tmp_path: Path, forks: Forks) -> None:

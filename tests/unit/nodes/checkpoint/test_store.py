@@ -154,6 +154,7 @@ def test_all_torn_is_refused_with_the_reason_of_the_last(run: Run) -> None:
         choose(run.folder, ID, CLIENTS, 2)
 
 
+@pytest.mark.thorough
 def test_torn_at_every_byte_no_state_is_taken(run: Run) -> None:
     run.round(1)
     path = run.folder / "server.1.safetensors"

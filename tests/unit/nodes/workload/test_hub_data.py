@@ -185,6 +185,7 @@ def test_a_folder_without_the_files_is_refused(
 ODD_NAMES = ["set[1]", "run*", "what?", "a::b", "hf:", "{x}", "with space ", "#1%20", "~"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["parquet", "disk"])
 def test_a_folders_name_is_no_pattern_and_no_address(kind: str, tmp_path: Path) -> None:
     own, neighbours = made("cifar10"), ["set1", "run2", "whatx", "a", "x"]

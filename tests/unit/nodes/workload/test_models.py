@@ -169,6 +169,7 @@ def test_the_backbone_is_mapped_from_the_file() -> None:
         assert inside == (not name.startswith("head.classifier.")), name
 
 
+@pytest.mark.thorough
 def test_building_and_drawing_import_nothing_slow() -> None:
     """torch imports its compiler, three seconds, for some operations on the meta device."""
     script = (

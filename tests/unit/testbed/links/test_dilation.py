@@ -59,6 +59,7 @@ def test_a_line_without_limits_stays_one() -> None:
     assert slower.gilbert_elliott == line.gilbert_elliott
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", profiles.names())
 @given(factor=st.floats(1, 1000))
 def test_as_many_packets_are_under_way_and_queued_on_every_profile(

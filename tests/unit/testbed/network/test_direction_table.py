@@ -150,6 +150,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.thorough
 @settings(derandomize=True, deadline=None)
 @given(st.dictionaries(st.sampled_from(direction_table.KEYS), VALUES, max_size=4))
 def test_any_table_is_a_direction_or_a_config_error(table: dict[str, Any]) -> None:

@@ -98,6 +98,7 @@ def test_a_report_opens_without_an_error_and_has_every_section(
     assert "</main>" in shown
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dark", [False, True])
 def test_no_page_is_wider_than_a_phone_and_each_follows_the_scheme(
     chromium: str, pages: dict[str, Path], tmp_path: Path, dark: bool

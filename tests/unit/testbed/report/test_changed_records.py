@@ -63,6 +63,7 @@ def test_whole_it_is_read(run: Path) -> None:
     assert use(run, UNCLOSED) == 0
 
 
+@pytest.mark.thorough
 def test_cut_anywhere_it_is_read_or_refused(run: Path) -> None:
     places = range(0, len(UNCLOSED), max(1, len(UNCLOSED) // 120))
     assert {use(run, UNCLOSED[:place]) > 0 for place in places} == {True, False}
@@ -104,6 +105,7 @@ def changed(whole: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
     return whole
 
 
+@pytest.mark.thorough
 @QUIETLY
 @given(pieces(UNCLOSED))
 def test_changed_anywhere_it_is_read_or_refused(
@@ -112,6 +114,7 @@ def test_changed_anywhere_it_is_read_or_refused(
     use(run, changed(UNCLOSED, changes))
 
 
+@pytest.mark.thorough
 @QUIETLY
 @given(st.data())
 def test_a_changed_summary_is_read_or_refused(
@@ -179,6 +182,7 @@ def on_linux(test: Any) -> Any:
     return pytest.mark.skipif(sys.platform != "linux", reason=reason)(test)
 
 
+@pytest.mark.thorough
 @on_linux
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_a_long_line_takes_bounded_memory(kind: str, tmp_path: Path, forks: Forks) -> None:

@@ -200,6 +200,7 @@ CASES = [(kind, PROGRAMS if kind in OF_PROGRAMS else WHOLE) for kind in sorted(d
 CASES += [(kind, PROGRAMS) for kind in ("run", "wire", "usage")]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("kind", "record"), CASES, ids=[kind for kind, _ in CASES])
 def test_no_field_of_an_event_is_believed(kind: str, record: list[Event]) -> None:
     place = next(n for n, event in enumerate(record) if event["event"] == kind)
@@ -252,6 +253,7 @@ def test_what_is_no_event_is_a_torn_line(line: bytes) -> None:
     assert story.torn_lines == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("record", "within"), [(WHOLE, ""), (PROGRAMS, "programs")], ids=["method", "programs"]
 )

@@ -49,6 +49,7 @@ def asked(client: ClientTransport, number: int) -> None:
     assert client.receive(LIMIT_S).round == number
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors by /proc")
 def test_the_silent_end_no_server_and_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sockets, "HANDSHAKE_S", 2.0)

@@ -62,6 +62,7 @@ def test_a_million_mutated_frames_in_bounded_memory() -> None:
     assert resident_bytes() - before < MOST_MB << 20
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="reads its memory from /proc")
 @pytest.mark.parametrize(("tensors", "size"), [(256, 1), (250, 0), (256, 40), (2_000, 512)])
 def test_a_message_that_is_kept_takes_a_small_multiple_of_its_bytes(

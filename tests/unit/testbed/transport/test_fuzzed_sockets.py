@@ -99,6 +99,7 @@ async def honest_one(server: ServerTransport, batch: int) -> Message:
     return found[0]
 
 
+@pytest.mark.thorough
 def test_who_sends_more_than_is_read_is_held_back() -> None:
     many, large = 3 * MOST_UNREAD, bytes(20_000)
     port = free_port()
@@ -111,6 +112,7 @@ def test_who_sends_more_than_is_read_is_held_back() -> None:
     assert MOST_UNREAD <= sent < many
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="reads its memory from /proc")
 @counts
 def test_a_server_takes_what_is_honest_as_it_was_sent(count: int) -> None:
@@ -153,6 +155,7 @@ def test_a_server_takes_what_is_honest_as_it_was_sent(count: int) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="reads its memory from /proc")
 @counts
 def test_a_client_of_a_hostile_server_goes_on(count: int) -> None:

@@ -45,6 +45,7 @@ def logits(model: Any, tokens: int = 20) -> torch.Tensor:
     return getattr(found, "logits", found)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("model_type", LAYOUTS)
 def test_logits_are_those_of_transformers(model_type: str, tmp_path: Path) -> None:
     theirs = made_causal.theirs(model_type)
@@ -72,6 +73,7 @@ def test_logits_are_those_of_transformers(model_type: str, tmp_path: Path) -> No
         logits(ours, made_causal.CONTEXT + 1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("model_type", LAYOUTS)
 def test_a_skeleton_has_the_shapes_without_weights(model_type: str, tmp_path: Path) -> None:
     ours = models.build(str(made_causal.folder_of(model_type, tmp_path)), 1, 0)
@@ -164,6 +166,7 @@ def test_ia3_is_on_pefts_own_layers(model_type: str, tmp_path: Path) -> None:
     assert layers(names, "ia3_l") == layers(sent(wrapped), "ia3_l") != set()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("model_type", LAYOUTS)
 def test_every_layout_learns_by_its_adapters_alone(model_type: str, tmp_path: Path) -> None:
     model = adapted("lora", made_causal.folder_of(model_type, tmp_path))
@@ -217,6 +220,7 @@ def test_a_context_that_nobody_states_is_the_familys(
     assert torch.equal(logits(models.build(str(tmp_path), 1, 0)), logits(theirs))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("model_type", LAYOUTS)
 def test_bf16_stays_bf16_and_shards_are_one_model(model_type: str, tmp_path: Path) -> None:
     theirs = made_causal.theirs(model_type).to(torch.bfloat16)

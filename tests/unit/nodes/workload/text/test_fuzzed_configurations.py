@@ -108,6 +108,7 @@ def cases(config: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(LIMIT_S)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "gpt2", "gemma", "phi"])
