@@ -62,11 +62,17 @@ def claimed(folder: Path, bench: Bench, read: dict[str, str]) -> Iterator[None]:
     path = folder / "bench.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--out {folder}: {error.strerror}; name a folder you can write"
+        ) from error
+    try:
         path.touch()
         file = files.updated(path)
     except OSError as error:
         raise ConfigError(
-            f"--out {folder}: {error.strerror}; name a folder you can write"
+            f"--out {folder}: cannot write bench.json there: {error.strerror}; name another "
+            "folder, or remove what is in its place"
         ) from error
     with file:
         try:

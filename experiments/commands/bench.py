@@ -15,6 +15,9 @@ from testbed.report import terminal
 from testbed.run.config import option_value
 from testbed.units import MOST_DIGITS, whole
 
+MOST_MINUTES = 1e6
+"""Of a bench's budget: two years."""
+
 
 def _list(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> list[Any]:
     """ "0,1" and "2" to a list, numbers where the option is of numbers."""
@@ -196,8 +199,8 @@ def bench(
     """
     from experiments import bench as benching
 
-    if budget is not None and not budget >= 0:
-        raise ConfigError(f"--budget {budget:g}: must be minutes, 0 or more")
+    if budget is not None and not 0 <= budget <= MOST_MINUTES:
+        raise ConfigError(f"--budget {budget:g}: must be minutes, 0 to {MOST_MINUTES:g}")
     if out == "":
         raise ConfigError("--out '': must be some text; leave it out for the default")
     run = {name: value for name, value in flags.items() if value is not None}

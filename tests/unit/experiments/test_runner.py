@@ -236,6 +236,15 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_what_is_in_the_place_of_its_own_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bench.json").mkdir()
+    with (
+        pytest.raises(ConfigError, match=r"cannot write bench\.json there: Is a directory"),
+        claimed(tmp_path, Bench(rows=[GOOD]), {}),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_and_the_bench(tmp_path: Path, number: int) -> None:
     """The run is told, and nothing is begun after it."""

@@ -159,8 +159,9 @@ def test_lists_of_a_bench_are_lists_however_often_they_are_given() -> None:
         ),
         ("--seeds=1,-2", "--seeds '1,-2': '-2' is no whole number of at most 18 digits"),
         ("--seeds=٣", "--seeds '٣': '٣' is no whole number of at most 18 digits"),
-        ("--budget=nan", "--budget nan: must be minutes, 0 or more"),
-        ("--budget=-1", "--budget -1: must be minutes, 0 or more"),
+        ("--budget=nan", "--budget nan: must be minutes, 0 to 1e+06"),
+        ("--budget=-1", "--budget -1: must be minutes, 0 to 1e+06"),
+        ("--budget=inf", "--budget inf: must be minutes, 0 to 1e+06"),
         ("--out=", "--out '': must be some text; leave it out for the default"),
     ],
 )
