@@ -144,3 +144,17 @@ def test_a_host_that_is_lost_before_hosts_have_met_ends_the_run_within_seconds(
     (closed,) = found.events("closed")
     print("closed after, s:", closed["t"] - gone_s, closed["reason"])
     assert "host b" in closed["reason"] and closed["t"] - gone_s < TOLD_S
+
+
+def test_two_hosts_that_do_not_reach_each_other_end_the_run_within_seconds(machines: Make):
+    found = machines(3)
+    found.agent(1)
+    found.agent(2)
+    found.part(1, 2)
+    run = found.execute("--clients=3", "--place=server=a,client-1=b,client-2=c,client-3=a", "true")
+    text = said(run)
+    assert run.returncode == 1, text
+    (closed,) = found.events("closed")
+    print("closed after, s:", closed["t"], closed["reason"])
+    assert "host c: " in closed["reason"] and "reach host b" in closed["reason"]
+    assert closed["t"] < TOLD_S

@@ -21,6 +21,9 @@ from testbed.links.tunnel.streams import Sealed, Stream
 TOKEN_BYTES = 32
 LIMIT_S = 30.0
 """For all hosts to have met."""
+UNANSWERED_S = 3.5
+"""A host whose kernel neither takes nor refuses a call for so long, three tries of TCP's, is cut
+off: it had its listener before anybody was told to call."""
 CONGESTION = ("cubic", "reno")
 """Congestion control of the connections, the first that the kernel lets us have. By bbr one that
 had little to do for seconds carries the first burst too slowly, which a fast line shows."""
@@ -89,15 +92,19 @@ def _call(meeting: Meeting, name: str, deadline: float, limit_s: float) -> Strea
     """Connect to a host that listens, or will."""
     address = meeting.addresses[name]
     where = f"host {name} at {address[0]}:{address[1]}"
+    answered_s = time.monotonic()
     while True:
-        left_s = deadline - time.monotonic()
+        until_s, within_s = min((deadline, limit_s), (answered_s + UNANSWERED_S, UNANSWERED_S))
         try:
+            left_s = until_s - time.monotonic()
             connection = socket.create_connection(address, max(0.001, left_s))
             break
         except OSError as error:
-            if left_s <= _AGAIN_S:
+            if isinstance(error, ConnectionRefusedError):
+                answered_s, until_s, within_s = time.monotonic(), deadline, limit_s
+            if time.monotonic() >= until_s - _AGAIN_S:
                 why = error.strerror or "no answer"
-                raise LinkError(f"reach {where} within {limit_s:g} s: {why}") from error
+                raise LinkError(f"reach {where} within {within_s:g} s: {why}") from error
         time.sleep(_AGAIN_S)
     silence.end_by(connection)
     try:

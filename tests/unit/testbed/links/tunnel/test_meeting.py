@@ -163,6 +163,18 @@ def test_a_host_that_never_listens_is_named(owned: contextlib.ExitStack):
         meet(second, 0.2)
 
 
+def test_a_host_that_does_not_answer_is_not_waited_for_as_one_that_will_listen(
+    owned: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(meetings, "UNANSWERED_S", 0.3)
+    first, second = meetings_of(owned, "a", "b")
+    # Its queue is full then, and the kernel lets further calls go unanswered.
+    first.listener.listen(0)
+    owned.enter_context(socket.create_connection(first.addresses["a"]))
+    with pytest.raises(LinkError, match=r"reach host a at .* within 0\.3 s: no answer"):
+        meet(second, LIMIT_S)
+
+
 def test_a_host_that_never_calls_is_named(owned: contextlib.ExitStack):
     first, _, third = meetings_of(owned, "a", "b", "c")
     with ThreadPoolExecutor(1) as pool:
