@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from nodes.workload import saved, vit_checkpoints
 from nodes.workload.text import checkpoints
@@ -290,11 +293,22 @@ def skeleton(name: str, classes: int) -> VisionTransformer | LanguageModel | Cau
     if classes < 1:
         raise ValueError(f"a classifier needs at least one class, not {classes}")
     spec = read_spec(name)
-    with torch.device("meta"):
+    with torch.device("meta"), _Undrawn():
         if isinstance(spec, LanguageSpec):
             return LanguageModel(spec)
         assert isinstance(spec, ModelSpec)
         return VisionTransformer(spec, classes)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Layers without their first values: for an embedding's torch would import its compiler."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if kwargs and "tensor" in kwargs and func.__module__ == nn.init.__name__:
+            return kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def build(name: str, classes: int, seed: int) -> VisionTransformer | LanguageModel | CausalModel:

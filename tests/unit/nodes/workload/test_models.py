@@ -174,7 +174,7 @@ def test_building_and_drawing_import_nothing_slow() -> None:
     """torch imports its compiler, three seconds, for some operations on the meta device."""
     script = (
         "import sys; from nodes.workload import glyphs, models; models.build('vit-glyphs', 10, 0); "
-        "models.skeleton('vit-b16', 100); "
+        "models.skeleton('vit-b16', 100); models.skeleton('llama-docs', 1024); "
         "glyphs.glyphs(2, 0, characters='1'); "
         "sys.exit(bool({'torch._inductor', 'torch._dynamo', 'matplotlib'} & set(sys.modules)))"
     )
