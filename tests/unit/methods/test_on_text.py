@@ -123,20 +123,24 @@ def perplexities(method: str, rounds: int, **given: Any) -> tuple[float, float, 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(
-    ("method", "rounds", "images"),
+    ("method", "rounds", "images", "few"),
     [
-        ("sfprompt", 1, {"local_epochs": 2, "learning_rate": 2e-2}),
-        ("flora", 3, {"learning_rate": 1e-2}),
-        ("salientgrads", 1, {"density": 0.3}),
-        ("fedpruning", 1, {"layers": "adaptive", "pattern": "all", "sparsity": 0.5}),
+        ("sfprompt", 1, {"local_epochs": 2, "learning_rate": 2e-2}, {}),
+        ("flora", 3, {"learning_rate": 1e-2}, {}),
+        # What a mask of so few weights has forgotten, epochs bring back.
+        ("salientgrads", 1, {"density": 0.3, "local_epochs": 1}, {}),
+        (
+            *("fedpruning", 1, {"layers": "adaptive", "pattern": "all", "sparsity": 0.5}),
+            {"local_epochs": 1},
+        ),
     ],
 )
 def test_the_defaults_teach_where_those_of_images_make_it_forget(
-    method: str, rounds: int, images: dict[str, object]
+    method: str, rounds: int, images: dict[str, Any], few: dict[str, Any]
 ) -> None:
-    _, before, after = perplexities(method, rounds)
+    _, before, after = perplexities(method, rounds, **few)
     assert after < before
-    _, before, after = perplexities(method, rounds, **images)
+    _, before, after = perplexities(method, rounds, **(few | images))
     assert after > before
 
 
