@@ -17,7 +17,7 @@ from methods.shared.local_training import trainable_state
 from nodes.workload.models import ModelSpec, VisionTransformer
 
 CLASSES = 3
-SPEC = ModelSpec(side=4, patch=2, width=8, depth=3, heads=2)
+SPEC = ModelSpec(side=4, patch=2, width=8, depth=2, heads=2)
 SAMPLES = {"client-1": 8, "client-2": 9, "client-3": 10}
 OPTIONS: dict[str, dict[str, Any]] = {
     "fedavg": {},
@@ -35,7 +35,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "feddm": {"iterations": 2, "server_epochs": 2},
     "fedptr": {"rank": 2, "match_steps": 2, "unrolled_steps": 2},
     "fedmd": {
-        **{"depths": "2,3", "public_batch": 8, "public_samples": 12},
+        **{"depths": "1,2", "public_batch": 8, "public_samples": 12},
         **{"first_epochs": 2, "local_epochs": 1},
     },
     "kdfft": {"public_batch": 8, "public_samples": 12, "local_epochs": 1, "student_epochs": 1},
