@@ -392,8 +392,9 @@ class FineTuning:
         elastic = self._run.dilation == "elastic"
         if ratio * clock.dilation() < 1 and not (self._any_device or elastic):
             least = host_load.rounded_up(1.1 / ratio)
+            fixed = f", or at least {least:g}" if least <= clock.MAX_DILATION else ""
             raise ConfigError(
                 f"{fastest} trains {1 / ratio:.3g} times as fast as a core here, which reaches "
                 f"{(self._host_rate or 0) / 1e9:.3g} GFLOP/s on {self._run.model}: "
-                f"--dilation=elastic over userspace or loopback links, or at least {least:g}"
+                f"--dilation=elastic over userspace or loopback links{fixed}"
             )

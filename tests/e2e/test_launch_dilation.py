@@ -150,6 +150,13 @@ def test_without_it_the_device_is_refused_with_what_would_do(launch):
     assert not run.events("started")
 
 
+def test_no_dilation_is_named_that_would_be_refused(launch):
+    flags = ("--links=loopback", "--no-calibrate", "--clients=1", "--device-class=1e9")
+    run = launch(*flags, "--dilation=1")
+    assert run.finish() == 1, run.describe()
+    assert run.summary["reason"].endswith("--dilation=elastic over userspace or loopback links")
+
+
 def test_a_trial_that_fails_leaves_its_reason_and_nothing_else(launch):
     flags = ("--links=loopback", "--profile=nb-iot", "--clients=1", "--method=fedavg")
     run = launch(*flags, "--dilation=auto", "--time-limit=20", "--no-calibrate")
