@@ -10,7 +10,7 @@ import methods
 MOST = {
     **{"local_epochs": 1, "first_epochs": 2, "cluster_epochs": 1, "distill_epochs": 1},
     **{"student_epochs": 1, "server_epochs": 2, "iterations": 3, "local_steps": 3, "steps": 5},
-    **{"match_steps": 3, "align_steps": 3},
+    **{"match_steps": 2, "unrolled_steps": 2, "align_steps": 3},
 }
 
 

@@ -29,7 +29,7 @@ from nodes.checkpoint import Snapshot, Unkept
 from nodes.checkpoint.store import Checkpointer
 from nodes.workload.models import ModelSpec, VisionTransformer
 
-SPEC = ModelSpec(side=4, patch=2, width=8, depth=4, heads=2)
+SPEC = ModelSpec(side=4, patch=2, width=8, depth=3, heads=2)
 SHAPE, CLASSES = (1, 4, 4), 3
 SAMPLES = {"client-1": 5, "client-2": 9}
 PUBLIC = torch.rand(12, *SHAPE, generator=torch.Generator().manual_seed(2))
@@ -52,10 +52,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"align_steps": 3, "local_steps": 3, "batch_size": 4, **more}
         for more in ({}, {"projection": 5, "rate_rounds": 5})
     ],
-    "fedptr": [
-        {"match_steps": 3, "projection": projection}
-        for projection in ("synthetic", "projected", "client")
-    ],
+    "fedptr": [{"projection": projection} for projection in ("synthetic", "projected", "client")],
     "fedlite": [{"centroids": 4}, {"centroids": 4, "quantise_down": True}],
     "fedprox": [
         {"variant": "full"},
@@ -71,6 +68,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "fedpeft": [
         {"variant": variant} for variant in ("full", "head", "adapter", "prompt", "lora", "ffalora")
     ],
+    "fedmd": [{"depths": "2,3"}],
     "fedkd": [{}, {"student_blocks": 1, "rank": 1}],
     "flexlora": [{"ranks": "4,2"}],
     "flora": [{"ranks": "4,2"}, {"ranks": "4,2", "downlink": "least"}],
