@@ -10,8 +10,9 @@ from nodes.workload.dataset import TEXTS
 from testbed.config_error import ConfigError, refusing
 from testbed.run.config import RunConfig, convert
 
-LEAST, MOST = 2.0**-126, 2.0**127
-"""Of float32's normal numbers, within a factor of two."""
+LEAST, MOST = 2.0**-126, 2.0**60
+"""Of float32's normal numbers the least, and what has a product of two options be one of them, by
+ten times as much: an optimizer divides by what is left of its moments' decay."""
 
 
 def of(config: RunConfig, method: methods.Method) -> Any:
@@ -31,10 +32,10 @@ def of(config: RunConfig, method: methods.Method) -> Any:
 
 
 def _refuse_beyond_float32(options: Any, where: str) -> None:
-    """Models are computed in float32: what it does not hold would be 0 there, or nothing at all."""
+    """Models are computed in float32: what it does not hold would be 0 there, or an error."""
     for name, value in msgspec.structs.asdict(options).items():
         if isinstance(value, float) and value and not LEAST <= abs(value) <= MOST:
             raise ConfigError(
-                f"{where}: {name} = {value:g}: must be what float32 holds, from {LEAST:.1e} to "
-                f"{MOST:.1e}"
+                f"{where}: {name} = {value:g}: must be what float32 holds, with products of two, "
+                f"from {LEAST:.1e} to {MOST:.1e}"
             )

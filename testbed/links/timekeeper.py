@@ -16,14 +16,13 @@ import contextlib
 import os
 import sys
 import time
-from pathlib import Path
 from typing import Protocol
 
 import psutil
 
-from testbed import clock, files
+from testbed import clock
 from testbed.links.queueing.lateness import Lateness
-from testbed.processes import cores
+from testbed.processes import cores, states
 from testbed.virtual_time import BESIDE, Computing, Spell, VirtualTime
 
 LENT_S = 0.0005
@@ -228,12 +227,7 @@ def _goes_on(pid: int) -> bool:
         with contextlib.suppress(psutil.Error):
             return psutil.Process(pid).status() not in _NOT_AT_WORK
         return False
-    try:
-        # Its name, in parentheses, may hold any character.
-        status = "".join(files.system_lines(Path(f"/proc/{pid}/stat")))
-    except OSError:
-        return False
-    return status.rpartition(")")[2].split()[0] in _AT_WORK
+    return (states.letter(pid) or " ") in _AT_WORK
 
 
 def of_run() -> Timekeeper:

@@ -12,10 +12,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 
-from testbed import files
-from testbed.processes import signals
+from testbed.processes import signals, states
 from testbed.processes.channel import ChannelClosed
 
 PR_SET_PDEATHSIG = 1
@@ -102,12 +100,7 @@ class Child:
 
     def is_stopped(self) -> bool:
         """Whether a signal or a debugger holds it; False where the system does not tell."""
-        try:
-            status = "".join(files.system_lines(Path(f"/proc/{self.pid}/stat")))
-        except OSError:
-            return False
-        # The name before it may hold anything.
-        return self.poll() and status.rpartition(")")[2].split()[0] in "Tt"
+        return self.poll() and states.is_held(self.pid)
 
     def condition(self) -> str:
         """Why it does not answer: "was killed by SIGKILL", "is stopped (process 4711)"."""

@@ -444,6 +444,14 @@ class Lost(Event, tag="lost", kw_only=True):
     reason: Annotated[str, "how it ended, and its last words"]
 
 
+class Stopped(Event, tag="stopped", kw_only=True):
+    """By the supervisor: a process stood still during rounds, as SIGSTOP, a debugger or Ctrl-Z has
+    it, and goes on, or rounds are over."""
+
+    peer: Annotated[str, "the node whose it is; `supervisor`: all of the run, or the command alone"]
+    seconds: Annotated[Seconds, "for how long, by a look every half second"]
+
+
 class Missed(Event, tag="missed", kw_only=True):
     """By the server, or a client of its neighbour: an update that did not come."""
 
@@ -708,6 +716,7 @@ KINDS: tuple[type[Event], ...] = (
         Reduced,
         Dropped,
         Lost,
+        Stopped,
         Missed,
         Overtaken,
         HostRate,
@@ -724,10 +733,10 @@ KINDS: tuple[type[Event], ...] = (
 """In the order in which a run has them."""
 Known = (
     Run | Links | Hosts | Certified | Started | Confined | Ended | Ready | Connection | Joined
-    | Away | Back | Message | Staged | Reduced | Dropped | Lost | Missed | Overtaken | HostRate
-    | Computed | RoundStarted | Round | Wire | Evaluated | Shaped | Usage | Captured | Saved
-    | Unsaved | Resumed | Failed | Limited | Host | Done | Isolated | Exited | Carried | HostGone
-    | HostsCut | HostClock | HostLeft | Closed
+    | Away | Back | Message | Staged | Reduced | Dropped | Lost | Stopped | Missed | Overtaken
+    | HostRate | Computed | RoundStarted | Round | Wire | Evaluated | Shaped | Usage | Captured
+    | Saved | Unsaved | Resumed | Failed | Limited | Host | Done | Isolated | Exited | Carried
+    | HostGone | HostsCut | HostClock | HostLeft | Closed
 )  # fmt: skip
 """Any of them: what a line is decoded as."""
 

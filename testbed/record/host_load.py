@@ -14,6 +14,7 @@ from testbed.fidelity.paths import RTT_TOLERANCE_MS
 from testbed.network.direction import SEGMENT_BYTES
 from testbed.network.topology import SERVER
 from testbed.record.events import Facts, Fidelity, Verdict, known
+from testbed.record.reading import SUPERVISOR
 from testbed.record.run_summary import Certificate, Computed, Host, Judged, Summary
 
 LATE_SHARE = 0.05
@@ -61,6 +62,8 @@ def judge(
     failures = [f"host {name} is gone: {why}" for name, why in gone.items()]
     if share > LATE_SHARE:
         failures.append(_late(summary, latest, share))
+    if stopped := _stopped(summary, rounds_s):
+        failures.append(stopped)
     if links_late_ms is not None and links_late_ms > RTT_TOLERANCE_MS:
         failures.append(_late_links(links_late_ms))
     if summary.elastic and (again := _sent_again_for_nothing(summary)) > AGAIN_SHARE:
@@ -106,6 +109,16 @@ def _of_programs(summary: Summary, links: Facts, gone: Mapping[str, str]) -> Hos
         return Host("fail", "; ".join(failures), *figures)
     packets = "" if links_late_ms is None else f", packets {links_late_ms:.1f} ms late"
     return Host("pass", f"{waited}{packets}", *figures)
+
+
+def _stopped(summary: Summary, rounds_s: float) -> str | None:
+    """Words for who stood still for longer than a node may be late."""
+    node = max(summary.stopped, key=lambda name: summary.stopped[name], default=None)
+    if node is None or summary.stopped[node] <= LATE_SHARE * rounds_s:
+        return None
+    who = "the run itself" if node == SUPERVISOR else node
+    seconds = summary.stopped[node]
+    return f"{who} stood still for {seconds:.1f} s, as by a signal or a debugger"
 
 
 def _late_links(links_late_ms: float) -> str:

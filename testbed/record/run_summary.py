@@ -389,6 +389,10 @@ class Summary(msgspec.Struct, kw_only=True):
     dropped_messages: Annotated[
         list[Dropped], "by receiver, sender and reason; beyond 1000 of them, of `others`"
     ] = []
+    stopped: Annotated[
+        dict[str, Figure],
+        "seconds that a process stood still during rounds, by node; `supervisor`: all of the run's",
+    ] = {}
     link_facts: Annotated[Facts, "of `links` and `closed` in events.jsonl"] = {}
     dynamics: Changes = msgspec.field(default_factory=Changes)
     fidelity: Certificate

@@ -125,6 +125,7 @@ class SummaryBuilder:
         self._confined: dict[str, int] = defaultdict(int)
         self._dropped: dict[tuple[str, str, str], Dropped] = {}
         """By receiver, sender and reason."""
+        self._stopped: dict[str, float] = defaultdict(float)
         self._resent: dict[str, dict[str, list[int]]] = {}
         """By node and the peer's address: [segments, bytes], of its present process."""
         self._resent_earlier: dict[str, dict[str, list[int]]] = {}
@@ -176,6 +177,7 @@ class SummaryBuilder:
             events.Reduced: self._on_reduced,
             events.Dropped: self._on_dropped,
             events.Lost: self._on_lost,
+            events.Stopped: self._on_stopped,
             events.Missed: self._on_missed,
             events.Evaluated: self._on_evaluated,
             events.Joined: self._on_joined,
@@ -279,6 +281,9 @@ class SummaryBuilder:
 
     def _on_lost(self, event: events.Lost) -> None:
         self._clients[event.peer].lost = event.reason
+
+    def _on_stopped(self, event: events.Stopped) -> None:
+        self._stopped[event.peer] = round(self._stopped[event.peer] + event.seconds, 3)
 
     def _on_missed(self, event: events.Missed) -> None:
         self._rounds[event.round].row.missed.append(Miss(event.peer, event.reason))
@@ -545,6 +550,7 @@ class SummaryBuilder:
             resumed=self._resumed,
             checkpoints=self._kept,
             dropped_messages=list(self._dropped.values()),
+            stopped=dict(self._stopped),
             link_facts={**self._link_facts, **self._closed.links},
             dynamics=self._dynamics(),
             fidelity=host_load.combined(

@@ -34,6 +34,7 @@ from testbed.run.hosts.whole import HostsZygote
 from testbed.run.ledger import Ledger, Progress, RunFailed
 from testbed.run.meters import Meters
 from testbed.run.standstill import Standstill
+from testbed.run.stops import Stops
 from testbed.run.zygote import Forked, NodeFailed, Program, Reaped, Told, Zygote
 
 Zygotes = Zygote | HostsZygote
@@ -91,6 +92,7 @@ class _Run:
         self._channels: dict[int, Channel | FarChannel] = {}
         self._ended: dict[int, str] = {}
         self._server_done = False
+        self._stops = Stops(self._ledger.record)
         self._failures: dict[int, str] = {}
         self._reasons: dict[int, str] = {}
         """A node's own words for its end."""
@@ -284,10 +286,12 @@ class _Run:
                 if leaving and (remaining_s <= 0 or network.failure() or zygote.failure()):
                     return
                 self._ledger.recorder.keep_summary()
+                self._stops.look()
                 due_s = min(
                     remaining_s, self._dynamics.wait_s, self._ledger.recorder.summary_wait_s
                 )
-                for key, _ in selector.select(min(clock.host_s(due_s), standstill.wait_s)):
+                due_s = min(clock.host_s(due_s), standstill.wait_s, self._stops.wait_s)
+                for key, _ in selector.select(due_s):
                     if isinstance(key.data, int):
                         self._hear_node(key.data)
                         if self._channels[key.data].closed:
@@ -302,13 +306,14 @@ class _Run:
         for event in self._channels[index].drain():
             self._ledger.record(node.name, event)
             if isinstance(event, events.Failed):
-                self._failures[index] = events.known(event.reason) or _last_line(event.traceback)
                 if reason := events.known(event.reason):
                     self._reasons[index] = reason
+                self._failures[index] = reason or event.traceback.strip().splitlines()[-1]
             elif isinstance(event, events.Limited):
                 self._limited[index] = f"the {event.whose} {event.memory_mb:g} MB"
             elif isinstance(event, events.Joined):
                 self._dynamics.begin()
+                self._stops.begin()
                 self._rounds_began_s, self._busy_s = clock.monotonic(), -meter.busy_cores_s()
             elif isinstance(event, events.Round):
                 self._record_wire(event.round)
@@ -317,6 +322,7 @@ class _Run:
             elif isinstance(event, events.Done):
                 self._server_done = True
                 self._dynamics.end()
+                self._stops.end()
                 self._rounds_ended_s = clock.monotonic()
                 self._busy_s += meter.busy_cores_s()
 
@@ -341,12 +347,16 @@ class _Run:
                 self._hear_node(self._plan.server.index)
         for line in lines:
             if isinstance(line, Forked):
-                self._ledger.record(self._plan.nodes[line.node].name, events.Started(pid=line.pid))
+                node = self._plan.nodes[line.node]
+                self._ledger.record(node.name, events.Started(pid=line.pid))
+                if self._hosts is None or self._hosts.of(node) is None:
+                    self._stops.watch(node.name, line.pid)
             elif isinstance(line, Reaped):
                 self._on_end(self._plan.nodes[line.node], line.pid, line.how)
 
     def _on_end(self, node: Node, pid: int, how: str) -> None:
         self._ended[node.index] = how
+        self._stops.forget(node.name)
         self._ledger.record(node.name, events.Ended(pid=pid, how=how))
         if self._server_done or node is self._plan.server:
             return
@@ -386,7 +396,3 @@ class _Run:
         with contextlib.suppress(OSError, LinkError):  # What has gone has been named already.
             if self._rounds_began_s:
                 self._record_wire(None)
-
-
-def _last_line(text: str) -> str:
-    return text.strip().splitlines()[-1]

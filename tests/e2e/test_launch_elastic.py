@@ -63,6 +63,8 @@ def test_a_client_that_stops_in_the_middle_of_computing_is_not_waited_for(launch
     (entry,) = run.summary["rounds"]
     assert [miss["client"] for miss in entry["missed"]] == ["client-1"]
     assert entry["clients_ok"] == CLIENTS - 1
+    assert run.summary["stopped"]["client-1"] == pytest.approx(3, abs=1.5)
+    assert "client-1 stood still for" in run.summary["fidelity"]["host"]["reason"]
 
 
 def test_over_links_that_cannot_the_clock_is_the_machines(launch):

@@ -1,5 +1,6 @@
 """Summaries of runs whose nodes computed so and so."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from made_events import RUN, at, finished, typed
@@ -17,8 +18,9 @@ def made(
     device: str | None = None,
     dilation: float = 1.0,
     rounds: int = 2,
+    stopped: Mapping[str, float] = {},
 ) -> Summary:
-    """The summary of a run whose nodes computed so."""
+    """The summary of a run whose nodes computed so; ``stopped``: who stood still for how long."""
     tally = SummaryBuilder()
     facts = {"compute": mode, "device_class": device, "dilation": dilation}
     tally.take(typed({"t": 0.0, "node": "supervisor", **RUN, **facts}))
@@ -27,6 +29,10 @@ def made(
         tally.take(typed(finished(number, number, ROUND_S)))
     for row in rows:
         tally.take(typed({"t": 9, "event": "computed", "round": 1, **row}))
+    for node, seconds in stopped.items():
+        for _ in range(2):
+            event = {"event": "stopped", "peer": node, "seconds": seconds / 2}
+            tally.take(typed({"t": 9, "node": "supervisor", **event}))
     return tally.summary()
 
 

@@ -32,6 +32,7 @@ ON_THE_HOSTS_CLOCK = {
     "testbed/record/recovery.py": "before a run",
     "testbed/run/hosts/": "hosts, which no run slows down",
     "testbed/run/standstill.py": "whether ours goes on",
+    "testbed/run/stops.py": "whether who looks goes on",
     "testbed/exec/": "programs go by it, and no run of theirs is dilated",
     "testbed/library/": "the same",
     "nodes/accelerated_compute.py": "seconds that a GPU computes, as a processor's",

@@ -57,6 +57,25 @@ def test_the_server_counts_too() -> None:
     assert found.reason.startswith("server waited 25 % of the rounds' time for a core")
 
 
+@pytest.mark.parametrize(
+    ("stopped", "reason"),
+    [
+        ({"client-1": 0.22}, "client-1 stood still for 0.2 s, as by a signal or a debugger"),
+        ({"server": 9.5, "client-1": 3}, "server stood still for 9.5 s, as by a signal or a debug"),
+        ({"supervisor": 30}, "the run itself stood still for 30.0 s, as by a signal"),
+    ],
+)
+def test_who_stood_still_for_longer_than_one_may_be_late_fails_it(stopped, reason) -> None:
+    summary = made(real("client-1", 1, 0), stopped=stopped)
+    assert summary.stopped == stopped
+    found = host_load.judge(summary, CALM)
+    assert found.verdict == "fail" and found.reason.startswith(reason)
+    assert (
+        host_load.judge(made(real("client-1", 1, 0), stopped={"server": 0.18}), CALM).verdict
+        == "pass"
+    )
+
+
 def test_links_that_let_packets_go_late_fail_it() -> None:
     found = host_load.judge(made(real("client-1", 1, 0.0)), {"lateness_p99_ms": 4.0})
     assert found.verdict == "fail"

@@ -99,6 +99,7 @@ def whole_run() -> list[Event]:
         at(17, name, "reduced", round=1, members=1, began_ns=11, connected_ns=12, ended_ns=13)
         | {"received": {"client-1": 9}, "reason": None},
         at(17, "server", "dropped", peer="x", bytes=9, reason="no"),
+        at(17, "supervisor", "stopped", peer=name, seconds=2.5),
         at(17, "server", "missed", peer=name, round=1, reason="late"),
         at(17, name, "overtaken", reason="busy"),
         at(17, name, "computed", round=1, cpu_s=0.1, device_s=0.2, late_s=0.0),
