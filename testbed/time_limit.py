@@ -21,7 +21,8 @@ def computing(limit_s: float) -> Iterator[None]:
         raise TooLong(f"takes more than {limit_s:g} s of computing")
 
     before = signal.signal(signal.SIGVTALRM, give_up)
-    signal.setitimer(signal.ITIMER_VIRTUAL, limit_s)
+    # Again and again, since what is computed may go on after an error.
+    signal.setitimer(signal.ITIMER_VIRTUAL, limit_s, limit_s)
     try:
         yield
     finally:
