@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from nodes.workload import saved
 from nodes.workload.saved import CONFIG
-from nodes.workload.text import passes
+from nodes.workload.text import passes, token_files
 from nodes.workload.text.layouts import LAYOUTS, roles
 from nodes.workload.text.stages import Attended, Block, CausalModel, CausalSpec, Embed, Head
 from nodes.workload.text.tokens import TransformersEncoder, no_panic
@@ -117,6 +117,7 @@ def encoder(name: str, folder: Path) -> TransformersEncoder:
     vocabulary = _spec(name, config).vocabulary
     for file in saved.TOKENIZER:
         saved.require(name, folder, file, "what save_pretrained of a fast tokenizer writes")
+    token_files.check(name, folder / token_files.FILE)
     try:
         with no_panic():
             found = AutoTokenizer.from_pretrained(

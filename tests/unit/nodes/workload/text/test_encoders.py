@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from nodes.workload import models
 from nodes.workload.text.tokens import SHIPPED, Message
 from testbed.config_error import ConfigError
+from testbed.processes.child import Child
 
 CHAT = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}"
@@ -137,6 +138,30 @@ def test_a_file_at_which_the_library_panics_is_refused(folder: Path) -> None:
         post_processor={**template, "special_tokens": {"</s>": found}},
     )
     refused(folder, "its tokenizer (cannot|can not) .*")
+
+
+@pytest.mark.parametrize("escaped", [False, True])
+def test_a_file_at_which_the_library_would_abort_is_refused(folder: Path, escaped: bool) -> None:
+    """In a child, which it would end."""
+    path = folder / "tokenizer.json"
+    model = json.loads(path.read_text())["model"]
+    edit(path, model=model | {"continuing_subword_prefix": "a"})
+    if escaped:
+        path.write_text(path.read_text().replace("continuing_", r"\u0063ontinuing_"))
+    child = Child("encoder", lambda: refused(folder, "continuing_subword_prefix = 'a' in its tok"))
+    assert child.ended(60) == "exited with 0"
+
+
+def test_pieces_that_begin_with_their_prefix_are_merged(folder: Path) -> None:
+    words = {"</s>": 0, "a": 1, "##b": 2, "ab": 3}
+    model = {"type": "BPE", "vocab": words, "merges": [["a", "##b"]]}
+    edit(
+        folder / "tokenizer.json",
+        model=model | {"continuing_subword_prefix": "##"},
+        added_tokens=[],
+        pre_tokenizer=None,
+    )
+    assert models.encoder(str(folder)).encode("ab") == [3]
 
 
 def test_code_of_a_tokenizers_own_is_never_run(folder: Path) -> None:
