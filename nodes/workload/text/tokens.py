@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from testbed import time_limit
+from testbed import memory_limit, time_limit
 from testbed.config_error import ConfigError, excerpt
 
 if TYPE_CHECKING:  # Most runs read no text.
@@ -30,6 +30,10 @@ TODAY = datetime(2024, 7, 26)
 of Llama 3 name where nobody tells them."""
 DIALOGUE_LIMIT_S = 10.0
 """Of this process's computing, for what a chat template makes of a dialogue."""
+DIALOGUE_LIMIT_BYTES = 1 << 30
+"""Of memory, for the same: 64 for each byte of the longest line that a file may have."""
+LONGEST_DIALOGUE = 1 << 25
+"""Characters of what it makes, which the tokenizer takes memory for: twice that line's."""
 
 
 class Message(NamedTuple):
@@ -230,13 +234,18 @@ class TransformersEncoder:
         """``asks``: with what makes the model answer at its end."""
         turns = [message._asdict() for message in messages]
         try:
-            with time_limit.computing(DIALOGUE_LIMIT_S):
+            with (
+                memory_limit.taking(DIALOGUE_LIMIT_BYTES),
+                time_limit.computing(DIALOGUE_LIMIT_S),
+            ):
                 text: str = self._templates.apply_chat_template(
                     turns,
                     chat_template=dated(self._templates.get_chat_template()),
                     tokenize=False,
                     add_generation_prompt=asks,
                 )
+            if len(text) > LONGEST_DIALOGUE:
+                raise ValueError(f"writes {len(text):,} characters, over {LONGEST_DIALOGUE:,}")
         except Exception as error:  # It is a program, and has every error that those have.
             roles = ", ".join(message.role for message in messages)
             raise ConfigError(

@@ -1,5 +1,6 @@
 """Encoders: the shipped tokenizer, and those of `transformers` with templates as families have."""
 
+import sys
 from typing import Any
 
 import heavy
@@ -193,6 +194,22 @@ def test_a_template_that_does_not_end_is_refused(monkeypatch: pytest.MonkeyPatch
     own = encoder(f"{{% for a in range(90000) %}}{inner}{{% endfor %}}")
     with pytest.raises(ConfigError, match=r"user, assistant: takes more than 0\.05 s of computing"):
         own.chat(TURNS)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux alone")
+@pytest.mark.parametrize("program", ["'x' * 10**10", "[0] * 10**9", "'x'.center(10**10)"])
+def test_a_template_that_takes_all_memory_is_refused(
+    monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    monkeypatch.setattr(tokens, "DIALOGUE_LIMIT_BYTES", 1 << 27)
+    with pytest.raises(ConfigError, match=r"its chat template .*: takes more than 128 MiB of mem"):
+        encoder(f"{{{{ {program} }}}}").chat(TURNS)
+
+
+def test_a_template_that_writes_without_measure_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "LONGEST_DIALOGUE", 999)
+    with pytest.raises(ConfigError, match=r"its chat template .*: writes 1,000 characters, over 9"):
+        encoder("{{ 'x' * 1000 }}").chat(TURNS)
 
 
 def test_a_model_without_a_template_has_no_dialogues() -> None:
