@@ -117,6 +117,24 @@ def test_an_agent_that_is_killed_takes_its_clients_along_and_the_run_goes_on(
     assert "host b is gone" in summary["fidelity"]["host"]["reason"]
 
 
+def test_a_node_of_another_host_that_stands_still_is_told_of(
+    machines: Make, until: Callable[..., Any]
+):
+    found = machines()
+    found.agent(1)
+    run = found.launch("--rounds=2", "--round-timeout=3", "--no-calibrate", PLACE, *LINKS)
+    until(lambda: found.events("round_started"), "a round", LIMIT_S)
+    (pid,) = [each["pid"] for each in found.events("started") if each["node"] == "client-3"]
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: found.events("round"), "the end of the round", LIMIT_S)
+    os.kill(pid, signal.SIGCONT)
+    text = said(run)
+    assert run.returncode == 0, text
+    summary = found.summary()
+    assert summary["stopped"].keys() == {"client-3"} and summary["stopped"]["client-3"] > 1.5
+    assert "client-3 stood still for" in summary["fidelity"]["host"]["reason"]
+
+
 def test_a_host_that_is_cut_off_is_gone_and_with_strict_the_run(
     machines: Make, until: Callable[..., Any]
 ):

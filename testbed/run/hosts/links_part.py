@@ -104,6 +104,11 @@ class LinksPart:
         """Channels that are read beside, from the beginning on."""
         return []
 
+    @property
+    def _looks_s(self) -> float:
+        """Seconds of this machine after which ``_check`` is to be called again."""
+        return math.inf
+
     def _hear(self, ready: Sequence[selectors.SelectorKey]) -> None:
         """Take what has come of that."""
 
@@ -118,7 +123,8 @@ class LinksPart:
                 self._selector.register(each, selectors.EVENT_READ)
             while True:
                 due_s = math.inf if self._dynamics is None else self._dynamics.wait_s
-                ready = [key for key, _ in self._selector.select(clock.host_s(due_s))]
+                due_s = min(clock.host_s(due_s), self._looks_s)
+                ready = [key for key, _ in self._selector.select(due_s)]
                 for key in ready:
                     if isinstance(key.data, HostProber):
                         for answer in key.data.drain():

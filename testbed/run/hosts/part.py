@@ -18,7 +18,7 @@ from testbed.links.userspace import backend as userspace
 from testbed.network.topology import Plan
 from testbed.processes.channel import Channel, ChannelClosed, Garbled
 from testbed.processes.worker import Refusal
-from testbed.record.events import Known
+from testbed.record.events import Known, Stopped
 from testbed.run.config import RunConfig, pace
 from testbed.run.hosts import line as lines
 from testbed.run.hosts import links_part
@@ -39,8 +39,11 @@ from testbed.run.hosts.messages import (
     Say,
     Spawn,
     Tell,
+    Trained,
+    Trains,
 )
 from testbed.run.states import StatePiece
+from testbed.run.stops import Stops
 from testbed.run.zygote import Forked, NodeFailed, Program, Reaped, Zygote
 
 PATIENCE_S = 1e6
@@ -153,6 +156,7 @@ class _Part(LinksPart):
         super().__init__(line, plan, host, network)
         self._zygote, self._log = zygote, log
         self._channels: dict[int, Channel] = {}
+        self._stops = Stops(self._tell_stopped)
 
     def _sources(self) -> list[Source]:
         return [self._zygote.channel, self._log]
@@ -180,6 +184,24 @@ class _Part(LinksPart):
                 self._channels[order.node].send(order.told)
         else:
             super()._obey(order)
+            if isinstance(order, Trains):
+                self._stops.begin()
+            elif isinstance(order, Trained):
+                self._stops.end()
+
+    @property
+    def _looks_s(self) -> float:
+        return self._stops.wait_s
+
+    def _tell_stopped(self, by: str, event: Stopped) -> None:
+        """Have the node say it, and any that is there of all of them, which are the host."""
+        there = [node for node, channel in self._channels.items() if not channel.closed]
+        named = [node for node in there if self._nodes[node].name == event.peer]
+        if event.peer == by:
+            event = msgspec.structs.replace(event, peer=f"host {self._host}")
+            named = there[:1]
+        for node in named:
+            self._line.send(Said(node, event))
 
     def _relay(self, node: int) -> None:
         channel = self._channels[node]
@@ -196,12 +218,15 @@ class _Part(LinksPart):
                 raise NodeFailed(said.reason)
             if isinstance(said, Forked):
                 self._log.nodes[said.pid] = said.node
+                self._stops.watch(self._nodes[said.node].name, said.pid)
             if isinstance(said, Reaped):
                 # Its last words came before its end.
                 self._relay(said.node)
+                self._stops.forget(self._nodes[said.node].name)
             self._line.send(said)
 
     def _check(self) -> None:
         super()._check()
+        self._stops.look()
         if reason := self._zygote.failure():
             raise NodeFailed(reason)
