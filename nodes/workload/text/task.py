@@ -179,6 +179,11 @@ def _of_user(config: RunConfig, encoder: Encoder, length: int) -> tuple[Corpus, 
             f"tokens and were cut ({found.truncated_share:.1%})"
         )
     said += "".join(f"; {count:,} left out: {why}" for why, count in found.left_out.items())
+    if found.dropped:
+        said += (
+            f"; {found.dropped:,} characters of {found.dropping:,} records have no token of the "
+            "model's and were dropped"
+        )
     if found.shared:
         said += f"; {found.shared:,} of the test's records are trained on too"
     if found.left_alone:

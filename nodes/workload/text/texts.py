@@ -48,6 +48,10 @@ class Texts:
     """Records that were encoded by themselves: all but plain texts, which are packed."""
     truncated: int
     """Examples that were cut at their end."""
+    dropped: int
+    """Characters that the model's tokenizer has no token for, of records that it has others of."""
+    dropping: int
+    """Records with such."""
     columns: str
     """Those that were read."""
     left_alone: tuple[str, ...]
@@ -67,7 +71,7 @@ class _Encoding:
     def __init__(self, encoder: Encoder, length: int, template: str, *, pack: bool) -> None:
         self.encoder, self.length, self.template, self.pack = encoder, length, template, pack
         self.left_out: Counter[str] = Counter()
-        self.examples = self.truncated = 0
+        self.examples = self.truncated = self.dropped = self.dropping = 0
 
     def sequences(
         self, texts: Iterable[Text], most: int | None
@@ -90,6 +94,7 @@ class _Encoding:
                 if len(ids) == (self.encoder.begin is not None):
                     self.left_out[UNKNOWN] += 1
                     continue
+                self._count_dropped(text, text.content)
                 documents.setdefault(text.client, []).append(ids)
                 tokens[text.client] += len(ids) + 1
             elif (found := self._example(text)) is not None:
@@ -120,7 +125,15 @@ class _Encoding:
             self.left_out[UNLEARNABLE] += 1
         else:
             self.truncated += found.is_truncated
+            said = [each.content for each in text.content.messages]
+            self._count_dropped(text, *said, text.content.context)
         return found
+
+    def _count_dropped(self, text: Text, *said: str) -> None:
+        with _placed(text):
+            dropped = sum(map(self.encoder.dropped, said))
+        self.dropped += dropped
+        self.dropping += dropped > 0
 
     def said(self) -> str:
         """Words for what did not get there, to go on with."""
@@ -210,6 +223,8 @@ def load(
         shared=sum(_digest(text) in trained_on for text in test),
         examples=encoding.examples,
         truncated=encoding.truncated,
+        dropped=encoding.dropped,
+        dropping=encoding.dropping,
         columns=str(form),
         left_alone=(*unread, *map(found.name, found.left_alone)),
         fingerprint=files.fingerprint(found),

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from nodes.workload.text.letters import Letters
 from testbed import memory_limit, time_limit
 from testbed.config_error import ConfigError, excerpt
 
@@ -71,6 +73,9 @@ class Encoder(Protocol):
         None: the model has no form for dialogues. ConfigError for one that does not fit its form.
         """
 
+    def dropped(self, text: str) -> int:
+        """How many characters of a text become no token."""
+
 
 def dialogue(prompt: str) -> str:
     """A prompt as the shipped model is asked it: what follows is its answer."""
@@ -119,6 +124,9 @@ class ShippedEncoder:
                 segments.append(Segment([self._user, *ids] if role == "user" else ids, False))
         return segments
 
+    def dropped(self, text: str) -> int:
+        return 0  # It has a token for each byte.
+
 
 @contextmanager
 def no_panic() -> Iterator[None]:
@@ -154,6 +162,7 @@ class TransformersEncoder:
         # A tokenizer.json may have been saved with either.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self._letters = Letters(self._tokenizer)
         self.end: int = tokenizer.eos_token_id
         try:
             first = self._encoded("a", begun=True).ids[:1]
@@ -172,9 +181,19 @@ class TransformersEncoder:
 
     def _encoded(self, text: str, *, begun: bool = False) -> Any:
         """``begun``: with what the tokenizer puts before and after a text."""
+        with self._reading(text):
+            return self._tokenizer.encode(text, add_special_tokens=begun)
+
+    def dropped(self, text: str) -> int:
+        with self._reading(text):
+            return self._letters.dropped(text)
+
+    @contextmanager
+    def _reading(self, text: str) -> Iterator[None]:
+        """ConfigError in place of whatever the tokenizer raises for a text."""
         try:
             with no_panic():
-                return self._tokenizer.encode(text, add_special_tokens=begun)
+                yield
         except Exception as error:  # It has no other class of errors.
             raise ConfigError(
                 f"{self._where} cannot encode {excerpt(repr(text))}: {error}; take one with a "
@@ -194,6 +213,9 @@ class TransformersEncoder:
             raise ConfigError(
                 f"{self._where}: its chat template leaves out what the assistant says; {WITHOUT}"
             )
+        if self.dropped(whole):
+            # The library's offsets are wrong behind a character that it drops.
+            return list(self._apart(whole, spans))
         found = self._encoded(whole)
         segments: list[Segment] = []
         for number, (first, _) in zip(found.ids, found.offsets, strict=True):
@@ -202,6 +224,13 @@ class TransformersEncoder:
                 segments.append(Segment([], learnt))
             segments[-1].ids.append(number)
         return segments
+
+    def _apart(self, whole: str, spans: list[tuple[int, int]]) -> Iterator[Segment]:
+        """Parts of a text, each encoded by itself; those in ``spans`` are learnt."""
+        edges = [0, *(edge for span in spans for edge in span), len(whole)]
+        for place, (start, end) in enumerate(pairwise(edges)):
+            if ids := list(self._encoded(whole[start:end]).ids):
+                yield Segment(ids, place % 2 == 1)
 
     def _spans(self, messages: Sequence[Message], whole: str) -> Iterator[tuple[int, int]]:
         """First characters and ends of what the assistant says, in the whole text."""

@@ -10,6 +10,7 @@ import torch
 
 from nodes.program import FineTuning
 from nodes.workload import tasks
+from nodes.workload.text.tokens import ShippedEncoder
 from testbed.config_error import ConfigError
 from testbed.run.config import RunConfig
 
@@ -91,6 +92,15 @@ def test_glyphs_are_no_public_text() -> None:
     config = RunConfig(**TEXT, method="kdfft", options={"public_source": "glyphs"})
     with pytest.raises(ConfigError, match="public inputs that are drawn are images"):
         FineTuning(config, 4).prepare()
+
+
+def test_what_a_tokenizer_drops_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ShippedEncoder, "dropped", lambda self, text: text.count("7"))
+    lines = (json.dumps({"text": f"the {n}"}) for n in range(80))
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    own = {"model": "llama-docs", "dataset": "text", "data_path": str(tmp_path)}
+    said = "; 18 characters of 17 records have no token of the model's and were dropped"
+    assert said in str(task(**own, sequence_length=8).told)
 
 
 def test_texts_of_a_user_are_read_and_told_of(tmp_path: Path) -> None:

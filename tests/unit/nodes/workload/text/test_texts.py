@@ -151,6 +151,11 @@ def test_what_a_tokenizer_knows_nothing_of_is_said(tmp_path: Path) -> None:
     path = written(tmp_path / "b.jsonl", [{"text": f"{'ab'[n % 2]}{n}"} for n in range(60)])
     found = load(path, drops, 8, seed=0)
     assert found.left_out == {UNKNOWN: 30}
+    digits = sum(len(str(n)) for n in range(0, 60, 2))
+    assert (found.dropped, found.dropping) == (digits, 30)
+    asked = [{"prompt": f"a{n}", "input": "bb", "completion": "a"} for n in range(30)]
+    found = load(written(tmp_path / "c.jsonl", asked), drops, 8, seed=0, template="plain")
+    assert (found.dropped, found.dropping) == (sum(len(f"{n}bb") for n in range(30)), 30)
 
 
 TEXTS = st.lists(
