@@ -1,4 +1,5 @@
-"""Packages of which few tests need one, each imported when a test first asks for it.
+"""Packages, and modules of ours that import one, which few tests need: each is imported when a test
+first asks for it.
 
 All of them take some seconds, which otherwise each worker would spend as it collects.
 """
@@ -9,6 +10,9 @@ from types import ModuleType
 PACKAGES = {
     "accountants": "opacus.accountants",
     "datasets": "datasets",
+    "dp_budget": "methods.privacy.budget",
+    "dp_client": "methods.privacy.client",
+    "dp_sample": "methods.privacy.sample",
     "parquet": "pyarrow.parquet",
     "peft": "peft",
     "peft_constants": "peft.utils.constants",

@@ -35,6 +35,7 @@ def test_the_table_of_methods_is_the_presets() -> None:
     assert rows[:2] == again[:2] and len({row.count("|") for row in rows}) == 1
 
 
+@pytest.mark.thorough
 def test_what_the_table_is_made_with_is_a_bench() -> None:
     flags = dict(flag.removeprefix("--").split("=", 1) for flag in readme.TUNED)
     option, values = flags["grid"].split("=")

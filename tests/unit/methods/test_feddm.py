@@ -263,6 +263,7 @@ def answer(labels: Any = (0, 0, 2, 2), **more: Any) -> dict[str, Tensor]:
     return {"images": more.get("images", torch.zeros(len(own), *SHAPE)), "labels": own}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("tensors", "reason"),
     [
@@ -336,6 +337,7 @@ def nearest(images: Tensor, others: Tensor) -> Tensor:
     return torch.cdist(images.flatten(1), others.flatten(1)).min(dim=1).values
 
 
+@pytest.mark.thorough
 def test_images_that_begin_as_samples_show_them_and_those_of_noise_do_not() -> None:
     digits = data.load("digits", seed=0)
     images, truth = torch.from_numpy(data.scaled(digits.train_inputs)), digits.train_targets

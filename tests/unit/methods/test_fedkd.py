@@ -414,6 +414,7 @@ def test_the_student_is_the_same_everywhere_to_the_last_bit() -> None:
     assert played.server.version == 4
 
 
+@pytest.mark.thorough
 def test_who_missed_a_round_gets_the_dense_student_and_then_means_again() -> None:
     played = Played(rounds=1)
     played.play(1, "client-1", "client-2")

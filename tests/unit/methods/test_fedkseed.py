@@ -215,6 +215,7 @@ def test_a_pass_takes_each_sample_once() -> None:
 # What travels, and where it leads
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["vit", "linear"])
 def test_bytes_are_the_papers_whatever_the_model(kind: str) -> None:
     own = fedkseed.Config()
@@ -288,6 +289,7 @@ def test_only_what_has_changed_is_gone_along(monkeypatch: pytest.MonkeyPatch) ->
     assert moves[0] == len(changed) and max(moves[1:]) <= 6
 
 
+@pytest.mark.thorough
 def test_a_run_makes_the_loss_smaller() -> None:
     generator = torch.Generator().manual_seed(0)
     own = config(candidates=512, steps=50, learning_rate=5e-3, batch_size=4)

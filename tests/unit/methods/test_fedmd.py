@@ -153,6 +153,7 @@ def test_a_client_that_joins_late_trains_alone_before_it_digests(
     assert done == ["train 5", "digest", "train 3"]
 
 
+@pytest.mark.thorough
 def test_digesting_brings_scores_to_the_consensus() -> None:
     options = config(learning_rate=1e-12, digest_epochs=100, digest_learning_rate=3e-3)
     client = fedmd.Client(options, model(), parts()["client-2"], 0)

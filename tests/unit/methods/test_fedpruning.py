@@ -265,6 +265,7 @@ def test_who_missed_a_mask_is_sent_it() -> None:
     assert played.bytes_of("down", 3) == [kept] * 3
 
 
+@pytest.mark.thorough
 def test_a_round_takes_some_clients() -> None:
     played = Played(0, schedule="constant", prune_rounds=6, refine_rounds=0)
     played.play(6, per_round=1)

@@ -37,6 +37,7 @@ def options(method: str, dataset: str = "docs", **given: object) -> dict[str, ob
     return FineTuning(config, 20).options
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dataset", ["docs", "instructions"])
 @pytest.mark.parametrize("method", METHODS)
 def test_the_plain_command_is_taken_but_where_a_method_is_of_images(

@@ -380,6 +380,7 @@ def test_saliency_below_zero_is_refused() -> None:
     assert peer == "client-1" and "holds values below 0" in reason
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("stage", ["int8", "topk:k=0.2"])
 def test_payload_stages_work_on_what_is_kept(stage: str) -> None:
     chains = {name: Coder(Chain([stage]), Chain([stage]), 7) for name in ("server", *SAMPLES)}

@@ -244,6 +244,7 @@ def shares_of_the_label(clients: int, **options: Any) -> list[float]:
     return found
 
 
+@pytest.mark.thorough
 def test_the_default_ranks_samples_and_not_labels_alone() -> None:
     """pool = mean without a block in the head is no cure of the trap; a block is, in part."""
     trap = shares_of_the_label(4, head_blocks=0, pool="cls")

@@ -208,6 +208,7 @@ def test_in_v2_with_private_labels_a_batch_is_done_before_the_next_begins() -> N
         assert out == (back[0], "smashed") and back[1] == "gradient"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("labels", LABELS)
 @pytest.mark.parametrize("sent", [0, 1, 3])
 @pytest.mark.parametrize("order", ["drawn", "arrival"])

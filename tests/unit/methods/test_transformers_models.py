@@ -81,6 +81,7 @@ def test_bytes_are_those_of_modelled_compute(
         assert tied(server.model) == (name not in ("split", "sfprompt"))
 
 
+@pytest.mark.thorough
 def test_bytes_by_formula(folder: Path) -> None:
     _, sent = played(folder, *CASES[1], "cpu")
     assert {each.payload_bytes for each in sent.of("up")} == {4 * made_causal.DEPTH * 3 * D}

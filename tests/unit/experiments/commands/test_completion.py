@@ -79,6 +79,7 @@ def offered(program: Path, shell: str, words: tuple[str, ...], cwd: Path = ROOT)
     return {line.partition(",")[2].split("\t")[0] for line in lines}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("shell", "words"), [("fish", words) for words in WORDS] + [("zsh", w) for w in ZSH_WORDS]
 )
@@ -110,6 +111,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
     return set(done.stdout.split())
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 @pytest.mark.parametrize(
     ("pieces", "expected"),

@@ -80,6 +80,7 @@ def test_biases_are_trained_where_there_are_any() -> None:
     assert set(trained(adapted("bias", model))) == {"blocks.1.attention.query.bias"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("variant", [each for each in TIED if each != "prompt"])
 def test_a_variant_at_first_changes_nothing(variant: str) -> None:
     with torch.no_grad():

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 import methods
 from methods import fedavg
-from methods.privacy import client
-from methods.privacy.client import NoisyMean, clipped_change
 from methods.shared.local_training import trainable_state
 from nodes.fleet import Fleet
 from nodes.program import FineTuning
@@ -34,17 +32,17 @@ def test_a_change_is_clipped_over_all_tensors_together() -> None:
     start = {"w": torch.zeros(2, 2), "b": torch.ones(1)}
     end = {"w": torch.tensor([[2.0, 0.0], [0.0, 1.0]]), "b": torch.tensor([3.0])}
     # Its length is sqrt(4 + 1 + 4).
-    found = clipped_change(start, end, 1.5)
+    found = heavy.dp_client.clipped_change(start, end, 1.5)
     assert found["w"].tolist() == [[1.0, 0.0], [0.0, 0.5]] and found["b"].tolist() == [1.0]
-    whole = clipped_change(start, end, 3.5)
+    whole = heavy.dp_client.clipped_change(start, end, 3.5)
     assert whole["w"].tolist() == end["w"].tolist() and whole["b"].tolist() == [2.0]
-    still = clipped_change(start, start, 1.0)
+    still = heavy.dp_client.clipped_change(start, start, 1.0)
     assert not any(each.any() for each in still.values())
 
 
-def noisy_mean(start: dict[str, Tensor], **options: Any) -> NoisyMean:
+def noisy_mean(start: dict[str, Tensor], **options: Any) -> Any:
     chosen = {"clip": 1e6, "noise": 0.0, "expected": 2, **options}
-    return NoisyMean(start, generator=torch.Generator().manual_seed(0), **chosen)
+    return heavy.dp_client.NoisyMean(start, generator=torch.Generator().manual_seed(0), **chosen)
 
 
 def test_without_noise_and_clipping_it_is_the_mean() -> None:
@@ -87,7 +85,7 @@ def test_the_noise_has_the_deviation_that_was_asked_for() -> None:
 
 
 def test_what_a_client_sends_is_clipped() -> None:
-    side = client.ClientSide(fedavg.Config(dp="client", dp_noise=1.0, dp_clip=0.25), 10)
+    side = heavy.dp_client.ClientSide(fedavg.Config(dp="client", dp_noise=1.0, dp_clip=0.25), 10)
     start, end = {"w": torch.ones(40)}, {"w": torch.full((40,), 3.0)}
     sent = side.outgoing(start, end)
     assert sent["w"].dtype == torch.float32
@@ -187,7 +185,7 @@ def costs(clients: int, away: int, per_round: int | None, rounds: int = 4) -> fl
     for name in names[:away]:
         fleet.members.leave(name, "the start")
     config = fedavg.Config(dp="client", dp_noise=1.0)
-    side = client.ServerSide(config, 0)
+    side = heavy.dp_client.ServerSide(config, 0)
     for number in range(1, rounds + 1):
         fleet.begin(number)
         assert side.mean({"w": torch.zeros(1)}, fleet) is not None

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import heavy
 import pytest
 import torch
 from in_process import play
@@ -11,7 +12,6 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from methods import fedpeft
-from methods.privacy import sample
 from methods.shared.local_training import trainable_state
 from nodes.workload.models import ModelSpec, VisionTransformer
 
@@ -28,7 +28,7 @@ def one_by_one(model: nn.Module, inputs: Tensor, targets: Tensor) -> list[dict[s
 
 
 def assert_alike(model: nn.Module, inputs: Tensor, targets: Tensor) -> None:
-    found = sample.gradients(model, inputs, targets)
+    found = heavy.dp_sample.gradients(model, inputs, targets)
     for number, expected in enumerate(one_by_one(model, inputs, targets)):
         assert expected.keys() == found.keys()
         for name, each in expected.items():

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from methods import Shard, fedpeft, peft
-from methods.privacy import sample
 from methods.shared import local_training
 from methods.shared.local_training import trainable_state
 from nodes.workload.models import ModelSpec, VisionTransformer
@@ -59,7 +58,7 @@ def one_by_one(model: nn.Module, shard: Shard) -> list[dict[str, Tensor]]:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gradients_by_sample_are_those_of_single_samples(variant: str) -> None:
     model, shard = adapted(variant), some(5)
-    found = sample.gradients(model, shard.inputs, shard.targets)
+    found = heavy.dp_sample.gradients(model, shard.inputs, shard.targets)
     assert found.keys() == trainable_state(model).keys()
     for number, expected in enumerate(one_by_one(model, shard)):
         for name, each in expected.items():
@@ -67,25 +66,26 @@ def test_gradients_by_sample_are_those_of_single_samples(variant: str) -> None:
             assert name.endswith("key.bias") or each.abs().max() > 1e-5, name
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_model_keeps_its_own_parameters(variant: str) -> None:
     model, shard = adapted(variant), some(2)
     before = {name: (each, each.clone()) for name, each in model.named_parameters()}
     places = [id(own) for each in model.modules() for own in each.parameters(recurse=False)]
-    sample.gradients(model, shard.inputs, shard.targets)
+    heavy.dp_sample.gradients(model, shard.inputs, shard.targets)
     for name, each in model.named_parameters():
         assert each is before[name][0] and torch.equal(each, before[name][1])
     assert places == [id(own) for each in model.modules() for own in each.parameters(recurse=False)]
 
 
-@pytest.mark.parametrize("count", [1, 5, 2 * sample.AT_ONCE + 3])
-def test_a_clipped_sum_by_hand(count: int) -> None:
-    model, shard = adapted("adapter"), some(count)
+@pytest.mark.parametrize("count", [1, 5, None], ids=["one", "five", "more than at once"])
+def test_a_clipped_sum_by_hand(count: int | None) -> None:
+    model, shard = adapted("adapter"), some(count or 2 * heavy.dp_sample.AT_ONCE + 3)
     alone = one_by_one(model, shard)
     norms = [torch.cat([each.flatten() for each in one.values()]).norm().item() for one in alone]
     # Of five samples two or three are clipped.
     clip = sorted(norms)[len(norms) // 2] * 0.99
-    found = sample.clipped_sum(model, shard.inputs, shard.targets, clip)
+    found = heavy.dp_sample.clipped_sum(model, shard.inputs, shard.targets, clip)
     for name in found:
         expected = sum(
             one[name] * min(1.0, clip / norm) for one, norm in zip(alone, norms, strict=True)
@@ -96,8 +96,8 @@ def test_a_clipped_sum_by_hand(count: int) -> None:
 def test_one_sample_moves_the_sum_by_no_more_than_the_clip() -> None:
     model, shard = adapted("lora"), some(6)
     clip = 0.01
-    whole = sample.clipped_sum(model, shard.inputs, shard.targets, clip)
-    less = sample.clipped_sum(model, shard.inputs[1:], shard.targets[1:], clip)
+    whole = heavy.dp_sample.clipped_sum(model, shard.inputs, shard.targets, clip)
+    less = heavy.dp_sample.clipped_sum(model, shard.inputs[1:], shard.targets[1:], clip)
     change = torch.cat([(whole[name] - less[name]).flatten() for name in whole])
     # Any sample's gradient is longer than this clip, so it is met.
     assert change.norm().item() == pytest.approx(clip, rel=1e-4)
@@ -105,7 +105,7 @@ def test_one_sample_moves_the_sum_by_no_more_than_the_clip() -> None:
 
 def test_the_sum_over_no_sample_is_zero() -> None:
     model, shard = adapted("head"), some(1)
-    found = sample.clipped_sum(model, shard.inputs[:0], shard.targets[:0], 1.0)
+    found = heavy.dp_sample.clipped_sum(model, shard.inputs[:0], shard.targets[:0], 1.0)
     assert found.keys() == trainable_state(model).keys()
     assert not any(each.any() for each in found.values())
 
@@ -114,7 +114,7 @@ def test_the_sum_over_no_sample_is_zero() -> None:
 def test_without_noise_and_clipping_it_is_ordinary_training(variant: str) -> None:
     shard, steps = some(10), 3
     ours, ordinary = adapted(variant), adapted(variant)
-    sample.descend(
+    heavy.dp_sample.descend(
         ours,
         shard,
         torch.optim.SGD(ours.parameters(), lr=0.1),
@@ -144,7 +144,7 @@ def step_of(noise: float, clip: float, seed: int = 0) -> Tensor:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 100))
     images = torch.rand(4, 1, 8, 8)
     shard = Shard(images, torch.arange(4), images[:0], 1)
-    sample.descend(
+    heavy.dp_sample.descend(
         model,
         shard,
         torch.optim.SGD(model.parameters(), lr=0.0),
@@ -175,13 +175,13 @@ def test_samples_are_drawn_independently(monkeypatch: pytest.MonkeyPatch) -> Non
         batches.append(labels.tolist())
         return {name: torch.zeros_like(each) for name, each in model.named_parameters()}
 
-    monkeypatch.setattr(sample, "clipped_sum", keep)
+    monkeypatch.setattr(heavy.dp_sample, "clipped_sum", keep)
     model, count, rate, steps = nn.Linear(1, 1), 20, 0.25, 2000
     shard = Shard(torch.zeros(count, 1), torch.arange(count), torch.empty(0), 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     generator = torch.Generator().manual_seed(0)
     kwargs: dict[str, Any] = {"steps": steps, "rate": rate, "clip": 1.0, "noise": 0.0}
-    sample.descend(model, shard, optimizer, generator=generator, **kwargs)
+    heavy.dp_sample.descend(model, shard, optimizer, generator=generator, **kwargs)
     sizes = torch.tensor([float(len(batch)) for batch in batches])
     assert len(sizes) == steps
     # Binomial: a batch of fixed size would have no variance at all.
@@ -227,6 +227,7 @@ class Rounds:
         return server.evaluate(part.inputs, part.targets)["epsilon"]
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("plain_attention")
 def test_the_result_has_the_greatest_epsilon_of_any_client() -> None:
     played = Rounds(dp_noise=2.0)

@@ -2,13 +2,13 @@
 
 from typing import Any
 
+import heavy
 import pytest
 import torch
 from in_process import shards
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from methods.privacy import sample
 from methods.shared import attention, flops
 from nodes import compute
 from nodes.workload.models import ModelSpec, VisionTransformer
@@ -52,7 +52,7 @@ def test_it_has_a_gradient_of_its_gradient() -> None:
 
 def by_sample(model: VisionTransformer) -> None:
     shard = shards({"client-1": 2}, (1, 4, 4), 3)["client-1"]
-    sample.gradients(model, shard.inputs, shard.targets)
+    heavy.dp_sample.gradients(model, shard.inputs, shard.targets)
 
 
 def counted(model: VisionTransformer) -> None:

@@ -60,6 +60,7 @@ def test_a_file_comes_back(tmp_path: Path) -> None:
     assert bytes(load_file(path)["checksum"].tolist()) == hashlib.sha256(WHOLE[:-32]).digest()
 
 
+@pytest.mark.thorough
 def test_each_bit_counts(tmp_path: Path) -> None:
     for place in range(len(WHOLE)):
         changed = bytearray(WHOLE)
@@ -67,6 +68,7 @@ def test_each_bit_counts(tmp_path: Path) -> None:
         assert "Error" not in refused(tmp_path / "a", bytes(changed))
 
 
+@pytest.mark.thorough
 def test_cut_or_longer_it_is_torn(tmp_path: Path) -> None:
     for length in range(len(WHOLE)):
         assert "is torn" in refused(tmp_path / "a", WHOLE[:length])

@@ -69,6 +69,7 @@ def arrays(name: str, one: heavy.datasets.Dataset) -> tuple[np.ndarray, np.ndarr
     return hub_data._arrays(one, hub_data.SOURCES[name], data.facts(name).classes, where)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["parquet", "disk"])
 def test_a_folder_is_read_as_it_was_written(kind: str, tmp_path: Path) -> None:
     if kind == "parquet":
@@ -217,6 +218,7 @@ def test_a_files_name_is_no_pattern_either(tmp_path: Path) -> None:
     assert np.array_equal(found, pixels(30).transpose(0, 3, 1, 2))
 
 
+@pytest.mark.thorough
 def test_files_that_are_not_whole_are_refused_by_name_before_anything_starts(
     tmp_path: Path,
 ) -> None:
@@ -311,6 +313,7 @@ def test_a_process_apart_leaves_as_soon_as_it_has_answered(
         hub.run_apart("apart", limit_s=60)
 
 
+@pytest.mark.thorough
 def test_a_run_trains_on_fractions_and_shares_pixels(tmp_path: Path) -> None:
     folder = write_parquet(made("cifar10"), tmp_path / "own")
     config = RunConfig(method="fedavg", dataset="cifar10", data_path=str(folder))

@@ -79,6 +79,7 @@ def test_the_shipped_weights_are_the_ones_in_the_model() -> None:
     assert state.keys() - keys == {"head.classifier.weight", "head.classifier.bias"}
 
 
+@pytest.mark.thorough
 def test_the_shipped_weights_know_glyphs() -> None:
     """The frozen features alone tell apart the digits of the data set; random ones do not."""
     x, y = (torch.from_numpy(each) for each in glyphs(1200, 7, characters=DIGITS))

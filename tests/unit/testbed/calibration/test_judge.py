@@ -49,6 +49,7 @@ def missed(judged: dict[tuple[str, str], Row]) -> set[tuple[str, str]]:
     return {key for key, row in judged.items() if row.ok is False}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", profiles.names())
 def test_a_link_that_is_exactly_what_was_asked_misses_no_gate(name: str) -> None:
     link = profiles.load(name)

@@ -88,6 +88,7 @@ def opened(chromium: str, path: Path, tmp_path: Path, *flags: str) -> str:
     return done.stdout
 
 
+@pytest.mark.thorough
 def test_a_report_opens_without_an_error_and_has_every_section(
     chromium: str, pages: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -172,6 +172,7 @@ def test_attributes_are_escaped_too() -> None:
     assert html.escaped("a\x00b\ud800") == r"a\x00b\ud800"
 
 
+@pytest.mark.thorough
 def test_a_report_is_small_also_of_a_thousand_clients() -> None:
     text = report(events(clients=1000, rounds=5))
     check(text)

@@ -89,6 +89,7 @@ def test_a_skeleton_has_the_shapes_without_weights(model_type: str, tmp_path: Pa
     models.check(str(tmp_path), weights=False)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("model_type", LAYOUTS)
 def test_stages_can_be_cut_at_each_block(model_type: str, tmp_path: Path) -> None:
     model = models.build(str(made_causal.folder_of(model_type, tmp_path)), 1, 0)

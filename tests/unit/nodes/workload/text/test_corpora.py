@@ -28,6 +28,7 @@ def rows(sequences: object) -> set[bytes]:
     return {each.tobytes() for each in sequences}  # type: ignore[attr-defined]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("make", "name"), [(docs, "docs"), (asked, "instructions")])
 def test_no_sequence_is_of_two_splits(make: Callable[..., Corpus], name: str) -> None:
     test, validation = make(), make(validation=True)
