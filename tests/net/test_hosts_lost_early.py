@@ -1,12 +1,13 @@
 """Hosts that are lost before a run has begun: once they have met, and while links are probed."""
 
 import select
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from machines import CUT, LIMIT_S, Make, alive, below, said
+from machines import CUT, LIMIT_S, Machines, Make, alive, below, said
 from several_hosts import TUNNEL_PORT, underlay
 
 from testbed.links.interface import LinkError, Network
@@ -99,6 +100,22 @@ def test_hosts_that_are_cut_right_after_they_have_met_know_it(
             each.close()
 
 
+def lose(found: Machines, agent: subprocess.Popen[str], how: str) -> float:
+    """Lose the second host; when, in seconds of the run."""
+    (began,) = found.events("run")
+    gone_s = (time.monotonic_ns() - began["origin_ns"]) / 1e9
+    if how == "cut":
+        found.cut(1)
+    else:
+        agent.kill()
+    return float(gone_s)
+
+
+def fails(run: subprocess.Popen[str]) -> None:
+    text = said(run)
+    assert run.returncode == 1, text
+
+
 @pytest.mark.parametrize("how", ["agent", "cut"])
 def test_a_host_that_is_lost_while_links_are_probed_ends_the_run_within_seconds(
     machines: Make, until: Callable[..., Any], how: str
@@ -108,14 +125,8 @@ def test_a_host_that_is_lost_while_links_are_probed_ends_the_run_within_seconds(
     run = found.execute(*FAR, PLACE, "--", "true")
     until(lambda: len(found.events("isolated")) == 3, "places of all programs", LIMIT_S)
     time.sleep(0.5)  # Of the six that a ping takes over such lines.
-    (began,) = found.events("run")
-    gone_s = (time.monotonic_ns() - began["origin_ns"]) / 1e9
-    if how == "cut":
-        found.cut(1)
-    else:
-        agent.kill()
-    text = said(run)
-    assert run.returncode == 1, text
+    gone_s = lose(found, agent, how)
+    fails(run)
     assert not found.events("certified")
     (told,), (closed,) = found.events("host_gone"), found.events("closed")
     print("told and closed after, s:", told["t"] - gone_s, closed["t"] - gone_s)
@@ -132,14 +143,9 @@ def test_a_host_that_is_lost_before_hosts_have_met_ends_the_run_within_seconds(
     found = machines()
     agent = found.agent(1)
     run = found.execute(*FAR, PLACE, "--", "true")
-    (began,) = until(lambda: found.events("run"), "a run", LIMIT_S)
-    gone_s = (time.monotonic_ns() - began["origin_ns"]) / 1e9
-    if how == "cut":
-        found.cut(1)
-    else:
-        agent.kill()
-    text = said(run)
-    assert run.returncode == 1, text
+    until(lambda: found.events("run"), "a run", LIMIT_S)
+    gone_s = lose(found, agent, how)
+    fails(run)
     assert not found.events("links")
     (closed,) = found.events("closed")
     print("closed after, s:", closed["t"] - gone_s, closed["reason"])
@@ -152,8 +158,7 @@ def test_two_hosts_that_do_not_reach_each_other_end_the_run_within_seconds(machi
     found.agent(2)
     found.part(1, 2)
     run = found.execute("--clients=3", "--place=server=a,client-1=b,client-2=c,client-3=a", "true")
-    text = said(run)
-    assert run.returncode == 1, text
+    fails(run)
     (closed,) = found.events("closed")
     print("closed after, s:", closed["t"], closed["reason"])
     assert "host c: " in closed["reason"] and "reach host b" in closed["reason"]
