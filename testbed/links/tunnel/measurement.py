@@ -8,7 +8,7 @@ from collections import deque
 from typing import NamedTuple, TypeVar
 
 from testbed.links.interface import LinkError
-from testbed.links.tunnel import messages
+from testbed.links.tunnel import ends, messages
 from testbed.links.tunnel.clocks import Contradiction, Offset
 from testbed.links.tunnel.messages import Ask, Decoder, Filling, Malformed, Message, Rate, Tell
 from testbed.links.tunnel.streams import Stream
@@ -102,7 +102,7 @@ class _Talk:
         while not self._come:
             data = self._stream.recv(_READ_BYTES)
             if not data:
-                raise ConnectionError("it closed the connection")
+                raise ConnectionError(ends.CLOSED)
             now = time.monotonic()
             self._come.extend((message, now) for message in self._decoder.feed(data))
         message, came = self._come.popleft()

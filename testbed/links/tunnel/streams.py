@@ -12,7 +12,7 @@ import socket
 import ssl
 import time
 
-from testbed.links.tunnel import certificate
+from testbed.links.tunnel import certificate, ends
 
 _RECORD_BYTES = 1 << 14
 _MOST_SEALED_BYTES = 1 << 18
@@ -99,7 +99,7 @@ class Sealed(Stream):
             self._socket.settimeout(max(0.001, by - time.monotonic()))
             data = self._socket.recv(_READ_BYTES)
             if not data:
-                raise Broken("it closed the connection")
+                raise Broken(ends.CLOSED)
             self._incoming.write(data)
 
     def _has_agreed(self) -> bool:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from testbed.links.queueing.lateness import Lateness
-from testbed.links.tunnel import messages
+from testbed.links.tunnel import ends, messages
 from testbed.links.tunnel.clocks import Contradiction, Offset
 from testbed.links.tunnel.messages import Ask, Decoder, Filling, Frame, Leave, Malformed, Rate, Tell
 from testbed.links.tunnel.streams import Stream
@@ -88,7 +88,7 @@ class Tunnel:
             except BlockingIOError:
                 return
             except OSError as error:
-                raise Gone(error.strerror or "the connection broke") from error
+                raise Gone(ends.why(error)) from error
             del out[:sent]
 
     def read(self, clock: Callable[[], float]) -> list[Frame]:
@@ -104,9 +104,9 @@ class Tunnel:
             except BlockingIOError:
                 break
             except OSError as error:
-                raise Gone(error.strerror or "the connection broke") from error
+                raise Gone(ends.why(error)) from error
             if not data:
-                raise Gone("it closed the connection")
+                raise Gone(ends.CLOSED)
             self._take(data, clock, frames)
             if len(data) < _READ_BYTES:
                 break

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from testbed.links.tunnel import proof, silence
+from testbed.links.tunnel import ends, proof, silence
 from testbed.links.tunnel.callers import Called
 from testbed.run.hosts.seal import TAG_BYTES, Seal
 
@@ -71,7 +71,7 @@ class Line:
         try:
             self._socket.sendall(_HEAD.pack(len(body)) + self._sends.close(body))
         except OSError as error:
-            raise LineClosed(error.strerror or "it takes nothing any more") from error
+            raise LineClosed(ends.why(error, "it takes nothing any more")) from error
 
     def read(self) -> list[Any]:
         """Every message that is here now, without waiting.
@@ -113,10 +113,10 @@ class Line:
             except BlockingIOError:
                 return
             except OSError as error:
-                self._closed = error.strerror or "the connection broke"
+                self._closed = ends.why(error)
                 return
             if not data:
-                self._closed = "it closed the connection"
+                self._closed = ends.CLOSED
                 return
             self._partial += data
             self._closed = self._take()

@@ -4,8 +4,9 @@ import contextlib
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import msgspec
 import pytest
@@ -61,6 +62,24 @@ def test_an_end_is_told_after_what_came_before_it(owned: contextlib.ExitStack):
     agent.close()
     assert driver.receive(Tell, 5) == Tell(1, 2, 3)
     with pytest.raises(LineClosed, match="it closed the connection"):
+        driver.read()
+
+
+def test_an_end_is_told_in_the_same_words_by_who_reads_and_who_writes(
+    owned: contextlib.ExitStack, until: Callable[..., Any]
+) -> None:
+    driver, agent = joined(owned)
+    driver.send(Tell(1, 2, 3))
+    agent.close()  # With something unread, which makes it a reset.
+
+    def told() -> str | None:
+        try:
+            return driver.send(Tell(1, 2, 3))
+        except LineClosed as error:
+            return str(error)
+
+    assert until(told, "nobody hears it", 5.0) == "it closed the connection"
+    with pytest.raises(LineClosed, match=r"^it closed the connection$"):
         driver.read()
 
 
