@@ -2,11 +2,11 @@
 
 import io
 import re
-import threading
 from pathlib import Path
 
 from made_run import events, summary
 from rich.console import Console
+from threads import threads
 
 from experiments.plan import Bench, Outcome, Row, cells
 from experiments.progress import BenchProgress, Lines, LiveTable, last_line, table
@@ -130,14 +130,14 @@ def test_the_live_table_is_drawn_without_a_thread() -> None:
     """Runs are forked while it is there."""
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=90, height=20)
-    before = threading.active_count()
+    before = threads()
     found, clock = course("a", "b")
     with LiveTable(console) as live:
         found.begin(Path("none"))
         live.began(found)
         clock.now_s += 7
         live.ticked(found)
-        assert threading.active_count() == before
+        assert not threads() - before
         found.end(Outcome(found.cells[0], summary([]), None))
         live.ended(found)
     assert "a-seed0" in screen.getvalue() and "7 s" in screen.getvalue()

@@ -10,10 +10,10 @@ from typing import Any
 import heavy
 import msgspec
 import numpy as np
-import psutil
 import pytest
 import torch
 from PIL import Image
+from threads import threads
 
 from nodes.program import FineTuning
 from nodes.workload import data, hub, hub_data
@@ -77,10 +77,10 @@ def test_a_folder_is_read_as_it_was_written(kind: str, tmp_path: Path) -> None:
         write_parquet(made("cifar100"), tmp_path / "cifar100")
     else:
         made("cifar100").save_to_disk(tmp_path)
-    threads = psutil.Process().num_threads()
+    before = threads()
     folder = data.find("cifar100", str(tmp_path))
     got = data.load("cifar100", seed=0, folder=folder)
-    assert psutil.Process().num_threads() == threads
+    assert not threads() - before
     assert got.name == "cifar100" and got.outputs == 100
     assert got.train_inputs.dtype == np.uint8
     assert np.array_equal(got.train_inputs, pixels(30).transpose(0, 3, 1, 2))

@@ -93,4 +93,4 @@ def test_connections_of_any_library_are_found_and_nothing_else() -> None:
             assert found == {calling.fileno(), answering.fileno()}
             congestion.set_on(calling.fileno(), "reno")
             assert congestion.used_by(calling.fileno()) == "reno"
-        assert set(congestion.connections()) == before
+        assert not set(congestion.connections()) - before
