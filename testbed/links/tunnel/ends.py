@@ -4,7 +4,7 @@ CLOSED = "it closed the connection"
 
 
 def why(error: OSError, otherwise: str = "the connection broke") -> str:
-    """What ``error`` of a connection says, and ``otherwise`` where it says nothing.
+    """Words for ``error`` of a connection; ``otherwise`` where it has none.
 
     Who closes with something unread resets, and who writes to it then has a broken pipe: which of
     the three is a matter of microseconds.
