@@ -1,5 +1,6 @@
-# Three commands: `make launch` runs the default experiment, `make test` all tests, `make check` the
-# quick ones. Each makes its environment the first time and starts at once after that.
+# `make launch` runs the default experiment, `make test` the tests, `make check` the quick ones and
+# `make test-all` those of every method, layout or byte too, as CI does. Each makes its environment
+# the first time and starts at once after that.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -7,10 +8,11 @@ BIN := $(VENV)/bin
 ARGS ?= --profile=4g --clients=20
 INPUTS := pyproject.toml constraints.txt hatch_build.py
 PYTEST := $(BIN)/python -m pytest
+LEFT := thorough or patient or packages
 # Else each worker, and each process that a test starts, would compile the same files again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: env launch test check packages lint bench sbom clean
+.PHONY: env launch test test-all check packages lint bench sbom clean
 
 $(BIN)/.installed: $(INPUTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -29,19 +31,20 @@ launch: $(BIN)/.installed
 	$(BIN)/python cli.py launch $(ARGS)
 
 # Of what PYTEST_ARGS names, one part may hold no test, which is pytest's exit status 5; not both.
-test: lint
+test-all: LEFT := patient or packages
+test test-all: lint
 	@part() { \
 	  $(PYTEST) "$$@" $(PYTEST_ARGS); status=$$?; \
 	  [ $$status = 5 ] || found=$$status; \
 	  [ $$status = 0 ] || [ $$status = 5 ] || exit $$status; \
 	}; \
 	found=5; \
-	part -n auto -m "not quiet and not patient and not packages"; \
-	part -m "quiet and not patient and not packages"; \
+	part -n auto -m "not quiet and not ($(LEFT))"; \
+	part -m "quiet and not ($(LEFT))"; \
 	exit $$found
 
 check: lint
-	$(PYTEST) -n auto -m "not thorough and not patient and not packages" $(PYTEST_ARGS) tests/unit
+	$(PYTEST) -n auto -m "not ($(LEFT))" $(PYTEST_ARGS) tests/unit
 
 # Other people's programs as docs/exec.md starts them, from the package index.
 packages: $(BIN)/.installed-dev

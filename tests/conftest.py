@@ -47,9 +47,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than cores, since many tests wait for clocks and not for a processor."""
+    """Two more than cores, since many tests wait for clocks and not for a processor."""
     cores = os.cpu_count() or 1
-    return min(MOST_WORKERS, cores + 1) if cores > 1 else 1
+    return min(MOST_WORKERS, cores + 2) if cores > 1 else 1
 
 
 @pytest.hookimpl(optionalhook=True)

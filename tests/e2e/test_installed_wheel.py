@@ -127,6 +127,7 @@ def test_a_run_of_the_wheel_is_one_of_the_checkout(run, elsewhere, launch):
     assert folder.name in run("results", "--out=runs")
 
 
+@pytest.mark.thorough
 def test_a_killed_run_of_the_wheel_goes_on(command, run, elsewhere):
     killed = Run(
         elsewhere / "runs",
@@ -147,6 +148,7 @@ def test_a_killed_run_of_the_wheel_goes_on(command, run, elsewhere):
     assert killed.summary["resumed"]
 
 
+@pytest.mark.thorough
 def test_a_bench_of_the_wheel_runs_its_cells(run):
     flags = ("--links=loopback", "--clients=2", "--rounds=1", "--out=bench")
     out = run("bench", f"--methods={QUICK}", "--profiles=ethernet,wifi", *flags)

@@ -87,10 +87,20 @@ CASES = {
     ),
 }
 """By method (CosSGD is averaging's stage): options, and bytes by kind of message."""
+LONG = {"fedcompress", "fedsp"}
 
 
-@pytest.mark.parametrize("compute", [REAL, MODELLED], ids=["real", "modelled"])
-@pytest.mark.parametrize("method", list(CASES))
+def case(method, compute):
+    """Thorough but for each method's with real compute, where that is quick, and one modelled."""
+    real = compute is REAL
+    marks = [] if method == "fedavg" or (real and method not in LONG) else [pytest.mark.thorough]
+    return pytest.param(method, compute, marks=marks, id=f"{method}-{('modelled', 'real')[real]}")
+
+
+@pytest.mark.parametrize(
+    ("method", "compute"),
+    [case(method, compute) for method in CASES for compute in (REAL, MODELLED)],
+)
 def test_what_crosses_the_links_is_the_formulas_to_the_byte(launch, method, compute, request):
     options, expected = CASES[method]
     links = "loopback"

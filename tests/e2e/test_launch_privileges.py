@@ -85,7 +85,7 @@ def test_results_of_sudo_are_the_callers(root, best_links, launch, tmp_path):
     tmp_path.chmod(0o700)
     environment = ["env", "SUDO_UID=65534", "SUDO_GID=65533"]
     flags = (best_links, "--profile=ethernet", "--clients=2", *FAST)
-    run = launch(*flags, "--rounds=20", prefix=environment)
+    run = launch(*flags, "--rounds=6", prefix=environment)
     run.wait_for("saved", node="client-1")
     assert held_by_the_kernel(run.pid_of("client-1"))["Uid"].split() == ["65534"] * 4
     run.process.kill()
