@@ -18,9 +18,11 @@ from testbed.exec.flows import Flows
 from testbed.exec.isolation import View, isolate
 from testbed.exec.jobs import HOSTS, Job, named
 from testbed.exec.kept import PRIVATE
+from testbed.exec.leaving import Leaving
 from testbed.exec.lines import (
     Await,
     Began,
+    Bring,
     Broken,
     Closing,
     Finish,
@@ -86,6 +88,8 @@ class _Init:
         """Of the program, while it runs."""
         self._began_s = 0.0
         self._signalled = False
+        self._leaving: Leaving | None = None
+        """What is in its own folder, once that is asked for."""
         self._finished = False
 
     def run(self, missing: list[str]) -> None:
@@ -135,6 +139,8 @@ class _Init:
                 self._awaited.add(order.port)
             elif isinstance(order, Signal):
                 self._signal(order.number)
+            elif isinstance(order, Bring):
+                self._bring()
             elif isinstance(order, Finish):
                 self._finish()
         if self._channel.closed:
@@ -203,6 +209,15 @@ class _Init:
                 asked=self._signalled,
             )
         )
+
+    def _bring(self) -> None:
+        if self._pid is not None:
+            # Of a run that has failed, whose end would end it without a word.
+            self._pid = None
+            self._end_all()
+        if self._leaving is None:
+            self._leaving = Leaving(self._job.own_folder)
+        self._channel.send(self._leaving.parcel())
 
     def _look(self) -> None:
         if self._pid is not None:

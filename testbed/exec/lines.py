@@ -1,5 +1,7 @@
 """Lines between the supervisor of programs and each node's init."""
 
+from typing import Annotated, Literal
+
 import msgspec
 
 from testbed.record.events import Flow
@@ -19,6 +21,11 @@ class Signal(msgspec.Struct, tag="signal"):
     """An order to send a signal to the program and its process group; SIGKILL: to all."""
 
     number: int
+
+
+class Bring(msgspec.Struct, tag="bring"):
+    """An order to tell the next of what is in the node's own folder; a program that runs still is
+    ended for that."""
 
 
 class Finish(msgspec.Struct, tag="finish"):
@@ -61,6 +68,39 @@ class Over(msgspec.Struct, tag="over"):
     """Whether a signal from here had gone to it."""
 
 
+class Piece(msgspec.Struct):
+    """The next bytes of a file in the node's own folder, or a folder or link there."""
+
+    path: bytes
+    kind: Literal["folder", "file", "link"]
+    mode: Annotated[int, msgspec.Meta(ge=0, le=0o7777)] = 0
+    data: bytes = b""
+    """Of a link, where it leads."""
+    whole: bool = True
+    """Nothing more of it follows."""
+
+
+Why = Literal["bytes", "number", "depth", "link", "special", "output", "unreadable"]
+
+
+class LeftOut(msgspec.Struct):
+    """Places in the folder that are not told, for one of these reasons."""
+
+    why: Why
+    first: bytes
+    """The path of the first."""
+    count: Annotated[int, msgspec.Meta(ge=1, le=2**60)] = 1
+
+
+class Parcel(msgspec.Struct, tag="parcel"):
+    """The answer to one order to bring."""
+
+    pieces: list[Piece]
+    left_out: list[LeftOut]
+    """With the last one."""
+    last: bool
+
+
 class Closing(msgspec.Struct, tag="closing"):
     """Init's last line."""
 
@@ -75,5 +115,5 @@ class Broken(msgspec.Struct, tag="broken"):
     reason: str
 
 
-Order = Start | Await | Signal | Finish
-Answer = Up | Began | Opened | Over | Closing | Broken
+Order = Start | Await | Signal | Bring | Finish
+Answer = Up | Began | Opened | Over | Parcel | Closing | Broken

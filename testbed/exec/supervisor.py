@@ -383,6 +383,8 @@ class _Run:
         self._read_output(last=True)
         readings.record()
         self._rounds.end()
+        if isinstance(spawner, HostsSpawner):
+            spawner.bring(self._nodes, self._record, lambda: self._asked.times > 1)
         for node in self._nodes:
             node.send(lines.Finish())
         deadline = time.monotonic() + END_LIMIT_S
@@ -392,3 +394,5 @@ class _Run:
                 # What other hosts say comes this way.
                 spawner.channel.drain()
                 self._hear(node)
+                if node.is_cut_off:
+                    break

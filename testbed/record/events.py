@@ -658,6 +658,16 @@ class Exited(Event, tag="exited", kw_only=True):
     stopped: Annotated[bool, "whether it was asked to end"] = False
 
 
+class Brought(Event, tag="brought", kw_only=True):
+    """By a node of `exec` on another host, at the run's end: what of its own folder is in the
+    run's."""
+
+    host: Annotated[str, "on which it was"]
+    files: Annotated[Count, "that came whole"]
+    bytes: Annotated[Count, "in them"]
+    left_out: Annotated[list[str], "what else there was, and why it is not there"] = []
+
+
 class Carried(Event, tag="carried", kw_only=True):
     """By a node of `exec`, at the run's end: what its programs had to do with the outside."""
 
@@ -726,7 +736,7 @@ KINDS: tuple[type[Event], ...] = (
         Wire,
     ),
     *(Evaluated, Shaped, Usage, Captured, Saved, Unsaved, Resumed, Failed, Limited, Host, Done),
-    *(Isolated, Exited, Carried),
+    *(Isolated, Exited, Brought, Carried),
     *(HostGone, HostsCut, HostClock, HostLeft),
     Closed,
 )
@@ -735,8 +745,8 @@ Known = (
     Run | Links | Hosts | Certified | Started | Confined | Ended | Ready | Connection | Joined
     | Away | Back | Message | Staged | Reduced | Dropped | Lost | Stopped | Missed | Overtaken
     | HostRate | Computed | RoundStarted | Round | Wire | Evaluated | Shaped | Usage | Captured
-    | Saved | Unsaved | Resumed | Failed | Limited | Host | Done | Isolated | Exited | Carried
-    | HostGone | HostsCut | HostClock | HostLeft | Closed
+    | Saved | Unsaved | Resumed | Failed | Limited | Host | Done | Isolated | Exited | Brought
+    | Carried | HostGone | HostsCut | HostClock | HostLeft | Closed
 )  # fmt: skip
 """Any of them: what a line is decoded as."""
 

@@ -36,6 +36,10 @@ class HostSummary(msgspec.Struct, kw_only=True):
     cut_from: Annotated[
         list[str] | UnsetType, "other hosts that it could not reach from some moment on"
     ] = UNSET
+    files_brought: Annotated[
+        Count | UnsetType, "of `exec`, on another host: that its nodes' own folders had"
+    ] = UNSET
+    bytes_brought: Annotated[Count | UnsetType, "in them"] = UNSET
 
 
 class HostRows:
@@ -58,6 +62,10 @@ class HostRows:
             row = self._rows[event.host]
             row.clock_drifted_ms = _more(row.clock_drifted_ms, abs(1000 * event.behind_s))
             row.clock_error_ms = _more(row.clock_error_ms, 1000 * event.error_s)
+        elif isinstance(event, events.Brought) and event.host in self._rows:
+            row = self._rows[event.host]
+            row.files_brought = (known(row.files_brought) or 0) + event.files
+            row.bytes_brought = (known(row.bytes_brought) or 0) + event.bytes
         elif isinstance(event, events.HostLeft) and event.host in self._rows:
             _end(self._rows[event.host], event)
 

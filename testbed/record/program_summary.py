@@ -5,8 +5,16 @@ from __future__ import annotations
 from typing import Annotated
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from testbed.record.events import Count, Flow, Seconds
+
+
+class BroughtFiles(msgspec.Struct, kw_only=True):
+    host: Annotated[str, "on which they were"]
+    files: Count
+    bytes: Count
+    left_out: Annotated[list[str], "what else there was, and why it is not there"] = []
 
 
 class Program(msgspec.Struct, kw_only=True):
@@ -22,3 +30,7 @@ class Program(msgspec.Struct, kw_only=True):
     lookups: Annotated[list[str], "names that were looked up and are no node's"] = []
     sockets: Annotated[list[str], "paths of Unix sockets that other nodes see too"] = []
     missing: Annotated[list[str], "what of a machine of its own it had not, and why"] = []
+    brought: Annotated[
+        BroughtFiles | UnsetType,
+        "of a node on another host: what of its own folder is in the run's",
+    ] = UNSET

@@ -46,7 +46,7 @@ _OF_NODES = (
 )
 
 
-_OF_PROGRAMS = (events.Isolated, events.Exited, events.Carried)
+_OF_PROGRAMS = (events.Isolated, events.Exited, events.Brought, events.Carried)
 
 
 def lines(file: BinaryIO) -> Iterator[bytes]:

@@ -21,7 +21,7 @@ from testbed.processes.confinement import Confined
 from testbed.record import events, host_load, round_times, strangers
 from testbed.record.events import Event, Facts, UpDown, known
 from testbed.record.host_summary import HostRows
-from testbed.record.program_summary import Program
+from testbed.record.program_summary import BroughtFiles, Program
 from testbed.record.run_summary import (
     Busiest,
     Bytes,
@@ -195,6 +195,7 @@ class SummaryBuilder:
             events.Done: self._on_done,
             events.Isolated: self._on_isolated,
             events.Exited: self._on_exited,
+            events.Brought: self._on_brought,
             events.Carried: self._on_carried,
             events.Closed: self._on_closed,
         }
@@ -442,6 +443,11 @@ class SummaryBuilder:
         row = self._programs[event.node]
         row.code, row.how = event.code, event.how
         row.seconds, row.stopped = event.seconds, event.stopped
+
+    def _on_brought(self, event: events.Brought) -> None:
+        self._programs[event.node].brought = msgspec.convert(
+            event, BroughtFiles, from_attributes=True
+        )
 
     def _on_carried(self, event: events.Carried) -> None:
         row = self._programs[event.node]

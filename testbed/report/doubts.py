@@ -1,5 +1,6 @@
 """Doubts about a run of programs: what its meters cannot have seen, and what was not to be had."""
 
+from testbed.record.events import known
 from testbed.record.run_summary import Summary
 from testbed.report.text import few
 from testbed.units import byte_count
@@ -27,6 +28,13 @@ def of(summary: Summary, expected: str | None, regex: str | None) -> list[str]:
             found.append(
                 f"{row.node} looked up {few(row.lookups)}: there is no internet inside, only the "
                 "nodes; have what it needs on this machine before"
+            )
+    for row in summary.programs:
+        if (brought := known(row.brought)) is not None and brought.left_out:
+            found.append(
+                f"of {row.node}'s own folder on host {brought.host} this is not here, and gone "
+                f"with it: {'; '.join(brought.left_out)}; what is to last there goes to a folder "
+                "of that host's"
             )
     missing = sorted({each for row in summary.programs for each in row.missing})
     return found + [f"nodes are without {each}" for each in missing]

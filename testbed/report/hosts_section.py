@@ -32,8 +32,21 @@ def hosts_section(story: Story) -> Markup:
         "measured before the run. Nodes' times are by the driver's clock; by how much another "
         "host's has drifted since the run began has been put right."
     )
+    if brought := _brought(rows):
+        gone.append(tag("p", brought))
     shown = table("The hosts, the driver's own first", _HEAD, [_cells(row) for row in rows])
     return section("hosts", "The hosts", tag("p", text), *gone, *cut, shown)
+
+
+def _brought(rows: list[HostSummary]) -> str:
+    """Words for what came of the folders of programs' nodes; none of other runs."""
+    came = [
+        f"{files:,} file{'' if files == 1 else 's'} with {known(row.bytes_brought) or 0:,} bytes "
+        f"from host {row.name}"
+        for row in rows
+        if (files := known(row.files_brought)) is not None
+    ]
+    return f"Of nodes' own folders on other hosts came {', '.join(came)}." if came else ""
 
 
 def _cells(row: HostSummary) -> list[object]:

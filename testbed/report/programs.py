@@ -51,6 +51,10 @@ class ProgramLines:
             asked = ", as it was asked to end" if event.stopped else ""
             text = f"{event.node} {event.how} after {event.seconds:.2f} s{asked}"
             self._output.say(text, style="yellow" if fails else None)
+        elif isinstance(event, events.Brought) and event.files:
+            much = f"{event.files:,} file{'' if event.files == 1 else 's'}"
+            where = f"of its folder on host {event.host}"
+            self._output.say(f"{event.node}: {much}, {human_bytes(event.bytes)}, {where} came here")
         elif isinstance(event, events.RoundStarted):
             self._output.say(f"round {event.round} begins")
 

@@ -11,6 +11,7 @@ from testbed.record import trust
 from testbed.record.events import Environment
 from testbed.record.run_summary import Summary
 from testbed.report import doubts, html, svg
+from testbed.report.hosts_section import hosts_section
 from testbed.report.html import Markup, facts, section, table, tag
 from testbed.report.programs import HEADS, flows, rows
 from testbed.report.rates import rates
@@ -54,6 +55,7 @@ def page(story: Story, folder: Path) -> str:
         links_section(story),
         failures_section(story),
         host_section(story),
+        hosts_section(story),
         _what_ran(story),
         _repeat(story, folder),
     ]

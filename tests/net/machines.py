@@ -137,11 +137,14 @@ class Machines:
         words = ("launch", named, told, f"--out={self.folder / out}", "--plain", *flags)
         return self.start(0, *words, disk=disk)
 
-    def execute(self, *flags: str, out: str = "out") -> subprocess.Popen[str]:
+    def execute(
+        self, *flags: str, out: str = "out", disk: SmallDisk | None = None
+    ) -> subprocess.Popen[str]:
         """A run of programs whose driver is the first machine."""
         told = f"--token-file={self.token}"
         named = "--hosts=" + ",".join(self.addresses)
-        return self.start(0, "exec", named, told, f"--out={self.folder / out}", "--plain", *flags)
+        words = ("exec", named, told, f"--out={self.folder / out}", "--plain", *flags)
+        return self.start(0, *words, disk=disk)
 
     def resume(self, out: str = "out") -> subprocess.Popen[str]:
         """The run in that folder, gone on with."""

@@ -75,3 +75,23 @@ def test_a_driver_whose_disk_is_full_ends_the_run_on_all_hosts(
     assert run.returncode == 1
     assert "write the results: " in text and "No space left on device" in text
     assert agent.poll() is None and not below(agent)
+
+
+def test_a_driver_whose_disk_is_full_has_what_came_before_of_programs_files(machines: Make):
+    found = machines()
+    agent = found.agent(1)
+    disk = SmallDisk(found.folder / "disk", 40 * MB)
+    disk.folder.mkdir()
+    run = found.execute(
+        *("--profile=delay 5ms", "--clients=1", "--place=server=a,client-1=b", "--no-calibrate"),
+        *("--server=true", "--client=cd $WIRETUNE_DIR; echo a > a; head -c 60000000 /dev/zero > b"),
+        *("--until=clients", "--pcap"),
+        out="disk",
+        disk=disk,
+    )
+    folder = disk.of(run)
+    until_ended = said(run)
+    assert run.returncode == 0, until_ended
+    assert "what had not come: No space left on device" in until_ended
+    assert "client-1: 1 file, 2 B, of its folder on host b came here" in until_ended
+    assert folder and agent.poll() is None and not alive(below(agent))

@@ -5,6 +5,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import captured
@@ -104,9 +105,10 @@ def test_a_program_that_fails_elsewhere_ends_the_run_with_its_own_code(machines:
     assert exits(found) == {"server": (143, True), "client-1": (143, True), "client-2": (7, False)}
     assert output(found, "client-2") == "there\n"
     assert "failed: client-2 exited with 7" in text
-    # Its own folder there was nowhere but in memory that was its own.
+    # Its own folder there was nowhere but in memory that was its own, and has come here.
     (folder,) = (found.folder / "out").glob("*/nodes/client-2")
-    assert not (folder / "mine").exists()
+    there = Path((folder / "mine").read_text().strip())
+    assert there != folder and there.name == "client-2" and not there.exists()
 
 
 def test_programs_of_an_agent_that_is_killed_are_lost_and_the_others_go_on(
@@ -137,12 +139,19 @@ def test_programs_of_an_agent_that_is_killed_are_lost_and_the_others_go_on(
     assert "host b is gone" in summary["fidelity"]["host"]["reason"]
     assert [event["host"] for event in found.events("host_gone")] == ["b"]
     assert output(found, "client-2") == "here\n"
+    (row,) = [row for row in summary["programs"] if row["node"] == "client-2"]
+    lost = {"host": "b", "files": 0, "bytes": 0, "left_out": ["all of it: host b is gone"]}
+    assert row["brought"] == lost
+    assert "of client-2's own folder on host b this is not here" in text
 
 
 def test_an_interrupt_reaches_programs_on_all_hosts(machines: Make, until: Callable[..., Any]):
     found = machines()
     agent = found.agent(1)
-    heard = "trap 'echo heard; exit 3' INT; echo here; while :; do sleep 0.1; done"
+    heard = (
+        "trap 'echo heard; echo last > $WIRETUNE_DIR/words; exit 3' INT; echo here; "
+        "while :; do sleep 0.1; done"
+    )
     run = found.execute(*UNPROBED, HERE_AND_THERE, "--", "sh", "-c", heard)
     until(lambda: all_write(found), "all of them", LIMIT_S)
     run.send_signal(signal.SIGINT)
@@ -150,6 +159,8 @@ def test_an_interrupt_reaches_programs_on_all_hosts(machines: Make, until: Calla
     assert run.returncode == 130, text
     assert exits(found) == dict.fromkeys(("server", "client-1", "client-2"), (3, True))
     assert output(found, "client-2") == "here\nheard\n"
+    folders = list((found.folder / "out").glob("*/nodes/*/words"))
+    assert sorted(path.parent.name for path in folders) == ["client-1", "client-2", "server"]
     assert agent.poll() is None and not alive(below(agent))
 
 

@@ -2,10 +2,14 @@
 
 import contextlib
 import os
+from collections.abc import Callable, Sequence
 
 import msgspec
 
+from testbed.exec.hosts.bringing import Bringing, Record
 from testbed.exec.hosts.messages import Left, Tell, Told, Wrote
+from testbed.exec.lines import Parcel
+from testbed.exec.nodes import Node as Program
 from testbed.exec.spawner import Spawner
 from testbed.network.topology import Node
 from testbed.processes.channel import Channel
@@ -23,6 +27,8 @@ class HostsSpawner:
         """It tells of nodes on hosts that are gone, too."""
         self._output: dict[int, tuple[int, int]] = {}
         """Of nodes on other hosts: where what they write goes."""
+        self._bringing: Bringing | None = None
+        """Once programs have ended."""
         all_hosts.heard = self._take
         # As far as is known: who speaks to whom is the programs' own affair.
         all_hosts.among_clients = True
@@ -43,13 +49,24 @@ class HostsSpawner:
         self._hosts.spawn(far, node.index, channel)
         return channel
 
+    def bring(
+        self, programs: Sequence[Program], record: Record, cancelled: Callable[[], bool]
+    ) -> None:
+        """Have what programs on other hosts leave in their own folders be in the run's, and
+        ``record`` what came, for as long as it is not ``cancelled``."""
+        self._bringing = Bringing(self._hosts, programs, record)
+        self._bringing.run(cancelled)
+
     def _take(self, far: FarHost, message: msgspec.Struct) -> None:
         if not isinstance(message, Told | Wrote | Left):
             return
         channel = far.channels.get(message.node)
         if channel is None:
             return
-        if isinstance(message, Told):
+        if isinstance(message, Told) and isinstance(message.line, Parcel):
+            if self._bringing is not None:
+                self._bringing.take(far, message.node, message.line)
+        elif isinstance(message, Told):
             channel.put(message.line)
         elif isinstance(message, Wrote):
             # A full disk takes no more of the driver's own nodes either.

@@ -19,7 +19,7 @@ from testbed.links.tunnel import ends, proof, silence
 from testbed.links.tunnel.callers import Called
 from testbed.run.hosts.seal import TAG_BYTES, Seal
 
-GREETING = b"wiretune agent 4\n"
+GREETING = b"wiretune agent 5\n"
 """Its number changes with what is said."""
 PORT = 7400
 MOST_BYTES = 1 << 24

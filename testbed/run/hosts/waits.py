@@ -54,7 +54,7 @@ def for_all(
             for far in waits:
                 them.lose(far, f"{missing} within {limit_s:g} s")
             break
-        _for_words(them, until)
+        for_words(them, until)
     if not without:
         them.refuse_gone()
 
@@ -70,11 +70,11 @@ def for_own(them: Hosts, own: Source, limit_s: float) -> bool:
     waiter.register(own, select.POLLIN)
     while not (can := bool(waiter.poll(0))) and time.monotonic() < until:
         them.refuse_gone()
-        _for_words(them, until, own)
+        for_words(them, until, own)
     return can
 
 
-def _for_words(them: Hosts, until_s: float, *more: Source) -> None:
+def for_words(them: Hosts, until_s: float, *more: Source) -> None:
     """Wait until a host says something, or ``more`` do, and take what hosts have said."""
     waiter = select.poll()
     # One that has told of its end closes its line, which stays to be read.

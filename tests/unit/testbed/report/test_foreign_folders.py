@@ -145,6 +145,7 @@ def programs_run() -> list[Event]:
         *(at(21 + n, "supervisor", "wire", round=None, counters=c) for n, c in enumerate(counters)),
         at(26, name, "usage", **usage),
         at(26, name, "exited", code=1, how="exited with 1", seconds=5.0, stopped=False),
+        at(27, name, "brought", host="b", files=2, bytes=9, left_out=["1 that is odd"]),
         at(27, name, "carried", flows=[flow], lookups=["x.org"], sockets=["/run/s"]),
         closed,
     ]
@@ -152,7 +153,7 @@ def programs_run() -> list[Event]:
 
 WHOLE = whole_run()
 PROGRAMS = programs_run()
-OF_PROGRAMS = {"isolated", "exited", "carried"}
+OF_PROGRAMS = {"isolated", "exited", "brought", "carried"}
 NOTHING = [[[0] * 4] * 2] * 2
 
 
