@@ -1,21 +1,25 @@
-"""Costs of a node's programs: memory, waits for a core, and sockets that others see.
+"""Costs of a node's programs: memory, waits for a core, stops, and sockets that others see.
 
 Asked of the processes of this process's own PID namespace, whose first it is.
 """
 
 import contextlib
 import os
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from testbed import files
 from testbed.exec import listening
 from testbed.exec.kept import PRIVATE
+from testbed.processes import states
 from testbed.report.text import one_line
 
 _PROC = Path("/proc")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _INIT = 1
+_ENDED = {None, "Z", "X"}
+"""States of processes that are gone, or are left to be reaped."""
 
 
 class Costs:
@@ -30,6 +34,10 @@ class Costs:
         self._delays: dict[tuple[str, str], int] = {}
         """Nanoseconds by process and thread."""
         self.shared_sockets: set[str] = set()
+        self.held_s = 0.0
+        """For how long a signal or a debugger held all processes, by looks at a sample. A program
+        may hold some of its own, as a shell does its jobs: then one of them goes on."""
+        self._sampled_s: float | None = None
 
     @property
     def run_delay_s(self) -> float:
@@ -38,7 +46,9 @@ class Costs:
 
     def sample(self) -> None:
         pages = 0
+        letters = set()
         for process in _processes():
+            letters.add(states.letter(int(process.name)))
             with contextlib.suppress(OSError, ValueError, IndexError):
                 resident, shared = (process / "statm").read_text().split()[1:3]
                 pages += int(resident) - int(shared)
@@ -48,6 +58,10 @@ class Costs:
         self.private_mb = pages * _PAGE_BYTES / 1e6
         self.peak_mb = max(self.peak_mb, self.private_mb)
         self.shared_sockets |= {path for path in _sockets() if self._is_shared(path)}
+        before_s, self._sampled_s = self._sampled_s, time.monotonic()
+        there = letters - _ENDED
+        if there and there <= set(states.HELD) and before_s is not None:
+            self.held_s += self._sampled_s - before_s
 
     def _is_shared(self, path: str) -> bool:
         """Whether other nodes see a socket of that path."""

@@ -206,6 +206,7 @@ class _Init:
                 private_mb=round(costs.private_mb, 2),
                 peak_private_mb=round(costs.peak_mb, 2),
                 run_delay_s=round(costs.run_delay_s, 3),
+                held_s=round(costs.held_s, 3),
                 asked=self._signalled,
             )
         )

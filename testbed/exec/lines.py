@@ -64,6 +64,8 @@ class Over(msgspec.Struct, tag="over"):
     private_mb: float
     peak_private_mb: float
     run_delay_s: float
+    held_s: float
+    """For how long all its processes stood still, held by a signal or a debugger."""
     asked: bool
     """Whether a signal from here had gone to it."""
 

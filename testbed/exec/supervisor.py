@@ -330,6 +330,8 @@ class _Run:
             run_delay_s=line.run_delay_s,
         )
         self._record(node.name, usage)
+        if line.held_s:
+            self._record(SUPERVISOR, events.Stopped(peer=node.name, seconds=line.held_s))
         stopped = line.asked
         exited = events.Exited(code=code, how=how, seconds=line.seconds, stopped=stopped)
         self._record(node.name, exited)

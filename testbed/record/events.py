@@ -446,10 +446,13 @@ class Lost(Event, tag="lost", kw_only=True):
 
 class Stopped(Event, tag="stopped", kw_only=True):
     """By the supervisor: a process stood still during rounds, as SIGSTOP, a debugger or Ctrl-Z has
-    it, and goes on, or rounds are over."""
+    it, and goes on, or rounds are over. Of `exec`, as its program has ended: all processes of a
+    node did."""
 
     peer: Annotated[str, "the node whose it is; `supervisor`: all of the run, or the command alone"]
-    seconds: Annotated[Seconds, "for how long, by a look every half second"]
+    seconds: Annotated[
+        Seconds, "for how long, by a look every half second, of `exec` every quarter"
+    ]
 
 
 class Missed(Event, tag="missed", kw_only=True):

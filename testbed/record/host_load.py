@@ -102,6 +102,10 @@ def _of_programs(summary: Summary, links: Facts, gone: Mapping[str, str]) -> Hos
     if share > LATE_SHARE:
         nodes = _count(len(summary.programs), "node")
         failures.append(f"{waited} ({nodes} on {_count(cores, 'core')})")
+    still = {name: summary.stopped.get(name, 0.0) / seconds for name, seconds in took_s.items()}
+    stillest = max(still, key=lambda name: still[name])
+    if still[stillest] > LATE_SHARE:
+        failures.append(_stood_still(stillest, summary.stopped[stillest]))
     if links_late_ms is not None and links_late_ms > RTT_TOLERANCE_MS:
         failures.append(_late_links(links_late_ms))
     figures = (node, round(share, 4), links_late_ms, None, None)
@@ -116,8 +120,10 @@ def _stopped(summary: Summary, rounds_s: float) -> str | None:
     node = max(summary.stopped, key=lambda name: summary.stopped[name], default=None)
     if node is None or summary.stopped[node] <= LATE_SHARE * rounds_s:
         return None
-    who = "the run itself" if node == SUPERVISOR else node
-    seconds = summary.stopped[node]
+    return _stood_still("the run itself" if node == SUPERVISOR else node, summary.stopped[node])
+
+
+def _stood_still(who: str, seconds: float) -> str:
     return f"{who} stood still for {seconds:.1f} s, as by a signal or a debugger"
 
 

@@ -391,7 +391,8 @@ class Summary(msgspec.Struct, kw_only=True):
     ] = []
     stopped: Annotated[
         dict[str, Figure],
-        "seconds that a process stood still during rounds, by node; `supervisor`: all of the run's",
+        "seconds that a process stood still during rounds, or of `exec` all of a node's, by node; "
+        "`supervisor`: all of the run's",
     ] = {}
     link_facts: Annotated[Facts, "of `links` and `closed` in events.jsonl"] = {}
     dynamics: Changes = msgspec.field(default_factory=Changes)

@@ -136,6 +136,16 @@ class Run:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"did not end: {self.describe()}") from None
 
+    def wait_for_process(self, *command: str) -> psutil.Process:
+        """The process of that command below it, once there is one."""
+        while True:
+            for each in self.tree():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if each.cmdline() == list(command):
+                        return each
+            assert time.monotonic() < self._deadline, self.describe()
+            time.sleep(POLL_S)
+
     def tree(self) -> set[psutil.Process]:
         """The supervisor and all below it, now."""
         top = psutil.Process(self.pid)

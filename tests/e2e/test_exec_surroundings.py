@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import psutil
@@ -158,3 +159,19 @@ def test_a_bench_of_programs_that_is_interrupted_asks_them_to_end(whom, tmp_path
     assert summary["status"] == "interrupted"
     assert list((tmp_path / "out").glob("net-4g-1c/*/summary.json")) == []
     assert all_gone(tree) == []
+
+
+def test_a_program_that_stands_still_is_told_and_one_that_holds_its_own_is_not(execute):
+    holds = "sleep 600 & kill -STOP $!; sleep 3; kill -KILL $!"
+    run = execute("--clients=1", f"--server={holds}", "--client=exec sleep 4.25")
+    run.wait_for("started", node="client-1")
+    program = run.wait_for_process("sleep", "4.25")
+    program.suspend()
+    time.sleep(2)
+    program.resume()
+    assert run.finish() == 0, run.describe()
+    summary = run.summary
+    assert list(summary["stopped"]) == ["client-1"]
+    assert 1 < summary["stopped"]["client-1"] < 4.25
+    host = summary["fidelity"]["host"]
+    assert host["verdict"] == "fail" and "client-1 stood still for " in host["reason"]

@@ -1,5 +1,7 @@
 """The host's part of the certificate: made runs of which is known who waited for what."""
 
+import made_programs
+import made_run
 import msgspec
 import pytest
 from made_events import RUN, at, typed
@@ -74,6 +76,20 @@ def test_who_stood_still_for_longer_than_one_may_be_late_fails_it(stopped, reaso
         host_load.judge(made(real("client-1", 1, 0), stopped={"server": 0.18}), CALM).verdict
         == "pass"
     )
+
+
+@pytest.mark.parametrize(("seconds", "verdict"), [(0.19, "pass"), (0.21, "fail")])
+def test_a_node_of_programs_that_stood_still_for_a_twentieth_of_its_time_fails_it(
+    seconds: float, verdict: str
+) -> None:
+    found = made_programs.events()
+    found.insert(-1, at(5, "supervisor", "stopped", peer="client-2", seconds=seconds))
+    summary = made_run.summary(found)
+    assert summary.stopped == {"client-2": seconds}
+    judged = host_load.judge(summary, {})
+    assert judged.verdict == verdict
+    told = "client-2 stood still for 0.2 s, as by a signal or a debugger"
+    assert (judged.reason == told) == (verdict == "fail")
 
 
 def test_links_that_let_packets_go_late_fail_it() -> None:
