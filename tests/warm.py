@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import traceback
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -200,6 +201,9 @@ def serve() -> None:
 
     for name in names:
         importlib.import_module(name)
+    # What torch has registered it would take back at each program's end, an operator at a time.
+    for each in weakref.finalize._registry:  # type: ignore[attr-defined]
+        each.atexit = False
     gc.collect()
     gc.freeze()
     asked.send(b"0")
