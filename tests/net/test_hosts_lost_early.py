@@ -75,8 +75,6 @@ def test_hosts_that_are_cut_right_after_they_have_met_know_it(
             namespaces.enter(network.endpoint(nodes[name]).namespaces)
             with listen(*addresses[name]) as listener:
                 (stream,) = meet(Meeting(name, addresses, listener, token)).values()
-            if what is carried:
-                stream.agree(LIMIT_S)
             channel.send(Ready())
             assert isinstance(channel.receive(LIMIT_S), Go)
             began_s = time.monotonic()

@@ -10,6 +10,8 @@ import time
 from collections.abc import Container, Iterator
 from typing import NamedTuple
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
 from testbed.links.tunnel import proof
 from testbed.links.tunnel.proof import Stranger
 
@@ -61,9 +63,8 @@ class Callers:
                     if time.monotonic() >= each.by:
                         raise Stranger("said too little in time")
                     continue
-                name, key, answer = proof.judged(
-                    self._token, each.nonce, bytes(each.said), names, self._called
-                )
+                said = self._greeting, each.own, bytes(each.said)
+                name, key, answer = proof.judged(self._token, *said, names, self._called)
                 each.connection.setblocking(True)
                 each.connection.sendall(answer)
             except (OSError, Stranger) as error:
@@ -83,11 +84,11 @@ class Callers:
                 return
             try:
                 connection.setblocking(False)
-                nonce = proof.greet(connection, self._greeting)
+                own = proof.greet(connection, self._greeting)
             except OSError:
                 connection.close()
                 continue
-            self._waiting.append(_Waiting(connection, address, nonce))
+            self._waiting.append(_Waiting(connection, address, own))
             if len(self._waiting) > MOST:
                 self._send_away(self._waiting[0], Stranger("had not said enough before others"))
 
@@ -105,8 +106,8 @@ class Callers:
 class _Waiting:
     """One that has called."""
 
-    def __init__(self, connection: socket.socket, address: str, nonce: bytes) -> None:
-        self.connection, self.address, self.nonce = connection, address, nonce
+    def __init__(self, connection: socket.socket, address: str, own: X25519PrivateKey) -> None:
+        self.connection, self.address, self.own = connection, address, own
         self.by = time.monotonic() + LIMIT_S
         self.said = bytearray()
 

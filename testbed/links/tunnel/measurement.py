@@ -63,7 +63,6 @@ def measure(stream: Stream, host: str, other: str, *, first: bool) -> Measured:
     """
     talk = _Talk(stream)
     try:
-        stream.agree(LIMIT_S)
         stream.settimeout(LIMIT_S)
         if first:
             offset, trips_s = talk.ask()

@@ -28,7 +28,7 @@ CONGESTION = ("cubic", "reno")
 """Congestion control of the connections, the first that the kernel lets us have. By bbr one that
 had little to do for seconds carries the first burst too slowly, which a fast line shows."""
 _AGAIN_S = 0.05
-_GREETING = b"wiretune tunnel 3\n"
+_GREETING = b"wiretune tunnel 4\n"
 """Its number changes with what is said."""
 
 
@@ -112,7 +112,7 @@ def _call(meeting: Meeting, name: str, deadline: float, limit_s: float) -> Strea
     except (OSError, Stranger) as error:
         connection.close()
         raise LinkError(f"be known to {where}: {error}") from error
-    return _settled(meeting, connection, key, serves=False)
+    return _settled(meeting, connection, key, calls=True)
 
 
 def _await(
@@ -136,10 +136,10 @@ def _await(
             waiter.poll(1000 * (left_s if patience_s is None else min(left_s, patience_s)))
             for found in callers.take(awaited):
                 awaited.remove(found.name)
-                met[found.name] = _settled(meeting, found.connection, found.key, serves=True)
+                met[found.name] = _settled(meeting, found.connection, found.key, calls=False)
 
 
-def _settled(meeting: Meeting, connection: socket.socket, key: bytes, *, serves: bool) -> Stream:
+def _settled(meeting: Meeting, connection: socket.socket, key: bytes, *, calls: bool) -> Stream:
     # A host may be cut off before its first word, by which a tunnel knows of it.
     silence.end_by(connection)
     with contextlib.suppress(OSError):
@@ -149,4 +149,4 @@ def _settled(meeting: Meeting, connection: socket.socket, key: bytes, *, serves:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
             break
     connection.settimeout(None)
-    return Sealed(connection, key, serves=serves) if meeting.secure else Stream(connection)
+    return Sealed(connection, key, calls=calls) if meeting.secure else Stream(connection)

@@ -1,33 +1,20 @@
-"""Streams between two hosts: the bytes of a TCP connection as they are, or sealed by TLS 1.3.
+"""Streams between two hosts: the bytes of a TCP connection as they are, or sealed (``seal``).
 
-Of what is sealed nobody on the hosts' network reads any, and what is changed, left out, said twice,
-swapped or sent back ends the stream before it is taken. Both ends prove by a certificate that only
-they can make (``certificate``) that they have the connection's secret. A record has up to 16 KB,
-which may be many messages.
+A message of a seal has up to 16 KB, which may be many frames, and ends the stream before any of it
+is taken where it is not the next that the other end has sealed.
 """
 
 import contextlib
-import os
 import socket
-import ssl
-import time
 
-from testbed.links.tunnel import certificate, ends
+from testbed.links.tunnel.seal import Opener, Seal
 
-_RECORD_BYTES = 1 << 14
+_SEALED_BYTES = 1 << 14
+"""At once."""
 _MOST_SEALED_BYTES = 1 << 18
-"""At once, ahead of what the connection takes."""
-_READ_BYTES = 1 << 14
+"""Ahead of what the connection takes."""
 
 Buffer = bytes | bytearray | memoryview
-
-
-class Broken(ConnectionError):
-    """The stream is of no more use; the text says why."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.strerror = text
 
 
 class Stream:
@@ -44,13 +31,6 @@ class Stream:
 
     def settimeout(self, seconds: float | None) -> None:
         self._socket.settimeout(seconds)
-
-    def agree(self, limit_s: float) -> None:
-        """Make it ready together with the other end; a socket that does not wait has no use here.
-
-        Raises:
-            OSError: the other end is another, or is not there in time.
-        """
 
     def send(self, data: Buffer) -> int:
         """Take some of ``data``, and send what the connection takes; how much was taken.
@@ -78,14 +58,13 @@ class Stream:
 
 
 class Sealed(Stream):
-    """The same sealed, once both ends have agreed."""
+    """The same sealed."""
 
-    def __init__(self, connection: socket.socket, secret: bytes, *, serves: bool) -> None:
-        """``secret``: of this connection alone; ``serves``: this end, and not the other."""
+    def __init__(self, connection: socket.socket, key: bytes, *, calls: bool) -> None:
+        """``key``: of this connection alone; ``calls``: this end has called."""
         super().__init__(connection)
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        context = _context(secret, serves=serves)
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=serves)
+        self._closes = Seal(key, calls=calls)
+        self._opens = Opener(key, _SEALED_BYTES, calls=not calls)
         self._waits = memoryview(b"")
         """Sealed, and still to be sent."""
 
@@ -93,50 +72,20 @@ class Sealed(Stream):
     def has_more(self) -> bool:  # type: ignore[override]
         return bool(self._waits)
 
-    def agree(self, limit_s: float) -> None:
-        by = time.monotonic() + limit_s
-        while not self._has_agreed():
-            self._socket.settimeout(max(0.001, by - time.monotonic()))
-            data = self._socket.recv(_READ_BYTES)
-            if not data:
-                raise Broken(ends.CLOSED)
-            self._incoming.write(data)
-
-    def _has_agreed(self) -> bool:
-        try:
-            self._tls.do_handshake()
-        except ssl.SSLWantReadError:
-            return False
-        except ssl.SSLError as error:
-            raise Broken(f"it is another, or what passed was changed ({_words(error)})") from error
-        finally:
-            self._socket.sendall(self._outgoing.read())
-        return True
-
     def send(self, data: Buffer) -> int:
-        while self._waits:
-            self._waits = self._waits[self._socket.send(self._waits) :]
-        taken, sealed = self._seal(data)
-        try:
-            sent = self._socket.send(sealed) if sealed else 0
-        except BlockingIOError:
-            sent = 0
-        if sent < len(sealed):
-            self._waits = memoryview(sealed)[sent:]
+        self._send_waiting()
+        taken = min(len(data), _MOST_SEALED_BYTES)
+        with memoryview(data) as view:
+            pieces = range(0, taken, _SEALED_BYTES)
+            sealed = [self._closes.close(view[at : at + _SEALED_BYTES]) for at in pieces]
+        self._waits = memoryview(b"".join(sealed))
+        with contextlib.suppress(BlockingIOError):
+            self._send_waiting()
         return taken
 
-    def _seal(self, data: Buffer) -> tuple[int, bytes]:
-        """How much of ``data`` was taken, and what that is sealed."""
-        size = len(data)
-        if size <= _RECORD_BYTES:
-            # Most are: of a frame each, on lines that are not fast.
-            taken = self._tls.write(data) if size else 0
-        else:
-            taken = 0
-            with memoryview(data) as view:
-                while taken < min(size, _MOST_SEALED_BYTES):
-                    taken += self._tls.write(view[taken : taken + _RECORD_BYTES])
-        return taken, self._outgoing.read()
+    def _send_waiting(self) -> None:
+        while self._waits:
+            self._waits = self._waits[self._socket.send(self._waits) :]
 
     def sendall(self, data: Buffer) -> None:
         with memoryview(data) as view:
@@ -145,50 +94,7 @@ class Sealed(Stream):
                 taken += self.send(view[taken:])
 
     def recv(self, count: int) -> bytes:
-        while True:
-            # What came after the last of agreeing is there already.
-            if not self._incoming.pending:
-                data = self._socket.recv(count)
-                if not data:
-                    return b""
-                self._incoming.write(data)
-            if found := self._open():
+        while data := self._socket.recv(count):
+            if found := b"".join(self._opens.open(data)):
                 return found
-
-    def _open(self) -> bytes:
-        """Bytes of the records that are here whole."""
-        found = []
-        try:
-            while self._incoming.pending:
-                data = self._tls.read(_RECORD_BYTES)
-                if not data:
-                    raise Broken("it has ended the stream")
-                found.append(data)
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLError as error:
-            raise Broken(f"what came is not what was sealed there ({_words(error)})") from error
-        return found[0] if len(found) == 1 else b"".join(found)
-
-
-def _context(secret: bytes, *, serves: bool) -> ssl.SSLContext:
-    """That of an end which has its certificate, and takes the same alone."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if serves else ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_REQUIRED
-    if serves:
-        # Nobody comes back.
-        context.num_tickets = 0
-    own = certificate.made(secret)
-    context.load_verify_locations(cadata=own.der)
-    # What is read from a file alone is never on a disk so.
-    with os.fdopen(os.memfd_create("certificate"), "wb") as file:
-        file.write(own.pem)
-        file.flush()
-        context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
-    return context
-
-
-def _words(error: ssl.SSLError) -> str:
-    return (error.reason or "without a reason").replace("_", " ").lower()
+        return b""

@@ -1,8 +1,8 @@
 """A line between a run's driver and the agent of a host: typed messages over one TCP connection.
 
-Both ends have proved that they know the hosts' token, and each message is sealed: nobody else reads
-it, and what is changed, left out or said twice ends the line. No secret goes over it even so: both
-ends make the run's from the token (``secret``).
+Both ends have proved that they know the hosts' token, and each message is sealed (``Seal``), by a
+key that ends with the line. No secret goes over it even so: both ends make the run's from the token
+(``secret``).
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import msgspec
 
 from testbed.links.tunnel import ends, proof, silence
 from testbed.links.tunnel.callers import Called
-from testbed.run.hosts.seal import TAG_BYTES, Seal
+from testbed.links.tunnel.seal import Broken, Opener, Seal
 
 GREETING = b"wiretune agent 5\n"
 """Its number changes with what is said."""
@@ -28,7 +28,6 @@ CALLER, CALLED = "driver", "agent"
 CALL_LIMIT_S = 10.0
 SEND_LIMIT_S = 5
 """For the other end to make room for what is said to it."""
-_HEAD = struct.Struct("!I")
 _READ_BYTES = 1 << 18
 
 Kind = TypeVar("Kind", bound=msgspec.Struct)
@@ -45,9 +44,8 @@ class Line:
         """``key``: what the proof gave; ``reads``: what messages are decoded as; ``calls``: whether
         this end has called."""
         self._socket = connection
-        self._sends, self._hears = Seal(key, int(calls)), Seal(key, int(not calls))
+        self._seal, self._opener = Seal(key, calls=calls), Opener(key, MOST_BYTES, calls=not calls)
         self._decoder = msgspec.json.Decoder(reads)
-        self._partial = bytearray()
         self._messages: deque[Any] = deque()
         self._closed: str | None = None
         """Why nothing more will come, once that is known."""
@@ -67,9 +65,8 @@ class Line:
         Raises:
             LineClosed: nobody hears it.
         """
-        body = msgspec.json.encode(message)
         try:
-            self._socket.sendall(_HEAD.pack(len(body)) + self._sends.close(body))
+            self._socket.sendall(self._seal.close(msgspec.json.encode(message)))
         except OSError as error:
             raise LineClosed(ends.why(error, "it takes nothing any more")) from error
 
@@ -118,30 +115,13 @@ class Line:
             if not data:
                 self._closed = ends.CLOSED
                 return
-            self._partial += data
-            self._closed = self._take()
-
-    def _take(self) -> str | None:
-        """Decode the messages that are whole; what is wrong with one."""
-        at, data = 0, self._partial
-        first = _HEAD.size + TAG_BYTES
-        while len(data) - at >= first:
-            (length,) = _HEAD.unpack_from(data, at)
-            if length > MOST_BYTES:
-                return f"it sent a message of {length} bytes"
-            end = at + first + length
-            if len(data) < end:
-                break
-            body = self._hears.open(bytes(data[at + _HEAD.size : end]))
-            if body is None:
-                return "it sent what it has not signed"
             try:
-                self._messages.append(self._decoder.decode(body))
+                for body in self._opener.open(data):
+                    self._messages.append(self._decoder.decode(body))
+            except Broken as error:
+                self._closed = str(error)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                return f"it sent what cannot be read: {error}"
-            at = end
-        del data[:at]
-        return None
+                self._closed = f"it sent what cannot be read: {error}"
 
     def close(self) -> None:
         """End the line, of which forked processes may have copies, too."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from testbed.links.tunnel import callers as module
 from testbed.links.tunnel import proof
@@ -71,7 +72,8 @@ def test_what_comes_a_byte_at_a_time_is_waited_for_to_its_end(case: Case) -> Non
     caller = case.connection()
     assert list(case.callers.take({"a"})) == []
     theirs = caller.recv(100)[len(GREETING) :]
-    said = b"\1a" + bytes(16) + proof.digest(TOKEN, b"calls", theirs, bytes(16), b"a", b"b")
+    ours = proof.public(X25519PrivateKey.generate())
+    said = b"\1a" + ours + proof.digest(TOKEN, b"calls", GREETING, theirs, ours, b"a", b"b")
     for place in range(len(said)):
         assert list(case.callers.take({"a"})) == []
         caller.sendall(said[place : place + 1])
@@ -99,7 +101,7 @@ def test_of_more_than_are_kept_the_oldest_goes(case: Case, monkeypatch: pytest.M
         (b"\x01a", "said too little in time"),
         (b"\0" * 90, "gave a name of 0 bytes"),
         (b"\xff" * 90, "gave a name of 255 bytes"),
-        (b"\x01a" + bytes(48), "did not know the token"),
+        (b"\x01a" + bytes(64), "did not know the token"),
     ],
 )
 def test_a_stranger_is_sent_away_with_its_reason(

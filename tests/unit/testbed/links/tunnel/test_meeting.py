@@ -39,11 +39,9 @@ def meetings_of(owned: contextlib.ExitStack, *names: str, secure: bool = True) -
 def met(owned: contextlib.ExitStack, *them: Meeting) -> list[dict[str, Stream]]:
     with ThreadPoolExecutor(len(them)) as pool:
         found = list(pool.map(lambda each: meet(each, LIMIT_S), them))
-        streams = [stream for each in found for stream in each.values()]
-        for stream in streams:
+    for each in found:
+        for stream in each.values():
             owned.callback(stream.close)
-    with ThreadPoolExecutor(len(streams)) as pool:
-        list(pool.map(lambda each: each.agree(LIMIT_S), streams))
     return found
 
 
@@ -98,8 +96,8 @@ def test_a_listener_that_does_not_know_the_token_is_found_out(owned: contextlib.
     def pretend() -> None:
         connection, _ = first.listener.accept()
         with connection:
-            connection.sendall(meetings._GREETING + bytes(16))
-            connection.recv(1 + 1 + 16 + 32, socket.MSG_WAITALL)
+            connection.sendall(meetings._GREETING + bytes(32))
+            connection.recv(1 + 1 + 32 + 32, socket.MSG_WAITALL)
             connection.sendall(bytes(32))
             connection.recv(1)
 

@@ -1,51 +1,37 @@
 """A man in the middle of a tunnel: what he does is told, and no frame comes but those sent."""
 
 import contextlib
-import select
 import socket
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
 from testbed.links.tunnel.clocks import Offset
 from testbed.links.tunnel.messages import Frame
+from testbed.links.tunnel.seal import HEAD_BYTES, TAG_BYTES
 from testbed.links.tunnel.streams import Sealed
 from testbed.links.tunnel.tunnel import Gone, Tunnel
 
-SECRET = b"s" * 32
-LIMIT_S = 20.0
+KEY = b"k" * 32
 FRAMES = [bytes([number]) * 300 for number in range(6)]
 AT = 3
 """The record that he has to do with."""
-_HEAD_BYTES = 5
 
 Records = list[bytes]
 
 
 class Middle:
-    """Two ends of a tunnel that has been agreed on, and himself between them."""
+    """Two ends of a tunnel, and himself between them."""
 
-    def __init__(self, owned: contextlib.ExitStack) -> None:
+    def __init__(self, owned: contextlib.ExitStack, key: bytes = KEY) -> None:
         sockets = [*socket.socketpair(), *socket.socketpair()]
         one, self._of_one, self._of_other, other = map(owned.enter_context, sockets)
-        streams = Sealed(one, SECRET, serves=True), Sealed(other, SECRET, serves=False)
-        with ThreadPoolExecutor(2) as pool:
-            agreed = [pool.submit(each.agree, LIMIT_S) for each in streams]
-            while wait(agreed, 0.001).not_done:
-                self._pass()
-        for each in agreed:
-            each.result()
+        streams = Sealed(one, key, calls=False), Sealed(other, key, calls=True)
         offset = Offset()
         offset.learn(0.0, 0.0, 0.0, 0.0)
         self.one, self.other = (
             Tunnel(name, stream, offset, 0.0) for name, stream in zip("ba", streams, strict=True)
         )
-
-    def _pass(self) -> None:
-        ends = {self._of_one: self._of_other, self._of_other: self._of_one}
-        for end in select.select(list(ends), [], [], 0)[0]:
-            ends[end].sendall(end.recv(1 << 16))
 
     def sent(self, tunnel: Tunnel) -> Records:
         """Records of FRAMES, one each, as he holds them on their way from one end."""
@@ -55,7 +41,7 @@ class Middle:
         data = (self._of_one if tunnel is self.one else self._of_other).recv(1 << 16)
         found = []
         while data:
-            end = _HEAD_BYTES + int.from_bytes(data[3:_HEAD_BYTES], "big")
+            end = HEAD_BYTES + int.from_bytes(data[:HEAD_BYTES], "big") + TAG_BYTES
             found.append(data[:end])
             data = data[end:]
         assert len(found) == len(FRAMES)
@@ -85,14 +71,14 @@ def in_place(change: Callable[[bytes], bytes]) -> Callable[[Records], Records]:
 
 
 WAYS: dict[str, Callable[[Records], Records]] = {
-    "its first bit changed": in_place(lambda record: flipped(record, _HEAD_BYTES)),
+    "its first bit changed": in_place(lambda record: flipped(record, HEAD_BYTES)),
     "a bit within changed": in_place(lambda record: flipped(record, 100)),
     "its last bit changed": in_place(lambda record: flipped(record, -1)),
-    "its kind changed": in_place(lambda record: flipped(record, 0)),
-    "its length changed": in_place(lambda record: flipped(record, _HEAD_BYTES - 1)),
+    "its length changed": in_place(lambda record: flipped(record, HEAD_BYTES - 1)),
+    "far longer": in_place(lambda record: flipped(record, 0)),
     "cut short": in_place(lambda record: record[:-1]),
     "longer": in_place(lambda record: record + b"\0"),
-    "without what it had": in_place(lambda record: record[:3] + b"\0\0"),
+    "without what it had": in_place(lambda record: bytes(HEAD_BYTES + TAG_BYTES)),
     "left out": lambda records: records[:AT] + records[AT + 1 :],
     "all before it left out": lambda records: records[AT:],
     "said twice": lambda records: [*records[: AT + 1], *records[AT:]],
@@ -132,9 +118,8 @@ def test_what_a_host_has_sent_does_not_come_back_to_it(owned: contextlib.ExitSta
         list(middle.come(middle.sent(middle.other)))
 
 
-def test_what_two_hosts_have_sent_at_another_time_is_not_taken(owned: contextlib.ExitStack):
-    """By the same secret even: it may have been said once more."""
-    before, now = Middle(owned), Middle(owned)
+def test_what_two_hosts_have_sent_at_another_connection_is_not_taken(owned: contextlib.ExitStack):
+    before, now = Middle(owned, b"b" * 32), Middle(owned)
     with pytest.raises(Gone, match="what came is not what was sealed there"):
         list(now.come(before.sent(before.one)))
 

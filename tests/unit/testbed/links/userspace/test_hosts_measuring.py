@@ -23,7 +23,6 @@ def test_pairs_that_share_no_host_measure_at_once(monkeypatch: pytest.MonkeyPatc
     order: dict[str, list[str]] = {name: [] for name in NAMES}
 
     def measure(stream: Stream, host: str, other: str, *, first: bool) -> Measured:
-        stream.agree(LIMIT_S)
         stream.settimeout(LIMIT_S)
         stream.sendall(host.encode())
         assert stream.recv(100).decode() == other

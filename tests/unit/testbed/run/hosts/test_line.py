@@ -13,12 +13,12 @@ import pytest
 
 from testbed.links.tunnel.callers import Callers
 from testbed.links.tunnel.proof import Stranger
+from testbed.links.tunnel.seal import HEAD_BYTES, TAG_BYTES
 from testbed.record import events
 from testbed.run.config import RunConfig
 from testbed.run.hosts import line as lines
 from testbed.run.hosts.line import Line, LineClosed
 from testbed.run.hosts.messages import Answer, Ask, Check, Give, Order, Said, Tell
-from testbed.run.hosts.seal import TAG_BYTES
 
 TOKEN, OTHER = b"t" * 32, b"o" * 32
 KEY = b"k" * 32
@@ -129,7 +129,7 @@ def test_what_was_changed_on_its_way_ends_the_line(owned: contextlib.ExitStack, 
         driver.send(Ask(2.0))
         forwards.sendall(between.recv(1 << 16))
     ear = driver if change == "back" else agent
-    with pytest.raises(LineClosed, match="it sent what it has not signed"):
+    with pytest.raises(LineClosed, match="what came is not what was sealed there"):
         ear.receive(Ask, 5)
 
 
@@ -140,7 +140,7 @@ def test_who_listens_reads_nothing_and_not_that_two_messages_are_one(owned: cont
         line = Line(near, KEY, kind, calls=calls)
         for _ in range(2):
             line.send(known)
-            said.append(between.recv(1 << 16)[4:-TAG_BYTES])
+            said.append(between.recv(1 << 16)[HEAD_BYTES:-TAG_BYTES])
     plain = msgspec.json.encode(known)
     assert {len(each) for each in said} == {len(plain)}
     assert len(set(said)) == 4 and not any(b"node" in each or b"state" in each for each in said)
@@ -164,33 +164,39 @@ def test_what_is_signed_and_no_message_ends_the_line(owned: contextlib.ExitStack
         driver.receive(Tell, 5)
 
 
-def test_an_agent_lets_in_who_has_its_token_alone(owned: contextlib.ExitStack):
-    listener = owned.enter_context(socket.create_server(("127.0.0.1", 0)))
+class Listener:
+    """An agent's, which answers one driver."""
 
-    callers = Callers(listener, lines.GREETING, TOKEN, lines.CALLED)
-    owned.callback(callers.close)
+    def __init__(self, owned: contextlib.ExitStack) -> None:
+        listener = owned.enter_context(socket.create_server(("127.0.0.1", 0)))
+        self.address = listener.getsockname()
+        self.callers = Callers(listener, lines.GREETING, TOKEN, lines.CALLED)
+        owned.callback(self.callers.close)
 
-    def answer() -> Line | None:
+    def answer(self) -> Line | None:
         until = time.monotonic() + 5
-        while time.monotonic() < until and not callers.last:
-            for called in callers.take({lines.CALLER}):
+        while time.monotonic() < until and not self.callers.last:
+            for called in self.callers.take({lines.CALLER}):
                 return lines.answer(called, Order)
             time.sleep(0.01)
         return None
 
+
+def test_an_agent_lets_in_who_has_its_token_alone(owned: contextlib.ExitStack):
+    listener = Listener(owned)
     with ThreadPoolExecutor(1) as pool:
-        answered = pool.submit(answer)
-        driver = lines.call(listener.getsockname(), TOKEN, Answer)
+        answered = pool.submit(listener.answer)
+        driver = lines.call(listener.address, TOKEN, Answer)
         driver.send(Ask(1.0))
         agent = answered.result()
         assert agent is not None
         owned.callback(agent.close)
         assert agent.receive(Ask, 5) == Ask(1.0)
         driver.close()
-        answered = pool.submit(answer)
+        answered = pool.submit(listener.answer)
         with pytest.raises(Stranger, match="is its token another"):
-            lines.call(listener.getsockname(), OTHER, Answer)
-        assert answered.result() is None and "did not know the token" in callers.last
+            lines.call(listener.address, OTHER, Answer)
+        assert answered.result() is None and "did not know the token" in listener.callers.last
 
 
 def test_secrets_of_a_run_are_of_its_token_its_chance_and_their_use():
