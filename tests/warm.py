@@ -7,6 +7,7 @@ seed of its hashes: tests of those, of Python's start or of its end start a real
 """
 
 import atexit
+import faulthandler
 import functools
 import gc
 import importlib
@@ -41,6 +42,8 @@ IMPORTED_TO_MODEL = ("torch.fx.experimental.symbolic_shapes", "torch._dynamo")
 """What torch itself does at the first operation on tensors without values."""
 READ_AT_THE_START = ("PYTHON", "LD_", "MALLOC_", "GLIBC_", "TORCH_", "OMP_", "MKL_")
 """Begins names of variables that an interpreter, or what it imports, reads but once."""
+FAULTS = "PYTHONFAULTHANDLER"
+"""One that a fork can heed as well."""
 MOST_BYTES = 1 << 17
 MOST_HANDLES = 16
 LIMIT_S = 90.0
@@ -123,7 +126,7 @@ class Popen(subprocess.Popen[Any]):
         changed = {
             name
             for name in first.keys() | environment.keys()
-            if first.get(name) != environment.get(name)
+            if first.get(name) != environment.get(name) and name != FAULTS
         }
         return not any(name.startswith(READ_AT_THE_START) for name in changed)
 
@@ -242,6 +245,7 @@ def _be(
         os.environ.clear()
         os.environ.update(environment)
         tempfile.tempdir = None
+        faulthandler.enable(2) if environment.get(FAULTS) else faulthandler.disable()
         _open_streams()
         del sys.modules["cli"]  # It takes the time at which it is imported.
         sys.argv = words

@@ -79,6 +79,15 @@ def test_what_is_read_at_a_start_has_one(program):
     assert not found["torch"] and found["parent"] == os.getpid()
 
 
+@pytest.mark.parametrize(("asked", "says"), [("1", "Fatal Python error: Aborted"), ("", "")])
+def test_one_that_is_to_say_where_it_was_aborted_does(tmp_path, asked, says):
+    file = tmp_path / "program.py"
+    file.write_text("import os, sys\nprint('torch' in sys.modules, flush=True)\nos.abort()")
+    done = warm.run([sys.executable, file], env={**os.environ, "PYTHONFAULTHANDLER": asked})
+    assert done.returncode == -signal.SIGABRT and done.stdout == "True\n"
+    assert done.stderr.partition("\n")[0] == says
+
+
 def test_it_ends_by_its_signals(program):
     with warm.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert b"words" in process.stdout.readline()

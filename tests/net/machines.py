@@ -86,13 +86,14 @@ class Machines:
         environment: Mapping[str, str] | None = None,
         disk: SmallDisk | None = None,
         first: Callable[[], None] | None = None,
+        program: Sequence[str] = CLI,
     ) -> subprocess.Popen[str]:
         """A command of the program on a machine; its input is held open until it is closed.
 
         ``first``: what the process does there before it is the program.
         """
         process = warm.Popen(
-            [*CLI, *words],
+            [*program, *words],
             namespaces=self._network.endpoint(self._nodes[machine]).namespaces,
             first=first if disk is None else disk.mount,
             stdin=subprocess.PIPE,
@@ -112,13 +113,14 @@ class Machines:
         environment: Mapping[str, str] | None = None,
         disk: SmallDisk | None = None,
         first: Callable[[], None] | None = None,
+        program: Sequence[str] = CLI,
     ) -> subprocess.Popen[str]:
         """An agent that listens."""
         told = f"--token-file={token or self.token}"
         listen = f"--listen={self.addresses[machine]}"
         told_words = ("agent", listen, told, "--until-input-ends", *words)
         more: dict[str, Any] = {"environment": environment, "disk": disk, "first": first}
-        process = self.start(machine, *told_words, **more)
+        process = self.start(machine, *told_words, program=program, **more)
         assert process.stdout is not None
         assert process.stdout.readline().startswith("agent: listening at "), process.communicate()
         return process

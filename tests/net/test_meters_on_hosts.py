@@ -2,20 +2,21 @@
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import captured
 import pytest
-from machines import LIMIT_S, Make, said
-from test_runs_on_hosts import LINKS, PLACE
+from machines import CLI, LIMIT_S, Make, said
+from test_runs_on_hosts import MANY, PLACE, SMALL
 
-pytestmark = [pytest.mark.timeout(3 * LIMIT_S), pytest.mark.quiet]
+pytestmark = pytest.mark.timeout(3 * LIMIT_S)
 
 
-OTHER_WALL_CLOCK = """
-import socket, struct, time
+OTHER_WALL_CLOCK = f"""
+import os, runpy, socket, struct, sys, time
 AHEAD_S = 86_400
 now, now_ns, receive = time.time, time.time_ns, socket.socket.recvmsg
 time.time = lambda: now() + AHEAD_S
@@ -32,17 +33,19 @@ def recvmsg(*told):
     return data, moved, *rest
 
 socket.socket.recvmsg = recvmsg
+sys.path[0] = os.path.dirname({CLI[1]!r})
+runpy.run_path({CLI[1]!r}, run_name="__main__")
 """
-"""A day later, as programs and the kernel's stamps have it."""
+"""The program a day later, as it and the kernel's stamps have it."""
 
 
 def test_a_host_whose_wall_clock_is_a_day_ahead_changes_nothing(machines: Make):
     found = machines()
-    (found.folder / "sitecustomize.py").write_text(OTHER_WALL_CLOCK)
-    places = [str(found.folder), *filter(None, [os.environ.get("PYTHONPATH")])]
-    found.agent(1, environment={"PYTHONPATH": os.pathsep.join(places)})
+    program = found.folder / "ahead.py"
+    program.write_text(OTHER_WALL_CLOCK)
+    found.agent(1, program=(sys.executable, str(program)))
     began_s = time.time()
-    run = found.launch("--rounds=2", "--pcap", PLACE, *LINKS)
+    run = found.launch("--rounds=2", "--pcap", PLACE, *SMALL)
     text = said(run)
     assert run.returncode == 0, text
     (told,) = found.events("captured")
@@ -66,25 +69,22 @@ def test_a_host_whose_wall_clock_is_a_day_ahead_changes_nothing(machines: Make):
     assert sum(path.stat().st_size for path in folder.iterdir()) > sent
 
 
-@pytest.mark.parametrize(("host", "node"), [("a", "client-1"), ("b", "client-3")])
 def test_what_nodes_write_is_in_the_runs_log_by_host_and_node(
-    machines: Make,
-    until: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
-    host: str,
-    node: str,
+    machines: Make, until: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ):
     # A node that is aborted writes where it was.
     monkeypatch.setenv("PYTHONFAULTHANDLER", "1")
     found = machines()
     found.agent(1)
-    run = found.launch("--rounds=4", "--no-calibrate", PLACE, *LINKS)
+    run = found.launch(f"--rounds={MANY}", "--no-calibrate", PLACE, *SMALL)
     until(lambda: found.events("round"), "a round", LIMIT_S)
-    (pid,) = (event["pid"] for event in found.events("started") if event["node"] == node)
-    os.kill(pid, signal.SIGABRT)
+    pids = {event["node"]: event["pid"] for event in found.events("started")}
+    for node in ("client-1", "client-3"):
+        os.kill(pids[node], signal.SIGABRT)
     text = said(run)
     assert run.returncode == 0, text
     (log,) = (found.folder / "out").glob("*/nodes.log")
     lines = log.read_text().splitlines()
-    assert f"host {host}: {node}: Fatal Python error: Aborted" in lines
-    assert all(line.startswith(f"host {host}: {node}: ") for line in lines)
+    for each in ("host a: client-1: ", "host b: client-3: "):
+        assert f"{each}Fatal Python error: Aborted" in lines
+    assert all(line.startswith(("host a: client-1: ", "host b: client-3: ")) for line in lines)

@@ -16,25 +16,28 @@ FAST = (
 )
 RUN = ("--clients=4", "--dilation=1", "--links=userspace", *FAST)
 LINKS = ("--profile=rate 10mbit delay 10ms", *RUN)
+SMALL = (*LINKS, "--method=fedpeft")
+"""Rounds of tenths of a second, where those of LINKS wait two for their bytes."""
 FILES = {"schedule": "schedule", "availability": "away"}
-SLOW_KBIT = 4000
+SLOW_KBIT = 500
 TOLD_S = 5.0
 """Of a host that is gone."""
 LATE_S = 1.0
 """For a change, beyond half a round trip between hosts, on a machine with other work."""
+MANY = 12
+LAST = range(MANY - 2, MANY + 1)
 PLACE = "--place=server=a,client-1:2=a,client-3:4=b"
-# Hosts are killed and cut in it, and what is left is counted: beside other networks neither holds.
-pytestmark = [pytest.mark.timeout(3 * LIMIT_S), pytest.mark.quiet]
+pytestmark = pytest.mark.timeout(3 * LIMIT_S)
 
 
 def test_a_run_on_two_hosts_has_the_bytes_and_the_model_of_one(machines: Make):
     found = machines()
     agent = found.agent(1)
-    several = found.launch("--rounds=2", PLACE, *LINKS)
+    several = found.launch("--rounds=2", PLACE, *SMALL)
     text = said(several)
     assert several.returncode == 0, text
     alone = found.start(
-        0, "launch", f"--out={found.folder / 'alone'}", "--plain", "--rounds=2", *LINKS
+        0, "launch", f"--out={found.folder / 'alone'}", "--plain", "--rounds=2", *SMALL
     )
     assert said(alone) and alone.returncode == 0
     here, there = found.summary("alone"), found.summary()
@@ -100,7 +103,7 @@ def test_an_agent_that_is_killed_takes_its_clients_along_and_the_run_goes_on(
 ):
     found = machines()
     agent = found.agent(1)
-    run = found.launch("--rounds=4", PLACE, *LINKS)
+    run = found.launch(f"--rounds={MANY}", PLACE, *SMALL)
     until(lambda: found.events("round"), "a round", LIMIT_S)
     theirs = below(agent)
     assert len(theirs) >= 5  # The part, its zygote and links, and two nodes.
@@ -112,7 +115,7 @@ def test_an_agent_that_is_killed_takes_its_clients_along_and_the_run_goes_on(
     assert lost == {"client-3": "host b is gone", "client-4": "host b is gone"}
     assert [event["host"] for event in found.events("host_gone")] == ["b"]
     summary = found.summary()
-    assert summary["rounds_done"] == 4
+    assert summary["rounds_done"] == MANY
     assert summary["fidelity"]["host"]["verdict"] == "fail"
     assert "host b is gone" in summary["fidelity"]["host"]["reason"]
 
@@ -140,7 +143,7 @@ def test_a_host_that_is_cut_off_is_gone_and_with_strict_the_run(
 ):
     found = machines()
     agent = found.agent(1)
-    run = found.launch("--rounds=50", "--strict", "--no-calibrate", PLACE, *LINKS)
+    run = found.launch("--rounds=500", "--strict", "--no-calibrate", PLACE, *SMALL)
     until(lambda: found.events("round"), "a round", LIMIT_S)
     theirs = below(agent)
     found.cut(1)
@@ -157,18 +160,19 @@ def test_a_driver_that_is_killed_leaves_nothing_and_its_agent_has_the_next_run(
 ):
     found = machines()
     agent = found.agent(1)
-    run = found.launch("--rounds=50", PLACE, *LINKS)
+    run = found.launch("--rounds=500", PLACE, *SMALL)
     until(lambda: found.events("round"), "a round", LIMIT_S)
     processes = below(run) | below(agent)
     busy = found.launch(*LINKS, out="busy")
     assert "host b at 10.1.0.2:7400: its agent has a run already" in said(busy)
     os.kill(run.pid, signal.SIGKILL)
     assert not alive(processes)
-    again = found.launch("--rounds=1", PLACE, *LINKS, out="again")
+    again = found.launch("--rounds=1", PLACE, *SMALL, out="again")
     text = said(again)
     assert again.returncode == 0, text
 
 
+@pytest.mark.quiet
 @pytest.mark.parametrize("how", ["agent", "everything", "cut"])
 def test_a_host_that_is_gone_is_so_in_the_record_within_seconds(
     machines: Make, until: Callable[..., Any], how: str
@@ -176,7 +180,7 @@ def test_a_host_that_is_gone_is_so_in_the_record_within_seconds(
     """A cut one after 3 s, and what this machine takes beside."""
     found = machines()
     agent = found.agent(1)
-    run = found.launch("--rounds=200", "--no-calibrate", "--pcap", PLACE, *LINKS)
+    run = found.launch("--rounds=500", "--no-calibrate", "--pcap", PLACE, *SMALL)
     until(lambda: found.events("round"), "a round", LIMIT_S)
     (began,) = found.events("run")
     gone_s = (time.monotonic_ns() - began["origin_ns"]) / 1e9
@@ -206,7 +210,7 @@ at_s = 0
 clients = [1, 3]
 up = {{ rate_kbit = {SLOW_KBIT} }}
 [[schedule]]
-at_s = 6
+at_s = 3
 clients = [1, 3]
 up = {{ rate_kbit = 10000 }}
 [[schedule]]
@@ -227,7 +231,7 @@ def test_links_and_presence_change_at_their_times_on_each_host(machines: Make):
     (found.folder / "schedule.toml").write_text(SCHEDULE)
     (found.folder / "away.toml").write_text(AWAY)
     files = [f"--{name}={found.folder / file}.toml" for name, file in FILES.items()]
-    run = found.launch("--rounds=5", "--no-calibrate", PLACE, *LINKS, *files)
+    run = found.launch(f"--rounds={MANY}", "--no-calibrate", PLACE, *SMALL, *files)
     text = said(run)
     assert run.returncode == 0, text
     # Who is away has a link that nothing passes.
@@ -236,7 +240,7 @@ def test_links_and_presence_change_at_their_times_on_each_host(machines: Make):
         for event in found.events("shaped")
         if event["node"] in ("client-1", "client-3")
     ]
-    assert sorted(shaped) == [("client-1", 0), ("client-1", 6), ("client-3", 0), ("client-3", 6)]
+    assert sorted(shaped) == [("client-1", 0), ("client-1", 3), ("client-3", 0), ("client-3", 3)]
     changes = [*found.events("shaped"), *found.events("back")]
     assert all(0 <= event["actual_s"] - event["at_s"] < LATE_S for event in changes)
     assert {event["node"] for event in found.events("back")} == {"client-2", "client-4"}
@@ -251,4 +255,4 @@ def test_links_and_presence_change_at_their_times_on_each_host(machines: Make):
     least_s = 8 * max(event["payload_bytes"] for event in sent) / (1000 * SLOW_KBIT)
     for client in ("client-1", "client-3"):
         assert took[client, 1] > 0.9 * least_s
-        assert took[client, 5] < 0.75 * least_s
+        assert min(took[client, number] for number in LAST) < 0.75 * least_s
