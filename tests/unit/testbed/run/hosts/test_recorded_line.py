@@ -5,6 +5,7 @@ import hmac
 import select
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -156,6 +157,8 @@ def test_a_private_key_opens_all_of_it_which_neither_end_keeps(
     recorded: Recorded, made: list[X25519PrivateKey]
 ):
     """So what does not open it above is short of that alone."""
+    lone = [sys.getrefcount(each) for each in [object(), object()]]
+    assert [sys.getrefcount(each) for each in made] == lone
     _, agent, driver, *_ = recorded.parts
     publics = [each.public_key().public_bytes_raw() for each in made]
     assert sorted(publics) == sorted([agent, driver])
