@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import sys
 import time
 
 STARTED_S = time.monotonic()
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    # An interrupt before ``run`` ends this without a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+from testbed.processes import signals  # noqa: E402
+
+if __name__ == "__main__":
+    # Before all else is imported, which takes a while.
+    signals.COMMAND.hear()
 
 # Before numpy and torch come in: a process that is to be forked may have no other threads.
 # What the environment asks for would be that, and a node has one thread in any case.
@@ -23,7 +24,6 @@ os.environ.pop("MKL_DOMAIN_NUM_THREADS", None)
 
 import importlib  # noqa: E402
 from importlib.machinery import EXTENSION_SUFFIXES  # noqa: E402
-from types import FrameType  # noqa: E402
 
 import click  # noqa: E402
 
@@ -34,7 +34,6 @@ from testbed.report.text import visible  # noqa: E402
 
 FAILED_EXIT = 1
 USAGE_EXIT = 2
-INTERRUPTED_EXIT = 130
 COMMANDS = {
     "agent": "agent",
     "bench": "bench",
@@ -81,12 +80,14 @@ def main() -> None:
 
 def run() -> None:
     """``main``, with a refusal as one line on stderr and exit status 2."""
+    signals.COMMAND.hear()
     terminal.guard()
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, _interrupt)
     status = _status()
     # Nothing is left to interrupt but Python's own end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signals.ignore()
+    if (came := signals.COMMAND.came) is not None:
+        terminal.say(signals.told(came))
+        status = signals.INTERRUPTED_EXIT
     if reason := terminal.lost_output():
         terminal.complain(f"cannot write to standard output: {reason}")
         status = status or FAILED_EXIT
@@ -104,20 +105,15 @@ def _check_folder() -> None:
         ) from None
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """A first interrupt alone: what it leads to, another one does not end."""
-    signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
 def _status() -> int:
     if "COMP_WORDS" in os.environ:
         from experiments.commands import completion
 
         completion.register()
     try:
-        _check_folder()
-        main.main(standalone_mode=False, obj=STARTED_S)
+        with signals.COMMAND.raised():
+            _check_folder()
+            main.main(standalone_mode=False, obj=STARTED_S)
         return 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else FAILED_EXIT
@@ -128,8 +124,8 @@ def _status() -> int:
         vars(error)["message"] = visible(shortened(error.message, MOST_REFUSAL))
         error.show()
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        return INTERRUPTED_EXIT
+    except (signals.Interrupted, KeyboardInterrupt, click.Abort):
+        return signals.INTERRUPTED_EXIT
     except (MemoryError, ImportError) as error:
         if (reason := _wanting(error)) is None:
             raise

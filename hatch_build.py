@@ -35,7 +35,18 @@ def __getattr__(name):
 PLUGIN = (
     "from testbed.library.pytest_plugin import pytest_configure, wiretune_network  # noqa: F401\n"
 )
-FACADES = {"__init__.py": ROOT_MODULE, "pytest_plugin.py": PLUGIN}
+MAIN = """\
+from testbed.processes import signals
+
+# Before all else is imported, which takes a while.
+signals.COMMAND.hear()
+
+from cli import run  # noqa: E402
+
+if __name__ == "__main__":
+    run()
+"""
+FACADES = {"__init__.py": ROOT_MODULE, "__main__.py": MAIN, "pytest_plugin.py": PLUGIN}
 """Modules of the package that the repository has no file for: what others import."""
 COMMAND = "from cli import main, run  # noqa: F401\n"
 SHIPPED = ("cli.py", "experiments", "testbed", "nodes", "methods", "netem_profiles")

@@ -36,6 +36,7 @@ from testbed.metering import meter
 from testbed.naming import slug
 from testbed.network.hosts import written
 from testbed.network.topology import Plan
+from testbed.processes import signals
 from testbed.processes.environment import take_token
 from testbed.record import trust
 from testbed.record.recorder import Recorder, create_folder
@@ -102,8 +103,9 @@ def _execute(
         request = request._replace(links=placed)
     profile = mix_label([node.profile for node in layout.clients if node.profile])
     label = f"{slug(f'{METHOD}-{profile}')}-{len(layout.clients)}"
-    folder = create_folder(Path(request.links.out), label).absolute()
-    owned.callback(remove_if_empty, folder)
+    with signals.COMMAND.making():
+        folder = create_folder(Path(request.links.out), label).absolute()
+        owned.callback(remove_if_empty, folder)
     here = None if hosts is None else hosts.own.name
     jobs = programs.jobs(request, layout, folder)
     programs.refuse_missing(jobs, here)
@@ -116,15 +118,17 @@ def _execute(
     if request.links.strict and not request.links.calibrate:
         output.say(STRICT_UNPROBED, style="yellow")
     progress = ProgramLines(output)
-    recorder = Recorder(folder, started_s)
     backend = HostsBackend(hosts) if hosts else planned.backend
-    try:
-        summary, code = run(
-            *(request, layout, jobs, backend, recorder, facts, progress, progress.say),
-            *(open_files, hosts),
-        )
-    finally:
-        recorder.close()
+    # From here on the folder has something in it, and the run says in there how it ends.
+    with signals.COMMAND.making():
+        recorder = Recorder(folder, started_s)
+        try:
+            summary, code = run(
+                *(request, layout, jobs, backend, recorder, facts, progress, progress.say),
+                *(open_files, hosts),
+            )
+        finally:
+            recorder.close()
     # 4. What came of it.
     for text in capture_warnings(summary.captures):
         output.say(text, style="yellow")

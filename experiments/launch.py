@@ -31,6 +31,7 @@ from testbed.naming import slug
 from testbed.network.hosts import written
 from testbed.network.profiles import load as load_profile
 from testbed.network.topology import Plan, plan
+from testbed.processes import signals
 from testbed.record import trust
 from testbed.record.recorder import Recorder, create_folder
 from testbed.record.recovery import Killed
@@ -155,8 +156,9 @@ def _launch(
     facts["files"] = link_files
     again = None
     if killed is None:
-        folder = create_folder(Path(config.out), f"{slug(label)}-{len(profiles)}")
-        owned.callback(remove_if_empty, folder)
+        with signals.COMMAND.making():
+            folder = create_folder(Path(config.out), f"{slug(label)}-{len(profiles)}")
+            owned.callback(remove_if_empty, folder)
         facts["run_id"] = folder.name
         facts["identity"] = secrets.token_hex(16)
     else:
@@ -190,30 +192,32 @@ def _launch(
         output.say(f"texts: {program.task.told}")
     if told is not None:
         output.say(told, style="yellow")
-    if config.checkpoints:
-        start = again.start if again else store.Start(run=facts["identity"])
-        states = store.ready(folder, start)
-        program.keep(store.InFolder(states, start))
-        if hosts is not None:
-            hosts.states = posting.Collected(states, len(layout.nodes), start)
-            owned.callback(hosts.states.close)
     progress = RoundLines(output.console, config.rounds, len(profiles))
-    recorder = Recorder(folder, started_s, killed)
-    try:
-        summary = run(
-            config,
-            layout,
-            HostsBackend(hosts) if hosts else backend,
-            program,
-            recorder,
-            facts,
-            progress,
-            again.past() if again else None,
-            hosts,
-        )
-    finally:
-        progress.close()
-        recorder.close()
+    # From here on the folder has something in it, and the run says in there how it ends.
+    with signals.COMMAND.making():
+        if config.checkpoints:
+            start = again.start if again else store.Start(run=facts["identity"])
+            states = store.ready(folder, start)
+            program.keep(store.InFolder(states, start))
+            if hosts is not None:
+                hosts.states = posting.Collected(states, len(layout.nodes), start)
+                owned.callback(hosts.states.close)
+        recorder = Recorder(folder, started_s, killed)
+        try:
+            summary = run(
+                config,
+                layout,
+                HostsBackend(hosts) if hosts else backend,
+                program,
+                recorder,
+                facts,
+                progress,
+                again.past() if again else None,
+                hosts,
+            )
+        finally:
+            progress.close()
+            recorder.close()
     # 4. What came of it.
     if summary.status == "ok":
         store.remove(folder)
