@@ -20,12 +20,13 @@ from testbed import files, metrics, outside
 from testbed.config_error import ConfigError
 from testbed.metrics import Target, words
 from testbed.network.topology import SERVER
+from testbed.record.host_summary import HostSummary
 from testbed.record.run_summary import Summary
 from testbed.report import curves, programs, summaries
 from testbed.report import places as setting
 from testbed.report.curves import Point
 from testbed.report.svg import number
-from testbed.report.text import one_line, shortened
+from testbed.report.text import one_line, ranges, shortened
 
 MOST_LETTERS = 60
 """Of an option's value in a name, such as a program's command."""
@@ -71,6 +72,8 @@ class Row(NamedTuple):
     """Whether that is a client, as clients speak to one another."""
     metric: str = "accuracy"
     """What its points and its best are of."""
+    hosts: Sequence[HostSummary] = ()
+    """Where they were several."""
 
     @property
     def minutes(self) -> float:
@@ -274,6 +277,7 @@ def compare(found: Sequence[Run], target: Target | None) -> tuple[list[Row], Tar
                 None if busiest is None else (busiest.sent + busiest.received) / 1e6,
                 busiest is not None and busiest.node != SERVER,
                 by[n],
+                run.summary.hosts,
             )
         )
     return rows, target
@@ -304,17 +308,6 @@ def goal(target: Target) -> str:
     if metric != "accuracy":
         return f"{words(metric)} {value:.4g}"
     return f"{value:.2f}" if round(value, 2) == value else f"{value:.4g}"
-
-
-def rounds_text(rounds: Sequence[int]) -> str:
-    """Ranges: [1, 2, 3, 5] to "1-3, 5"."""
-    parts: list[list[int]] = []
-    for each in rounds:
-        if parts and parts[-1][1] == each - 1:
-            parts[-1][1] = each
-        else:
-            parts.append([each, each])
-    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in parts) or "none"
 
 
 def common_metric(rows: Sequence[Row]) -> str | None:
@@ -355,7 +348,7 @@ def _line(row: Row, tell_metric: bool, target: Target | None) -> list[str]:
         *("-" if value is None else number(value) for value in moment),
         number(row.minutes),
         number(row.wire_mb),
-        "-" if row.best is None else rounds_text(row.front_rounds),
+        "-" if row.best is None else ranges(row.front_rounds),
     ]
 
 

@@ -9,6 +9,7 @@ from testbed.metrics import Target, one_of, words
 from testbed.report import (
     claims,
     comparison,
+    hosts_comparison,
     html,
     program_comparison,
     summaries,
@@ -56,6 +57,7 @@ def page(
         ),
         *_every_run(rows, target),
         *program_comparison.sections(ran),
+        *hosts_comparison.sections([*rows, *ran]),
         section("folders", "Where they are", _folders(rows, ran)),
     )
 

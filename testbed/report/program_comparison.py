@@ -10,6 +10,7 @@ from rich.table import Table
 
 from testbed.config_error import ConfigError
 from testbed.record.events import UpDown
+from testbed.record.host_summary import HostSummary
 from testbed.record.run_summary import Status
 from testbed.report import html, programs, svg
 from testbed.report.comparison import Run, names, places
@@ -43,6 +44,8 @@ class Ran(NamedTuple):
     roles: list[Role]
     rates: list[list[Point]] | None
     """All clients' kB/s by seconds, up and down; None: the record does not say."""
+    hosts: Sequence[HostSummary] = ()
+    """Where they were several."""
 
 
 def ran(found: Sequence[Run]) -> list[Ran]:
@@ -59,6 +62,7 @@ def ran(found: Sequence[Run]) -> list[Ran]:
             run.summary.rounds_done,
             programs.roles(run.summary),
             _rates(run),
+            run.summary.hosts,
         )
         for run, name, where in zip(found, names(found), places(found), strict=True)
     ]

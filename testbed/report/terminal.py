@@ -49,6 +49,11 @@ class Output:
         """A line on the way."""
         self.console.print(text, style=style, soft_wrap=True)
 
+    def aside(self, text: str) -> None:
+        """A line on the way that is no part of what the command gives, on standard error."""
+        if not self._quiet:
+            self._errors.print(text, soft_wrap=True)
+
     def error(self, text: str) -> None:
         """Say what went wrong, on standard error."""
         self._errors.print(text, style="red", soft_wrap=True)

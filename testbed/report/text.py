@@ -31,3 +31,14 @@ def few(names: Sequence[str]) -> str:
 def shortened(text: str, most: int) -> str:
     """ "python3 -m htt…" """
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Ranges: [1, 2, 3, 5] to "1-3, 5"."""
+    parts: list[list[int]] = []
+    for each in numbers:
+        if parts and parts[-1][1] == each - 1:
+            parts[-1][1] = each
+        else:
+            parts.append([each, each])
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in parts) or "none"
