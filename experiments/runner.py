@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -81,8 +81,12 @@ def claimed(folder: Path, bench: Bench, read: dict[str, str]) -> Iterator[None]:
             raise ConfigError(f"--out {folder}: another bench is at work there") from None
         file.seek(0)
         before = files.contents(file, files.SUMMARY_BYTES).strip()
-        if before and before != text and (others := _others(before, whole)):
-            raise ConfigError(f"--out {folder}: holds {others}; name another folder, or remove it")
+        if before and before != text:
+            if others := _others(before, whole):
+                raise ConfigError(
+                    f"--out {folder}: holds {others}; name another folder, or remove it"
+                )
+            _reword(file, before, whole)
         if not before and any(next(folder.glob(f"{cells}/{SUMMARIES}"), None) for cells in _CELLS):
             raise ConfigError(
                 f"--out {folder}: holds a bench's runs, and no bench.json that says of which; put "
@@ -98,6 +102,25 @@ def claimed(folder: Path, bench: Bench, read: dict[str, str]) -> Iterator[None]:
             if not before:
                 path.unlink()
             raise
+
+
+def _reword(file: BinaryIO, before: bytes, whole: dict[str, Any]) -> None:
+    """Have bench.json say what the bench now says to its runs' reader, which the page says too.
+
+    In place, since it is held locked; of which files its runs read it goes on saying as before.
+    """
+    read = msgspec.json.decode(before, type=dict[str, Any]).get("files", {})
+    text = msgspec.json.format(msgspec.json.encode({**whole, "files": read}), indent=2) + b"\n"
+    if text.strip() == before:
+        return
+    descriptor = file.fileno()
+    size = os.fstat(descriptor).st_size
+    more = b" " * (len(text) - size)
+    # Room first: where there is none, what is there stays whole.
+    with contextlib.suppress(OSError):
+        if os.pwrite(descriptor, more, size) == len(more):
+            os.pwrite(descriptor, text, 0)
+            os.truncate(descriptor, len(text))
 
 
 def _others(before: bytes, whole: dict[str, Any]) -> str | None:

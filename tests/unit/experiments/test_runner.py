@@ -139,13 +139,20 @@ def test_a_bench_whose_words_alone_are_edited_goes_on(tmp_path: Path) -> None:
         msgspec.structs.replace(BAD, baseline="good"),
     ]
     edited = Bench(rows=rows, title="another", note="more", baseline="bad")
-    with claimed(tmp_path / "out", edited, {}):
+    with claimed(tmp_path / "out", edited, {"own.toml": "ab"}):
         pass
+    told = json.loads((tmp_path / "out" / "bench.json").read_text())
+    assert (told["title"], told["rows"][1]["baseline"], told["files"]) == ("another", "good", {})
+    assert [each["figure"] for each in told["rows"][0]["claims"]] == [2.0]
     with (
         pytest.raises(ConfigError, match="another bench's runs"),
         claimed(tmp_path / "out", msgspec.structs.replace(edited, run={"rounds": 2}), {}),
     ):
         pass
+    # Fewer words, and those of a bench that is refused, which are not taken.
+    with claimed(tmp_path / "out", Bench(rows=[GOOD, BAD]), {}):
+        pass
+    assert json.loads((tmp_path / "out" / "bench.json").read_text())["title"] != "another"
 
 
 def test_the_same_bench_with_another_congestion_control_or_profile_is_refused(
