@@ -55,7 +55,10 @@ class Meters:
             capture = HostsCapture(of_hosts, self._plan, self._network, folder, server=server)
         self._owned.callback(capture.close)
 
-        def finish() -> None:
+        def finish(kind: object, error: BaseException | None, trace: object) -> None:
+            if of_hosts is not None and isinstance(error, OSError):
+                # On a full disk, say: nobody waits for what the other hosts have, to drop it.
+                return
             captured = msgspec.convert(capture.stop(), events.Captured, from_attributes=True)
             if server:
                 captured.nodes = [node.name for node in nodes]
@@ -63,7 +66,7 @@ class Meters:
 
         def start() -> None:
             capture.start()
-            self._owned.callback(finish)
+            self._owned.push(finish)
 
         return start
 

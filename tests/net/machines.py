@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -132,21 +133,27 @@ class Machines:
         hosts: Sequence[int] | None = None,
         disk: SmallDisk | None = None,
     ) -> subprocess.Popen[str]:
-        """A run whose driver is the first machine; ``hosts``: of which machines, instead of all."""
-        told = f"--token-file={self.token}"
-        addresses = self.addresses if hosts is None else [self.addresses[each] for each in hosts]
-        named = "--hosts=" + ",".join(addresses)
-        words = ("launch", named, told, f"--out={self.folder / out}", "--plain", *flags)
+        """A run whose driver is the first machine; ``hosts``: of which machines, instead of all;
+        of one it is none of several."""
+        words = ("launch", *self._where(hosts), f"--out={self.folder / out}", "--plain", *flags)
         return self.start(0, *words, disk=disk)
 
     def execute(
-        self, *flags: str, out: str = "out", disk: SmallDisk | None = None
+        self,
+        *flags: str,
+        out: str = "out",
+        hosts: Sequence[int] | None = None,
+        disk: SmallDisk | None = None,
     ) -> subprocess.Popen[str]:
-        """A run of programs whose driver is the first machine."""
-        told = f"--token-file={self.token}"
-        named = "--hosts=" + ",".join(self.addresses)
-        words = ("exec", named, told, f"--out={self.folder / out}", "--plain", *flags)
+        """A run of programs, likewise."""
+        words = ("exec", *self._where(hosts), f"--out={self.folder / out}", "--plain", *flags)
         return self.start(0, *words, disk=disk)
+
+    def _where(self, hosts: Sequence[int] | None) -> tuple[str, ...]:
+        addresses = self.addresses if hosts is None else [self.addresses[each] for each in hosts]
+        if len(addresses) == 1:
+            return ()
+        return f"--hosts={','.join(addresses)}", f"--token-file={self.token}"
 
     def resume(self, out: str = "out") -> subprocess.Popen[str]:
         """The run in that folder, gone on with."""
@@ -218,4 +225,18 @@ def below(process: subprocess.Popen[str]) -> set[psutil.Process]:
 def alive(processes: set[psutil.Process]) -> list[psutil.Process]:
     """Those of them that do not end."""
     _, left = psutil.wait_procs(list(processes), GONE_S)
+    return left
+
+
+def still_run(processes: set[psutil.Process], limit_s: float) -> list[psutil.Process]:
+    """Those of them that have not ended within ``limit_s``, whoever has yet to wait for them."""
+
+    def runs(each: psutil.Process) -> bool:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return each.is_running() and each.status() != psutil.STATUS_ZOMBIE
+        return False
+
+    until_s = time.monotonic() + limit_s
+    while (left := [each for each in processes if runs(each)]) and time.monotonic() < until_s:
+        time.sleep(0.01)
     return left

@@ -1,12 +1,13 @@
 """Full disks on one of a run's machines: each ends or goes on, with the reason."""
 
+import contextlib
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-from machines import LIMIT_S, Make, SmallDisk, alive, below, said
+from machines import LIMIT_S, Make, SmallDisk, alive, below, said, still_run
 from test_runs_on_hosts import LINKS, PLACE
 
 ENDS_S = 5.0
@@ -53,26 +54,36 @@ def test_a_disk_that_captures_fill_ends_them_alone(machines: Make, until: Callab
     assert [path.name for path in disk.of(agent).iterdir()] == ["filler"]
 
 
+ONE, SEVERAL = (0,), (0, 1)
+LAUNCH = ("--rounds=500", "--no-calibrate", *LINKS)
+# Programs that say nothing, so that the record alone is refused.
+EXEC = ("--no-calibrate", "--profile=4g", "--clients=2", "--", "sleep", "200")
+
+
+@pytest.mark.parametrize("hosts", [ONE, SEVERAL], ids=["one host", "several"])
+@pytest.mark.parametrize("words", [LAUNCH, EXEC], ids=["launch", "exec"])
 def test_a_driver_whose_disk_is_full_ends_the_run_on_all_hosts(
-    machines: Make, until: Callable[..., Any]
+    machines: Make, until: Callable[..., Any], words: tuple[str, ...], hosts: tuple[int, ...]
 ):
     found = machines()
     agent = found.agent(1)
     disk = SmallDisk(found.folder / "disk", 60 * MB)
     disk.folder.mkdir()
-    run = found.launch("--rounds=500", "--no-calibrate", PLACE, *LINKS, out="disk", disk=disk)
+    start = found.launch if words is LAUNCH else found.execute
+    place = (PLACE,) if words is LAUNCH and hosts is SEVERAL else ()
+    run = start(*place, *words, out="disk", hosts=hosts, disk=disk)
     out = str(disk.of(run))
-    (ended, *_) = until(lambda: found.events("round", out), "a round", LIMIT_S)
-    (began, *_) = found.events("round_started", out)
+    until(lambda: found.events("round" if words is LAUNCH else "wire", out), "a begin", LIMIT_S)
+    (record,) = Path(out).glob("**/events.jsonl")
     theirs = below(agent) | below(run)
-    disk.fill(run)
     filled_s = time.monotonic()
-    # What was begun of the record's last page has room; a round's summary has none.
-    _, left = psutil.wait_procs(list(theirs), ENDS_S + 2 * (ended["t"] - began["t"]))
-    print("all had ended after, s:", time.monotonic() - filled_s)
-    assert not left
+    disk.fill(run)
+    refused_s = refused(record, filled_s)
+    assert run.wait(ENDS_S) == 1
+    assert not still_run(theirs, refused_s + ENDS_S - time.monotonic())
+    ended_s = time.monotonic()
+    print(f"refused {refused_s - filled_s:.2f} s after, ended {ended_s - refused_s:.2f} s later")
     text = said(run)
-    assert run.returncode == 1
     assert "write the results: " in text and "No space left on device" in text
     assert agent.poll() is None and not below(agent)
 
@@ -95,3 +106,23 @@ def test_a_driver_whose_disk_is_full_has_what_came_before_of_programs_files(mach
     assert "what had not come: No space left on device" in until_ended
     assert "client-1: 1 file, 2 B, of its folder on host b came here" in until_ended
     assert folder and agent.poll() is None and not alive(below(agent))
+
+
+def refused(record: Path, since_s: float) -> float:
+    """When a write to it was first refused: it is cut to its whole lines then, and grows no more.
+
+    ``since_s``, before which none was, where the run has ended before that was seen.
+    """
+    with contextlib.suppress(FileNotFoundError):  # Its disk goes with it.
+        before = record.stat()
+        while time.monotonic() < since_s + LIMIT_S:
+            time.sleep(0.002)
+            now_s, now = time.monotonic(), record.stat()
+            if now.st_mtime_ns > before.st_mtime_ns and now.st_size <= before.st_size:
+                # One that grows may have its new time before its new size.
+                time.sleep(0.02)
+                if record.stat().st_size <= before.st_size:
+                    return now_s
+            before = now
+        raise AssertionError("no write was refused")
+    return since_s
