@@ -70,7 +70,7 @@ def bench(
     read = _checked(cells)
     _check_trials(trials)
     asks = program_bench.settings(cells)
-    venue = Venue([cell.config for cell in cells], token_file, asks)
+    venue = Venue([cell.config for cell in cells], token_file, asks, output.aside)
     named = next(iter([*filter(None, [preset]), *programs]), "own")
     folder = outside.expanded(out or f"results/bench-{slug(Path(named).stem)}")
     # 2. The runs.

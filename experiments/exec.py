@@ -6,7 +6,7 @@ import re
 import resource
 import shlex
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from experiments.aftermath import (
     write_about,
 )
 from testbed import outside
+from testbed.config_error import ConfigError
 from testbed.exec import config as configuration
 from testbed.exec.config import Request
 from testbed.exec.jobs import Job
@@ -199,19 +200,28 @@ def check(request: Request) -> dict[str, str]:
     return found | {path: outside.digest(path, "file") for path in paths}
 
 
-def ask(request: Request, token: bytes) -> None:
-    """Have each host of a run on several look whether it can have its part, and let it be.
+def ask(requests: Mapping[str, Request], token: bytes, asked: Callable[[], None]) -> None:
+    """Have each host of runs on the same several look whether it can have its part in each of
+    them, by what that is called, and let it be; ``asked`` is called after each.
 
     Raises:
-        ConfigError: naming the host that cannot, and why.
+        ConfigError: naming the run, the host that cannot, and why.
     """
-    request = request._replace(links=spread.settled(request.links, {}))
-    planned = _planned(request, programs.layout(request))
+    them: spread.Called | None = None
     with contextlib.ExitStack() as owned:
-        told = planned.request, planned.layout
-        hosts, layout = programs_hosts.joined(*told, token, owned)
-        jobs = programs.jobs(request, layout, Path(request.links.out))
-        programs.refuse_missing(jobs, hosts.own.name)
+        for name, each in requests.items():
+            try:
+                request = each._replace(links=spread.settled(each.links, {}))
+                request, layout, *_ = _planned(request, programs.layout(request))
+                if them is None:
+                    called = programs_hosts.called(request, layout, token)
+                    them = owned.enter_context(called)
+                layout = programs_hosts.agreed(them, request, layout)
+                jobs = programs.jobs(request, layout, Path(request.links.out))
+                programs.refuse_missing(jobs, them.own)
+            except ConfigError as error:
+                raise ConfigError(f"{name}: {error}") from error
+            asked()
 
 
 def _scripts(one: Job) -> Iterator[str]:

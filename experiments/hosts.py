@@ -176,6 +176,11 @@ class Called(NamedTuple):
     secret: bytes
     """Their token."""
 
+    @property
+    def machine(self) -> hosts.Host:
+        """This one, as it is now."""
+        return hosts.Host(self.own, cores.usable(), free_memory.usable_bytes())
+
 
 @contextlib.contextmanager
 def called(
@@ -210,6 +215,31 @@ def called(
         yield Called(own, found, listener, secret)
 
 
+def agreed(
+    them: Called,
+    config: RunConfig,
+    layout: Plan,
+    told: Mapping[str, str | None],
+    needs: hosts.Needs = hosts.NOTHING,
+    question: Question = lambda config, far: Check(config),
+) -> tuple[Plan, dict[str, int]]:
+    """The plan with all placed on hosts that can have their parts, and where each will be met.
+
+    ``told``: digests of what all must have; ``needs``: memory; ``question``: what a host is asked
+    of a run that is placed.
+
+    Raises:
+        ConfigError: naming the host that cannot, and why.
+    """
+    machines = [them.machine, *(far.machine for far in them.others)]
+    layout = hosts.placed(layout, machines, needs, config.place)
+    try:
+        written = msgspec.structs.replace(config, place=hosts.written(layout))
+        return layout, checked(them.others, lambda far: question(written, far), told)
+    except Unusable as error:
+        raise ConfigError(f"hosts = {config.hosts!r}: {error}") from error
+
+
 @contextlib.contextmanager
 def joined(
     them: Called,
@@ -221,22 +251,13 @@ def joined(
 ) -> Iterator[tuple[Hosts, Plan]]:
     """The hosts of a run, each of which can have its part, and the plan with all placed.
 
-    ``told``: digests of what all must have; ``needs``: memory; ``question``: what a host is asked
-    of a run that is placed.
-
     Raises:
-        ConfigError: naming the host that cannot, and why.
+        ConfigError: as in ``agreed``.
     """
-    here = hosts.Host(them.own, cores.usable(), free_memory.usable_bytes())
-    machines = [here, *(far.machine for far in them.others)]
-    layout = hosts.placed(layout, machines, needs, config.place)
-    try:
-        written = msgspec.structs.replace(config, place=hosts.written(layout))
-        ports = checked(them.others, lambda far: question(written, far), told)
-    except Unusable as error:
-        raise ConfigError(f"hosts = {config.hosts!r}: {error}") from error
+    layout, ports = agreed(them, config, layout, told, needs, question)
     secure = config.secure is not False
-    all_hosts = Hosts(here, them.others, ports, them.listener, them.secret, secure=secure)
+    ours = them.machine, them.others, ports, them.listener, them.secret
+    all_hosts = Hosts(*ours, secure=secure)
     with contextlib.closing(all_hosts):
         yield all_hosts, layout
 

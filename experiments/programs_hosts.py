@@ -3,12 +3,14 @@
 import contextlib
 import resource
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from experiments import hosts as spread
 from experiments import programs
+from experiments.hosts import Called, Question
 from testbed.exec.config import Request
 from testbed.exec.hosts.messages import Answer, CheckPrograms
 from testbed.exec.hosts.part import Prepared
@@ -17,11 +19,32 @@ from testbed.exec.kept import PRIVATE
 from testbed.machine import limits
 from testbed.network import hosts
 from testbed.network.topology import Plan
-from testbed.run.config import RunConfig
 from testbed.run.hosts.captures import refuse_full_disk
 from testbed.run.hosts.driver import Hosts
-from testbed.run.hosts.far_host import FarHost
 from testbed.transport import congestion
+
+
+@contextlib.contextmanager
+def called(request: Request, layout: Plan, token: bytes) -> Iterator[Called]:
+    """The other hosts of runs of programs, which can be asked about them.
+
+    Raises:
+        ConfigError: naming the one that could have no part in any, and why.
+    """
+    count = len(layout.clients)
+    with spread.called(request.links, count, token, hears=Answer, loads=False) as them:
+        yield them
+
+
+def agreed(them: Called, request: Request, layout: Plan) -> Plan:
+    """The plan with all placed, once each host has said that it can have its part.
+
+    Raises:
+        ConfigError: naming the host that cannot, and why.
+    """
+    told = programs.link_files(request, layout)
+    question = _question(request)
+    return spread.agreed(them, request.links, layout, told, question=question)[0]
 
 
 def joined(
@@ -33,16 +56,14 @@ def joined(
     Raises:
         ConfigError: naming the host that cannot, and why.
     """
-
-    def question(links: RunConfig, far: FarHost) -> CheckPrograms:
-        return CheckPrograms(far.name, links, request.programs)
-
-    count = len(layout.clients)
-    called = spread.called(request.links, count, token, hears=Answer, loads=False)
+    them = owned.enter_context(called(request, layout, token))
     told = programs.link_files(request, layout)
-    them = owned.enter_context(called)
-    ready = spread.joined(them, request.links, layout, told, question=question)
-    return owned.enter_context(ready)
+    question = _question(request)
+    return owned.enter_context(spread.joined(them, request.links, layout, told, question=question))
+
+
+def _question(request: Request) -> Question:
+    return lambda links, far: CheckPrograms(far.name, links, request.programs)
 
 
 def prepared(asked: CheckPrograms) -> Prepared:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 OTHER_LINES = 6
 """Of a terminal, beside the table's rows."""
 TAIL_BYTES = 500
+ASKING_S = 5.0
+"""Between lines on how far it has got with asking hosts."""
 
 
 class BenchProgress:
@@ -95,6 +97,31 @@ class BenchProgress:
         if budget_s is not None:
             parts.append(f"{human_seconds(max(0.0, budget_s))} of the budget")
         return ", ".join(parts)
+
+
+class Asking:
+    """Hosts that are asked about a bench's settings: a line before, and one now and then."""
+
+    def __init__(
+        self,
+        count: int,
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._count, self._say, self._clock = count, say, clock
+        self._began_s = self._said_s = clock()
+        self._asked = 0
+        settings = "the setting" if count == 1 else f"each of {count} settings"
+        say(f"asking the hosts whether they can have {settings}, before the first run")
+
+    def asked(self) -> None:
+        """They have said so of one more."""
+        self._asked += 1
+        now_s = self._clock()
+        if self._asked < self._count and now_s - self._said_s >= ASKING_S:
+            self._said_s = now_s
+            left_s = (now_s - self._began_s) / self._asked * (self._count - self._asked)
+            self._say(f"[{self._asked}/{self._count}] asked; about {human_seconds(left_s)} left")
 
 
 class Progress(Protocol):

@@ -1,7 +1,7 @@
 """Venue of a bench's runs: this machine, or several hosts, whose agents have run after run."""
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +9,7 @@ import msgspec
 
 from experiments import hosts, ray_hosts
 from experiments.plan import Bench
+from experiments.progress import Asking
 from testbed.config_error import ConfigError
 from testbed.exec.config import Request
 from testbed.processes import environment
@@ -53,9 +54,10 @@ class Venue:
         runs: Iterable[RunConfig] = (),
         token_file: Path | None = None,
         programs: Mapping[str, Request] = NO_PROGRAMS,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         """``token_file``: of the hosts' token, which is else of the environment; ``programs``:
-        runs that are of programs, by what each is called.
+        runs that are of programs, by what each is called; ``say``: tells of what takes a while.
 
         Raises:
             ConfigError: there is a token's file, and no host.
@@ -64,7 +66,7 @@ class Venue:
         if token_file is not None and not self._asked:
             raise ConfigError(f"--token-file={token_file}: {hosts.ONE_HOST}")
         self._token_file = token_file
-        self._programs = programs
+        self._programs, self._say = programs, say
         self._owned = contextlib.ExitStack()
         self._reached: dict[str, _Reached] = {}
 
@@ -86,18 +88,20 @@ class Venue:
                 reached = _Reached(asked, token)
             hosts.refuse_absent(reached.addresses, reached.token.encode())
             self._reached[asked] = reached
-        for name, request in self._programs.items():
-            if request.links.hosts is not None:
-                self._ask(name, request)
+        for asked in self._asked:
+            self._ask({n: own for n, own in self._programs.items() if own.links.hosts == asked})
 
-    def _ask(self, name: str, request: Request) -> None:
+    def _ask(self, programs: Mapping[str, Request]) -> None:
+        """Ask hosts that all of these have."""
+        if not programs:
+            return
         from experiments import exec as executing
 
-        links, more = self.take(request.links)
-        try:
-            executing.ask(request._replace(links=links), more[environment.TOKEN].encode())
-        except ConfigError as error:
-            raise ConfigError(f"{name}: {error}") from error
+        told = {name: own._replace(links=self.take(own.links)[0]) for name, own in programs.items()}
+        first = next(iter(programs.values())).links
+        _, more = self.take(first)
+        asking = Asking(len(told), self._say)
+        executing.ask(told, more[environment.TOKEN].encode(), asking.asked)
 
     def close(self) -> None:
         """End those agents. Idempotent."""

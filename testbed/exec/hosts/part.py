@@ -22,7 +22,7 @@ from testbed.network.topology import Plan
 from testbed.processes.channel import Channel, ChannelClosed
 from testbed.processes.worker import Refusal
 from testbed.run.hosts import links_part
-from testbed.run.hosts.line import Line
+from testbed.run.hosts.line import Line, LineClosed
 from testbed.run.hosts.links_part import LinksPart, Source
 from testbed.run.hosts.messages import Begin, Checked, Closing, Spawn
 from testbed.run.hosts.part import PATIENCE_S
@@ -45,17 +45,21 @@ Prepare = Callable[[CheckPrograms], Prepared]
 
 
 def carry_out(line: Line, token: bytes, asked: CheckPrograms, prepare: Prepare) -> None:
-    """Do what the driver says, from its question to the run's end.
+    """Do what the driver says, from its question to the run's end; it may ask about others first.
 
     Raises:
         ConfigError: this host cannot have its part.
         LinkError: its links or its nodes have failed.
     """
-    prepared = prepare(asked)
+    begin: msgspec.Struct = asked
     with contextlib.ExitStack() as owned:
         listener = owned.enter_context(listen(line.address))
-        line.send(Checked(prepared.digests, listener.getsockname()[1]))
-        begin = line.receive(Begin, PATIENCE_S)
+        while not isinstance(begin, Begin):
+            if not isinstance(begin, CheckPrograms):
+                raise LineClosed(f"it said {type(begin).__name__} before it began")
+            asked, prepared = begin, prepare(begin)
+            line.send(Checked(prepared.digests, listener.getsockname()[1]))
+            begin = line.receive(msgspec.Struct, PATIENCE_S)
         plan = links_part.placed(prepared.plan, begin.addresses, begin.place)
         owned.enter_context(clock.ahead(begin.ahead_s))
         seen = _views(plan, prepared.jobs)

@@ -1,17 +1,19 @@
 """Hosts that a bench's runs share: called before the first, told to each, no part of a bench."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
 from experiments import exec as executing
-from experiments import hosts, ray_hosts
+from experiments import hosts, programs_hosts, ray_hosts
 from experiments.bench import _checked
 from experiments.plan import Bench, Row, cells
+from experiments.progress import Asking
 from experiments.runner import claimed, conduct
 from experiments.venue import Venue, anywhere
 from testbed.config_error import ConfigError
@@ -117,29 +119,71 @@ def test_hosts_that_all_rows_have_of_themselves_are_no_part_of_a_bench():
     assert anywhere(Bench(rows=rows[:1])) == Bench(rows=[Row("h", {"clients": 2})])
 
 
-def test_each_host_is_asked_of_each_run_of_programs_before_the_first(
+def test_hosts_are_asked_of_all_runs_of_programs_at_once_before_the_first(
     called: list[tuple[str, bytes]], monkeypatch: pytest.MonkeyPatch
 ):
-    asked: list[tuple[str | None, str, bytes]] = []
+    asked: list[tuple[dict[str, str | None], bytes]] = []
+    said: list[str] = []
 
-    def ask(request: Request, token: bytes) -> None:
-        asked.append((request.links.hosts, request.links.on_lost_host, token))
-        if len(asked) > 1:
-            raise ConfigError("no such program is there")
+    def ask(requests: dict[str, Request], token: bytes, each: Callable[[], None]) -> None:
+        asked.append(({name: own.links.on_lost_host for name, own in requests.items()}, token))
+        each()
 
     monkeypatch.setattr(executing, "ask", ask)
     programs = ExecConfig(client="true")
-    told = {name: Request(run, programs) for name, run in (("x", HERE), ("y", SEVERAL))}
-    with closing(Venue([SEVERAL], programs=told)) as venue:
+    runs = {"x": HERE, "y": SEVERAL, "z": msgspec.structs.replace(SEVERAL, profile="wifi")}
+    told = {name: Request(run, programs) for name, run in runs.items()}
+    with closing(Venue([SEVERAL], programs=told, say=said.append)) as venue:
         venue.open()
         venue.open()
-    assert asked == [(SEVERAL.hosts, "stop", TOKEN.encode())]
+    assert asked == [({"y": "stop", "z": "stop"}, TOKEN.encode())]
+    assert said == [
+        "asking the hosts whether they can have each of 2 settings, before the first run"
+    ]
     monkeypatch.setenv(environment.TOKEN, TOKEN)
-    with (
-        closing(Venue([SEVERAL], programs=told)) as venue,
-        pytest.raises(ConfigError, match="y: no such program is there"),
-    ):
+    with closing(Venue([SEVERAL], say=said.append)) as venue:
         venue.open()
+    assert len(asked) == len(said) == 1
+
+
+def test_a_setting_that_hosts_cannot_have_is_named(monkeypatch: pytest.MonkeyPatch):
+    def planned(request: Request, layout: Any) -> Any:
+        if request.links.profile == "wifi":
+            raise ConfigError("no such program is there")
+        return request, layout
+
+    @contextmanager
+    def calls(*_: Any) -> Iterator[Any]:
+        met.append(1)
+        yield SimpleNamespace(own="a")
+
+    met: list[int] = []
+    done: list[int] = []
+    monkeypatch.setattr(executing, "_planned", planned)
+    monkeypatch.setattr(programs_hosts, "called", calls)
+    monkeypatch.setattr(programs_hosts, "agreed", lambda them, request, layout: layout)
+    programs = ExecConfig(client="true", server="true")
+    told = {
+        name: Request(msgspec.structs.replace(SEVERAL, profile=name), programs)
+        for name in ("4g", "5g", "wifi")
+    }
+    with pytest.raises(ConfigError, match=r"^wifi: no such program is there"):
+        executing.ask(told, TOKEN.encode(), lambda: done.append(1))
+    assert (met, len(done)) == ([1], 2)
+
+
+def test_who_waits_for_hosts_that_are_asked_is_told_how_far_that_is() -> None:
+    said: list[str] = []
+    now_s = 0.0
+    asking = Asking(10, said.append, lambda: now_s)
+    for _ in range(10):
+        now_s += 2
+        asking.asked()
+    assert said[1:] == [
+        "[3/10] asked; about 14 s left",
+        "[6/10] asked; about 8 s left",
+        "[9/10] asked; about 2 s left",
+    ]
 
 
 def test_what_flags_give_every_row_of_programs_is_no_part_of_one_either():
