@@ -14,9 +14,8 @@ from testbed.report.text import one_line
 
 MOST_TROUBLES = 20
 _HEAD = (
-    *("run", "where", "hosts", "nodes", "cores", "cores at work"),
-    *("RTT at most, ms", "rate at least, Mbit/s", "clock drifted at most, ms", "known to, ms"),
-    *("frames from others", "late", "links' p99 at most, ms late"),
+    *("run", "where", "hosts", "nodes", "cores", "at work", "RTT, ms", "Mbit/s"),
+    *("drift, ms", "known to, ms", "frames", "late", "p99, ms late"),
 )
 TEXTS = ("run", "where")
 """Columns that are no figures."""
@@ -39,8 +38,10 @@ def sections(rows: Sequence[Row]) -> list[Markup]:
     if not several:
         return []
     text = (
-        "Round trip and rate are those of the network between a host and the driver's own, as "
-        "measured before the run: the worst of each run's hosts. Cores and frames are those of all."
+        "Of each run's hosts the worst: the longest round trip and the least rate between one and "
+        "the driver's own, as measured before the run; the most that a clock drifted, and is known "
+        "to; and the latest that one packet of a hundred left its link. Cores, those of them at "
+        "work, and frames from other hosts are those of all."
     )
     if len(several) < len(rows):
         text += f" {len(rows) - len(several)} of {len(rows)} runs had one host."
@@ -71,7 +72,7 @@ def _cells(row: Row) -> list[object]:
     return [
         *(one_line(row.name), one_line(row.where)),
         *(len(hosts), sum(host.nodes for host in hosts), sum(host.cores for host in hosts)),
-        "" if None in busy else svg.number(math.fsum(map(float, filter(None, busy)))),
+        "-" if None in busy else svg.number(math.fsum(map(float, filter(None, busy)))),
         _of(max, (host.rtt_ms for host in hosts)),
         _of(min, (None if rate is None else rate / 1000 for rate in rates)),
         _of(max, (host.clock_drifted_ms for host in hosts)),
@@ -84,4 +85,4 @@ def _cells(row: Row) -> list[object]:
 def _of(which: Callable[[list[float]], float], figures: Iterable[float | None]) -> str:
     """That of those which are known."""
     told = [figure for figure in figures if figure is not None]
-    return svg.number(which(told)) if told else ""
+    return svg.number(which(told)) if told else "-"

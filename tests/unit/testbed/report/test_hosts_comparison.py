@@ -66,7 +66,7 @@ def test_runs_on_several_hosts_have_a_row_each(tmp_path: Path) -> None:
     root = page(one, two, three, programs)
     head, *lines = table(root)
     # They are of several places, methods on data and programs on none.
-    assert head[:6] == ["run", "where", "hosts", "nodes", "cores", "cores at work"]
+    assert head[:6] == ["run", "where", "hosts", "nodes", "cores", "at work"]
     ways = {line[0]: line[2:] for line in lines}
     assert ways == {
         "fedpeft seed=1": [
@@ -75,7 +75,7 @@ def test_runs_on_several_hosts_have_a_row_each(tmp_path: Path) -> None:
         ],
         # Of one that is gone it is not known how many cores worked.
         "fedpeft seed=2": [
-            *("3", "3", "9", "", "0.4", "500", "2", "0.01"),
+            *("3", "3", "9", "-", "0.4", "500", "2", "0.01"),
             *("18", "2", "0.25"),
         ],
         "exec": ["2", "2", "5", "1", "0.2", "1,000", "1", "0.01", "18", "2", "0.25"],
