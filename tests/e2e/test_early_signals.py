@@ -31,12 +31,18 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what a process 
 class Command:
     """One that hears signals, by an interpreter of its own and in a group of its own."""
 
-    def __init__(self, folder: Path, *words: str, prefix: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *words: str,
+        prefix: tuple[str, ...] = (),
+        program: tuple[str, ...] = CLI,
+    ) -> None:
         self.out = folder / "out"
         name, *rest = words
         where = [f"--out={self.out}"] if name in ("launch", "exec") else []
         self.process = subprocess.Popen(
-            [*prefix, *CLI, name, *where, *rest],
+            [*prefix, *program, name, *where, *rest],
             cwd=ROOT,
             env={**os.environ, "WIRETUNE_TOKEN": "a token of more than thirty-two bytes"},
             stdin=subprocess.DEVNULL,
@@ -100,10 +106,15 @@ class Command:
             assert '"status": "interrupted"' in (folder / "summary.json").read_text()
 
 
+COMMANDS = [
+    FOREVER,
+    PROGRAMS,
+    *(pytest.param(words, marks=pytest.mark.thorough) for words in (LINKS, AGENT, ("doctor",))),
+]
+
+
 @pytest.mark.parametrize("number", ENDING)
-@pytest.mark.parametrize(
-    "words", [FOREVER, PROGRAMS, LINKS, AGENT, ("profiles",)], ids=lambda w: w[0]
-)
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
 def test_a_signal_at_the_first_lines(words, number, tmp_path):
     with Command(tmp_path, *words) as command:
         command.await_first_lines()
@@ -111,6 +122,7 @@ def test_a_signal_at_the_first_lines(words, number, tmp_path):
         assert not command.out.exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("words", [FOREVER, PROGRAMS, LINKS], ids=lambda words: words[0])
 def test_a_signal_at_any_later_moment(words, tmp_path):
     count = 12 if words is FOREVER else 6

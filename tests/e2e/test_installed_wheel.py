@@ -14,6 +14,7 @@ import made_run
 import pytest
 from packaging.requirements import Requirement
 from running import FAST, ROOT, Run
+from test_early_signals import Command
 
 LIMIT_S = 100
 SMALL = (
@@ -146,6 +147,16 @@ def test_a_killed_run_of_the_wheel_goes_on(command, run, elsewhere):
     run("launch", f"--resume={killed.folder}")
     assert killed.summary["status"] == "ok"
     assert killed.summary["resumed"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process hears is in /proc")
+def test_a_command_of_the_wheel_hears_signals_before_all_else(command, tmp_path, monkeypatch):
+    # In place of what it imports next, and is never done with.
+    (tmp_path / "click.py").write_text("import time\ntime.sleep(100)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with Command(tmp_path, "launch", program=(command,)) as launch:
+        launch.await_first_lines()
+        launch.ends_by(signal.SIGTERM)
 
 
 @pytest.mark.thorough

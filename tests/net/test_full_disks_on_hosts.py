@@ -60,7 +60,9 @@ LAUNCH = ("--rounds=500", "--no-calibrate", *LINKS)
 EXEC = ("--no-calibrate", "--profile=4g", "--clients=2", "--", "sleep", "200")
 
 
-@pytest.mark.parametrize("hosts", [ONE, SEVERAL], ids=["one host", "several"])
+@pytest.mark.parametrize(
+    "hosts", [pytest.param(ONE, marks=pytest.mark.thorough), SEVERAL], ids=["one host", "several"]
+)
 @pytest.mark.parametrize("words", [LAUNCH, EXEC], ids=["launch", "exec"])
 def test_a_driver_whose_disk_is_full_ends_the_run_on_all_hosts(
     machines: Make, until: Callable[..., Any], words: tuple[str, ...], hosts: tuple[int, ...]

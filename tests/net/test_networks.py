@@ -395,7 +395,7 @@ def test_an_interrupt_of_up_leaves_nothing_and_says_nothing_else(caller, tmp_pat
         (keeper,) = psutil.Process(maker.pid).children()
         assert os.getsid(keeper.pid) == keeper.pid
         os.killpg(maker.pid, signal.SIGINT)
-        assert maker.communicate(timeout=LIMIT_S) == ("", "\n")
+        assert maker.communicate(timeout=LIMIT_S) == ("", "interrupted: stopped by SIGINT\n")
     assert maker.returncode == 130
     until(lambda: not alive({keeper}), "its keeper is gone", LIMIT_S)
     assert list(caller.home.iterdir()) == []
