@@ -24,6 +24,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
@@ -120,9 +121,13 @@ def kept(share: float, count: int) -> int:
 
 def names() -> list[str]:
     """Every stage: one file each."""
-    return sorted(
-        path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _HELPERS
-    )
+    return list(_names())
+
+
+@cache
+def _names() -> tuple[str, ...]:
+    found = (path.stem for path in Path(__file__).parent.glob("*.py"))
+    return tuple(sorted(name for name in found if name not in _HELPERS))
 
 
 def load(text: str) -> Any:

@@ -26,8 +26,9 @@ def learnt(model: nn.Module) -> dict[str, Tensor]:
         name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
     }
     for path, module in model.named_modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            if name not in module._non_persistent_buffers_set and buffer.dtype.is_signed:
+        for name, buffer in module._buffers.items():
+            lasts = buffer is not None and name not in module._non_persistent_buffers_set
+            if lasts and buffer.dtype.is_signed:
                 found[f"{path}.{name}" if path else name] = buffer
     return found
 

@@ -14,3 +14,6 @@ def torch_as_in_a_node() -> None:
 
         torch.set_num_threads(1)
         without_compiler()
+        if not torch.accelerator.is_available():
+            # For each kind of device that is not here torch's own keeps all frames of who called.
+            torch.manual_seed = torch.default_generator.manual_seed

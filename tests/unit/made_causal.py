@@ -1,6 +1,9 @@
 """Made causal language models of `transformers`: tiny random ones of each layout, and folders."""
 
+import json
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -46,8 +49,16 @@ def theirs(model_type: str, **fields: Any) -> Any:
 
 def folder_of(model_type: str, path: Path, **fields: Any) -> Path:
     """Such a model, saved."""
-    theirs(model_type, **fields).save_pretrained(path)
+    for name, contents in _files(model_type, json.dumps(fields)).items():
+        (path / name).write_bytes(contents)
     return path
+
+
+@cache
+def _files(model_type: str, fields: str) -> dict[str, bytes]:
+    with TemporaryDirectory() as folder:
+        theirs(model_type, **json.loads(fields)).save_pretrained(folder)
+        return {each.name: each.read_bytes() for each in Path(folder).iterdir()}
 
 
 def ids(tokens: int = 20) -> torch.Tensor:

@@ -1,12 +1,12 @@
 """Rounds of an averaging method in process: its server's weights after each, and what came up."""
 
-import copy
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+from copied import copied
 from in_process import Network, play, shards
 from torch import Tensor, nn
 
@@ -42,13 +42,13 @@ class Rounds:
             if method.__name__ == "methods.fedavg":
                 del options["variant"]
         self.config = method.Config(**options)
-        start = method.adapt(self.config, copy.deepcopy(model or linear()))
+        start = method.adapt(self.config, copied(model or linear()))
         found = shards(SAMPLES, SHAPE, CLASSES)
         self.parts = {name: shard._replace(public=PUBLIC) for name, shard in found.items()}
         nothing = Shard(torch.empty(0, *SHAPE), torch.empty(0, dtype=torch.int64), PUBLIC, 0)
-        self.server = method.Server(self.config, copy.deepcopy(start), nothing, 7)
+        self.server = method.Server(self.config, copied(start), nothing, 7)
         self.clients = {
-            name: method.Client(self.config, copy.deepcopy(start), shard, shard.client)
+            name: method.Client(self.config, copied(start), shard, shard.client)
             for name, shard in self.parts.items()
         }
         self.states = [trainable_state(start)]

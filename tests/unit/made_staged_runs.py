@@ -1,10 +1,11 @@
 """Runs of small methods in process, with payload stages for what is sent."""
 
-import copy
+from functools import cache
 from typing import Any
 
-import msgspec
+import few
 import torch
+from copied import copied
 from in_process import Network, play, shards
 from made_text import TEXT_ALONE, language_model, nobody, text_shards
 from torch import nn
@@ -48,6 +49,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def plain() -> nn.Module:
+    return copied(_made())
+
+
+@cache
+def _made() -> nn.Module:
     torch.manual_seed(0)
     return VisionTransformer(SPEC, CLASSES)
 
@@ -60,7 +66,7 @@ class Run:
     ) -> None:
         method = methods.load(name)
         given = {**OPTIONS[name], **more}
-        self.options = msgspec.convert(given, method.Config)
+        self.options = few.config(name, given)
         samples = dict(list(SAMPLES.items())[:clients])
         if name in TEXT_ALONE:
             self.data, at_server = text_shards(samples), nobody()
@@ -75,12 +81,12 @@ class Run:
         whole = language_model() if name in TEXT_ALONE else plain()
         torch.manual_seed(1)
         model = method.adapt(self.options, whole)
-        self.server = method.Server(self.options, copy.deepcopy(model), at_server, 0)
+        self.server = method.Server(self.options, copied(model), at_server, 0)
         self.coders = {node: Coder(Chain(up), Chain(down), 7) for node in ("server", *self.data)}
         self.server.stages = self.coders["server"].lasting
         self.clients = {}
         for client, shard in self.data.items():
-            own = method.Client(self.options, copy.deepcopy(model), shard, shard.client)
+            own = method.Client(self.options, copied(model), shard, shard.client)
             own.stages = self.coders[client].lasting
             self.clients[client] = own
         self.nodes = {"server": (self.server, at_server)}

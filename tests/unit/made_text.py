@@ -1,12 +1,12 @@
 """A tiny language model with random weights, and text of clients for it."""
 
-import copy
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 import msgspec
 import torch
+from copied import copied
 from torch import Tensor
 
 from methods import Shard
@@ -24,7 +24,7 @@ def language_model(device: str = "cpu", **spec: Any) -> LanguageModel:
     """No norm is one, so that a missing one shows; logits are small."""
     torch.manual_seed(0)
     # Made anew it takes several times as long, most of all without values.
-    return copy.deepcopy(_made(device, msgspec.structs.replace(SPEC, **spec)))
+    return copied(_made(device, msgspec.structs.replace(SPEC, **spec)))
 
 
 @cache

@@ -4,7 +4,6 @@ It reads cases and writes what came of each, JSON both: by itself, since torch w
 device before a process' first step of training.
 """
 
-import copy
 import json
 import sys
 import traceback
@@ -14,6 +13,7 @@ from typing import Any
 import few
 import standin
 import torch
+from copied import copied
 from in_process import Network, play, shards
 from torch import nn
 
@@ -57,7 +57,7 @@ def played(
     made, coders = {}, {}
     adapted = method.adapt(config, backbone())
     for number, (node, shard) in enumerate(data.items()):
-        model = copy.deepcopy(adapted)
+        model = copied(adapted)
         coder = Coder(Chain([up] if up else []), Chain([down] if down else []), 0)
         here: AbstractContextManager[object] = nullcontext()
         if on_device:

@@ -1,6 +1,7 @@
 """The house's laws: where things stand, what may import what, and what docs say of it."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -54,9 +55,19 @@ def wing(module: str) -> str:
     return ".".join(parts[:2]) if inside else "testbed"
 
 
+Named = ast.Import | ast.ImportFrom | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@functools.cache
+def nodes_of(name: str) -> list[Named]:
+    """What a file imports and what has a docstring there, read once for all that is asked of it."""
+    found = ast.walk(ast.parse((ROOT / name).read_text()))
+    return [node for node in found if isinstance(node, Named)]
+
+
 def imported(name: str) -> Iterator[str]:
     """Modules of ours that a file imports anywhere, for types alone too."""
-    for node in ast.walk(ast.parse((ROOT / name).read_text())):
+    for node in nodes_of(name):
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
             for each in node.names:
                 inner = f"{node.module}.{each.name}"
@@ -67,11 +78,12 @@ def imported(name: str) -> Iterator[str]:
             yield from (each.name for each in node.names if each.name in MODULES)
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_file_imports_from_wings_before_its_own(module: str) -> None:
-    own = wing(module)
-    before = WINGS[: WINGS.index(own) + 1]
-    assert [other for other in imported(MODULES[module]) if wing(other) not in before] == []
+def test_a_file_imports_from_wings_before_its_own() -> None:
+    found = {}
+    for module, name in MODULES.items():
+        before = WINGS[: WINGS.index(wing(module)) + 1]
+        found[name] = [other for other in imported(name) if wing(other) not in before]
+    assert {name: others for name, others in found.items() if others} == {}
 
 
 def test_every_wing_has_its_place() -> None:
@@ -143,14 +155,15 @@ INVERTED = {
 }
 
 
-@pytest.mark.parametrize("name", SOURCES)
-def test_a_docstring_begins_with_its_subject(name: str) -> None:
+def test_a_docstring_begins_with_its_subject() -> None:
     """Of events, whose docs say first by whom they come, the kinds are left out."""
     found = []
-    for node in ast.walk(ast.parse((ROOT / name).read_text())):
-        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+    for name in SOURCES:
+        for node in nodes_of(name):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                continue
             says = ast.get_docstring(node) or "-"
             is_kind = name == "testbed/record/events.py" and says.startswith("By ")
             if says.split()[0] in INVERTED and not is_kind:
-                found.append(f"{node.name}: {says.splitlines()[0]}")
+                found.append(f"{name}: {node.name}: {says.splitlines()[0]}")
     assert found == []

@@ -33,13 +33,14 @@ program = FineTuning(RunConfig(method=METHOD, **TASK), clients=CLIENTS)
 program.prepare()
 """
 TWO_ROUNDS = """
-import copy, in_process
+import in_process
+from copied import copied
 before = set(sys.modules)
 of, names = program._method, ["client-1", "client-2"]
-server = of.Server(program._options, copy.deepcopy(program._model), program._shard(0), 1)
+server = of.Server(program._options, copied(program._model), program._shard(0), 1)
 clients = {
     name: of.Client(
-        program._options, copy.deepcopy(program._model), program._shard(number), number
+        program._options, copied(program._model), program._shard(number), number
     )
     for number, name in enumerate(names, start=1)
 }

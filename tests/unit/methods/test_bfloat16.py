@@ -1,6 +1,5 @@
 """Methods on a checkpoint in bfloat16: what is trained and sent is in it, and nobody is missed."""
 
-import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import made_causal
 import msgspec
 import pytest
 import torch
+from copied import copied
 from in_process import play
 from made_text import SAMPLES, language_model, nobody, text_shards
 from torch import nn
@@ -65,9 +65,9 @@ def plays(name: str, options: dict[str, Any], model: nn.Module) -> None:
     method.check(config, model)
     torch.manual_seed(1)
     adapted = method.adapt(config, model)
-    server = method.Server(config, copy.deepcopy(adapted), nobody(), 0)
+    server = method.Server(config, copied(adapted), nobody(), 0)
     clients = {
-        name: method.Client(config, copy.deepcopy(adapted), shard, shard.client)
+        name: method.Client(config, copied(adapted), shard, shard.client)
         for name, shard in text_shards().items()
     }
     network = play(server, clients, SAMPLES, rounds=2)

@@ -1,7 +1,6 @@
 """Methods: one whole round in process, against means and steps worked out another way."""
 
 import asyncio
-import copy
 import itertools
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -10,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from copied import copied
 from torch import Tensor, nn
 
 import methods
@@ -107,9 +107,9 @@ def one_round(
     method: Any, config: Any, model: nn.Module, parts: Mapping[str, Shard]
 ) -> tuple[Any, FakeFleet]:
     """The server after a round, and its fleet with all that was sent."""
-    server = method.Server(config, copy.deepcopy(model), NOTHING, 0)
+    server = method.Server(config, copied(model), NOTHING, 0)
     clients = {
-        name: method.Client(config, copy.deepcopy(model), shard, 10 + number)
+        name: method.Client(config, copied(model), shard, 10 + number)
         for number, (name, shard) in enumerate(parts.items())
     }
     fleet = FakeFleet(clients, {name: len(shard.targets) for name, shard in parts.items()})
@@ -255,7 +255,7 @@ def test_fedavg_sends_every_parameter_once_each_way() -> None:
 def test_a_client_starts_from_what_the_server_sent() -> None:
     model = linear()
     config = fedavg.Config(optimizer="sgd", learning_rate=1e-12, weight_decay=0)
-    client = fedavg.Client(config, copy.deepcopy(model), shards((4,))["client-1"], 0)
+    client = fedavg.Client(config, copied(model), shards((4,))["client-1"], 0)
     sent = {"weight": torch.full((CLASSES, 4), 7.0), "bias": torch.full((CLASSES,), -7.0)}
     peer = FakePeer("client-1", through_the_wire("server", "model", 1, sent))
     client.round(peer)
@@ -408,7 +408,7 @@ def test_the_backbone_stays_as_it_was(
 
 def updates_of(method: Any, config: Any, model: nn.Module, seed: int) -> list[Message]:
     """What one client sends in two rounds."""
-    client = method.Client(config, copy.deepcopy(model), shards((1, 4, 4))["client-2"], seed)
+    client = method.Client(config, copied(model), shards((1, 4, 4))["client-2"], seed)
     found = []
     for number in (1, 2):
         start = through_the_wire("server", client.kind, number, trainable_state(model))

@@ -1,6 +1,5 @@
 """DisPFL: densities, masks and means by hand, the graph at both ends, and neighbours that die."""
 
-import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from copied import copied
 from in_process import Network, play, shards
 from torch import Tensor, nn
 
@@ -240,8 +240,7 @@ def test_it_learns() -> None:
         n: Shard(images[n::4], labels[n::4], images[:0], n, (images, labels)) for n in (1, 2, 3)
     }
     clients = {
-        f"client-{n}": dispfl.Client(options, copy.deepcopy(start), shard, n)
-        for n, shard in parts.items()
+        f"client-{n}": dispfl.Client(options, copied(start), shard, n) for n, shard in parts.items()
     }
     before = [client.evaluate(images, labels) for client in clients.values()]
     play(dispfl.Server(options, start, parts[1], 0), clients, dict.fromkeys(clients, 30), 8)

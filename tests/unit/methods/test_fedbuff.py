@@ -1,12 +1,12 @@
 """FedBuff: steps of the server by hand, answers that come late, and what is refused."""
 
 import asyncio
-import copy
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
 import torch
+from copied import copied
 from in_process import play, shards
 from torch import Tensor, nn
 
@@ -129,9 +129,9 @@ def test_it_learns_with_real_clients_that_overtake_each_other() -> None:
     model = a_model()
     # The labels are random: what can be learnt is what all have in common.
     shard = shards(SAMPLES, (1, 4, 4), CLASSES)["client-2"]
-    server = fedbuff.Server(config, copy.deepcopy(model), shard, 0)
+    server = fedbuff.Server(config, copied(model), shard, 0)
     clients = {
-        name: fedbuff.Client(config, copy.deepcopy(model), shard, number)
+        name: fedbuff.Client(config, copied(model), shard, number)
         for number, name in enumerate(SAMPLES)
     }
     before = server.evaluate(shard.inputs, shard.targets)["loss"]

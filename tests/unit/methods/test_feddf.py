@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from copied import copied
 from made_rounds import CLASSES, PUBLIC, Rounds, linear, same
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -188,7 +189,7 @@ def test_what_is_frozen_stays_though_clients_weights_were_in_the_servers_model()
     torch.manual_seed(0)
     model = VisionTransformer(SPEC, CLASSES)
     played = Rounds(feddf, rounds=1, model=model)
-    before = dict(fedpeft.adapt(played.config, copy.deepcopy(model)).named_parameters())
+    before = dict(fedpeft.adapt(played.config, copied(model)).named_parameters())
     for name, after in played.server.model.named_parameters():
         assert torch.equal(after, before[name]) != after.requires_grad, name
 

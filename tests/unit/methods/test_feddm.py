@@ -1,12 +1,12 @@
 """FedDM: gradients of the synthetic images, bytes, what they show, and refusals."""
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from copied import copied
 from in_process import Network, play, shards
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -47,9 +47,9 @@ class Nodes:
         self.parts = shards(SAMPLES, SHAPE, CLASSES)
         self.parts["client-2"].targets[:] = torch.arange(20) % 2 * 2
         nothing = Shard(torch.empty(0, *SHAPE), torch.empty(0, dtype=torch.int64), None, 0)  # type: ignore[arg-type]
-        self.server = feddm.Server(own, copy.deepcopy(self.start), nothing, 0)
+        self.server = feddm.Server(own, copied(self.start), nothing, 0)
         self.clients: dict[str, Any] = {
-            name: feddm.Client(own, copy.deepcopy(self.start), shard, 10 + shard.client)
+            name: feddm.Client(own, copied(self.start), shard, 10 + shard.client)
             for name, shard in self.parts.items()
         }
 
@@ -208,7 +208,7 @@ def test_the_server_trains_on_the_images_of_all() -> None:
     came = sorted(nodes.play().of("up"), key=lambda each: each.sender)
     images = torch.cat([each.tensors["images"] for each in came])
     labels = torch.cat([each.tensors["labels"] for each in came]).long()
-    model = copy.deepcopy(nodes.start)
+    model = copied(nodes.start)
     speeds = {name: torch.zeros_like(each) for name, each in model.named_parameters()}
     for _ in range(3):
         model.zero_grad()

@@ -1,12 +1,12 @@
 """FedKD: its cut against numpy's, its loss against sums by hand, and who gets what in a round."""
 
-import copy
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from copied import copied
 from in_process import Network, play, shards
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -44,10 +44,10 @@ class Played:
         before = model(self.config)
         parts = parts or shards(SAMPLES, SHAPE, CLASSES)
         nothing = parts["client-1"]._replace(client=0)
-        self.server = fedkd.Server(self.config, copy.deepcopy(before), nothing, 0)
+        self.server = fedkd.Server(self.config, copied(before), nothing, 0)
         self.first = trainable_state(self.server.model)
         self.clients = {
-            name: fedkd.Client(self.config, copy.deepcopy(before), shard, shard.client)
+            name: fedkd.Client(self.config, copied(before), shard, shard.client)
             for name, shard in parts.items()
         }
         self.done = 0

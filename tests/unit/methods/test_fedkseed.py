@@ -1,6 +1,5 @@
 """FedKSeed: bytes, weights made again from the scalars alone, steps by hand, and refusals."""
 
-import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from copied import copied
 from in_process import Network, play, shards
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -45,9 +45,9 @@ class Nodes:
     def __init__(self, own: fedkseed.Config, model: nn.Module | None = None) -> None:
         self.start = model or a_model()
         self.parts = shards(SAMPLES, (1, 4, 4), CLASSES)
-        self.server = fedkseed.Server(own, copy.deepcopy(self.start), self.parts["client-1"], 0)
+        self.server = fedkseed.Server(own, copied(self.start), self.parts["client-1"], 0)
         self.clients: dict[str, Any] = {
-            name: fedkseed.Client(own, copy.deepcopy(self.start), shard, 10 + shard.client)
+            name: fedkseed.Client(own, copied(self.start), shard, 10 + shard.client)
             for name, shard in self.parts.items()
         }
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from copied import copied
 from in_process import Network, play, shards
 from told import Told
 from torch import Tensor, nn
@@ -58,7 +59,7 @@ def played(options: fedmd.Config, rounds: int = 1, network: Network | None = Non
     nothing = shards({"server": 0}, (1, 4, 4), 1)["server"]._replace(public=public(), client=0)
     server = fedmd.Server(options, start, nothing, SEED)
     clients = {
-        name: fedmd.Client(options, copy.deepcopy(start), shard, 10 + shard.client)
+        name: fedmd.Client(options, copied(start), shard, 10 + shard.client)
         for name, shard in parts().items()
     }
     network = play(server, clients, SAMPLES, rounds, network)
@@ -71,7 +72,7 @@ def played(options: fedmd.Config, rounds: int = 1, network: Network | None = Non
 def test_client_k_has_the_first_blocks_of_the_backbone_and_a_classifier() -> None:
     start = model()
     for name, shard in parts().items():
-        client = fedmd.Client(config(depths="1,3,2"), copy.deepcopy(start), shard, 0)
+        client = fedmd.Client(config(depths="1,3,2"), copied(start), shard, 0)
         depth = [1, 3, 2][int(name[-1]) % 3]
         shallow = VisionTransformer(
             ModelSpec(side=4, patch=2, width=8, depth=depth, heads=2), CLASSES
@@ -85,7 +86,7 @@ def test_client_k_has_the_first_blocks_of_the_backbone_and_a_classifier() -> Non
 
 def test_all_of_a_clients_model_is_trained_and_nothing_beyond_it() -> None:
     start, shard = model(), parts()["client-2"]
-    whole = copy.deepcopy(start)
+    whole = copied(start)
     client = fedmd.Client(config(depths="1"), whole, shard, 0)
     client.round(Told(1, SEED))
     after = dict(whole.named_parameters())
@@ -239,7 +240,7 @@ def test_one_depth_may_be_a_number() -> None:
 def test_all_is_every_block_for_every_client() -> None:
     start = model()
     for shard in parts().values():
-        client = fedmd.Client(config(depths="all"), copy.deepcopy(start), shard, 0)
+        client = fedmd.Client(config(depths="all"), copied(start), shard, 0)
         assert torch.equal(predict(client.model, public()), predict(start, public()))
     fedmd.check(config(depths="all"), start)
 

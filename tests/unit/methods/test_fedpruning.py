@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from copied import copied
 from in_process import Network, play, shards
 from torch import Tensor, nn
 
@@ -85,7 +86,7 @@ class Played:
 
 def with_zeros(model: nn.Module, masks: Masks) -> nn.Module:
     """The whole model, which of what is pruned has zeros, one tensor after the other by hand."""
-    found = copy.deepcopy(model)
+    found = copied(model)
     wide = SPEC.width // SPEC.heads
     with torch.no_grad():
         for number, block in enumerate(found.blocks):

@@ -1,10 +1,10 @@
 """FedPTR: unrolled gradients, the projection by another loop, bytes, and refusals."""
 
-import copy
 from typing import Any
 
 import pytest
 import torch
+from copied import copied
 from in_process import play, shards
 from made_rounds import CLASSES, SAMPLES, SHAPE, Rounds, linear, same
 from torch import Tensor, nn
@@ -100,7 +100,7 @@ def test_steps_by_another_loop() -> None:
     images = torch.rand(CLASSES, *SHAPE, generator=draw)
     labels = torch.rand(CLASSES, CLASSES, generator=draw).softmax(dim=1)
     found = {"images": images, "labels": labels, "step": torch.tensor([0.3])}
-    other = copy.deepcopy(model)
+    other = copied(model)
     optimizer = torch.optim.SGD(other.parameters(), lr=0.3)
     for _ in range(5):
         optimizer.zero_grad()

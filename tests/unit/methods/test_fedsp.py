@@ -1,11 +1,11 @@
 """FedSP: who gets what in a round, what it learns, and that the model itself stays where it is."""
 
-import copy
 import math
 from typing import Any
 
 import pytest
 import torch
+from copied import copied
 from in_process import Network, play
 from made_text import language_model
 from torch import Tensor, nn
@@ -66,9 +66,9 @@ class Played:
     def __init__(self, rounds: int = 1, device: str = "cpu", **options: Any) -> None:
         self.config = config(**options)
         before = model(self.config, device=device)
-        self.server = fedsp.Server(self.config, copy.deepcopy(before), NOTHING, 0)
+        self.server = fedsp.Server(self.config, copied(before), NOTHING, 0)
         self.clients = {
-            name: fedsp.Client(self.config, copy.deepcopy(before), shard, shard.client)
+            name: fedsp.Client(self.config, copied(before), shard, shard.client)
             for name, shard in shards().items()
         }
         self.before = before

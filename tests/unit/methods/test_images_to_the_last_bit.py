@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import few
 import msgspec
 import pytest
 import torch
@@ -173,6 +174,7 @@ def test_a_method_of_both_is_as_one_of_images_alone(
     name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = COUNTS if name == "dispfl" else ONE
+    options = few.options(name, options)
     found = Played(name, options, counts)
     replaced = 0
     for path, module in list(sys.modules.items()):

@@ -1,6 +1,5 @@
 """KD-FFT and what distillation shares: losses and means by hand, and whole rounds in process."""
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
@@ -9,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+from copied import copied
 from in_process import Network, play, shards
 from told import Told
 from torch import Tensor, nn
@@ -55,7 +55,7 @@ def parts() -> dict[str, Shard]:
 
 def server_of(options: kdfft.Config, start: nn.Module) -> kdfft.Server:
     nothing = shards({"server": 0}, (1, 4, 4), 1)["server"]._replace(public=public(), client=0)
-    return kdfft.Server(options, copy.deepcopy(start), nothing, SEED)
+    return kdfft.Server(options, copied(start), nothing, SEED)
 
 
 class Played(SimpleNamespace):
@@ -68,7 +68,7 @@ def played(options: kdfft.Config, rounds: int = 1, network: Network | None = Non
     start = model(options)
     server = server_of(options, start)
     clients = {
-        name: kdfft.Client(options, copy.deepcopy(start), shard, 10 + shard.client)
+        name: kdfft.Client(options, copied(start), shard, 10 + shard.client)
         for name, shard in parts().items()
     }
     network = play(server, clients, SAMPLES, rounds, network)
@@ -353,12 +353,12 @@ def test_the_student_learns_what_no_client_knows_whole() -> None:
     options = config(public_samples=30, public_batch=24, local_epochs=6, learning_rate=0.02)
     start = model(options)
     shard = Shard(images, labels, test, 0)
-    server = kdfft.Server(options, copy.deepcopy(start), shard, SEED)
+    server = kdfft.Server(options, copied(start), shard, SEED)
     clients = {}
     for missing in range(CLASSES):
         mine = labels != missing
         part = Shard(images[mine], labels[mine], test, missing + 1)
-        own = copy.deepcopy(start)
+        own = copied(start)
         clients[f"client-{missing + 1}"] = kdfft.Client(options, own, part, missing)
     play(server, clients, dict.fromkeys(clients, 30), rounds=3)
     found = server.evaluate(test, truth)

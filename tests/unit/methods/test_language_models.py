@@ -1,6 +1,5 @@
 """Every method on a tiny language model: bytes by formula, real and modelled, or its refusal."""
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -11,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from copied import copied
 from in_process import Network, play
 from made_text import LENGTH, SAMPLES, SPEC, language_model, nobody, text_shards
 from torch import Tensor
@@ -264,9 +264,9 @@ def played(case: Case, device: str = "cpu", rounds: int = ROUNDS, **compute: Any
     made = language_model(device, **case.spec)
     torch.manual_seed(1)
     before = method.adapt(config, made)
-    server = method.Server(config, copy.deepcopy(before), own, 0)
+    server = method.Server(config, copied(before), own, 0)
     clients = {
-        name: method.Client(config, copy.deepcopy(before), shard, shard.client)
+        name: method.Client(config, copied(before), shard, shard.client)
         for name, shard in data.items()
     }
     network = play(server, clients, SAMPLES, rounds, **compute)

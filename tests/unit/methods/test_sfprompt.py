@@ -1,6 +1,5 @@
 """SFPrompt: each phase against its definition, and the wire against the paper's formula."""
 
-import copy
 import math
 from typing import Any
 
@@ -8,6 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from copied import copied
 from in_process import Network, play, shards
 from torch import nn
 from torch.nn import functional as F
@@ -230,9 +230,7 @@ def shares_of_the_label(clients: int, **options: Any) -> list[float]:
     task.prepare()
     found = []
     for number in range(1, clients + 1):
-        client = sfprompt.Client(
-            task._options, copy.deepcopy(task._model), task._shard(number), number
-        )
+        client = sfprompt.Client(task._options, copied(task._model), task._shard(number), number)
         client._update_by_itself()
         client._training(False)
         labels = client.shard.targets
@@ -365,7 +363,7 @@ def test_the_client_leaves_frozen_weights_to_all() -> None:
     shared = adapted(options)
     client = sfprompt.Client(options, shared, parts("client-2")["client-2"], 0)
     before = {name: (p._version, p.clone()) for name, p in shared.named_parameters()}
-    server = sfprompt.Server(options, copy.deepcopy(shared), client.shard, 0)
+    server = sfprompt.Server(options, copied(shared), client.shard, 0)
     play(server, {"client-2": client}, SAMPLES)
     for name, parameter in shared.named_parameters():
         if not parameter.requires_grad:

@@ -1,11 +1,11 @@
 """Split learning against the same training of the whole model on one machine."""
 
-import copy
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from copied import copied
 from in_process import Network, play, shards
 from torch import nn
 from torch.nn import functional as F
@@ -326,7 +326,7 @@ def test_parts_are_the_models_own_parameters(labels: str, head: int, tail: int) 
 def test_a_client_changes_nothing_of_the_servers_part() -> None:
     """Weights that stay as they are stay shared between processes."""
     data, options = parts("client-2"), config("private", 1, 1)
-    client = split.Client(options, copy.deepcopy(model()), data["client-2"], 0)
+    client = split.Client(options, copied(model()), data["client-2"], 0)
     before = {name: p.detach().clone() for name, p in client.cut.server.named_parameters()}
     server = split.Server(options, model(), data["client-2"], SEED)
     play(server, {"client-2": client}, SAMPLES)

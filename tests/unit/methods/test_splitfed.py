@@ -1,13 +1,13 @@
 """SplitFed against FedAvg, which v1 equals, and against v2's steps one after the other by hand."""
 
 import asyncio
-import copy
 import itertools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from copied import copied
 from in_process import Network, play, shards
 from torch import nn
 from torch.nn import functional as F
@@ -114,7 +114,7 @@ def test_v1_copies_what_is_trained_and_nothing_else() -> None:
 def by_hand(options: splitfed.Config, data: dict[str, Shard], order: list[str]) -> nn.Module:
     """One round: a head and tail for each client, one server side, batches in ``order``."""
     whole = model()
-    clients = {name: copy.deepcopy(whole) for name in data}
+    clients = {name: copied(whole) for name in data}
 
     def cut_of(one: nn.Module) -> Any:
         return split.cut_of(options, one)

@@ -1,6 +1,5 @@
 """Methods on language models of transformers: what they send, real and modelled."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import few
 import made_causal
 import pytest
 import torch
+from copied import copied
 from in_process import Network, play
 from made_text import LENGTH, SAMPLES, nobody, text_shards
 from torch import Tensor
@@ -59,9 +59,9 @@ def played(
         model = models.build(str(folder), 1, 0)
     torch.manual_seed(1)
     adapted = method.adapt(config, model)
-    server = method.Server(config, copy.deepcopy(adapted), own, 0)
+    server = method.Server(config, copied(adapted), own, 0)
     clients = {
-        name: method.Client(config, copy.deepcopy(adapted), shard, shard.client)
+        name: method.Client(config, copied(adapted), shard, shard.client)
         for name, shard in data.items()
     }
     return server, play(server, clients, SAMPLES, **compute)

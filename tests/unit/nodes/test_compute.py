@@ -1,13 +1,13 @@
 """Modelled compute: the same messages and operations as with values, and a device's time."""
 
 import asyncio
-import copy
 import time
 from typing import Any
 
 import few
 import pytest
 import torch
+from copied import copied
 from in_process import Network, play, shards
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -52,10 +52,8 @@ def played(name: str, options: dict[str, Any], device: str, **compute: Any) -> N
         data = {name: without_values(shard) for name, shard in data.items()}
     nothing = Shard(torch.empty(0, *SHAPE), torch.empty(0, dtype=torch.int64), public, 0)
     model = method.adapt(config, backbone(device))
-    server = method.Server(config, copy.deepcopy(model), nothing, 0)
-    clients = {
-        name: method.Client(config, copy.deepcopy(model), shard, 1) for name, shard in data.items()
-    }
+    server = method.Server(config, copied(model), nothing, 0)
+    clients = {name: method.Client(config, copied(model), shard, 1) for name, shard in data.items()}
     return play(server, clients, COUNTS, rounds=2, **compute)
 
 

@@ -1,11 +1,11 @@
 """What variants train of a language model, and what they make of it, against it joined by hand."""
 
-import copy
 import math
 from typing import Any
 
 import pytest
 import torch
+from copied import copied
 from made_text import SPEC, ids, language_model
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -184,7 +184,7 @@ def test_a_model_says_which_of_its_layers_variants_act_on() -> None:
     model = adapted("adapter", Renamed())
     shake(model)
     adapter = model.blocks[0].mlp.c_proj.adapter
-    plain = copy.deepcopy(model)
+    plain = copied(model)
     with torch.no_grad():
         tokens = plain.embed(ids(2))
         for block in plain.blocks:

@@ -1,7 +1,6 @@
 """DP-FedAvg: clipping on both sides, the noisy mean by hand, and whole rounds."""
 
 import asyncio
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +8,7 @@ import heavy
 import numpy as np
 import pytest
 import torch
+from copied import copied
 from in_process import Network, play, shards
 from torch import Tensor, nn
 
@@ -102,7 +102,7 @@ class Rounds:
         model = nn.Sequential(nn.Flatten(), nn.Linear(16, CLASSES))
         parts = shards(SAMPLES, (1, 4, 4), CLASSES)
         some = parts["client-1"]
-        server = fedavg.Server(config, copy.deepcopy(model), some, 7)
+        server = fedavg.Server(config, copied(model), some, 7)
         self.epsilons = [server.evaluate(some.inputs, some.targets)["epsilon"]]
         self.states = [trainable_state(model)]
 
@@ -111,7 +111,7 @@ class Rounds:
             self.states.append(trainable_state(server.model))
 
         clients = {
-            name: fedavg.Client(config, copy.deepcopy(model), shard, number)
+            name: fedavg.Client(config, copied(model), shard, number)
             for number, (name, shard) in enumerate(parts.items())
         }
         self.network: Network = play(server, clients, SAMPLES, rounds, after_round=note)

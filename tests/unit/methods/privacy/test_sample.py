@@ -7,6 +7,7 @@ from typing import Any
 import heavy
 import pytest
 import torch
+from copied import copied
 from in_process import play, shards
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -278,7 +279,7 @@ def test_an_update_without_a_credible_epsilon_is_refused(said: object) -> None:
     model = adapted("head")
     clients = {}
     for number, (name, shard) in enumerate(parts.items()):
-        clients[name] = fedpeft.Client(config, copy.deepcopy(model), shard, number)
+        clients[name] = fedpeft.Client(config, copied(model), shard, number)
     liar = clients["client-2"].privacy
     train = liar.train
 
@@ -287,7 +288,7 @@ def test_an_update_without_a_credible_epsilon_is_refused(said: object) -> None:
         liar.details = {} if said is None else {"epsilon": said}
 
     liar.train = lie  # type: ignore[method-assign]
-    server = fedpeft.Server(config, copy.deepcopy(model), parts["client-1"], 0)
+    server = fedpeft.Server(config, copied(model), parts["client-1"], 0)
     network = play(server, clients, SAMPLES)
     ((peer, reason),) = network.missed()
     assert peer == "client-2" and "must be a number, at least 0" in reason

@@ -4,13 +4,13 @@ gloo itself carries the sums, over 127.0.0.1; the rest is in process.
 """
 
 import asyncio
-import copy
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from copied import copied
 from in_process import LIMIT_S, Network, play, shards
 from made_events import Reported
 from torch import Tensor
@@ -46,14 +46,14 @@ class Rounds:
         self.parts = shards(SAMPLES, (1, 4, 4), CLASSES)
         self.events = Reported()
         self.methods = {
-            name: fedavg.Client(CONFIG, copy.deepcopy(self.first), shard, number)
+            name: fedavg.Client(CONFIG, copied(self.first), shard, number)
             for number, (name, shard) in enumerate(self.parts.items())
         }
         self.clients = {name: self.client(name) for name in SAMPLES}
         self.server = ReducingServer(self.conductor(), list(SAMPLES))
 
     def conductor(self) -> fedavg.Server:
-        return fedavg.Server(CONFIG, copy.deepcopy(self.first), self.parts["client-1"], 0)
+        return fedavg.Server(CONFIG, copied(self.first), self.parts["client-1"], 0)
 
     def client(self, name: str) -> ReducingClient:
         report = self.events

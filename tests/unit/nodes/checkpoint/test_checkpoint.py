@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import enum
 import json
 import random
@@ -17,6 +16,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from copied import copied
 from in_process import Network, play, shards
 from made_events import Reported
 from made_text import TEXT_ALONE, language_model, text_shards
@@ -110,9 +110,9 @@ class Nodes:
         model = method.adapt(self.config, plain)
         inputs, targets, public, *_ = parts["client-1"]
         nothing = Shard(inputs[:0], targets[:0], public, 0)
-        self.server = method.Server(self.config, copy.deepcopy(model), nothing, 3)
+        self.server = method.Server(self.config, copied(model), nothing, 3)
         self.clients = {
-            name: method.Client(self.config, copy.deepcopy(model), shard, 10 + shard.client)
+            name: method.Client(self.config, copied(model), shard, 10 + shard.client)
             for name, shard in parts.items()
         }
         everyone = {"server": (self.server, nothing)}

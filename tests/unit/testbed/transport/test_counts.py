@@ -1,10 +1,10 @@
 """What a round costs, in messages, encodings, bytes and copies: counts are never noisy."""
 
-import copy
 import tracemalloc
 
 import pytest
 import torch
+from copied import copied
 from in_process import play, shards
 from torch import Tensor
 
@@ -35,9 +35,9 @@ def test_a_round_of_averaging_is_one_message_each_way_and_one_encoding(
     config = fedpeft.Config(variant="head", batch_size=8, local_epochs=1)
     model = fedpeft.adapt(config, VisionTransformer(SPEC, CLASSES))
     parts = shards(CLIENTS, (1, 4, 4), CLASSES)
-    server = fedpeft.Server(config, copy.deepcopy(model), parts["client-1"], 0)
+    server = fedpeft.Server(config, copied(model), parts["client-1"], 0)
     clients = {
-        name: fedpeft.Client(config, copy.deepcopy(model), shard, number)
+        name: fedpeft.Client(config, copied(model), shard, number)
         for number, (name, shard) in enumerate(parts.items())
     }
     network = play(server, clients, CLIENTS, rounds=ROUNDS)
