@@ -28,6 +28,7 @@ from experiments.runner import claimed, conduct
 from experiments.venue import Venue
 from testbed import extras, files, outside
 from testbed.config_error import ConfigError
+from testbed.exec.config import Request
 from testbed.metrics import Target
 from testbed.naming import slug
 from testbed.network import mix
@@ -183,7 +184,10 @@ def _checked(cells: list[Cell]) -> dict[str, str]:
     """
     read: dict[str, str] = {}
     for cell in cells:
-        read |= _check(cell.config) if cell.row.programs is None else _check_programs(cell)
+        if cell.row.programs is None:
+            read |= _check(cell.config)
+    for name, request in program_bench.settings(cells).items():
+        read |= _check_programs(name, request)
     return read | {"the congestion control": congestion.default()[0] or "the system's own"}
 
 
@@ -236,14 +240,14 @@ def _weights(model: str) -> str | None:
     return models.fingerprint(model)
 
 
-def _check_programs(cell: Cell) -> dict[str, str]:
+def _check_programs(name: str, request: Request) -> dict[str, str]:
     """Refusals of `exec`, likewise."""
     from experiments import exec as executing
 
     try:
-        return executing.check(program_bench.request(cell))
+        return executing.check(request)
     except ConfigError as error:
-        raise ConfigError(f"{cell.row.name}, {cell.where}: {error}") from error
+        raise ConfigError(f"{name}: {error}") from error
 
 
 def _together(asked: Bench, outcomes: list[Outcome]) -> list[compare.Group]:

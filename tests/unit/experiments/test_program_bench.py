@@ -19,7 +19,7 @@ from experiments.plan import Bench, Cell, Outcome, Row
 from experiments.progress import Lines
 from experiments.venue import Venue
 from testbed.config_error import ConfigError
-from testbed.exec.config import ExecConfig
+from testbed.exec.config import ExecConfig, Request
 from testbed.processes import environment
 from testbed.record.host_summary import HostSummary
 
@@ -42,6 +42,21 @@ def file(tmp_path: Path) -> str:
 
 def asked(*files: str, repeat: int | None = None, run: Any = None, **axes: Any) -> Bench:
     return benching._asked(None, (), files, {**AXES, **axes}, repeat, run or {})
+
+
+def test_what_differs_in_its_repeat_alone_is_looked_at_once(
+    file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str | None] = []
+
+    def check(request: Request) -> dict[str, str]:
+        looked.append(request.links.profile)
+        return {f"profile {request.links.profile}": "ab"}
+
+    monkeypatch.setattr(executing, "check", check)
+    read = benching._checked(plan.cells(asked(file, repeat=3)))
+    assert looked == ["4g", "wifi"]
+    assert read.keys() >= {"profile 4g", "profile wifi"}
 
 
 def test_a_file_is_a_row_on_every_axis(file: str, tmp_path: Path) -> None:
