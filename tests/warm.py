@@ -23,7 +23,7 @@ import tempfile
 import threading
 import traceback
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,9 +61,8 @@ _SIGNATURE = inspect.signature(subprocess.Popen._execute_child)
 class Popen(subprocess.Popen[Any]):
     """`subprocess.Popen`, forked where the words are this interpreter's and a file's of ours.
 
-    ``namespaces``: descriptors of those that the process enters. ``first``: what it does next,
-    before it is the program, which is then started anew. ``other``: forked from another process,
-    which has another seed of its hashes and so another order of its sets.
+    ``namespaces``: descriptors of those that the process enters. ``other``: forked from another
+    process, which has another seed of its hashes and so another order of its sets.
     """
 
     def __init__(
@@ -71,20 +70,16 @@ class Popen(subprocess.Popen[Any]):
         words: Sequence[str | Path],
         *,
         namespaces: Sequence[int] = (),
-        first: Callable[[], None] | None = None,
         other: bool = False,
         **options: Any,
     ) -> None:
-        self._namespaces, self._first, self._other = tuple(namespaces), first, other
-        if namespaces or first:
+        self._namespaces, self._other = tuple(namespaces), other
+        if namespaces:
             options["preexec_fn"] = self._before_a_start
         super().__init__(words, **options)
 
     def _before_a_start(self) -> None:
-        if self._namespaces:
-            enter(self._namespaces)
-        if self._first:
-            self._first()
+        enter(self._namespaces)
 
     def _execute_child(self, *arguments: Any) -> None:
         told = _SIGNATURE.bind(self, *arguments).arguments
@@ -116,7 +111,7 @@ class Popen(subprocess.Popen[Any]):
     ) -> bool:
         if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
             return False
-        if told["preexec_fn"] not in (None, self._before_a_start) or self._first:
+        if told["preexec_fn"] not in (None, self._before_a_start):
             return False
         if told["pass_fds"] or told["shell"]:
             return False

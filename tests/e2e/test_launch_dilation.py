@@ -32,7 +32,7 @@ def runs(launch_for_module, best_links):
     found = {}
     for factor in (4, 1):
         found[factor] = launch_for_module(
-            best_links, "--profile=3g", f"--dilation={factor}", *MODELLED
+            best_links, "--profile=4g", f"--dilation={factor}", *MODELLED
         )
         # What follows on links takes next to no time of the machine, and the other can begin.
         found[factor].wait_for("certified")

@@ -16,13 +16,15 @@ from typing import Any, NamedTuple
 import psutil
 import warm
 from pyroute2 import IPRoute
-from several_hosts import underlay
+from several_hosts import set_clock, underlay
 
 from testbed.links.linux import namespaces
 from testbed.links.userspace import backend as userspace
 from testbed.network.direction import Direction
 from testbed.network.topology import plan
+from testbed.processes.channel import Channel
 from testbed.processes.child import Child
+from testbed.processes.worker import Ready, Worker
 
 ROOT = Path(__file__).parents[2]
 CLI = (sys.executable, str(ROOT / "cli.py"))
@@ -33,22 +35,42 @@ _CLONE_NEWNS, _MS_PRIVATE, _MS_REC = 0x20000, 1 << 18, 1 << 14
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def namespace(kind: str, make: Callable[[], None]) -> int:
+    """Descriptor of a namespace that ``make`` makes; the process that it did so in has gone."""
+
+    def body(channel: Channel) -> None:
+        make()
+        channel.send(Ready())
+        channel.receive(LIMIT_S)
+
+    maker = Worker(f"{kind} namespace", body)
+    try:
+        maker.receive(Ready, LIMIT_S)
+        return os.open(f"/proc/{maker.child.pid}/ns/{kind}", os.O_RDONLY)
+    finally:
+        maker.close()
+
+
 class SmallDisk(NamedTuple):
     """A disk of so many bytes at a folder, which a machine's command has alone."""
 
     folder: Path
     size: int
 
-    def mount(self) -> None:
-        """Have this process have it."""
-        folder, options = str(self.folder).encode(), f"size={self.size}".encode()
-        for wrong in (
-            _libc.unshare(_CLONE_NEWNS),
-            _libc.mount(b"none", b"/", None, _MS_PRIVATE | _MS_REC, None),
-            _libc.mount(b"none", folder, b"tmpfs", 0, options),
-        ):
-            if wrong:
-                raise OSError(ctypes.get_errno(), "mount a disk")
+    def mounted(self) -> int:
+        """Descriptor of a namespace that has it."""
+
+        def mount() -> None:
+            folder, options = str(self.folder).encode(), f"size={self.size}".encode()
+            for wrong in (
+                _libc.unshare(_CLONE_NEWNS),
+                _libc.mount(b"none", b"/", None, _MS_PRIVATE | _MS_REC, None),
+                _libc.mount(b"none", folder, b"tmpfs", 0, options),
+            ):
+                if wrong:
+                    raise OSError(ctypes.get_errno(), "mount a disk")
+
+        return namespace("mnt", mount)
 
     def of(self, process: subprocess.Popen[str]) -> Path:
         """The folder as that command sees it."""
@@ -86,17 +108,18 @@ class Machines:
         *words: str,
         environment: Mapping[str, str] | None = None,
         disk: SmallDisk | None = None,
-        first: Callable[[], None] | None = None,
+        ahead_s: int = 0,
         program: Sequence[str] = CLI,
     ) -> subprocess.Popen[str]:
         """A command of the program on a machine; its input is held open until it is closed.
 
-        ``first``: what the process does there before it is the program.
+        ``ahead_s``: of the others is its monotonic clock.
         """
+        own = [disk.mounted()] if disk else []
+        own += [namespace("time_for_children", lambda: set_clock(ahead_s))] if ahead_s else []
         process = warm.Popen(
             [*program, *words],
-            namespaces=self._network.endpoint(self._nodes[machine]).namespaces,
-            first=first if disk is None else disk.mount,
+            namespaces=(*self._network.endpoint(self._nodes[machine]).namespaces, *own),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -104,6 +127,8 @@ class Machines:
             env={**os.environ, **(environment or {})},
         )
         self._started.append(process)
+        for descriptor in own:
+            os.close(descriptor)
         return process
 
     def agent(
@@ -113,14 +138,14 @@ class Machines:
         token: Path | None = None,
         environment: Mapping[str, str] | None = None,
         disk: SmallDisk | None = None,
-        first: Callable[[], None] | None = None,
+        ahead_s: int = 0,
         program: Sequence[str] = CLI,
     ) -> subprocess.Popen[str]:
         """An agent that listens."""
         told = f"--token-file={token or self.token}"
         listen = f"--listen={self.addresses[machine]}"
         told_words = ("agent", listen, told, "--until-input-ends", *words)
-        more: dict[str, Any] = {"environment": environment, "disk": disk, "first": first}
+        more: dict[str, Any] = {"environment": environment, "disk": disk, "ahead_s": ahead_s}
         process = self.start(machine, *told_words, program=program, **more)
         assert process.stdout is not None
         assert process.stdout.readline().startswith("agent: listening at "), process.communicate()

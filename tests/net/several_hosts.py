@@ -47,7 +47,7 @@ def may_set_clocks() -> bool:
     return Path("/proc/self/timens_offsets").exists()
 
 
-def _set_clock(ahead_s: int) -> None:
+def set_clock(ahead_s: int) -> None:
     """Have what this process forks be that far ahead."""
     if _libc.unshare(_CLONE_NEWTIME):
         raise OSError(ctypes.get_errno(), "unshare a time namespace")
@@ -72,7 +72,7 @@ def host(
 
     def body(channel: Channel) -> Any:
         if ahead_s:
-            _set_clock(ahead_s)
+            set_clock(ahead_s)
         with listen(*addresses[name]) as listener:
             network = userspace.up(layout, Meeting(name, addresses, listener, token))
         stations: dict[str, Station] = {}

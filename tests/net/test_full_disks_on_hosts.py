@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 from machines import LIMIT_S, Make, SmallDisk, alive, below, said, still_run
-from test_runs_on_hosts import LINKS, PLACE
+from test_runs_on_hosts import MANY, PLACE, SMALL
 
 ENDS_S = 5.0
-# Who is left is counted, and times are held to what they are to be.
-pytestmark = [pytest.mark.timeout(3 * LIMIT_S), pytest.mark.quiet]
+pytestmark = pytest.mark.timeout(3 * LIMIT_S)
 MB = 1_000_000
 
 
@@ -21,13 +20,13 @@ def test_an_agent_with_a_full_disk_has_its_part_but_of_captures(machines: Make):
     disk = SmallDisk(found.folder / "disk", MB)
     disk.folder.mkdir()
     agent = found.agent(1, environment={"TMPDIR": str(disk.folder)}, disk=disk)
-    refused = found.launch("--rounds=1", "--pcap", PLACE, *LINKS, out="refused")
+    refused = found.launch("--rounds=1", "--pcap", PLACE, *SMALL, out="refused")
     text = said(refused)
     assert refused.returncode == 2
     assert "host b at 10.1.0.2:7400: pcap = true: " in text and "as its TMPDIR" in text
     assert not (found.folder / "refused").exists()
     disk.fill(agent)
-    run = found.launch("--rounds=1", "--no-calibrate", PLACE, *LINKS)
+    run = found.launch("--rounds=1", "--no-calibrate", PLACE, *SMALL)
     text = said(run)
     assert run.returncode == 0, text
     assert not alive(below(agent))
@@ -38,14 +37,14 @@ def test_a_disk_that_captures_fill_ends_them_alone(machines: Make, until: Callab
     disk = SmallDisk(found.folder / "disk", 36 * MB)
     disk.folder.mkdir()
     agent = found.agent(1, environment={"TMPDIR": str(disk.folder)}, disk=disk)
-    run = found.launch("--rounds=6", "--pcap", "--no-calibrate", PLACE, *LINKS)
+    run = found.launch(f"--rounds={MANY}", "--pcap", "--no-calibrate", PLACE, *SMALL)
     until(lambda: found.events("round"), "a round", LIMIT_S)
     disk.fill(agent)
     text = said(run)
     assert run.returncode == 0, text
     (told,) = found.events("captured")
     assert told["failure"] == "host b: write captures: No space left on device"
-    assert found.summary()["rounds_done"] == 6
+    assert found.summary()["rounds_done"] == MANY
     (folder,) = (found.folder / "out").glob("*/captures")
     sizes = [(folder / f"client-{number}.pcap").stat().st_size for number in (1, 2, 3, 4)]
     assert min(sizes[:2]) > max(sizes[2:]) > 0
@@ -55,11 +54,12 @@ def test_a_disk_that_captures_fill_ends_them_alone(machines: Make, until: Callab
 
 
 ONE, SEVERAL = (0,), (0, 1)
-LAUNCH = ("--rounds=500", "--no-calibrate", *LINKS)
+LAUNCH = ("--rounds=500", "--no-calibrate", *SMALL)
 # Programs that say nothing, so that the record alone is refused.
 EXEC = ("--no-calibrate", "--profile=4g", "--clients=2", "--", "sleep", "200")
 
 
+@pytest.mark.quiet
 @pytest.mark.parametrize(
     "hosts", [pytest.param(ONE, marks=pytest.mark.thorough), SEVERAL], ids=["one host", "several"]
 )

@@ -1,11 +1,13 @@
 """Runs on two hosts over networks of several kinds: links are as asked, and carry what one's do."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import captured
 import pytest
-from machines import LIMIT_S, Machines, said
+import warm
+from machines import CLI, LIMIT_S, Machines, said
 
 from testbed.network.profiles import LinkProfile
 from testbed.network.topology import plan
@@ -13,7 +15,7 @@ from testbed.network.topology import plan
 CLIENTS = 4
 FAST = ("--method=fedavg", "--set=batch_size=128", "--set=local_epochs=1", "--train-samples=200")
 LINKS = (f"--clients={CLIENTS}", "--profile=wifi", "--dilation=1", "--links=userspace")
-RUN = (*LINKS, "--rounds=3", "--pcap", *FAST)
+RUN = (*LINKS, "--rounds=2", "--pcap", *FAST)
 PLACE = "--place=server=a,client-1:2=a,client-3:4=b"
 pytestmark = [pytest.mark.timeout(3 * LIMIT_S), pytest.mark.quiet]
 
@@ -43,20 +45,40 @@ def carried(out: Path) -> dict[str, list[int]]:
     return found
 
 
-@pytest.mark.parametrize(("way_ms", "jitter_ms"), [(0.1, 0.0), (2.0, 0.0), (2.0, 0.5)])
+@pytest.fixture(scope="module")
+def alone(
+    userspace_links: None, root: None, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], dict[str, list[int]]]:
+    """Summary of the run on one host, and what it carried."""
+    out = tmp_path_factory.mktemp("alone")
+    done = warm.run([*CLI, "launch", f"--out={out}", "--plain", *RUN])
+    assert done.returncode == 0, done.stdout + done.stderr
+    (summary,) = out.glob("*/summary.json")
+    return json.loads(summary.read_text()), carried(out)
+
+
+@pytest.mark.parametrize(
+    ("way_ms", "jitter_ms"),
+    [
+        pytest.param(0.1, 0.0, marks=pytest.mark.thorough),
+        pytest.param(2.0, 0.0, marks=pytest.mark.thorough),
+        (2.0, 0.5),
+    ],
+)
 def test_links_are_as_on_one_host_and_carry_the_same(
-    userspace_links: None, root: None, tmp_path: Path, way_ms: float, jitter_ms: float
+    alone: tuple[dict[str, Any], dict[str, list[int]]],
+    tmp_path: Path,
+    way_ms: float,
+    jitter_ms: float,
 ) -> None:
+    here, on_one = alone
     found = Machines(2, tmp_path, way_ms, jitter_ms)
     try:
-        alone = found.start(0, "launch", f"--out={tmp_path / 'alone'}", "--plain", *RUN)
-        assert said(alone) and alone.returncode == 0
         found.agent(1)
         several = found.launch(PLACE, *RUN)
         text = said(several)
         assert several.returncode == 0, text
-        here, there = found.summary("alone"), found.summary()
-        on_one, on_two = carried(tmp_path / "alone"), carried(tmp_path / "out")
+        there, on_two = found.summary(), carried(tmp_path / "out")
     finally:
         found.close()
     wire = [(each["bytes"]["wire"]["up"], each["bytes"]["wire"]["down"]) for each in (here, there)]

@@ -9,13 +9,22 @@ from typing import Any
 import captured
 import pytest
 from machines import LIMIT_S, Machines, said
-from several_hosts import _set_clock, may_set_clocks
+from several_hosts import may_set_clocks
 from test_runs_on_hosts import FAST
 
-LINKS = ("--clients=3", "--profile=4g", "--links=userspace", "--rounds=2", *FAST)
+LINKS = (
+    "--clients=3",
+    "--profile=4g",
+    "--links=userspace",
+    "--rounds=2",
+    *FAST,
+    "--method=fedpeft",
+)
 PLACE = "--place=server=a,client-1=a,client-2:3=b"
 AHEAD_S = 1234
-pytestmark = [pytest.mark.timeout(3 * LIMIT_S), pytest.mark.quiet]
+OFF_S = 0.5
+"""How far clocks may be found apart between rounds, on a machine with other work."""
+pytestmark = pytest.mark.timeout(3 * LIMIT_S)
 
 
 @pytest.fixture
@@ -50,7 +59,7 @@ def test_links_are_probed_and_each_host_has_a_row(machines: Callable[[], Machine
     for check in checks:
         if check["name"] in ("round trip", "rate"):
             # A busy host may break the gates; it cannot bring a wrong link this near.
-            assert 0.7 * check["expected"] < check["measured"] < 2 * check["expected"], check
+            assert 0.4 * check["expected"] < check["measured"] < 2 * check["expected"], check
     a, b = summary["hosts"]
     assert (a["name"], a["nodes"], b["name"], b["nodes"]) == ("a", 2, "b", 2)
     assert a["rtt_ms"] is None and b["rtt_ms"] > 0.5 and b["rate_to_kbit"] > 0
@@ -65,7 +74,7 @@ def test_times_are_right_with_clocks_that_are_far_apart(
     if not may_set_clocks():
         pytest.skip("this kernel has no time namespaces")
     found = machines()
-    found.agent(1, first=lambda: _set_clock(AHEAD_S))
+    found.agent(1, ahead_s=AHEAD_S)
     began_s = time.time()
     summary = carried_out(found, "--pcap")
     (told,) = found.events("hosts")
@@ -84,7 +93,7 @@ def test_times_are_right_with_clocks_that_are_far_apart(
         assert began_s < min(times_s) and max(times_s) < time.time()
     clocks = found.events("host_clock")
     assert {event["host"] for event in clocks} == {"b"} and len(clocks) == 2
-    assert all(abs(event["behind_s"]) < 0.05 and event["error_s"] < 0.05 for event in clocks)
+    assert all(abs(event["behind_s"]) < OFF_S and event["error_s"] < OFF_S for event in clocks)
     assert summary["hosts"][1]["clock_error_ms"] == pytest.approx(
         1000 * max(event["error_s"] for event in clocks), abs=1e-5
     )

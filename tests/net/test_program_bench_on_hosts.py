@@ -30,8 +30,7 @@ profile = "rate 10mbit delay 10ms"
 on_failure = "continue"
 command = ["sh", "-c", "echo here; while [ ! -e go ]; do sleep 0.1; done"]
 """
-# A host is killed in it, and what is left is counted.
-pytestmark = [pytest.mark.timeout(4 * LIMIT_S), pytest.mark.quiet]
+pytestmark = pytest.mark.timeout(4 * LIMIT_S)
 
 
 def bench(found: Machines, file: Path, *flags: str) -> Any:

@@ -29,8 +29,7 @@ FETCH = (
 )
 WAITS = f"{PYTHON} -c 'import time; print(\"here\", flush=True); time.sleep(600)'"
 HERE_AND_THERE = "--place=server=a,client-1=a,client-2=b"
-# Hosts are killed in it, and what is left is counted: beside other networks neither holds.
-pytestmark = [pytest.mark.timeout(3 * LIMIT_S), pytest.mark.quiet]
+pytestmark = pytest.mark.timeout(3 * LIMIT_S)
 
 
 def output(found: Machines, node: str, stream: str = "stdout", out: str = "out") -> str:
@@ -49,6 +48,7 @@ def exits(found: Machines, out: str = "out") -> dict[str, tuple[int, bool]]:
     return {row["node"]: (row["code"], row["stopped"]) for row in rows}
 
 
+@pytest.mark.quiet
 @pytest.mark.parametrize("server", "ab")
 def test_clients_on_both_hosts_find_the_server_and_are_metered_alike(machines: Make, server: str):
     found = machines()
