@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from copied import copied
 
 VOCABULARY, CONTEXT, DEPTH = 97, 64, 3
 
@@ -16,6 +17,11 @@ def theirs(model_type: str, **fields: Any) -> Any:
 
     Windows, where the family has them, are of 5 tokens.
     """
+    return copied(_made(model_type, json.dumps(fields)))
+
+
+@cache
+def _made(model_type: str, fields: str) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(
@@ -30,7 +36,7 @@ def theirs(model_type: str, **fields: Any) -> Any:
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
-        **fields,
+        **json.loads(fields),
     )
     if getattr(config, "head_dim", None):
         config.head_dim = 8
@@ -49,6 +55,7 @@ def theirs(model_type: str, **fields: Any) -> Any:
 
 def folder_of(model_type: str, path: Path, **fields: Any) -> Path:
     """Such a model, saved."""
+    path.mkdir(parents=True, exist_ok=True)
     for name, contents in _files(model_type, json.dumps(fields)).items():
         (path / name).write_bytes(contents)
     return path

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from copied import copied
 from in_process import play
 
 import methods
 from experiments import assumptions
-from methods.shared.local_training import copy_of
 from methods.shared.objective import scores
 from nodes import products
 from nodes.program import FineTuning
@@ -101,10 +101,10 @@ def perplexities(method: str, rounds: int, **given: Any) -> tuple[float, float, 
     program.prepare()
     node, options, shards = program._method, program._options, map(program._shard, range(4))
     with products.by_onednn():
-        server = node.Server(options, copy_of(program._model), next(shards), 0)
+        server = node.Server(options, copied(program._model), next(shards), 0)
         clients = {
             f"client-{shard.client}": node.Client(
-                options, copy_of(program._model), shard, shard.client
+                options, copied(program._model), shard, shard.client
             )
             for shard in shards
         }
