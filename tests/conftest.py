@@ -1,9 +1,10 @@
 """What all tests share: how they are dealt out to workers, when they skip, and how they wait."""
 
+import gc
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -39,6 +40,17 @@ for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map",
 with open("/proc/sys/user/max_user_namespaces", "w") as file:
     file.write("0")
 """
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[Any]:
+    """Modules and tests stay: garbage is not looked for as they come, nor among them later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -86,7 +86,7 @@ def test_an_option_that_is_none_is_refused_as_on_images() -> None:
 def perplexities(method: str, rounds: int, **given: Any) -> tuple[float, float, float]:
     """Of the model as it comes, and of a method's before and after its rounds.
 
-    Those are of three clients with 16 short texts each; where no model is of all, it is the mean
+    Those are of two clients with 16 short texts each; where no model is of all, it is the mean
     of the clients' own.
     """
     config = RunConfig(
@@ -94,12 +94,12 @@ def perplexities(method: str, rounds: int, **given: Any) -> tuple[float, float, 
         method=method,
         options=given,
         sequence_length=32,
-        train_samples=48 + given.get("public_samples", 0),
+        train_samples=32 + given.get("public_samples", 0),
         dilation=1.0,
     )
-    program = FineTuning(config, 3)
+    program = FineTuning(config, 2)
     program.prepare()
-    node, options, shards = program._method, program._options, map(program._shard, range(4))
+    node, options, shards = program._method, program._options, map(program._shard, range(3))
     with products.by_onednn():
         server = node.Server(options, copied(program._model), next(shards), 0)
         clients = {
@@ -109,7 +109,7 @@ def perplexities(method: str, rounds: int, **given: Any) -> tuple[float, float, 
             for shard in shards
         }
         assert program._test is not None
-        some = [each[::6] for each in program._test]
+        some = [each[::24] for each in program._test]
 
         def perplexity() -> float:
             if found := server.evaluate(*some):
@@ -127,7 +127,8 @@ def perplexities(method: str, rounds: int, **given: Any) -> tuple[float, float, 
     ("method", "rounds", "images", "few"),
     [
         ("sfprompt", 1, {"local_epochs": 2, "learning_rate": 2e-2}, {}),
-        ("flora", 3, {"learning_rate": 1e-2}, {}),
+        # Thrice that of images, by which what two clients' few texts do to it is not for certain.
+        ("flora", 3, {"learning_rate": 3e-2}, {}),
         # What a mask of so few weights has forgotten, epochs bring back.
         ("salientgrads", 1, {"density": 0.3, "local_epochs": 1}, {}),
         (
@@ -151,7 +152,7 @@ def test_the_defaults_teach_where_those_of_images_make_it_forget(
     [
         ("fedkd", 1, {"student_blocks": 2}, {}),
         ("fedmd", 1, {"depths": "2,3,4"}, {"public_samples": 32, "public_batch": 16}),
-        ("dispfl", 3, {"first_masks": "random", "density": 0.5}, {}),
+        ("dispfl", 1, {"first_masks": "random", "density": 0.5}, {}),
     ],
 )
 def test_models_of_nodes_own_begin_with_what_the_shipped_one_knows(
