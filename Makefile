@@ -30,6 +30,8 @@ env: $(BIN)/.installed
 launch: $(BIN)/.installed
 	$(BIN)/python cli.py launch $(ARGS)
 
+# Folders of tests that run alone: a collection of all takes longer than some of them.
+QUIET := tests/e2e tests/net
 # Of what PYTEST_ARGS names, one part may hold no test, which is pytest's exit status 5; not both.
 test-all: LEFT := patient or packages
 test test-all: lint
@@ -40,7 +42,7 @@ test test-all: lint
 	}; \
 	found=5; \
 	part -n auto -m "not quiet and not ($(LEFT))"; \
-	part -m "quiet and not ($(LEFT))"; \
+	part -m "quiet and not ($(LEFT))" $(if $(PYTEST_ARGS),,$(QUIET)); \
 	exit $$found
 
 check: lint

@@ -32,6 +32,7 @@ def test_each_of_more_clients_than_cores_has_its_devices_time(run):
     assert rounds_s < longest_s + computed_s / 2 + 3 * 0.5
 
 
+@pytest.mark.quiet
 def test_what_the_clock_stood_still_is_told(run):
     summary = run.summary
     assert (summary["elastic"], summary["dilation"]) == (True, 1)
@@ -43,6 +44,7 @@ def test_what_the_clock_stood_still_is_told(run):
     assert "of that the clock stood still, s" in run.stdout
 
 
+@pytest.mark.quiet
 def test_all_times_of_the_record_are_of_that_clock(run):
     (start,) = run.events("run")
     times = [event["t"] for event in run.events()]

@@ -25,8 +25,6 @@ from testbed.network.direction import Direction
 from testbed.network.profiles import LinkProfile
 from testbed.network.topology import plan
 
-pytestmark = pytest.mark.quiet
-
 SECONDS = 13.0
 UP = Direction(rate_kbit=4000, delay_ms=30, loss_percent=5)
 DOWN = Direction(rate_kbit=6000, delay_ms=15, jitter_ms=4)
@@ -77,6 +75,7 @@ def held_up(row):
     return row.name == "loss" and row.note.startswith("this machine was held up")
 
 
+@pytest.mark.quiet
 def test_everything_is_measured_in_both_directions(measured):
     expected = {("round trip", "both")} | {(name, way) for name in GATES for way in ("up", "down")}
     for rows in measured.values():
@@ -85,6 +84,7 @@ def test_everything_is_measured_in_both_directions(measured):
         assert [row for row in left if not held_up(row)] == []
 
 
+@pytest.mark.quiet
 def test_a_good_link_is_near_what_was_asked(measured):
     rows = measured["good"]
     for name in ("rate", "two at once", "queue", "delay"):
@@ -105,6 +105,7 @@ def test_a_good_link_is_near_what_was_asked(measured):
     assert rows["goodput", "up"].verdict == "not judged"
 
 
+@pytest.mark.quiet
 def test_a_link_that_is_not_what_was_asked_misses_each_gate_by_what_it_is(measured):
     rows = measured["wrong"]
     truth = {
@@ -135,6 +136,7 @@ def test_a_link_that_is_not_what_was_asked_misses_each_gate_by_what_it_is(measur
     assert rows["order", "up"].ok and rows["bytes", "up"].ok
 
 
+@pytest.mark.quiet
 def test_a_dead_link_says_that_nothing_came_through(measured):
     rows = measured["dead"]
     for gate in set(rows) - {("bytes", "up"), ("bytes", "down")}:
@@ -142,6 +144,7 @@ def test_a_dead_link_says_that_nothing_came_through(measured):
         assert rows[gate].note == "nothing came through"
 
 
+@pytest.mark.quiet
 def test_links_of_streams_are_measured_by_streams():
     link = LinkProfile(
         name="relayed", up=Direction(rate_kbit=4000, delay_ms=10), down=Direction(delay_ms=15)
@@ -149,7 +152,7 @@ def test_links_of_streams_are_measured_by_streams():
     layout = plan([link, link])
     network = loopback.up(layout)
     try:
-        plans = schedule(link, 8, streams=True)
+        plans = schedule(link, 7, streams=True)
         (seen,) = conduct(layout, network, [Job(plans, layout.clients)])
     finally:
         network.down()
@@ -159,6 +162,7 @@ def test_links_of_streams_are_measured_by_streams():
     assert rows["queue", "up"].verdict == rows["two at once", "up"].verdict == "not measured"
 
 
+@pytest.mark.quiet
 def test_a_line_too_fast_for_single_packets_is_filled_by_tcp(build):
     fast = LinkProfile(name="fast", up=Direction(rate_kbit=600_000, delay_ms=1, queue_ms=20))
     slower = replace(fast.up, rate_kbit=300_000)

@@ -34,8 +34,7 @@ os.mkfifo("pipe")
 os.symlink("/etc/passwd", "away")
 socket.socket(socket.AF_UNIX).bind("socket")
 """
-# Hosts are killed in it, and what is left is counted: beside other networks neither holds.
-pytestmark = [pytest.mark.timeout(3 * LIMIT_S), pytest.mark.quiet]
+pytestmark = pytest.mark.timeout(3 * LIMIT_S)
 
 
 def seen(folder: Path) -> dict[bytes, tuple[int, int, bytes]]:

@@ -244,7 +244,6 @@ def test_a_user_without_rights_has_one_too(without_capabilities):
     assert done.stdout == "['client-1', '0']\nTrue\n", done.stderr
 
 
-@pytest.mark.quiet
 def test_links_are_measured_where_that_is_asked_for():
     with Network(LINK, certify=True) as network:
         assert network.certificate.verdict in ("pass", "fail")

@@ -61,7 +61,6 @@ def certify(folder, name, *flags):
     return subprocess.run(words, capture_output=True, text=True, timeout=LIMIT_S)
 
 
-@pytest.mark.quiet
 @pytest.mark.usefixtures("root", "mininet")
 def test_links_that_are_not_what_was_asked_are_named(tmp_path):
     done = certify(tmp_path, "other", "--json")

@@ -455,7 +455,6 @@ def test_links_that_cannot_be_leave_no_place(caller):
     assert list(caller.home.iterdir()) == []
 
 
-@pytest.mark.quiet
 def test_links_are_measured_where_nothing_else_is_said(caller):
     flags = (f"--profile={LINK}", "--clients=1", "--links=userspace", "--json")
     found = json.loads(caller.call("up", *flags))

@@ -19,8 +19,6 @@ from testbed.network.profiles import LinkProfile
 from testbed.network.topology import Plan, plan
 from testbed.run.meters import Meters
 
-pytestmark = pytest.mark.quiet
-
 LINK = LinkProfile(
     name="asked",
     up=Direction(rate_kbit=4000, delay_ms=20),
@@ -53,6 +51,7 @@ def pretending(plan: Plan, profile: LinkProfile) -> Plan:
     return Plan((server, *(msgspec.structs.replace(node, profile=profile) for node in clients)))
 
 
+@pytest.mark.quiet
 def test_every_link_is_probed_and_what_came_is_near_what_was_asked(build):
     layout, network = build(LINK, LINK)
     found = probed(layout, network)
@@ -83,6 +82,7 @@ FAST = LinkProfile(
 )
 
 
+@pytest.mark.quiet
 def test_a_line_too_fast_for_single_packets_is_probed_by_tcp(build):
     layout, network = build(FAST)
     found = probed(layout, network)
@@ -120,6 +120,7 @@ def test_a_dead_link_fails_and_does_not_hang(build):
     assert found.checks[0].measured is None
 
 
+@pytest.mark.quiet
 def test_the_servers_link_is_probed_by_itself_and_all_is_put_back(build):
     layout, network = build(LINK, LINK, server=LINK)
     shaped = []
@@ -141,6 +142,7 @@ def test_the_servers_link_is_probed_by_itself_and_all_is_put_back(build):
     assert len(probed(layout, network).checks) == 9
 
 
+@pytest.mark.quiet
 def test_a_server_link_that_is_not_what_was_asked_fails(build):
     layout, network = build(LINK, server=LINK)
     owner = Prober(layout, network)
@@ -157,6 +159,7 @@ def test_a_server_link_that_is_not_what_was_asked_fails(build):
     assert not [check for check in found.checks if check.link != "server" and not check.ok]
 
 
+@pytest.mark.quiet
 def test_links_that_carry_streams_are_probed_with_streams():
     layout = plan([LINK, LINK], LINK)
     network = loopback.up(layout)

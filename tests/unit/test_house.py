@@ -167,3 +167,11 @@ def test_a_docstring_begins_with_its_subject() -> None:
             if says.split()[0] in INVERTED and not is_kind:
                 found.append(f"{name}: {node.name}: {says.splitlines()[0]}")
     assert found == []
+
+
+def test_tests_that_run_alone_are_where_make_test_looks_for_them() -> None:
+    (folders,) = re.findall(r"^QUIET := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    mark = ".".join(("pytest", "mark", "quiet"))
+    marked = [name for name in kept("tests/*.py") if mark in (ROOT / name).read_text()]
+    assert marked
+    assert [name for name in marked if not name.startswith(tuple(folders.split()))] == []
