@@ -14,6 +14,8 @@ from testbed import files
 from testbed.report.text import visible
 
 _NO_XML = re.compile("[\ufffe\uffff]")
+_PLAIN = re.compile(r"[\w .,:;=/()%+-]*", re.ASCII)
+"""Most of a page's texts, in which there is nothing to escape."""
 _VOID = ("meta",)
 _STYLE = Path(__file__).with_name("style.css")
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -27,7 +29,10 @@ def escaped(text: object) -> Markup:
     """The text for an element or an attribute; what nobody could see is spelt out."""
     if isinstance(text, Markup):
         return text
-    return Markup(html.escape(_NO_XML.sub("\ufffd", visible(str(text)))))
+    shown = str(text)
+    if _PLAIN.fullmatch(shown):
+        return Markup(shown)
+    return Markup(html.escape(_NO_XML.sub("\ufffd", visible(shown))))
 
 
 def tag(name: str, /, *inside: object, **attributes: object) -> Markup:
@@ -46,7 +51,8 @@ def tag(name: str, /, *inside: object, **attributes: object) -> Markup:
 
 
 def join(parts: Iterable[object], between: str = "") -> Markup:
-    return Markup(escaped(between).join(escaped(part) for part in parts))
+    inside = [part if isinstance(part, Markup) else escaped(part) for part in parts]
+    return Markup(escaped(between).join(inside))
 
 
 def table(
