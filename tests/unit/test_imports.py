@@ -87,7 +87,7 @@ def forks() -> Iterator[Forks]:
 def modules(forks: Forks, code: str, method: str, clients: int = 20, **given: Any) -> set[str]:
     """What ``code`` prints, run in a process of its own."""
     if method in TEXT_ALONE:
-        given |= {"model": "llama-docs", "dataset": "docs"}
+        given |= {"model": "llama-docs", "dataset": "docs", "sequence_length": 16}
     names = f"METHOD, TASK, CLIENTS = {method!r}, {given}, {clients}"
     return set(json.loads(forks.printed(f"{names}\n{code}")))
 

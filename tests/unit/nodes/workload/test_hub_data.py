@@ -183,7 +183,18 @@ def test_a_folder_without_the_files_is_refused(
         data.find("svhn", str(tmp_path))
 
 
-ODD_NAMES = ["set[1]", "run*", "what?", "a::b", "hf:", "{x}", "with space ", "#1%20", "~"]
+ODD_NAMES = [
+    "s?t[1]*::x",
+    "set[1]",
+    "run*",
+    "what?",
+    "a::b",
+    "hf:",
+    "{x}",
+    "with space ",
+    "#1%20",
+    "~",
+]
 
 
 @pytest.mark.thorough
@@ -200,12 +211,12 @@ def test_a_folders_name_is_no_pattern_and_no_address(kind: str, tmp_path: Path) 
             place = tmp_path / f"made-{number}"
             sets.save_to_disk(place)
         place.rename(tmp_path / name)
-    for name in ODD_NAMES[:4]:
-        folder = data.find("cifar10", str(tmp_path / name))
-        assert folder == tmp_path / name
-        found = data.load("cifar10", seed=0, folder=folder)
-        assert np.array_equal(found.train_inputs, pixels(30).transpose(0, 3, 1, 2)), name
-    for name in ODD_NAMES[4:]:
+    for name in ODD_NAMES:
+        assert data.find("cifar10", str(tmp_path / name)) == tmp_path / name
+    # By the process apart, which takes most of a second, one with all that a pattern may have.
+    found = data.load("cifar10", seed=0, folder=tmp_path / ODD_NAMES[0])
+    assert np.array_equal(found.train_inputs, pixels(30).transpose(0, 3, 1, 2))
+    for name in ODD_NAMES[1:]:
         files = hub_data._files(tmp_path / name, "train")
         read = files if kind == "parquet" else hub_data._of_disk(files, "")
         assert np.array_equal(arrays("cifar10", read)[0], pixels(30).transpose(0, 3, 1, 2)), name
