@@ -116,9 +116,13 @@ def fails(run: subprocess.Popen[str]) -> None:
     assert run.returncode == 1, text
 
 
-@pytest.mark.parametrize("how", ["agent", "cut"])
+@pytest.mark.parametrize(
+    ("how", "told_s"),
+    [("agent", TOLD_BESIDE_S), pytest.param("cut", TOLD_S, marks=pytest.mark.quiet)],
+    ids=["agent", "cut"],
+)
 def test_a_host_that_is_lost_while_links_are_probed_ends_the_run_within_seconds(
-    machines: Make, until: Callable[..., Any], how: str
+    machines: Make, until: Callable[..., Any], how: str, told_s: float
 ):
     found = machines()
     agent = found.agent(1)
@@ -130,8 +134,8 @@ def test_a_host_that_is_lost_while_links_are_probed_ends_the_run_within_seconds(
     assert not found.events("certified")
     (told,), (closed,) = found.events("host_gone"), found.events("closed")
     print("told and closed after, s:", told["t"] - gone_s, closed["t"] - gone_s)
-    assert 0 < told["t"] - gone_s < TOLD_BESIDE_S
-    assert closed["reason"].startswith("host b: ") and closed["t"] - gone_s < TOLD_BESIDE_S
+    assert 0 < told["t"] - gone_s < told_s
+    assert closed["reason"].startswith("host b: ") and closed["t"] - gone_s < told_s
     if how == "cut":
         assert not alive(below(agent))
 
