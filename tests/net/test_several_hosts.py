@@ -191,7 +191,7 @@ def test_who_changes_what_passes_between_hosts_is_found_out(
     results = found.results()
     (told,) = results["a"]["watched"].values()
     assert told.startswith("what came is not what was sealed there")
-    assert results["a"]["facts"]["between_hosts"] == "ChaCha20-Poly1305"
+    assert results["a"]["facts"]["between_hosts"] == "TLS 1.3"
     assert results["b"]["watched"] == {"a": "it closed the connection"}
 
 

@@ -4,6 +4,8 @@ import contextlib
 import socket
 from pathlib import Path
 
+import agreed
+
 from testbed.exec.hosts.messages import Answer, Order
 from testbed.exec.hosts.spawner import HostsSpawner
 from testbed.links.tunnel.meeting import listen
@@ -12,9 +14,8 @@ from testbed.network.profiles import LinkProfile
 from testbed.network.topology import plan
 from testbed.run.hosts.driver import Hosts
 from testbed.run.hosts.far_host import FarChannel, FarHost
-from testbed.run.hosts.line import Line
 
-KEY, TOKEN = b"k" * 32, b"t" * 32
+TOKEN = b"t" * 32
 LAYOUT = hosts.placed(
     plan([LinkProfile(name="x")] * 2),
     [hosts.Host(name, 1, 0) for name in "ab"],
@@ -45,8 +46,8 @@ class Made:
         theirs = owned.enter_context(listener.accept()[0])
         far = FarHost.__new__(FarHost)
         far.__dict__.update(name="b", address=("127.0.0.1", 1), channels={}, running=set())
-        far.__dict__.update(closing=None, gone=None, line=Line(ours, KEY, Answer, calls=True))
-        self.end = Line(theirs, KEY, Order, calls=False)
+        line, self.end = agreed.lines(ours, theirs, Answer, Order)
+        far.__dict__.update(closing=None, gone=None, line=line)
         tunnels = owned.enter_context(listen("127.0.0.1"))
         self.hosts = Hosts(hosts.Host("a", 1, 0), [far], {"b": 1}, tunnels, TOKEN)
         owned.callback(self.hosts.close)

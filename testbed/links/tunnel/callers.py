@@ -10,35 +10,40 @@ import time
 from collections.abc import Container, Iterator
 from typing import NamedTuple
 
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-
 from testbed.links.tunnel import proof
 from testbed.links.tunnel.proof import Stranger
+from testbed.links.tunnel.streams import Sealed, Stream
 
 MOST = 64
 """At once; whoever knows the token answers within a round trip, and so before as many others."""
 LIMIT_S = 2.0
-"""For one that has called to say what it has to."""
+"""For one that has called to say what it has to, and once more to agree on how to seal."""
 
 
 class Called(NamedTuple):
     """One that has proved itself."""
 
     name: str
-    connection: socket.socket
+    stream: Stream
     """Blocking, and the caller's of ``take`` from now on."""
-    key: bytes
 
 
 class Callers:
     """Those of one listener, which it makes one that does not block; owns their connections."""
 
-    def __init__(self, listener: socket.socket, greeting: bytes, token: bytes, called: str) -> None:
-        """``called``: who listens."""
+    def __init__(
+        self,
+        listener: socket.socket,
+        greeting: bytes,
+        token: bytes,
+        called: str,
+        secure: bool = True,
+    ) -> None:
+        """``called``: who listens; ``secure``: what follows a proof is sealed."""
         self._listener, self._greeting = listener, greeting
-        self._token, self._called = token, called
+        self._token, self._called, self._secure = token, called, secure
         self._waiting: list[_Waiting] = []
-        """The oldest first."""
+        """In the order in which their time ends."""
         self.last = ""
         """Who was sent away last, and why."""
         listener.setblocking(False)
@@ -59,19 +64,37 @@ class Callers:
         self._accept()
         for each in list(self._waiting):
             try:
-                if not each.has_said():
-                    if time.monotonic() >= each.by:
-                        raise Stranger("said too little in time")
-                    continue
-                said = self._greeting, each.own, bytes(each.said)
-                name, key, answer = proof.judged(self._token, *said, names, self._called)
-                each.connection.setblocking(True)
-                each.connection.sendall(answer)
+                found = self._proved(each, names)
+                if found is None and time.monotonic() >= each.by:
+                    raise Stranger("said too little in time")
             except (OSError, Stranger) as error:
                 self._send_away(each, error)
                 continue
+            if found is not None:
+                self._waiting.remove(each)
+                yield found
+
+    def _proved(self, each: "_Waiting", names: Container[str]) -> Called | None:
+        """One that has said all it has to, as it is from then on; raises OSError or Stranger."""
+        if each.stream is None:
+            if not each.has_said():
+                return None
+            said = self._greeting, each.ours, bytes(each.said)
+            each.name, secret, answer = proof.judged(self._token, *said, names, self._called)
+            each.connection.sendall(answer)
+            if self._secure:
+                each.stream = Sealed(each.connection, secret, serves=True)
+            else:
+                each.stream = Stream(each.connection)
+            each.by = time.monotonic() + LIMIT_S
             self._waiting.remove(each)
-            yield Called(name, each.connection, key)
+            self._waiting.append(each)
+        if each.name not in names:
+            raise Stranger(f"was {each.name!r}, which is not awaited")
+        if isinstance(each.stream, Sealed) and not each.stream.agrees():
+            return None
+        each.connection.setblocking(True)
+        return Called(each.name, each.stream)
 
     def _accept(self) -> None:
         for _ in range(MOST):
@@ -84,11 +107,11 @@ class Callers:
                 return
             try:
                 connection.setblocking(False)
-                own = proof.greet(connection, self._greeting)
+                ours = proof.greet(connection, self._greeting)
             except OSError:
                 connection.close()
                 continue
-            self._waiting.append(_Waiting(connection, address, own))
+            self._waiting.append(_Waiting(connection, address, ours))
             if len(self._waiting) > MOST:
                 self._send_away(self._waiting[0], Stranger("had not said enough before others"))
 
@@ -106,10 +129,13 @@ class Callers:
 class _Waiting:
     """One that has called."""
 
-    def __init__(self, connection: socket.socket, address: str, own: X25519PrivateKey) -> None:
-        self.connection, self.address, self.own = connection, address, own
+    def __init__(self, connection: socket.socket, address: str, ours: bytes) -> None:
+        self.connection, self.address, self.ours = connection, address, ours
         self.by = time.monotonic() + LIMIT_S
         self.said = bytearray()
+        self.name = ""
+        self.stream: Stream | None = None
+        """Once it has proved itself, and has yet to agree."""
 
     def has_said(self) -> bool:
         """Whether all is here that it has to say; raises OSError or Stranger."""

@@ -28,7 +28,7 @@ CONGESTION = ("cubic", "reno")
 """Congestion control of the connections, the first that the kernel lets us have. By bbr one that
 had little to do for seconds carries the first burst too slowly, which a fast line shows."""
 _AGAIN_S = 0.05
-_GREETING = b"wiretune tunnel 4\n"
+_GREETING = b"wiretune tunnel 5\n"
 """Its number changes with what is said."""
 
 
@@ -68,7 +68,7 @@ def listen(address: str, port: int = 0) -> socket.socket:
 
 
 def meet(meeting: Meeting, limit_s: float = LIMIT_S) -> dict[str, Stream]:
-    """A stream to each other host, blocking, in the order of ``addresses``.
+    """A stream to each other host, blocking and agreed on, in the order of ``addresses``.
 
     Raises:
         LinkError: naming the host that was not met within ``limit_s``, and why.
@@ -108,11 +108,15 @@ def _call(meeting: Meeting, name: str, deadline: float, limit_s: float) -> Strea
         time.sleep(_AGAIN_S)
     silence.end_by(connection)
     try:
-        key = proof.call(connection, _GREETING, meeting.token, meeting.host, name, deadline)
+        secret = proof.call(connection, _GREETING, meeting.token, meeting.host, name, deadline)
+        stream = Stream(connection)
+        if meeting.secure:
+            stream = Sealed(connection, secret, serves=False)
+            stream.agree(deadline)
     except (OSError, Stranger) as error:
         connection.close()
         raise LinkError(f"be known to {where}: {error}") from error
-    return _settled(meeting, connection, key, calls=True)
+    return _settled(stream)
 
 
 def _await(
@@ -123,7 +127,8 @@ def _await(
     limit_s: float,
 ) -> None:
     """Let the hosts call that are to; strangers are sent away."""
-    callers = Callers(meeting.listener, _GREETING, meeting.token, meeting.host)
+    token, secure = meeting.token, meeting.secure
+    callers = Callers(meeting.listener, _GREETING, token, meeting.host, secure)
     with contextlib.closing(callers):
         while awaited:
             if (left_s := deadline - time.monotonic()) <= 0:
@@ -136,11 +141,12 @@ def _await(
             waiter.poll(1000 * (left_s if patience_s is None else min(left_s, patience_s)))
             for found in callers.take(awaited):
                 awaited.remove(found.name)
-                met[found.name] = _settled(meeting, found.connection, found.key, calls=False)
+                met[found.name] = _settled(found.stream)
 
 
-def _settled(meeting: Meeting, connection: socket.socket, key: bytes, *, calls: bool) -> Stream:
+def _settled(stream: Stream) -> Stream:
     # A host may be cut off before its first word, by which a tunnel knows of it.
+    connection = stream.connection
     silence.end_by(connection)
     with contextlib.suppress(OSError):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -149,4 +155,4 @@ def _settled(meeting: Meeting, connection: socket.socket, key: bytes, *, calls: 
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
             break
     connection.settimeout(None)
-    return Sealed(connection, key, calls=calls) if meeting.secure else Stream(connection)
+    return stream

@@ -108,7 +108,7 @@ class Tunnel:
             if not data:
                 raise Gone(ends.CLOSED)
             self._take(data, clock, frames)
-            if len(data) < _READ_BYTES:
+            if len(data) < _READ_BYTES and not self._stream.is_broken:
                 break
         return frames
 

@@ -108,7 +108,7 @@ class UserspaceNetwork:
         if meeting is not None:
             self.facts["host"] = meeting.host
             self.facts["underlay"] = line["underlay"]
-            self.facts["between_hosts"] = "ChaCha20-Poly1305" if meeting.secure else "in the clear"
+            self.facts["between_hosts"] = "TLS 1.3" if meeting.secure else "in the clear"
         self.record: dict[str, object] = {"namespaces": descriptors.way_in(paths)} if paths else {}
 
     def endpoint(self, node: Node) -> Endpoint:

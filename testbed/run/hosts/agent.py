@@ -73,7 +73,8 @@ class Agent:
                     return
                 if self._part is not None and ready & self._part.descriptors:
                     self._end()
-                self._answer_all()
+                for called in self._callers.take({lines.CALLER}):
+                    self._answer(called)
 
     def _wait(self, input_: int | None) -> set[int]:
         waiter = select.poll()
@@ -85,11 +86,6 @@ class Agent:
         patience_s = self._callers.patience_s
         limit_ms = None if patience_s is None else 1000 * patience_s
         return {descriptor for descriptor, _ in waiter.poll(limit_ms)}
-
-    def _answer_all(self) -> None:
-        # In a frame of its own, which keeps the key of no line that has ended.
-        for called in self._callers.take({lines.CALLER}):
-            self._answer(called)
 
     def _answer(self, called: Called) -> None:
         """Let a driver in, if there is no other."""

@@ -1,7 +1,7 @@
 """A line between a run's driver and the agent of a host: typed messages over one TCP connection.
 
-Both ends have proved that they know the hosts' token, and each message is sealed (``Seal``), by a
-key that ends with the line. No secret goes over it even so: both ends make the run's from the token
+Both ends have proved that they know the hosts' token, and what they say is sealed (``Sealed``), by
+keys that end with the line. No secret goes over it even so: both ends make the run's from the token
 (``secret``).
 """
 
@@ -17,9 +17,10 @@ import msgspec
 
 from testbed.links.tunnel import ends, proof, silence
 from testbed.links.tunnel.callers import Called
-from testbed.links.tunnel.seal import Broken, Opener, Seal
+from testbed.links.tunnel.proof import Stranger
+from testbed.links.tunnel.streams import Broken, Sealed
 
-GREETING = b"wiretune agent 5\n"
+GREETING = b"wiretune agent 6\n"
 """Its number changes with what is said."""
 PORT = 7400
 MOST_BYTES = 1 << 24
@@ -28,6 +29,7 @@ CALLER, CALLED = "driver", "agent"
 CALL_LIMIT_S = 10.0
 SEND_LIMIT_S = 5
 """For the other end to make room for what is said to it."""
+_HEAD = struct.Struct("!I")
 _READ_BYTES = 1 << 18
 
 Kind = TypeVar("Kind", bound=msgspec.Struct)
@@ -38,26 +40,25 @@ class LineClosed(ConnectionError):
 
 
 class Line:
-    """One end. Owns the socket."""
+    """One end. Owns the stream."""
 
-    def __init__(self, connection: socket.socket, key: bytes, reads: Any, *, calls: bool) -> None:
-        """``key``: what the proof gave; ``reads``: what messages are decoded as; ``calls``: whether
-        this end has called."""
-        self._socket = connection
-        self._seal, self._opener = Seal(key, calls=calls), Opener(key, MOST_BYTES, calls=not calls)
+    def __init__(self, stream: Sealed, reads: Any) -> None:
+        """``stream``: agreed on; ``reads``: what messages are decoded as."""
+        self._stream = stream
         self._decoder = msgspec.json.Decoder(reads)
+        self._partial = bytearray()
         self._messages: deque[Any] = deque()
         self._closed: str | None = None
         """Why nothing more will come, once that is known."""
-        _watch(connection)
+        _watch(stream.connection)
 
     @property
     def address(self) -> str:
         """That of this end."""
-        return str(self._socket.getsockname()[0])
+        return str(self._stream.connection.getsockname()[0])
 
     def fileno(self) -> int:
-        return self._socket.fileno()
+        return self._stream.fileno()
 
     def send(self, message: msgspec.Struct) -> None:
         """Say one message.
@@ -65,8 +66,9 @@ class Line:
         Raises:
             LineClosed: nobody hears it.
         """
+        body = msgspec.json.encode(message)
         try:
-            self._socket.sendall(self._seal.close(msgspec.json.encode(message)))
+            self._stream.sendall(_HEAD.pack(len(body)) + body)
         except OSError as error:
             raise LineClosed(ends.why(error, "it takes nothing any more")) from error
 
@@ -90,11 +92,13 @@ class Line:
             LineClosed: none came within ``limit_s``, or another.
         """
         until = time.monotonic() + limit_s
+        # What has come with the last of agreeing no longer makes the connection readable.
+        self._fill()
         while not self._messages:
             if self._closed is not None:
                 raise LineClosed(self._closed)
             left_s = until - time.monotonic()
-            if left_s <= 0 or not _readable(self._socket, left_s):
+            if left_s <= 0 or not _readable(self._stream, left_s):
                 raise LineClosed(f"no answer within {limit_s:g} s")
             self._fill()
         message = self._messages.popleft()
@@ -106,7 +110,7 @@ class Line:
         """Take what has come."""
         while self._closed is None:
             try:
-                data = self._socket.recv(_READ_BYTES, socket.MSG_DONTWAIT)
+                data = self._stream.recv(_READ_BYTES, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -115,19 +119,32 @@ class Line:
             if not data:
                 self._closed = ends.CLOSED
                 return
+            self._partial += data
+            self._closed = self._take()
+
+    def _take(self) -> str | None:
+        """Decode the messages that are whole; what is wrong with one."""
+        at, data = 0, self._partial
+        while len(data) - at >= _HEAD.size:
+            (length,) = _HEAD.unpack_from(data, at)
+            if length > MOST_BYTES:
+                return f"it sent a message of {length} bytes"
+            begins, ends_at = at + _HEAD.size, at + _HEAD.size + length
+            if len(data) < ends_at:
+                break
             try:
-                for body in self._opener.open(data):
-                    self._messages.append(self._decoder.decode(body))
-            except Broken as error:
-                self._closed = str(error)
+                self._messages.append(self._decoder.decode(bytes(data[begins:ends_at])))
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                self._closed = f"it sent what cannot be read: {error}"
+                return f"it sent what cannot be read: {error}"
+            at = ends_at
+        del data[:at]
+        return None
 
     def close(self) -> None:
         """End the line, of which forked processes may have copies, too."""
         with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
+            self._stream.connection.shutdown(socket.SHUT_RDWR)
+        self._stream.close()
 
 
 def call(address: tuple[str, int], token: bytes, reads: Any) -> Line:
@@ -141,7 +158,12 @@ def call(address: tuple[str, int], token: bytes, reads: Any) -> Line:
     connection = socket.create_connection(address, CALL_LIMIT_S)
     try:
         key = proof.call(connection, GREETING, token, CALLER, CALLED, by)
-        return Line(connection, key, reads, calls=True)
+        stream = Sealed(connection, key, serves=False)
+        stream.agree(by)
+        return Line(stream, reads)
+    except Broken as error:
+        connection.close()
+        raise Stranger(str(error)) from error
     except BaseException:
         connection.close()
         raise
@@ -149,7 +171,8 @@ def call(address: tuple[str, int], token: bytes, reads: Any) -> Line:
 
 def answer(called: Called, reads: Any) -> Line:
     """The same of who was called, by one who has proved itself."""
-    return Line(called.connection, called.key, reads, calls=False)
+    assert isinstance(called.stream, Sealed), "lines are always sealed"
+    return Line(called.stream, reads)
 
 
 def secret(token: bytes, what: str, chance: bytes) -> bytes:
@@ -168,7 +191,7 @@ def _watch(connection: socket.socket) -> None:
     silence.end_by(connection)
 
 
-def _readable(connection: socket.socket, limit_s: float) -> bool:
+def _readable(stream: Sealed, limit_s: float) -> bool:
     waiter = select.poll()
-    waiter.register(connection, select.POLLIN)
+    waiter.register(stream, select.POLLIN)
     return bool(waiter.poll(1000 * limit_s))

@@ -6,11 +6,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from agreed import agreed
 
 from testbed.links.interface import LinkError
 from testbed.links.tunnel import measurement, messages
 from testbed.links.tunnel.measurement import measure
-from testbed.links.tunnel.streams import Sealed, Stream
+from testbed.links.tunnel.streams import Stream
 
 
 @pytest.mark.parametrize("seals", [True, False])
@@ -19,7 +20,7 @@ def test_both_ends_measure_the_same(monkeypatch: pytest.MonkeyPatch, seals: bool
     one, two = socket.socketpair()
     ends = [Stream(one), Stream(two)]
     if seals:
-        ends = [Sealed(one, bytes(32), calls=False), Sealed(two, bytes(32), calls=True)]
+        ends = list(agreed(one, two))
     with one, two, ThreadPoolExecutor(2) as pool:
         a = pool.submit(measure, ends[0], "a", "b", first=True)
         b = pool.submit(measure, ends[1], "b", "a", first=False)
@@ -75,12 +76,13 @@ def test_another_that_says_what_it_should_not_is_named():
             measure(Stream(one), "a", "b", first=False)
 
 
-def test_another_that_seals_by_another_key_is_named():
+def test_another_that_does_not_seal_is_named():
     one, two = socket.socketpair()
     with one, two:
-        Sealed(two, bytes(31) + b"1", calls=True).sendall(messages.ask(1.0))
+        stream, _ = agreed(one, two)
+        two.sendall(messages.ask(1.0))
         with pytest.raises(LinkError, match=r"to host b: what came is not what was sealed there"):
-            measure(Sealed(one, bytes(32), calls=False), "a", "b", first=False)
+            measure(stream, "a", "b", first=False)
 
 
 def test_the_rate_is_that_of_the_second_half():

@@ -61,7 +61,7 @@ def test_each_pair_has_one_stream(owned: contextlib.ExitStack, secure: bool):
 def test_connections_do_not_go_by_the_hosts_own_congestion_control(owned: contextlib.ExitStack):
     for streams in met(owned, *meetings_of(owned, "a", "b")):
         for stream in streams.values():
-            name = stream._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+            name = stream.connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
             assert name.rstrip(b"\0").decode() in meetings.CONGESTION
 
 
@@ -96,8 +96,8 @@ def test_a_listener_that_does_not_know_the_token_is_found_out(owned: contextlib.
     def pretend() -> None:
         connection, _ = first.listener.accept()
         with connection:
-            connection.sendall(meetings._GREETING + bytes(32))
-            connection.recv(1 + 1 + 32 + 32, socket.MSG_WAITALL)
+            connection.sendall(meetings._GREETING + bytes(16))
+            connection.recv(1 + 1 + 16 + 32, socket.MSG_WAITALL)
             connection.sendall(bytes(32))
             connection.recv(1)
 

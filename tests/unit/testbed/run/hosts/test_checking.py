@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import agreed
 import pytest
 
 from testbed.run.config import RunConfig
@@ -37,10 +38,9 @@ def hosts() -> Iterator[Callable[[str], tuple[list[FarHost], Agents]]]:
                 ours = owned.enter_context(socket.create_connection(listener.getsockname()))
                 theirs = owned.enter_context(listener.accept()[0])
                 far = FarHost.__new__(FarHost)
-                line = Line(ours, KEY, Answer, calls=True)
+                line, agents[name] = agreed.lines(ours, theirs, Answer, Order)
                 far.__dict__.update(name=name, where=f"host {name}", line=line)
                 found.append(far)
-                agents[name] = Line(theirs, KEY, Order, calls=False)
             return found, agents
 
         yield make

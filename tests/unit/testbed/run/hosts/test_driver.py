@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import agreed
 import msgspec
 import pytest
 
@@ -18,7 +19,6 @@ from testbed.record import events
 from testbed.run.hosts import waits, whole
 from testbed.run.hosts.driver import Hosts
 from testbed.run.hosts.far_host import FarHost
-from testbed.run.hosts.line import Line
 from testbed.run.hosts.messages import (
     Answer,
     Begin,
@@ -84,11 +84,12 @@ class Made:
         self.far, self.ends = [], {}
         for name in names[1:]:
             ours, theirs = tcp(owned)
+            line, self.ends[name] = agreed.lines(ours, theirs, Answer, Order)
             far = FarHost.__new__(FarHost)
             far.__dict__.update(
                 name=name,
                 address=("127.0.0.1", 1),
-                line=Line(ours, KEY, Answer, calls=True),
+                line=line,
                 channels={},
                 running=set(),
                 facts=None,
@@ -100,7 +101,6 @@ class Made:
                 ahead_s=0.0,
             )
             self.far.append(far)
-            self.ends[name] = Line(theirs, KEY, Order, calls=False)
         listener = owned.enter_context(listen("127.0.0.1"))
         self.hosts = Hosts(machines[0], self.far, {"b": 1, "c": 2}, listener, TOKEN)
         owned.callback(self.hosts.close)

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +11,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from agreed import agreed, pass_on
+from agreed import lines as lined
 
+from testbed.links.tunnel import proof
 from testbed.links.tunnel.callers import Callers
 from testbed.links.tunnel.proof import Stranger
-from testbed.links.tunnel.seal import HEAD_BYTES, TAG_BYTES
+from testbed.links.tunnel.streams import Sealed
 from testbed.record import events
 from testbed.run.config import RunConfig
 from testbed.run.hosts import line as lines
@@ -21,7 +25,8 @@ from testbed.run.hosts.line import Line, LineClosed
 from testbed.run.hosts.messages import Answer, Ask, Check, Give, Order, Said, Tell
 
 TOKEN, OTHER = b"t" * 32, b"o" * 32
-KEY = b"k" * 32
+HEAD_BYTES, RECORD_BYTES, TAG_BYTES = 4, 5, 17
+"""Before a message; of TLS before what a record has, and after it, with its kind."""
 
 
 @pytest.fixture
@@ -37,8 +42,7 @@ def pair(owned: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
 
 
 def joined(owned: contextlib.ExitStack) -> tuple[Line, Line]:
-    one, other = pair(owned)
-    return Line(one, KEY, Answer, calls=True), Line(other, KEY, Order, calls=False)
+    return lined(*pair(owned), Answer, Order)
 
 
 def test_both_ends_hear_each_other_in_order(owned: contextlib.ExitStack):
@@ -92,56 +96,65 @@ def test_another_message_than_the_one_awaited_is_named(owned: contextlib.ExitSta
         driver.receive(Said, 0.01)
 
 
+class Middle:
+    """Two ends of a line, and somebody between them who has no key."""
+
+    def __init__(self, owned: contextlib.ExitStack) -> None:
+        (near, self.between), (far, self.forwards) = pair(owned), pair(owned)
+        self.driver, self.agent = lined(
+            near, far, Answer, Order, lambda: pass_on(self.between, self.forwards)
+        )
+
+    def said(self, message: msgspec.Struct) -> bytes:
+        """By the driver, as he has it: one record."""
+        self.driver.send(message)
+        return self.between.recv(1 << 16)
+
+
 CHANGES = ["body", "digest", "cut", "longer", "again", "back", "left out", "swapped", "earlier"]
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_was_changed_on_its_way_ends_the_line(owned: contextlib.ExitStack, change: str):
-    """By whoever sits between the two, who has no key."""
-    near, between = pair(owned)
-    driver = Line(near, KEY, Answer, calls=True)
-    far, forwards = pair(owned)
-    agent = Line(far, KEY, Order, calls=False)
-    driver.send(Ask(1.0))
-    data = between.recv(1 << 16)
+    middle = Middle(owned)
+    data, forwards = middle.said(Ask(1.0)), middle.forwards
+    kind, length = data[:3], int.from_bytes(data[3:RECORD_BYTES], "big")
+    body = data[RECORD_BYTES:]
+    assert len(body) == length
     if change == "body":
-        forwards.sendall(data[:-2] + bytes([data[-2] ^ 1]) + data[-1:])
+        forwards.sendall(data[:8] + bytes([data[8] ^ 1]) + data[9:])
     elif change == "digest":
-        forwards.sendall(data[:4] + bytes([data[4] ^ 1]) + data[5:])
+        forwards.sendall(data[:-1] + bytes([data[-1] ^ 1]))
     elif change == "cut":
-        forwards.sendall(struct.pack("!I", len(data) - 37) + data[4:-1])
+        forwards.sendall(kind + struct.pack("!H", length - 1) + body[:-1])
     elif change == "longer":
-        forwards.sendall(struct.pack("!I", len(data) - 35) + data[4:] + b" ")
+        forwards.sendall(kind + struct.pack("!H", length + 1) + body + b" ")
     elif change == "swapped":
-        driver.send(Ask(2.0))
-        forwards.sendall(between.recv(1 << 16) + data)
+        forwards.sendall(middle.said(Ask(2.0)) + data)
     elif change == "earlier":
-        # Of an earlier connection, whose key was another; a line's first message like this one.
-        again, heard = pair(owned)
-        Line(again, OTHER, Answer, calls=True).send(Ask(1.0))
-        forwards.sendall(heard.recv(1 << 16))
+        # Of an earlier connection; a line's first message like this one.
+        forwards.sendall(Middle(owned).said(Ask(1.0)))
     elif change == "again":
         forwards.sendall(data + data)
-        assert agent.receive(Ask, 5).asked == 1.0
+        assert middle.agent.receive(Ask, 5).asked == 1.0
     elif change == "back":
-        between.sendall(data)
+        middle.between.sendall(data)
     else:
-        driver.send(Ask(2.0))
-        forwards.sendall(between.recv(1 << 16))
-    ear = driver if change == "back" else agent
+        forwards.sendall(middle.said(Ask(2.0)))
+    ear = middle.driver if change == "back" else middle.agent
     with pytest.raises(LineClosed, match="what came is not what was sealed there"):
         ear.receive(Ask, 5)
 
 
 def test_who_listens_reads_nothing_and_not_that_two_messages_are_one(owned: contextlib.ExitStack):
-    driver, agent = pair(owned), pair(owned)
-    said, known = [], Give(1, b"a state of client-1" * 100)
-    for (near, between), kind, calls in ((driver, Answer, True), (agent, Order, False)):
-        line = Line(near, KEY, kind, calls=calls)
+    middle, known = Middle(owned), Give(1, b"a state of client-1" * 100)
+    said = []
+    for line, end in ((middle.driver, middle.between), (middle.agent, middle.forwards)):
         for _ in range(2):
             line.send(known)
-            said.append(between.recv(1 << 16)[HEAD_BYTES:-TAG_BYTES])
+            said.append(end.recv(1 << 16)[RECORD_BYTES:-TAG_BYTES])
     plain = msgspec.json.encode(known)
+    plain = len(plain).to_bytes(HEAD_BYTES, "big") + plain
     assert {len(each) for each in said} == {len(plain)}
     assert len(set(said)) == 4 and not any(b"node" in each or b"state" in each for each in said)
     # What two messages are combined with has nothing in common, in either direction.
@@ -150,11 +163,45 @@ def test_who_listens_reads_nothing_and_not_that_two_messages_are_one(owned: cont
 
 
 def test_a_length_beyond_all_messages_is_not_waited_for(owned: contextlib.ExitStack):
-    near, far = pair(owned)
-    line = Line(near, KEY, Answer, calls=True)
+    far, near = agreed(*pair(owned))
+    line = Line(near, Answer)
     far.sendall(struct.pack("!I", lines.MOST_BYTES + 1) + bytes(32))
-    with pytest.raises(LineClosed, match=f"a message of {lines.MOST_BYTES + 1} bytes"):
+    with pytest.raises(LineClosed, match=f"it sent a message of {lines.MOST_BYTES + 1} bytes"):
         line.receive(Tell, 5)
+
+
+def test_what_came_with_the_last_of_agreeing_is_heard(owned: contextlib.ExitStack):
+    """The connection itself has nothing more then."""
+    called, calling = pair(owned)
+    ends = Sealed(called, TOKEN, serves=True), Sealed(calling, TOKEN, serves=False)
+    for each in ends:
+        each.settimeout(0)
+    while not ends[1].agrees():
+        assert not ends[0].agrees()
+    Line(ends[1], Answer).send(Ask(1.0))
+    assert ends[0].agrees()
+    assert Line(ends[0], Order).receive(Ask, 5) == Ask(1.0)
+
+
+def test_who_hears_nothing_is_not_waited_for_by_who_speaks(
+    owned: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(lines, "SEND_LIMIT_S", 1)
+    driver, _ = joined(owned)
+    large = Give(1, bytes(1 << 20))
+    with ThreadPoolExecutor(1) as pool:
+        said = pool.submit(lambda: [driver.send(large) for _ in range(100)])
+        error = said.exception(30.0)
+    assert isinstance(error, LineClosed)
+
+
+def test_nobody_waits_to_read_while_a_record_is_on_its_way(owned: contextlib.ExitStack):
+    middle = Middle(owned)
+    data = middle.said(Ask(1.0))
+    for place in range(len(data)):
+        assert middle.agent.read() == []
+        middle.forwards.sendall(data[place : place + 1])
+    assert middle.agent.receive(Ask, 5) == Ask(1.0)
 
 
 def test_what_is_signed_and_no_message_ends_the_line(owned: contextlib.ExitStack):
@@ -197,6 +244,33 @@ def test_an_agent_lets_in_who_has_its_token_alone(owned: contextlib.ExitStack):
         with pytest.raises(Stranger, match="is its token another"):
             lines.call(listener.address, OTHER, Answer)
         assert answered.result() is None and "did not know the token" in listener.callers.last
+
+
+def test_an_agent_that_proves_itself_and_does_not_agree_is_not_waited_for(
+    owned: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(lines, "CALL_LIMIT_S", 0.5)
+    listener = owned.enter_context(socket.create_server(("127.0.0.1", 0)))
+    said, ended = [b"", b"not a word of TLS"], threading.Event()
+
+    def prove() -> None:
+        for words in said:
+            connection = owned.enter_context(listener.accept()[0])
+            ours = proof.greet(connection, lines.GREETING)
+            heard = b""
+            while missing := proof.missing(heard):
+                heard += connection.recv(missing)
+            told = lines.GREETING, ours, heard, {lines.CALLER}, lines.CALLED
+            connection.sendall(proof.judged(TOKEN, *told)[2] + words)
+        ended.wait(30.0)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(prove)
+        with pytest.raises(TimeoutError):
+            lines.call(listener.getsockname(), TOKEN, Answer)
+        with pytest.raises(Stranger, match="it is another, or what passed was changed"):
+            lines.call(listener.getsockname(), TOKEN, Answer)
+        ended.set()
 
 
 def test_secrets_of_a_run_are_of_its_token_its_chance_and_their_use():

@@ -1,31 +1,25 @@
 """A line that somebody has recorded: the token, learnt later, opens none of it."""
 
 import contextlib
-import hmac
 import select
 import socket
-import struct
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from agreed import agreed
 
-from testbed.links.tunnel import proof
+from testbed.links.tunnel import certificate, proof
 from testbed.links.tunnel.callers import Callers
+from testbed.links.tunnel.streams import Broken, Sealed
 from testbed.run.hosts import line as lines
 from testbed.run.hosts.line import Line
 from testbed.run.hosts.messages import Answer, Ask, Order, Tell
 
 TOKEN = b"t" * 32
 LIMIT_S = 20.0
-PUBLIC_BYTES = DIGEST_BYTES = KEY_BYTES = 32
-HEAD_BYTES = 4
 NAMES = [b"driver", b"agent"]
 
 
@@ -33,42 +27,12 @@ class Recorded(NamedTuple):
     """All that has passed, parted as the program has it."""
 
     parts: list[bytes]
-    """Greeting, the agent's public key, the driver's, and both names."""
-    frames: list[bytes]
-    """The first sealed message each way, the agent's first."""
-
-
-def framed(*parts: bytes) -> bytes:
-    return b"".join(bytes([len(part)]) + part for part in parts)
-
-
-def hkdf(salt: bytes, secret: bytes, info: bytes) -> bytes:
-    """RFC 5869, of one block."""
-    return hmac.digest(hmac.digest(salt, secret, "sha256"), info + b"\1", "sha256")
-
-
-def opened(key: bytes, frames: list[bytes]) -> list[bytes]:
-    """What a key opens of them, whatever direction and place it is tried for."""
-    found = []
-    for frame in frames:
-        for direction in (0, 1):
-            for number in range(3):
-                nonce = struct.pack("!LQ", direction, number)
-                with contextlib.suppress(InvalidTag):
-                    body = frame[HEAD_BYTES:]
-                    found.append(ChaCha20Poly1305(key).decrypt(nonce, body, None))
-    return found
-
-
-def parted(to_driver: bytes, to_agent: bytes) -> Recorded:
-    greeting, rest = to_driver[: len(lines.GREETING)], to_driver[len(lines.GREETING) :]
-    agent, rest = rest[:PUBLIC_BYTES], rest[PUBLIC_BYTES + DIGEST_BYTES :]
-    name, said = NAMES[0], to_agent[1 + len(NAMES[0]) :]
-    assert to_agent.startswith(framed(name))
-    driver, said = said[:PUBLIC_BYTES], said[PUBLIC_BYTES + DIGEST_BYTES :]
-    for frame in (rest, said):
-        assert len(frame) > HEAD_BYTES
-    return Recorded([greeting, agent, driver, *NAMES], [rest, said])
+    """Greeting, the agent's random number, the driver's, and both names."""
+    to_driver: bytes
+    """After the proof."""
+    to_agent: bytes
+    certificates: list[bytes]
+    """Of the ends, which nobody else ever has."""
 
 
 @pytest.fixture
@@ -78,23 +42,15 @@ def owned() -> Iterator[contextlib.ExitStack]:
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[X25519PrivateKey]:
-    """Private keys of both ends, which nobody else ever has."""
-    found: list[X25519PrivateKey] = []
-
-    class Keys:
-        @staticmethod
-        def generate() -> X25519PrivateKey:
-            found.append(X25519PrivateKey.generate())
-            return found[-1]
-
-    monkeypatch.setattr(proof, "X25519PrivateKey", Keys)
-    return found
-
-
-@pytest.fixture
-def recorded(owned: contextlib.ExitStack, made: list[X25519PrivateKey]) -> Recorded:
+def recorded(owned: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch) -> Recorded:
     """A driver and an agent say a message each, over somebody who passes all on."""
+    made, certificates = certificate.made, []
+
+    def make(secret: bytes) -> certificate.Certificate:
+        certificates.append(made(secret).pem)
+        return made(secret)
+
+    monkeypatch.setattr(certificate, "made", make)
     listener, between = (
         owned.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)
     )
@@ -133,40 +89,44 @@ def recorded(owned: contextlib.ExitStack, made: list[X25519PrivateKey]) -> Recor
     driver.close()
     agents[0].close()
     threads[0].join(LIMIT_S)
-    return parted(said["to driver"], said["to agent"])
+    monkeypatch.undo()
+    return parted(said["to driver"], said["to agent"], certificates)
 
 
-def test_token_and_all_that_has_passed_open_nothing(recorded: Recorded):
-    """Whatever of it is taken for the secret that is in no message."""
-    _, agent, driver, *names = recorded.parts
-    information = framed(b"key", *recorded.parts)
-    mixed = bytes(a ^ b for a, b in zip(agent, driver, strict=True))
-    of_the_token = X25519PrivateKey.from_private_bytes(TOKEN)
-    guesses = [b"", bytes(KEY_BYTES), agent, driver, agent + driver, mixed, TOKEN]
-    publics = map(X25519PublicKey.from_public_bytes, (agent, driver))
-    guesses += map(of_the_token.exchange, publics)
-    keys = [hkdf(TOKEN, guess, information) for guess in guesses]
-    keys += [hmac.digest(TOKEN, information, "sha256"), TOKEN]
-    # And without an exchange at all, of what both have said.
-    keys += [hmac.digest(TOKEN, framed(b"key", agent, driver, *names), "sha256")]
-    keys += [hmac.digest(key, b"seal", "sha256") for key in keys]
-    assert [opened(key, recorded.frames) for key in keys] == [[]] * len(keys)
+def parted(to_driver: bytes, to_agent: bytes, certificates: list[bytes]) -> Recorded:
+    greeting, rest = to_driver[: len(lines.GREETING)], to_driver[len(lines.GREETING) :]
+    numbers, name = [], bytes([len(NAMES[0])]) + NAMES[0]
+    assert to_agent.startswith(name)
+    sealed = []
+    for said in (rest, to_agent[len(name) :]):
+        numbers.append(said[: proof.NONCE_BYTES])
+        sealed.append(said[proof.NONCE_BYTES + proof.DIGEST_BYTES :])
+    return Recorded([greeting, *numbers, *NAMES], *sealed, certificates)
 
 
-def test_a_private_key_opens_all_of_it_which_neither_end_keeps(
-    recorded: Recorded, made: list[X25519PrivateKey]
+def test_the_token_makes_the_certificate_and_that_opens_nothing(
+    owned: contextlib.ExitStack, recorded: Recorded
 ):
-    """So what does not open it above is short of that alone."""
-    lone = [sys.getrefcount(each) for each in [object(), object()]]
-    assert [sys.getrefcount(each) for each in made] == lone
-    _, agent, driver, *_ = recorded.parts
-    publics = [each.public_key().public_bytes_raw() for each in made]
-    assert sorted(publics) == sorted([agent, driver])
-    information = framed(b"key", *recorded.parts)
-    for own, public in zip(made, publics, strict=True):
-        other = driver if public == agent else agent
-        secret = own.exchange(X25519PublicKey.from_public_bytes(other))
-        found = opened(hkdf(TOKEN, secret, information), recorded.frames)
-        assert [b"heard" in found[0], b"asked" in found[1], len(found)] == [True, True, 2]
-        # Nor does it without the token.
-        assert opened(hkdf(b"o" * 32, secret, information), recorded.frames) == []
+    # He has all that the ends had, but for what they have forgotten.
+    secret = proof.digest(TOKEN, b"key", *recorded.parts)
+    assert recorded.certificates == [certificate.made(secret).pem] * 2
+    for said, serves in ((recorded.to_agent, True), (recorded.to_driver, False)):
+        assert b"asked" not in said and b"heard" not in said and len(said) > 500
+        near, far = (owned.enter_context(each) for each in socket.socketpair())
+        near.setblocking(False)
+        stream = Sealed(near, secret, serves=serves)
+        far.sendall(said)
+        with pytest.raises(Broken, match="it is another, or what passed was changed"):
+            stream.agrees()
+    # And would be taken for either, if he had called or been called.
+    called, calling = agreed(*map(owned.enter_context, socket.socketpair()), secret)
+    calling.sendall(b"a word")
+    assert called.recv(100) == b"a word"
+
+
+def test_no_two_lines_of_a_token_have_one_certificate(recorded: Recorded):
+    for place in (1, 2):
+        parts = list(recorded.parts)
+        parts[place] = bytes([parts[place][0] ^ 1]) + parts[place][1:]
+        other = certificate.made(proof.digest(TOKEN, b"key", *parts)).pem
+        assert other not in recorded.certificates
