@@ -158,7 +158,6 @@ def check_stages(up: Chain, down: Chain) -> None:
 
 
 check = low_rank.check
-on_text = low_rank.on_text
 adapt = low_rank.adapt
 traffic = low_rank.traffic
 client_flops = low_rank.client_flops

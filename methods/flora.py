@@ -26,8 +26,7 @@ drawn ones, as many and as large as any. Down, a stack must be the same at both 
 bit.
 """
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -194,11 +193,6 @@ def check_stages(up: Chain, down: Chain) -> None:
             "of its values stands for none of the others; take one that takes fewer bits for each "
             "value, such as int8"
         )
-
-
-def on_text(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A lower rate than of adapters that last: each round's begin anew, on what the last gave."""
-    return {"learning_rate": 1e-3} if given.get("optimizer", "adamw") == "adamw" else {}
 
 
 check = low_rank.check

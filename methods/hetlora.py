@@ -137,7 +137,6 @@ class Client(flexlora.Client):
 
 stageable = ("up",)
 check = low_rank.check
-on_text = low_rank.on_text
 adapt = low_rank.adapt
 traffic = low_rank.traffic
 client_flops = low_rank.client_flops

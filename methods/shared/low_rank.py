@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from torch import Tensor, nn
@@ -63,11 +63,6 @@ class Options(LocalTraining, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def scale(self, rank: int) -> float:
         """The factor of the output of an adapter of this rank."""
         return 2.0 if self.lora_alpha is None else self.lora_alpha / rank
-
-
-def on_text(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A third of the rate by which an image model's new classifier is learnt."""
-    return {"learning_rate": 3e-3} if given.get("optimizer", "adamw") == "adamw" else {}
 
 
 def number_of(client: str) -> int:

@@ -127,8 +127,6 @@ def perplexities(method: str, rounds: int, **given: Any) -> tuple[float, float, 
     ("method", "rounds", "images", "few"),
     [
         ("sfprompt", 1, {"local_epochs": 2, "learning_rate": 2e-2}, {}),
-        # Thrice that of images, by which what two clients' few texts do to it is not for certain.
-        ("flora", 3, {"learning_rate": 3e-2}, {}),
         # What a mask of so few weights has forgotten, epochs bring back.
         ("salientgrads", 1, {"density": 0.3, "local_epochs": 1}, {}),
         (
