@@ -4,7 +4,6 @@ import os
 import shlex
 import signal
 import stat
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,7 +60,7 @@ def test_what_a_program_leaves_elsewhere_is_what_it_leaves_here(machines: Make):
     odd = found.folder / "odd.py"
     odd.write_text(WRITES + ODD)
     writes = f"{PYTHON} {shlex.quote(str(script))}"
-    more = f"{sys.executable} -S {odd}"
+    more = f"{PYTHON} {shlex.quote(str(odd))}"
     place = "--place=server=a,client-1=a,client-2=b,client-3=b"
     run = found.execute(
         *("--profile=delay 5ms", "--clients=3", "--no-calibrate", place, "--server=true"),
