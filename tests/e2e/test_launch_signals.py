@@ -74,10 +74,12 @@ def test_more_interrupts_change_nothing(launch, best_links):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(run.pid, number)
     assert run.finish() == INTERRUPTED, run.describe()
-    assert run.stderr == "interrupted: stopped by SIGINT\n"
+    # Of two within microseconds either may be the first that is heard.
+    named = {f"interrupted: stopped by {number}\n": number for number in ("SIGINT", "SIGTERM")}
+    assert run.stderr in named
     assert (run.folder / "report.html").exists() and (run.folder / "trace.json").exists()
     nothing_left(run, left)
-    check_interrupted(run, "stopped by SIGINT")
+    check_interrupted(run, f"stopped by {named[run.stderr]}")
 
 
 def test_nohup_keeps_a_run_going(launch, best_links):
