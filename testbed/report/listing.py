@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def rows(out: Path) -> list[dict[str, Any]]:
     paths = [out / name for name in names]
     # A run's folder begins with the time of its start.
     paths.sort(key=lambda path: (path.parent.name, path.as_posix()), reverse=True)
-    return [_row(path) for path in paths]
+    return [_row(path) for path in paths if os.path.lexists(path)]
 
 
 def _row(path: Path) -> dict[str, Any]:
