@@ -110,6 +110,7 @@ def test_what_is_refused_fails_the_step_without_a_summary(job):
     assert job.outputs().keys() == {"artifact"}
 
 
+@pytest.mark.thorough
 def test_it_installs_the_command(job, tmp_path, monkeypatch):
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path / "wheel"]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=LIMIT_S)

@@ -86,6 +86,7 @@ because = "nobody zips here"
 """
 
 
+@pytest.mark.thorough
 def test_claims_are_examined_in_the_table_and_on_the_page(tmp_path):
     (tmp_path / "own.toml").write_text(CLAIMS)
     runs = tmp_path / "runs"
@@ -111,6 +112,7 @@ TUNED = (
 )
 
 
+@pytest.mark.thorough
 def test_a_row_is_tuned_on_the_validation_split_and_then_tested(tmp_path):
     done = bench(*TUNED, f"--out={tmp_path}", "--json")
     assert done.returncode == 0, done.stderr + done.stdout

@@ -54,6 +54,7 @@ def test_all_times_of_the_record_are_of_that_clock(run):
         assert (message["received_ns"] - start["origin_ns"]) / 1e9 <= message["t"] + 0.001
 
 
+@pytest.mark.thorough
 def test_a_client_that_stops_in_the_middle_of_computing_is_not_waited_for(launch):
     flags = ("--links=loopback", "--profile=ethernet", *SMALL, "--no-calibrate")
     run = launch(*flags, "--set=local_epochs=40", "--round-timeout=3", "--rounds=1")

@@ -85,6 +85,7 @@ def test_a_model_and_texts_of_a_users_own(launch, own):
     assert samples == [24, 24]
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_in_bfloat16_is_trained_and_sent_in_it(launch, own, tmp_path):
     model, data = shutil.copytree(own[0], tmp_path / "bf16"), own[1]
     state = load_file(model / "model.safetensors")
@@ -136,7 +137,7 @@ def test_names_of_the_hub_are_found_in_its_cache_with_no_network(launch, home, m
     assert (config["model"], config["data_path"]) == ("someone/tiny", "someone/sums")
 
 
-@pytest.mark.parametrize("offline", ["1", "0"])
+@pytest.mark.parametrize("offline", ["1", pytest.param("0", marks=pytest.mark.thorough)])
 @pytest.mark.parametrize(
     ("model", "data", "named", "right"),
     [

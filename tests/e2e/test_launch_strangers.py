@@ -133,7 +133,9 @@ def check_weights(run: Run) -> None:
     assert taken and taken <= digests(run, "made")
 
 
-@pytest.mark.parametrize("how", ["flip", "drop", "replay"])
+@pytest.mark.parametrize(
+    "how", ["flip", pytest.param("drop", marks=pytest.mark.thorough), "replay"]
+)
 def test_a_man_in_the_middle_of_relay_and_server_loses_updates_and_forges_none(
     launch, how: str
 ) -> None:
@@ -153,7 +155,14 @@ def test_a_man_in_the_middle_of_relay_and_server_loses_updates_and_forges_none(
     )
 
 
-@pytest.mark.parametrize("how", ["flip", "drop", "replay"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "flip",
+        pytest.param("drop", marks=pytest.mark.thorough),
+        pytest.param("replay", marks=pytest.mark.thorough),
+    ],
+)
 def test_nor_does_one_in_the_link_process(launch, best_links: str, how: str) -> None:
     """TCP makes good what is dropped or said twice; what is changed ends a connection."""
     if best_links != "--links=userspace":

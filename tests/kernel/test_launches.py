@@ -10,7 +10,7 @@ from documented_events import undocumented
 from launches import SIZE
 from uml import LAUNCHES_LIMIT_S
 
-pytestmark = pytest.mark.timeout(LAUNCHES_LIMIT_S + 30)
+pytestmark = [pytest.mark.thorough, pytest.mark.timeout(LAUNCHES_LIMIT_S + 30)]
 
 WAYS = ("up", "down")
 

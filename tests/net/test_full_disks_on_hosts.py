@@ -32,6 +32,7 @@ def test_an_agent_with_a_full_disk_has_its_part_but_of_captures(machines: Make):
     assert not alive(below(agent))
 
 
+@pytest.mark.thorough
 def test_a_disk_that_captures_fill_ends_them_alone(machines: Make, until: Callable[..., Any]):
     found = machines()
     disk = SmallDisk(found.folder / "disk", 36 * MB)

@@ -120,6 +120,7 @@ def test_an_agent_that_is_killed_takes_its_clients_along_and_the_run_goes_on(
     assert "host b is gone" in summary["fidelity"]["host"]["reason"]
 
 
+@pytest.mark.thorough
 def test_a_node_of_another_host_that_stands_still_is_told_of(
     machines: Make, until: Callable[..., Any]
 ):
@@ -225,6 +226,7 @@ for_s = 0.5
 """
 
 
+@pytest.mark.thorough
 def test_links_and_presence_change_at_their_times_on_each_host(machines: Make):
     found = machines()
     found.agent(1)
