@@ -43,7 +43,7 @@ def which_method(folder: Path) -> str:
     run = config.renamed(json.loads((folder / "bench.json").read_text())["run"], "bench.json")
     metric, value = metrics.target(run["target"])
     parts = []
-    for where, own in grouped(comparison["rows"], lambda row: settled(row["at"])).items():
+    for where, own in grouped(comparison["rows"], settled).items():
         parts += [f"### {metrics.words(metric).capitalize()} {value:g} with {where}"]
         parts += [grid(own, *how) for how in GRIDS]
     has = {row["row"]: row["has"] for row in comparison["rows"]}
@@ -57,12 +57,20 @@ def which_method(folder: Path) -> str:
     return "\n\n".join(parts)
 
 
-def settled(at: Row) -> str:
-    """What all of a grid have in common: all that is neither link nor device."""
-    rest = {key: value for key, value in at.items() if key not in ("profile", "device_class")}
-    return ", ".join(
-        f"{value} clients" if key == "clients" else str(value) for key, value in rest.items()
-    )
+def settled(row: Row) -> str:
+    """What all of a grid have in common: the model, and all that is neither link nor device."""
+    apart = ("profile", "device_class", "model")
+    rest = {key: value for key, value in row["at"].items() if key not in apart}
+    words = [f"{value} clients" if key == "clients" else str(value) for key, value in rest.items()]
+    return ", ".join([f"{row['model']} ({size(row['parameters'])} parameters)", *words])
+
+
+def size(count: int) -> str:
+    """ "970", "303 K", "2.4 M", "85.8 M" """
+    for unit, letter in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if count >= unit:
+            return f"{float(f'{count / unit:.3g}'):g} {letter}"
+    return str(count)
 
 
 def grouped(rows: list[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:

@@ -14,6 +14,7 @@ from experiments import (
     accounts,
     assumptions,
     bench_hosts,
+    bench_models,
     by_links,
     compare,
     plan,
@@ -70,6 +71,7 @@ def bench(
     trials = tuning.trials(asked)
     read = _checked(cells)
     _check_trials(trials)
+    models = bench_models.told(cells)
     asks = program_bench.settings(cells)
     venue = Venue([cell.config for cell in cells], token_file, asks, output.aside)
     named = next(iter([*filter(None, [preset]), *programs]), "own")
@@ -96,7 +98,8 @@ def bench(
     result = {
         "title": asked.title,
         "note": asked.note,
-        "rows": [_row(asked, group, everything) for group in found] + program_bench.data(cases),
+        "rows": [_row(asked, each, everything, models) for each in found]
+        + program_bench.data(cases),
         "claims": msgspec.to_builtins(examined),
         "without_result": left,
         "hosts": bench_hosts.data(everything),
@@ -125,12 +128,18 @@ def bench(
     return 0 if whole and all(o.reason is None for o in outcomes) else 1
 
 
-def _row(asked: Bench, group: compare.Group, outcomes: list[Outcome]) -> dict[str, Any]:
-    """A row of comparison.json."""
+def _row(
+    asked: Bench,
+    group: compare.Group,
+    outcomes: list[Outcome],
+    models: dict[str, dict[str, Any]],
+) -> dict[str, Any]:
+    """A row of comparison.json; ``models``: what it has of each model."""
     setting = (group.where, group.row.name)
     own = next(o.cell for o in outcomes if o.cell.setting == setting and not o.cell.trial)
     row: dict[str, Any] = {"links": group.where, "row": group.row.name}
     row["at"] = {"profile": own.config.profile, "clients": own.config.clients, **own.varied}
+    row |= models[own.config.model]
     row |= {"has": assumptions.of(own.config), **group.figures, "spread": group.spread}
     row |= {"certificate": group.certificate, "metric": group.metric}
     if asked.grid:
@@ -173,7 +182,7 @@ def _asked(
     whole["vary"] = {field: own for field, own in whole["vary"].items() if field not in run}
     found = plan.joined(convert(whole, Bench, "the flags"))
     program_bench.check(found)
-    return plan.staged(found)
+    return plan.staged(bench_models.located(found))
 
 
 def _checked(cells: list[Cell]) -> dict[str, str]:

@@ -116,6 +116,8 @@ class Cell(msgspec.Struct, frozen=True):
     """Values of the bench's grid that it has."""
     varied: Point = {}
     """Values of the fields that the bench varies."""
+    words: tuple[str, ...] = ()
+    """The same as tables have them: of a folder's path no more than tells it from the others."""
     trial_of: str = ""
     """Of one on the validation split: ``where`` the runs are that it finds a point for."""
 
@@ -130,7 +132,7 @@ class Cell(msgspec.Struct, frozen=True):
         if self.trial_of:
             return self.trial_of
         clients = f", {self.config.clients} clients" if self.config.clients else ""
-        others = "".join(f", {value}" for value in self.varied.values())
+        others = "".join(f", {value}" for value in self.words)
         return f"{self.config.profile or self.config.positions or '4g'}{clients}{others}"
 
     @property
@@ -167,8 +169,7 @@ def load(name: str) -> Bench:
     if not path.suffix and not outside.exists(path):
         near = closest(name, presets()) or "."
         raise ConfigError(f"unknown preset {name!r}{near} Known: {', '.join(presets())}.")
-    values = outside.toml(path, "preset")
-    return checked(convert(values, Bench, str(path)), str(path))
+    return checked(convert(outside.toml(path, "preset"), Bench, str(path)), str(path))
 
 
 def checked(bench: Bench, where: str) -> Bench:
@@ -355,12 +356,12 @@ def _cell(
     if "out" in values:
         raise ConfigError(f"{where}: out = {values['out']!r}: all runs stand in the bench's --out")
     config = convert(renamed(values, where), RunConfig, where)
-    parts = [row.name, config.profile, f"{config.clients}c" if config.clients else None]
-    parts += map(str, varied.values())
+    short = naming.short(str(value) for values in bench.vary.values() for value in values)
+    words = tuple(short[str(value)] for value in varied.values())
+    parts = [row.name, config.profile, f"{config.clients}c" if config.clients else None, *words]
     drawn = None if row.programs else f"seed{config.seed}"
     parts += [drawn, f"run{repeat + 1}" if bench.repeat > 1 else None]
-    name = "-".join(part for part in parts if part)
-    return Cell(name, row, config, varied=varied)
+    return Cell("-".join(filter(None, parts)), row, config, varied=varied, words=words)
 
 
 def folder(text: str) -> str:
@@ -379,8 +380,7 @@ def _told_apart(cells: list[Cell]) -> list[Cell]:
             # A hyphen parts a name from the next, or is in one.
             whole = cell.id if ids[cell.id] == 1 else [cell.id, *cell.setting]
             folders[place] = f"{name}@{naming.mark(whole, MARK_DIGITS)}"
-    both = zip(cells, folders, strict=True)
-    return [msgspec.structs.replace(cell, id=name) for cell, name in both]
+    return [msgspec.structs.replace(c, id=name) for c, name in zip(cells, folders, strict=True)]
 
 
 def row(text: str) -> Row:

@@ -217,6 +217,7 @@ def _at(cell: Cell, point: Point, *, trial: bool = False) -> Cell:
     if trial and _is_timeless(config):
         config = _quick(config)
     id_ = f"{cell.id}-{plan.folder('-'.join(f'{name}={value}' for name, value in point.items()))}"
+    found = msgspec.structs.replace(cell, id=id_, config=config, point=point)
     if not trial:
-        return Cell(id_, cell.row, config, point, cell.varied)
-    return Cell(f"{TUNING}/{id_}", cell.row, config, point, cell.varied, trial_of=cell.where)
+        return found
+    return msgspec.structs.replace(found, id=f"{TUNING}/{id_}", trial_of=cell.where)

@@ -300,6 +300,14 @@ def skeleton(name: str, classes: int) -> VisionTransformer | LanguageModel | Cau
         return VisionTransformer(spec, classes)
 
 
+def parameters(name: str) -> int:
+    """How many a model has, but for the classifier that every run starts anew."""
+    model = skeleton(name, classes=1)
+    anew = CLASSIFIER if isinstance(model, VisionTransformer) else ()
+    named = model.named_parameters()
+    return sum(each.numel() for key, each in named if not key.startswith(anew))
+
+
 class _Undrawn(TorchFunctionMode):
     """Layers without their first values: for an embedding's torch would import its compiler."""
 

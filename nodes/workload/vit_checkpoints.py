@@ -90,6 +90,39 @@ def architecture(name: str, folder: Path) -> dict[str, int | float]:
     }
 
 
+def described(spec: Mapping[str, int | float]) -> dict[str, dict[str, Any]]:
+    """Contents, by file, of what `transformers` reads beside weights of ours.
+
+    ``spec``: what `architecture` reads of it.
+    """
+    side = spec["side"]
+    config = {
+        "architectures": ["ViTModel"],
+        "model_type": "vit",
+        "dtype": "float32",
+        "image_size": side,
+        "patch_size": spec["patch"],
+        "num_channels": spec["channels"],
+        "hidden_size": spec["width"],
+        "num_hidden_layers": spec["depth"],
+        "num_attention_heads": spec["heads"],
+        "intermediate_size": spec["mlp_ratio"] * spec["width"],
+        "layer_norm_eps": spec["norm_eps"],
+    }
+    processor = {
+        "image_processor_type": "ViTImageProcessor",
+        "size": {"height": side, "width": side},
+        "rescale_factor": 1 / 255,
+        "do_normalize": False,
+    }
+    return {CONFIG: config, PROCESSORS[1]: processor}
+
+
+def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A backbone's weights by the names that `transformers` has for them."""
+    return {_their_name(ours): tensor for ours, tensor in state.items()}
+
+
 def backbone(name: str, folder: Path, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
     """The weights float32 by our names, which with their shapes are the keys of `shapes`.
 

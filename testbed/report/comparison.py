@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from testbed import files, metrics, outside
+from testbed import files, metrics, naming, outside
 from testbed.config_error import ConfigError
 from testbed.metrics import Target, words
 from testbed.network.topology import SERVER
@@ -229,9 +229,9 @@ def _own_name(run: Run, found: Sequence[Run]) -> str:
         for name in CONDUCT
         if len({str(each.config.get(name)) for each in found if each.config}) > 1
     ]
-    models = {each.summary.model for each in found}
+    models = naming.short(str(each.summary.model) for each in found)
     if len(models) > 1:
-        differ.append(f"model={run.summary.model}")
+        differ.append(f"model={models[str(run.summary.model)]}")
     if len({each.summary.secure for each in found}) > 1:
         differ.append(f"secure={run.summary.secure or 'none'}")
     return " ".join([str(run.summary.method), *differ])

@@ -4,6 +4,7 @@ other."""
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from testbed import naming
 from testbed.record.run_summary import Summary
 from testbed.report import different_networks
 from testbed.report.text import shortened
@@ -30,11 +31,15 @@ def told(runs: Sequence[Summary], configs: Sequence[Config]) -> list[str]:
     modes = {run.compute.mode for run in runs}
     devices = {run.compute.device_class for run in runs if run.compute.mode == "real"}
     networks = different_networks.told_apart(runs)
-    differing = [name for name in _FIELDS if _differs(name, configs)]
+    values = {
+        name: naming.short(str(_value(name, config)) for config in configs)
+        for name in _FIELDS
+        if _differs(name, configs)
+    }
     found = []
     for run, config, network in zip(runs, configs, networks, strict=True):
         tell = (len(backends) > 1, len(modes) > 1, len(devices) > 1)
-        fields = "".join(_said(name, config) for name in differing)
+        fields = "".join(_said(name, config, short) for name, short in values.items())
         found.append(_place(run, *tell) + fields + network)
     return found
 
@@ -64,8 +69,8 @@ def _value(name: str, config: Config) -> Any:
     return None if partition and config.get("partition") != partition else config.get(name)
 
 
-def _said(name: str, config: Config) -> str:
+def _said(name: str, config: Config, short: Mapping[str, str]) -> str:
     value = _value(name, config)
     if value is None:
         return ""
-    return f", {_FIELDS[name]} {shortened(str(value), MOST_LETTERS)}"
+    return f", {_FIELDS[name]} {shortened(short[str(value)], MOST_LETTERS)}"

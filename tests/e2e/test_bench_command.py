@@ -6,6 +6,8 @@ import pytest
 import warm
 from running import CLI, LIMIT_S, ROOT
 
+from nodes.workload import models, pretrain
+
 FLAGS = (
     "--methods=fedavg:batch_size=128:local_epochs=1",
     "--methods=fedpeft:variant=head:local_epochs=1",
@@ -17,8 +19,8 @@ FLAGS = (
 )
 
 
-def bench(*flags):
-    return warm.run([*CLI, "bench", *flags], cwd=ROOT, timeout=LIMIT_S)
+def bench(*flags, cwd=ROOT):
+    return warm.run([*CLI, "bench", *flags], cwd=cwd, timeout=LIMIT_S)
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,27 @@ def test_each_cell_is_a_run_as_launch_makes_it(first, folder):
     for path in summaries:
         assert json.loads(path.read_text())["status"] == "ok"
         assert (path.parent / "events.jsonl").exists()
+
+
+def test_a_bench_over_models_goes_on_from_wherever_their_folder_is_named(tmp_path):
+    own = tmp_path / "my models" / "small"
+    spec = models.ModelSpec(width=12, depth=1, heads=2)
+    pretrain.save_folder(models.VisionTransformer(spec, 2), own, {})
+    asked = [*FLAGS[1:-1], f"--out={tmp_path / 'runs'}", "--json"]
+    done = bench(*asked, "--vary=model=vit-glyphs,my models/small", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr + done.stdout
+    rows = json.loads(done.stdout)["rows"]
+    places = "unlimited, 2 clients, vit-glyphs", "unlimited, 2 clients, small"
+    assert tuple(row["links"] for row in rows) == places
+    assert [(row["model"], row["parameters"]) for row in rows] == [
+        *(("vit-glyphs", 302_688), ("small", models.parameters(str(own))))
+    ]
+    page = (tmp_path / "runs" / "comparison.html").read_text()
+    assert "model=small" in page and "model=vit-glyphs" in page
+    assert "my models" not in page
+    again = bench(*asked, f"--vary=model=vit-glyphs,{own}")
+    assert again.returncode == 0, again.stderr
+    assert again.stderr.count("there already") == 2 and json.loads(again.stdout)["rows"] == rows
 
 
 CLAIMS = """

@@ -18,11 +18,13 @@ from testbed.report import claims  # noqa: E402
 
 
 def row(name: str, profile: str, device: str, minutes: float | None, mb: float | None) -> pages.Row:
-    at = {"profile": profile, "clients": 20, "model": "vit", "device_class": device}
+    at = {"profile": profile, "clients": 20, "model": "/far/away/vit", "device_class": device}
     figures = {"minutes_to_target": minutes, "wire_mb_to_target": mb, "certificate": "pass"}
     return {
         "row": name,
         "at": at,
+        "model": "vit",
+        "parameters": 2_396_736,
         "has": ["images", f"a {name}"] if name == "b" else ["images"],
     } | figures
 
@@ -46,7 +48,7 @@ def folder(path: Path, **comparison: Any) -> Path:
 
 def test_a_grid_has_the_best_of_each_link_and_device(tmp_path: Path) -> None:
     found = pages.which_method(folder(tmp_path, without_result={"x": "late"})).split("\n\n")
-    assert found[0] == "### Accuracy 0.9 with 20 clients, vit"
+    assert found[0] == "### Accuracy 0.9 with vit (2.4 M parameters), 20 clients"
     first, fewest = found[1].splitlines(), found[2].splitlines()
     assert first[0] == "| the first to reach it, minutes | pi | phone |"
     assert first[2:] == [
@@ -58,10 +60,26 @@ def test_a_grid_has_the_best_of_each_link_and_device(tmp_path: Path) -> None:
 
 
 def test_models_have_grids_of_their_own(tmp_path: Path) -> None:
-    other = ROWS[0] | {"at": ROWS[0]["at"] | {"model": "large"}}
+    at = ROWS[0]["at"] | {"model": "/far/away/large"}
+    other = ROWS[0] | {"at": at, "model": "large"}
     found = pages.which_method(folder(tmp_path, rows=[*ROWS, other]))
-    assert found.index("with 20 clients, vit\n") < found.index("with 20 clients, large\n")
-    assert found.count("| 4g |") == 4
+    assert found.index("0.9 with vit (2.4") < found.index("0.9 with large (2.4")
+    assert found.count("| 4g |") == 4 and "/far" not in found
+
+
+def test_a_model_that_no_axis_has_is_named_too(tmp_path: Path) -> None:
+    at = {"profile": "4g", "clients": 20}
+    own = ROWS[0] | {"at": at, "model": "vit-glyphs", "parameters": 302_688}
+    found = pages.which_method(folder(tmp_path, rows=[own]))
+    assert found.startswith("### Accuracy 0.9 with vit-glyphs (303 K parameters), 20 clients\n")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(970, "970"), (85_798_656, "85.8 M"), (7_241_732_096, "7.24 B")],
+)
+def test_sizes_are_read_at_a_glance(count: int, text: str) -> None:
+    assert pages.size(count) == text
 
 
 def test_a_table_of_claims_counts_its_verdicts(tmp_path: Path) -> None:

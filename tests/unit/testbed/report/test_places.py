@@ -12,9 +12,10 @@ from testbed.report import comparison
 PLACE = "4g with 2 clients, digits"
 
 
-def run(path: Path, device: str | None = None, **config: Any) -> Path:
+def run(path: Path, device: str | None = None, model: str = "vit", **config: Any) -> Path:
     """A run; ``config``: of its config.toml."""
     found = events()
+    found[0]["model"] = model
     found[0]["device_class"] = device
     place = folder(path, found)
     (place / "config.toml").write_text(tomli_w.dumps({"method": "fedpeft", **config}))
@@ -34,6 +35,7 @@ def told(*paths: Path) -> tuple[list[str], list[str]]:
         ({"partition": "dirichlet", "alpha": 0.1}, {"partition": "dirichlet", "alpha": 100.0},
          [", alpha 0.1", ", alpha 100.0"]),
         ({"train_samples": 400}, {}, [", training samples 400", ""]),
+        ({"data_path": "/x/y/a b"}, {"data_path": "/x/z/a b"}, [", data y/a b", ", data z/a b"]),
         ({"availability": "on:9,off:1"}, {}, [", availability on:9,off:1", ""]),
     ],
 )  # fmt: skip
@@ -52,6 +54,14 @@ def test_what_does_not_count_tells_nothing(tmp_path: Path) -> None:
 def test_real_devices_of_another_class_are_no_rivals(tmp_path: Path) -> None:
     paths = run(tmp_path / "a", device="pi"), run(tmp_path / "b")
     assert told(*paths)[1] == [", on pi", ", on cores of this machine"]
+
+
+def test_a_model_is_named_by_its_folder(tmp_path: Path) -> None:
+    there = ["vit-glyphs", "/own/my models/large", "/tmp/large"]
+    paths = [run(tmp_path / str(n), model=model) for n, model in enumerate(there)]
+    names, where = told(*paths)
+    assert names == [f"fedpeft model={n}" for n in ("vit-glyphs", "my models/large", "tmp/large")]
+    assert set(where) == {""}
 
 
 def test_how_rounds_go_is_a_part_of_the_name(tmp_path: Path) -> None:
