@@ -32,6 +32,8 @@ def main() -> None:
     pid, command = sys.argv[1], sys.argv[2:]
     watched = {signal.SIGCHLD, KILL_ALL, *HANDED_ON}
     signal.pthread_sigmask(signal.SIG_BLOCK, watched)
+    # Ignored by who started this, the command's end would not be told.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     folder = os.getcwd()
     enter(pid)
     child = os.fork()

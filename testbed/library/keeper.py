@@ -31,7 +31,7 @@ from testbed.links.interface import Network as Links
 from testbed.links.linux import namespaces
 from testbed.machine import limits
 from testbed.network.topology import Node, Plan
-from testbed.processes import confinement
+from testbed.processes import confinement, signals
 from testbed.processes.channel import Channel
 from testbed.processes.child import fork_alone, run_as_child
 from testbed.report.text import few
@@ -48,6 +48,7 @@ def main() -> None:
     """Be the keeper, for whoever holds the other end of the descriptor that is the argument."""
     # Ignored, as by nohup, it would be so in programs, too.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signals.renew()
     channel = Channel(socket.socket(fileno=int(sys.argv[1])), Order, "the caller")
     caller = os.getppid()
     visits = None

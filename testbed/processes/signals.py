@@ -33,6 +33,13 @@ def handled(
             signal.signal(number, signal.SIG_IGN if over() else earlier)
 
 
+def renew() -> None:
+    """Have no signal blocked, and the ends of children told, whatever whoever started this process
+    left to it: of children that are ignored no status is had, and a blocked signal ends nothing."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
 def ignore() -> None:
     """Have none of them change anything any more."""
     for number in ENDING:
@@ -97,6 +104,7 @@ class Command(Interruption):
         for number in ENDING:
             if signal.getsignal(number) not in (signal.SIG_IGN, self.take):
                 signal.signal(number, self.take)
+        renew()
 
     def take(self, number: int, frame: FrameType | None) -> None:
         ignore()

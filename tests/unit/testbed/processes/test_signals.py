@@ -137,6 +137,26 @@ def test_what_comes_after_a_command_has_ended_is_raised_nowhere(command: Command
     assert command.came == "SIGTERM"
 
 
+LEFT_TO_IT = """
+import os, signal
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+from testbed.processes import signals
+signals.COMMAND.hear()
+child = os.fork()
+if child == 0:
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), signal.pthread_sigmask(0, ()), flush=True)
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_command_has_no_signal_blocked_and_its_childrens_ends_told() -> None:
+    done = subprocess.run([sys.executable, "-c", LEFT_TO_IT], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("7 set()\n", "interrupted: stopped by SIGTERM\n")
+    assert done.returncode == signals.INTERRUPTED_EXIT
+
+
 IMPORTS = """
 import os, signal, sys
 from testbed.processes import signals
