@@ -312,6 +312,14 @@ def test_a_stream_that_is_not_there_is_nobodys_file(how: str, reason: str, tmp_p
     assert (tmp_path / "file").read_text() == ""
 
 
+def test_who_has_no_standard_input_reads_nothing() -> None:
+    script = "import sys; from testbed.report import terminal; terminal.guard()\n"
+    script += "print(sys.stdin.isatty(), [*sys.stdin])"
+    words = ["sh", "-c", 'exec "$@" <&-', "sh", sys.executable, "-c", script]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("False []\n", "")
+
+
 def test_letters_that_an_encoding_lacks_end_nothing(tmp_path: Path) -> None:
     words = [sys.executable, "-c", PRINTING, "quiet", str(tmp_path / "file")]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
