@@ -1,6 +1,7 @@
 """The prompt of a network: `client-1 ping server`, as Mininet's, and a few words of its own."""
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -13,6 +14,8 @@ from testbed.library.lines import About
 
 UNKNOWN = 2
 LEAVE = ("exit", "quit")
+MARK = "\ufeff"
+"""Of byte order, with which some editors begin a file."""
 HELP = """\
 NODE COMMAND   runs a line for a shell in a node, such as: client-1 ping -c 3 server
                with & at its end it goes on, and the prompt is back at once
@@ -46,6 +49,9 @@ class Prompt:
         Raises:
             LinkError: the network has ended.
         """
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            # A line may name a file whose name is no text.
+            sys.stdin.reconfigure(errors="surrogateescape")
         if not sys.stdin.isatty():
             for line in sys.stdin:
                 if not self.obey(line):
@@ -73,13 +79,13 @@ class Prompt:
 
     def obey(self, text: str) -> bool:
         """Do what a line says; False where it is to be the last."""
-        word, _, rest = text.strip().partition(" ")
+        word, *more = text.removeprefix(MARK).split(maxsplit=1) or [""]
         if not word or word.startswith("#"):
             return True
         if word in LEAVE:
             return False
         if word in self._nodes:
-            self._run_in(word, rest.strip())
+            self._run_in(word, more[0].strip() if more else "")
         elif word == "nodes":
             print(*self._nodes, flush=True)
         elif word == "links":

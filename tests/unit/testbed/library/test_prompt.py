@@ -76,3 +76,12 @@ def test_lines_of_a_file_are_obeyed_up_to_exit(made: Made, monkeypatch: pytest.M
     monkeypatch.setattr(sys, "stdin", io.StringIO("client-1 a\nserver b\nexit\nserver c\n"))
     assert made.prompt.read() == 7
     assert [node for node, _ in made.ran] == ["client-1", "server"]
+
+
+def test_lines_may_be_of_any_editor_and_name_any_file(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = io.BytesIO(b"\xef\xbb\xbfclient-1\tls \xff\r\n\r\nserver  b\r\n")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(lines, "utf-8"))
+    assert made.prompt.read() == 0
+    assert made.ran == [("client-1", "ls \udcff"), ("server", "b")]
