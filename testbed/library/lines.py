@@ -117,6 +117,10 @@ class About(msgspec.Struct, tag="about"):
     nodes: list[Seen]
 
 
+class Begun(msgspec.Struct, tag="begun"):
+    """That a visitor's program runs."""
+
+
 class Over(msgspec.Struct, tag="over"):
     """That a visitor's program has ended: its exit status as a shell has it."""
 
@@ -124,4 +128,4 @@ class Over(msgspec.Struct, tag="over"):
 
 
 VisitOrder = Enter | Signal | Ask | Close
-VisitAnswer = About | Over | Refused
+VisitAnswer = About | Begun | Over | Refused

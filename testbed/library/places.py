@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import stat
+import struct
 from pathlib import Path
 
 from testbed.config_error import ConfigError, closest
@@ -20,6 +21,9 @@ VARIABLE = "WIRETUNE_NETWORK"
 """The folder of the network, as programs in its nodes have it."""
 UNNAMED = "net-{}"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
+CALL_LIMIT_S = 30
+"""Until a keeper takes a call, and an order."""
+_TIMEVAL = struct.Struct("ll")
 _WAITING = 64
 """Visitors that may wait for the keeper's ear at once."""
 
@@ -197,6 +201,7 @@ def connect(folder: Path) -> socket.socket:
     if os.path.lexists(folder) and not _is_private(folder):
         raise ConfigError(f"{folder}: is not yours alone, so no network of yours is there")
     connection = socket.socket(socket.AF_UNIX)
+    bound(connection, CALL_LIMIT_S)
     try:
         if (place := Place.opened(folder)) is None:
             raise ConfigError(f"network {folder.name!r}: is not up; `wiretune networks` lists all")
@@ -214,6 +219,11 @@ def connect(folder: Path) -> socket.socket:
         connection.close()
         raise
     return connection
+
+
+def bound(connection: socket.socket, limit_s: int) -> None:
+    """Have nothing wait longer for who is at the other end to take what is sent there."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(limit_s, 0))
 
 
 def _path(handle: int) -> str:

@@ -16,7 +16,17 @@ import msgspec
 
 from testbed.exec.endings import BY_SIGNAL
 from testbed.library import join, places
-from testbed.library.lines import About, Ask, Close, Enter, Over, Refused, Signal, VisitAnswer
+from testbed.library.lines import (
+    About,
+    Ask,
+    Begun,
+    Close,
+    Enter,
+    Over,
+    Refused,
+    Signal,
+    VisitAnswer,
+)
 from testbed.library.places import Place
 from testbed.library.pseudo_terminal import PseudoTerminal, usable
 from testbed.links.interface import LinkError
@@ -145,10 +155,14 @@ def run(
             ),
             streams if shown is None else shown.streams,
         )
-        return _attend(channel, wake, shown)
+        try:
+            return _attend(channel, wake, shown)
+        except TimeoutError as error:
+            raise LinkError(f"network {network.name!r}: {error}") from error
 
 
 def _attend(channel: Channel, wake: int, shown: PseudoTerminal | None) -> int:
+    begun, until_s = False, time.monotonic() + ANSWER_LIMIT_S
     with selectors.DefaultSelector() as selector:
         selector.register(channel, selectors.EVENT_READ)
         selector.register(wake, selectors.EVENT_READ)
@@ -158,9 +172,16 @@ def _attend(channel: Channel, wake: int, shown: PseudoTerminal | None) -> int:
             wait_s = None if shown is None else shown.listen()
             if shown is not None and shown.early is not None:
                 return BY_SIGNAL + shown.early
+            if not begun:
+                if (rest_s := until_s - time.monotonic()) < 0:
+                    raise TimeoutError(f"its keeper began nothing within {ANSWER_LIMIT_S:g} s")
+                wait_s = rest_s if wait_s is None else min(wait_s, rest_s)
             for key, events in selector.select(wait_s):
                 if key.fileobj is channel:
                     for line in channel.drain():
+                        if isinstance(line, Begun):
+                            begun = True
+                            continue
                         code = _checked(line, Over).code
                         if shown is not None:
                             shown.finish()

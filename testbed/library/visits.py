@@ -18,6 +18,7 @@ from testbed.library.launching import launch
 from testbed.library.lines import (
     About,
     Ask,
+    Begun,
     Built,
     Close,
     Enter,
@@ -33,6 +34,8 @@ from testbed.processes.channel import Channel, ChannelClosed, Garbled
 from testbed.report.text import few
 
 STREAMS = 3
+TELL_LIMIT_S = 5
+"""Of a visitor that is stopped and does not take what it has asked for."""
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -93,6 +96,7 @@ class Visits:
             connection.close()
             return
         connection.setblocking(True)
+        places.bound(connection, TELL_LIMIT_S)
         visitor = Visitor(connection)
         self._visitors.add(visitor)
         hearing = functools.partial(self._hear, visitor)
@@ -155,6 +159,7 @@ class Visits:
             for stream in streams:
                 os.close(stream)
         visitor.node = node.name
+        visitor.tell(Begun())
         end = os.pidfd_open(visitor.program.pid)
         ended = functools.partial(self._take_leave, visitor, end)
         self._selector.register(end, selectors.EVENT_READ, ended)

@@ -20,8 +20,9 @@ import psutil
 import pytest
 
 from testbed.library import places, visit
-from testbed.library.lines import Enter, VisitAnswer
+from testbed.library.lines import Begun, Enter, VisitAnswer
 from testbed.library.lines import Signal as VisitSignal
+from testbed.links.interface import LinkError
 from testbed.processes.channel import Channel
 
 pytestmark = pytest.mark.usefixtures("userspace_links")
@@ -180,6 +181,7 @@ def test_what_no_program_can_have_ends_no_network(lab):
         channel.send(Enter("client-1", [b"sleep 600"], True, [b"PATH=/bin"], b"/"), (0, 1, 2))
         for number in (999, -1, int(signal.SIGSTOP), int(signal.SIGTERM)):
             channel.send(VisitSignal(number))
+        assert channel.receive(LIMIT_S) == Begun()
         assert channel.receive(LIMIT_S).code == 143
     finally:
         channel.close()
@@ -347,6 +349,26 @@ def test_a_keeper_that_is_stopped_is_ended_all_the_same(caller, monkeypatch, unt
     visit.end(caller.home / "lab")
     until(lambda: not alive(tree), "its processes are gone", LIMIT_S)
     assert list(caller.home.iterdir()) == []
+
+
+def test_a_keeper_that_is_stopped_begins_no_program(caller, monkeypatch):
+    caller.up("lab")
+    keeper, _ = caller.tree("lab")
+    keeper.suspend()
+    monkeypatch.setattr(visit, "ANSWER_LIMIT_S", 0.2)
+    with pytest.raises(LinkError, match="its keeper began nothing within"):
+        visit.run(caller.home / "lab", "client-1", "true", os.environ)
+    keeper.resume()
+
+
+def without_children():
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+
+def test_whoever_hears_of_no_childs_end_is_told_of_a_programs(caller):
+    words = ("up", f"--profile={LINK}", "--links=userspace", "--no-calibrate", "--name=lab")
+    caller.call(*words, preexec_fn=without_children)
+    assert caller.call("on", "client-1", "exit 7", code=7, preexec_fn=without_children) == ""
 
 
 def test_a_network_of_a_prompt_ends_with_its_owner(caller, until):
