@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -24,6 +25,7 @@ from testbed.library.launching import launch
 from testbed.library.places import LOG, Place
 from testbed.links.interface import LinkError
 from testbed.network import mix
+from testbed.network.direction import is_number
 from testbed.network.profiles import load, parse_mix
 from testbed.network.topology import Node, Plan, plan
 from testbed.processes.channel import Channel, ChannelClosed
@@ -35,9 +37,13 @@ UP_LIMIT_S = 120.0
 ANSWER_LIMIT_S = 30.0
 END_LIMIT_S = 15.0
 PORT_POLL_S = 0.01
+_LAST_STREAM = 2
 LINKS = ("auto", "netem", "userspace")
 _ROOT = Path(__file__).parents[len(__name__.split(".")) - 1]
 _KEEPER = f"import sys; sys.path.insert(0, {str(_ROOT)!r}); from {keeper.__name__} import main"
+
+_NONE_OF_A_NODE = ("shell", "executable", "user", "group", "extra_groups")
+"""Options of a Popen that are for the process that joins a node, and not for the program in it."""
 
 Kind = TypeVar("Kind", bound=msgspec.Struct)
 Command = str | Sequence[str]
@@ -85,6 +91,13 @@ class NetworkNode:
         ``$WIRETUNE_RANK``. ``options``: of subprocess.Popen. A program that does not exist ends
         with 127 and says so.
         """
+        for name in _NONE_OF_A_NODE:
+            if (given := options.get(name)) is not None and given is not False:
+                raise ConfigError(
+                    f"{self.name}: {name} = {given!r}: is no option here; a text is a line "
+                    "for a shell, words are a program, and both run as the caller's user"
+                )
+        self._network.check()
         words = command if isinstance(command, str) else tuple(map(os.fspath, command))
         folder = os.path.abspath(cwd or ".")
         found = launch(
@@ -120,7 +133,7 @@ class NetworkNode:
             except BaseException as error:
                 program.kill()
                 if isinstance(error, subprocess.TimeoutExpired):
-                    out, err = program.communicate()
+                    out, err = _rest(program)
                     raise subprocess.TimeoutExpired(command, error.timeout, out, err) from None
                 raise
         if check and program.returncode:
@@ -131,8 +144,13 @@ class NetworkNode:
         """Wait until a program here listens on a TCP port where other nodes get to it.
 
         Raises:
+            ConfigError: no port, or no time.
             TimeoutError: none does within ``timeout`` seconds.
         """
+        if not isinstance(port, int) or not 0 < port < 1 << 16:
+            raise ConfigError(f"{self.name}: port = {port!r}: must be a whole number, 1 to 65535")
+        if not is_number(timeout) or not timeout >= 0:
+            raise ConfigError(f"{self.name}: timeout = {timeout!r}: must be seconds from 0")
         deadline = time.monotonic() + timeout
         while port not in (ports := self._listened()):
             self._network.check()
@@ -151,7 +169,7 @@ class NetworkNode:
 
     def shape(self, profile: str | os.PathLike[str]) -> None:
         """Give this node's link another profile from now on."""
-        found = load(profile)
+        found = load(_text("profile", profile))
         self._network.tell(lines.Shape(self._node.index, found.up, found.down))
 
     @contextlib.contextmanager
@@ -210,10 +228,11 @@ class Network:
             LinkError: a step of building it failed.
             NotAsAsked: with ``strict``.
         """
-        server = None if server_profile is None else load(server_profile)
+        server = None if server_profile is None else load(_text("server_profile", server_profile))
+        wanted = _text("profile", profile)
         if not isinstance(profile, str):
-            profile = mix.written([mix.Piece(os.fspath(profile), None)])
-        layout = plan(parse_mix(profile, clients), server)
+            wanted = mix.written([mix.Piece(wanted, None)])
+        layout = plan(parse_mix(wanted, clients), server)
         self._build(layout, links, certify=certify, strict=strict)
 
     def _build(
@@ -225,12 +244,11 @@ class Network:
         strict: bool,
         place: Place | None = None,
     ) -> None:
-        if links not in LINKS:
-            choose("links", links, LINKS)
+        choose("links", str(links), LINKS)
         self.plan = layout
         self._programs: list[Program] = []
         self._lock = threading.Lock()
-        ours, theirs = socket.socketpair()
+        ours, theirs = map(_beyond_streams, socket.socketpair())
         self._channel = Channel(ours, lines.Answer, "the network's keeper")
         with theirs, contextlib.ExitStack() as owned:
             handle = theirs.fileno()
@@ -285,7 +303,10 @@ class Network:
 
     def started(self, program: Program) -> Program:
         """Have a program be reaped with the network."""
-        self._programs = [each for each in self._programs if each.poll() is None]
+        for each in list(self._programs):
+            if each.poll() is not None:
+                with contextlib.suppress(ValueError):  # Another thread has done so.
+                    self._programs.remove(each)
         self._programs.append(program)
         return program
 
@@ -303,7 +324,11 @@ class Network:
             self._keeper.send_signal(signal.SIGKILL)
             self._keeper.wait()
         for program in self._programs:
-            program.wait(END_LIMIT_S)
+            try:
+                program.wait(END_LIMIT_S)
+            except subprocess.TimeoutExpired:  # It is stopped, and all that it ran has ended.
+                program.send_signal(signal.SIGKILL)
+                program.wait()
 
     def __enter__(self) -> Network:
         return self
@@ -331,3 +356,30 @@ class Network:
             raise line.error()
         assert isinstance(line, kind)
         return line
+
+
+def _text(field: str, profile: str | os.PathLike[str]) -> str:
+    """A profile as it is written. Raises ConfigError: it is no text and no path."""
+    found = os.fspath(profile) if isinstance(profile, str | os.PathLike) else None
+    if not isinstance(found, str):
+        raise ConfigError(
+            f"{field} = {profile!r}: must be a link profile's name, a path, or a link in words"
+        )
+    return found
+
+
+def _beyond_streams(end: socket.socket) -> socket.socket:
+    """The same, not in the place of a standard stream that the caller was started without."""
+    if end.fileno() > _LAST_STREAM:
+        return end
+    with end:
+        return socket.socket(fileno=fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, _LAST_STREAM + 1))
+
+
+def _rest(program: Program) -> tuple[Any, Any]:
+    """Output of a program that was killed; what has left its session may hold that still."""
+    try:
+        return program.communicate(timeout=END_LIMIT_S)
+    except subprocess.TimeoutExpired as late:
+        program.send_signal(signal.SIGKILL)
+        return late.stdout, late.stderr

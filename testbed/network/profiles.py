@@ -121,8 +121,8 @@ def parse_mix(text: str, clients: int | None = None, default: int = 1) -> list[L
     Raises:
         ConfigError: a profile that does not load, a count that is none, or a wrong sum.
     """
-    if clients is not None and not 1 <= clients <= MAX_CLIENTS:
-        raise ConfigError(f"clients = {clients}: must be 1 to {MAX_CLIENTS}")
+    if clients is not None and not (isinstance(clients, int) and 1 <= clients <= MAX_CLIENTS):
+        raise ConfigError(f"clients = {clients!r}: must be 1 to {MAX_CLIENTS}, a whole number")
     pieces = mix.parse(text)
     if len(pieces) == 1 and pieces[0].clients is None:
         return [load(pieces[0].name)] * (default if clients is None else clients)

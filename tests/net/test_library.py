@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import testbed.library.network
 from testbed.config_error import ConfigError
 from testbed.fidelity.checks import Certificate
 from testbed.library import lines
@@ -194,6 +195,41 @@ def test_a_network_that_is_closed_has_ended_its_programs_and_takes_no_more():
         network.bytes()
     with pytest.raises(LinkError, match="no longer up"):
         network.server.wait_port(PORT)
+    with pytest.raises(LinkError, match="no longer up"):
+        network.server.run("true")
+
+
+def test_output_that_is_still_held_is_not_waited_for(network, monkeypatch):
+    monkeypatch.setattr(testbed.library.network, "END_LIMIT_S", 0.2)
+    with pytest.raises(subprocess.TimeoutExpired):
+        # In a session of its own it is not killed with the line.
+        network.clients[0].run("setsid sleep 600 & sleep 600", timeout=0.5)
+
+
+def test_a_network_ends_that_has_a_stopped_program(network, monkeypatch):
+    program = network.server.popen(["sleep", "600"])
+    program.send_signal(signal.SIGSTOP)
+    monkeypatch.setattr(testbed.library.network, "END_LIMIT_S", 0.5)
+    network.close()
+    assert program.returncode == -signal.SIGKILL
+
+
+ODD = f"""
+import os, signal, sys
+from testbed.library.network import Network
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+with Network({LINK!r}, links="userspace") as network:
+    with open(sys.argv[1], "w") as file:
+        network.clients[0].run("hostname; false || echo $?", stdout=file, stderr=file)
+"""
+
+
+def test_a_caller_without_streams_and_with_odd_signals_has_one_too(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *python(ODD, str(tmp_path / "told"))]
+    assert subprocess.run(words, env=environment, timeout=LIMIT_S).returncode == 0
+    assert (tmp_path / "told").read_text() == "client-1\n1\n"
 
 
 OWNER = f"""
