@@ -122,6 +122,8 @@ def read(text: str) -> tuple[Direction, Direction]:
     fields: dict[str, dict[str, Any]] = {way: {} for way in WAYS}
     words = _tokens(text)
     refused = f"link {text!r}: "
+    if not words:
+        raise ConfigError(f"{refused}says nothing; say it as {EXAMPLE!r}")
     while words:
         ways: tuple[str, ...] = WAYS
         word = words.pop(0)

@@ -68,6 +68,7 @@ def test_words_are_a_link(text: str, up: Direction, down: Direction) -> None:
         ("limit 1.5", "limit '1.5': must be a whole number of packets"),
         ("rate 1mbit limit 9 queue 5ms", "limit stands instead of queue"),
         ("rate", "there is none of that name"),
+        (" =,", "link ' =,': says nothing; say it as"),
         ("delay 5ms jitter 6ms", "jitter_ms = 6.0"),
         ("rate 10mbit up", "up '': must be a rate"),
     ],
