@@ -77,13 +77,19 @@ def calibrate(names: tuple[str, ...], links: str, seconds: float, output: termin
       python cli.py calibrate --profile=all --links=userspace --json
     """
     from testbed.calibration import measure, report
-    from testbed.links.interface import LinkError
+    from testbed.links.interface import Backend, LinkError
+    from testbed.machine import limits
 
+    def check(nodes: int, backend: Backend) -> None:
+        asked = f"--profile={','.join(names)}"
+        limits.allow(nodes, streams=backend.name == "loopback", what=asked)
+
+    limits.require_proc()
     if not 5 <= seconds <= 3600:
         raise ConfigError(f"--seconds {seconds:g}: must be 5 to 3600")
     profiles = measure.named(names)
     try:
-        found = measure.calibrate(profiles, links, seconds, terminal.say)
+        found = measure.calibrate(profiles, links, seconds, terminal.say, check)
     except LinkError as error:
         terminal.complain(str(error))
         sys.exit(1)

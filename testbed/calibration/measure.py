@@ -64,21 +64,30 @@ def named(texts: tuple[str, ...]) -> list[LinkProfile]:
 
 
 def calibrate(
-    profiles: list[LinkProfile], links: str, seconds: float, say: Callable[[str], None]
+    profiles: list[LinkProfile],
+    links: str,
+    seconds: float,
+    say: Callable[[str], None],
+    check: Callable[[int, Backend], None],
 ) -> Calibration:
     """Measure ``profiles`` over ``links``, each within about ``seconds``; ``say`` hears the plan.
 
+    ``check`` is told before anything starts how many nodes there will be at once, and of which
+    links.
+
     Raises:
-        ConfigError: ``links`` is unknown or does not work here.
+        ConfigError: ``links`` is unknown or does not work here, or as ``check`` does.
         LinkError: a network could not be built, or failed.
     """
     choose("links", links, ["auto", *(backend.name for backend in choice.BACKENDS)])
     backend, why = choice.choose(links, plan(profiles))
     schedules = [schedule(profile, seconds, backend.name == "loopback") for profile in profiles]
+    groups = grouped(schedules)
+    check(1 + CLIENTS * max(map(len, groups)), backend)
     began_s = time.monotonic()
     result = Calibration(why, 0.0, [], [])
     say(why)
-    for group in grouped(schedules):
+    for group in groups:
         for one in group:
             say(_described(one))
         found, facts = _measure(backend, group)

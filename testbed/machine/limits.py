@@ -20,20 +20,24 @@ SPARE_PORTS = 1000
 _CGROUP = control_groups.ROOT
 
 
-def allow(nodes: int, *, streams: bool, proc: Path = Path("/proc")) -> None:
+def allow(
+    nodes: int, *, streams: bool, what: str | None = None, proc: Path = Path("/proc")
+) -> None:
     """Raise this process's limit of open files to what ``nodes`` nodes need, and check the rest.
 
     Args:
         streams: over loopback, where all nodes share the machine's ports.
+        what: asked for them, where it is not a number of clients; a refusal begins with it.
         proc: where the kernel tells its limits.
 
     Raises:
         ConfigError: a limit is lower than what is needed; which, and how to raise it.
     """
-    _allow_descriptors(nodes, streams)
-    _check_tasks(nodes, proc)
+    what = what or f"clients = {nodes - 1}"
+    _allow_descriptors(what, nodes, streams)
+    _check_tasks(what, nodes, proc)
     if streams:
-        _check_ports(nodes, proc)
+        _check_ports(what, nodes, proc)
 
 
 def require_proc(proc: Path = Path("/proc")) -> None:
@@ -58,19 +62,19 @@ def most_clients(hard: int, *, streams: bool) -> int:
     return max(0, most)
 
 
-def _allow_descriptors(nodes: int, streams: bool) -> None:
+def _allow_descriptors(what: str, nodes: int, streams: bool) -> None:
     needed = descriptors(nodes, streams=streams)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and needed > hard:
         raise ConfigError(
-            f"clients = {nodes - 1}: needs {needed} open files, the limit here is {hard}; "
+            f"{what}: needs {needed} open files, the limit here is {hard}; "
             f"raise it with: ulimit -Hn {needed}"
         )
     if soft != resource.RLIM_INFINITY and needed > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
-def _check_tasks(nodes: int, proc: Path) -> None:
+def _check_tasks(what: str, nodes: int, proc: Path) -> None:
     needed = nodes * TASKS_PER_NODE + SPARE_TASKS
     there = _tasks(proc)
     limits = [
@@ -86,7 +90,7 @@ def _check_tasks(nodes: int, proc: Path) -> None:
         if limit is not None and used + needed > limit:
             how = remedy.format(used + needed)
             raise ConfigError(
-                f"clients = {nodes - 1}: needs {needed} processes and threads beside the {used} "
+                f"{what}: needs {needed} processes and threads beside the {used} "
                 f"there are, the limit here is {limit}; raise it with: {how}"
             )
 
@@ -101,7 +105,7 @@ def _of_cgroups(proc: Path) -> list[tuple[int | None, int, str]]:
     return found
 
 
-def _check_ports(nodes: int, proc: Path) -> None:
+def _check_ports(what: str, nodes: int, proc: Path) -> None:
     try:
         text = (proc / "sys/net/ipv4/ip_local_port_range").read_text()
     except OSError:
@@ -110,7 +114,7 @@ def _check_ports(nodes: int, proc: Path) -> None:
     needed = nodes * PORTS_PER_CLIENT + SPARE_PORTS
     if needed > last - first + 1:
         raise ConfigError(
-            f"clients = {nodes - 1}: needs {needed} ports of 127.0.0.1, the range here has "
+            f"{what}: needs {needed} ports of 127.0.0.1, the range here has "
             f"{last - first + 1}; widen it with: sysctl -w net.ipv4.ip_local_port_range='1024 "
             f"{min(65535, 1024 + needed)}', or take links with namespaces"
         )

@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from testbed.calibration import measure
 from testbed.calibration.gates import Row
 from testbed.calibration.measure import Calibration
 from testbed.calibration.report import closing, number
+from testbed.config_error import ConfigError
 from testbed.links.interface import LinkError
 
 OK = Row(
@@ -40,6 +42,18 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Any:
         return CliRunner().invoke(cli.main, ["calibrate", *flags], catch_exceptions=False)
 
     return invoke
+
+
+def test_a_limit_that_is_too_low_is_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(measure, "_measure", None)
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (64, 64))
+    with pytest.raises(ConfigError) as refused:
+        words = ["calibrate", "--links=loopback", "--profile=4g,3g", "--profile=2g"]
+        CliRunner().invoke(cli.main, words, catch_exceptions=False)
+    right = r"--profile=4g,3g,2g: needs \d{3} open files, the limit here is 64; raise it with"
+    assert re.match(right, str(refused.value))
 
 
 @pytest.mark.parametrize(
