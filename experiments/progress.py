@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from experiments.plan import Cell, Outcome
+from testbed.metrics import metric as told
 from testbed.metrics import words
 from testbed.report import curves
 from testbed.report.terminal import styled
@@ -231,7 +232,7 @@ def _ended(outcome: Outcome) -> Text:
     metric = curves.metric(outcome.summary)
     best = curves.best(curves.points(outcome.summary, metric), metric)
     text = "there already" if outcome.earlier else "done"
-    return styled(text + ("" if best is None else f", {words(metric)} {best:.3f}"), "green")
+    return styled(text + ("" if best is None else f", {words(metric)} {told(best)}"), "green")
 
 
 def last_line(log: Path) -> str:

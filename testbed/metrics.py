@@ -11,6 +11,8 @@ from testbed.units import decimal
 
 LARGEST = 1e300
 """A number that a page can still draw: the difference of two such is a float too."""
+MOST_WHOLE = 1e6
+"""Numbers from here on are told with an exponent."""
 LOWER = ("loss", "perplexity")
 """Metrics, by how their names end, of which less is better; of all others more is."""
 SHARES = ("accuracy", "exact_match")
@@ -105,5 +107,8 @@ def one_of(name: str) -> str:
 
 
 def metric(value: float | None) -> str:
-    """ "0.912"; None, as a record has it, is a metric that is not one finite number."""
-    return "no number" if value is None else f"{value:.3f}"
+    """ "0.912", "2.06e+06"; None, as a record has it, is a metric that is no finite number."""
+    if value is None:
+        return "no number"
+    # A perplexity may have hundreds of figures.
+    return f"{value:.3f}" if abs(value) < MOST_WHOLE else f"{value:.3g}"

@@ -26,7 +26,7 @@ from testbed.report import curves, programs, summaries
 from testbed.report import places as setting
 from testbed.report.curves import Point
 from testbed.report.svg import number
-from testbed.report.text import one_line, ranges, shortened
+from testbed.report.text import counted, one_line, ranges, shortened
 
 MOST_LETTERS = 60
 """Of an option's value in a name, such as a program's command."""
@@ -290,13 +290,14 @@ def sentence(row: Row, target: Target | None) -> str:
     if not rounds:
         return f"On {row.where}: {row.name} finished no round ({row.status})."
     if row.best is None or target is None:
-        took = f"On {row.where}: {row.name} took {spent} for {rounds} rounds"
+        took = f"On {row.where}: {row.name} took {spent} for {counted(rounds, 'round')}"
         metric = words(row.metric)
         if row.best is None:
             return f"{took}; it has no {metric}."
-        return f"{took}; its best {metric} was {row.best:.3f}."
+        return f"{took}; its best {metric} was {metrics.metric(row.best)}."
     if row.minutes_to_target is None or row.wire_mb_to_target is None:
-        missed = f"did not reach {goal(target)}; its best was {row.best:.3f}, in {spent}"
+        best = metrics.metric(row.best)
+        missed = f"did not reach {goal(target)}; its best was {best}, in {spent}"
         return f"On {row.where}: {row.name} {missed}."
     cost = f"{number(row.minutes_to_target)} min with {number(row.wire_mb_to_target)} MB"
     return f"On {row.where}: {row.name} reached {goal(target)} in {cost}."
@@ -342,7 +343,7 @@ def _line(row: Row, tell_metric: bool, target: Target | None) -> list[str]:
     return [
         one_line(row.name),
         one_line(row.where),
-        "-" if row.best is None else f"{named}{row.best:.3f}",
+        "-" if row.best is None else f"{named}{metrics.metric(row.best)}",
         never if row.rounds_to_target is None else str(row.rounds_to_target),
         *(never if value is None else number(value) for value in to_target),
         *("-" if value is None else number(value) for value in moment),
@@ -354,7 +355,7 @@ def _line(row: Row, tell_metric: bool, target: Target | None) -> list[str]:
 
 def table(rows: Sequence[Row], target: Target | None) -> Table:
     head, *lines = cells(rows, target)
-    shown = Table(title=f"{len(rows)} runs", title_justify="left")
+    shown = Table(title=counted(len(rows), "run"), title_justify="left")
     for name in head:
         shown.add_column(name, justify="left" if name in TEXTS else "right")
     for line in lines:

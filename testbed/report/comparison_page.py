@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from testbed.metrics import Target, one_of, words
+from testbed.metrics import metric as told
 from testbed.report import (
     claims,
     comparison,
@@ -21,6 +22,7 @@ from testbed.report.comparison import Row
 from testbed.report.html import Markup, section, table, tag
 from testbed.report.program_comparison import Ran
 from testbed.report.svg import Curve
+from testbed.report.text import counted
 
 NAME = "comparison.html"
 MOST_SENTENCES = 40
@@ -35,8 +37,7 @@ def page(
 ) -> str:
     """``notes``: what keeps these runs from being comparable; ``examined``: papers' claims;
     ``ran``: runs of programs."""
-    count = len(rows) + len(ran)
-    title = f"{count} run{'' if count == 1 else 's'} compared"
+    title = f"{counted(len(rows) + len(ran), 'run')} compared"
     # A run's colour goes with its name, on every network.
     styles = {name: n for n, name in enumerate(dict.fromkeys(row.name for row in rows))}
     places = list(dict.fromkeys(row.where for row in rows))
@@ -147,7 +148,7 @@ def _place(
             solid = [row.front[n] for n in kept]
             found.append(Curve(row.name, points, styles[row.name], solid))
         description = "; ".join(
-            f"{row.name}: {row.best:.3f} at best, {svg.number(own.points[-1][0])} {label} in all"
+            f"{row.name}: {told(row.best)} at best, {svg.number(own.points[-1][0])} {label} in all"
             for row, own in zip(learnt, found, strict=True)
         )
         drawn = svg.curves(

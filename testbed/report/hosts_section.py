@@ -5,6 +5,7 @@ from testbed.record.host_summary import HostSummary
 from testbed.report import svg
 from testbed.report.html import Markup, section, table, tag
 from testbed.report.read import Story
+from testbed.report.text import counted
 
 _HEAD = (
     *("host", "nodes", "cores", "cores at work", "RTT, ms", "to it, Mbit/s", "from it, Mbit/s"),
@@ -41,7 +42,7 @@ def hosts_section(story: Story) -> Markup:
 def _brought(rows: list[HostSummary]) -> str:
     """Words for what came of the folders of programs' nodes; none of other runs."""
     came = [
-        f"{files:,} file{'' if files == 1 else 's'} with {known(row.bytes_brought) or 0:,} bytes "
+        f"{counted(files, 'file')} with {known(row.bytes_brought) or 0:,} bytes "
         f"from host {row.name}"
         for row in rows
         if (files := known(row.files_brought)) is not None

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from testbed import outside
 from testbed.config_error import ConfigError
-from testbed.metrics import words
+from testbed.metrics import metric, words
 from testbed.report import curves, programs, summaries
 from testbed.report.svg import number
 from testbed.report.text import one_line
@@ -73,7 +73,7 @@ def table(found: Iterable[dict[str, Any]]) -> Table:
         own = {**row, "status": _status(row)}
         shown.add_row(
             *("-" if own.get(name) is None else one_line(str(own[name])) for name in columns),
-            "-" if best is None else f"{named}{best:.3f}",
+            "-" if best is None else f"{named}{metric(best)}",
             "-" if minutes is None else number(minutes),
             "-" if wire is None else number(wire),
         )

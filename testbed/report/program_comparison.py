@@ -19,7 +19,7 @@ from testbed.report.programs import Role
 from testbed.report.rates import rates
 from testbed.report.read import Reading, read, refusing
 from testbed.report.svg import Curve, Point, number
-from testbed.report.text import one_line
+from testbed.report.text import counted, one_line
 
 MOST_CURVES = 12
 """Of one network."""
@@ -83,7 +83,7 @@ def sentence(row: Ran) -> str:
     up, down = number(row.wire.up / 1e6), number(row.wire.down / 1e6)
     ends = "; ".join(f"{role.name} {role.exits}" for role in row.roles)
     took = "ended nothing" if row.seconds is None else f"took {number(row.seconds)} s"
-    took += f" for {row.rounds} rounds" if row.rounds else ""
+    took += f" for {counted(row.rounds, 'round')}" if row.rounds else ""
     text = f"{where} {took}, with {up} MB up and {down} MB down; exit codes: {ends}"
     return f"{text}." if row.status == "ok" else f"{text}; {row.status}: {row.reason}."
 
@@ -122,7 +122,7 @@ def _line(role: Role) -> list[str]:
 
 def table(rows: Sequence[Ran]) -> Table:
     head, *lines = cells(rows)
-    title = f"{len(rows)} run{'' if len(rows) == 1 else 's'} of programs"
+    title = f"{counted(len(rows), 'run')} of programs"
     shown = Table(title=title, title_justify="left")
     for name in head:
         shown.add_column(name, justify="left" if name in TEXTS else "right", overflow="fold")

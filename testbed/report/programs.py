@@ -16,7 +16,7 @@ from testbed.record.run_summary import Summary
 from testbed.record.summary import SummaryBuilder
 from testbed.report.progress import human_bytes
 from testbed.report.terminal import Output
-from testbed.report.text import few, one_line
+from testbed.report.text import counted, few, one_line
 
 MOST_ROLES = 4
 """Of clients: beyond them all are one."""
@@ -52,7 +52,7 @@ class ProgramLines:
             text = f"{event.node} {event.how} after {event.seconds:.2f} s{asked}"
             self._output.say(text, style="yellow" if fails else None)
         elif isinstance(event, events.Brought) and event.files:
-            much = f"{event.files:,} file{'' if event.files == 1 else 's'}"
+            much = counted(event.files, "file")
             where = f"of its folder on host {event.host}"
             self._output.say(f"{event.node}: {much}, {human_bytes(event.bytes)}, {where} came here")
         elif isinstance(event, events.RoundStarted):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shlex
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from testbed.report.rates import rates
 from testbed.report.read import Story
 from testbed.report.rounds_section import timeline_section
 from testbed.report.svg import Curve, number
-from testbed.report.text import few
+from testbed.report.text import counted, few, ranges, shortened
 from testbed.report.trouble_sections import (
     failures_section,
     host_section,
@@ -29,11 +30,15 @@ from testbed.report.trouble_sections import (
 MOST_CURVES = 6
 MOST_ROWS = 200
 MOST_FLOWS = 50
+MOST_LETTERS = 60
+"""Of the names of nodes that have one command."""
+
+_CLIENT = re.compile("client-[1-9][0-9]{0,8}")
 
 
 def page(story: Story, folder: Path) -> str:
     summary = story.summary
-    clients = f"{summary.clients:,} client{'' if summary.clients == 1 else 's'}"
+    clients = counted(summary.clients, "client")
     title = f"Programs on {summary.profile}, {clients}"
     good = summary.status == "ok"
     badge = tag("span", summary.status, class_=f"badge {'good' if good else 'bad'}")
@@ -102,13 +107,9 @@ def _tiles(summary: Summary) -> Markup:
 def _programs_section(story: Story) -> Markup:
     summary = story.summary
     told = {node: f"{last:.1f}" for node, last in last_bytes(story).items()}
-    commands = {row.node: row.command for row in summary.programs}
     found = rows(summary)
-    cells = [
-        (row.node, commands[row.node], *row[1:], told.get(row.node, "-"))
-        for row in found[:MOST_ROWS]
-    ]
-    heads = ("node", "command", *HEADS[1:], "last bytes at, s")
+    cells = [(*row, told.get(row.node, "-")) for row in found[:MOST_ROWS]]
+    heads = (*HEADS, "last bytes at, s")
     caption = (
         "Each program; memory is the most that its processes had to themselves, bytes are those on "
         "the wire, resent are TCP's segments, and the last bytes are counted from the first start"
@@ -118,7 +119,29 @@ def _programs_section(story: Story) -> Markup:
     asked = [story.config.get(field) for field in ("expect_bytes", "round_regex")]
     said = doubts.of(summary, *(text if isinstance(text, str) else None for text in asked))
     notes = [tag("p", f"{text}.") for text in said]
-    return section("programs", "How each program ended", *notes, table(caption, heads, cells, 2))
+    ends = table(caption, heads, cells)
+    return section("programs", "How each program ended", *notes, ends, _commands(summary))
+
+
+def _commands(summary: Summary) -> Markup:
+    """A row a command, which may be long and many nodes' own."""
+    whose: dict[str, list[str]] = {}
+    for row in summary.programs:
+        whose.setdefault(row.command, []).append(row.node)
+    cells = [(_named(nodes), command) for command, nodes in whose.items()]
+    caption = "Commands, and whose they are"
+    if len(cells) > MOST_ROWS:
+        caption += f" ({MOST_ROWS} of {len(cells)})"
+    return table(caption, ("nodes", "command"), cells[:MOST_ROWS], 2)
+
+
+def _named(nodes: list[str]) -> str:
+    """ "server", "client-2", "clients 1-3, 7" """
+    clients = [node for node in nodes if _CLIENT.fullmatch(node)]
+    told = [node for node in nodes if node not in clients]
+    if len(clients) > 1:
+        clients = [f"clients {ranges(sorted(int(name[7:]) for name in clients))}"]
+    return shortened(" and ".join(told + clients), MOST_LETTERS)
 
 
 def last_bytes(story: Story) -> dict[str, float]:

@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from testbed.metrics import metric
 from testbed.network.topology import SERVER
 from testbed.record import spans
 from testbed.record.run_summary import RoundSummary, Spans
 from testbed.report import svg, timeline
 from testbed.report.html import Markup, scroll, section, table, tag
 from testbed.report.read import Round, Story
+from testbed.report.text import counted
 
 TITLE = "What each node did when"
 KINDS = ("receive", "compute", "send", "wait")
@@ -181,7 +183,8 @@ def _means_table(means: dict[str, dict[str, float]], clients: int) -> Markup:
             figures = (f"{pick([each[kind] for each in own]):.3f}" for kind in KINDS)
             rows.append((f"clients, {name}", *figures))
     heads = ("node", "receiving, s", "computing, s", "sending, s", "waiting, s")
-    return table(f"Mean seconds of a finished round, {clients} clients", heads, rows)
+    caption = f"Mean seconds of a finished round, {counted(clients, 'client')}"
+    return table(caption, heads, rows)
 
 
 def _rounds_table(story: Story) -> Markup:
@@ -219,4 +222,4 @@ def _rounds_table(story: Story) -> Markup:
 def _cell(value: object) -> str:
     if value is None:
         return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return metric(value) if isinstance(value, float) else str(value)

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from testbed.metrics import OWN, one_of, words
+from testbed.metrics import metric as told
 from testbed.record import trust
 from testbed.record.events import Environment, UpDown
 from testbed.record.reading import EVENTS
@@ -18,7 +19,7 @@ from testbed.report.resent import captured, sent_again
 from testbed.report.rounds_section import timeline_section
 from testbed.report.stages import staged
 from testbed.report.svg import Curve, number
-from testbed.report.text import few
+from testbed.report.text import counted, few
 from testbed.report.trouble_sections import (
     failures_section,
     host_section,
@@ -49,7 +50,7 @@ def page(story: Story, folder: Path) -> str:
     summary = story.summary
     if summary.programs:
         return programs_page.page(story, folder)
-    title = f"{summary.method} on {summary.profile}, {_count(summary.clients, 'client')}"
+    title = f"{summary.method} on {summary.profile}, {counted(summary.clients, 'client')}"
     good = summary.status == "ok"
     badge = tag("span", summary.status, class_=f"badge {'good' if good else 'bad'}")
     return html.page(
@@ -78,14 +79,14 @@ def result(story: Story) -> str:
     summary = story.summary
     done, asked = summary.rounds_done, story.config.get("rounds")
     wire = summary.bytes.wire
-    clients = _count(summary.clients, "client")
+    clients = counted(summary.clients, "client")
     metric = curves.metric(summary)
     found = curves.points(summary, metric)
     where = f"with {clients} on {summary.profile}"
     if not done:
         text = f"{summary.method} {where} finished no round."
     else:
-        rounds = _count(done, "round") if done == asked else f"{done} of {asked} rounds"
+        rounds = counted(done, "round") if done == asked else f"{done} of {asked} rounds"
         cost = (
             f"{_minutes(found[-1].minutes)}, with {number(wire.both / 1e6)} MB on the "
             f"wire ({number(wire.up / 1e6)} up, {number(wire.down / 1e6)} down)"
@@ -99,9 +100,9 @@ def result(story: Story) -> str:
                 text += f" Its {words(metric)} was no finite number then."
         else:
             name = curves.label(summary, metric)
-            rise = f"reached {name} {after:.3f}"
+            rise = f"reached {name} {told(after)}"
             if before is not None:
-                rise = f"went from {name} {before:.3f} to {after:.3f}"
+                rise = f"went from {name} {told(before)} to {told(after)}"
             text = f"{summary.method} {where} {rise} in {rounds} and {cost}."
     if summary.ended == "budget":
         text += " It ended there, for its budget was spent."
@@ -142,17 +143,13 @@ def _minutes(minutes: float) -> str:
     return f"{number(minutes)} minutes"
 
 
-def _count(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def _tiles(summary: Summary) -> Markup:
     metric = curves.metric(summary)
     found = curves.points(summary, metric)
     top = curves.best(found, metric)
     parts = summary.fidelity
     pairs: list[tuple[str, object]] = [
-        (f"best {words(metric)}", "-" if top is None else f"{top:.3f}"),
+        (f"best {words(metric)}", "-" if top is None else told(top)),
         ("minutes of rounds", number(found[-1].minutes)),
         ("MB on the wire", number(summary.bytes.wire.both / 1e6)),
         ("rounds", summary.rounds_done),
@@ -184,7 +181,7 @@ def _metric_section(summary: Summary) -> Markup:
     ):
         curve = Curve(str(summary.method), list(zip(along, heights, strict=True)), 0)
         description = (
-            f"From {heights[0]:.3f} at {number(along[0])} to {heights[-1]:.3f} at "
+            f"From {told(heights[0])} at {number(along[0])} to {told(heights[-1])} at "
             f"{number(along[-1])} {label}, a mark a round."
         )
         drawn = svg.curves(f"{name} against {label}", description, [curve], label, name)

@@ -6,11 +6,17 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from testbed.metrics import metric
 from testbed.report.html import Markup, join, tag
 from testbed.report.text import shortened
 
 WIDTH, HEIGHT = 440, 290
 LEFT, RIGHT, TOP, BOTTOM = 60, 14, 12, 46
+"""Of curves; the left is wider where figures there are."""
+LETTER, FIGURE = 8.0, 9.0
+"""About how wide a letter of a name is, and a figure at an axis, which a phone shows larger."""
+MOST_LETTERS = 21
+"""Of a name before bars or dots."""
 MOST_POINTS, MOST_MARKS = 200, 40
 """Of one curve."""
 MARKS = 1000
@@ -33,8 +39,10 @@ class Curve(NamedTuple):
 
 
 def number(value: float) -> str:
-    """Three figures without an exponent: 0.0123, 1.23, 12.3, 1,234."""
+    """Three figures without an exponent: 0.0123, 1.23, 12.3, 1,234; with one from 10^9 on."""
     size = abs(value)
+    if size >= 1e9:
+        return f"{value:.3g}"
     if size >= 100:
         return f"{value:,.0f}"
     if size >= 1:
@@ -98,28 +106,35 @@ def curves(
     margin = 0.06 * (y_high - y_low) or 0.05
     y_low, y_high = max(0.0, y_low - margin), min(1.0, y_high + margin) if max(ys) <= 1 else y_high
 
+    heights = ticks(y_low, y_high)
+    left = max(LEFT, 24 + FIGURE * max((len(number(y)) for y in heights), default=0))
+
     def across(x: float) -> float:
         if logarithmic:
             share = math.log(x / x_low) / (math.log(x_high / x_low) or 1.0)
         else:
             share = (x - x_low) / (x_high - x_low)
-        return LEFT + share * (WIDTH - LEFT - RIGHT)
+        return left + share * (WIDTH - left - RIGHT)
 
     def down(y: float) -> float:
         return TOP + (y_high - y) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
 
     parts: list[Markup] = []
-    for y in ticks(y_low, y_high):
-        parts.append(_line(LEFT, down(y), WIDTH - RIGHT, down(y), "grid"))
-        parts.append(_text(LEFT - 7, down(y) + 4, number(y), "end"))
+    for y in heights:
+        parts.append(_line(left, down(y), WIDTH - RIGHT, down(y), "grid"))
+        parts.append(_text(left - 7, down(y) + 4, number(y), "end"))
+    free = 0.0
     for x in log_ticks(x_low, x_high) if logarithmic else ticks(x_low, x_high):
         parts.append(_line(across(x), TOP, across(x), HEIGHT - BOTTOM, "grid"))
-        # A wide figure at the very end would be cut.
-        place = min(across(x), WIDTH - 3.8 * len(number(x)))
-        parts.append(_text(place, HEIGHT - BOTTOM + 17, number(x), "middle"))
-    parts.append(_line(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - BOTTOM, "axis"))
+        half = FIGURE * len(number(x)) / 2
+        # A wide figure at the very end would be cut, and one that has no room covers another.
+        place = min(across(x), WIDTH - 0.85 * half)
+        if place - half >= free:
+            parts.append(_text(place, HEIGHT - BOTTOM + 17, number(x), "middle"))
+            free = place + half
+    parts.append(_line(left, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - BOTTOM, "axis"))
     label = f"{x_label} (logarithmic)" if logarithmic else x_label
-    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, label, "middle"))
+    parts.append(_text((left + WIDTH - RIGHT) / 2, HEIGHT - 8, label, "middle"))
     middle = (TOP + HEIGHT - BOTTOM) / 2
     parts.append(_text(12, middle, y_label, "middle", transform=f"rotate(-90 12 {middle:g})"))
     most_marks, most_points = 0, MOST_POINTS
@@ -132,7 +147,7 @@ def curves(
         parts.append(_path([at[n] for n in thinned(len(at), most_points)], curve.style))
         for n in thinned(len(at), most_marks) if most_marks else ():
             own_x, own_y = curve.points[n]
-            tip = f"{curve.name}: {y_label} {own_y:.3f}, {number(own_x)} {x_label}"
+            tip = f"{curve.name}: {y_label} {metric(own_y)}, {number(own_x)} {x_label}"
             solid = not curve.filled or curve.filled[n]
             parts.append(mark(*at[n], curve.style, solid, tip))
     return drawing(WIDTH, HEIGHT, title, description, parts)
@@ -258,12 +273,14 @@ def bars(
     axis: str,
 ) -> Markup:
     """Stacked bars, one a row: (name, its parts as (amount, CSS colour), what stands after it)."""
-    left, right, high, gap, width = 92, 134, 19, 8, WIDTH
+    left = 12 + LETTER * min(MOST_LETTERS, max((len(name) for name, _, _ in rows), default=0))
+    left, right, high, gap, width = max(92.0, left), 134, 19, 8, WIDTH
     most = max((sum(amount for amount, _ in stack) for _, stack, _ in rows), default=0) or 1.0
     parts = []
     for index, (name, stack, after) in enumerate(rows):
-        x, y = float(left), 4 + index * (high + gap)
-        parts.append(_text(left - 8, y + 15, shortened(name, 12), "end", class_="name"))
+        x, y = left, 4 + index * (high + gap)
+        text = shortened(name, MOST_LETTERS)
+        parts.append(_text(left - 8, y + 15, text, "end", class_="name"))
         for amount, fill in stack:
             reach = amount / most * (width - left - right)
             parts.append(
@@ -278,10 +295,10 @@ def bars(
 
 
 def dots(
-    title: str, description: str, rows: Sequence[tuple[str, Sequence[tuple[float, bool]]]]
+    title: str, description: str, rows: Sequence[tuple[str, str, Sequence[tuple[float, bool]]]]
 ) -> Markup:
-    """Deviations, a row a gate: (name, its (deviation in tolerances, whether it holds))."""
-    left, right, high, width, limit = 140, 14, 24, WIDTH, 3.0
+    """Deviations, a row a gate: (whose, its name, (deviation in tolerances, whether it holds))."""
+    left, right, high, width, limit = 16 + LETTER * MOST_LETTERS, 14, 24, WIDTH, 3.0
     area = width - left - right
     bottom = 6 + len(rows) * high
 
@@ -291,9 +308,12 @@ def dots(
     low, reach = across(-1), across(1) - across(-1)
     band = tag("path", d=f"M{low:.1f} 2h{reach:.1f}V{bottom}H{low:.1f}z", style="fill:var(--band)")
     parts = [band, _line(across(0), 2, across(0), bottom, "axis")]
-    for index, (name, found) in enumerate(rows):
+    for index, (whose, gate, found) in enumerate(rows):
         y = 6 + index * high + high / 2
-        parts.append(_text(left - 12, y + 4, shortened(name, 19), "end", class_="name"))
+        # Gates of one link have its name in common.
+        name = f"{shortened(whose, max(4, MOST_LETTERS - 2 - len(gate)))}: {gate}"
+        text = shortened(name, MOST_LETTERS)
+        parts.append(_text(left - 12, y + 4, text, "end", class_="name"))
         for deviation, ok in found:
             parts.append(mark(across(deviation), y, 0 if ok else 1, ok))
     for at, label in ((-3, "≤ -3"), (-1, "-1"), (0, "0"), (1, "1"), (3, "≥ 3")):

@@ -28,6 +28,11 @@ def few(names: Sequence[str]) -> str:
     return ", ".join(names[:FEW]) + more
 
 
+def counted(amount: int, noun: str) -> str:
+    """ "1 round", "1,200 rounds" """
+    return f"{amount:,} {noun}{'' if amount == 1 else 's'}"
+
+
 def shortened(text: str, most: int) -> str:
     """ "python3 -m htt…" """
     return text if len(text) <= most else f"{text[: most - 1]}…"

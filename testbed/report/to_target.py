@@ -52,17 +52,28 @@ def _took(row: Row) -> tuple[float, float] | None:
     return None
 
 
+def named(places: Sequence[str]) -> dict[str, str]:
+    """Names for places: without the words at their ends that all of several have."""
+    words = {place: place.split(" ") for place in places}
+    while len(places) > 1 and all(len(own) > 1 for own in words.values()):
+        if len({own[-1] for own in words.values()}) > 1:
+            break
+        words = {place: own[:-1] for place, own in words.items()}
+    return {place: " ".join(own).removesuffix(",") for place, own in words.items()}
+
+
 def _bars(
     rows: Sequence[Row], styles: Mapping[str, int], target: Target, pick: int, unit: str
 ) -> Markup:
     lines = []
     told = []
     last = ""
+    names = named(list(dict.fromkeys(row.where for row in rows)))
     for row in rows:
         took = _took(row)
         after = "never" if took is None else f"{svg.number(took[pick])} {unit}"
         amount = 0.0 if took is None else took[pick]
-        place = row.where if row.where != last else ""
+        place = names[row.where] if row.where != last else ""
         last = row.where
         lines.append((place, [(amount, svg.colour(styles[row.name]))], after))
         told.append(f"{row.where}, {row.name}: {after}")

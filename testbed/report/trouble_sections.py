@@ -115,7 +115,7 @@ def _deviations(groups: dict[tuple[str, str], list[Check]]) -> Markup:
             if check.measured is not None and check.tolerance
         )
         kept = [seen[n] for n in svg.thinned(len(seen), MOST_DOTS)]
-        rows.append((f"{whose}: {what}", kept))
+        rows.append((whose, what, kept))
     drawn = svg.dots(
         "How far each link was from its profile",
         "One row a gate and one mark a link; marks in the band hold. The table has the figures.",
