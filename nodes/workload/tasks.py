@@ -43,7 +43,7 @@ class Task(Protocol):
     folder: Path | None
     """Where the data are read."""
     told: str | None
-    """What was read of a user's files, and what was not; None: they are none of a user's."""
+    """What was read of a user's files, and of any what the model does not know; None: nothing."""
 
     def wanted(self, clients: int) -> int | None:
         """Samples to train on, of all clients, where nobody says how many; None: all there are."""

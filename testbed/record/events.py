@@ -233,7 +233,7 @@ class Run(Event, tag="run", kw_only=True):
         str | UnsetType | None, "SHA-256 of the data set's files; null where none are read"
     ] = UNSET
     data_told: Annotated[
-        str | UnsetType | None, "what was read of a user's own texts, what was cut or left out"
+        str | UnsetType | None, "what was read of texts, and what was cut, left out or not known"
     ] = UNSET
     files: Annotated[
         dict[str, str] | UnsetType,

@@ -51,10 +51,11 @@ class TextTask:
         self.train_size: int | None = None
         self.told: str | None = None
         self._digest = corpora.fingerprint(name)
-        if config.compute == "real" and name != "instructions":
-            encoder = models.encoder(config.model)
+        encoder = None if config.compute == "modelled" else models.encoder(config.model)
+        if encoder is not None and name != "instructions":
             if name == "docs":
-                corpus = corpora.docs(encoder, length, validation=self._validation)
+                with refusing(f"model = {config.model!r}"):
+                    corpus = corpora.docs(encoder, length, validation=self._validation)
             else:
                 corpus, self._digest = _of_user(config, encoder, length)
             self._corpus, self.told = corpus, corpus.told
@@ -64,6 +65,8 @@ class TextTask:
         else:
             self.groups = corpora.GROUPS.get(name, clients)
             self.test_size = corpora.PER_GROUP.get(name, 1) * self.groups
+            # They are drawn later; what the model does not read of them is known before.
+            self.told = None if encoder is None else corpora.asked_told(encoder)
         exact = self._corpus is None or answers_alone(torch.from_numpy(self._corpus.test.targets))
         words = ("exact_match",) if exact else ()
         self.metrics: tuple[str, ...] = ("accuracy", "loss", "perplexity", *words)
@@ -179,11 +182,7 @@ def _of_user(config: RunConfig, encoder: Encoder, length: int) -> tuple[Corpus, 
             f"tokens and were cut ({found.truncated_share:.1%})"
         )
     said += "".join(f"; {count:,} left out: {why}" for why, count in found.left_out.items())
-    if found.dropped:
-        said += (
-            f"; {found.dropped:,} characters of {found.dropping:,} records have no token of the "
-            "model's and were dropped"
-        )
+    said += found.lost.told()
     if found.shared:
         said += f"; {found.shared:,} of the test's records are trained on too"
     if found.left_alone:

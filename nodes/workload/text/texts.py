@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from nodes.workload.splits import HELD_SHARE, TEST_SEED
 from nodes.workload.text import columns, files, sequences
 from nodes.workload.text.columns import Text
+from nodes.workload.text.losses import Lost
 from nodes.workload.text.sequences import Example, Sequences
 from nodes.workload.text.templates import segments
-from nodes.workload.text.tokens import Encoder, document
+from nodes.workload.text.tokens import UNKNOWN, Encoder, document, is_unknown
 from testbed.config_error import ConfigError
 from testbed.seeds import derive
 
 EMPTY = "empty"
-UNKNOWN = "of no token that the model knows"
 UNLEARNABLE = "no answer within the length"
 
 
@@ -48,10 +48,7 @@ class Texts:
     """Records that were encoded by themselves: all but plain texts, which are packed."""
     truncated: int
     """Examples that were cut at their end."""
-    dropped: int
-    """Characters that the model's tokenizer has no token for, of records that it has others of."""
-    dropping: int
-    """Records with such."""
+    lost: Lost
     columns: str
     """Those that were read."""
     left_alone: tuple[str, ...]
@@ -71,7 +68,8 @@ class _Encoding:
     def __init__(self, encoder: Encoder, length: int, template: str, *, pack: bool) -> None:
         self.encoder, self.length, self.template, self.pack = encoder, length, template, pack
         self.left_out: Counter[str] = Counter()
-        self.examples = self.truncated = self.dropped = self.dropping = 0
+        self.examples = self.truncated = 0
+        self.lost = Lost()
 
     def sequences(
         self, texts: Iterable[Text], most: int | None
@@ -91,10 +89,10 @@ class _Encoding:
             if isinstance(text.content, str):
                 with _placed(text):
                     ids = document(self.encoder, text.content)
-                if len(ids) == (self.encoder.begin is not None):
+                if is_unknown(self.encoder, ids):
                     self.left_out[UNKNOWN] += 1
                     continue
-                self._count_dropped(text, text.content)
+                self._count_lost(text, ids, text.content)
                 documents.setdefault(text.client, []).append(ids)
                 tokens[text.client] += len(ids) + 1
             elif (found := self._example(text)) is not None:
@@ -126,14 +124,12 @@ class _Encoding:
         else:
             self.truncated += found.is_truncated
             said = [each.content for each in text.content.messages]
-            self._count_dropped(text, *said, text.content.context)
+            self._count_lost(text, found.ids.tolist(), *said, text.content.context)
         return found
 
-    def _count_dropped(self, text: Text, *said: str) -> None:
+    def _count_lost(self, text: Text, ids: list[int], *said: str) -> None:
         with _placed(text):
-            dropped = sum(map(self.encoder.dropped, said))
-        self.dropped += dropped
-        self.dropping += dropped > 0
+            self.lost.count(self.encoder, ids, *said)
 
     def said(self) -> str:
         """Words for what did not get there, to go on with."""
@@ -223,8 +219,7 @@ def load(
         shared=sum(_digest(text) in trained_on for text in test),
         examples=encoding.examples,
         truncated=encoding.truncated,
-        dropped=encoding.dropped,
-        dropping=encoding.dropping,
+        lost=encoding.lost,
         columns=str(form),
         left_alone=(*unread, *map(found.name, found.left_alone)),
         fingerprint=files.fingerprint(found),

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from nodes.workload.text.letters import Letters
+from nodes.workload.text.letters import NOWHERE, Letters
 from testbed import memory_limit, time_limit
 from testbed.config_error import ConfigError, excerpt
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # Most runs read no text.
 PAD, BEGIN, END, USER, ASSISTANT = SPECIAL = ("<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>")
 """Of the shipped tokenizer, in the order of their ids."""
 SHIPPED = Path(__file__).parents[1] / "weights" / "llama-docs.tokenizer.json"
+UNKNOWN = "of no token that the model knows"
+"""Why a record is left out that has no ids."""
 WITHOUT = "for texts of your own --template=alpaca does without it"
 """Ends a refusal of what a chat template makes."""
 
@@ -76,6 +78,9 @@ class Encoder(Protocol):
     def dropped(self, text: str) -> int:
         """How many characters of a text become no token."""
 
+    def unknown(self, ids: Sequence[int]) -> int:
+        """How many of a text's ids say only that the model knows none for what is there."""
+
 
 def dialogue(prompt: str) -> str:
     """A prompt as the shipped model is asked it: what follows is its answer."""
@@ -96,6 +101,12 @@ def document(encoder: Encoder, text: str) -> list[int]:
     """Ids of a text with what stands before it, and without its end."""
     begin = [] if encoder.begin is None else [encoder.begin]
     return begin + encoder.encode(text)
+
+
+def is_unknown(encoder: Encoder, ids: list[int]) -> bool:
+    """Whether none of a document's ids says anything of its text."""
+    own = ids[encoder.begin is not None :]
+    return encoder.unknown(own) == len(own)
 
 
 class ShippedEncoder:
@@ -127,6 +138,9 @@ class ShippedEncoder:
     def dropped(self, text: str) -> int:
         return 0  # It has a token for each byte.
 
+    def unknown(self, ids: Sequence[int]) -> int:
+        return 0
+
 
 @contextmanager
 def no_panic() -> Iterator[None]:
@@ -137,6 +151,17 @@ def no_panic() -> Iterator[None]:
         if type(error).__name__ != "PanicException":
             raise
         raise ValueError(str(error)) from error
+
+
+def unknown_id(tokenizer: Tokenizer) -> int | None:
+    """The id of whatever a tokenizer has no token for; None: it has none for that."""
+    try:
+        with no_panic():
+            found = tokenizer.model.tokenize(NOWHERE)
+    except Exception:  # It has no other class of errors.
+        return None
+    # By bytes it would be several.
+    return found[0].id if len(found) == 1 else None
 
 
 class TransformersEncoder:
@@ -164,6 +189,9 @@ class TransformersEncoder:
         self._tokenizer.no_padding()
         self._letters = Letters(self._tokenizer)
         self.end: int = tokenizer.eos_token_id
+        found = unknown_id(self._tokenizer)
+        # Of one that also ends texts nobody could tell which it is.
+        self._unknown = None if found == self.end else found
         try:
             first = self._encoded("a", begun=True).ids[:1]
         except ConfigError:  # It may know no such letter.
@@ -187,6 +215,9 @@ class TransformersEncoder:
     def dropped(self, text: str) -> int:
         with self._reading(text):
             return self._letters.dropped(text)
+
+    def unknown(self, ids: Sequence[int]) -> int:
+        return 0 if self._unknown is None else ids.count(self._unknown)
 
     @contextmanager
     def _reading(self, text: str) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """Tasks: which model and data fit, and what they say of themselves."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +96,45 @@ def test_glyphs_are_no_public_text() -> None:
 
 
 def test_what_a_tokenizer_drops_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = ("docs", "instructions")
+    assert [task(model="llama-docs", dataset=each).told for each in ours] == [None, None]
     monkeypatch.setattr(ShippedEncoder, "dropped", lambda self, text: text.count("7"))
+    for each, records in zip(ours, ("789 records", "200 records to test"), strict=True):
+        said = (
+            r"; [\d,]+ characters of [\d,]+ records have no token of the model's and were dropped"
+        )
+        assert re.fullmatch(records + said, str(task(model="llama-docs", dataset=each).told))
     lines = (json.dumps({"text": f"the {n}"}) for n in range(80))
     (tmp_path / "train.jsonl").write_text("\n".join(lines))
     own = {"model": "llama-docs", "dataset": "text", "data_path": str(tmp_path)}
     said = "; 18 characters of 17 records have no token of the model's and were dropped"
     assert said in str(task(**own, sequence_length=8).told)
+
+
+def test_tokens_that_stand_for_what_a_model_does_not_know_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = set(ShippedEncoder().encode("the"))
+    monkeypatch.setattr(
+        ShippedEncoder, "unknown", lambda self, ids: sum(each not in known for each in ids)
+    )
+    said = r"; [\d,]+ of [\d,]+ tokens are the one for what the model does not know"
+    for each in ("docs", "instructions"):
+        assert re.search(said, str(task(model="llama-docs", dataset=each).told))
+    lines = [*(f"the{' Q' * n}" for n in range(80)), "QQ", "Z"]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in lines))
+    own = {"model": "llama-docs", "dataset": "text", "data_path": str(tmp_path)}
+    told = str(task(**own, sequence_length=8).told)
+    assert re.search(said, told) and "; 2 left out: of no token that the model knows" in told
+
+
+def test_a_model_that_reads_nothing_of_the_documentation_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would learn the end of texts, and be right."""
+    monkeypatch.setattr(ShippedEncoder, "unknown", lambda self, ids: len(ids))
+    with pytest.raises(ConfigError, match=r"model = 'llama-docs': .* left out: of no token that"):
+        task(**TEXT)
 
 
 def test_texts_of_a_user_are_read_and_told_of(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 from nodes.workload.text.letters import Letters
-from nodes.workload.text.tokens import SHIPPED, Message, TransformersEncoder
+from nodes.workload.text.tokens import SHIPPED, Message, TransformersEncoder, unknown_id
 
 WORDS = {"</s>": 0, "a": 1, "b": 2, "ab": 3, "é": 4, ":": 5, "▁": 6}
 BYTES = {f"<0x{byte:02X}>": 7 + byte for byte in range(256)}
@@ -79,3 +79,30 @@ def test_a_dropped_character_moves_nothing_that_is_learnt() -> None:
             ([2, 5], False),
             ([2, 1, 0], True),
         ]
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "found"),
+    [
+        (bpe(), None),
+        (bpe(vocab=WORDS | {"?": 7}, unk_token="?"), 7),
+        (bpe(unk_token="?"), None),
+        (Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?")), 1),
+        (Tokenizer(models.WordPiece({"a": 0, "?": 1}, unk_token="?")), 1),
+        (Tokenizer(models.Unigram([("a", -1.0), ("?", -2.0)], unk_id=1)), 1),
+        (Tokenizer(models.Unigram([("a", -1.0)])), None),
+        (Tokenizer.from_file(str(SHIPPED)), None),
+    ],
+)
+def test_the_token_for_what_is_unknown_is_found(tokenizer: Tokenizer, found: int | None) -> None:
+    assert unknown_id(tokenizer) == found
+    if found is not None:
+        assert tokenizer.encode("☃").ids == [found]
+
+
+def test_a_token_that_also_ends_texts_says_nothing() -> None:
+    """As in files of GPT-2's family."""
+    for end, count in (("</s>", 2), ("?", 0)):
+        made = bpe(vocab=WORDS | {"?": 7}, unk_token="?")
+        own = heavy.transformers.PreTrainedTokenizerFast(tokenizer_object=made, eos_token=end)
+        assert TransformersEncoder(own, "made").unknown([1, 7, 7]) == count

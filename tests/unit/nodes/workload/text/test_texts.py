@@ -152,10 +152,13 @@ def test_what_a_tokenizer_knows_nothing_of_is_said(tmp_path: Path) -> None:
     found = load(path, drops, 8, seed=0)
     assert found.left_out == {UNKNOWN: 30}
     digits = sum(len(str(n)) for n in range(0, 60, 2))
-    assert (found.dropped, found.dropping) == (digits, 30)
+    assert (found.lost.characters, found.lost.records) == (digits, 30)
     asked = [{"prompt": f"a{n}", "input": "bb", "completion": "a"} for n in range(30)]
     found = load(written(tmp_path / "c.jsonl", asked), drops, 8, seed=0, template="plain")
-    assert (found.dropped, found.dropping) == (sum(len(f"{n}bb") for n in range(30)), 30)
+    assert (found.lost.characters, found.lost.records) == (
+        sum(len(f"{n}bb") for n in range(30)),
+        30,
+    )
 
 
 TEXTS = st.lists(
