@@ -81,7 +81,11 @@ def main() -> None:
 def run() -> None:
     """``main``, with a refusal as one line on stderr and exit status 2."""
     signals.COMMAND.hear()
-    terminal.guard()
+    try:
+        terminal.guard()
+    except OSError as error:
+        terminal.complain(f"{os.devnull} cannot be opened: {error.strerror}; have one in /dev")
+        sys.exit(USAGE_EXIT)
     status = _status()
     # Nothing is left to interrupt but Python's own end.
     signals.ignore()
