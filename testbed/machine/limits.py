@@ -41,11 +41,17 @@ def allow(
 
 
 def require_proc(proc: Path = Path("/proc")) -> None:
-    """Raises ConfigError: Linux without what it tells of itself and its processes."""
-    if sys.platform == "linux" and not (proc / "self/status").exists():
-        raise ConfigError(
-            f"{proc} is not there, or hidden; mount it with: mount -t proc proc {proc}"
-        )
+    """Raises ConfigError: Linux without what it tells of itself and its own processes."""
+    if sys.platform != "linux":
+        return
+    wrong = None
+    if not (proc / "self/status").exists():
+        wrong = "is not there, or hidden"
+    elif os.path.islink(proc / "self") and os.readlink(proc / "self") != str(os.getpid()):
+        # A number would be that of a process which nobody has meant.
+        wrong = "tells of another namespace's processes"
+    if wrong is not None:
+        raise ConfigError(f"{proc} {wrong}; mount it with: mount -t proc proc {proc}")
 
 
 def descriptors(nodes: int, *, streams: bool) -> int:
@@ -82,10 +88,11 @@ def _check_tasks(what: str, nodes: int, proc: Path) -> None:
         (_number(proc / "sys/kernel/threads-max"), there, "sysctl -w kernel.threads-max={}"),
         *_of_cgroups(proc),
     ]
-    _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
-    if hard != resource.RLIM_INFINITY and os.geteuid() != 0:
-        # Of the user's own, whose number is not known: at least these.
-        limits.append((hard, 0, "ulimit -Hu {}"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    for own, remedy in ((hard, "ulimit -Hu {}"), (soft, "ulimit -Su {}")):
+        if own != resource.RLIM_INFINITY and os.geteuid() != 0:
+            # Of the user's own, whose number is not known: at least these.
+            limits.append((own, 0, remedy))
     for limit, used, remedy in limits:
         if limit is not None and used + needed > limit:
             how = remedy.format(used + needed)

@@ -1,6 +1,7 @@
 """What a machine allows: refused before anything starts, with the limit and how to raise it."""
 
 import resource
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,16 @@ def test_without_proc_nothing_begins(proc: Path, tmp_path: Path) -> None:
         limits.require_proc(tmp_path)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_the_proc_of_other_processes_is_none(proc: Path) -> None:
+    (proc / "self").rename(proc / "4711")
+    (proc / "4711/status").write_text("Name:\tpython\n")
+    (proc / "self").symlink_to("4711")
+    with pytest.raises(ConfigError, match="tells of another namespace's processes; mount it with"):
+        limits.require_proc(proc)
+    limits.require_proc()
+
+
 def test_the_relays_open_files_count_where_there_is_one(
     proc: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,5 +133,9 @@ def test_a_users_own_limit_of_processes_counts(proc: Path, monkeypatch: pytest.M
     monkeypatch.setattr(limits.resource, "getrlimit", lambda which: (infinite, hard[which]))
     monkeypatch.setattr(limits.os, "geteuid", lambda: 1000)
     assert "raise it with: ulimit -Hu 3103" in refusal(1001, proc)
+    soft = {resource.RLIMIT_NPROC: 3102, resource.RLIMIT_NOFILE: infinite}
+    monkeypatch.setattr(limits.resource, "getrlimit", lambda which: (soft[which], infinite))
+    reason = refusal(1001, proc)
+    assert "the limit here is 3102; raise it with: ulimit -Su 3103" in reason
     monkeypatch.setattr(limits.os, "geteuid", lambda: 0)
     limits.allow(1001, streams=False, proc=proc)
