@@ -7,6 +7,7 @@ user namespace where this process is not root.
 
 import contextlib
 import ctypes
+import errno
 import os
 import socket
 import stat
@@ -60,10 +61,7 @@ def _attempt() -> None:
             os.write(writing, str(error).encode())
             raise SystemExit(1) from None
 
-    try:
-        pid = fork_alone(OWN)
-    except OSError as error:
-        raise LinkError(f"make namespaces of a node: {error.strerror}") from error
+    pid = fork_first()
     if pid == 0:
         run_as_child(isolated, 0)
     os.close(writing)
@@ -72,6 +70,21 @@ def _attempt() -> None:
     _, status = os.waitpid(pid, 0)
     if status:
         raise LinkError(reason or "isolate a node: its first process died")
+
+
+def fork_first() -> int:
+    """Fork the first process of a node's namespaces, as ``fork_alone``.
+
+    Raises:
+        LinkError: the kernel makes no more of them.
+    """
+    try:
+        return fork_alone(OWN)
+    except OSError as error:
+        kinds = ", ".join(f"user.max_{kind}_namespaces" for kind in ("pid", "mnt", "uts", "ipc"))
+        limit = f" (one of {kinds}, or another limit of this machine)"
+        more = limit if error.errno == errno.ENOSPC else ""
+        raise LinkError(f"make namespaces of a node: {error.strerror}{more}") from error
 
 
 def isolate(view: View) -> list[str]:
@@ -91,6 +104,8 @@ def isolate(view: View) -> list[str]:
     files = [(_held(source), seen) for source, seen in view.files]
     for folder in own:
         _temporary(folder, "1777")
+    if view.texts and not own:
+        raise LinkError(f"have files of its own: there is neither {' nor '.join(PRIVATE)} here")
     written = [_written(own[0], seen, text) for text, seen in view.texts]
     files += [(_held(path), seen) for path, (_, seen) in zip(written, view.texts, strict=True)]
     for path, descriptor in kept:

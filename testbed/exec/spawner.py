@@ -1,7 +1,6 @@
 """The spawner: a process of one thread from which every node's init is forked into its place."""
 
 import contextlib
-import errno
 import os
 import selectors
 import signal
@@ -12,9 +11,9 @@ from collections.abc import Sequence
 import msgspec
 
 from testbed.exec import init
-from testbed.exec.isolation import OWN, View
+from testbed.exec.isolation import View, fork_first
 from testbed.exec.jobs import Job
-from testbed.exec.lines import Answer, Order
+from testbed.exec.lines import Answer, Broken, Order
 from testbed.links.interface import LinkError
 from testbed.network.topology import Node
 from testbed.processes import confinement
@@ -22,7 +21,6 @@ from testbed.processes.channel import Channel, ChannelClosed
 from testbed.processes.child import (
     describe_exit,
     die_with_parent,
-    fork_alone,
     run_as_child,
 )
 from testbed.processes.worker import Refusal, Result, Stop, Worker
@@ -119,19 +117,23 @@ def _serve(
                     die_with_parent(parent)
                 job, view = jobs[index], views[index]
                 place = (control, out, err, namespaces[-1])
-                running[_fork(job, view, files, place)] = index
+                if (pid := _fork(job, view, files, place)) is not None:
+                    running[pid] = index
                 for handle in handles:
                     os.close(handle)
             _reap(running, channel)
 
 
-def _fork(job: Job, view: View, files: int, place: tuple[int, int, int, int]) -> int:
+def _fork(job: Job, view: View, files: int, place: tuple[int, int, int, int]) -> int | None:
+    """The process of a node's init; None where there can be none, which its channel tells."""
     try:
-        pid = fork_alone(OWN)
-    except OSError as error:
-        limit = " (user.max_pid_namespaces or another limit of this machine)"
-        more = limit if error.errno == errno.ENOSPC else ""
-        raise LinkError(f"start {job.node.name}: {error.strerror}{more}") from error
+        pid = fork_first()
+    except LinkError as error:
+        channel = Channel(socket.socket(fileno=os.dup(place[0])), Order, "the supervisor")
+        with contextlib.suppress(ChannelClosed):
+            channel.send(Broken(str(error)))
+        channel.close()
+        return None
     if pid == 0:
         # No process of its own namespaces is its parent, so it sees the number 0.
         run_as_child(lambda: _be_init(job, view, files, place), 0)

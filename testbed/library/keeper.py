@@ -12,14 +12,13 @@ import selectors
 import signal
 import socket
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 from testbed import files
 from testbed.config_error import ConfigError
 from testbed.exec import jobs
-from testbed.exec.isolation import OWN, View, isolate
+from testbed.exec.isolation import View, fork_first, isolate
 from testbed.fidelity.checks import Certificate
 from testbed.fidelity.prober import Prober
 from testbed.library.lines import Asked, Built, Count, Counted, Order, Refused, Shape, Stay
@@ -30,10 +29,10 @@ from testbed.links.interface import LinkError
 from testbed.links.interface import Network as Links
 from testbed.links.linux import namespaces
 from testbed.machine import limits
-from testbed.network.topology import Node, Plan
+from testbed.network.topology import Plan
 from testbed.processes import confinement, signals
 from testbed.processes.channel import Channel
-from testbed.processes.child import fork_alone, run_as_child
+from testbed.processes.child import run_as_child
 from testbed.report.text import few
 
 SHARED = "/tmp"
@@ -59,6 +58,7 @@ def main() -> None:
             place = _place(asked, channel)
             if place is not None:
                 owned.callback(place.remove)
+            limits.require_proc()
             limits.allow(len(layout.nodes), streams=False)
             backend, why = choice.choose(asked.links, layout)
             if backend.name == "loopback":
@@ -106,40 +106,36 @@ def _certificate(layout: Plan, links: Links) -> Certificate:
 
 def _start_inits(layout: Plan, links: Links, inits: list[int]) -> None:
     """Fork for each node the process that holds its namespaces; raises LinkError."""
-    with tempfile.TemporaryDirectory(prefix="wiretune-") as folder:
-        views = [_view(node, layout, Path(folder)) for node in layout.nodes]
-        for node, view in zip(layout.nodes, views, strict=True):
-            *user, network = links.endpoint(node).namespaces
-            if user and not inits:
-                namespaces.enter((user[0],))
-            told, telling = os.pipe()
-            try:
-                pid = fork_alone(OWN)
-            except OSError as error:
-                raise LinkError(f"start {node.name}: {error.strerror}") from error
-            if pid == 0:
-                # Its parent is in another namespace of processes, and so has the number 0.
-                run_as_child(lambda: _be_init(view, network, telling), 0)  # noqa: B023
-            inits.append(pid)
-            os.close(telling)
-            with os.fdopen(told, "rb") as said:
-                if reason := said.read().decode():
-                    raise LinkError(f"start {node.name}: {reason}")
+    texts = _texts(layout)
+    for node in layout.nodes:
+        view = View(node.name, (), (), texts)
+        *user, network = links.endpoint(node).namespaces
+        if user and not inits:
+            namespaces.enter((user[0],))
+        told, telling = os.pipe()
+        try:
+            pid = fork_first()
+        except LinkError as error:
+            raise LinkError(f"start {node.name}: {error}") from error
+        if pid == 0:
+            # Its parent is in another namespace of processes, and so has the number 0.
+            run_as_child(lambda: _be_init(view, network, telling), 0)  # noqa: B023
+        inits.append(pid)
+        os.close(telling)
+        with os.fdopen(told, "rb") as said:
+            if reason := said.read().decode():
+                raise LinkError(f"start {node.name}: {reason}")
 
 
-def _view(node: Node, layout: Plan, folder: Path) -> View:
+def _texts(layout: Plan) -> tuple[tuple[str, str], ...]:
+    """Files that all nodes have of their own, as a view has them."""
     service = Path("/etc/nsswitch.conf")
-    texts = {
-        "/etc/hosts": jobs.hosts(layout),
-        "/etc/resolv.conf": "",
-        str(service): jobs.name_service(files.system_lines(service) if service.exists() else []),
-    }
-    seen = []
-    for path, text in texts.items():
-        file = folder / Path(path).name
-        file.write_bytes(text.encode(errors="surrogateescape"))
-        seen.append((str(file), path))
-    return View(node.name, tuple(seen), ())
+    lines = files.system_lines(service) if service.exists() else []
+    return (
+        (jobs.hosts(layout), jobs.HOSTS),
+        ("", "/etc/resolv.conf"),
+        (jobs.name_service(lines), str(service)),
+    )
 
 
 def _be_init(view: View, network: int, telling: int) -> None:

@@ -4,6 +4,7 @@ Each case is a mount namespace, a limit or a filter of system calls of its own.
 """
 
 import platform
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,21 @@ def refuse(number, error):
     libc = ctypes.CDLL(None)
     assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program, 0, 0) == 0
 refuse({number}, {error})
+"""
+NETWORK = """
+from testbed.config_error import ConfigError
+from testbed.library.network import Network
+from testbed.links.interface import LinkError
+try:
+    with Network("4g", links="userspace") as network:
+        print(network.clients[0].run("hostname; grep -c server /etc/hosts").stdout.split())
+except (ConfigError, LinkError) as error:
+    print(type(error).__name__, error)
+"""
+COMMAND = """
+import subprocess, sys
+done = subprocess.run([sys.executable, "cli.py", *{0}], capture_output=True, text=True)
+print(done.returncode, done.stderr)
 """
 SYS_UNSHARE = {"x86_64": 272, "aarch64": 97}
 
@@ -122,3 +138,30 @@ def test_streams_need_a_loopback_interface_that_is_up() -> None:
     reason = inside(PROBE.format("loopback"), unshare="-n")
     assert reason.endswith("bring the loopback interface up: ip link set lo up")
     assert inside(PROBE.format("loopback")) == "None"
+
+
+def test_nodes_of_which_the_kernel_makes_no_more_are_named(tmp_path: Path) -> None:
+    limited = "echo 1 > /proc/sys/user/max_uts_namespaces"
+    words = ["exec", "--profile=4g", "--clients=1", "--links=userspace", "--no-calibrate"]
+    command = COMMAND.format([*words, f"--out={tmp_path / 'out'}", "--", "true"])
+    why = "make namespaces of a node: No space left on device (one of user.max_pid_namespaces, "
+    told = inside(command, limited, unshare="-Ur")
+    assert told.startswith("1 ") and f"failed: isolate client-1: {why}" in told
+    assert inside(NETWORK, limited, unshare="-Ur").startswith(f"LinkError start client-1: {why}")
+
+
+def test_a_network_needs_no_room_on_a_disk(tmp_path: Path) -> None:
+    disk = shlex.quote(str(tmp_path))
+    full = f"mount -t tmpfs -o size=4k none {disk} && head -c 4096 /dev/zero > {disk}/file"
+    assert inside(NETWORK, f"{full} && export TMPDIR={disk}") == "['client-1', '1']"
+
+
+def test_numbers_of_another_namespaces_processes_are_not_gone_by() -> None:
+    told = inside(NETWORK, unshare="-pf")
+    assert told.startswith("ConfigError /proc tells of another namespace's processes; mount it")
+    assert inside(NETWORK, unshare="-pf --mount-proc") == "['client-1', '1']"
+
+
+def test_a_command_without_devices_says_what_it_lacks() -> None:
+    told = inside(COMMAND.format(["profiles"]), "mount -t tmpfs none /dev")
+    assert told.startswith("2 error: /dev/null cannot be opened: No such file or directory; have")
