@@ -391,9 +391,10 @@ class Fleet:
         return free[: max(0, self._expected - len(self._at_work))]
 
     async def stop(self) -> None:
-        """Tell every client that the run is over."""
+        """Tell every client that the run is over; none that is gone keeps it from its end."""
         for task in self._at_work.values():
             task.cancel()
+        await self._transport.hang_up(self.members.gone)
         for client in self.members.joined:
             try:
                 await self._transport.send(client, STOP, self.round, ([], []), {})

@@ -11,6 +11,7 @@ import zmq
 from testbed import clock
 from testbed.record import events
 from testbed.record.events import Report
+from testbed.transport import connections
 from testbed.transport.keys import Doorkeeper, Keys
 from testbed.transport.unproved import Unproved
 from testbed.transport.wire import Message, WireError, decode
@@ -70,6 +71,8 @@ class Door:
         self._unproved: dict[int, None] = {}
         """Connections by their descriptors, in their order."""
         self._bound = Unproved(len(self._by_word))
+        self._speakers: dict[int, str] = {}
+        """Who has spoken over a connection that is there, by its descriptor."""
         # A client whose connection broke comes back under its name at once.
         sock.setsockopt(zmq.ROUTER_HANDOVER, 1)
         if keys is not None:
@@ -86,9 +89,11 @@ class Door:
         Whose handshake was done it does not tell: of many at once the sum is right, at the latest
         when all have gone.
         """
+        kind, connection = event["event"], event["value"]
+        if kind in (zmq.EVENT_ACCEPTED, zmq.EVENT_DISCONNECTED):
+            self._speakers.pop(connection, None)
         if self._keys is None:
             return
-        kind, connection = event["event"], event["value"]
         if kind == zmq.EVENT_DISCONNECTED:
             self._bound.discard(connection)
         if kind == zmq.EVENT_ACCEPTED:
@@ -115,4 +120,12 @@ class Door:
             size = sum(len(frame) for frame in frames)
             report(events.Dropped(peer=sender[:100], bytes=size, reason="stranger"))
             return None
+        self._speakers[int(frames[0].get(zmq.SRCFD))] = sender
         return receive(sender, frames, self._since_ns, report)
+
+    def hang_up(self, name: str) -> bool:
+        """End the connections of a caller, with what they have yet to take; whether there are."""
+        own = [connection for connection, who in self._speakers.items() if who == name]
+        for connection in own:
+            connections.end(connection)
+        return bool(own)

@@ -7,9 +7,10 @@ whose time cannot be, is dropped and reported with its reason.
 With keys every connection is encrypted, and both its ends are proved (``keys``).
 """
 
+import asyncio
 import contextlib
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -51,6 +52,8 @@ who still asks hears at once when the other is back, and a healthy line may be s
 _MOST_QUESTIONS, _MOST_KEEPALIVE_S, _MOST_INT = 127, 32_767, (1 << 31) - 1
 LINGER_MS = 5_000
 """How long a closing socket keeps sending what it still holds."""
+LOOK_S, MOST_LOOKS = 0.01, 100
+"""Whether connections with those who are gone have ended, which takes milliseconds."""
 RECONNECT_MS = 100
 MOST_UNREAD = 1_000
 """Messages of one connection that wait to be read; more wait with who sends them."""
@@ -198,6 +201,24 @@ class ServerTransport:
             event = parse_monitor_message([each.bytes for each in await self._events.receive()])
             _on_connection(event, self._congestion, self._report)
             self._door.watch(event, self._report)
+
+    async def hang_up(self, clients: Iterable[str]) -> None:
+        """Speak no more with clients that are gone, and forget what they have yet to take."""
+        left = [client for client in clients if self._door.hang_up(client)]
+        # A socket that is closed before its connection has ended would wait for both.
+        for _ in range(MOST_LOOKS):
+            if not (left := [client for client in left if self._reaches(client)]):
+                break
+            await asyncio.sleep(LOOK_S)
+
+    def _reaches(self, client: str) -> bool:
+        try:
+            self._socket.send_multipart([self._door.word(client), b""], zmq.DONTWAIT)
+        except zmq.ZMQError:
+            return False
+        finally:
+            self._arrivals.look()
+        return True
 
     def close(self) -> None:
         """Send what is still queued, within the linger time, and end."""

@@ -5,8 +5,12 @@ libzmq does not tell which connection has proved itself; the kernel does, by wha
 a server's greeting and its WELCOME are all that it says before a proof.
 """
 
+import contextlib
 import socket
 import struct
+
+from testbed.transport import connections
+from testbed.transport.connections import Peer
 
 SPARE = 64
 """Beside one for each caller."""
@@ -15,8 +19,6 @@ BEFORE_PROOF_BYTES = 64 + 170
 _SENT, _SENT_AT = struct.Struct("=QQ"), 200
 """tcpi_bytes_sent and, of that, tcpi_bytes_retrans of Linux's struct tcp_info, from 4.19 on."""
 _INFO_BYTES = 256
-
-Peer = tuple[str, int]
 
 
 class Unproved:
@@ -33,7 +35,7 @@ class Unproved:
         """One that was taken; one more than there may be ends another."""
         self.discard(descriptor)
         try:
-            peer = _peer(descriptor)
+            peer = connections.peer(descriptor)
         except OSError:
             return  # It has ended already.
         self._peers[descriptor] = peer
@@ -53,29 +55,15 @@ class Unproved:
                 del self._by_source[peer[0]]
 
 
-def _peer(descriptor: int) -> Peer:
-    connection = socket.socket(fileno=descriptor)
-    try:
-        address, port, *_ = connection.getpeername()
-        return address, port
-    finally:
-        connection.detach()
-
-
 def _end_unproved(descriptor: int, peer: Peer) -> None:
     """End that connection unless it has proved itself, or the descriptor is another's by now."""
-    try:
-        connection = socket.socket(fileno=descriptor)
-    except OSError:
-        return
-    try:
+    with (
+        contextlib.suppress(OSError, ValueError, struct.error),
+        connections.borrowed(descriptor) as connection,
+    ):
         if connection.getpeername()[:2] != peer:
             return
         info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
         sent, again = _SENT.unpack_from(info, _SENT_AT)
         if sent - again <= BEFORE_PROOF_BYTES:
             connection.shutdown(socket.SHUT_RDWR)
-    except (OSError, ValueError, struct.error):
-        return
-    finally:
-        connection.detach()

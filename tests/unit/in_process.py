@@ -5,7 +5,7 @@ import contextlib
 import queue
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -111,6 +111,9 @@ class ServerEnd:
 
     async def receive(self) -> Message:
         return await self._arrivals.get()
+
+    async def hang_up(self, clients: Iterable[str]) -> None:
+        """Nobody here has yet to take what could be forgotten."""
 
     async def send(
         self, peer: str, kind: str, number: int, encoded: Encoded, details: Mapping[str, Any]

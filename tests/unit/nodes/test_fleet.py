@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -33,6 +33,7 @@ class FakeServerTransport:
         self.encoded: list[Encoded] = []
         self.details: list[Mapping[str, Any]] = []
         self.unreachable: set[str] = set()
+        self.hung_up: list[str] = []
         self._arrivals: asyncio.Queue[Message] = asyncio.Queue()
 
     def arrive(self, *messages: Message) -> None:
@@ -41,6 +42,9 @@ class FakeServerTransport:
 
     async def receive(self) -> Message:
         return await self._arrivals.get()
+
+    async def hang_up(self, clients: Iterable[str]) -> None:
+        self.hung_up += clients
 
     async def send(
         self, peer: str, kind: str, number: int, encoded: Encoded, details: Mapping[str, Any]
@@ -800,7 +804,8 @@ def test_stop_goes_to_everybody_who_is_left() -> None:
         case.transport.sent.clear()
         await case.fleet.stop()
 
-    assert play(test).transport.sent == [("c", STOP, 1)]
+    transport = play(test).transport
+    assert transport.sent == [("c", STOP, 1)] and transport.hung_up == ["a"]
 
 
 # Joining
