@@ -1,7 +1,9 @@
 """What all tests share: how they are dealt out to workers, when they skip, and how they wait."""
 
+import contextlib
 import gc
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +14,7 @@ import pytest
 from testbed.links.linux import namespaces
 from testbed.links.userspace import backend as userspace
 
-POLL_S = 0.01
+POLL_S, SAID_S = 0.01, 5.0
 LONGEST = ("tests/kernel/", "tests/e2e/", "tests/net/", "tests/unit/")
 """Folders in the order of their files' time: what is short fills the workers' last minute."""
 MOST_WORKERS = 8
@@ -104,13 +106,28 @@ def root() -> None:
         pytest.skip("needs root with CAP_SYS_ADMIN")
 
 
-def until(condition: Callable[[], Any], what: str, limit_s: float) -> Any:
-    """Poll ``condition`` until it returns something true, and return that."""
+def until(
+    condition: Callable[[], Any],
+    what: str,
+    limit_s: float,
+    of: subprocess.Popen[str] | None = None,
+) -> Any:
+    """Poll ``condition`` until it returns something true, and return that.
+
+    ``of``: who is to make it so, whose end before it is the wait's, with what it said.
+    """
     deadline = time.monotonic() + limit_s
     while True:
+        ended = of is not None and of.poll() is not None
         found = condition()
         if found:
             return found
+        if of is not None and ended:
+            # What it has left behind may have its output still.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                said = of.communicate(timeout=SAID_S)[0]
+                raise AssertionError(f"ended with {of.returncode}, and not {what}: {said}")
+            raise AssertionError(f"ended with {of.returncode}, and not {what}")
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {limit_s} s: {what}")
         time.sleep(POLL_S)

@@ -65,7 +65,7 @@ def test_a_host_that_is_lost_fails_its_run_and_the_bench_goes_on_once_it_is_back
 ):
     agent = machines.agent(1)
     made = bench(machines, "--rounds=6", PLACE)
-    until(lambda: machines.events("round", "bench"), "a round", LIMIT_S)
+    until(lambda: machines.events("round", "bench"), "a round", LIMIT_S, made)
     agent.kill()
     text = said(made)
     assert made.returncode == 1

@@ -25,20 +25,20 @@ def parted(
 ) -> tuple[Any, float]:
     """A run of ``method`` with hosts b and c cut from each other, and when that was."""
     run = found.launch(*method, PLACE, *LINKS, *FAST)
-    until(lambda: found.events("round"), "a round", LIMIT_S)
+    until(lambda: found.events("round"), "a round", LIMIT_S, run)
     (began,) = found.events("run")
     cut_s = (time.monotonic_ns() - began["origin_ns"]) / 1e9
     found.part(1, 2)
-    (told,) = until(lambda: found.events("hosts_cut"), "word of the cut", LIMIT_S)
+    (told,) = until(lambda: found.events("hosts_cut"), "word of the cut", LIMIT_S, run)
     assert told["hosts"] == ["b", "c"] and told["reason"]
     print("told after, s:", told["t"] - cut_s)
     assert 0 < told["t"] - cut_s < told_s
     return run, cut_s
 
 
-def goes_on(found: Machines, until: Callable[..., Any]) -> None:
+def goes_on(found: Machines, until: Callable[..., Any], run: Any) -> None:
     done = len(found.events("round"))
-    until(lambda: len(found.events("round")) >= done + ROUNDS_MORE, "rounds", LIMIT_S)
+    until(lambda: len(found.events("round")) >= done + ROUNDS_MORE, "rounds", LIMIT_S, run)
 
 
 @pytest.mark.quiet
@@ -48,13 +48,13 @@ def test_one_of_them_is_gone_where_clients_speak_to_one_another(
     found = machines(3)
     agents = [found.agent(1), found.agent(2)]
     run, cut_s = parted(found, until, TOLD_S, *AMONG_CLIENTS)
-    (gone,) = until(lambda: found.events("host_gone"), "word of one of them", LIMIT_S)
+    (gone,) = until(lambda: found.events("host_gone"), "word of one of them", LIMIT_S, run)
     # It has the fewer clients.
     assert gone["host"] == "c" and gone["reason"].startswith("cut from host b: ")
-    (lost,) = until(lambda: found.events("lost"), "word of its client", LIMIT_S)
+    (lost,) = until(lambda: found.events("lost"), "word of its client", LIMIT_S, run)
     assert lost["peer"] == "client-4" and lost["t"] - cut_s < TOLD_S
     assert not alive(below(agents[1]))
-    goes_on(found, until)
+    goes_on(found, until, run)
     run.send_signal(signal.SIGINT)
     text = said(run)
     assert run.returncode == 130, text
@@ -70,7 +70,7 @@ def test_nothing_becomes_of_it_but_word_where_they_do_not(
     found = machines(3)
     agents = [found.agent(1), found.agent(2)]
     run, _ = parted(found, until, TOLD_BESIDE_S, "--method=fedpeft")
-    goes_on(found, until)
+    goes_on(found, until, run)
     run.send_signal(signal.SIGINT)
     text = said(run)
     assert run.returncode == 130, text

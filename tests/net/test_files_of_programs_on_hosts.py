@@ -102,7 +102,7 @@ def test_a_run_that_fails_by_a_lost_host_has_the_files_of_the_others(
         *(*UNPROBED, "--place=server=a,client-1=b,client-2=c", "--on-lost-host=stop", "--"),
         *("sh", "-c", "echo so far > $WIRETUNE_DIR/far; echo here; sleep 600"),
     )
-    until(lambda: all_write(found), "all of them", LIMIT_S)
+    until(lambda: all_write(found), "all of them", LIMIT_S, run)
     lost.kill()
     text = said(run)
     assert run.returncode == 1 and "host c is gone" in text
@@ -139,7 +139,7 @@ def test_who_ends_while_files_come_leaves_no_part_of_one_and_no_process(
         *("--server=true", f"--client={writes}"),
     )
     came = found.folder / "out"
-    until(lambda: list(came.glob("*/nodes/client-1/b")), "a part of it", LIMIT_S)
+    until(lambda: list(came.glob("*/nodes/client-1/b")), "a part of it", LIMIT_S, run)
     processes = below(run) | below(agent)
     if end == "driver asked":
         run.send_signal(signal.SIGINT)

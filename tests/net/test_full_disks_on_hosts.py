@@ -39,7 +39,7 @@ def test_a_disk_that_captures_fill_ends_them_alone(machines: Make, until: Callab
     disk.folder.mkdir()
     agent = found.agent(1, environment={"TMPDIR": str(disk.folder)}, disk=disk)
     run = found.launch(f"--rounds={MANY}", "--pcap", "--no-calibrate", PLACE, *SMALL)
-    until(lambda: found.events("round"), "a round", LIMIT_S)
+    until(lambda: found.events("round"), "a round", LIMIT_S, run)
     disk.fill(agent)
     text = said(run)
     assert run.returncode == 0, text
@@ -76,7 +76,9 @@ def test_a_driver_whose_disk_is_full_ends_the_run_on_all_hosts(
     place = (PLACE,) if words is LAUNCH and hosts is SEVERAL else ()
     run = start(*place, *words, out="disk", hosts=hosts, disk=disk)
     out = str(disk.of(run))
-    until(lambda: found.events("round" if words is LAUNCH else "wire", out), "a begin", LIMIT_S)
+    until(
+        lambda: found.events("round" if words is LAUNCH else "wire", out), "a begin", LIMIT_S, run
+    )
     (record,) = Path(out).glob("**/events.jsonl")
     theirs = below(agent) | below(run)
     filled_s = time.monotonic()

@@ -77,7 +77,7 @@ def test_what_nodes_write_is_in_the_runs_log_by_host_and_node(
     found = machines()
     found.agent(1)
     run = found.launch(f"--rounds={MANY}", "--no-calibrate", PLACE, *SMALL)
-    until(lambda: found.events("round"), "a round", LIMIT_S)
+    until(lambda: found.events("round"), "a round", LIMIT_S, run)
     pids = {event["node"]: event["pid"] for event in found.events("started")}
     for node in ("client-1", "client-3"):
         os.kill(pids[node], signal.SIGABRT)

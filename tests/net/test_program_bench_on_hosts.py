@@ -90,7 +90,7 @@ def test_a_run_that_loses_a_host_has_no_result_and_is_made_again_once_it_is_back
     waits = written(found, "waits.toml", WAITS)
     agent = found.agent(1)
     made = bench(found, waits)
-    until(lambda: len(found.events("started", "bench")) == 3, "programs", LIMIT_S)
+    until(lambda: len(found.events("started", "bench")) == 3, "programs", LIMIT_S, made)
     agent.kill()
     text = said(made)
     assert made.returncode == 1, text

@@ -122,12 +122,12 @@ def test_programs_of_an_agent_that_is_killed_are_lost_and_the_others_go_on(
         f"--client=echo here; cd {found.folder}; while [ ! -e go ]; do sleep 0.1; done",
         "--until=clients",
     )
-    until(lambda: all_write(found), "all of them", LIMIT_S)
+    until(lambda: all_write(found), "all of them", LIMIT_S, run)
     theirs = below(agent)
     assert len(theirs) >= 4  # The part, its spawner and links, an init and its program.
     agent.kill()
     assert not alive(theirs)
-    (lost,) = until(lambda: found.events("lost"), "word of it", LIMIT_S)
+    (lost,) = until(lambda: found.events("lost"), "word of it", LIMIT_S, run)
     assert (lost["peer"], lost["reason"]) == ("client-2", "host b is gone")
     (found.folder / "go").touch()
     text = said(run)
@@ -153,7 +153,7 @@ def test_an_interrupt_reaches_programs_on_all_hosts(machines: Make, until: Calla
         "while :; do sleep 0.1; done"
     )
     run = found.execute(*UNPROBED, HERE_AND_THERE, "--", "sh", "-c", heard)
-    until(lambda: all_write(found), "all of them", LIMIT_S)
+    until(lambda: all_write(found), "all of them", LIMIT_S, run)
     run.send_signal(signal.SIGINT)
     text = said(run)
     assert run.returncode == 130, text
@@ -185,7 +185,7 @@ def test_a_driver_that_is_killed_leaves_nothing_and_its_agent_has_the_next_run(
     found = machines()
     agent = found.agent(1)
     run = found.execute(*UNPROBED, HERE_AND_THERE, "--", "sh", "-c", WAITS)
-    until(lambda: all_write(found), "all of them", LIMIT_S)
+    until(lambda: all_write(found), "all of them", LIMIT_S, run)
     processes = below(run) | below(agent)
     os.kill(run.pid, signal.SIGKILL)
     assert not alive(processes)

@@ -49,7 +49,7 @@ def test_a_run_whose_driver_is_killed_ends_as_one_that_nothing_disturbed(
     found = machines()
     found.agent(1)
     run = found.launch(*RUN, place)
-    until(lambda: kept_elsewhere(found), "a state from the other host", LIMIT_S)
+    until(lambda: kept_elsewhere(found), "a state from the other host", LIMIT_S, run)
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
     (state,) = (found.folder / "out").glob("*/state")
@@ -68,7 +68,7 @@ def test_a_run_that_lost_a_host_ends_so_with_another_in_its_place(
     found = machines(3)
     agent = found.agent(1)
     run = found.launch(*RUN, SERVER_ELSEWHERE, hosts=[0, 1])
-    until(lambda: kept_elsewhere(found), "a state from the other host", LIMIT_S)
+    until(lambda: kept_elsewhere(found), "a state from the other host", LIMIT_S, run)
     agent.kill()
     assert "host b is gone, which has the server" in said(run)
     assert run.returncode == 1
@@ -90,7 +90,7 @@ def test_a_run_that_lost_its_other_host_ends_so_on_one(machines: Make, until: Ca
     found = machines()
     agent = found.agent(1)
     run = found.launch(*RUN, PLACE, "--on-lost-host=stop")
-    until(lambda: kept_elsewhere(found), "a state from the other host", LIMIT_S)
+    until(lambda: kept_elsewhere(found), "a state from the other host", LIMIT_S, run)
     agent.kill()
     assert "host b is gone" in said(run)
     assert run.returncode == 1
