@@ -1,6 +1,8 @@
 """Hosts that are lost before a run has begun: once they have met, and while links are probed."""
 
+import contextlib
 import select
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ from several_hosts import TUNNEL_PORT, underlay
 
 from testbed.links.interface import LinkError, Network
 from testbed.links.linux import namespaces
+from testbed.links.tunnel import silence
 from testbed.links.tunnel.clocks import Offset
 from testbed.links.tunnel.measurement import measure
 from testbed.links.tunnel.meeting import Meeting, listen, meet, new_token
@@ -100,6 +103,46 @@ def test_hosts_that_are_cut_right_after_they_have_met_know_it(between: tuple[Pla
             each.close()
 
 
+@pytest.mark.quiet
+def test_what_is_said_into_the_silence_does_not_lengthen_it(between: tuple[Plan, Network]):
+    layout, network = between
+    one, other = layout.clients
+
+    def calls(channel: Channel) -> Any:
+        namespaces.enter(network.endpoint(one).namespaces)
+        with socket.create_connection((other.address, TUNNEL_PORT), LIMIT_S) as connection:
+            silence.end_by(connection)
+            time.sleep(2 * silence.SILENT_S)
+            assert not silence.lasts(connection)
+            channel.send(Ready())
+            assert isinstance(channel.receive(LIMIT_S), Go)
+            began_s = time.monotonic()
+            while not silence.lasts(connection) and time.monotonic() < began_s + 4 * TOLD_S:
+                time.sleep(0.1)
+                if time.monotonic() > began_s + 0.8 * silence.SILENT_S:
+                    connection.send(b"!")
+            return time.monotonic() - began_s
+
+    def listens(channel: Channel) -> Any:
+        namespaces.enter(network.endpoint(other).namespaces)
+        with listen(other.address, TUNNEL_PORT) as listener:
+            channel.send(Ready())
+            with listener.accept()[0]:
+                channel.receive(LIMIT_S)
+
+    with (
+        contextlib.closing(Worker("listens", listens)) as called,
+        contextlib.closing(Worker("calls", calls)) as caller,
+    ):
+        called.receive(Ready, LIMIT_S)
+        caller.receive(Ready, LIMIT_S)
+        network.shape(other, CUT, CUT)
+        caller.tell(Go())
+        took_s = caller.receive(Result, LIMIT_S).value
+        print("known after, s:", took_s)
+        assert silence.SILENT_S - 1 < took_s < TOLD_S
+
+
 def lose(found: Machines, agent: subprocess.Popen[str], how: str) -> float:
     """Lose the second host; when, in seconds of the run."""
     (began,) = found.events("run")
@@ -127,7 +170,7 @@ def test_a_host_that_is_lost_while_links_are_probed_ends_the_run_within_seconds(
     found = machines()
     agent = found.agent(1)
     run = found.execute(*FAR, PLACE, "--", "true")
-    until(lambda: len(found.events("isolated")) == 3, "places of all programs", LIMIT_S)
+    until(lambda: len(found.events("isolated")) == 3, "places of all programs", LIMIT_S, run)
     time.sleep(0.5)  # Of the six that a ping takes over such lines.
     gone_s = lose(found, agent, how)
     fails(run)
@@ -147,7 +190,7 @@ def test_a_host_that_is_lost_before_hosts_have_met_ends_the_run_within_seconds(
     found = machines()
     agent = found.agent(1)
     run = found.execute(*FAR, PLACE, "--", "true")
-    until(lambda: found.events("run"), "a run", LIMIT_S)
+    until(lambda: found.events("run"), "a run", LIMIT_S, run)
     gone_s = lose(found, agent, how)
     fails(run)
     assert not found.events("links")

@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 import pytest
-from machines import LIMIT_S, Make, alive, below, said
+from machines import LIMIT_S, Make, alive, below, said, still_run
 
 FAST = (
     *("--method=fedavg", "--set=batch_size=128", "--set=local_epochs=1"),
@@ -104,7 +104,7 @@ def test_an_agent_that_is_killed_takes_its_clients_along_and_the_run_goes_on(
     found = machines()
     agent = found.agent(1)
     run = found.launch(f"--rounds={MANY}", PLACE, *SMALL)
-    until(lambda: found.events("round"), "a round", LIMIT_S)
+    until(lambda: found.events("round"), "a round", LIMIT_S, run)
     theirs = below(agent)
     assert len(theirs) >= 5  # The part, its zygote and links, and two nodes.
     agent.kill()
@@ -127,10 +127,10 @@ def test_a_node_of_another_host_that_stands_still_is_told_of(
     found = machines()
     found.agent(1)
     run = found.launch("--rounds=2", "--round-timeout=3", "--no-calibrate", PLACE, *LINKS)
-    until(lambda: found.events("round_started"), "a round", LIMIT_S)
+    until(lambda: found.events("round_started"), "a round", LIMIT_S, run)
     (pid,) = [each["pid"] for each in found.events("started") if each["node"] == "client-3"]
     os.kill(pid, signal.SIGSTOP)
-    until(lambda: found.events("round"), "the end of the round", LIMIT_S)
+    until(lambda: found.events("round"), "the end of the round", LIMIT_S, run)
     os.kill(pid, signal.SIGCONT)
     text = said(run)
     assert run.returncode == 0, text
@@ -145,7 +145,7 @@ def test_a_host_that_is_cut_off_is_gone_and_with_strict_the_run(
     found = machines()
     agent = found.agent(1)
     run = found.launch("--rounds=500", "--strict", "--no-calibrate", PLACE, *SMALL)
-    until(lambda: found.events("round"), "a round", LIMIT_S)
+    until(lambda: found.events("round"), "a round", LIMIT_S, run)
     theirs = below(agent)
     found.cut(1)
     words = said(run)
@@ -162,7 +162,7 @@ def test_a_driver_that_is_killed_leaves_nothing_and_its_agent_has_the_next_run(
     found = machines()
     agent = found.agent(1)
     run = found.launch("--rounds=500", PLACE, *SMALL)
-    until(lambda: found.events("round"), "a round", LIMIT_S)
+    until(lambda: found.events("round"), "a round", LIMIT_S, run)
     processes = below(run) | below(agent)
     busy = found.launch(*LINKS, out="busy")
     assert "host b at 10.1.0.2:7400: its agent has a run already" in said(busy)
@@ -182,19 +182,24 @@ def test_a_host_that_is_gone_is_so_in_the_record_within_seconds(
     found = machines()
     agent = found.agent(1)
     run = found.launch("--rounds=500", "--no-calibrate", "--pcap", PLACE, *SMALL)
-    until(lambda: found.events("round"), "a round", LIMIT_S)
+    until(lambda: found.events("round"), "a round", LIMIT_S, run)
     (began,) = found.events("run")
+    theirs = below(agent)
     gone_s = (time.monotonic_ns() - began["origin_ns"]) / 1e9
     if how == "cut":
         found.cut(1)
+        cut_s = time.monotonic()
+        assert not still_run(theirs, 4 * TOLD_S)
+        print("their part ended after, s:", time.monotonic() - cut_s)
+        assert time.monotonic() - cut_s < TOLD_S
     else:
         for process in below(agent) if how == "everything" else ():
             process.kill()
         agent.kill()
-    (told,) = until(lambda: found.events("host_gone"), "word of it", LIMIT_S)
+    (told,) = until(lambda: found.events("host_gone"), "word of it", LIMIT_S, run)
     print("told after, s:", told["t"] - gone_s)
     assert 0 < told["t"] - gone_s < TOLD_S
-    lost = until(lambda: found.events("lost")[1:] and found.events("lost"), "words", LIMIT_S)
+    lost = until(lambda: found.events("lost")[1:] and found.events("lost"), "words", LIMIT_S, run)
     assert [event["peer"] for event in lost] == ["client-3", "client-4"]
     assert all(event["t"] - gone_s < TOLD_S for event in lost)
     run.send_signal(signal.SIGINT)

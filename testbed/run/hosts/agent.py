@@ -10,6 +10,7 @@ import select
 from collections.abc import Callable
 from typing import Any
 
+from testbed.links.tunnel import silence
 from testbed.links.tunnel.callers import Called, Callers
 from testbed.links.tunnel.meeting import listen
 from testbed.metering import meter
@@ -71,7 +72,7 @@ class Agent:
                 ready = self._wait(input_)
                 if input_ in ready and not os.read(input_, 1 << 12):
                     return
-                if self._part is not None and ready & self._part.descriptors:
+                if self._part is not None and (ready & self._part.descriptors or self._part.is_cut):
                     self._end()
                 for called in self._callers.take({lines.CALLER}):
                     self._answer(called)
@@ -81,9 +82,10 @@ class Agent:
         self._callers.watch(waiter)
         if input_ is not None:
             waiter.register(input_, select.POLLIN)
+        patience_s = self._callers.patience_s
         if self._part is not None:
             self._part.watch(waiter)
-        patience_s = self._callers.patience_s
+            patience_s = silence.LOOK_S if patience_s is None else min(patience_s, silence.LOOK_S)
         limit_ms = None if patience_s is None else 1000 * patience_s
         return {descriptor for descriptor, _ in waiter.poll(limit_ms)}
 
@@ -121,6 +123,11 @@ class _Process:
     @property
     def descriptors(self) -> set[int]:
         return {self._line.fileno(), self._end}
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the driver's host is gone, as the kernel says later where the part speaks."""
+        return self._line.is_cut
 
     def watch(self, waiter: select.poll) -> None:
         """Have the driver's end and the process's wake ``waiter``; what is said is the latter's."""

@@ -60,6 +60,11 @@ class Line:
     def fileno(self) -> int:
         return self._stream.fileno()
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether the other end's host is known to be gone by its silence."""
+        return silence.lasts(self._stream.connection)
+
     def send(self, message: msgspec.Struct) -> None:
         """Say one message.
 
@@ -98,8 +103,9 @@ class Line:
             if self._closed is not None:
                 raise LineClosed(self._closed)
             left_s = until - time.monotonic()
-            if left_s <= 0 or not _readable(self._stream, left_s):
+            if left_s <= 0:
                 raise LineClosed(f"no answer within {limit_s:g} s")
+            _await(self._stream, min(left_s, silence.LOOK_S))
             self._fill()
         message = self._messages.popleft()
         if not isinstance(message, kind):
@@ -112,6 +118,8 @@ class Line:
             try:
                 data = self._stream.recv(_READ_BYTES, socket.MSG_DONTWAIT)
             except BlockingIOError:
+                if self.is_cut:
+                    self._closed = f"no word from it for {silence.SILENT_S:g} s"
                 return
             except OSError as error:
                 self._closed = ends.why(error)
@@ -191,7 +199,7 @@ def _watch(connection: socket.socket) -> None:
     silence.end_by(connection)
 
 
-def _readable(stream: Sealed, limit_s: float) -> bool:
+def _await(stream: Sealed, limit_s: float) -> None:
     waiter = select.poll()
     waiter.register(stream, select.POLLIN)
-    return bool(waiter.poll(1000 * limit_s))
+    waiter.poll(1000 * limit_s)

@@ -8,6 +8,7 @@ from typing import Protocol
 import msgspec
 
 from testbed.links.process import Facts
+from testbed.links.tunnel import silence
 from testbed.network.underlay import Path
 from testbed.run.hosts.driver import Hosts
 from testbed.run.hosts.far_host import FarHost
@@ -75,7 +76,7 @@ def for_own(them: Hosts, own: Source, limit_s: float) -> bool:
 
 
 def for_words(them: Hosts, until_s: float, *more: Source) -> None:
-    """Wait until a host says something, or ``more`` do, and take what hosts have said."""
+    """Wait a while for what hosts say, or until ``more`` do, and take what hosts have said."""
     waiter = select.poll()
     # One that has told of its end closes its line, which stays to be read.
     lines = (far.line for far in them.there if far.closing is None)
@@ -84,6 +85,7 @@ def for_words(them: Hosts, until_s: float, *more: Source) -> None:
     # By what they say of a host that is cut off its line need not be waited for.
     if them.links is not None and them.links.failure() is None:
         waiter.register(them.links, select.POLLIN)
-    waiter.poll(1000 * max(0.0, until_s - time.monotonic()))
+    left_s = max(0.0, until_s - time.monotonic())
+    waiter.poll(1000 * min(left_s, silence.LOOK_S))
     them.pump()
     them.hear_links()

@@ -69,6 +69,19 @@ def test_an_end_is_told_after_what_came_before_it(owned: contextlib.ExitStack):
         driver.read()
 
 
+def test_a_silent_host_ends_the_line_after_what_came_before(
+    owned: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
+):
+    driver, agent = joined(owned)
+    agent.send(Tell(1, 2, 3))
+    assert driver.receive(Tell, 5) and not driver.is_cut
+    agent.send(Tell(4, 5, 6))
+    monkeypatch.setattr(lines.silence, "lasts", lambda connection: True)
+    assert driver.is_cut and driver.receive(Tell, 5) == Tell(4, 5, 6)
+    with pytest.raises(LineClosed, match="no word from it for 3 s"):
+        driver.receive(Tell, 60)
+
+
 def test_an_end_is_told_in_the_same_words_by_who_reads_and_who_writes(
     owned: contextlib.ExitStack, until: Callable[..., Any]
 ) -> None:
