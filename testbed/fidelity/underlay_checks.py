@@ -10,6 +10,9 @@ from testbed.network import underlay
 from testbed.network.topology import Plan
 from testbed.network.underlay import Path
 
+HOSTS_NETWORK = "hosts' network"
+"""How names of these checks begin."""
+
 
 def checks(plan: Plan, paths: Iterable[Path], among_clients: bool = False) -> list[Check]:
     """Two of each way between hosts that have nodes which send to each other.
@@ -24,11 +27,11 @@ def checks(plan: Plan, paths: Iterable[Path], among_clients: bool = False) -> li
         if asked_kbit is not None:
             share = round(100 * asked_kbit / path.rate_kbit, 3) if path.rate_kbit else None
             fits = share is not None and share <= 100
-            found.append(Check("hosts' network, asked", link, way, 0.0, share, "%", 100.0, fits))
+            found.append(Check(f"{HOSTS_NETWORK}, asked", link, way, 0.0, share, "%", 100.0, fits))
         hidden = underlay.hidden(plan, path, among_clients)
         if hidden is not None:
             way_ms, most_ms = round(path.rtt_max_ms / 2, 6), round(hidden.ms, 6)
             fits = way_ms <= most_ms
-            name = "hosts' network, hidden"
+            name = f"{HOSTS_NETWORK}, hidden"
             found.append(Check(name, link, way, 0.0, way_ms, "ms", most_ms, fits))
     return found

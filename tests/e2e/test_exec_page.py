@@ -7,7 +7,8 @@ import shutil
 import pytest
 from running import ROOT
 
-PAGE = (ROOT / "docs" / "exec.md").read_text()
+DOCS = ROOT / "docs"
+PAGE = (DOCS / "exec.md").read_text()
 SIZE = 100_000
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
@@ -17,6 +18,14 @@ pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl
 def folder(tmp_path):
     (tmp_path / "FILE").write_bytes(bytes(SIZE))
     return tmp_path
+
+
+def test_folders_of_nodes_may_have_spaces_in_every_example():
+    lines = [line for page in DOCS.glob("*.md") for line in page.read_text().splitlines()]
+    told = [line for line in lines if line.startswith("    ") and "$WIRETUNE_DIR" in line]
+    # Within quotes, or the value of a variable, a shell splits nothing.
+    assert len(told) >= 3
+    assert [line for line in told if not re.search(r"[\"=]\$WIRETUNE_DIR", line)] == []
 
 
 def fetched(run):

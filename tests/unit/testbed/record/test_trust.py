@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from testbed.record import host_load, trust
-from testbed.record.events import NotProbed, Verdict
+from testbed.record.events import Check, NotProbed, Verdict
 from testbed.record.run_summary import Certificate, Host, Judged, Summary
 from testbed.record.summary import SummaryBuilder
 
@@ -90,6 +90,15 @@ def test_links_that_fail_are_to_be_measured_by_their_profiles(
     profile: str | None, asked: str
 ) -> None:
     assert trust.line(summary("fail", profile=profile)).endswith(f"calibrate --profile={asked}")
+
+
+def test_for_the_network_between_hosts_there_is_nothing_to_type() -> None:
+    own = Check("rate", "client-1", "up", 6.3, 6.0, "Mbit/s", 0.1, False)
+    between = Check("hosts' network, hidden", "a to b", "both", 0.0, 209.0, "ms", 22.5, False)
+    for missed, cure in (([between], False), ([own, between], True)):
+        given = summary("fail")
+        given.fidelity.checks = missed
+        assert ("type:" in trust.line(given)) == cure
 
 
 def test_what_to_type_for_the_host_is_said_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
