@@ -261,6 +261,11 @@ def test_the_file_says_what_it_is() -> None:
     assert models.read_spec(NAME) == models.ModelSpec()
 
 
+def test_a_models_size_leaves_out_the_classifier_that_runs_start_anew() -> None:
+    known = {NAME: 302_688, "vit-b16": 85_798_656, "llama-docs": 922_752}
+    assert {name: models.parameters(name) for name in known} == known
+
+
 def test_names_and_bad_arguments() -> None:
     assert models.names() == [
         *("llama-2-7b", "llama-docs", "mistral-7b", "vit-b16", NAME, "vit-l16")
