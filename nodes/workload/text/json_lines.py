@@ -25,6 +25,16 @@ _OTHER_ENCODINGS = (b"\xff\xfe", b"\xfe\xff")
 _MARK = b"\xef\xbb\xbf"
 """What editors of Windows write before UTF-8."""
 
+_OTHER_FILES = {
+    b"\x1f\x8b": ".gz",
+    b"\xfd7zXZ\x00": ".xz",
+    b"\x28\xb5\x2f\xfd": ".zst",
+    b"PAR1": ".parquet",
+    b"ARROW1": ".arrow",
+    b"PK\x03\x04": ".zip",
+}
+"""Beginnings of files that are no JSON, and how their names should end."""
+
 
 class Unreadable(ValueError):
     """Contents of a file are not what they should be; the text says where in it and why."""
@@ -79,6 +89,13 @@ def _objects(file: BinaryIO) -> Iterator[tuple[int, dict[str, Any]]]:
         number, size = number + 1, size + len(line)
         if number == 1 and line.startswith(_OTHER_ENCODINGS):
             raise Unreadable("is UTF-16 or UTF-32; save it as UTF-8")
+        if number == 1:
+            for first, ending in _OTHER_FILES.items():
+                if line.startswith(first):
+                    raise Unreadable(
+                        f"begins as a {ending} file does, and not as JSON; unpack or convert it, "
+                        "or name it by what it is"
+                    )
         # Of files that were joined each begins with its own.
         line = line.removeprefix(_MARK)
         if is_first and line.lstrip().startswith(b"["):
