@@ -7,6 +7,7 @@ import math
 import operator
 import re
 import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from testbed.config_error import ConfigError
@@ -122,6 +123,9 @@ def value(account: str, own: Mapping[str, float], base: Mapping[str, float] | No
 def _worked_out(part: ast.expr, figure: Callable[[str], float]) -> float:
     match part:
         case ast.Constant(int() | float() as number) if not isinstance(number, bool):
+            # Python itself refuses to make a float of digits that are too many for one.
+            if not abs(number) <= sys.float_info.max:
+                raise ValueError("a number in it is larger than any float")
             return float(number)
         case ast.Name() | ast.Attribute():
             return figure(_dotted(part))

@@ -38,7 +38,7 @@ from testbed.report import claims, curves
 from testbed.report.claims import Examined
 from testbed.report.terminal import Output
 from testbed.run.config import RunConfig, choose, convert
-from testbed.transport import congestion
+from testbed.transport import congestion, keys
 
 _WORST_FIRST: tuple[Verdict, ...] = ("fail", "skipped", "pass")
 
@@ -216,6 +216,7 @@ def _check(config: RunConfig) -> dict[str, str]:
     Returns digests of the files that the run's links, data and weights are read from.
     """
     extras.require("bench", "train")
+    from experiments import launch as launching
     from nodes.program import FineTuning
     from testbed.network.profiles import load
     from testbed.run import client_links
@@ -229,7 +230,12 @@ def _check(config: RunConfig) -> dict[str, str]:
     choose("method", config.method, known.names())
     if config.congestion is not None:
         congestion.check(config.congestion, config.links)
-    task = FineTuning(config, len(profiles)).task
+    client_links.times_away(config, len(profiles))
+    keys.asked(config.secure, config.transport)
+    program = FineTuning(config, len(profiles))
+    # Which ones "auto" takes, each run finds out.
+    launching.check_links(config, config.links, peer_to_peer=program.peer_to_peer)
+    task = program.task
     server = [] if config.server_profile is None else [load(config.server_profile)]
     read = client_links.files(config, [*profiles, *server])
     data, weights = task.fingerprint(), None

@@ -112,17 +112,7 @@ def _launch(
     config = msgspec.structs.replace(config, secure=keys.asked(config.secure, config.transport))
     program = FineTuning(config, len(profiles))
     limits.allow(len(layout.nodes), streams=backend.name == "loopback")
-    if program.peer_to_peer and backend.name == "loopback":
-        asks = "transport" if config.transport == "gloo" else "method"
-        raise ConfigError(
-            f"{asks} = {getattr(config, asks)!r}: clients speak to one another, which takes links "
-            "with namespaces; loopback links lead to the server alone"
-        )
-    if config.pcap and backend.name == "loopback":
-        raise ConfigError(
-            "pcap = true: loopback links have no packets of a client's own, for all clients share "
-            "127.0.0.1; take links with namespaces (--links=netem or userspace), or leave it out"
-        )
+    check_links(config, backend.name, peer_to_peer=program.peer_to_peer)
     _refuse_unused(flags, program.task.partition)
     # 2. The configuration as it will be written: nothing left to a default.
     config = msgspec.structs.replace(
@@ -234,6 +224,24 @@ def _launch(
         # Last, as a bench tells of it.
         output.error(f"{summary.status}: {summary.reason}")
     return EXIT_CODES[summary.status] or (0 if whole else UNWRITTEN_EXIT)
+
+
+def check_links(config: RunConfig, links: str, *, peer_to_peer: bool) -> None:
+    """Raises ConfigError where such ``links`` have not what the run needs.
+
+    ``peer_to_peer``: whether its clients speak to one another.
+    """
+    if peer_to_peer and links == "loopback":
+        asks = "transport" if config.transport == "gloo" else "method"
+        raise ConfigError(
+            f"{asks} = {getattr(config, asks)!r}: clients speak to one another, which takes links "
+            "with namespaces; loopback links lead to the server alone"
+        )
+    if config.pcap and links == "loopback":
+        raise ConfigError(
+            "pcap = true: loopback links have no packets of a client's own, for all clients share "
+            "127.0.0.1; take links with namespaces (--links=netem or userspace), or leave it out"
+        )
 
 
 def _refuse_unused(flags: dict[str, Any], partition: str) -> None:

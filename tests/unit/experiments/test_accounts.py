@@ -77,6 +77,8 @@ def test_a_figure_that_no_run_has_is_missing() -> None:
         ("44.7 / 2.27", "names no figure of a run"),
         ("3 * MiB", "names no figure of a run"),
         ("-" * 50_000 + "up", "write names of a run's figures"),
+        ("1e400 * up", "is larger than any float"),
+        ("9" * 400 + " * up", "is larger than any float"),
     ],
 )
 def test_what_is_no_account_of_a_run_is_refused(account: str, reason: str) -> None:
