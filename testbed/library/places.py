@@ -5,6 +5,7 @@ is told from a network that is up, and cleared by whoever comes upon it.
 """
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import os
@@ -95,6 +96,8 @@ def home() -> Path:
             f"{folder}: must be a folder of yours that nobody else may enter (mode 700), for who "
             "gets to a network's socket runs programs as you; move it away"
         )
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        raise ConfigError(f"{folder}: must be a folder that you may enter and write to (mode 700)")
     return folder
 
 
@@ -137,13 +140,17 @@ def _taken(folder: Path) -> Place | None:
     """
     while True:
         try:
-            folder.mkdir(0o700, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(0o700)
+            place = Place.opened(folder)
+            if place is None and _is_other(folder):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         except OSError as error:
             raise ConfigError(
                 f"{folder}: make a network's folder: {error.strerror}; free its name, or take "
                 "another by --name"
             ) from error
-        if (place := Place.opened(folder)) is None:
+        if place is None:
             continue
         if place.lock():
             place.clear()
@@ -153,11 +160,20 @@ def _taken(folder: Path) -> Place | None:
             return None
 
 
+def _is_other(folder: Path) -> bool:
+    """Whether what is there is no folder; a link to one is none."""
+    return folder.is_symlink() or (folder.exists() and not folder.is_dir())
+
+
 def up() -> list[Path]:
     """Folders of the networks that are up; what killed keepers have left is cleared."""
     found = []
     for folder in sorted(home().iterdir()):
-        if (place := Place.opened(folder)) is None:
+        try:
+            place = Place.opened(folder)
+        except PermissionError:  # Not one of ours, all of which their user may open.
+            continue
+        if place is None:
             continue
         if place.lock():
             place.remove()

@@ -1,5 +1,6 @@
 """Places of networks: whose they may be, who has one, and what a killed keeper leaves."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -147,12 +148,37 @@ def test_a_folder_that_is_not_this_users_alone_has_no_network(tmp_path: Path) ->
         places.connect(folder)
 
 
-def test_a_file_where_a_networks_folder_would_be_is_refused_with_its_name() -> None:
-    (places.home() / "lab").touch()
-    (places.home() / "net-1").touch()
+@pytest.mark.parametrize("kind", ["file", "link", "link to nothing", "pipe"])
+def test_what_is_no_folder_where_a_networks_would_be_is_refused_with_its_name(
+    runtime: Path, kind: str
+) -> None:
+    for name in ("lab", "net-1"):
+        path = places.home() / name
+        if kind == "file":
+            path.touch()
+        elif kind == "pipe":
+            os.mkfifo(path)
+        else:
+            path.symlink_to(runtime if kind == "link" else "nothing")
+    assert places.up() == []
     for name in ("lab", None):
         with pytest.raises(ConfigError, match=r"/(lab|net-1): make a network's folder: File exi"):
             places.take(name)
+
+
+def test_folders_that_cannot_be_opened_are_no_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    (places.home() / "lab").mkdir(0o700)
+
+    def refuse(*_: object, **__: object) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert places.up() == []
+    with pytest.raises(ConfigError, match="make a network's folder: Permission denied"):
+        places.take("lab")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(ConfigError, match="must be a folder that you may enter and write to"):
+        places.up()
 
 
 def test_a_folder_whose_name_is_too_long_has_no_network(tmp_path: Path) -> None:
