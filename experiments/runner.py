@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 import signal
 import sys
 import time
@@ -180,44 +181,61 @@ def conduct(
         ConfigError: before the first run: it cannot be there.
     """
     venue = Venue() if venue is None else venue
-    course, stopped = BenchProgress(list(cells), budget_s), False
-    there = {cell.id: finished(folder / cell.id) for cell in cells}
-    for id_, summary in there.items():
-        if summary is not None:
-            course.took_s[id_] = summary.seconds.total
-    for number, planned in enumerate(cells):
-        cell = settle(planned, course.outcomes)
-        unsettled = cell if isinstance(cell, str) else None
-        if isinstance(cell, str):
-            cell = planned
-        course.cells[number] = cell
-        place = folder / cell.id
-        earlier = there[cell.id] if cell.id in there else finished(place)
-        budget_left_s = course.budget_left_s
-        if earlier is not None:
-            outcome = Outcome(cell, earlier, None, earlier=True)
-        elif stopped:
-            outcome = Outcome(cell, None, INTERRUPTED, stopped=True)
-        elif budget_s is not None and budget_left_s is not None and budget_left_s < 0:
-            outcome = Outcome(cell, None, f"the budget of {human_seconds(budget_s)} was spent")
-        elif unsettled is not None:
-            outcome = Outcome(cell, None, unsettled)
-        else:
+    course, asked = BenchProgress(list(cells), budget_s), signals.Interruption()
+    with asked.heard():
+        there = {cell.id: finished(folder / cell.id) for cell in cells}
+        for id_, summary in there.items():
+            if summary is not None:
+                course.took_s[id_] = summary.seconds.total
+        for number, planned in enumerate(cells):
+            cell = settle(planned, course.outcomes)
+            unsettled = cell if isinstance(cell, str) else None
+            if isinstance(cell, str):
+                cell = planned
+            course.cells[number] = cell
+            place = folder / cell.id
+            earlier = there[cell.id] if cell.id in there else finished(place)
+            budget_left_s = course.budget_left_s
+            if earlier is not None:
+                outcome = Outcome(cell, earlier, None, earlier=True)
+            elif asked.times:
+                outcome = Outcome(cell, None, INTERRUPTED, stopped=True)
+            elif budget_s is not None and budget_left_s is not None and budget_left_s < 0:
+                outcome = Outcome(cell, None, f"the budget of {human_seconds(budget_s)} was spent")
+            elif unsettled is not None:
+                outcome = Outcome(cell, None, unsettled)
+            else:
+                outcome = _made(cell, place, course, progress, venue, asked)
+            course.end(outcome)
+            progress.ended(course)
+            yield outcome
+
+
+def _made(
+    cell: Cell,
+    place: Path,
+    course: BenchProgress,
+    progress: Progress,
+    venue: Venue,
+    asked: signals.Interruption,
+) -> Outcome:
+    """The outcome of a cell's run, which is made now."""
+    before: set[Path] = set()
+    stopped = False
+    try:
+        with asked.raised():
             venue.open()
-            course.begin(place / LOG)
-            progress.began(course)
-            before = set(place.glob(SUMMARIES))
-            try:
-                reason = _run(cell, place, lambda: progress.ticked(course), venue)
-            except signals.Interrupted:
-                stopped, reason = True, INTERRUPTED
-            summary = finished(place)
-            outcome = Outcome(cell, summary, None if summary else reason, stopped=stopped)
-            if cell.row.programs and summary is None and not stopped:
-                outcome = _failed(outcome, set(place.glob(SUMMARIES)) - before)
-        course.end(outcome)
-        progress.ended(course)
-        yield outcome
+        course.begin(place / LOG)
+        progress.began(course)
+        before = set(place.glob(SUMMARIES))
+        reason = _run(cell, place, lambda: progress.ticked(course), venue, asked)
+    except signals.Interrupted:
+        stopped, reason = True, INTERRUPTED
+    summary = finished(place)
+    outcome = Outcome(cell, summary, None if summary else reason, stopped=stopped)
+    if cell.row.programs and summary is None and not stopped:
+        outcome = _failed(outcome, set(place.glob(SUMMARIES)) - before)
+    return outcome
 
 
 def finished(place: Path) -> Summary | None:
@@ -244,7 +262,13 @@ def _failed(outcome: Outcome, paths: Collection[Path]) -> Outcome:
     return outcome
 
 
-def _run(cell: Cell, place: Path, tick: Callable[[], None], venue: Venue) -> str:
+def _run(
+    cell: Cell,
+    place: Path,
+    tick: Callable[[], None],
+    venue: Venue,
+    asked: signals.Interruption,
+) -> str:
     """Make one run; returns why it has no result, for where it has none.
 
     ``tick`` is called while it goes on.
@@ -271,17 +295,23 @@ def _run(cell: Cell, place: Path, tick: Callable[[], None], venue: Venue) -> str
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.execve(command[0], command, environment)
 
-    with signals.handled(signals.interrupt):
-        child = Child("launch", launch)
-        try:
+    # Which the run's own program does not have: its end tells that it is that.
+    is_begun, begins = os.pipe()
+    child = Child("launch", launch)
+    os.close(begins)
+    try:
+        with asked.raised():
             while child.poll():
                 tick()
                 time.sleep(POLL_S)
-        except signals.Interrupted:
-            if child.poll():
-                os.kill(child.pid, signal.SIGTERM)
-            child.wait(LEAVE_LIMIT_S)
-            raise
-        finally:
-            child.kill()
+    except signals.Interrupted:
+        # Before, it ignores what it is told.
+        select.select([is_begun], [], [], LEAVE_LIMIT_S)
+        if child.poll():
+            os.kill(child.pid, signal.SIGTERM)
+        child.wait(LEAVE_LIMIT_S)
+        raise
+    finally:
+        child.kill()
+        os.close(is_begun)
     return last_line(log) or "it said nothing"

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import made_run
@@ -21,6 +21,7 @@ from experiments.progress import Lines
 from experiments.runner import claimed, conduct
 from testbed.config_error import ConfigError
 from testbed.exec.config import ExecConfig
+from testbed.processes import signals
 from testbed.transport import congestion
 
 LAUNCH = """
@@ -292,3 +293,36 @@ def test_a_signal_ends_the_run_and_the_bench(tmp_path: Path, number: int) -> Non
         process.wait()
     assert (tmp_path / "told").exists()
     assert json.loads(answer.read_text()) == 2 * ["the bench was interrupted"]
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """Who was asked to end hears no more, which this process is to."""
+    before = {number: signal.getsignal(number) for number in signals.ENDING}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def end_at(text: str, word: str) -> None:
+    if word in text:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("word", ["good-seed0: done", "[2/3] other-seed0"])
+def test_a_signal_while_no_run_goes_on_leaves_what_is_there(
+    own_signals: None,
+    launch: None,
+    tmp_path: Path,
+    word: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Between two runs, and while the next one is made."""
+    monkeypatch.setattr(module, "LEAVE_LIMIT_S", 600.0)
+    own = cells(Bench(rows=[GOOD, Row("other", {"rounds": 1}), BAD]))
+    found = list(conduct(own, tmp_path, Lines(lambda text: end_at(text, word))))
+    assert [outcome.summary for outcome in found] == [MADE, None, None]
+    assert {outcome.reason for outcome in found[1:]} == {"the bench was interrupted"}
+    assert all(outcome.stopped for outcome in found[1:])
+    # What is said of it now is said to its end.
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
