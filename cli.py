@@ -28,7 +28,7 @@ from importlib.machinery import EXTENSION_SUFFIXES  # noqa: E402
 import click  # noqa: E402
 
 from experiments import commands  # noqa: E402
-from testbed.config_error import MOST_REFUSAL, ConfigError, shortened  # noqa: E402
+from testbed.config_error import MOST_REFUSAL, ConfigError, Unwritten, shortened  # noqa: E402
 from testbed.report import terminal  # noqa: E402
 from testbed.report.text import visible  # noqa: E402
 
@@ -123,7 +123,7 @@ def _status() -> int:
         return end.code if isinstance(end.code, int) else FAILED_EXIT
     except ConfigError as error:
         terminal.complain(shortened(str(error), MOST_REFUSAL))
-        return USAGE_EXIT
+        return FAILED_EXIT if isinstance(error, Unwritten) else USAGE_EXIT
     except click.ClickException as error:
         vars(error)["message"] = visible(shortened(error.message, MOST_REFUSAL))
         error.show()

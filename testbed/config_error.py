@@ -15,6 +15,11 @@ class ConfigError(ValueError):
     """Refused before anything starts; the text names the field, the value and what is right."""
 
 
+class Unwritten(ConfigError):
+    """A result for which there is no room or no right, known once it is written; a command's exit
+    status tells it from a refusal."""
+
+
 @contextlib.contextmanager
 def refusing(what: str) -> Iterator[None]:
     """A ValueError from within becomes a ConfigError that begins with ``what``."""

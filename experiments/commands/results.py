@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from experiments.commands import options as common
-from testbed.config_error import ConfigError
+from testbed.config_error import Unwritten
 from testbed.report import terminal
 from testbed.report.text import visible
 
@@ -33,7 +33,7 @@ def report(run: Path, job: bool) -> None:
 
             job_summary.write(run)
     except OSError as error:
-        raise ConfigError(f"RUN {run}: cannot write the report: {error.strerror}") from error
+        raise Unwritten(f"RUN {run}: cannot write the report: {error.strerror}") from error
 
 
 @click.command()
@@ -136,7 +136,7 @@ def compare(
         path = comparison_page.write(rows, reached, runs, out, notes, claims.read(runs), ran)
     except OSError as error:
         where = f"RUN {runs[0]}" if out is None else f"--out {out}"
-        raise ConfigError(f"{where}: cannot write the page: {error.strerror}") from error
+        raise Unwritten(f"{where}: cannot write the page: {error.strerror}") from error
     tables = [comparison.table(rows, reached)] if rows else []
     tables += [programs.table(ran)] if ran else []
     data = comparison.data(rows, reached, notes) | {"programs": programs.data(ran)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from testbed.config_error import ConfigError
+from testbed.config_error import ConfigError, Unwritten
 from testbed.record.reading import EVENTS
 from testbed.report import tables, tensorboard
 from testbed.report.read import Story, read, refusing
@@ -17,7 +17,8 @@ def export(run: Path, forms: Sequence[str], out: Path | None = None) -> list[Pat
     Returns what was written.
 
     Raises:
-        ConfigError: no form, no run, a package that is missing, or no place to write to.
+        ConfigError: no form, no run, or a package that is missing.
+        Unwritten: it cannot be written there.
     """
     if not forms:
         raise ConfigError("export needs --csv or --tensorboard, or both")
@@ -29,7 +30,7 @@ def export(run: Path, forms: Sequence[str], out: Path | None = None) -> list[Pat
             return _write(story, forms, folder)
     except OSError as error:
         where = f"--out {out}" if out else f"RUN {run}"
-        raise ConfigError(
+        raise Unwritten(
             f"{where}: cannot write there ({error.strerror}); name a folder that you can write"
         ) from error
 

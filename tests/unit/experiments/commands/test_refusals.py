@@ -53,3 +53,24 @@ def test_a_page_that_cannot_be_written_is_told_by_its_place(
     told = f"--out {out}" if out else f"RUN {run}"
     with pytest.raises(ConfigError, match=f"^{told}: cannot write the page: No space left"):
         CliRunner().invoke(cli.main, words, catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("report",), ("export", "--csv", "--out=taken"), ("compare", "--out=taken/page.html")],
+    ids=lambda words: words[0],
+)
+def test_what_cannot_be_written_is_no_refusal(
+    words: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = made_run.folder(tmp_path / "run", made_run.events())
+    (run / "report.html").mkdir()
+    (tmp_path / "taken").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["cli.py", words[0], "run", *words[1:]])
+    assert cli._status() == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and "cannot write" in told and told.count("\n") == 1
