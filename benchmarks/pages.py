@@ -38,14 +38,14 @@ GRIDS = (
 
 
 def which_method(folder: Path) -> str:
-    """Two grids for each model, links by devices, of the methods that took least."""
+    """For each model two grids, links by devices, of the methods that took least; then all."""
     comparison = json.loads((folder / claims.NAME).read_text())
     run = config.renamed(json.loads((folder / "bench.json").read_text())["run"], "bench.json")
     metric, value = metrics.target(run["target"])
     parts = []
     for where, own in grouped(comparison["rows"], settled).items():
         parts += [f"### {metrics.words(metric).capitalize()} {value:g} with {where}"]
-        parts += [grid(own, *how) for how in GRIDS]
+        parts += [*(grid(own, *how) for how in GRIDS), whole(own)]
     has = {row["row"]: row["has"] for row in comparison["rows"]}
     beside = assumptions.alone(list(has.values()))
     if others := [
@@ -111,6 +111,29 @@ def cell(rows: list[Row], figure: str, form: str) -> str:
         if not texts
         else f"{texts[0]}{f' ({texts[1]})' if texts[1:] else ''}"
     )
+
+
+def whole(rows: list[Row]) -> str:
+    """Methods down, links and devices across; in each cell the minutes and the MB on the wire."""
+    places = list(grouped(rows, place))
+    head = ["minutes, MB on the wire", *places]
+    lines = [f"| {' | '.join(head)} |", f"|---|{'---|' * len(places)}"]
+    for name, own in grouped(rows, lambda row: str(row["row"])).items():
+        there = {place(row): both(row) for row in own}
+        lines.append(f"| {' | '.join([name, *(there.get(each, 'not run') for each in places)])} |")
+    return "\n".join(lines)
+
+
+def place(row: Row) -> str:
+    return f"{row['at']['profile']}, {device(row)}"
+
+
+def both(row: Row) -> str:
+    """ "0.0041?, 8.1" """
+    if row["minutes_to_target"] is None:
+        return "not reached"
+    doubt = "?" if row["certificate"] == "fail" else ""
+    return f"{row['minutes_to_target']:.3g}{doubt}, {row['wire_mb_to_target']:.3g}"
 
 
 def examined(folder: Path) -> str:

@@ -56,7 +56,14 @@ def test_a_grid_has_the_best_of_each_link_and_device(tmp_path: Path) -> None:
         "| 2g | none of 1 | not run |",
     ]
     assert fewest[2] == "| 4g | a 5 (b 6) | b 8? |"
-    assert found[4] == "- b: a b" and found[5].endswith("in no cell: 1 runs.")
+    assert found[3].splitlines() == [
+        "| minutes, MB on the wire | 4g, pi | 4g, phone | 2g, pi |",
+        "|---|---|---|---|",
+        "| a | 2, 5 | not reached | not reached |",
+        "| b | 1, 6 | 0.00412?, 8 | not run |",
+        "| c | 3, 7 | not run | not run |",
+    ]
+    assert found[5] == "- b: a b" and found[6].endswith("in no cell: 1 runs.")
 
 
 def test_models_have_grids_of_their_own(tmp_path: Path) -> None:
