@@ -57,7 +57,7 @@ def test_the_machine_takes_longer_and_says_so(runs):
     assert seconds["host_total"] == pytest.approx(4 * seconds["total"])
     assert seconds["host_total"] - seconds["host_startup"] >= 4 * seconds["training"]
     rounds_s = sum(entry["seconds"] for entry in summary["rounds"])
-    assert rounds_s <= seconds["training"]
+    assert rounds_s <= seconds["training"] + 0.1
     assert "total, s of this machine" in runs[4].stdout
     assert "of this machine" not in runs[1].stdout
 

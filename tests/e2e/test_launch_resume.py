@@ -216,7 +216,8 @@ def test_a_run_goes_on_twice_around_what_is_torn(launch):
     lost = summary["resumed"][0]["lost"]
     assert lost["payload"]["up"] > 0 and lost["seconds"] > 0
     seconds = summary["seconds"]
-    assert seconds["training"] >= sum(entry["seconds"] for entry in summary["rounds"])
+    # Rounds are timed by the server, and training by when the supervisor hears of it.
+    assert seconds["training"] >= sum(entry["seconds"] for entry in summary["rounds"]) - 0.1
     parts = [seconds["startup"], seconds["training"]]
     parts += [again["startup_s"] + again["lost"]["seconds"] for again in summary["resumed"]]
     # Beside those only what a process did between the end of a round and its own.
