@@ -94,7 +94,7 @@ def test_whatever_bytes_are_there_end_in_objects_or_in_a_refusal(
         (f'{{"text": {"[" * 200_000}', "line 1: has lists or objects in one another too deep"),
         ('{"a": ' + "9" * 5_000 + "}", "line 1: Exceeds the limit"),
         ('{"text": "a"}'.encode("utf-16"), "is UTF-16 or UTF-32; save it as UTF-8"),
-        (gzip.compress(mtime=0, data=b'{"text": "a"}'), r"begins as a \.gz file does, and not as JSON"),
+        (gzip.compress(b'{"text": "a"}', mtime=0), r"begins as a \.gz file does, and not as JSON"),
         (b"PAR1" + bytes(9), r"begins as a \.parquet file does, and not as JSON"),
         ('{\n  "text": "a"\n}', "line 1: is no JSON: .* or the whole file an array of them"),
     ],
