@@ -26,7 +26,7 @@ from testbed.clock import MAX_DILATION
 from testbed.config_error import ConfigError, closest
 from testbed.network.mix import MAX_CLIENTS
 
-Struct = TypeVar("Struct")
+Struct = TypeVar("Struct", bound=msgspec.Struct)
 
 DEFAULT_CLIENTS = 20
 DEFAULT_PROFILE = "4g"
@@ -489,10 +489,10 @@ def convert(values: Mapping[str, Any], kind: type[Struct], where: str) -> Struct
     Raises:
         ConfigError: naming the field and what would be right.
     """
-    hints = get_type_hints(kind)
+    fields = kind.__struct_fields__
     for key in values:
-        if key not in hints:
-            raise ConfigError(f"{where}: unknown field {key!r}{closest(key, hints) or '.'}")
+        if key not in fields:
+            raise ConfigError(f"{where}: unknown field {key!r}{closest(key, fields) or '.'}")
         # "inf" and "nan" are numbers to TOML and to the ranges of a Struct.
         if isinstance(values[key], float) and not math.isfinite(values[key]):
             raise ConfigError(f"{where}: {key} = {values[key]}: must be a finite number")
@@ -508,7 +508,7 @@ def convert(values: Mapping[str, Any], kind: type[Struct], where: str) -> Struct
             raise ConfigError(f"{where}: {reason}") from error
         if values[field] == "":
             reason = "must be some text; leave it out for the default"
-        if words := offered(hints[field]):
+        if words := offered(get_type_hints(kind)[field]):
             reason = f"must be one of {', '.join(words)}"
         if isinstance(values[field], float) and abs(values[field]) >= _MOST_WHOLE:
             reason = reason.replace("got `float`", f"found one of more than {_MOST_DIGITS} digits")
