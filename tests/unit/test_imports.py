@@ -3,23 +3,21 @@
 And those that what does not train must do without: torch and what else training alone needs.
 """
 
-import ast
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import few
 import pytest
 from forked import Forks
 from made_text import TEXT_ALONE
+from sources import ROOT, TENSORS, inside
 
 import methods
 from testbed import extras
 
-ROOT = Path(__file__).parents[2]
 BEGINNING = """
 import cli, json, sys
 sys.path.insert(0, 'tests/unit')
@@ -57,12 +55,9 @@ SLOW = {
 }
 """Each takes from 30 ms to seconds, and the default run does without them."""
 
-TENSORS = {f"testbed/transport/{name}.py" for name in ("wire", "gloo")}
-"""What makes bytes of tensors, for nodes alone; with torch in it, as they have."""
 FOR_NODES = TENSORS | {
     f"testbed/transport/{name}.py" for name in ("door", "sockets", "zmq_receive")
 }
-WRITES_BY_TORCH = {"testbed/report/tensorboard.py"}
 WITHOUT = """
 import importlib, json, sys
 class Missing:
@@ -111,27 +106,8 @@ def test_nodes_import_nothing_that_the_zygote_could_have_for_them(
     assert {name for name in new if not name.startswith("zmq.")} == set()
 
 
-def sources(*folders: str) -> set[str]:
-    found = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
-    return {path.relative_to(ROOT).as_posix() for path in found}
-
-
-def test_the_testbed_makes_bytes_of_tensors_at_one_place() -> None:
-    packages = {name for names in extras.PACKAGES.values() for name in names}
-    found = set()
-    for name in sources("testbed"):
-        for node in ast.walk(ast.parse((ROOT / name).read_text())):
-            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and not node.level:
-                names.append(node.module or "")
-            if any(each.partition(".")[0] in packages for each in names):
-                found.add(name)
-    # The endpoints name their tensors' type.
-    assert found == TENSORS | WRITES_BY_TORCH | {"testbed/transport/sockets.py"}
-
-
 def test_what_does_not_train_is_imported_without_what_training_needs() -> None:
-    names = sorted(sources("testbed", "experiments/commands") - FOR_NODES)
+    names = sorted(set(inside("testbed", "experiments/commands")) - FOR_NODES)
     names += ["cli.py", "experiments/exec.py", "experiments/bench.py"]
     dotted = [each[:-3].replace("/", ".").removesuffix(".__init__") for each in names]
     packages = [name for names in extras.PACKAGES.values() for name in names]

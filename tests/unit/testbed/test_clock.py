@@ -1,47 +1,14 @@
 """Emulated time: the machine's clock, slower by a factor, in every wait of a run."""
 
-import ast
 import asyncio
 import os
 import socket
 import time
-from pathlib import Path
 
 import pytest
 
 from testbed import clock
 from testbed.virtual_time import BESIDE
-
-ROOT = Path(__file__).parents[3]
-MODULES = {
-    str(path.relative_to(ROOT)): path
-    for folder in ("methods", "nodes", "testbed")
-    for path in sorted((ROOT / folder).rglob("*.py"))
-}
-ON_THE_HOSTS_CLOCK = {
-    "testbed/clock.py": "is made from it",
-    "testbed/virtual_time.py": "is made from it",
-    "testbed/links/": "real packets",
-    "testbed/calibration/": "real packets",
-    "testbed/metering/capture.py": "real packets",
-    "testbed/fidelity/udp_probe.py": "real packets",
-    "testbed/fidelity/saturation_probe.py": "real packets",
-    "testbed/fidelity/settling.py": "real packets",
-    "testbed/probing/timestamps.py": "real packets",
-    "testbed/processes/child.py": "a process and its end",
-    "testbed/record/recovery.py": "before a run",
-    "testbed/run/hosts/": "hosts, which no run slows down",
-    "testbed/run/standstill.py": "whether ours goes on",
-    "testbed/run/stops.py": "whether who looks goes on",
-    "testbed/exec/": "programs go by it, and no run of theirs is dilated",
-    "testbed/library/": "the same",
-    "nodes/accelerated_compute.py": "seconds that a GPU computes, as a processor's",
-    "nodes/workload/pretrain.py": "no run",
-    "nodes/workload/text/pretrain.py": "no run",
-}
-"""Files and folders that may ask the machine's clock, and why."""
-OF_NO_CLOCK = {"mktime", "process_time", "strftime", "strptime", "thread_time"}
-"""A processor's time, and a date as text."""
 
 
 @pytest.fixture
@@ -98,58 +65,6 @@ def test_sleeps_and_limits_of_asyncio_are_of_this_clock() -> None:
         taken = time.monotonic() - at
     assert 0.02 <= ended - began <= taken / 5
     assert taken >= 0.1
-
-
-def host_clock(source: str) -> list[str]:
-    """Where a module asks the machine's clock, or waits by it."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            name = f"{node.value.id}.{node.attr}"
-            if node.value.id == "time" and node.attr not in OF_NO_CLOCK:
-                found.append(f"{node.lineno}: {name}")
-            if name in ("asyncio.run", "asyncio.Runner", "datetime.now", "datetime.utcnow"):
-                found.append(f"{node.lineno}: {name}")
-        elif isinstance(node, ast.ImportFrom) and node.module == "time":
-            found.append(f"{node.lineno}: from time import")
-        elif isinstance(node, ast.Import):
-            found += [f"{node.lineno}: time as {a.asname}" for a in node.names
-                      if a.name == "time" and a.asname]  # fmt: skip
-    return found
-
-
-def exempt(name: str) -> list[str]:
-    return [place for place in ON_THE_HOSTS_CLOCK if name == place or name.startswith(place)]
-
-
-def test_what_runs_in_a_run_asks_no_other_clock() -> None:
-    found = {name: host_clock(path.read_text()) for name, path in MODULES.items()
-             if not exempt(name)}  # fmt: skip
-    assert len(found) > 50
-    assert {name: where for name, where in found.items() if where} == {}
-
-
-def test_each_exemption_is_needed() -> None:
-    used = {place for name, path in MODULES.items() if host_clock(path.read_text())
-            for place in exempt(name)}  # fmt: skip
-    assert used == ON_THE_HOSTS_CLOCK.keys()
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "import time\ntime.monotonic()",
-        "import time\ntime.sleep(1)",
-        "def f(clock=time.time): pass",
-        "from time import sleep",
-        "import time as machine",
-        "asyncio.run(main())",
-        "datetime.now()",
-    ],
-)
-def test_the_law_sees_every_way_to_ask(source: str) -> None:
-    assert host_clock(source)
-    assert not host_clock("import time\nclock.sleep(1)\ntime.thread_time()\nclock.run(main())")
 
 
 def test_an_elastic_clock_stands_still_with_its_virtual_time(host: list[float]) -> None:

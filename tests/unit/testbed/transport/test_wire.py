@@ -1,6 +1,5 @@
 """The wire: tensors survive it bit for bit, and nothing but a WireError comes of bad frames."""
 
-import ast
 import contextlib
 import gc
 import resource
@@ -33,7 +32,6 @@ from testbed.transport.wire import (
     encode_tensors,
 )
 
-ROOT = Path(__file__).parents[4]
 SPARE_BYTES = 24 << 20
 fuzz = settings(derandomize=True, deadline=None, max_examples=60)
 
@@ -530,104 +528,6 @@ def test_a_message_that_lost_a_frame_or_its_end_is_refused(
     if len(frames[which]):
         assert take(shortened) is None
     assert take(frames[:which] + frames[which + 1 :]) is None
-
-
-# What the code may not use: held by reading it, not by running it
-
-UNPICKLERS = {
-    *("pickle", "_pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"),
-    *("torch.load", "numpy.load"),
-}
-CALLS = {"eval", "exec", "torch.load", "np.load", "numpy.load", "builtins.eval", "builtins.exec"}
-NETWORK_AND_TIME = {
-    *("socket", "ssl", "select", "selectors", "http", "urllib", "requests", "zmq", "pyroute2"),
-    *("time", "datetime", "sched", "signal", "os", "ctypes", "fcntl", "subprocess"),
-    *("multiprocessing", "threading", "nodes.fleet", "nodes.peer", "testbed.links"),
-    *(
-        "testbed.transport.sockets",
-        "testbed.processes.channel",
-        "testbed.processes.child",
-        "testbed.run.zygote",
-    ),
-    *("testbed.run.supervisor", "testbed.metering.meter"),
-}
-
-
-def imports(source: str) -> set[str]:
-    """Every module a source imports anywhere, and every name it takes out of one."""
-    found = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.module and not node.level, "imports are absolute here"
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
-
-
-def calls(source: str) -> set[str]:
-    """Every plain or dotted name a source calls."""
-    return {ast.unparse(n.func) for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call)}
-
-
-def of(found: set[str], forbidden: set[str]) -> set[str]:
-    """Those of ``found`` that are a forbidden module or lie in one."""
-    return {name for name in found if any(f"{name}.".startswith(f"{bad}.") for bad in forbidden)}
-
-
-def sources(folder: str) -> list[tuple[str, str]]:
-    paths = sorted((ROOT / folder).rglob("*.py"))
-    assert len(paths) >= 5, "the walk has lost its way"
-    return [(str(path.relative_to(ROOT)), path.read_text()) for path in paths]
-
-
-@pytest.mark.parametrize("folder", ["testbed", "nodes", "methods"])
-def test_nothing_unpickles_or_evaluates(folder: str) -> None:
-    for path, source in sources(folder):
-        assert not of(imports(source), UNPICKLERS), path
-        assert not calls(source) & CALLS, path
-
-
-def test_testbed_imports_neither_nodes_nor_methods() -> None:
-    for path, source in sources("testbed"):
-        assert not of(imports(source), {"nodes", "methods", "cli"}), path
-
-
-def test_testbed_imports_torch_only_at_the_wire_and_to_write_its_files() -> None:
-    using = {path for path, source in sources("testbed") if of(imports(source), {"torch"})}
-    wire = {
-        "testbed/transport/wire.py",
-        "testbed/transport/sockets.py",
-        "testbed/transport/gloo.py",
-    }
-    assert using <= wire | {"testbed/report/tensorboard.py"}
-
-
-def test_methods_import_no_network_clock_or_namespace() -> None:
-    for path, source in sources("methods"):
-        assert not of(imports(source), NETWORK_AND_TIME), path
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "import pickle",
-        "import pickle as p",
-        "from pickle import loads",
-        "def f():\n    import dill.source",
-        "from torch import load",
-    ],
-)
-def test_the_walk_finds_an_import(source: str) -> None:
-    assert of(imports(source), UNPICKLERS)
-
-
-def test_the_walk_finds_a_call_and_leaves_alone_what_only_sounds_like_it() -> None:
-    assert calls("x = [eval(a) for a in b]\ntorch.load(f)") & CALLS == {"eval", "torch.load"}
-    assert not calls("model.eval()\nmethods.load(name)") & CALLS
-    assert not of(
-        imports("import timeit\nfrom testbed.transport.wire import Message"), NETWORK_AND_TIME
-    )
 
 
 def test_a_bool_that_is_neither_true_nor_false_is_refused() -> None:
