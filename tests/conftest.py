@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +19,8 @@ POLL_S, SAID_S = 0.01, 5.0
 LONGEST = ("tests/kernel/", "tests/e2e/", "tests/net/", "tests/unit/")
 """Folders in the order of their files' time: what is short fills the workers' last minute."""
 MOST_WORKERS = 8
+WHOLE = ("tests/kernel/", "tests/unit/laws/")
+"""Folders whose files share what is made once in a worker: boots, and sources that are parsed."""
 
 _DROP = """
 import ctypes, os, sys
@@ -44,6 +47,11 @@ with open("/proc/sys/user/max_user_namespaces", "w") as file:
 """
 
 
+def pytest_configure() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so would what tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[Any]:
     """Modules and tests stay: garbage is not looked for as they come, nor among them later."""
@@ -68,12 +76,13 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A worker takes a whole file, whose tests share runs; one takes all of the kernel's boots."""
+    """A worker takes a whole file, whose tests share runs, and all of some folders."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return LONGEST[0] if nodeid.startswith(LONGEST[0]) else super()._split_scope(nodeid)
+            folder = next((each for each in WHOLE if nodeid.startswith(each)), None)
+            return folder or super()._split_scope(nodeid)
 
     config.option.loadscopereorder = False  # Not by the number of tests.
     return Scheduling(config, log)
