@@ -12,7 +12,7 @@ LEFT := thorough or patient or packages
 # Else each worker, and each process that a test starts, would compile the same files again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: env launch test test-all check packages lint bench sbom clean
+.PHONY: env launch test test-all check unit packages lint bench sbom clean
 
 $(BIN)/.installed: $(INPUTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -45,7 +45,11 @@ test test-all: lint
 	part -m "quiet and not ($(LEFT))" $(if $(PYTEST_ARGS),,$(QUIET)); \
 	exit $$found
 
-check: lint
+# Types take one core half a minute the first time, which tests need not wait for.
+check: $(BIN)/.installed-dev
+	@$(MAKE) --no-print-directory -j2 lint unit
+
+unit: $(BIN)/.installed-dev
 	$(PYTEST) -n auto -m "not ($(LEFT))" $(PYTEST_ARGS) tests/unit
 
 # Other people's programs as docs/exec.md starts them, from the package index.
