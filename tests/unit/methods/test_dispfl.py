@@ -129,6 +129,7 @@ def test_the_smallest_weights_go_and_as_many_others_come() -> None:
     assert torch.equal(dispfl.moved(own, mask, weights, 0.0, growth), mask)
 
 
+@pytest.mark.thorough
 def test_masks_keep_as_many_weights_of_a_tensor_whatever_is_exchanged() -> None:
     run = Run(rounds=3)
     masks = [client.next for client in run.clients.values()]
@@ -227,6 +228,7 @@ def test_growth_by_gradient_takes_the_largest_of_those_not_kept() -> None:
     torch.testing.assert_close(growth, expected.abs())
 
 
+@pytest.mark.thorough
 def test_it_learns() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(CLASSES, (120,), generator=generator)
@@ -298,6 +300,7 @@ def test_a_ring_is_of_those_who_are_there() -> None:
     assert dispfl.neighbours(config(topology="full"), 0, 1, 2, [9, 2, 5]) == {5, 9}
 
 
+@pytest.mark.thorough
 def test_nodes_have_one_seed_though_their_own_differ() -> None:
     run = Run(rounds=0)
     assert len({client.seed for client in run.clients.values()}) == 1
@@ -308,6 +311,7 @@ def test_nodes_have_one_seed_though_their_own_differ() -> None:
     assert seeds[0] == seeds[1] != seeds[2]
 
 
+@pytest.mark.thorough
 def test_only_those_in_the_round_take_part() -> None:
     run = Run(rounds=3, per_round=3)
     for number in (1, 2, 3):

@@ -429,6 +429,7 @@ def test_who_missed_a_round_gets_the_dense_student_and_then_means_again() -> Non
     assert all(equal(client.start, student) for client in played.clients.values())
 
 
+@pytest.mark.thorough
 def test_who_is_drawn_again_at_once_gets_the_mean_and_others_the_student() -> None:
     played = Played(rounds=0)
     played.play(5, per_round=2)
@@ -444,6 +445,7 @@ def test_who_is_drawn_again_at_once_gets_the_mean_and_others_the_student() -> No
         assert len(before) == 2
 
 
+@pytest.mark.thorough
 def test_a_client_that_is_lost_is_left_out_and_gets_the_student_when_it_is_back() -> None:
     played = Played(rounds=1)
     played.play(1, network=Network(dies_after={"client-2": 0}))
@@ -455,6 +457,7 @@ def test_a_client_that_is_lost_is_left_out_and_gets_the_student_when_it_is_back(
     assert all(equal(client.start, student) for client in played.clients.values())
 
 
+@pytest.mark.thorough
 def test_a_round_without_updates_leaves_the_student() -> None:
     played = Played(rounds=1)
     student = played.student()
@@ -542,6 +545,7 @@ def test_the_student_learns_what_no_client_knows_whole() -> None:
     assert 0 < found["share_down"] < 1 and 0 < found["share_up"] < 1
 
 
+@pytest.mark.thorough
 def test_the_teacher_and_adams_state_stay_with_the_client() -> None:
     played = Played(rounds=2)
     own = [dict(client.pair.teacher.named_parameters()) for client in played.clients.values()]
@@ -554,6 +558,7 @@ def test_the_teacher_and_adams_state_stay_with_the_client() -> None:
     assert steps == 2 * 2 * 3
 
 
+@pytest.mark.thorough
 def test_ranks_tells_k_of_each_matrix() -> None:
     played = Played(ranks=True)
     told = played.server.told
@@ -575,6 +580,7 @@ def up(played: Played) -> list[Any]:
     return played.network.of("up", "update")
 
 
+@pytest.mark.thorough
 def test_bytes_with_a_rank_are_the_formulas() -> None:
     played = Played(rounds=2, rank=2)
     matrices = [each.shape for each in played.first.values() if each.dim() == 2]
@@ -590,6 +596,7 @@ def test_bytes_with_a_rank_are_the_formulas() -> None:
     assert fedkd.traffic(config(), model(config())) == (4 * rest, 0)
 
 
+@pytest.mark.thorough
 def test_attention_loss_is_a_choice() -> None:
     one, other = Played(), Played(attention_loss=False)
     assert not equal(one.student(), other.student())

@@ -214,6 +214,7 @@ def test_a_client_that_is_gone_is_left_out_and_without_any_the_consensus_stays()
     torch.testing.assert_close(consensus.logits, torch.stack(sent).mean(dim=0))
 
 
+@pytest.mark.thorough
 def test_the_same_seed_gives_the_same_models() -> None:
     one, other = played(config(), rounds=2), played(config(), rounds=2)
     for name, client in one.clients.items():

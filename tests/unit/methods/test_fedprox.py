@@ -110,6 +110,7 @@ def batches_by_client(rounds: int, **options: Any) -> list[dict[str, int]]:
     return found
 
 
+@pytest.mark.thorough
 def test_stragglers_do_from_one_to_all_but_one_of_their_epochs() -> None:
     everyone = [n for each in batches_by_client(12, straggler_share=1.0) for n in each.values()]
     assert len(everyone) == 36 and set(everyone) == {1, 2, 3, 4}

@@ -253,6 +253,7 @@ def test_masks_shrink_by_steps() -> None:
     ]
 
 
+@pytest.mark.thorough
 def test_who_missed_a_mask_is_sent_it() -> None:
     options: dict[str, Any] = {"schedule": "constant", "prune_rounds": 3, "refine_rounds": 0}
     played = Played(0, **options)
@@ -279,6 +280,7 @@ def test_a_round_takes_some_clients() -> None:
     assert len(known) > 1
 
 
+@pytest.mark.thorough
 def test_a_client_that_is_lost() -> None:
     played = Played(2, dies_after={"client-2": 1})
     assert played.network.missed() == {("client-2", "killed")}
@@ -294,6 +296,7 @@ class Forgetful(fedpruning.Client):
         super().round(peer)
 
 
+@pytest.mark.thorough
 def test_who_has_no_mask_says_so_and_is_sent_it_again() -> None:
     played = Played(0, schedule="constant", prune_rounds=9, refine_rounds=0)
     own = played.parts["client-1"]
@@ -321,6 +324,7 @@ def test_masks_that_cannot_be_are_refused(change: dict[str, Tensor], reason: str
     assert reason in str(refused.value)
 
 
+@pytest.mark.thorough
 def test_a_run_goes_on_with_masks_and_who_has_them() -> None:
     options: dict[str, Any] = {"prune_rounds": 3, "structures": "both"}
     undisturbed, killed, resumed = Played(2, **options), Played(2, **options), Played(0, **options)

@@ -288,6 +288,7 @@ class Other:
             pass
 
 
+@pytest.mark.thorough
 def test_stragglers_are_fedproxs() -> None:
     """Drawn by the round, so that of two rounds of 30 epochs no two are as long."""
     more = {"mu": 0.0, "straggler_share": 1.0, "local_epochs": 30}
@@ -309,6 +310,7 @@ def test_what_does_not_follow_is_refused() -> None:
 # Privacy, compute, refusals
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dp", ["sample", "client"])
 def test_privacy_is_fedavgs_since_models_alone_are_looked_at(dp: str) -> None:
     more = {"dp": dp, "dp_noise": 1.0}
@@ -368,6 +370,7 @@ def test_operations_are_those_that_modelled_compute_counts(projection: str) -> N
     assert device.facts()["flops"] == told
 
 
+@pytest.mark.thorough
 def test_what_unrolling_costs_grows_with_its_steps() -> None:
     model, image = vit(), torch.zeros(1, *SHAPE)
     few, many = (

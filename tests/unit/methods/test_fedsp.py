@@ -152,6 +152,7 @@ def test_the_auxiliary_model_comes_once_and_the_model_never() -> None:
     assert equal(ours, theirs)
 
 
+@pytest.mark.thorough
 def test_who_comes_later_gets_it_then() -> None:
     played = Played(rounds=0)
     played.play(1, "client-1", "client-2")
@@ -161,6 +162,7 @@ def test_who_comes_later_gets_it_then() -> None:
     assert played.server.heard == ["client-1", "client-2", "client-3"]
 
 
+@pytest.mark.thorough
 def test_some_of_the_clients_take_part_in_each_round() -> None:
     played = Played(rounds=0)
     network = played.play(4, per_round=2)
@@ -170,6 +172,7 @@ def test_some_of_the_clients_take_part_in_each_round() -> None:
     assert whole == AUXILIARY * len({message.sender for message in sent})
 
 
+@pytest.mark.thorough
 def test_a_client_that_dies_is_left_out_and_gets_it_again() -> None:
     played, dies = Played(rounds=0), Network(dies_after={"client-2": 0})
     network = played.play(1, network=dies)
@@ -265,6 +268,7 @@ def test_a_client_trains_the_auxiliary_model_then_the_prefix() -> None:
         torch.testing.assert_close(kept[name], each)
 
 
+@pytest.mark.thorough
 def test_the_auxiliary_model_stays_at_the_client_as_it_left_it() -> None:
     played = Played(rounds=1)
     first = {name: each.clone() for name, each in frozen(played.clients["client-1"].model).items()}
@@ -325,6 +329,7 @@ def test_the_loss_falls_over_rounds() -> None:
     assert before["perplexity"] == pytest.approx(math.exp(losses[0]))
 
 
+@pytest.mark.thorough
 def test_a_client_without_some_tokens_takes_part() -> None:
     played = Played(rounds=0)
     client = played.clients["client-3"]
@@ -353,6 +358,7 @@ def test_rates_go_up_for_a_tenth_and_down_for_the_rest() -> None:
     assert found == pytest.approx([0, 0.5, 1, 0.5, 0, 0])
 
 
+@pytest.mark.thorough
 def test_rates_of_a_round() -> None:
     played = Played(rounds=2, rate_rounds=10, learning_rate=0.4, prefix_learning_rate=0.2)
     client = played.clients["client-1"]

@@ -77,6 +77,7 @@ def test_a_client_that_missed_a_round_gets_the_weights_and_then_stacks_again() -
     assert down(played, "client-3")[1] == ("stack", adapters(9))
 
 
+@pytest.mark.thorough
 def test_who_first_takes_part_in_the_second_round_gets_the_first_stack() -> None:
     played = Played("flora", rounds=0, **OPTIONS)
     played.play(1, "client-1", "client-2")
@@ -99,6 +100,7 @@ def test_a_stack_that_is_told_twice_is_merged_once() -> None:
         assert all(torch.equal(own[name], server[name]) for name in server)
 
 
+@pytest.mark.thorough
 def test_after_a_round_that_changed_nothing_who_has_all_gets_no_base() -> None:
     played = Played("flora", rounds=2, **OPTIONS)
     played.play(1, network=Network(dies_after={"client-1": 1, "client-2": 0, "client-3": 0}))
@@ -108,6 +110,7 @@ def test_after_a_round_that_changed_nothing_who_has_all_gets_no_base() -> None:
     assert down(played, "client-1") == [("head", HEAD)]
 
 
+@pytest.mark.thorough
 def test_downlink_least_sends_the_weights_once_the_stack_is_more() -> None:
     # 9 rows of 16 + 16 are more than 16 x 16.
     assert adapters(9) > DENSE > adapters(7)
@@ -119,6 +122,7 @@ def test_downlink_least_sends_the_weights_once_the_stack_is_more() -> None:
         assert all(torch.equal(bases(played)[1][name], server[name]) for name in server)
 
 
+@pytest.mark.thorough
 def test_both_ways_of_the_downlink_give_one_model() -> None:
     one, other = (
         Played("flora", rounds=3, **OPTIONS | {"downlink": downlink})

@@ -120,6 +120,7 @@ def test_the_penalty_is_the_norms_of_what_could_be_pruned() -> None:
         assert each.lora_A.grad.isfinite().all() and each.lora_B.grad.isfinite().all()
 
 
+@pytest.mark.thorough
 def test_a_run_goes_on_with_the_ranks_that_were_pruned() -> None:
     whole, first = pruned(), pruned()
     second = Played("hetlora", rounds=0, **PRUNING, learning_rate=0.02)

@@ -251,6 +251,7 @@ def averaged(
     return whole
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "options", "rate"),
     [

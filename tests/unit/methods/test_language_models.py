@@ -344,6 +344,7 @@ def test_a_model_that_is_cut_trains_its_embedding_and_its_classifier_apart() -> 
         assert not torch.equal(classifier.weight, embedding)
 
 
+@pytest.mark.thorough
 def test_averaging_keeps_weights_tied() -> None:
     for name in ("fedavg", "fedcompress", "salientgrads", "fedpruning"):
         case = next(case for case in CASES if case.name == name)

@@ -78,7 +78,11 @@ def equal(one: nn.Module, other: nn.Module) -> bool:
 
 
 @pytest.mark.parametrize("labels", LABELS)
-@pytest.mark.parametrize("names", [("client-1",), tuple(SAMPLES)], ids=["alone", "three"])
+@pytest.mark.parametrize(
+    "names",
+    [pytest.param(("client-1",), marks=pytest.mark.thorough), tuple(SAMPLES)],
+    ids=["alone", "three"],
+)
 def test_v1_is_federated_averaging_cut_in_parts(labels: str, names: tuple[str, ...]) -> None:
     data, options = parts(*names), config("v1", labels)
     found, _ = played(splitfed, options, data, rounds=2)
@@ -88,7 +92,9 @@ def test_v1_is_federated_averaging_cut_in_parts(labels: str, names: tuple[str, .
 
 
 @pytest.mark.parametrize("labels", LABELS)
-@pytest.mark.parametrize("sent", [0, 1, 3])
+@pytest.mark.parametrize(
+    "sent", [*(pytest.param(sent, marks=pytest.mark.thorough) for sent in (0, 3)), 1]
+)
 def test_v1_averages_over_those_who_are_left(labels: str, sent: int) -> None:
     options = config("v1", labels)
     network = Network(dies_after={"client-2": sent})
@@ -171,7 +177,7 @@ DONE = ("down", "gradient")
 
 @pytest.mark.parametrize("labels", LABELS)
 @pytest.mark.parametrize("order", ["drawn", "arrival"])
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", [pytest.param("sgd", marks=pytest.mark.thorough), "adamw"])
 def test_v2_against_its_steps_by_hand(labels: str, order: str, optimizer: str) -> None:
     options = config("v2", labels, order=order, optimizer=optimizer, learning_rate=0.01)
     data = parts("client-1", "client-2")

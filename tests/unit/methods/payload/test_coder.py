@@ -170,6 +170,7 @@ def _either(way: str, chain: list[str]) -> tuple[list[str], list[str]]:
     return (chain, []) if way == "up" else ([], chain)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("way", ["up", "down"])
 def test_what_hardly_loses_leaves_nearly_the_same_model(way: str) -> None:
     # Adam makes steps of equal size of gradients that are nearly zero.

@@ -33,7 +33,13 @@ def opacus_says(*history: tuple[float, float, int], delta: float = DELTA) -> flo
 
 @pytest.mark.parametrize(
     ("noise", "rate", "steps"),
-    [(1.4, 0.2, 50), (1.0, 1 / 3, 5), (1.1, 0.08, 130), (5.0, 1.0, 20), (0.8, 0.02, 300)],
+    [
+        (1.4, 0.2, 50),
+        pytest.param(1.0, 1 / 3, 5, marks=pytest.mark.thorough),
+        pytest.param(1.1, 0.08, 130, marks=pytest.mark.thorough),
+        pytest.param(5.0, 1.0, 20, marks=pytest.mark.thorough),
+        pytest.param(0.8, 0.02, 300, marks=pytest.mark.thorough),
+    ],
 )
 def test_epsilon_is_that_of_opacus(noise: float, rate: float, steps: int) -> None:
     expected = opacus_says((noise, rate, steps))
@@ -58,7 +64,9 @@ def test_epsilon_of_the_gaussian_mechanism_by_hand(noise: float, steps: int) -> 
     assert 0.05 * DELTA < exact <= DELTA
 
 
-@pytest.mark.parametrize("target", [0.1, 1.0, 5.0, 50.0])
+@pytest.mark.parametrize(
+    "target", [1.0, *(pytest.param(each, marks=pytest.mark.thorough) for each in (0.1, 5.0, 50.0))]
+)
 def test_the_calibrated_noise_is_the_least_that_suffices(target: float) -> None:
     noise = heavy.dp_budget.calibrate(target, DELTA, 0.2, 50)
     plan = Counter({0.2: 50})
@@ -82,6 +90,7 @@ def test_a_budget_lasts_for_its_rounds_and_no_longer() -> None:
     assert not budget.spend(0.25, steps=8) and budget.epsilon == spent[2]
 
 
+@pytest.mark.thorough
 def test_rounds_of_different_rates_add_up() -> None:
     budget = heavy.dp_budget.Budget(fedavg.Config(dp="client", dp_noise=1.5), 0.1)
     for rate in (0.1, 0.5, 0.1):

@@ -169,6 +169,7 @@ def test_the_noise_has_the_deviation_that_was_asked_for(noise: float, clip: floa
     assert not torch.equal(step_of(noise, clip), step_of(noise, clip, seed=1))
 
 
+@pytest.mark.thorough
 def test_samples_are_drawn_independently(monkeypatch: pytest.MonkeyPatch) -> None:
     batches: list[list[int]] = []
 
@@ -245,6 +246,7 @@ def test_the_result_has_the_greatest_epsilon_of_any_client() -> None:
         assert played.epsilons[number] == pytest.approx(max(expected), rel=0.01)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("plain_attention")
 def test_epsilon_adds_no_payload_and_the_same_seed_gives_the_same_model() -> None:
     once, again = Rounds(dp_noise=2.0), Rounds(dp_noise=2.0)

@@ -85,7 +85,12 @@ def test_a_tie_has_one_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("clusters", "size"), [(2, None), (5, None), (8, 137_360), (16, 175_368), (30, None)]
+    ("clusters", "size"),
+    [
+        (8, 137_360),
+        pytest.param(16, 175_368, marks=pytest.mark.thorough),
+        *(pytest.param(each, None, marks=pytest.mark.thorough) for each in (2, 5, 30)),
+    ],
 )
 def test_bytes_of_the_shipped_model(clusters: int, size: int | None) -> None:
     model = models.build("vit-glyphs", 10, seed=0)

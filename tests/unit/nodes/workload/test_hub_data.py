@@ -90,6 +90,7 @@ def test_a_folder_is_read_as_it_was_written(kind: str, tmp_path: Path) -> None:
     assert got.test_targets.tolist() == list(range(12))
 
 
+@pytest.mark.thorough
 def test_some_of_the_training_images_are_drawn_from_the_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +162,7 @@ def test_contents_that_are_another_sets_are_refused() -> None:
     refused(heavy.datasets.Dataset.from_dict(absent), "an image cannot be read")
 
 
+@pytest.mark.thorough
 def test_a_refusal_of_the_process_apart_arrives(tmp_path: Path) -> None:
     folder = write_parquet(made("svhn"), tmp_path / "own")
     assert data.find("cifar10", str(folder)) == folder
@@ -258,6 +260,7 @@ def test_files_that_are_not_whole_are_refused_by_name_before_anything_starts(
         data.load("cifar10", seed=0, folder=folder)
 
 
+@pytest.mark.thorough
 def test_what_save_to_disk_wrote_is_checked_too(tmp_path: Path) -> None:
     made("cifar10").save_to_disk(tmp_path / "own")
     file = next((tmp_path / "own" / "train").glob("*.arrow"))

@@ -102,6 +102,7 @@ def test_the_shipped_weights_know_glyphs() -> None:
     assert probe(models.VisionTransformer(models.ModelSpec(), 10)) < 0.7
 
 
+@pytest.mark.thorough
 def test_fine_tuning_adapters_on_handwriting_works_and_starts_near_chance() -> None:
     digits = data.load("digits", seed=0)
     x, y = torch.from_numpy(digits.train_inputs), torch.from_numpy(digits.train_targets)

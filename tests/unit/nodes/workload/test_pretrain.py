@@ -20,6 +20,7 @@ def ran(*flags: str) -> Result:
         torch.set_num_threads(threads)
 
 
+@pytest.mark.thorough
 def test_a_folder_is_a_model_here_and_for_transformers(tmp_path: Path) -> None:
     folder = tmp_path / "my models" / "small"
     done = ran(f"--out={folder}", *SMALL)

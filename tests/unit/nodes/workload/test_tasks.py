@@ -1,5 +1,6 @@
 """Tasks: which model and data fit, and what they say of themselves."""
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -16,6 +17,20 @@ from testbed.config_error import ConfigError
 from testbed.run.config import RunConfig
 
 TEXT: dict[str, Any] = {"model": "llama-docs", "dataset": "docs"}
+
+
+@functools.cache
+def ids(text: str) -> list[int]:
+    return REAL(SHIPPED, text)
+
+
+REAL, SHIPPED = ShippedEncoder.encode, ShippedEncoder()
+
+
+@pytest.fixture(autouse=True)
+def encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The documentation is the same in every test, and encoding it takes most of their time."""
+    monkeypatch.setattr(ShippedEncoder, "encode", lambda _, text: ids(text).copy())
 
 
 def task(clients: int = 20, **fields: Any) -> tasks.Task:

@@ -188,6 +188,7 @@ def test_the_queue_holds_within_ten_percent(factor: float, ok: bool) -> None:
     assert row.measured == pytest.approx(300 * factor, abs=2)
 
 
+@pytest.mark.thorough
 def test_the_queue_of_a_fast_line_fills_by_overload() -> None:
     fast = Direction(rate_kbit=200_000, delay_ms=20, queue_ms=100)
     link = LinkProfile(name="fast", up=fast)

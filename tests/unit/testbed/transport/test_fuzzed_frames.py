@@ -40,6 +40,7 @@ def fuzz(count: int, seed: int) -> tuple[int, int]:
     return taken, refused
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:The given NumPy array is not writable:UserWarning")
 def test_mutated_frames_are_taken_or_refused() -> None:
     taken, refused = fuzz(5_000, 0)

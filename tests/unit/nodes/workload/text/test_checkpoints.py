@@ -135,6 +135,7 @@ def test_all_that_peft_lists_are_held_against_it() -> None:
     assert sorted(listed) == [*LISTED]
 
 
+@pytest.mark.thorough
 @PEFTS_OWN
 @pytest.mark.parametrize("model_type", LISTED)
 def test_lora_is_on_pefts_own_layers_and_gives_the_same(model_type: str, tmp_path: Path) -> None:
@@ -157,6 +158,7 @@ def test_lora_is_on_pefts_own_layers_and_gives_the_same(model_type: str, tmp_pat
     assert (logits(ours) - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
+@pytest.mark.thorough
 @PEFTS_OWN
 @pytest.mark.parametrize("model_type", LISTED)
 def test_ia3_is_on_pefts_own_layers(model_type: str, tmp_path: Path) -> None:

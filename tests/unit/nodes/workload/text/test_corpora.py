@@ -44,6 +44,7 @@ def test_no_sequence_is_of_two_splits(make: Callable[..., Corpus], name: str) ->
     assert set(test.groups.tolist()) == set(range(corpora.GROUPS[name]))
 
 
+@pytest.mark.thorough
 def test_documentation_reads_as_it_was_written() -> None:
     corpus = docs()
     text = ENCODER._tokenizer.decode(corpus.train.inputs[:40].ravel().tolist())
@@ -70,6 +71,7 @@ def test_an_instructions_answer_alone_is_learnt() -> None:
             assert int(answer) == min(int(one), int(other))
 
 
+@pytest.mark.thorough
 def test_the_shipped_model_answers_what_it_was_pretrained_on_and_not_what_is_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

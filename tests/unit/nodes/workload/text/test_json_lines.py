@@ -36,6 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("lines")
 
 
+@pytest.mark.thorough
 @settings(deadline=None)
 @given(
     values=OBJECTS,

@@ -109,6 +109,7 @@ def test_an_example_learns_what_is_learnt_and_lies_within(
         assert found.is_truncated == (len(flat) > length + 1)
 
 
+@pytest.mark.thorough
 @settings(deadline=None)
 @given(st.lists(DIALOGUES, max_size=8), LENGTHS)
 def test_merged_examples_learn_the_same_in_fewer_sequences(
