@@ -19,8 +19,11 @@ POLL_S, SAID_S = 0.01, 5.0
 LONGEST = ("tests/kernel/", "tests/e2e/", "tests/net/", "tests/unit/")
 """Folders in the order of their files' time: what is short fills the workers' last minute."""
 MOST_WORKERS = 8
-WHOLE = ("tests/kernel/", "tests/unit/laws/")
-"""Folders whose files share what is made once in a worker: boots, and sources that are parsed."""
+WHOLE = (
+    *("tests/kernel/", "tests/unit/laws/", "tests/unit/methods/peft/"),
+    *("tests/unit/methods/privacy/", "tests/unit/nodes/workload/text/"),
+)
+"""Folders whose files share what a worker makes once: boots, parsed sources, imports of seconds."""
 
 _DROP = """
 import ctypes, os, sys
