@@ -1,4 +1,6 @@
-"""The README's two results, as they are now: measures them and writes them into their places there.
+"""The README's two results, as they are now: measures them and writes them into their places.
+
+The table of methods is there in short, and whole in docs/comparison.md.
 
     python benchmarks/readme.py --runs=results/bench-readme [--links=...]
 
@@ -11,6 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ import click
 ROOT = Path(__file__).parent.parent
 CLI = ROOT / "cli.py"
 README = ROOT / "README.md"
+WHOLE = ROOT / "docs/comparison.md"
 TUNED = (
     *("--preset=digits", "--seeds=0,1,2"),
     *("--grid=learning_rate=0.001,0.003,0.01,0.03,0.1", "--grid-seeds=0"),
@@ -42,6 +46,8 @@ COLUMNS = {
     "client GFLOP a round": ("client_round_gflop", "{:.3g}"),
 }
 """Heads of the table of methods, each with its figure's name in comparison.json."""
+SHORT = ("accuracy", "rounds", "minutes", "payload, MB", "client memory at its peak, MB")
+"""Those of the README's table, which has medians alone."""
 TIMED = ("minutes_to_target", "minutes_interpolated")
 """What a certificate that failed puts in doubt."""
 
@@ -56,13 +62,17 @@ def printed(said: str) -> str:
     return "\n".join(["```", *kept, "```"])
 
 
-def methods_table(rows: list[dict[str, Any]]) -> str:
+def methods_table(
+    rows: list[dict[str, Any]],
+    columns: Sequence[str] = ("also has", "rate", *COLUMNS),
+    spread: bool = True,
+) -> str:
     """Rows of comparison.json as Markdown: what a row lacks is left empty, what all lack left out.
 
-    A figure of several runs is their median, with (least to greatest).
+    A figure of several runs is their median, with (least to greatest) where ``spread`` is wanted.
     """
-    texts = [_texts(row) for row in rows]
-    heads = [head for head in ("also has", "rate", *COLUMNS) if any(text[head] for text in texts)]
+    texts = [_texts(row, spread) for row in rows]
+    heads = [head for head in columns if any(text[head] for text in texts)]
     aligned = ("---|" if head == "also has" else "---:|" for head in heads)
     lines = [f"| | {' | '.join(heads)} |", f"|---|{''.join(aligned)}"]
     for row, text in zip(rows, texts, strict=True):
@@ -70,7 +80,7 @@ def methods_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(line.replace("|  |", "| |").replace("|  |", "| |") for line in lines)
 
 
-def _texts(row: dict[str, Any]) -> dict[str, str]:
+def _texts(row: dict[str, Any], spread: bool) -> dict[str, str]:
     """A row's cells by their columns' heads."""
     found = {"also has": "; ".join(row.get("has", ())), "rate": ""}
     for option, value in row.get("tuned", {}).items():
@@ -78,7 +88,7 @@ def _texts(row: dict[str, Any]) -> dict[str, str]:
     for head, (field, form) in COLUMNS.items():
         value = row.get(field)
         ends = [form.format(end) for end in row.get("spread", {}).get(field, ())]
-        several = f" ({ends[0]} to {ends[1]})" if len(set(ends)) == 2 else ""
+        several = f" ({ends[0]} to {ends[1]})" if spread and len(set(ends)) == 2 else ""
         doubt = "?" if field in TIMED and row.get("certificate") == "fail" else ""
         found[head] = "" if value is None else form.format(value) + doubt + several
     if row.get("rounds_to_target") is None and "runs_to_target" in row:
@@ -119,7 +129,7 @@ def marks(name: str, by: str = "readme") -> tuple[str, str]:
 )
 @click.argument("flags", nargs=-1)
 def main(runs: Path | None, flags: tuple[str, ...]) -> None:
-    """Run the default launch and the bench of methods, with FLAGS, and rewrite README.md."""
+    """Run the default launch and the bench of methods, with FLAGS, and rewrite both pages."""
     with tempfile.TemporaryDirectory() as out:
         launch = [sys.executable, str(CLI), "launch", "--profile=4g", "--clients=20", *flags]
         said = subprocess.run(
@@ -130,7 +140,9 @@ def main(runs: Path | None, flags: tuple[str, ...]) -> None:
         subprocess.run([*bench, f"--out={folder}"], check=True)
         rows = json.loads((folder / "comparison.json").read_text())["rows"]
     text = put(README.read_text(), "launch", printed(said))
-    README.write_text(put(text, "digits", f"{told(flags)}\n\n{methods_table(rows)}"))
+    README.write_text(put(text, "digits", methods_table(rows, SHORT, spread=False)))
+    whole = f"{told(flags)}\n\n{methods_table(rows)}"
+    WHOLE.write_text(put(WHOLE.read_text(), "digits", whole))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The README's two results: in places that benchmarks/readme.py finds, and of what there is now."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -14,17 +15,32 @@ import readme  # noqa: E402
 from experiments import plan, tuning  # noqa: E402
 from experiments.bench import _check_trials  # noqa: E402
 
-TEXT = readme.README.read_text()
+TEXT, WHOLE = readme.README.read_text(), readme.WHOLE.read_text()
 FIGURES = {field: 0.5 for field, _ in readme.COLUMNS.values()}
 
 
-def block(name: str) -> list[str]:
+def block(name: str, text: str = TEXT) -> list[str]:
     begin, end = readme.marks(name)
-    return TEXT.split(begin)[1].split(end)[0].strip().splitlines()
+    return text.split(begin)[1].split(end)[0].strip().splitlines()
+
+
+def table(text: str) -> list[dict[str, str]]:
+    """Cells of each row of methods by their heads."""
+    lines = [line for line in block("digits", text) if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
+
+
+def test_the_readmes_table_has_the_medians_of_the_whole_one() -> None:
+    short, whole = table(TEXT), table(WHOLE)
+    assert [*short[0]] == ["", *readme.SHORT]
+    spread = re.compile(r" \([^()]* to [^()]*\)")
+    medians = [{head: spread.sub("", row[head]) for head in short[0]} for row in whole]
+    assert short == medians
 
 
 def test_the_table_of_methods_is_the_presets() -> None:
-    rows = [line for line in block("digits") if line.startswith("|")]
+    rows = [line for line in block("digits", WHOLE) if line.startswith("|")]
     names = [row.split("|")[1].strip() for row in rows[2:]]
     assert names == [row.name for row in plan.load("digits").rows]
     heads = [head.strip() for head in rows[0].split("|")[2:-1]]
@@ -54,6 +70,12 @@ def test_a_figure_of_several_runs_has_their_spread() -> None:
     assert line.startswith(
         "| a | x; y | 0.003 (edge) | 0.500 (0.400 to 0.600) | 0.500 | 0.5 | 0.500 |"
     )
+
+
+def test_a_short_table_has_the_columns_asked_for_without_spreads() -> None:
+    row = {"row": "a", **FIGURES, "has": ["x"], "spread": {"accuracy": [0.4, 0.6]}}
+    lines = readme.methods_table([row], ("rounds", "accuracy"), spread=False).splitlines()
+    assert lines == ["| | rounds | accuracy |", "|---|---:|---:|", "| a | 0.5 | 0.500 |"]
 
 
 def test_minutes_are_in_doubt_where_a_certificate_failed() -> None:
