@@ -49,6 +49,28 @@ def test_what_docs_and_comments_name_is_there() -> None:
     assert [each for each in wrong if not any(word in each for word in made_up)] == []
 
 
+def anchor(heading: str) -> str:
+    """What a heading is linked by: its letters, digits and dashes."""
+    return re.sub(r"[^\w-]", "", heading.strip("# ").lower().replace(" ", "-"))
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    pages = [ROOT / name for name in kept("*.md") if "/" not in name or name.startswith("docs/")]
+    headings = {
+        page: {anchor(line) for line in page.read_text().splitlines() if line.startswith("#")}
+        for page in pages
+    }
+    wrong = []
+    for page in pages:
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            file, _, place = link.partition("#")
+            target = (page.parent / file).resolve() if file else page
+            known = headings.get(target, set())
+            if "://" not in link and (not target.exists() or (place and place not in known)):
+                wrong.append(f"{page.name}: {link}")
+    assert len(pages) > 20 and wrong == []
+
+
 def test_tests_that_run_alone_are_where_make_test_looks_for_them() -> None:
     (folders,) = re.findall(r"^QUIET := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     mark = ".".join(("pytest", "mark", "quiet"))
