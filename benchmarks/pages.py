@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from experiments import assumptions  # noqa: E402
 from testbed import metrics  # noqa: E402
-from testbed.report import claims  # noqa: E402
+from testbed.report.compare import claims  # noqa: E402
 from testbed.run import config  # noqa: E402
 
 Row = dict[str, Any]

@@ -39,7 +39,8 @@ def write_about(folder: Path, tensorboard: bool, output: Output) -> bool:
 
     What is not is no reason for a run to fail, and one for the command to say so.
     """
-    from testbed.report import export, run_page
+    from testbed.report import export
+    from testbed.report.page import run_page
 
     writers: dict[str, Callable[[], object]] = {
         "trace": lambda: chrome_trace.write(folder),

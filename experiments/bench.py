@@ -34,8 +34,9 @@ from testbed.metrics import Target
 from testbed.naming import slug
 from testbed.network import mix
 from testbed.record.events import Verdict
-from testbed.report import claims, curves
-from testbed.report.claims import Examined
+from testbed.report import curves
+from testbed.report.compare import claims
+from testbed.report.compare.claims import Examined
 from testbed.report.terminal import Output
 from testbed.run.config import RunConfig, choose, convert
 from testbed.transport import congestion, keys
@@ -316,7 +317,12 @@ def _examined(asked: Bench, found: list[compare.Group]) -> list[Examined]:
 
 def _compare(folder: Path, target: Target | None, examined: list[Examined], output: Output) -> bool:
     """Write the bench's page; whether it is there."""
-    from testbed.report import comparability, comparison, comparison_page, program_comparison
+    from testbed.report.compare import (
+        comparability,
+        comparison,
+        comparison_page,
+        program_comparison,
+    )
 
     try:
         found = comparison.runs([folder])

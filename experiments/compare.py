@@ -17,8 +17,9 @@ from testbed.metrics import OWN, Metrics, Target, words
 from testbed.network.topology import SERVER
 from testbed.record.events import Verdict, known
 from testbed.record.run_summary import RoundSummary, Summary
-from testbed.report import claims, curves
-from testbed.report.claims import Examined, shown
+from testbed.report import curves
+from testbed.report.compare import claims
+from testbed.report.compare.claims import Examined, shown
 
 Figures = dict[str, float | None]
 Spread = dict[str, tuple[float, float]]

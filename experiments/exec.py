@@ -41,7 +41,7 @@ from testbed.processes import signals
 from testbed.processes.environment import take_token
 from testbed.record import trust
 from testbed.record.recorder import Recorder, create_folder
-from testbed.report import doubts
+from testbed.report.page import doubts
 from testbed.report.programs import ProgramLines, closing_table
 from testbed.report.terminal import Output
 from testbed.run import client_links

@@ -17,7 +17,8 @@ from testbed.exec import config as configuration
 from testbed.exec.config import OF_HOSTS, OF_LINKS, Request
 from testbed.network.topology import client_name
 from testbed.record.run_summary import Summary
-from testbed.report import program_comparison, programs
+from testbed.report import programs
+from testbed.report.compare import program_comparison
 from testbed.report.text import one_line
 from testbed.run.config import DEFAULT_CLIENTS, RunConfig
 

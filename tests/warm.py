@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 IMPORTED = (
     *("experiments.commands.launch", "experiments.launch", "experiments.resume"),
     *("experiments.footprint", "experiments.trial_run", "nodes.program", "nodes.checkpoint.store"),
-    *("methods.fedavg", "methods.fedpeft", "testbed.report.run_page", "torch.optim"),
+    *("methods.fedavg", "methods.fedpeft", "testbed.report.page.run_page", "torch.optim"),
 )
 """What a default run imports."""
 MODELLED = "--compute=modelled"

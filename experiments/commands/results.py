@@ -24,7 +24,7 @@ def report(run: Path, job: bool) -> None:
     Example:
       python cli.py report results/RUN
     """
-    from testbed.report import run_page
+    from testbed.report.page import run_page
 
     try:
         click.echo(visible(f"report: {run_page.write(run)}"))
@@ -123,8 +123,8 @@ def compare(
     """
     from rich.console import Group
 
-    from testbed.report import claims, comparability, comparison, comparison_page
-    from testbed.report import program_comparison as programs
+    from testbed.report.compare import claims, comparability, comparison, comparison_page
+    from testbed.report.compare import program_comparison as programs
 
     found = comparison.runs(runs)
     taught, others = comparison.parted(found)

@@ -33,7 +33,7 @@ from testbed.record import events, host_load
 from testbed.record.reading import SUPERVISOR
 from testbed.record.recorder import Recorder
 from testbed.record.run_summary import Status, Summary
-from testbed.report import doubts
+from testbed.report.page import doubts
 from testbed.run import zygote
 from testbed.run.dynamics import Dynamics
 from testbed.run.hosts.driver import Hosts

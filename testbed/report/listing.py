@@ -14,7 +14,7 @@ from testbed import outside
 from testbed.config_error import ConfigError
 from testbed.metrics import metric, words
 from testbed.report import curves, programs, summaries
-from testbed.report.svg import number
+from testbed.report.page.svg import number
 from testbed.report.text import one_line
 
 DEPTHS = ("*/summary.json", "*/*/summary.json", "*/*/*/summary.json")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+from testbed.report.page.svg import MOST_POINTS as BINS
 from testbed.report.read import Reading
-from testbed.report.svg import MOST_POINTS as BINS
 
 
 def rates(readings: Sequence[Reading], place: int, way: int) -> list[tuple[float, float]]:

@@ -14,7 +14,7 @@ import pages  # noqa: E402
 import readme  # noqa: E402
 
 from experiments import plan  # noqa: E402
-from testbed.report import claims  # noqa: E402
+from testbed.report.compare import claims  # noqa: E402
 
 
 def row(name: str, profile: str, device: str, minutes: float | None, mb: float | None) -> pages.Row:

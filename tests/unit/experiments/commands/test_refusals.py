@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import cli
 from testbed.config_error import ConfigError
-from testbed.report import comparison_page
+from testbed.report.compare import comparison_page
 
 CLI = Path(__file__).parents[4] / "cli.py"
 LONG = "x" * 1_000_000

@@ -27,7 +27,8 @@ from testbed.network.profiles import load
 from testbed.network.topology import plan
 from testbed.record.events import Event, Flow
 from testbed.record.summary import SummaryBuilder
-from testbed.report import doubts, programs, programs_page, rates
+from testbed.report import programs, rates
+from testbed.report.page import doubts, programs_page
 from testbed.report.read import Reading, Story
 from testbed.run.ledger import RunFailed
 

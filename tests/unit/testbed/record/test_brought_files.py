@@ -5,8 +5,8 @@ import made_run
 from made_events import at
 
 from testbed.record.program_summary import BroughtFiles
-from testbed.report import doubts
-from testbed.report.hosts_section import _brought
+from testbed.report.page import doubts
+from testbed.report.page.hosts_section import _brought
 
 HOSTS = [
     {"name": name, "address": "10.0.0.1", "cores": 2, "memory_mb": 1, "nodes": 1, "ahead_s": 0.0}

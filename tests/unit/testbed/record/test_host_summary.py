@@ -7,7 +7,7 @@ from msgspec import UNSET
 
 from testbed.record import events
 from testbed.record.summary import SummaryBuilder
-from testbed.report.hosts_section import hosts_section
+from testbed.report.page.hosts_section import hosts_section
 
 FACTS = {"frames_received": 700, "late_frames": 3, "offset_error_ms": 0.02}
 

@@ -19,7 +19,9 @@ from testbed.config_error import ConfigError
 from testbed.record import chrome_trace, reading, recovery
 from testbed.record.reading import Damaged
 from testbed.record.recovery import Killed
-from testbed.report import comparison, export, run_page, summaries, way_in
+from testbed.report import export, summaries, way_in
+from testbed.report.compare import comparison
+from testbed.report.page import run_page
 
 EVENTS = made_run.events(clients=1, rounds=2)
 WHOLE = b"".join(made_run.lines(EVENTS))

@@ -28,16 +28,9 @@ from testbed.record.reading import Damaged
 from testbed.record.recorder import Recorder
 from testbed.record.recovery import Killed
 from testbed.record.run_summary import Summary
-from testbed.report import (
-    comparability,
-    comparison,
-    export,
-    listing,
-    program_comparison,
-    programs,
-    run_page,
-    summaries,
-)
+from testbed.report import export, listing, programs, summaries
+from testbed.report.compare import comparability, comparison, program_comparison
+from testbed.report.page import run_page
 from testbed.report.read import gather, refusing
 
 Event = dict[str, Any]

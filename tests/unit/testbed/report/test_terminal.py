@@ -15,7 +15,8 @@ from rich.console import Group
 from rich.table import Table
 
 from testbed.record.summary import SummaryBuilder
-from testbed.report import comparison, listing, terminal
+from testbed.report import listing, terminal
+from testbed.report.compare import comparison
 from testbed.report.progress import RoundLines, closing_table
 from testbed.report.terminal import Guarded, Output
 
@@ -284,7 +285,8 @@ def test_a_congestion_control_that_was_not_asked_for_is_named_at_the_end(
 
 PRINTING = """
 import sys
-from testbed.report import comparison, listing, terminal
+from testbed.report import listing, terminal
+from testbed.report.compare import comparison
 from testbed.report.terminal import Output
 terminal.guard()
 output = Output(as_json=sys.argv[1] == "json", quiet=sys.argv[1] == "quiet")

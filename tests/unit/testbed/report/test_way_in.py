@@ -12,7 +12,8 @@ import pytest
 from testbed.config_error import ConfigError
 from testbed.links.netem import qdisc
 from testbed.network.direction import Direction
-from testbed.report import run_page, way_in
+from testbed.report import way_in
+from testbed.report.page import run_page
 
 LINE = Direction(rate_kbit=768, delay_ms=150)
 

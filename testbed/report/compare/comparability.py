@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from testbed.metrics import Target, words
 from testbed.record.run_summary import Summary
-from testbed.report import different_networks
-from testbed.report.comparison import Run, metrics_of, names, parted
+from testbed.report.compare import different_networks
+from testbed.report.compare.comparison import Run, metrics_of, names, parted
 from testbed.report.text import few
 
 

@@ -23,9 +23,9 @@ from testbed.network.topology import SERVER
 from testbed.record.host_summary import HostSummary
 from testbed.record.run_summary import Summary
 from testbed.report import curves, programs, summaries
-from testbed.report import places as setting
+from testbed.report.compare import places as setting
 from testbed.report.curves import Point
-from testbed.report.svg import number
+from testbed.report.page.svg import number
 from testbed.report.text import counted, one_line, ranges, shortened
 
 MOST_LETTERS = 60

@@ -11,7 +11,8 @@ import made_programs
 import pytest
 from made_run import HOSTILE, events, folder
 
-from testbed.report import comparison, comparison_page, program_comparison, run_page
+from testbed.report.compare import comparison, comparison_page, program_comparison
+from testbed.report.page import run_page
 
 REQUIRE = "WIRETUNE_REQUIRE_CHROMIUM"
 NAMES = ("chromium", "google-chrome", "chromium-browser")

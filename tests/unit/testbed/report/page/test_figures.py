@@ -11,10 +11,10 @@ from testbed.record.reading import read
 from testbed.record.spans import Span
 from testbed.report import curves
 from testbed.report.curves import Point
+from testbed.report.page.rounds_section import COLUMNS, MOST_ROWS, chosen
+from testbed.report.page.svg import Strip, log_ticks, number, strips, thinned, ticks
+from testbed.report.page.timeline import columns
 from testbed.report.read import gather
-from testbed.report.rounds_section import COLUMNS, MOST_ROWS, chosen
-from testbed.report.svg import Strip, log_ticks, number, strips, thinned, ticks
-from testbed.report.timeline import columns
 
 
 def test_points_add_up_minutes_and_both_ways_of_all_clients() -> None:

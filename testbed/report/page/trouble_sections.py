@@ -10,8 +10,9 @@ from testbed.network.topology import SERVER
 from testbed.record import host_load
 from testbed.record.events import Check, NotProbed
 from testbed.record.run_summary import Process, Summary
-from testbed.report import svg, way_in
-from testbed.report.html import Markup, facts, section, table, tag
+from testbed.report import way_in
+from testbed.report.page import svg
+from testbed.report.page.html import Markup, facts, section, table, tag
 from testbed.report.read import Story
 from testbed.report.text import few
 

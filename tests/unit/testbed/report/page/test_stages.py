@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from testbed.record.events import StageSize
 from testbed.record.run_summary import StagedBytes
-from testbed.report.stages import staged
+from testbed.report.page.stages import staged
 
 
 @dataclass

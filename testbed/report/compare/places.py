@@ -6,7 +6,7 @@ from typing import Any
 
 from testbed import naming
 from testbed.record.run_summary import Summary
-from testbed.report import different_networks
+from testbed.report.compare import different_networks
 from testbed.report.text import shortened
 
 Config = Mapping[str, Any]

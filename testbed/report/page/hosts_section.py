@@ -2,8 +2,8 @@
 
 from testbed.record.events import known
 from testbed.record.host_summary import HostSummary
-from testbed.report import svg
-from testbed.report.html import Markup, section, table, tag
+from testbed.report.page import svg
+from testbed.report.page.html import Markup, section, table, tag
 from testbed.report.read import Story
 from testbed.report.text import counted
 

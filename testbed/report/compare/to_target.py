@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from testbed.metrics import Target
-from testbed.report import comparison, svg
-from testbed.report.comparison import Row
-from testbed.report.html import Markup, section, tag
+from testbed.report.compare import comparison
+from testbed.report.compare.comparison import Row
+from testbed.report.page import svg
+from testbed.report.page.html import Markup, section, tag
 
 MOST_BARS = 60
 """Of a chart; a bar takes some 300 bytes."""

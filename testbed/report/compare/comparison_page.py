@@ -7,21 +7,20 @@ from pathlib import Path
 
 from testbed.metrics import Target, one_of, words
 from testbed.metrics import metric as told
-from testbed.report import (
+from testbed.report import summaries
+from testbed.report.compare import (
     claims,
     comparison,
     hosts_comparison,
-    html,
     program_comparison,
-    summaries,
-    svg,
     to_target,
 )
-from testbed.report.claims import Examined
-from testbed.report.comparison import Row
-from testbed.report.html import Markup, section, table, tag
-from testbed.report.program_comparison import Ran
-from testbed.report.svg import Curve
+from testbed.report.compare.claims import Examined
+from testbed.report.compare.comparison import Row
+from testbed.report.compare.program_comparison import Ran
+from testbed.report.page import html, svg
+from testbed.report.page.html import Markup, section, table, tag
+from testbed.report.page.svg import Curve
 from testbed.report.text import counted
 
 NAME = "comparison.html"

@@ -14,7 +14,9 @@ from made_run import folder, summary
 
 import cli
 from testbed.config_error import ConfigError
-from testbed.report import comparability, comparison, program_comparison, programs, svg, tables
+from testbed.report import programs, tables
+from testbed.report.compare import comparability, comparison, program_comparison
+from testbed.report.page import svg
 from testbed.report.read import Reading
 
 

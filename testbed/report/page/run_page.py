@@ -11,21 +11,22 @@ from testbed.record import trust
 from testbed.record.events import Environment, UpDown
 from testbed.record.reading import EVENTS
 from testbed.record.run_summary import Evaluated, Summary
-from testbed.report import curves, html, programs_page, svg
-from testbed.report.hosts_section import hosts_section
-from testbed.report.html import Markup, facts, section, table, tag
-from testbed.report.read import Story, read, refusing
-from testbed.report.resent import captured, sent_again
-from testbed.report.rounds_section import timeline_section
-from testbed.report.stages import staged
-from testbed.report.svg import Curve, number
-from testbed.report.text import counted, few
-from testbed.report.trouble_sections import (
+from testbed.report import curves
+from testbed.report.page import html, programs_page, svg
+from testbed.report.page.hosts_section import hosts_section
+from testbed.report.page.html import Markup, facts, section, table, tag
+from testbed.report.page.resent import captured, sent_again
+from testbed.report.page.rounds_section import timeline_section
+from testbed.report.page.stages import staged
+from testbed.report.page.svg import Curve, number
+from testbed.report.page.trouble_sections import (
     failures_section,
     host_section,
     how_it_ended,
     links_section,
 )
+from testbed.report.read import Story, read, refusing
+from testbed.report.text import counted, few
 
 NAME = "report.html"
 MOST_KINDS = 12

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from testbed.record.run_summary import Captures, Summary
-from testbed.report.html import Markup, table, tag
-from testbed.report.svg import number
+from testbed.report.page.html import Markup, table, tag
+from testbed.report.page.svg import number
 from testbed.report.text import few
 
 WAYS = {"up": "up: by clients", "down": "down: by the server"}

@@ -7,7 +7,7 @@ import pytest
 import tomli_w
 from made_run import events, folder
 
-from testbed.report import comparison
+from testbed.report.compare import comparison
 
 PLACE = "4g with 2 clients, digits"
 

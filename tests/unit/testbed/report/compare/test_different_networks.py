@@ -7,8 +7,8 @@ import pytest
 from made_run import events, folder, summary
 from msgspec.structs import replace
 
-from testbed.report import comparability, comparison
-from testbed.report.comparison import Run
+from testbed.report.compare import comparability, comparison
+from testbed.report.compare.comparison import Run
 
 
 def run(path: Path, used: str | None = "cubic", links: str = "userspace", **told: Any) -> Path:
@@ -70,7 +70,7 @@ def test_other_congestion_control_is_warned_of(tmp_path: Path) -> None:
 
 
 def test_connections_of_earlier_versions_tell_it_too() -> None:
-    from testbed.report import different_networks
+    from testbed.report.compare import different_networks
 
     run = replace(summary([]), profile="4g", links="netem")
     old = replace(run, connections={"bbr": 4})

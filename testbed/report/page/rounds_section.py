@@ -12,8 +12,8 @@ from testbed.metrics import metric
 from testbed.network.topology import SERVER
 from testbed.record import spans
 from testbed.record.run_summary import RoundSummary, Spans
-from testbed.report import svg, timeline
-from testbed.report.html import Markup, scroll, section, table, tag
+from testbed.report.page import svg, timeline
+from testbed.report.page.html import Markup, scroll, section, table, tag
 from testbed.report.read import Round, Story
 from testbed.report.text import counted
 

@@ -16,15 +16,9 @@ from testbed.config_error import ConfigError
 from testbed.metrics import Target
 from testbed.network.topology import client_address
 from testbed.record.reading import read
-from testbed.report import (
-    comparability,
-    comparison,
-    comparison_page,
-    html,
-    listing,
-    rounds_section,
-    run_page,
-)
+from testbed.report import listing
+from testbed.report.compare import comparability, comparison, comparison_page
+from testbed.report.page import html, rounds_section, run_page
 from testbed.report.read import gather
 
 SECTIONS = ["accuracy", "timeline", "bytes", "links", "failures", "host", "run", "repeat"]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from testbed.metrics import metric
-from testbed.report.html import Markup, join, tag
+from testbed.report.page.html import Markup, join, tag
 from testbed.report.text import shortened
 
 WIDTH, HEIGHT = 440, 290

@@ -5,8 +5,8 @@ import re
 from checked_page import check
 
 from testbed.metrics import Target
-from testbed.report import comparison_page
-from testbed.report.comparison import Row
+from testbed.report.compare import comparison_page
+from testbed.report.compare.comparison import Row
 from testbed.report.curves import Point
 
 TARGET = Target("accuracy", 0.9)

@@ -9,7 +9,7 @@ from checked_page import check
 from made_events import at
 from made_run import Event, folder
 
-from testbed.report import comparison, comparison_page, program_comparison
+from testbed.report.compare import comparison, comparison_page, program_comparison
 
 RTT_MS, RATE_KBIT = 0.2, 1e6
 

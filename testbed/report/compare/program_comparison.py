@@ -12,13 +12,14 @@ from testbed.config_error import ConfigError
 from testbed.record.events import UpDown
 from testbed.record.host_summary import HostSummary
 from testbed.record.run_summary import Status
-from testbed.report import html, programs, svg
-from testbed.report.comparison import Run, names, places
-from testbed.report.html import Markup, section, tag
+from testbed.report import programs
+from testbed.report.compare.comparison import Run, names, places
+from testbed.report.page import html, svg
+from testbed.report.page.html import Markup, section, tag
+from testbed.report.page.svg import Curve, Point, number
 from testbed.report.programs import Role
 from testbed.report.rates import rates
 from testbed.report.read import Reading, read, refusing
-from testbed.report.svg import Curve, Point, number
 from testbed.report.text import counted, one_line
 
 MOST_CURVES = 12

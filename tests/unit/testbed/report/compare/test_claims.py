@@ -5,8 +5,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from testbed.report import claims, comparison_page
-from testbed.report.claims import Examined
+from testbed.report.compare import claims, comparison_page
+from testbed.report.compare.claims import Examined
 
 ONE = Examined(
     links="wifi, 8 clients",

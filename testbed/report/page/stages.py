@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from testbed.record.run_summary import Summary
-from testbed.report.html import Markup, table
+from testbed.report.page.html import Markup, table
 
 
 def staged(summary: Summary) -> list[Markup]:

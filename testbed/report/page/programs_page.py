@@ -11,21 +11,21 @@ from testbed.network.topology import SERVER
 from testbed.record import trust
 from testbed.record.events import Environment
 from testbed.record.run_summary import Summary
-from testbed.report import doubts, html, svg
-from testbed.report.hosts_section import hosts_section
-from testbed.report.html import Markup, facts, section, table, tag
-from testbed.report.programs import HEADS, flows, rows
-from testbed.report.rates import rates
-from testbed.report.read import Story
-from testbed.report.rounds_section import timeline_section
-from testbed.report.svg import Curve, number
-from testbed.report.text import counted, few, ranges, shortened
-from testbed.report.trouble_sections import (
+from testbed.report.page import doubts, html, svg
+from testbed.report.page.hosts_section import hosts_section
+from testbed.report.page.html import Markup, facts, section, table, tag
+from testbed.report.page.rounds_section import timeline_section
+from testbed.report.page.svg import Curve, number
+from testbed.report.page.trouble_sections import (
     failures_section,
     host_section,
     how_it_ended,
     links_section,
 )
+from testbed.report.programs import HEADS, flows, rows
+from testbed.report.rates import rates
+from testbed.report.read import Story
+from testbed.report.text import counted, few, ranges, shortened
 
 MOST_CURVES = 6
 MOST_ROWS = 200

@@ -12,10 +12,11 @@ from checked_page import check
 from made_run import events, folder, lines
 
 from testbed.record.reading import read
-from testbed.report import comparison, comparison_page, run_page, svg
+from testbed.report.compare import comparison, comparison_page
+from testbed.report.compare.to_target import named
+from testbed.report.page import run_page, svg
+from testbed.report.page.svg import Curve
 from testbed.report.read import gather
-from testbed.report.svg import Curve
-from testbed.report.to_target import named
 
 LETTER, AXIS_NAME = 7.6, 18.0
 """About how wide a letter is, and where an axis' own name ends."""

@@ -1,0 +1,1 @@
+"""Comparison of runs: whether they may be held against one another, and what they come to."""

@@ -1,0 +1,1 @@
+"""Pages: the report of a run, its sections, and what all pages are made of."""
