@@ -106,17 +106,15 @@ def coder(config: RunConfig, method: methods.Method, options: Any) -> Coder:
 
 
 def check_staged(
-    config: RunConfig, method: methods.Method, options: Any, skeleton: nn.Module
+    config: RunConfig, method: methods.Method, options: Any, model: nn.Module
 ) -> None:
     """Raises ConfigError where a stage would change nothing of all that it is to take.
 
-    ``skeleton``: the run's model on the meta device, which is then adapted.
+    ``model``: the run's, adapted; its values do not matter.
     """
-    if not (config.stage or config.stage_down):
-        return
-    with refusing(f"options of method {config.method}"):
-        model = method.adapt(options, skeleton)
     for field, way, texts in _ways(config):
+        if not texts:
+            continue
         if method.staged_shapes is not None:
             shapes = method.staged_shapes(options, model, way)
         else:

@@ -314,7 +314,7 @@ def test_modelled_compute_takes_a_c_that_stays() -> None:
     assert fedcompress.adapt(Config(adaptive=False), model) is model
     config = RunConfig(method="fedcompress", options={}, compute="modelled", device_class="phone")
     with pytest.raises(ConfigError, match="take adaptive=false"):
-        FineTuning(config, 2).prepare()
+        FineTuning(config, 2)
 
 
 def test_what_the_server_sees() -> None:

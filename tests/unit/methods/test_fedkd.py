@@ -15,9 +15,10 @@ from methods import Shard, fedkd
 from methods.distillation.mutual import Pair, View, loss, student_of, with_attention_maps
 from methods.shared import flops
 from methods.shared.local_training import learnt, trainable_state
+from nodes.program import FineTuning
 from nodes.workload.models import Block, ModelSpec, VisionTransformer
 from testbed.config_error import ConfigError
-from testbed.run.config import convert
+from testbed.run.config import RunConfig, convert
 
 CLASSES = 3
 SHAPE = (1, 4, 4)
@@ -686,3 +687,6 @@ def test_modelled_compute_needs_a_rank() -> None:
     with pytest.raises(ValueError, match="rank: must be given with compute = modelled"):
         fedkd.adapt(config(), whole)
     fedkd.adapt(config(rank=2), whole)
+    asked = RunConfig(method="fedkd", compute="modelled", device_class="phone")
+    with pytest.raises(ConfigError, match="rank: must be given with compute = modelled"):
+        FineTuning(asked, 2)
