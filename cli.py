@@ -29,6 +29,7 @@ import click  # noqa: E402
 
 from experiments import commands  # noqa: E402
 from testbed.config_error import MOST_REFUSAL, ConfigError, Unwritten, shortened  # noqa: E402
+from testbed.processes.child import NotForked  # noqa: E402
 from testbed.report import terminal  # noqa: E402
 from testbed.report.text import visible  # noqa: E402
 
@@ -130,15 +131,17 @@ def _status() -> int:
         return error.exit_code
     except (signals.Interrupted, KeyboardInterrupt, click.Abort):
         return signals.INTERRUPTED_EXIT
-    except (MemoryError, ImportError) as error:
+    except (MemoryError, ImportError, NotForked) as error:
         if (reason := _wanting(error)) is None:
             raise
         terminal.complain(reason)
         return FAILED_EXIT
 
 
-def _wanting(error: MemoryError | ImportError) -> str | None:
+def _wanting(error: MemoryError | ImportError | NotForked) -> str | None:
     """The lack of this machine that it is, in a line; None where it is none."""
+    if isinstance(error, NotForked):
+        return str(error)
     if isinstance(error, MemoryError):
         return "out of memory: free some of this machine's, or raise the limit (ulimit -v)"
     if isinstance(error.__cause__, ImportError):

@@ -28,7 +28,7 @@ from experiments.progress import Lines, LiveTable
 from experiments.runner import claimed, conduct
 from experiments.venue import Venue
 from testbed import extras, files, outside
-from testbed.config_error import ConfigError
+from testbed.config_error import ConfigError, in_words
 from testbed.exec.config import Request
 from testbed.metrics import Target
 from testbed.naming import slug
@@ -111,7 +111,7 @@ def bench(
         files.write(folder / "comparison.json", text + b"\n")
     except OSError as error:
         whole = False
-        output.error(f"no comparison.json: {error}")
+        output.error(f"no comparison.json: {in_words(error)}")
     if found or cases or output.as_json:
         table = program_bench.table(asked, cases) if cases else compare.table(asked, found)
         more = [by_links.table(found), claims.table(examined) if examined else None]

@@ -10,7 +10,7 @@ import msgspec
 
 from experiments import ray_hosts
 from testbed import outside
-from testbed.config_error import ConfigError
+from testbed.config_error import ConfigError, in_words
 from testbed.links.interface import LinkError
 from testbed.links.tunnel.meeting import listen
 from testbed.links.userspace import backend as userspace
@@ -71,7 +71,7 @@ def address_of(text: str) -> tuple[str, int]:
     try:
         found = socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise ConfigError(f"{text!r}: {name!r} has no IPv4 address ({error})") from error
+        raise ConfigError(f"{text!r}: {name!r} has no IPv4 address ({in_words(error)})") from error
     return str(found[0][4][0]), number
 
 

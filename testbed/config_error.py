@@ -1,6 +1,7 @@
 """ConfigError: what was asked for cannot be run; and how a wrong name is worded."""
 
 import contextlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -49,6 +50,11 @@ def refuse_unknown(prefix: str, table: Mapping[str, Any], known: Iterable[str]) 
                 f"{prefix}{key} = {value!r}: is no key here{closest(key, names) or '.'} "
                 f"It is one of {', '.join(names)}"
             )
+
+
+def in_words(error: BaseException) -> str:
+    """The text of an error for people: the system's without its number."""
+    return re.sub(r"^\[Errno -?\d+\] ", "", str(error))
 
 
 def excerpt(error: object) -> str:

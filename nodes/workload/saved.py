@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nodes.workload import hub
 from testbed import outside
-from testbed.config_error import ConfigError, excerpt
+from testbed.config_error import ConfigError, excerpt, in_words
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -129,7 +129,9 @@ def read(name: str, path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"model = {name!r}: {path.name} cannot be read: {error}") from error
+        raise ConfigError(
+            f"model = {name!r}: {path.name} cannot be read: {in_words(error)}"
+        ) from error
     if not isinstance(found, dict):
         raise ConfigError(f"model = {name!r}: {path.name} must be a JSON object")
     return found

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from testbed.config_error import in_words
 from testbed.exec import init
 from testbed.exec.isolation import View, fork_first
 from testbed.exec.jobs import Job
@@ -67,7 +68,9 @@ class Spawner:
             handles = [theirs.fileno(), *output, *namespaces]
             socket.send_fds(self._requests, [_REQUEST.pack(node.index)], handles)
         except OSError as error:
-            raise LinkError(f"start {node.name}: the spawner is gone ({error})") from error
+            raise LinkError(
+                f"start {node.name}: the spawner is gone ({in_words(error)})"
+            ) from error
         finally:
             theirs.close()
         return ours

@@ -38,7 +38,7 @@ from testbed.run import zygote
 from testbed.run.dynamics import Dynamics
 from testbed.run.hosts.driver import Hosts
 from testbed.run.hosts.timing import HostsDynamics
-from testbed.run.ledger import Ledger, Progress, RunFailed
+from testbed.run.ledger import Ledger, Progress, RunFailed, hindrance
 from testbed.run.meters import Meters
 
 UP_LIMIT_S, UP_LIMIT_A_NODE_S = 30.0, 0.1
@@ -118,7 +118,7 @@ class _Run:
             except (RunFailed, LinkError, Garbled) as error:
                 reason = str(error)
             except OSError as error:
-                reason = f"write the results: {error}"
+                reason = hindrance(error)
             self._ledger.close(status, reason, closing)
         summary = self._ledger.tally.summary()
         return summary, code if summary.status == status else 1

@@ -36,7 +36,10 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     folder = os.getcwd()
     enter(pid)
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError as error:
+        refuse(_NOT_JOINED, f"start {command[0]}: {error.strerror}")
     if child == 0:
         become(command, folder)
     while True:
@@ -70,7 +73,7 @@ def enter(pid: str) -> None:
             if os.fstat(handle).st_ino != os.stat(f"/proc/self/ns/{kind}").st_ino:
                 handles.append(handle)
     except OSError as error:
-        refuse(_NOT_JOINED, f"the network is no longer up: {error}")
+        refuse(_NOT_JOINED, f"the network is no longer up: {error.strerror}")
     for handle in handles:
         if _libc.setns(handle, 0) != 0:
             refuse(_NOT_JOINED, f"enter a node: {os.strerror(ctypes.get_errno())}")

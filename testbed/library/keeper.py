@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from testbed import files
-from testbed.config_error import ConfigError
+from testbed.config_error import ConfigError, in_words
 from testbed.exec import jobs
 from testbed.exec.isolation import View, fork_first, isolate
 from testbed.fidelity.checks import Certificate
@@ -85,8 +85,8 @@ def main() -> None:
             _serve(layout, links, channel, os.pidfd_open(caller), visits)
         except (ConfigError, LinkError, OSError) as error:
             if visits is not None:
-                visits.tell_all(str(error))
-            channel.send(Refused(str(error), isinstance(error, ConfigError)))
+                visits.tell_all(in_words(error))
+            channel.send(Refused(in_words(error), isinstance(error, ConfigError)))
 
 
 def _place(asked: Asked, channel: Channel) -> Place | None:

@@ -11,7 +11,7 @@ import time
 
 import msgspec
 
-from testbed.config_error import ConfigError, closest
+from testbed.config_error import ConfigError, closest, in_words
 from testbed.exec.endings import BY_SIGNAL
 from testbed.library import join, places
 from testbed.library.launching import launch
@@ -153,7 +153,7 @@ class Visits:
             visitor.tell(Refused(str(error), wrong=True))
             return
         except (OSError, ValueError) as error:
-            visitor.tell(Refused(f"{order.node}: start a program: {error}", wrong=False))
+            visitor.tell(Refused(f"{order.node}: start a program: {in_words(error)}", wrong=False))
             return
         finally:
             for stream in streams:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from testbed import files
+from testbed.config_error import in_words
 from testbed.links.interface import LinkError, Network
 from testbed.metering.pcap import SNAP_BYTES, Writer, packets
 from testbed.network.topology import Node
@@ -177,7 +178,7 @@ def _serve(
             taps.append(_Tap(network, node, file, shift_ns))
     except (OSError, LinkError) as error:
         whose = f"{nodes[len(taps)].name}: " if nodes else ""
-        raise LinkError(f"{whose}{error}") from error
+        raise LinkError(f"{whose}{in_words(error)}") from error
     # A packet socket that is open asks for no capability any more.
     confinement.confine(Reach())
     channel.send(Ready())

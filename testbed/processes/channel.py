@@ -14,6 +14,8 @@ from typing import Any
 
 import msgspec
 
+from testbed.config_error import in_words
+
 MAX_FDS_PER_LINE = 200
 """The kernel passes at most 253 descriptors with one message (SCM_MAX_FD)."""
 
@@ -66,7 +68,7 @@ class Channel:
                 data = data[sent:]
             self._socket.sendall(data)
         except OSError as error:
-            raise ChannelClosed(str(error)) from error
+            raise ChannelClosed(in_words(error)) from error
 
     def receive(self, timeout_s: float | None = None) -> Any:
         """The next line.

@@ -19,10 +19,25 @@ from testbed.processes.channel import ChannelClosed
 PR_SET_PDEATHSIG = 1
 PARENT_CHECK_S = 1.0
 ABOUT_TO_END_S = 1.0
+_LIMITS = (
+    "a limit of the user's (ulimit -u), a control group's (pids.max) or the kernel's (pid_max)"
+)
 _CLONE = {"x86_64": 56, "aarch64": 220}
 """Number of the system call by machine."""
 # Loaded once: to load a library makes a class, which only the collector can remove.
 _libc = ctypes.PyDLL(None, use_errno=True)
+
+
+class NotForked(OSError):
+    """No process more is to be had; the text says why, and what would be wanted."""
+
+    def __str__(self) -> str:
+        start = f"start the {self.filename}: " if self.filename else ""
+        if self.errno == errno.ENOMEM:
+            return f"{start}{self.strerror}; free some of this machine's memory"
+        if self.errno == errno.EAGAIN:
+            return f"{start}there are as many processes as {_LIMITS} lets be"
+        return f"{start}{self.strerror}"
 
 
 def die_with_parent(parent: int) -> None:
@@ -70,6 +85,9 @@ class Child:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.ENDING)
         try:
             self.pid = os.fork()
+        except OSError as error:
+            raise NotForked(error.errno, error.strerror, name) from None
+        else:
             if self.pid == 0:
                 run_as_child(body, parent)
         finally:
@@ -127,7 +145,7 @@ def fork_alone(namespaces: int = 0) -> int:
     no two children draw the same from ``random``.
 
     Raises:
-        OSError: the system takes no more processes.
+        NotForked: the system takes no more processes.
     """
     if namespaces:
         number = _CLONE.get(platform.machine())
@@ -140,7 +158,7 @@ def fork_alone(namespaces: int = 0) -> int:
         pid = _libc.fork()
     if pid < 0:
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        raise NotForked(number, os.strerror(number))
     if pid == 0:
         random.seed()
     return pid

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from testbed import files
-from testbed.config_error import ConfigError
+from testbed.config_error import ConfigError, in_words
 from testbed.record import reading
 from testbed.record.events import (
     Captured,
@@ -179,7 +179,9 @@ class Killed:
                 elif isinstance(event, Wire) and event.round:
                     self.rounds = event.round
         except (OSError, Damaged) as error:
-            raise self._refusal(f"{EVENTS} is not as this version writes it ({error})") from error
+            raise self._refusal(
+                f"{EVENTS} is not as this version writes it ({in_words(error)})"
+            ) from error
         if not isinstance(first, Run):
             raise self._refusal("it had not begun; start it again")
         if first.programs:

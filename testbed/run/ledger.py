@@ -4,6 +4,8 @@ import contextlib
 import sys
 from typing import Protocol
 
+from testbed.config_error import in_words
+from testbed.processes.child import NotForked
 from testbed.record import events
 from testbed.record.events import Event, Facts
 from testbed.record.reading import SUPERVISOR
@@ -14,6 +16,13 @@ from testbed.record.summary import SummaryBuilder
 
 class RunFailed(RuntimeError):
     """The run cannot go on; the text is the summary's reason."""
+
+
+def hindrance(error: OSError) -> str:
+    """Why a run fails by an error of the system that nobody else has named."""
+    if isinstance(error, NotForked):
+        return str(error)
+    return f"write the results: {in_words(error)}"
 
 
 class Progress(Protocol):
@@ -55,7 +64,7 @@ class Ledger:
             self.record(SUPERVISOR, event)
             self.write_summary()
         except OSError as error:
-            unwritten = f"write the results: {error}"
+            unwritten = hindrance(error)
             if status == "ok":
                 event.status, event.reason = "failed", unwritten
             elif unwritten not in reason:

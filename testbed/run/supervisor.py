@@ -17,6 +17,7 @@ from testbed.network import underlay
 from testbed.network.topology import Node, Plan
 from testbed.processes import signals
 from testbed.processes.channel import Channel, ChannelClosed, Garbled
+from testbed.processes.worker import Refusal
 from testbed.record import events, host_load, strangers
 from testbed.record.events import Event
 from testbed.record.host_clocks import HostClocks
@@ -31,7 +32,7 @@ from testbed.run.hosts.far_host import FarChannel
 from testbed.run.hosts.probing import certificate
 from testbed.run.hosts.timing import HostsDynamics
 from testbed.run.hosts.whole import HostsZygote
-from testbed.run.ledger import Ledger, Progress, RunFailed
+from testbed.run.ledger import Ledger, Progress, RunFailed, hindrance
 from testbed.run.meters import Meters
 from testbed.run.standstill import Standstill
 from testbed.run.stops import Stops
@@ -130,7 +131,7 @@ class _Run:
             except (RunFailed, LinkError, NodeFailed, Garbled) as error:
                 reason = str(error)
             except OSError as error:
-                reason = f"write the results: {error}"
+                reason = hindrance(error)
             self._ledger.close(status, reason, closing)
         return self._ledger.tally.summary()
 
@@ -218,14 +219,8 @@ class _Run:
         """The prober of links of several hosts."""
         if self._hosts is None:
             return None
-        return functools.partial(
-            certificate,
-            self._hosts,
-            network,
-            self._plan,
-            clock.dilation(),
-            among_clients=self._program.peer_to_peer,
-        )
+        asked = self._hosts, network, self._plan, clock.dilation()
+        return functools.partial(certificate, *asked, among_clients=self._program.peer_to_peer)
 
     def _record_clocks(self) -> None:
         """Tell what is put right of other hosts' times."""
@@ -341,6 +336,8 @@ class _Run:
     def _hear_zygote(self, zygote: Zygotes) -> None:
         lines = zygote.channel.drain()
         for line in lines:
+            if isinstance(line, Refusal):
+                raise RunFailed(line.reason)
             if isinstance(line, Reaped):
                 # A node's own last words, and the server's "done", came before its end.
                 self._hear_node(line.node)

@@ -18,13 +18,14 @@ import msgspec
 import psutil
 
 from testbed import clock
-from testbed.config_error import ConfigError
+from testbed.config_error import ConfigError, in_words
 from testbed.links.interface import Endpoint
 from testbed.metering import meter
 from testbed.network.topology import Node, Plan
 from testbed.processes import confinement, heap
 from testbed.processes.channel import Channel, ChannelClosed
 from testbed.processes.child import (
+    NotForked,
     describe_exit,
     die_with_parent,
     fork_alone,
@@ -169,12 +170,15 @@ class Zygote:
         try:
             request = _REQUEST.pack(node.index, endpoint.port)
             socket.send_fds(self._requests, [request], handles)
-            theirs.close()
             listener = () if endpoint.listener is None else (endpoint.listener,)
             keys = None if self._keys is None else self._keys.of(node.name)
             ours.send(Address(endpoint.host, endpoint.port, self._began_ns, keys), listener)
         except OSError as error:
-            raise NodeFailed(f"start {node.name}: the zygote is gone ({error})") from error
+            ours.close()
+            reason = f"start {node.name}: the zygote is gone ({in_words(error)})"
+            raise NodeFailed(self._refusal() or reason) from error
+        finally:
+            theirs.close()
         return ours
 
     @functools.cached_property
@@ -182,6 +186,11 @@ class Zygote:
         """The run's, made for its first node: what has been forked before inherits none."""
         names = [node.name for node in self._plan.clients]
         return RunKeys(names, self._program.peer_to_peer, self._seed) if self._secure else None
+
+    def _refusal(self) -> str | None:
+        """Its own words for its end, where they are here."""
+        said = self.channel.drain()
+        return next((line.reason for line in said if isinstance(line, Refusal)), None)
 
     def failure(self) -> str | None:
         """Why the zygote no longer runs, or None while it does."""
@@ -255,7 +264,10 @@ def _handle(
             os.kill(pid, signal.SIGKILL)
         return
     parent = os.getpid()
-    pid = fork_alone()
+    try:
+        pid = fork_alone()
+    except NotForked as error:
+        raise NodeFailed(f"start {node.name}: {error}") from None
     if pid == 0:
         run_as_child(lambda: _be_node(node, port, handles, program, parent), parent)
     running[pid] = node

@@ -1,5 +1,6 @@
 """What reaches terminals, pipes and full disks: of a run, and of the commands that print tables."""
 
+import errno
 import json
 import os
 import pty
@@ -14,6 +15,7 @@ import warm
 from running import CLI, FAST, LIMIT_S, ROOT
 
 import cli
+from testbed.processes.child import NotForked
 
 FLAGS = ("--links=loopback", "--profile=unlimited", "--clients=2", "--rounds=1", *FAST)
 TENSORBOARD = ["--tensorboard"] if find_spec("tensorboard") else []
@@ -210,13 +212,22 @@ def test_a_library_that_finds_no_memory_is_said_in_a_line(tmp_path):
     assert done.stderr.startswith("error: cannot load lib") and done.stderr.count("\n") == 1
 
 
-def test_memory_that_is_wanting_is_said_in_a_line(monkeypatch, capsys):
-    def out_of_memory(**ways):
-        raise MemoryError
+@pytest.mark.parametrize(
+    ("lack", "words"),
+    [
+        (MemoryError(), "out of memory: "),
+        (NotForked(errno.EAGAIN, "x", "probe"), "start the probe: there are as many processes as "),
+        (NotForked(errno.ENOMEM, "Cannot allocate memory"), "Cannot allocate memory; free some "),
+    ],
+)
+def test_what_a_machine_lacks_is_said_in_a_line(lack, words, monkeypatch, capsys):
+    def lacking(**ways):
+        raise lack
 
-    monkeypatch.setattr(cli.main, "main", out_of_memory)
+    monkeypatch.setattr(cli.main, "main", lacking)
     assert cli._status() == 1
-    assert capsys.readouterr().err.startswith("error: out of memory: ")
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {words}") and said.count("\n") == 1
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):

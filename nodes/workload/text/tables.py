@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nodes.workload import hub
-from testbed.config_error import ConfigError
+from testbed.config_error import ConfigError, in_words
 
 BATCH = 1_000
 """Rows that are in memory at once."""
@@ -57,7 +57,7 @@ def _rows(path: Path, columns: set[str], where: str) -> Iterator[dict[str, Any]]
         except ConfigError:
             raise
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-            first = str(error).partition("\n")[0] or type(error).__name__
+            first = in_words(error).partition("\n")[0] or type(error).__name__
             raise ConfigError(f"{where} cannot be read: {first}") from error
 
 

@@ -14,6 +14,7 @@ import struct
 from collections import defaultdict
 from typing import NamedTuple
 
+from testbed.config_error import in_words
 from testbed.links.interface import Counters, LinkCounters, LinkError
 from testbed.links.linux import netlink
 from testbed.links.netem.devices import link_index, shaper_index
@@ -46,7 +47,7 @@ def read(route: socket.socket, table: CounterTable) -> list[LinkCounters]:
     try:
         traffic, drops, refused = _traffic(route), _drops(route), _refused(route)
     except OSError as error:
-        raise LinkError(f"read the links' counters: {error}") from error
+        raise LinkError(f"read the links' counters: {in_words(error)}") from error
     found = []
     for node in range(table.nodes):
         link = traffic[link_index(node)]

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from typing import NamedTuple, TypeVar
 
+from testbed.config_error import in_words
 from testbed.links.interface import LinkError
 from testbed.links.tunnel import ends, messages
 from testbed.links.tunnel.clocks import Contradiction, Offset
@@ -75,7 +76,7 @@ def measure(stream: Stream, host: str, other: str, *, first: bool) -> Measured:
             back = talk.drain()
             there = talk.fill()
     except (OSError, Malformed, Contradiction) as error:
-        raise LinkError(f"measure the network to host {other}: {error}") from error
+        raise LinkError(f"measure the network to host {other}: {in_words(error)}") from error
     finally:
         stream.settimeout(None)
     trips_ms = [1000 * trip for trip in trips_s]

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from testbed.config_error import in_words
 from testbed.links.interface import LinkError
 from testbed.links.tunnel import proof, silence
 from testbed.links.tunnel.callers import Callers
@@ -115,7 +116,7 @@ def _call(meeting: Meeting, name: str, deadline: float, limit_s: float) -> Strea
             stream.agree(deadline)
     except (OSError, Stranger) as error:
         connection.close()
-        raise LinkError(f"be known to {where}: {error}") from error
+        raise LinkError(f"be known to {where}: {in_words(error)}") from error
     return _settled(stream)
 
 

@@ -15,9 +15,9 @@ from testbed.links.tunnel.callers import Called, Callers
 from testbed.links.tunnel.meeting import listen
 from testbed.metering import meter
 from testbed.processes import cores, free_memory, signals
-from testbed.processes.child import Child
+from testbed.processes.child import Child, NotForked
 from testbed.run.hosts import line as lines
-from testbed.run.hosts.line import Line
+from testbed.run.hosts.line import Line, Refused
 from testbed.run.hosts.messages import Hello, Order
 from testbed.run.hosts.part import Import, Others, Prepare, carry_out
 
@@ -97,8 +97,11 @@ class Agent:
             free_bytes = free_memory.usable_bytes()
             line.send(Hello(self._software, cores.usable(), free_bytes, busy))
             if not busy:
-                self._part = _Process(line, self._run_part)
-                return
+                try:
+                    self._part = _Process(line, self._run_part)
+                    return
+                except NotForked as error:
+                    line.send(Refused(str(error)))
         line.close()
 
     def _run_part(self, line: Line) -> None:

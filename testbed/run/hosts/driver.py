@@ -23,7 +23,7 @@ from testbed.record import events
 from testbed.record.host_clocks import HostClock, since_began
 from testbed.run.config import RunConfig
 from testbed.run.hosts.far_host import Bell, FarChannel, FarHost
-from testbed.run.hosts.line import LineClosed, secret
+from testbed.run.hosts.line import LineClosed, Refused, secret
 from testbed.run.hosts.messages import (
     Begin,
     CaptureEnded,
@@ -33,7 +33,6 @@ from testbed.run.hosts.messages import (
     Counted,
     Give,
     Logged,
-    Refused,
     Said,
     Severed,
     Spawn,

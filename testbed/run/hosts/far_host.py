@@ -18,14 +18,13 @@ from testbed.links.tunnel.proof import Stranger
 from testbed.network import hosts
 from testbed.processes.channel import ChannelClosed
 from testbed.run.hosts import line as lines
-from testbed.run.hosts.line import Line, LineClosed
+from testbed.run.hosts.line import Line, LineClosed, Refused
 from testbed.run.hosts.messages import (
     Answer,
     Ask,
     CaptureEnded,
     Checked,
     Hello,
-    Refused,
     Say,
     Tell,
 )

@@ -35,6 +35,12 @@ _READ_BYTES = 1 << 18
 Kind = TypeVar("Kind", bound=msgspec.Struct)
 
 
+class Refused(msgspec.Struct, tag="refused"):
+    """The last word of an agent that cannot, or whose part has failed."""
+
+    reason: str
+
+
 class LineClosed(ConnectionError):
     """The other end is gone, or has said what it should not; the text says which."""
 
@@ -109,6 +115,8 @@ class Line:
             self._fill()
         message = self._messages.popleft()
         if not isinstance(message, kind):
+            if isinstance(message, Refused):
+                raise LineClosed(message.reason)
             raise LineClosed(f"it said {type(message).__name__} where {kind.__name__} was to come")
         return message
 

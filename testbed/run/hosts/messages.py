@@ -8,6 +8,7 @@ from testbed.links.process import Facts, Shape
 from testbed.processes.worker import Stop
 from testbed.record.events import Known
 from testbed.run.config import RunConfig
+from testbed.run.hosts.line import Refused
 from testbed.run.states import StatePiece
 from testbed.run.zygote import Forked, Prepared, Reaped, Told
 
@@ -55,12 +56,6 @@ class Checked(msgspec.Struct, tag="checked"):
     """Of model, data and files, by what they are."""
     port: int
     """Where its link process will be met, at the address that was called."""
-
-
-class Refused(msgspec.Struct, tag="refused"):
-    """The last word of an agent that cannot, or whose part has failed."""
-
-    reason: str
 
 
 class Give(msgspec.Struct, tag="give"):

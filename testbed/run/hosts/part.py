@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from testbed import clock
-from testbed.config_error import ConfigError
+from testbed.config_error import ConfigError, in_words
 from testbed.links.interface import LinkError
 from testbed.links.tunnel.meeting import listen
 from testbed.links.userspace import backend as userspace
@@ -22,7 +22,7 @@ from testbed.record.events import Known, Stopped
 from testbed.run.config import RunConfig, pace
 from testbed.run.hosts import line as lines
 from testbed.run.hosts import links_part
-from testbed.run.hosts.line import Line, LineClosed
+from testbed.run.hosts.line import Line, LineClosed, Refused
 from testbed.run.hosts.links_part import LinksPart, Source
 from testbed.run.hosts.log import NodesLog
 from testbed.run.hosts.messages import (
@@ -34,7 +34,6 @@ from testbed.run.hosts.messages import (
     Give,
     Load,
     Logged,
-    Refused,
     Said,
     Say,
     Spawn,
@@ -78,7 +77,7 @@ def carry_out(line: Line, token: bytes, prepare: Prepare, load: Import, others: 
         try:
             _carry_out(line, token, prepare, load, others)
         except (ConfigError, LinkError, NodeFailed, Garbled, OSError) as error:
-            line.send(Refused(str(error)))
+            line.send(Refused(in_words(error)))
 
 
 def _carry_out(line: Line, token: bytes, prepare: Prepare, load: Import, others: Others) -> None:

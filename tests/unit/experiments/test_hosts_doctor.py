@@ -1,15 +1,18 @@
 """`doctor --hosts`: a line a host, with agents on this machine's own loopback addresses."""
 
 import contextlib
+import errno
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from experiments import hosts_doctor
 from testbed.config_error import ConfigError
 from testbed.processes.channel import Channel
+from testbed.processes.child import NotForked
 from testbed.processes.worker import Ready, Refusal, Result, Worker
 from testbed.run.hosts import agent as agents
 from testbed.run.hosts.agent import Agent
@@ -51,6 +54,17 @@ def test_an_agent_that_was_asked_has_its_next_run_all_the_same(start: Start) -> 
     address = start()
     for _ in range(2):
         assert hosts_doctor.findings(f"127.0.0.1,{address}", TOKEN)[1].ok
+
+
+def test_an_agent_that_can_have_no_process_says_so_and_stays(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_more = Mock(side_effect=NotForked(errno.EAGAIN, "no", "part of a run"))
+    monkeypatch.setattr(agents, "Child", no_more)
+    address = start()
+    for _ in range(2):
+        there = hosts_doctor.findings(f"127.0.0.1,{address}", TOKEN)[1]
+        assert not there.ok and "start the part of a run: there are as many" in there.found, there
 
 
 def test_who_calls_and_says_nothing_keeps_nobody_from_an_agent(start: Start) -> None:

@@ -1,17 +1,27 @@
 """A forked process: how it ends, that its end is told, and that it does not outlive its parent."""
 
+import ctypes
+import errno
 import os
 import select
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from testbed.processes import child as child_module
 from testbed.processes.channel import Channel
-from testbed.processes.child import Child, describe_exit, die_with_parent, watch_parent
+from testbed.processes.child import (
+    Child,
+    NotForked,
+    describe_exit,
+    die_with_parent,
+    fork_alone,
+    watch_parent,
+)
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="a parent-death signal needs Linux")
 
@@ -174,6 +184,22 @@ for fork in (os.fork, fork_alone):
     os.close(heard_write)
     with os.fdopen(heard_read) as heard:
         assert heard.read() == "python's child child "
+
+
+def test_a_process_that_cannot_be_had_is_named(monkeypatch):
+    def no_more():
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    def no_more_alone():
+        ctypes.set_errno(errno.EAGAIN)
+        return -1
+
+    monkeypatch.setattr(os, "fork", no_more)
+    monkeypatch.setattr(child_module, "_libc", SimpleNamespace(fork=no_more_alone))
+    with pytest.raises(NotForked, match=r"^start the prober: there are as many processes as a lim"):
+        Child("prober", lambda: None)
+    with pytest.raises(NotForked, match=r"^there are as many processes as a limit"):
+        fork_alone()
 
 
 def test_children_of_lone_forks_draw_different_numbers():

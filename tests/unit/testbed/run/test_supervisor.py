@@ -1,5 +1,6 @@
 """What the supervisor says of a node that ended."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -15,6 +16,8 @@ from experiments import aftermath
 from testbed.network.profiles import load
 from testbed.network.topology import plan
 from testbed.processes.channel import Channel
+from testbed.processes.child import NotForked
+from testbed.processes.worker import Refusal
 from testbed.record import events
 from testbed.record.events import Done, Event, Limited, Lost
 from testbed.record.recorder import Recorder
@@ -67,7 +70,7 @@ def test_a_run_whose_end_cannot_be_written_has_failed(tmp_path: Path) -> None:
     summary = run._ledger.tally.summary()
     recorder.close()
     assert summary.status == "failed"
-    assert str(summary.reason).startswith("write the results: [Errno 2] No such file")
+    assert str(summary.reason).startswith("write the results: No such file")
 
 
 def test_a_record_that_cannot_be_closed_is_told(
@@ -79,7 +82,24 @@ def test_a_record_that_cannot_be_closed_is_told(
     recorder.close()
     summary = run._ledger.tally.summary()
     assert summary.status == "interrupted"
-    assert summary.reason == "stopped by SIGTERM; write the results: [Errno 28] No space"
+    assert summary.reason == "stopped by SIGTERM; write the results: No space"
+
+
+def test_a_process_that_cannot_be_had_is_told_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_more = Mock(side_effect=NotForked(errno.EAGAIN, "no", "zygote"))
+    monkeypatch.setattr(supervisor._Run, "_go_on", no_more)
+    run = supervisor._Run(RunConfig(), plan([load("4g")]), Mock(), Mock(), Mock(), Mock())
+    run._ledger = Mock()
+    run.execute({}, [])
+    status, reason, _ = run._ledger.close.call_args.args
+    assert status == "failed" and reason.startswith("start the zygote: there are as many processes")
+
+
+def test_a_zygote_that_ends_says_why() -> None:
+    run = supervisor._Run(RunConfig(), plan([load("4g")]), Mock(), Mock(), Mock(), Mock())
+    zygote = Mock(channel=SimpleNamespace(drain=lambda: [Refusal("start client-1: no")]))
+    with pytest.raises(RunFailed, match="start client-1: no"):
+        run._hear_zygote(zygote)
 
 
 def test_what_shows_a_run_does_not_end_it(

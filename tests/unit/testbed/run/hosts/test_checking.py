@@ -11,8 +11,8 @@ import pytest
 
 from testbed.run.config import RunConfig
 from testbed.run.hosts.far_host import FarHost, Unusable, checked
-from testbed.run.hosts.line import Line
-from testbed.run.hosts.messages import Answer, Check, Checked, Order, Refused, Tell
+from testbed.run.hosts.line import Line, Refused
+from testbed.run.hosts.messages import Answer, Check, Checked, Order, Tell
 
 KEY = b"k" * 32
 CONFIG = RunConfig(clients=3)

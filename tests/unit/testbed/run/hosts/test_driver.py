@@ -19,6 +19,7 @@ from testbed.record import events
 from testbed.run.hosts import waits, whole
 from testbed.run.hosts.driver import Hosts
 from testbed.run.hosts.far_host import FarHost
+from testbed.run.hosts.line import Refused
 from testbed.run.hosts.messages import (
     Answer,
     Begin,
@@ -27,7 +28,6 @@ from testbed.run.hosts.messages import (
     Give,
     Logged,
     Order,
-    Refused,
     Said,
     Severed,
     Up,
