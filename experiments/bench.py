@@ -116,7 +116,7 @@ def bench(
         table = program_bench.table(asked, cases) if cases else compare.table(asked, found)
         more = [by_links.table(found), claims.table(examined) if examined else None]
         more.append(bench_hosts.table(bench_hosts.together(outcomes)))
-        output.show(Group(table, *filter(None, more)), result)
+        output.show(Group(table, *filter(None, more)), result, kept=True)
     for outcome in everything:
         if outcome.reason is not None:
             what = "no result of" if outcome.summary is None else "a failure in"

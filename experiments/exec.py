@@ -134,7 +134,7 @@ def _execute(
     for text in capture_warnings(summary.captures):
         output.say(text, style="yellow")
     document = {"folder": folder.as_posix(), "exit": code, **msgspec.to_builtins(summary)}
-    output.show(closing_table(summary), document)
+    output.show(closing_table(summary), document, kept=True)
     told = request.programs
     for text in doubts.of(summary, told.expect_bytes, told.round_regex):
         output.say(text, style="yellow")

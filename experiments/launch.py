@@ -214,9 +214,8 @@ def _launch(
     for text in capture_warnings(summary.captures):
         output.say(text, style="yellow")
     if summary.rounds_done or output.as_json:
-        output.show(
-            closing_table(summary), {"folder": folder.as_posix(), **msgspec.to_builtins(summary)}
-        )
+        document = {"folder": folder.as_posix(), **msgspec.to_builtins(summary)}
+        output.show(closing_table(summary), document, kept=True)
         trusted = summary.fidelity.verdict == "pass"
         output.say(trust.line(summary), style=None if trusted else "yellow")
     whole = write_about(folder, tensorboard, output)

@@ -65,11 +65,14 @@ class Output:
         else:
             self.say(f"{name}: {value}")
 
-    def show(self, table: RenderableType, data: Any) -> None:
-        """A table for people, or JSON for scripts."""
+    def show(self, table: RenderableType, data: Any, *, kept: bool = False) -> None:
+        """A table for people, or JSON for scripts. ``kept``: a folder has what the table tells."""
         if self.as_json:
             self.document(data)
-        elif self.console.is_terminal and not any(map(self._is_cut, _parts(table))):
+            return
+        if not kept and not self._quiet:
+            _miss_if_absent()
+        if self.console.is_terminal and not any(map(self._is_cut, _parts(table))):
             self.console.print(table)
         else:
             self._show_plainly(table)
@@ -120,6 +123,12 @@ def _deliver(text: str) -> None:
     stream = sys.stdout
     stream.write(f"{visible(text) if stream.isatty() else text}\n")
     stream.flush()
+    _miss_if_absent()
+
+
+def _miss_if_absent() -> None:
+    """Have it be told at the end that what was asked for went nowhere, where it did."""
+    stream = sys.stdout
     if isinstance(stream, Guarded) and stream.absent:
         stream.lost = OSError(errno.EBADF, os.strerror(errno.EBADF))
 

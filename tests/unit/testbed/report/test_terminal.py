@@ -295,13 +295,18 @@ with open(sys.argv[2], "w") as file:
     output.result("results", "\\u00fc" if sys.argv[1] == "quiet" else "x")
     if sys.argv[1] == "json":
         output.document({})
+    elif sys.argv[1] in ("table", "kept"):
+        output.show("a table", {}, kept=sys.argv[1] == "kept")
 sys.exit(terminal.lost_output() or 0)
 """
 
 
 @pytest.mark.parametrize(
     ("how", "reason"),
-    [("json", "Bad file descriptor\n"), ("quiet", "Bad file descriptor\n"), ("plain", "")],
+    [
+        *(("json", "Bad file descriptor\n"), ("quiet", "Bad file descriptor\n")),
+        *(("table", "Bad file descriptor\n"), ("kept", ""), ("plain", "")),
+    ],
 )
 def test_a_stream_that_is_not_there_is_nobodys_file(how: str, reason: str, tmp_path: Path) -> None:
     words = [sys.executable, "-c", PRINTING, how, str(tmp_path / "file")]
