@@ -105,9 +105,7 @@ def coder(config: RunConfig, method: methods.Method, options: Any) -> Coder:
     return Coder(chains["up"], chains["down"], config.seed)
 
 
-def check_staged(
-    config: RunConfig, method: methods.Method, options: Any, model: nn.Module
-) -> None:
+def check_staged(config: RunConfig, method: methods.Method, options: Any, model: nn.Module) -> None:
     """Raises ConfigError where a stage would change nothing of all that it is to take.
 
     ``model``: the run's, adapted; its values do not matter.

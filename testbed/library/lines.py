@@ -78,6 +78,10 @@ class Enter(msgspec.Struct, tag="enter"):
     folder: bytes
 
 
+class Greet(msgspec.Struct, tag="greet"):
+    """The visitor is to hear that the keeper attends, before it hands over what is its own."""
+
+
 class Signal(msgspec.Struct, tag="signal"):
     """A visitor's order to send its program a signal."""
 
@@ -117,6 +121,10 @@ class About(msgspec.Struct, tag="about"):
     nodes: list[Seen]
 
 
+class Greeted(msgspec.Struct, tag="greeted"):
+    """The keeper attends."""
+
+
 class Begun(msgspec.Struct, tag="begun"):
     """That a visitor's program runs."""
 
@@ -127,5 +135,5 @@ class Over(msgspec.Struct, tag="over"):
     code: int
 
 
-VisitOrder = Enter | Signal | Ask | Close
-VisitAnswer = About | Begun | Over | Refused
+VisitOrder = Greet | Enter | Signal | Ask | Close
+VisitAnswer = About | Greeted | Begun | Over | Refused

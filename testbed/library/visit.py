@@ -22,6 +22,8 @@ from testbed.library.lines import (
     Begun,
     Close,
     Enter,
+    Greet,
+    Greeted,
     Over,
     Refused,
     Signal,
@@ -37,6 +39,8 @@ END_LIMIT_S = 15.0
 POLL_S = 0.01
 STANDARD = (0, 1, 2)
 _CREDENTIALS = struct.Struct("3i")
+_OF_NO_END = (signal.SIGWINCH, signal.SIGCONT)
+"""Signals that end nobody who does not handle them."""
 
 Answered = TypeVar("Answered", bound=msgspec.Struct)
 
@@ -142,6 +146,11 @@ def run(
     words = [command] if isinstance(command, str) else list(command)
     with _channel(network) as channel, contextlib.ExitStack() as owned:
         wake = owned.enter_context(_woken())
+        try:
+            if (early := _greeted(channel, wake)) is not None:
+                return BY_SIGNAL + early
+        except TimeoutError as error:
+            raise LinkError(f"network {network.name!r}: {error}") from error
         shown = PseudoTerminal() if streams == STANDARD and usable() else None
         if shown is not None:
             owned.callback(shown.close)
@@ -159,6 +168,31 @@ def run(
             return _attend(channel, wake, shown)
         except TimeoutError as error:
             raise LinkError(f"network {network.name!r}: {error}") from error
+
+
+def _greeted(channel: Channel, wake: int) -> int | None:
+    """Wait until the keeper attends; the number of the signal that has ended this wait.
+
+    In the connection of a keeper that is stopped streams would stay open for whoever reads them.
+    """
+    channel.send(Greet())
+    until_s = time.monotonic() + ANSWER_LIMIT_S
+    with selectors.DefaultSelector() as selector:
+        selector.register(channel, selectors.EVENT_READ)
+        selector.register(wake, selectors.EVENT_READ)
+        while (rest_s := until_s - time.monotonic()) > 0:
+            for key, _ in selector.select(rest_s):
+                if key.fileobj == wake:
+                    ending = [each for each in os.read(wake, 4096) if each not in _OF_NO_END]
+                    if ending:
+                        return ending[0]
+                    continue
+                for line in channel.drain():
+                    _checked(line, Greeted)
+                    return None
+                if channel.closed:
+                    raise ChannelClosed("the keeper is gone")
+    raise TimeoutError(f"its keeper began nothing within {ANSWER_LIMIT_S:g} s")
 
 
 def _attend(channel: Channel, wake: int, shown: PseudoTerminal | None) -> int:

@@ -22,6 +22,8 @@ from testbed.library.lines import (
     Built,
     Close,
     Enter,
+    Greet,
+    Greeted,
     Over,
     Refused,
     Seen,
@@ -109,7 +111,9 @@ class Visits:
             visitor.tell(Refused(str(error), wrong=True))
             orders = []
         for order in orders:
-            if isinstance(order, Enter):
+            if isinstance(order, Greet):
+                visitor.tell(Greeted())
+            elif isinstance(order, Enter):
                 self._enter(visitor, order)
             elif isinstance(order, Signal):
                 if visitor.program is not None and order.number in join.HANDED_ON:

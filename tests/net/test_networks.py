@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import pty
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import termios
+import threading
 from pathlib import Path
 
 import psutil
@@ -356,8 +358,17 @@ def test_a_keeper_that_is_stopped_begins_no_program(caller, monkeypatch):
     keeper, _ = caller.tree("lab")
     keeper.suspend()
     monkeypatch.setattr(visit, "ANSWER_LIMIT_S", 0.2)
+    own, theirs = os.pipe()
+    run = functools.partial(visit.run, caller.home / "lab", "client-1", "true", os.environ)
     with pytest.raises(LinkError, match="its keeper began nothing within"):
-        visit.run(caller.home / "lab", "client-1", "true", os.environ)
+        run(streams=(own, theirs, theirs))
+    os.close(theirs)
+    os.set_blocking(own, False)
+    assert os.read(own, 1) == b"", "the keeper has it still"
+    os.close(own)
+    monkeypatch.setattr(visit, "ANSWER_LIMIT_S", LIMIT_S)
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    assert run() == 128 + signal.SIGTERM
     keeper.resume()
 
 
