@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -164,6 +165,8 @@ def _read_here() -> str:
     """Write the arrays of Splits to the file that the arguments name."""
     # Heeded at import: a folder is all that is needed, and torch would take a second to load.
     os.environ |= {"HF_HUB_OFFLINE": "1", "USE_TORCH": "0"}
+    # Of images that are refused, or read as they stand: a user has the refusal.
+    warnings.simplefilter("ignore")
     import datasets
     from safetensors.numpy import save_file
 
@@ -216,11 +219,14 @@ def _tables(split: Any, source: Source, where: str) -> Iterator[Any]:
                 _check_columns(
                     datasets.Features.from_arrow_schema(file.schema_arrow), source, where
                 )
+                for column in (source.image, source.label):
+                    if (count := file.schema_arrow.names.count(column)) > 1:
+                        raise ConfigError(f"{where} has {count} columns {column}; must be one")
                 for batch in file.iter_batches(BATCH, columns=[source.image, source.label]):
                     yield pa.Table.from_batches([batch])
             except ConfigError:
                 raise
-            except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            except Exception as error:  # Each layer has errors of its own.
                 raise ConfigError(
                     f"{where}: {path.name} cannot be read: {_first_line(error)}"
                 ) from error
@@ -255,10 +261,16 @@ def _arrays(
     for table in _tables(split, source, where):
         if not len(table):
             continue
-        cells = datasets.Image(decode=False).cast_storage(table[source.image].combine_chunks())
-        images.append(np.stack(list(_decoded(cells.to_pylist(), where))))
+        kept = table[source.image].combine_chunks()
+        try:
+            cells = datasets.Image(decode=False).cast_storage(kept)
+        except Exception as error:  # Of arrow or of `datasets`, by the column's type.
+            raise ConfigError(
+                f"{where}: column {source.image} must hold images, not {kept.type}"
+            ) from error
+        images.append(np.stack([_decoded(cell or {}, where) for cell in cells.to_pylist()]))
         column = table[source.label].to_numpy()
-        if not np.issubdtype(column.dtype, np.integer):
+        if column.dtype.kind not in "iu":
             raise ConfigError(f"{where}: column {source.label} must hold whole numbers")
         wrong = column[(column < 0) | (column >= classes)]
         if len(wrong):
@@ -271,28 +283,32 @@ def _arrays(
     return np.concatenate(images), np.concatenate(labels)
 
 
-def _decoded(cells: list[dict[str, Any] | None], where: str) -> Iterator[NDArray[np.uint8]]:
-    """Each image, uint8 (3, SIDE, SIDE), the way up that its camera noted."""
-    from PIL import ExifTags, Image, ImageOps
+def _decoded(cell: dict[str, Any], where: str) -> NDArray[np.uint8]:
+    """An image, uint8 (3, SIDE, SIDE), the way up that its camera noted."""
+    from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-    for cell in cells:
-        try:
-            cell = cell or {}
-            image: Image.Image = Image.open(
-                io.BytesIO(cell["bytes"]) if cell.get("bytes") else cell["path"]
-            )
+    content = cell.get("bytes") or cell.get("path")
+    if not content:
+        raise ConfigError(f"{where}: an image is empty")
+    try:
+        image: Image.Image = Image.open(
+            io.BytesIO(content) if isinstance(content, bytes) else content
+        )
+        # By its head alone: decoded, a few bytes may be gigabytes.
+        if image.size == (SIDE, SIDE):
             if image.getexif().get(ExifTags.Base.Orientation) is not None:
                 image = ImageOps.exif_transpose(image)
-            pixels = np.asarray(image)
-        except Exception as error:  # Each format has errors of its own.
-            raise ConfigError(f"{where}: an image cannot be read: {_first_line(error)}") from error
-        if image.size != (SIDE, SIDE) or image.mode != "RGB":
-            width, height = image.size
-            raise ConfigError(
-                f"{where}: an image is {width} x {height} {image.mode}; all must be "
-                f"{SIDE} x {SIDE} RGB"
-            )
-        yield pixels.transpose(2, 0, 1)
+            image.load()
+    except UnidentifiedImageError as error:
+        raise ConfigError(f"{where}: an image is of no format that is known") from error
+    except Exception as error:  # Each format has errors of its own.
+        raise ConfigError(f"{where}: an image cannot be read: {_first_line(error)}") from error
+    if image.size != (SIDE, SIDE) or image.mode != "RGB":
+        width, height = image.size
+        raise ConfigError(
+            f"{where}: an image is {width} x {height} {image.mode}; all must be {SIDE} x {SIDE} RGB"
+        )
+    return np.asarray(image).transpose(2, 0, 1)
 
 
 if __name__ == "__main__":

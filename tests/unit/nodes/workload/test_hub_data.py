@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 from threads import threads
 
 from nodes.program import FineTuning
@@ -63,7 +64,7 @@ def write_parquet(sets: heavy.datasets.DatasetDict, folder: Path) -> Path:
     return folder
 
 
-def arrays(name: str, one: heavy.datasets.Dataset) -> tuple[np.ndarray, np.ndarray]:
+def arrays(name: str, one: heavy.datasets.Dataset | list[Path]) -> tuple[np.ndarray, np.ndarray]:
     """What the process apart would read of a split."""
     where = "data_path = 'x': the train split"
     return hub_data._arrays(one, hub_data.SOURCES[name], data.facts(name).classes, where)
@@ -157,9 +158,51 @@ def test_contents_that_are_another_sets_are_refused() -> None:
     numbers = heavy.datasets.Dataset.from_dict({"img": [1.0], "label": [0]})
     refused(numbers, "column img must hold images")
     broken = {"img": [{"bytes": b"no image", "path": None}], "label": [0]}
-    refused(heavy.datasets.Dataset.from_dict(broken), "an image cannot be read")
-    absent = {"img": [None, {"bytes": b"", "path": None}], "label": [0, 0]}
-    refused(heavy.datasets.Dataset.from_dict(absent), "an image cannot be read")
+    refused(heavy.datasets.Dataset.from_dict(broken), "an image is of no format that is known")
+    for absent in (None, {"bytes": b"", "path": None}):
+        row = {"img": [absent, broken["img"][0]], "label": [0, 0]}
+        refused(heavy.datasets.Dataset.from_dict(row), "an image is empty")
+    cut = encoded(Image.fromarray(pixels(1)[0]))[:-100]
+    torn = {"img": [{"bytes": cut, "path": None}], "label": [0]}
+    refused(heavy.datasets.Dataset.from_dict(torn), "an image cannot be read: image file is trunc")
+
+
+def encoded(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "png")
+    return file.getvalue()
+
+
+def test_an_image_of_another_size_is_refused_by_its_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one colour, 300 kB are a gigabyte of pixels."""
+    cell = {"bytes": encoded(Image.new("RGB", (4000, 1))), "path": None}
+    monkeypatch.setattr(PngImageFile, "load", lambda image: pytest.fail(f"decoded {image.size}"))
+    one = heavy.datasets.Dataset.from_dict({"img": [cell], "label": [0]})
+    with pytest.raises(ConfigError, match="an image is 4000 x 1 RGB; all must be 32 x 32 RGB"):
+        arrays("cifar10", one)
+
+
+def test_columns_that_arrow_or_datasets_cannot_take_are_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    image = {"bytes": encoded(Image.fromarray(pixels(1)[0])), "path": None}
+    images, labels = pa.array([image]), pa.array([0])
+
+    def refused(columns: list[Any], names: list[str], why: str, about: bytes = b"{}") -> None:
+        table = pa.Table.from_arrays(columns, names)
+        table = table.replace_schema_metadata({b"huggingface": about})
+        parquet.write_table(table, tmp_path / "train.parquet")
+        with pytest.raises(ConfigError, match=f"data_path = 'x': the train split.*{why}"):
+            arrays("cifar10", [tmp_path / "train.parquet"])
+
+    both = ["img", "label"]
+    refused([images, images, labels], ["img", *both], "has 2 columns img; must be one")
+    refused([images, labels, labels], [*both, "label"], "has 2 columns label; must be one")
+    for odd in (3, [3], {"bytes": b""}):
+        refused([pa.array([{"bytes": odd}]), labels], both, "column img must hold images, not str")
+    refused([images, pa.array([0], pa.duration("s"))], both, "label must hold whole numbers")
+    refused([images, labels], both, r"train\.parquet cannot be read", b"[" * 100_000)
 
 
 @pytest.mark.thorough
