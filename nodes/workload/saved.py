@@ -228,10 +228,12 @@ class Weights:
         self._name, self._folder = name, folder
         self.files: dict[str, str] = {}
         """The file of each weight."""
-        for file in files_of_weights(name, folder):
+        files = files_of_weights(name, folder)
+        for file in files:
             with self._opened(file) as opened:
                 self.files |= dict.fromkeys(opened.keys(), file)
-        if WEIGHTS not in self.files.values():
+        self._whole = WEIGHTS if files == [WEIGHTS] else INDEX
+        if self._whole == INDEX:
             for weight, file in _index(name, folder).items():
                 if self.files.get(weight) != file:
                     raise ConfigError(
@@ -256,8 +258,7 @@ class Weights:
 
     def _file(self, weight: str) -> str:
         if weight not in self.files:
-            one = WEIGHTS if WEIGHTS in self.files.values() else INDEX
-            raise ConfigError(f"model = {self._name!r}: its {one} has no {weight}")
+            raise ConfigError(f"model = {self._name!r}: its {self._whole} has no {weight}")
         return self.files[weight]
 
     def _dtype(self, opened: Any, weight: str) -> torch.dtype:

@@ -219,6 +219,7 @@ def test_weights_that_are_not_the_configurations_are(folder: Path) -> None:
         lambda state: state.update({"model.layers.3.mlp.up_proj.weight": torch.ones(1)}),
         r"its model.safetensors has model.layers.3.mlp.up_proj.weight, which by its config.json",
     )
+    changed(lambda state: state.clear(), "its model.safetensors has no ")
     (folder / "model.safetensors").write_bytes(original[:-10])
     refused(folder, "model.safetensors is no safetensors file")
     (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
