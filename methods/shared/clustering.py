@@ -62,7 +62,9 @@ def found_centroids(weights: Tensor, count: int, generator: torch.Generator) -> 
     # Where all of them are taken already, any will do.
     least = torch.finfo(flat.dtype).tiny
     while len(values) < count:
-        value = flat[torch.multinomial(far + least, 1, generator=generator)]
+        # Of weights that diverged no distance is a chance; whoever takes them refuses them by name.
+        chances = far.nan_to_num() + least
+        value = flat[torch.multinomial(chances, 1, generator=generator)]
         values = torch.cat([values, value])
         far = torch.minimum(far, (flat - value).square())
     for _ in range(LLOYD_STEPS):

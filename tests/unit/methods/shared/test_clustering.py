@@ -49,6 +49,17 @@ def test_a_step_through_a_layer_by_hand() -> None:
     np.testing.assert_allclose(layer.bias.grad.numpy(), 2 * out.sum(axis=0), rtol=1e-6)
 
 
+@pytest.mark.parametrize("diverged", [float("nan"), float("inf"), -float("inf"), 3e38])
+def test_weights_that_diverged_have_centroids_too(diverged: float) -> None:
+    """A client sends what it has, and the server says which of its tensors is not finite."""
+    weights = torch.linspace(-1, 1, 20).view(4, 5)
+    weights[1, 2:4] = diverged
+    for seed in range(5):
+        assert found_centroids(weights, 4, generator(seed)).shape == (4,)
+        everywhere = found_centroids(torch.full((4, 5), diverged), 4, generator(seed))
+        assert not (everywhere.abs() < abs(diverged)).any()
+
+
 def test_groups_that_lie_apart_are_found_whatever_is_drawn() -> None:
     """Draws go by the square of the distance and leave none out; Lloyd's steps find the means."""
     noise = torch.randn(4, 50, generator=generator(1)) * 0.01
