@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from testbed import files
+from testbed.config_error import known_or_named
 from testbed.network.profiles import LinkProfile
 from testbed.record import chrome_trace
 from testbed.record.run_summary import Captures
@@ -55,7 +56,7 @@ def write_about(folder: Path, tensorboard: bool, output: Output) -> bool:
                 output.say(f"{name}: {where}")
         except Exception as error:
             whole = False
-            output.error(f"no {name}: {type(error).__name__}: {error}")
+            output.error(f"no {name}: {known_or_named(error)}")
     return whole
 
 

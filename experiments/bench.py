@@ -28,7 +28,7 @@ from experiments.progress import Lines, LiveTable
 from experiments.runner import claimed, conduct
 from experiments.venue import Venue
 from testbed import extras, files, outside
-from testbed.config_error import ConfigError, in_words
+from testbed.config_error import ConfigError, in_words, known_or_named
 from testbed.exec.config import Request
 from testbed.metrics import Target
 from testbed.naming import slug
@@ -332,7 +332,7 @@ def _compare(folder: Path, target: Target | None, examined: list[Examined], outp
         ran = program_comparison.ran(others)
         page = comparison_page.write(rows, reached, [folder], None, notes, examined, ran)
     except Exception as error:
-        output.error(f"no comparison: {type(error).__name__}: {error}")
+        output.error(f"no comparison: {known_or_named(error)}")
         return False
     output.say(f"comparison: {page}")
     return True

@@ -57,6 +57,13 @@ def in_words(error: BaseException) -> str:
     return re.sub(r"^\[Errno -?\d+\] ", "", str(error))
 
 
+def known_or_named(error: BaseException) -> str:
+    """The same of one that nobody expected, with its kind where its text is not for people."""
+    if isinstance(error, OSError | ConfigError):
+        return in_words(error)
+    return f"{type(error).__name__}: {error}"
+
+
 def excerpt(error: object) -> str:
     """The text of an error that may quote a file, in one line: all of a short one, or its ends."""
     return shortened(" ".join(str(error).split()), MOST_LETTERS)

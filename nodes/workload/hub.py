@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from testbed.config_error import ConfigError
+from testbed.config_error import ConfigError, in_words
 from testbed.processes.child import describe_exit, die_with_parent
 
 DOWNLOAD_LIMIT_S = 3600.0
@@ -136,7 +136,7 @@ def _download() -> str:
         reason = "the hub cannot be reached, and nothing of it is cached"
         raise ConfigError(f"{where}: {reason}: {advice(kind)}") from error
     except Exception as error:
-        reason = f"the download failed ({str(error).partition(chr(10))[0]})"
+        reason = f"the download failed ({in_words(error).partition(chr(10))[0]})"
         raise ConfigError(f"{where}: {reason}: {advice(kind)}") from error
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from testbed.config_error import ConfigError
+from testbed.config_error import ConfigError, known_or_named
 from testbed.fidelity import checks
 from testbed.fidelity.checks import Certificate
 from testbed.fidelity.prober import Prober
@@ -296,5 +296,5 @@ def topology(text: str) -> Topo:
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:  # The file may end the program that runs it.
-        raise ConfigError(f"mininet = {text!r}: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"mininet = {text!r}: {known_or_named(error)}") from error
     return found

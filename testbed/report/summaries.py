@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -21,6 +22,19 @@ class _Named(msgspec.Struct):
 def is_run(folder: Path) -> bool:
     """Path's own raises for a name that is too long, and where nobody may look."""
     return os.path.isfile(folder / NAME)
+
+
+def check_open(folder: Path) -> None:
+    """Raises ConfigError: a folder in it may hold runs, and this user may not look into it.
+
+    A search passes over such a one, and what is left would be taken for all.
+    """
+    for outer in (folder, *(each for each in folder.iterdir() if each.is_dir())):
+        if outer != folder and is_run(outer):
+            continue
+        for each in outer.iterdir():
+            if each.is_dir() and not os.access(each, os.R_OK | os.X_OK):
+                raise ConfigError(f"RUN {each}: cannot look into it: {os.strerror(errno.EACCES)}")
 
 
 def load(path: Path) -> Summary:

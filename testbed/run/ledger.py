@@ -4,7 +4,7 @@ import contextlib
 import sys
 from typing import Protocol
 
-from testbed.config_error import in_words
+from testbed.config_error import in_words, known_or_named
 from testbed.processes.child import NotForked
 from testbed.record import events
 from testbed.record.events import Event, Facts
@@ -52,7 +52,7 @@ class Ledger:
                 # No run ends by what shows it.
                 self._shown = False
                 with contextlib.suppress(OSError, AttributeError):
-                    sys.stderr.write(f"nothing more is shown: {type(error).__name__}: {error}\n")
+                    sys.stderr.write(f"nothing more is shown: {known_or_named(error)}\n")
 
     def write_summary(self) -> None:
         self.recorder.write_summary(self.tally.summary())

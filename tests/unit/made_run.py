@@ -124,6 +124,7 @@ def summary(found: Iterable[Event]) -> Summary:
 def folder(place: Path, found: list[Event]) -> Path:
     """Write a run's folder as the recorder leaves it."""
     place.mkdir(parents=True)
+    found = [each | {"run_id": place.name} if "run_id" in each else each for each in found]
     (place / "events.jsonl").write_bytes(b"".join(lines(found)))
     (place / "summary.json").write_bytes(msgspec.json.encode(summary(found)))
     options = found[0]["config"].get("options", {})

@@ -16,6 +16,7 @@ def notes(found: Sequence[Run], target: Target | None = None) -> list[str]:
     taught, ran = parted(found)
     said = _of_programs(taught, ran)
     said += [] if target else _of_metrics(taught)
+    said += _of_copies(found)
     backends = sorted({run.summary.links for run in found if run.summary.links})
     if len(backends) > 1:
         text = f"Runs over {' and '.join(backends)} links are not comparable with one another"
@@ -49,6 +50,20 @@ def notes(found: Sequence[Run], target: Target | None = None) -> list[str]:
     if called:
         said.append(f"Bytes of strangers are among those of {few(called)}.")
     return said
+
+
+def _of_copies(found: Sequence[Run]) -> list[str]:
+    """A note where several folders have one run's record, which a spread would count as repeats."""
+    places: dict[tuple[str, ...], list[str]] = {}
+    for run in found:
+        if run.summary.run_id is not None:
+            own = run.summary.run_id, run.summary.command or ""
+            places.setdefault(own, []).append(str(run.folder))
+    return [
+        f"{few(own)} have the record of one run, {name}: none is a repeat of another."
+        for (name, *_), own in places.items()
+        if len(own) > 1
+    ]
 
 
 def _of_programs(taught: Sequence[Run], ran: Sequence[Run]) -> list[str]:

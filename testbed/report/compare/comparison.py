@@ -101,6 +101,7 @@ def runs(paths: Sequence[Path]) -> list[Run]:
             own = [_load(path)]
         else:
             outside.check_folder(path, "RUN")
+            summaries.check_open(path)
             own = [_load(each.parent) for each in sorted(path.glob("*/summary.json"))]
             cells = sorted({each.parent.parent for each in path.glob("*/*/summary.json")})
             own += [_last(cell) for cell in cells]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from sources import ROOT, SOURCES
 
-from testbed.config_error import in_words
+from testbed.config_error import ConfigError, in_words, known_or_named
 
 
 def told_with_its_number(tree: ast.AST) -> Iterator[int]:
@@ -52,3 +52,6 @@ def test_the_law_finds_what_it_forbids() -> None:
 def test_words_of_an_error_keep_all_but_its_number() -> None:
     assert in_words(OSError(27, "has more than 1 MB", "/r/x")) == "has more than 1 MB: '/r/x'"
     assert in_words(ValueError("[Errno] 2")) == "[Errno] 2"
+    assert known_or_named(OSError(27, "File too large")) == "File too large"
+    assert known_or_named(ConfigError("RUN x: no")) == "RUN x: no"
+    assert known_or_named(KeyError("x")) == "KeyError: 'x'"

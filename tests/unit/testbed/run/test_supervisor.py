@@ -150,7 +150,7 @@ def test_what_is_not_written_beside_the_results_is_told(
     (run / ".report.html").mkdir()
     assert not aftermath.write_about(run, False, Output())
     told = capsys.readouterr()
-    assert told.err.startswith("no report: ") and "report: " in told.out
+    assert told.err.startswith("no report: Is a directory: ") and "report: " in told.out
 
 
 def test_the_time_limit_holds_while_nodes_are_prepared(tmp_path: Path) -> None:
