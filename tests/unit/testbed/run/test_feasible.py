@@ -46,12 +46,22 @@ def test_the_reason_is_the_arithmetic() -> None:
     )
 
 
-def test_the_servers_link_carries_all_clients() -> None:
-    # Down is what the server receives: three clients' 10 kB at 2 kB/s.
-    server = LinkProfile(name="shared", down=Direction(rate_kbit=2 * LINE_KBIT))
-    assert refused([FAST] * 3, rounds=1, time_limit_s=15.1, server=server) is None
-    reason = refused([FAST] * 3, rounds=1, time_limit_s=14.9, server=server)
-    assert reason is not None and "server (shared)" in reason and "receives 30,000 bytes" in reason
+@pytest.mark.parametrize(
+    ("way", "least_s", "said"),
+    [
+        # Down is what the server receives: three clients' 10 kB at 2 kB/s.
+        ({"down": Direction(rate_kbit=2 * LINE_KBIT)}, 15, "receives 30,000 bytes"),
+        ({"up": Direction(rate_kbit=LINE_KBIT)}, 18, "sends 18,000 bytes"),
+    ],
+    ids=["down", "up"],
+)
+def test_the_servers_link_carries_all_clients(
+    way: dict[str, Direction], least_s: float, said: str
+) -> None:
+    server = LinkProfile(name="shared", **way)
+    assert refused([FAST] * 3, rounds=1, time_limit_s=least_s + 0.1, server=server) is None
+    reason = refused([FAST] * 3, rounds=1, time_limit_s=least_s - 0.1, server=server)
+    assert reason is not None and "server (shared)" in reason and said in reason
 
 
 @pytest.mark.parametrize(("deadline_s", "fits"), [(13.6, True), (13.4, False)])
