@@ -93,11 +93,7 @@ class FineTuning:
         skeleton = task.skeleton()
         with refusing(f"method {config.method} cannot train model {config.model}"):
             self._method.check(self._options, skeleton)
-        if self._modelled or config.stage or config.stage_down:
-            # Of what has values a method may ask more, once they are there.
-            with refusing(f"options of method {config.method}"):
-                adapted = self._method.adapt(self._options, skeleton)
-            requirements.check_staged(config, self._method, self._options, adapted)
+        requirements.check_adapted(config, self._method, self._options, skeleton)
         with refusing(f"options of method {config.method}"):
             # Once the data are there they are asked again, for what each has.
             least = splits.left(MIN_SAMPLES, config.local_test)

@@ -105,6 +105,17 @@ def coder(config: RunConfig, method: methods.Method, options: Any) -> Coder:
     return Coder(chains["up"], chains["down"], config.seed)
 
 
+def check_adapted(
+    config: RunConfig, method: methods.Method, options: Any, skeleton: nn.Module
+) -> None:
+    """Raises ConfigError where a run without values, or its stages, cannot have what is learnt."""
+    if config.compute == "modelled" or config.stage or config.stage_down:
+        # Of what has values a method may ask more, once they are there.
+        with refusing(f"options of method {config.method}"):
+            adapted = method.adapt(options, skeleton)
+        check_staged(config, method, options, adapted)
+
+
 def check_staged(config: RunConfig, method: methods.Method, options: Any, model: nn.Module) -> None:
     """Raises ConfigError where a stage would change nothing of all that it is to take.
 
