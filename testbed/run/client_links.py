@@ -120,9 +120,13 @@ def _scheduled(profiles: list[LinkProfile], file: str) -> list[LinkProfile]:
     entries = schedule.load(file, len(profiles))
     # Clients of one profile and the same entries share their states.
     compiled: dict[tuple[int, tuple[int, ...]], tuple[State, ...]] = {}
+    own: list[list[Entry]] = [[] for _ in profiles]
+    for entry in entries:
+        # A set, for a client may be named twice.
+        for number in set(entry.clients or range(1, len(profiles) + 1)):
+            own[number - 1].append(entry)
     found = []
-    for number, profile in enumerate(profiles, start=1):
-        mine = [entry for entry in entries if entry.clients is None or number in entry.clients]
+    for number, (profile, mine) in enumerate(zip(profiles, own, strict=True), start=1):
         if mine and profile.schedule:
             raise ConfigError(
                 f"{file}: schedule entry {mine[0].number}: client {number} has a schedule "
