@@ -39,7 +39,7 @@ Away = tuple[float, float]
 
 LEAST_MEAN_S = 0.1
 MOST_CHANGES = 1_000_000
-"""Of all clients, drawn."""
+"""Of all clients, drawn; and as many that a file says. A time away is two."""
 _COLUMNS = ["client", "leaves_s", "returns_s"]
 
 
@@ -91,6 +91,7 @@ def _read_toml(file: Path, away: list[list[Away]], seed: int, until_s: float) ->
     rows, churn = document.get("away", []), document.get("churn")
     if not isinstance(rows, list) or not (rows or churn):
         raise ConfigError(f"{file}: away = {rows!r}: must be [[away]] entries, or [churn] be there")
+    changes = 0
     for number, row in enumerate(rows, start=1):
         where = f"{file}: away entry {number}: "
         if not isinstance(row, dict):
@@ -100,7 +101,10 @@ def _read_toml(file: Path, away: list[list[Away]], seed: int, until_s: float) ->
         for_s = seconds(where, "for_s", row["for_s"]) if "for_s" in row else math.inf
         if for_s == 0:
             raise ConfigError(f"{where}for_s = 0: must be above 0 s")
-        for client in _clients(where, row, len(away)):
+        whom = _clients(where, row, len(away))
+        changes += 2 * len(whom)
+        _refuse_many(where, changes)
+        for client in whom:
             away[client - 1].append((at_s, round(at_s + for_s, 6)))
     if churn is not None:
         where = f"{file}: churn: "
@@ -116,7 +120,11 @@ def _read_csv(file: Path, away: list[list[Away]]) -> None:
     reader = csv.reader(io.StringIO(outside.text(file, "availability")))
     try:
         # Lines may be empty.
-        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
+        rows = []
+        for row in reader:
+            if row:
+                _refuse_many(f"{file} line {reader.line_num}: ", 2 * len(rows))
+                rows.append((reader.line_num, [cell.strip() for cell in row]))
     except csv.Error as error:
         raise ConfigError(f"{file}: is not CSV: {error}") from error
     if not rows or rows[0][1] != _COLUMNS:
@@ -169,6 +177,14 @@ def _draw(
                 away[client - 1].append((now_s, round(now_s + lasts_s, 6)))
             now_s = round(now_s + lasts_s, 6)
             there = not there
+
+
+def _refuse_many(where: str, changes: int) -> None:
+    if changes > MOST_CHANGES:
+        raise ConfigError(
+            f"{where}makes more than {MOST_CHANGES // 2} times away of all clients; write fewer, "
+            "or name fewer clients"
+        )
 
 
 def _joined(times: list[Away]) -> tuple[Away, ...]:

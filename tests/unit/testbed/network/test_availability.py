@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from testbed.config_error import ConfigError
+from testbed.network import availability
 from testbed.network.availability import Away, load
 from testbed.network.direction import Direction
 from testbed.network.profiles import LinkProfile
@@ -138,3 +139,17 @@ def test_a_client_that_is_away_has_no_link_and_then_what_its_schedule_says() -> 
         for state in first.profile.schedule
     ]
     assert told == [(2, True, True, 900), (8, False, False, 100), (20, True, True, 100)]
+
+
+@pytest.mark.parametrize("ending", ["toml", "csv"])
+def test_more_times_than_a_run_can_hold_are_refused_as_drawn_ones_are(
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(availability, "MOST_CHANGES", 6)
+    head, row, place = {
+        "toml": ("", "[[away]]\nat_s = 5\nfor_s = 1\n", "away entry 2"),
+        "csv": ("client,leaves_s,returns_s\n", "1,5,6\n2,5,6\n3,5,6\n", "line 5"),
+    }[ending]
+    assert read(tmp_path, f"a.{ending}", head + row) == [((5, 6),)] * 3
+    with pytest.raises(ConfigError, match=f"{place}: makes more than 3 times away of all clients"):
+        read(tmp_path, f"a.{ending}", head + 2 * row)
