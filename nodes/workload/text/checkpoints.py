@@ -31,6 +31,8 @@ LANGUAGE = re.compile(r"\w+(ForCausalLM|LMHeadModel)")
 """Classes of language models, as config.json names them."""
 OF_CLASSES = ("id2label", "label2id", "num_labels", "problem_type")
 """Fields that are of classifiers alone; a name would be made for each of a billion labels."""
+OF_OUTPUTS = ("return_dict", "output_hidden_states", "output_attentions", "torchscript")
+"""Fields of what a pass gives beside logits and in which form, which is nothing of the model."""
 SLIDING = "sliding_attention"
 """Kind of a layer whose tokens see a window."""
 BUFFERS = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias)")
@@ -74,7 +76,9 @@ def _config(name: str, folder: Path) -> dict[str, Any]:
     # Before anything is built by its sizes.
     _spec(name, config)
     passes.check_fields(name, config)
-    return {field: value for field, value in config.items() if field not in OF_CLASSES}
+    return {
+        field: value for field, value in config.items() if field not in (*OF_CLASSES, *OF_OUTPUTS)
+    }
 
 
 def _spec(name: str, config: dict[str, Any]) -> CausalSpec:

@@ -175,6 +175,17 @@ def test_labels_without_number_are_never_named(folder: Path) -> None:
     models.build(str(folder), 1, 0)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"return_dict": False}, {"torchscript": True}, {"output_hidden_states": "all"}]
+    + [{"output_hidden_states": True, "output_attentions": True}],
+)
+def test_what_a_pass_gives_beside_logits_is_no_matter(folder: Path, change: dict[str, Any]) -> None:
+    edit(folder / "config.json", lambda found: found.update(change))
+    models.check(str(folder), weights=True)
+    models.build(str(folder), 1, 0)
+
+
 def test_what_transformers_refuses_is(folder: Path) -> None:
     edit(folder / "config.json", lambda found: found.update(num_attention_heads=6))
     refused(folder, "transformers refuses its config.json")
