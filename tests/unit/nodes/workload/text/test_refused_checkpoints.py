@@ -177,8 +177,7 @@ def test_labels_without_number_are_never_named(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"return_dict": False}, {"torchscript": True}, {"output_hidden_states": "all"}]
-    + [{"output_hidden_states": True, "output_attentions": True}],
+    [{"return_dict": False}, {"output_hidden_states": "all"}, {"output_attentions": True}],
 )
 def test_what_a_pass_gives_beside_logits_is_no_matter(folder: Path, change: dict[str, Any]) -> None:
     edit(folder / "config.json", lambda found: found.update(change))
