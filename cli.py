@@ -28,7 +28,7 @@ from importlib.machinery import EXTENSION_SUFFIXES  # noqa: E402
 import click  # noqa: E402
 
 from experiments import commands  # noqa: E402
-from testbed.config_error import MOST_REFUSAL, ConfigError, Unwritten, shortened  # noqa: E402
+from testbed.config_error import MOST_REFUSAL, ConfigError, Unwritten, closest, shortened  # noqa: E402
 from testbed.processes.child import NotForked  # noqa: E402
 from testbed.report import terminal  # noqa: E402
 from testbed.report.text import visible  # noqa: E402
@@ -68,6 +68,15 @@ class _Commands(click.Group):
         module = importlib.import_module(f"{commands.__name__}.{COMMANDS[name]}")
         command: click.Command = getattr(module, name)
         return command
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-") and not context.resilient_parsing:
+            near = closest(name, COMMANDS) or "."
+            context.fail(f"No such command {name!r}{near} There are {', '.join(COMMANDS)}")
+        return super().resolve_command(context, args)
 
 
 @click.group(

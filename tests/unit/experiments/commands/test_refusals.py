@@ -40,6 +40,19 @@ def test_what_click_refuses_is_cut_too(tmp_path: Path) -> None:
     assert done.returncode == 2 and len(done.stderr) < 5000 and "whole number" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("lanch", "No such command 'lanch': did you mean launch"),
+        ("profile", "did you mean profiles?"),
+        ("zzz", "No such command 'zzz'. There are agent, bench, "),
+    ],
+)
+def test_a_command_that_is_none_has_the_near_ones_and_all_told(name: str, right: str) -> None:
+    done = CliRunner().invoke(cli.main, [name])
+    assert done.exit_code == 2 and right in done.output
+
+
 @pytest.mark.parametrize("out", ["", "page.html"])
 def test_a_page_that_cannot_be_written_is_told_by_its_place(
     out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
