@@ -120,7 +120,7 @@ def _read_csv(file: Path, away: list[list[Away]]) -> None:
     reader = csv.reader(io.StringIO(outside.text(file, "availability")))
     try:
         # Lines may be empty.
-        rows = []
+        rows: list[tuple[int, list[str]]] = []
         for row in reader:
             if row:
                 _refuse_many(f"{file} line {reader.line_num}: ", 2 * len(rows))
