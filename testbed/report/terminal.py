@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 import msgspec
 
-from testbed.report.text import visible
+from testbed.report.text import one_line, visible
 
 if TYPE_CHECKING:  # A command that prints nothing of its own need not wait for it.
     from rich.console import Console, RenderableType
@@ -115,7 +115,8 @@ def say(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    say(f"error: {text}")
+    """A refusal, in one line whatever it quotes."""
+    say(f"error: {one_line(text)}")
 
 
 def _deliver(text: str) -> None:

@@ -34,6 +34,14 @@ def test_it_is_cut_in_the_middle(tmp_path: Path, text: str, right: str) -> None:
     assert len(done.stderr) < 5000 and " ... " in done.stderr and right in done.stderr
 
 
+def test_it_is_one_line_whatever_it_quotes(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text('[up]\n"a\\nb\\u001b" = 1\n[down]\n')
+    words = [sys.executable, CLI, "launch", "--profile=own.toml"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and r"a\nb\x1b = 1: is no key here" in done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
 def test_what_click_refuses_is_cut_too(tmp_path: Path) -> None:
     words = [sys.executable, CLI, "launch", f"--clients={LONG[:100_000]}"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
