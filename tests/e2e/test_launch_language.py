@@ -127,6 +127,7 @@ def home(own, tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.thorough
 def test_names_of_the_hub_are_found_in_its_cache_with_no_network(launch, home, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     flags = ("--model=someone/tiny", "--dataset=text", "--data-path=someone/sums")

@@ -144,6 +144,7 @@ def test_a_dead_link_says_that_nothing_came_through(measured):
         assert rows[gate].note == "nothing came through"
 
 
+@pytest.mark.thorough
 @pytest.mark.quiet
 def test_links_of_streams_are_measured_by_streams():
     link = LinkProfile(

@@ -41,6 +41,7 @@ def goes_on(found: Machines, until: Callable[..., Any], run: Any) -> None:
     until(lambda: len(found.events("round")) >= done + ROUNDS_MORE, "rounds", LIMIT_S, run)
 
 
+@pytest.mark.thorough
 @pytest.mark.quiet
 def test_one_of_them_is_gone_where_clients_speak_to_one_another(
     machines: Make, until: Callable[..., Any]

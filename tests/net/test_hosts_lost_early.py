@@ -103,6 +103,7 @@ def test_hosts_that_are_cut_right_after_they_have_met_know_it(between: tuple[Pla
             each.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.quiet
 def test_what_is_said_into_the_silence_does_not_lengthen_it(between: tuple[Plan, Network]):
     layout, network = between
